@@ -1,0 +1,1 @@
+"""The house: everything that is the server, without a web framework and without dspy."""

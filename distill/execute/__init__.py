@@ -1,0 +1,1 @@
+"""One file a step: claim, open repositories, run the pipeline through ports, publish."""

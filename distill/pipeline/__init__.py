@@ -1,0 +1,1 @@
+"""What each step decides, one module a step. Pure: values in, values out."""

@@ -1,0 +1,1 @@
+"""Runner processes: start, feed, read back."""

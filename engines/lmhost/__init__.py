@@ -1,0 +1,1 @@
+"""An OpenAI-compatible LM host on torch: one base model, many LoRA adapters."""

@@ -1,0 +1,1 @@
+"""LoRA training of one fine-tune job in a process of its own."""

@@ -1,0 +1,1 @@
+"""Alembic revisions; every revision runs under the old code."""

@@ -1,0 +1,1 @@
+"""The embedded stack: servers from wheels, one supervisor, the stillhouse-server command."""
