@@ -1,0 +1,1 @@
+"""Question classification on TREC-6: the example behind `make demo`."""
