@@ -1,0 +1,170 @@
+"""Program specs, version 1: what a program is without its code. Pure pydantic and the standard library; dspy is not needed.
+
+A spec names the leaf predictors of a program with their typed signatures, and the straight-line wiring between them:
+
+    {"spec_version": 1, "predictors": [{"name": "self", "lm": "student", "signature": {
+      "instructions": "Route a customer message to one team.",
+      "fields": [{"name": "message", "role": "input"},
+                 {"name": "category", "role": "output", "schema": {"type": "string", "enum": ["billing", "other"]}}]}}]}
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from stillhouse_programs.spec_checks import check_spec
+from stillhouse_programs.spec_errors import SpecError, from_validation
+from stillhouse_programs.spec_expand import expand_spec
+from stillhouse_programs.spec_metrics import F1, METRICS, ExactMatch, FieldEquals, MetricSpec, check_metric_of, metric_fields, parse_metric
+from stillhouse_programs.spec_models import (
+    FieldSpec,
+    FromRef,
+    GenerationConfig,
+    PredictorSpec,
+    ProgramSpec,
+    PromptAdapterSpec,
+    Reference,
+    SignatureSpec,
+    StepSpec,
+    TemplateRef,
+    ValueRef,
+)
+from stillhouse_programs.spec_rows import Column, RowFault, cast_cell, input_columns, label_columns, row_faults
+
+__all__ = [
+    "ProgramSpec", "PredictorSpec", "SignatureSpec", "FieldSpec", "StepSpec", "Reference", "FromRef", "ValueRef", "TemplateRef",
+    "GenerationConfig", "PromptAdapterSpec", "PROMPT_ADAPTERS", "DEFAULT_PROMPT_ADAPTER", "SpecError",
+    "parse_spec", "parse_prompt_adapter", "expand", "canonical_json", "input_names", "required_input_names", "output_names",
+    "lm_roles", "predictor_names", "columns", "Column", "check_row", "RowFault", "cast_row",
+    "METRICS", "MetricSpec", "ExactMatch", "F1", "FieldEquals", "parse_metric", "check_metric", "metric_fields",
+]  # fmt: skip
+
+PROMPT_ADAPTERS = frozenset({"chat", "json", "xml"})
+DEFAULT_PROMPT_ADAPTER = PromptAdapterSpec()
+
+
+def parse_spec(obj: Any) -> ProgramSpec:
+    """Read and check a spec from parsed JSON.
+
+    Returns the spec as it was written; see `expand`. Raises SpecError, whose `param` is the JSON path of the fault.
+    """
+    try:
+        spec = ProgramSpec.model_validate(obj)
+    except ValidationError as error:
+        raise from_validation(error, obj) from None
+    check_spec(expand_spec(spec))
+    return spec
+
+
+def parse_prompt_adapter(obj: Any) -> PromptAdapterSpec:
+    """Read a prompt adapter: a name, or an object with `type`. None is the default. Raises SpecError."""
+    if obj is None or isinstance(obj, PromptAdapterSpec):
+        return obj or DEFAULT_PROMPT_ADAPTER
+    raw = {"type": obj} if isinstance(obj, str) else obj
+    try:
+        return PromptAdapterSpec.model_validate(raw)
+    except ValidationError as error:
+        fault = from_validation(error, raw)
+        param = f"prompt_adapter.{fault.param}" if fault.param else "prompt_adapter"
+        raise SpecError(f"prompt_adapter.{fault.message}", param) from None
+
+
+def expand(spec: ProgramSpec) -> ProgramSpec:
+    """Return the canonical form: ChainOfThought, instructions and the wiring of a single predictor written out."""
+    return expand_spec(spec)
+
+
+def canonical_json(spec: ProgramSpec) -> str:
+    """Return the expanded spec as compact JSON, the text that digests are made of.
+
+    Keys of our own stand in the order of the models, users' keys (schemas, demos, constants) in their own, since order is part
+    of a prompt; defaults are left out. `prompt_hash` is left out too: it is a claim about the program, not a part of it.
+    """
+    return json.dumps(_plain(expand_spec(spec).model_copy(update={"prompt_hash": None})), ensure_ascii=False, separators=(",", ":"))
+
+
+_ALWAYS: dict[type[BaseModel], tuple[str, ...]] = {ProgramSpec: ("spec_version",), PromptAdapterSpec: ("type",)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _plain_model(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _plain_model(model: BaseModel) -> dict[str, Any]:
+    plain = {}
+    for name, info in type(model).model_fields.items():
+        value = getattr(model, name)
+        if (
+            info.is_required()
+            or name in _ALWAYS.get(type(model), ())
+            or _differs(model, name, value, info.get_default(call_default_factory=True))
+        ):
+            plain[info.alias or name] = _plain(value)
+    return plain
+
+
+def _differs(model: BaseModel, name: str, value: Any, default: Any) -> bool:
+    if isinstance(model, FieldSpec) and name == "default":
+        return model.has_default
+    return bool(value != default)
+
+
+# ------------------------------------------------------------------ what a program takes and gives
+
+
+def input_names(spec: ProgramSpec) -> list[str]:
+    """Names of the program's inputs, in the order of first use."""
+    return list(input_columns(expand_spec(spec)))
+
+
+def required_input_names(spec: ProgramSpec) -> list[str]:
+    """Names of the inputs that must be given; the others feed only fields with defaults."""
+    return [name for name, column in input_columns(expand_spec(spec)).items() if column.required]
+
+
+def output_names(spec: ProgramSpec) -> list[str]:
+    """Names of the program's outputs, in order."""
+    return list(expand_spec(spec).outputs or {})
+
+
+def predictor_names(spec: ProgramSpec) -> list[str]:
+    """Names of the predictors, in order; those of `named_predictors()`."""
+    return [predictor.name for predictor in spec.predictors]
+
+
+def lm_roles(spec: ProgramSpec) -> list[str]:
+    """The LM roles that the predictors name, each once, in order of first use."""
+    return list(dict.fromkeys(predictor.lm for predictor in spec.predictors))
+
+
+def columns(spec: ProgramSpec) -> dict[str, Column]:
+    """The columns that a dataset can have for this program: its inputs, then outputs that labels can be held against."""
+    expanded = expand_spec(spec)
+    return {**label_columns(expanded), **input_columns(expanded)}
+
+
+def check_row(spec: ProgramSpec, row: Any) -> list[RowFault]:
+    """Say what is wrong with one row: missing inputs, values of the wrong type. An empty list means that it can be used.
+
+    For many rows expand the spec once and pass the expanded one. Columns that the program does not know are not faults.
+    """
+    return row_faults(expand_spec(spec), row)
+
+
+def cast_row(spec: ProgramSpec, row: Mapping[str, str]) -> dict[str, Any]:
+    """Read the text cells of a CSV row by the types of the program's fields; unknown columns stay text."""
+    known = columns(spec)
+    return {name: cast_cell(text, known[name].schema if name in known else {}) for name, text in row.items()}
+
+
+def check_metric(metric: Any, spec: ProgramSpec) -> None:
+    """Check a built-in metric, by name or as an object, against a program. Raises SpecError with `param` below `metric`."""
+    check_metric_of(metric, expand_spec(spec))

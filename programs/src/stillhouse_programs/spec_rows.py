@@ -1,0 +1,105 @@
+"""What a row of a trainset must hold for a program, checked without dspy."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stillhouse_programs.schema_check import value_fault
+from stillhouse_programs.spec_checks import INPUT, references, schema_at
+from stillhouse_programs.spec_models import FieldSpec, FromRef, JsonObject, ProgramSpec, Reference
+
+
+@dataclass(frozen=True)
+class RowFault:
+    """Why one column of a row cannot be used."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a program knows: one of its inputs, or a label that one of its outputs can be held against."""
+
+    name: str
+    role: str
+    schema: JsonObject
+    required: bool
+
+
+def input_columns(spec: ProgramSpec) -> dict[str, Column]:
+    """Map each input of an expanded spec to its column, in the order of first use."""
+    columns: dict[str, Column] = {}
+    for step in spec.steps or []:
+        predictor = spec.predictor(step.predictor)
+        for name, reference in step.args.items():
+            field = predictor.signature.field(name) if predictor else None
+            _add_inputs(columns, reference, field)
+    for reference in (spec.outputs or {}).values():
+        _add_inputs(columns, reference, None)
+    return columns
+
+
+def _add_inputs(columns: dict[str, Column], reference: Reference, field: FieldSpec | None) -> None:
+    """The first field that takes an input whole gives its type; an input is optional if it feeds only fields with defaults."""
+    whole = isinstance(reference, FromRef) and len(reference.parts) == 2 and field is not None
+    for each in references(reference):
+        if each.parts[0] != INPUT:
+            continue
+        known = columns.get(each.parts[1], Column(each.parts[1], INPUT, {}, required=False))
+        schema = field.json_schema if whole and field and not known.schema else known.schema
+        optional = whole and field is not None and field.has_default
+        columns[known.name] = Column(known.name, INPUT, schema, required=known.required or not optional)
+
+
+def label_columns(spec: ProgramSpec) -> dict[str, Column]:
+    """Map each output of an expanded spec to its column; the type is that of the field it comes from."""
+    outputs = spec.outputs or {}
+    return {name: Column(name, "label", _output_schema(spec, reference), required=False) for name, reference in outputs.items()}
+
+
+def _output_schema(spec: ProgramSpec, reference: Reference) -> JsonObject:
+    if not isinstance(reference, FromRef):
+        return {}
+    source, name, *rest = reference.parts
+    step = spec.step(source)
+    predictor = spec.predictor(step.predictor) if step else None
+    field = predictor.signature.field(name) if predictor else None
+    return schema_at(field, rest) or {} if field else {}
+
+
+def row_faults(spec: ProgramSpec, row: Any) -> list[RowFault]:
+    """Say what is wrong with a row of an expanded spec: missing inputs, and inputs and labels of the wrong type."""
+    if not isinstance(row, Mapping):
+        return [RowFault("", "expected an object")]
+    inputs = input_columns(spec)
+    faults = [fault for column in inputs.values() if (fault := _column_fault(column, row))]
+    labels = [column for name, column in label_columns(spec).items() if name not in inputs]
+    return faults + [fault for column in labels if (fault := _column_fault(column, row))]
+
+
+def _column_fault(column: Column, row: Mapping[str, Any]) -> RowFault | None:
+    if column.name not in row:
+        return RowFault(column.name, "required input is missing") if column.required else None
+    value = row[column.name]
+    if value is None and column.role == "label":
+        return None
+    message = value_fault(value, column.schema)
+    return RowFault(column.name, message) if message else None
+
+
+def cast_cell(text: str, schema: JsonObject) -> Any:
+    """Read a cell of a CSV file by the type of its column: digits in a text column stay text.
+
+    An empty cell of a type other than text is None. A cell that does not fit comes back as text, for `row_faults` to name.
+    """
+    if not schema or value_fault(text, schema) is None:
+        return text
+    if text.strip() == "":
+        return None
+    try:
+        value = json.loads(text.strip().lower() if text.strip().lower() in ("true", "false", "null") else text)
+    except ValueError:
+        return text
+    return value if value_fault(value, schema) is None else text
