@@ -1,1 +1,1 @@
-"""What each step decides, one module a step. Pure: values in, values out."""
+"""What each step of a job decides. Values in, values out: no rows, no files, no clock, no network."""

@@ -1,0 +1,104 @@
+"""Why a job stops before it spends more: each refusal names the counts and the next thing to do."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What a stopped job shows in its `error`; the user can act on it."""
+
+    code: str
+    message: str
+    step: str
+    param: str | None = None
+    retryable: bool = True
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Refused(Exception):
+    """A step decided that its job can't go on."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
+
+
+def histogram(scores: Iterable[float | None]) -> list[dict[str, Any]]:
+    """Counts of equal scores rounded to two digits, highest score first: `[{"score": 0.8, "count": 512}, …]`."""
+    counts = Counter(round(score, 2) for score in scores if score is not None)
+    return [{"score": score, "count": counts[score]} for score in sorted(counts, reverse=True)]
+
+
+def no_rows_kept(traces: int, min_score: float, scores: Iterable[float | None]) -> Reason:
+    """No trace reached the bar: say how high they came and how to lower it without paying the teacher again."""
+    bars = histogram(scores)
+    return Reason(
+        code="no_rows_kept",
+        step="prepare",
+        param="filter.min_score",
+        message=f"{_count(traces, 'trace')}, 0 rows with score >= {_score(min_score)} ({_highest(bars)}). {_advice(bars, min_score)}",
+        data={"traces": traces, "min_score": min_score, "histogram": bars},
+    )
+
+
+def _highest(bars: list[dict[str, Any]]) -> str:
+    if not bars:
+        return "no trace has a score"
+    best = _score(bars[0]["score"])
+    return f"highest {best}; {bars[0]['count']} at {best}"
+
+
+def _advice(bars: list[dict[str, Any]], min_score: float) -> str:
+    if not bars or bars[0]["score"] <= 0:
+        return "Check the metric and the labels on the rejected traces: a lower bar would keep answers the metric calls wrong."
+    return f'Compile again with {{"filter": {{"min_score": {_score(bars[0]["score"])}}}}}: the traces are reused, no teacher calls.'
+
+
+def _score(value: float) -> str:
+    return str(round(float(value), 4))
+
+
+def no_rows_for_predictor(predictors: Iterable[str], coverage: Mapping[str, Mapping[str, Any]]) -> Reason:
+    """Traces passed, but a predictor that is to be trained has no row of its own."""
+    names = sorted(predictors)
+    counts = "; ".join(f"`{name}`: {_rejections(coverage.get(name, {}))}" for name in names)
+    return Reason(
+        code="no_rows_for_predictor",
+        step="prepare",
+        param="program",
+        message=f"No training row for {_names(names)}. {counts}. Read the rejected rows at /v1/compile_jobs/{{id}}/rejections, "
+        'or compile with "multitask": true so that predictors of one LM share their rows.',
+        data={"predictors": names, "coverage": {name: dict(coverage.get(name, {})) for name in names}},
+    )
+
+
+def _rejections(counts: Mapping[str, Any]) -> str:
+    rejected: Mapping[str, int] = counts.get("rejected", {})
+    if not rejected:
+        return "never called in a trace that passed"
+    return f"{sum(rejected.values())} rows rejected ({', '.join(f'{n} {why}' for why, n in sorted(rejected.items()))})"
+
+
+def all_rollouts_failed(counts: Mapping[str, int], errors: Mapping[str, int]) -> Reason:
+    """The teacher answered nothing that can be scored: stop before training, with the commonest errors."""
+    total = sum(counts.get(name, 0) for name in ("ok", "failed", "unparsable"))
+    worst = "; ".join(f"{count} × {text}" for text, count in sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:3])
+    return Reason(
+        code="all_rollouts_failed",
+        step="bootstrap",
+        param="teacher",
+        message=f"{_count(total, 'rollout')} of the teacher, 0 usable: {counts.get('failed', 0)} failed, "
+        f"{counts.get('unparsable', 0)} unparsable{'. ' + worst if worst else ''}. Nothing was trained.",
+        data={"counts": dict(counts), "errors": dict(errors)},
+    )
+
+
+def _names(names: list[str]) -> str:
+    return ("predictor " if len(names) == 1 else "predictors ") + ", ".join(f"`{name}`" for name in names)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

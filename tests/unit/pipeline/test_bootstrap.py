@@ -1,0 +1,67 @@
+from typing import Any
+
+import pytest
+
+from distill.pipeline.bootstrap import Missing, Stored, error_label, example_is_done, missing, stop_early, verdict
+
+OK: dict[str, Any] = {"status": "ok"}
+PASS: dict[str, Any] = {"status": "ok", "passed": True, "value": 1.0}
+MISS: dict[str, Any] = {"status": "ok", "passed": False, "value": 0.0}
+
+
+class TestMissing:
+    @pytest.mark.parametrize(
+        ("trace", "score", "expected"),
+        [
+            (None, None, Missing.TRACE),
+            (OK, None, Missing.SCORE),
+            (OK, PASS, Missing.NOTHING),
+            ({"status": "unparsable"}, MISS, Missing.NOTHING),
+            ({"status": "failed"}, MISS, Missing.NOTHING),
+        ],
+    )
+    def test_makes_only_what_is_not_there(self, trace: Any, score: Any, expected: Missing) -> None:
+        assert missing(Stored(0, trace, score), scored=True) is expected
+
+    def test_without_a_metric_a_trace_is_enough(self) -> None:
+        assert missing(Stored(0, OK, None), scored=False) is Missing.NOTHING
+
+    def test_a_failure_is_run_again_when_asked(self) -> None:
+        assert missing(Stored(0, {"status": "failed"}, MISS), scored=True, retry_failed=True) is Missing.TRACE
+
+
+class TestExampleIsDone:
+    def test_a_pass_before_the_gap_ends_it(self) -> None:
+        rollouts = [Stored(0, OK, MISS), Stored(1, OK, PASS), Stored(2, None, None)]
+        assert example_is_done(rollouts, scored=True, stop_on_pass=True)
+        assert not example_is_done(rollouts, scored=True, stop_on_pass=False)
+
+    def test_a_gap_before_the_pass_has_to_be_filled(self) -> None:
+        assert not example_is_done([Stored(0, None, None), Stored(1, OK, PASS)], scored=True, stop_on_pass=True)
+
+
+class TestStop:
+    def test_ten_failures_and_no_answer_stop_the_job(self) -> None:
+        reason = stop_early({"failed": 7, "unparsable": 3}, {"ValueError: no": 7})
+        assert reason is not None
+        assert reason.code == "all_rollouts_failed"
+        assert reason.message == ("10 rollouts of the teacher, 0 usable: 7 failed, 3 unparsable. 7 × ValueError: no. Nothing was trained.")
+
+    def test_nine_failures_are_too_few_to_judge(self) -> None:
+        assert stop_early({"failed": 9}, {}) is None
+
+    def test_one_answer_is_enough_to_go_on(self) -> None:
+        assert stop_early({"ok": 1, "failed": 99}, {}) is None
+        assert verdict({"ok": 1, "failed": 99}, {}) is None
+
+    def test_the_end_of_bootstrap_judges_few_examples_too(self) -> None:
+        reason = verdict({"failed": 1}, {})
+        assert reason is not None
+        assert reason.message.startswith("1 rollout of the teacher")
+
+
+class TestErrorLabel:
+    def test_groups_by_type_and_first_words(self) -> None:
+        assert error_label({"status": "failed", "error": {"type": "KeyError", "message": "a\nb"}}) == "KeyError: a b"
+        assert error_label({"status": "unparsable", "error": None}) == "unparsable"
+        assert error_label(OK) is None
