@@ -5,10 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill.errors import JobFault
+
 
 @dataclass(frozen=True)
 class Reason:
-    """What a stopped job shows in its `error`; the user can act on it."""
+    """What a stopped job shows in its `error`; the user can act on it. `data` holds the counts behind the message, for the job's event."""
 
     code: str
     message: str
@@ -16,6 +18,9 @@ class Reason:
     param: str | None = None
     retryable: bool = True
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    def fault(self) -> JobFault:
+        return JobFault(self.code, self.message, category="user", param=self.param, step=self.step, retryable=self.retryable)
 
 
 class Refused(Exception):

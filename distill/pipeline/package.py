@@ -1,0 +1,131 @@
+"""What an artifact says of itself: its manifest and its README. Nothing in them depends on when or where they were made."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT = 1
+ROLES = ("baseline", "baseline_constrained", "incumbent", "teacher", "compiled")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the artifact, by content: `sha256` in hex, `size` in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class TunedPredictor:
+    """What one predictor runs on. `lora` is the folder of its weights in the artifact."""
+
+    name: str
+    lm_role: str
+    model: str
+    base_model: str
+    base_model_digest: str | None
+    rows: int
+    lora: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        names = ("lm_role", "model", "base_model", "base_model_digest", "rows", "lora")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a manifest tells, besides its files."""
+
+    program_name: str
+    job_id: str
+    program_digest: str
+    prompt_adapter: Mapping[str, Any]
+    prompt_hash: str
+    prompt_samples: list[Mapping[str, Any]]
+    dspy_version: str | None
+    predictors: tuple[TunedPredictor, ...]
+    lms: Mapping[str, Any]
+    data: Mapping[str, Any]
+    metric: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any] | None
+    holdout_digests: list[str]
+
+
+def manifest(facts: Facts, files: Mapping[str, File]) -> dict[str, Any]:
+    """The manifest of an artifact: every other file with its hash and size, and where each predictor's model came from."""
+    return {
+        "format": FORMAT,
+        "program_name": facts.program_name,
+        "job_id": facts.job_id,
+        "program_digest": facts.program_digest,
+        "prompt_adapter": dict(facts.prompt_adapter),
+        "prompt_hash": facts.prompt_hash,
+        "prompt_samples": [dict(sample) for sample in facts.prompt_samples],
+        "dspy_version": facts.dspy_version,
+        "predictors": {predictor.name: predictor.as_json() for predictor in facts.predictors},
+        "lms": dict(facts.lms),
+        "data": dict(facts.data),
+        "metric": None if facts.metric is None else dict(facts.metric),
+        "evaluation": None if facts.evaluation is None else dict(facts.evaluation),
+        "holdout_digests": facts.holdout_digests,
+        "files": {path: {"sha256": files[path].sha256, "size": files[path].size} for path in sorted(files)},
+    }
+
+
+def pretty(value: Any) -> bytes:
+    """JSON for people and for hashing: two spaces, keys in their given order, a newline at the end."""
+    return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def readme(facts: Facts) -> bytes:
+    """README.md: what it is, the before/after table, what each predictor runs on, and how to load it."""
+    parts = [
+        f"# {facts.program_name}",
+        f"A compiled DSPy program, made by job `{facts.job_id}`.",
+        "## Before and after",
+        "\n".join(_scores(facts.evaluation)),
+        "## Predictors",
+        "\n".join(_predictor_table(facts.predictors)),
+        "## Use",
+        f'```python\nimport stillhouse\n\nprogram = stillhouse.load("{facts.program_name}@prod")  # or this folder\'s path\n```',
+        "Answers are only as good as the prompt: `load` checks that this dspy renders the prompts the models were trained on.",
+    ]
+    return ("\n\n".join(parts) + "\n").encode()
+
+
+def _scores(evaluation: Mapping[str, Any] | None) -> Iterable[str]:
+    if evaluation is None:
+        yield "Nothing was held out, so there is no score. Give a `valset` or ask for a `holdout` to get one."
+        return
+    yield f"{evaluation['n']} held-out examples, metric `{evaluation['metric']}`, 95 % intervals."
+    yield ""
+    yield "| program | score | interval | unparsable answers |"
+    yield "| --- | --- | --- | --- |"
+    for role in ROLES:
+        if role in evaluation:
+            yield _score_line(role, evaluation[role])
+    if evaluation.get("delta"):
+        yield ""
+        yield _delta_line(evaluation["delta"])
+
+
+def _score_line(role: str, report: Mapping[str, Any]) -> str:
+    if report.get("score") is None:
+        return f"| {role} | – | – | {report['parse_failures']} |"
+    return f"| {role} | {report['score']:.3f} | {report['low']:.3f} to {report['high']:.3f} | {report['parse_failures']} |"
+
+
+def _delta_line(delta: Mapping[str, Any]) -> str:
+    if delta.get("value") is None:
+        return f"Compared with `{delta['against']}`: too few pairs to say."
+    span = f"{delta['low']:+.3f} to {delta['high']:+.3f}"
+    return f"Compared with `{delta['against']}`: **{delta['verdict']}**, {delta['value']:+.3f} ({span})."
+
+
+def _predictor_table(predictors: Iterable[TunedPredictor]) -> Iterable[str]:
+    yield "| predictor | model | base model | training rows |"
+    yield "| --- | --- | --- | --- |"
+    for predictor in predictors:
+        yield f"| `{predictor.name}` | `{predictor.model}` | {predictor.base_model} | {predictor.rows} |"

@@ -1,0 +1,63 @@
+import json
+from dataclasses import replace
+
+from distill.pipeline.package import Facts, File, TunedPredictor, manifest, pretty, readme
+
+FACTS = Facts(
+    program_name="support-router",
+    job_id="cjob-1",
+    program_digest="v1:p",
+    prompt_adapter={"type": "chat"},
+    prompt_hash="v1:h",
+    prompt_samples=[{"message": "hi"}],
+    dspy_version="3.4.1",
+    predictors=(TunedPredictor("classify.predict", "student", "sh-a", "smol", "sha256:b", 512, "lora/sh-a"),),
+    lms={"student": {"connection": "house"}},
+    data={"trainset": "ds-1", "rows": 640},
+    metric={"type": "exact_match"},
+    evaluation={
+        "n": 300,
+        "metric": "exact_match(category)",
+        "baseline": {"score": 0.41, "low": 0.354, "high": 0.467, "parse_failures": 22},
+        "compiled": {"score": 0.843, "low": 0.797, "high": 0.882, "parse_failures": 1},
+        "delta": {"against": "baseline", "value": 0.433, "low": 0.37, "high": 0.49, "verdict": "better"},
+    },
+    holdout_digests=["v1:x"],
+)
+FILES = {"spec.json": File("aa", 2), "README.md": File("bb", 3)}
+
+
+class TestManifest:
+    def test_names_every_file_in_order_with_hash_and_size(self) -> None:
+        made = manifest(FACTS, FILES)
+        assert made["format"] == 1
+        assert list(made["files"]) == ["README.md", "spec.json"]
+        assert made["files"]["spec.json"] == {"sha256": "aa", "size": 2}
+
+    def test_says_what_each_predictor_runs_on(self) -> None:
+        assert manifest(FACTS, FILES)["predictors"] == {
+            "classify.predict": {
+                "lm_role": "student",
+                "model": "sh-a",
+                "base_model": "smol",
+                "base_model_digest": "sha256:b",
+                "rows": 512,
+                "lora": "lora/sh-a",
+            }
+        }
+
+    def test_the_same_facts_give_the_same_bytes(self) -> None:
+        turned = dict(reversed(FILES.items()))
+        assert pretty(manifest(FACTS, FILES)) == pretty(manifest(replace(FACTS), turned))
+        assert json.loads(pretty(manifest(FACTS, FILES)))["job_id"] == "cjob-1"
+
+
+class TestReadme:
+    def test_has_the_before_and_after_table(self) -> None:
+        text = readme(FACTS).decode()
+        assert "| baseline | 0.410 | 0.354 to 0.467 | 22 |" in text
+        assert "| compiled | 0.843 | 0.797 to 0.882 | 1 |" in text
+        assert "**better**, +0.433 (+0.370 to +0.490)" in text
+
+    def test_without_a_holdout_it_says_that_no_verdict_is_possible(self) -> None:
+        assert "Nothing was held out" in readme(replace(FACTS, evaluation=None)).decode()
