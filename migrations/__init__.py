@@ -1,1 +1,1 @@
-"""Alembic revisions; every revision runs under the old code."""
+"""Alembic revisions. Each one runs under the code of the release before it."""

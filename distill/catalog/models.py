@@ -1,0 +1,246 @@
+"""Rows of what a job points at: projects, keys, connections, programs, datasets, models, devices, artifacts, blobs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Identity, Index, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from distill.db import Base
+
+CLOCK = text("clock_timestamp()")
+NO_JSON = text("'{}'")
+
+
+class Project(Base):
+    __tablename__ = "projects"
+    __table_args__ = (CheckConstraint("share > 0", name="share"),)
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    share: Mapped[float] = mapped_column(server_default="1")
+    """Its weight when projects compete: a claim goes to the smallest running items ÷ share."""
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
+
+
+class ApiKey(Base):
+    """`sh_<token_id>_<secret>`: only the SHA-256 of the secret is stored."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_project_id_id", "project_id", "id"),)
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    token_id: Mapped[str] = mapped_column(Text, unique=True)
+    secret_sha256: Mapped[str] = mapped_column(Text)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    label: Mapped[str] = mapped_column(Text)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class Connection(Base):
+    """An LM host or training service. `revision` grows with every change and is part of an LM's digest. Keys are never here."""
+
+    __tablename__ = "connections"
+    __table_args__ = (
+        CheckConstraint("kind IN ('lm_host', 'training_service')", name="kind"),
+        CheckConstraint("source IN ('settings', 'api')", name="source"),
+        CheckConstraint("max_in_flight >= 1", name="max_in_flight"),
+    )
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    kind: Mapped[str] = mapped_column(Text)
+    base_url: Mapped[str] = mapped_column(Text)
+    models: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """None: any model name is passed on."""
+    supports: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    trainer: Mapped[str | None] = mapped_column(Text)
+    device: Mapped[str | None] = mapped_column(Text)
+    api_key_env: Mapped[str | None] = mapped_column(Text)
+    max_in_flight: Mapped[int]
+    default_student: Mapped[bool] = mapped_column(server_default=text("false"))
+    default_teacher: Mapped[bool] = mapped_column(server_default=text("false"))
+    source: Mapped[str] = mapped_column(Text, server_default="settings")
+    revision: Mapped[int] = mapped_column(server_default="1")
+    waiting_since: Mapped[datetime | None]
+    """Set while its host has handed its device to a trainer: what needs it is not claimable."""
+    disabled_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    updated_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
+class Program(Base):
+    __tablename__ = "programs"
+    __table_args__ = (UniqueConstraint("project_id", "digest"), Index("ix_programs_project_id_id", "project_id", "id"))
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    digest: Mapped[str] = mapped_column(Text)
+    name: Mapped[str | None] = mapped_column(Text)
+    spec: Mapped[str] = mapped_column(Text)
+    """Canonical JSON text of the ProgramSpec; users' keys keep their order."""
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    deleted_at: Mapped[datetime | None]
+    user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
+
+
+class Dataset(Base):
+    """Rows as a JSONL blob, with what an upload learned about them: byte offsets and a summary of the fields."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name", "version"),
+        CheckConstraint("(name IS NULL) = (version IS NULL)", name="version"),
+        CheckConstraint("row_count >= 0", name="row_count"),
+        Index("ix_datasets_project_id_id", "project_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[int | None]
+    digest: Mapped[str] = mapped_column(Text)
+    row_count: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    offsets: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    """Byte offset of row 0, 1000, 2000, …"""
+    fields: Mapped[list[Any]]
+    """`[{"name", "present", "types": {json type: rows}, "first_missing": row}]` in order of appearance; rows are 1-based."""
+    source_format: Mapped[str] = mapped_column(Text, server_default="jsonl")
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    deleted_at: Mapped[datetime | None]
+    user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
+
+
+class Model(Base):
+    """A fine-tuned model by the id it is served under. Ids are unique for ever, so a row is never removed."""
+
+    __tablename__ = "models"
+    __table_args__ = (Index("ix_models_project_id_id", "project_id", "id"),)
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    fine_tune_job_id: Mapped[str] = mapped_column(ForeignKey("fine_tune_jobs.id"), unique=True)
+    connection_id: Mapped[str] = mapped_column(ForeignKey("connections.id"))
+    program_name: Mapped[str] = mapped_column(Text)
+    predictors: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    base_model: Mapped[str] = mapped_column(Text)
+    base_model_digest: Mapped[str | None] = mapped_column(Text)
+    upstream_model: Mapped[str | None] = mapped_column(Text)
+    """The id on a training service's side, where that is not ours."""
+    files: Mapped[dict[str, Any]] = mapped_column(server_default=NO_JSON)
+    """`{path: {"digest", "size_bytes"}}` of the LoRA adapter's files."""
+    settings: Mapped[dict[str, Any]] = mapped_column(server_default=NO_JSON)
+    """Prompt adapter, generation options, constrain: how it is to be asked."""
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    deleted_at: Mapped[datetime | None]
+
+
+class Placement(Base):
+    """Which LM host has, or should have, which fine-tuned model loaded."""
+
+    __tablename__ = "placements"
+    __table_args__ = (
+        UniqueConstraint("model_id", "connection_id"),
+        CheckConstraint("status IN ('wanted', 'loading', 'ready', 'failed', 'unwanted', 'gone')", name="status"),
+        CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    connection_id: Mapped[str] = mapped_column(ForeignKey("connections.id"))
+    status: Mapped[str] = mapped_column(Text, server_default="wanted")
+    error: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    agent: Mapped[str | None] = mapped_column(Text)
+    ready_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
+class Device(Base):
+    """A device that a trainer and an LM host share. The lease is the train item's; the host's agent acknowledges it."""
+
+    __tablename__ = "devices"
+    __table_args__ = (
+        CheckConstraint("on_train IN ('share', 'pause')", name="on_train"),
+        CheckConstraint("(item_id IS NULL) = (lease_expires_at IS NULL)", name="lease"),
+        CheckConstraint("acknowledged_at IS NULL OR item_id IS NOT NULL", name="acknowledged"),
+    )
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    on_train: Mapped[str] = mapped_column(Text, server_default="pause")
+    fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    item_id: Mapped[int | None] = mapped_column(ForeignKey("work_items.id", ondelete="SET NULL"))
+    lease_expires_at: Mapped[datetime | None]
+    acknowledged_at: Mapped[datetime | None]
+    agent_seen_at: Mapped[datetime | None]
+
+
+class Artifact(Base):
+    """The immutable result of a succeeded job: at most one a job."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (Index("ix_artifacts_project_id_id", "project_id", "id"), Index("ix_artifacts_digest", "digest"))
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    name: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(Text)
+    """Of the manifest, which holds the digest of every file."""
+    manifest: Mapped[str] = mapped_column(Text)
+    files: Mapped[dict[str, Any]]
+    """`{path: {"digest", "size_bytes"}}`, the manifest and README.md among them."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    deleted_at: Mapped[datetime | None]
+    user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
+
+
+class Blob(Base):
+    """Every blob that a row may point at. What is in the store but not here may be swept."""
+
+    __tablename__ = "blobs"
+
+    digest: Mapped[str] = mapped_column(Text, primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
+class ServerMeta(Base):
+    """Facts about this database as a whole: `store_id` ties it to its blob store."""
+
+    __tablename__ = "server_meta"
+
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class IdempotencyKey(Base):
+    """One answered (or running) request per project, route and `Idempotency-Key`; kept 48 hours."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (
+        CheckConstraint("(status IS NULL) = (body IS NULL)", name="stored"),
+        Index("ix_idempotency_keys_created_at", "created_at"),
+    )
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    route: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    request_digest: Mapped[str] = mapped_column(Text)
+    status: Mapped[int | None]
+    body: Mapped[str | None] = mapped_column(Text)
+    headers: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)

@@ -1,0 +1,98 @@
+"""The database: one engine per process, and `unit_of_work()`, the only code that commits."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import JSON, DateTime, Engine, MetaData, create_engine, make_url, text
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from distill.settings import get_settings
+
+__all__ = ["Base", "JsonDoc", "Session", "dispose", "engine", "listen_dsn", "now", "unit_of_work"]
+
+Door = Literal["api", "worker"]
+JsonDoc = JSON(none_as_null=True)
+"""`json`, never `jsonb`: the order of a user's keys is part of a prompt, and only `json` keeps it."""
+
+PARTITIONS = 8
+
+
+class Base(DeclarativeBase):
+    """Base of all ORM rows. Constraint names are fixed, so that a migration can name what it drops."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JsonDoc,
+        list[Any]: JsonDoc,
+    }
+
+
+def normalise_url(url: str) -> str:
+    """Every PostgreSQL address is served by psycopg 3, whatever driver it names."""
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def listen_dsn() -> str:
+    """The address for a bare psycopg connection (LISTEN), in libpq's form."""
+    return make_url(get_settings().database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+_engines: dict[Door, Engine] = {}
+_lock = threading.Lock()
+
+
+def engine(door: Door = "api") -> Engine:
+    """The process's engine for one door. The API's statements are short and bounded; a worker's may take longer."""
+    with _lock:
+        if door not in _engines:
+            _engines[door] = _make_engine(door)
+        return _engines[door]
+
+
+def _make_engine(door: Door) -> Engine:
+    limits = get_settings().limits
+    seconds = limits.api_statement_seconds if door == "api" else limits.worker_statement_seconds
+    options = (
+        f"-c statement_timeout={int(seconds * 1000)} -c lock_timeout=2000 -c idle_in_transaction_session_timeout=15000 -c timezone=UTC"
+    )
+    return create_engine(
+        normalise_url(get_settings().database_url),
+        pool_pre_ping=True,
+        pool_timeout=2 if door == "api" else 30,
+        pool_size=10,
+        max_overflow=10,
+        connect_args={"options": options, "keepalives_idle": 30, "application_name": f"stillhouse-{door}-{os.getpid()}"},
+    )
+
+
+@contextmanager
+def unit_of_work(door: Door = "worker") -> Iterator[Session]:
+    """One transaction: commits when the block ends, rolls back when it raises. Rows stay readable afterwards."""
+    with Session(engine(door), expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def now(s: Session) -> datetime:
+    """The database's clock: the only one that leases, ages and deadlines are measured by."""
+    return s.execute(text("SELECT clock_timestamp()")).scalar_one()
+
+
+def dispose() -> None:
+    """Close the process's connections and forget its engines (after a fork, or when the address changes)."""
+    while _engines:
+        _engines.popitem()[1].dispose()

@@ -1,0 +1,128 @@
+"""Settings: environment first, then `stillhouse.toml`, then defaults. Reading them touches the disk only inside `get_settings()`."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ServerSettings(_Section):
+    host: str = "127.0.0.1"
+    port: int = 8400
+    log_format: Literal["json", "console"] = "console"
+    log_level: str = "INFO"
+
+
+class TimerSettings(_Section):
+    """All in seconds."""
+
+    lease_seconds: float = Field(default=120, gt=0)
+    beat_seconds: float = Field(default=10, gt=0)
+    reap_grace_seconds: float = Field(default=30, ge=0)
+    reap_period_seconds: float = Field(default=10, gt=0)
+    dispatch_poll_seconds: float = Field(default=1, gt=0)
+    resend_seconds: float = Field(default=60, gt=0)
+    progress_event_seconds: float = Field(default=1, ge=0)
+    retry_base_seconds: float = Field(default=10, gt=0)
+    retry_cap_seconds: float = Field(default=600, gt=0)
+
+
+class LimitSettings(_Section):
+    max_body_mb: int = 64
+    max_inline_rows: int = 20_000
+    max_num_threads: int = 1000
+    max_predictors: int = 64
+    max_row_bytes: int = 1_000_000
+    api_statement_seconds: float = 5
+    worker_statement_seconds: float = 60
+
+
+class BlobSettings(_Section):
+    root: Path | None = None
+
+
+class RuntimeSettings(_Section):
+    python: str = sys.executable
+
+
+class LmHostSettings(_Section):
+    """The embedded LM host, which is the connection `house`."""
+
+    base_model: str = "smollm2-135m-instruct"
+    max_in_flight: int = 8
+
+
+class ConnectionSettings(_Section):
+    """One `[connections.NAME]` table. The key itself is never here: `api_key_env` names the variable that the relay's process reads."""
+
+    kind: Literal["lm_host", "training_service"] = "lm_host"
+    base_url: str
+    models: list[str] | Literal["*"] = "*"
+    api_key_env: str | None = None
+    max_in_flight: int = Field(default=16, ge=1)
+    default_student: bool = False
+    default_teacher: bool = False
+    supports: list[str] = []
+    device: str | None = None
+    trainer: str | None = None
+
+
+class Settings(BaseSettings):
+    """Everything an operator sets. Nested names in the environment: `STILLHOUSE_TIMERS__LEASE_SECONDS=5`."""
+
+    model_config = SettingsConfigDict(env_prefix="STILLHOUSE_", env_nested_delimiter="__", extra="ignore", populate_by_name=True)
+
+    home: Path = Path(".stillhouse")
+    database_url: str = Field(
+        default="postgresql+psycopg://localhost/stillhouse", validation_alias=AliasChoices("DATABASE_URL", "database_url")
+    )
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias=AliasChoices("REDIS_URL", "redis_url"))
+    config: Path = Path("stillhouse.toml")
+    base_url: str = "http://127.0.0.1:8400"
+    api_key: str | None = None
+    lmhost_url: str | None = None
+    lmhost_key: str | None = None
+    server: ServerSettings = ServerSettings()
+    timers: TimerSettings = TimerSettings()
+    limits: LimitSettings = LimitSettings()
+    blobs: BlobSettings = BlobSettings()
+    lmhost: LmHostSettings = LmHostSettings()
+    runtimes: dict[str, RuntimeSettings] = {"default": RuntimeSettings()}
+    connections: dict[str, ConnectionSettings] = {}
+
+    @property
+    def blob_root(self) -> Path:
+        return self.blobs.root or self.home / "blobs"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The file is passed in as keyword arguments by `get_settings`, so the environment comes before it."""
+        return env_settings, init_settings
+
+
+@cache
+def get_settings() -> Settings:
+    """The process's settings, read once. Raises pydantic's ValidationError with the wrong key's name."""
+    config = Settings().config
+    return Settings(**_read_toml(config))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
