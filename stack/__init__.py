@@ -1,1 +1,3 @@
-"""The embedded stack: servers from wheels, one supervisor, the stillhouse-server command."""
+"""The starter: one command that brings up servers, API, dispatcher, workers and LM host as child processes,
+watches them and stops them in order.
+"""

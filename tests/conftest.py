@@ -1,0 +1,116 @@
+"""Fixtures for everybody: real servers, one migrated template database, a clean clone, a clean environment.
+
+    servers      session   embedded PostgreSQL and Valkey, started when the first test asks for them
+    postgres_url session   address of the maintenance database
+    template     session   name of the migrated database that clones are made of
+    clone        module    address of a clone; tests that run several processes may share it
+    database     test      the module's clone with the settings pointing at it; its rows are deleted afterwards
+    session      test      an ORM session on it whose work, commits included, is rolled back
+    redis_url    test      the Valkey server, emptied before the test
+    stack        module    the whole stack on a tiny base model (see `stack.supervisor.Stack`)
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stack.servers import Servers, scratch_servers
+from tests.support import databases
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+_MEMORY = Path("/dev/shm")
+_OURS = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_")
+
+
+@contextmanager
+def _scratch_home() -> Iterator[Path]:
+    """A folder in memory where the system has one, else in the temporary folder."""
+    parent = _MEMORY if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="stillhouse-test-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """One PostgreSQL and one Valkey for the whole run (with xdist: for each of its workers)."""
+    with _scratch_home() as home, scratch_servers(home) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres_url(servers: Servers) -> str:
+    assert servers.postgres is not None
+    return servers.postgres.url("postgres")
+
+
+@pytest.fixture(scope="session")
+def template(postgres_url: str) -> str:
+    """The name of a database at the newest revision; no test connects to it."""
+    return databases.make_template(postgres_url)
+
+
+@pytest.fixture(scope="module")
+def clone(postgres_url: str, template: str) -> Iterator[str]:
+    """The address of a fresh copy of the template, dropped after the module's last test."""
+    with databases.cloned(postgres_url, template) as url:
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No setting of the developer's shell reaches a test; the home is a folder of the test's own."""
+    for name in list(os.environ):
+        if name.startswith(_OURS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("STILLHOUSE_HOME", str(tmp_path / "stillhouse-home"))
+    monkeypatch.setenv("STILLHOUSE_CONFIG", str(tmp_path / "stillhouse.toml"))
+    databases.forget_settings()
+    yield
+    databases.forget_settings()
+
+
+@pytest.fixture
+def database(clone: str, servers: Servers, monkeypatch: pytest.MonkeyPatch, clean_environment: None) -> Iterator[str]:
+    """The address of the module's clone; DATABASE_URL and REDIS_URL name the test servers, and `distill.db` connects to them."""
+    monkeypatch.setenv("DATABASE_URL", clone)
+    monkeypatch.setenv("REDIS_URL", servers.redis_url)
+    databases.forget_settings()
+    yield clone
+    databases.forget_settings()
+    databases.delete_rows(clone)
+
+
+@pytest.fixture
+def session(database: str) -> Iterator["Session"]:
+    """A session inside one transaction that is rolled back, whatever the test commits."""
+    from sqlalchemy.orm import Session
+
+    from distill.db import engine
+
+    with engine("worker").connect() as connection:
+        transaction = connection.begin()
+        with Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False) as opened:
+            yield opened
+        with suppress(Exception):
+            transaction.rollback()
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """The address of the Valkey server, without any key left by an earlier test."""
+    import redis
+
+    with redis.Redis.from_url(servers.redis_url) as client:
+        client.flushdb()
+    return servers.redis_url
