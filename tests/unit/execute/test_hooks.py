@@ -1,0 +1,29 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from distill.execute.hooks import crash_point
+
+PASS_THREE_TIMES = (
+    "from distill.execute.hooks import crash_point\nfor i in range(3): print(i, flush=True); crash_point('package.before_publish')"
+)
+
+
+def run(at: str, markers: Path) -> tuple[int, list[str]]:
+    environment = {**os.environ, "STILLHOUSE_CRASH_AT": at, "STILLHOUSE_CRASH_MARKERS": str(markers)}
+    done = subprocess.run([sys.executable, "-c", PASS_THREE_TIMES], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.split()
+
+
+class TestCrashPoint:
+    def test_dies_at_the_named_point_once_across_restarts(self, tmp_path: Path) -> None:
+        assert run("package.before_publish:2", tmp_path) == (-signal.SIGKILL, ["0", "1"])
+        assert run("package.before_publish:2", tmp_path) == (0, ["0", "1", "2"])
+
+    def test_another_point_is_passed(self, tmp_path: Path) -> None:
+        assert run("train.mid_work", tmp_path) == (0, ["0", "1", "2"])
+
+    def test_nothing_asked_for_nothing_happens(self) -> None:
+        crash_point("package.before_publish")
