@@ -89,7 +89,8 @@ def unit_of_work(door: Door = "worker") -> Iterator[Session]:
 
 def now(s: Session) -> datetime:
     """The database's clock: the only one that leases, ages and deadlines are measured by."""
-    return s.execute(text("SELECT clock_timestamp()")).scalar_one()
+    stamp: datetime = s.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return stamp
 
 
 def dispose() -> None:

@@ -1,0 +1,288 @@
+"""The compile spec, frozen input of a job, and every digest of the system.
+
+Digests are `v1:` + SHA-256 over compact JSON: our own objects in the field order of their models, users' values in their own key
+order (order is part of a prompt, so JSON with sorted keys would call two prompts one).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+from stillhouse_programs.spec import (
+    ExactMatch,
+    MetricSpec,
+    ProgramSpec,
+    PromptAdapterSpec,
+    SpecError,
+    canonical_json,
+    parse_metric,
+    parse_prompt_adapter,
+)
+
+from distill.errors import Invalid
+
+Auto = Literal["auto"]
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
+PublicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+PromptAdapter = Annotated[PromptAdapterSpec, BeforeValidator(lambda value: parse_prompt_adapter(value))]
+Metric = Annotated[MetricSpec, BeforeValidator(lambda value: parse_metric(value) if isinstance(value, str | dict) else value)]
+Role = Literal["baseline", "baseline_constrained", "teacher", "compiled"]
+
+
+class SpecPart(BaseModel):
+    """Base of a spec's parts: frozen; an unknown word is refused with the nearest one we know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, data: Any) -> Any:
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields:
+                raise PydanticCustomError(
+                    "unknown_key", "unknown option `{key}`{hint}", {"key": str(key), "hint": did_you_mean(key, cls.model_fields)}
+                )
+        return data
+
+
+def did_you_mean(word: object, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """`; did you mean "…"?` for the nearest known word, or an empty string."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+class EarlyStopping(SpecPart):
+    patience: Positive = 2
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class TrainOptions(SpecPart):
+    """How a LoRA adapter is trained. `"auto"` is decided by the trainer from the rows and the base model."""
+
+    n_epochs: Positive | Auto = "auto"
+    batch_size: Positive | Auto = "auto"
+    learning_rate: PositiveFloat | Auto = "auto"
+    learning_rate_multiplier: PositiveFloat | Auto = "auto"
+    lora_r: Positive | Auto = "auto"
+    lora_alpha: PositiveFloat | Auto = "auto"
+    max_seq_length: Positive | Auto = "auto"
+    early_stopping: EarlyStopping | None = None
+
+
+TRAIN_OPTION_NAMES = tuple(TrainOptions.model_fields)
+
+
+class GenerationOptions(SpecPart):
+    """What is sent with each LM call, beside the messages; absent ones are the LM host's own."""
+
+    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    max_tokens: Positive | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The options that are set, sorted by name."""
+        return {name: value for name in sorted(GenerationOptions.model_fields) if (value := getattr(self, name)) is not None}
+
+
+class LmSpec(GenerationOptions):
+    """One entry of `lms{}`. The submit check fills in what is not given, `connection_id` and what follows it always."""
+
+    connection: str = ""
+    model: str = ""
+    base_model: str = ""
+    trainer: str = ""
+    train_options: TrainOptions | None = None
+    prompt_adapter: PromptAdapter | None = None
+    constrain: bool = False
+    connection_id: str = ""
+    connection_revision: int = 0
+
+
+class TeacherSpec(SpecPart):
+    """A program whose behaviour is recorded; without `program_id` it is the student's own program with other LMs."""
+
+    program_id: str = ""
+    program_digest: str = ""
+    lms: dict[LmName, LmSpec] = Field(default_factory=dict)
+
+
+class Holdout(SpecPart):
+    """Rows of the trainset kept for evaluation. With neither word: 20 %, at least 50 rows, none under 100 rows."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    n: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Holdout:
+        if self.fraction is not None and self.n is not None:
+            raise PydanticCustomError("holdout", "give `fraction` or `n`, not both")
+        return self
+
+
+class Filter(SpecPart):
+    min_score: Finite = 1.0
+    max_rows: Positive | None = None
+    dedup: bool = True
+    top_k: Positive | None = None
+
+
+class Rollouts(SpecPart):
+    """Up to `n` samples an example; `temperature` is that of the samples after the first."""
+
+    n: Annotated[int, Field(ge=1, le=64)] = 1
+    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    stop_on_pass: bool = True
+
+
+class Evaluate(SpecPart):
+    roles: tuple[Role, ...] = ("baseline", "teacher", "compiled")
+
+
+class Budget(SpecPart):
+    max_calls: Positive | None = None
+
+
+class CompileSpec(SpecPart):
+    """What a job is to do. `jobs.service.submit` stores it with every default and resolved id filled in."""
+
+    program_id: str
+    program_digest: str = ""
+    lms: dict[LmName, LmSpec] = Field(default_factory=dict)
+    teacher: tuple[TeacherSpec, ...] | Literal["labels"] = ()
+    trainset: str
+    valset: str | None = None
+    holdout: Holdout | None = None
+    metric: Metric = ExactMatch()
+    filter: Filter = Filter()
+    rollouts: Rollouts = Rollouts()
+    multitask: bool = True
+    demos: Literal["keep", "drop", "auto"] = "auto"
+    prompt_adapter: PromptAdapter | None = None
+    train_options: TrainOptions = TrainOptions()
+    num_threads: Annotated[int, Field(ge=1, le=1000)] = 8
+    render: Literal["student", "teacher"] = "student"
+    evaluate: Evaluate = Evaluate()
+    budget: Budget = Budget()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    suffix: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,18}$")] | None = None
+    program_name: PublicName | None = None
+    name: Annotated[str, Field(max_length=128)] | None = None
+    auto_start: bool = True
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def teachers(self) -> tuple[TeacherSpec, ...]:
+        """The teacher programs; none when the labels teach."""
+        return () if self.teacher == "labels" else self.teacher
+
+    def digest(self) -> str:
+        """Over what decides the result: not the name, the metadata, nor how fast or when it runs."""
+        return digest(self.model_copy(update={"name": None, "metadata": {}, "auto_start": True, "num_threads": 1}))
+
+    def to_json(self) -> str:
+        """Compact JSON for the `jobs.spec` column; `CompileSpec.model_validate_json` reads it."""
+        return compact(self)
+
+
+def read_spec(raw: Mapping[str, Any]) -> CompileSpec:
+    """A CompileSpec from plain values. Raises Invalid, whose `param` is the JSON path of the first fault."""
+    try:
+        return CompileSpec.model_validate(raw)
+    except ValidationError as error:
+        raise _first_fault(error.errors(include_url=False, include_input=False)[0]) from None
+
+
+_CODES = {"unknown_key": "unknown_option", "missing": "missing_field"}
+
+
+def _first_fault(fault: ErrorDetails) -> Invalid:
+    context = fault.get("ctx", {})
+    param, message = json_path(fault["loc"]), fault["msg"]
+    if isinstance(inner := context.get("error"), SpecError):
+        # Its own path starts at the field that pydantic's path ends with.
+        param, message = param + inner.param[len(str(fault["loc"][-1])) :], inner.message.split(": ", 1)[-1]
+    elif fault["type"] == "unknown_key":
+        param = json_path((*fault["loc"], context["key"]))
+    return Invalid(f"{param}: {message}" if param else message, code=_CODES.get(fault["type"], "invalid_value"), param=param or None)
+
+
+def json_path(location: Sequence[str | int]) -> str:
+    """`("teacher", 0, "lms")` → `teacher[0].lms`; pydantic's names of union branches are left out."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not part.startswith("constrained-") and not any(sign in part for sign in "[](){}"):
+            path += f".{part}" if path else part
+    return path
+
+
+# ------------------------------------------------------------------ digests
+
+
+def compact(value: Any) -> str:
+    """Compact JSON text: models in field order under their wire names, everything else as it is. Raises ValueError on NaN."""
+    plain = value.model_dump(mode="json", by_alias=True) if isinstance(value, BaseModel) else value
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_model_of)
+
+
+def _model_of(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", by_alias=True)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def digest(value: Any) -> str:
+    """`v1:` + 64 hex digits of the compact JSON."""
+    return "v1:" + sha256(compact(value).encode()).hexdigest()
+
+
+def program_digest(spec: ProgramSpec) -> str:
+    return "v1:" + sha256(canonical_json(spec).encode()).hexdigest()
+
+
+def lm_digest(lm: LmSpec) -> str:
+    """What an answer depends on: connection and its revision, model, sorted generation options, constrain."""
+    return digest([lm.connection_id, lm.connection_revision, lm.model, lm.options(), lm.constrain])
+
+
+def lms_digest(lm_of_predictor: Mapping[str, LmSpec]) -> str:
+    """Of `{predictor: lm}`, in the order of the predictors' names, so that the order of asking is no part of it."""
+    return digest({name: lm_digest(lm_of_predictor[name]) for name in sorted(lm_of_predictor)})
+
+
+def lm_key(lm: LmSpec) -> str:
+    """Of all that is trained: everything but the name and the generation options. Equal keys are one fine-tune job."""
+    return digest([lm.connection_id, lm.base_model, lm.trainer, lm.train_options, lm.prompt_adapter])
+
+
+def inputs_digest(inputs: Mapping[str, Any]) -> str:
+    return digest(inputs)
+
+
+def example_digest(row: Mapping[str, Any]) -> str:
+    """Of a whole row, labels too."""
+    return digest(row)
+
+
+def metric_digest(metric: MetricSpec) -> str:
+    return digest(metric)
+
+
+def trace_digest(program: str, lms: str, inputs: str, rollout: int, prompt_adapter: PromptAdapterSpec, prompt_hash: str) -> str:
+    """`program`, `lms` and `inputs` are digests. The dspy version is not part of it: the prompt hash says whether prompts changed."""
+    return digest([program, lms, inputs, rollout, prompt_adapter, prompt_hash])
+
+
+def row_digest(prompt: Sequence[Mapping[str, Any]], completion: Sequence[Mapping[str, Any]]) -> str:
+    """Of one training record: its messages, and nothing about where it came from."""
+    return digest({"prompt": prompt, "completion": completion})
