@@ -1,1 +1,62 @@
-"""Stillhouse client."""
+"""Stillhouse: compile DSPy programs on a distillation server, and load what comes out.
+
+    from stillhouse import Stillhouse
+
+    client = Stillhouse()
+    job = client.compile_jobs.create(program=spec, trainset=rows, metric="exact_match")
+    job = client.compile_jobs.wait(job.id, progress=True)
+"""
+
+from stillhouse._client import AsyncStillhouse, Stillhouse
+from stillhouse._exceptions import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    BodyTooLargeError,
+    ConfigError,
+    ConflictError,
+    DamagedArtifact,
+    NotFoundError,
+    PermissionDeniedError,
+    PreconditionFailedError,
+    RateLimitError,
+    ServerError,
+    ServiceUnavailableError,
+    StillhouseError,
+    UnprocessableEntityError,
+    UnsupportedMediaTypeError,
+    WaitTimeout,
+)
+from stillhouse._load import derive, load
+from stillhouse._version import __version__
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AsyncStillhouse",
+    "AuthenticationError",
+    "BadRequestError",
+    "BodyTooLargeError",
+    "ConfigError",
+    "ConflictError",
+    "DamagedArtifact",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "PreconditionFailedError",
+    "RateLimitError",
+    "ServerError",
+    "ServiceUnavailableError",
+    "Stillhouse",
+    "StillhouseError",
+    "UnprocessableEntityError",
+    "UnsupportedMediaTypeError",
+    "WaitTimeout",
+    "__version__",
+    "derive",
+    "load",
+]

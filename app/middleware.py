@@ -1,0 +1,116 @@
+"""ASGI layers around every route, outermost first: request id, metrics, last resort, key check, body limit."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import structlog
+from asgi_correlation_id import CorrelationIdMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import ApiError, error_response
+
+log = structlog.get_logger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def with_request_id(app: ASGIApp, new_id: Callable[[], str]) -> ASGIApp:
+    """Keep a sane id of the caller, else make one; every reply carries it as ``x-request-id``."""
+    return CorrelationIdMiddleware(
+        app, header_name="x-request-id", generator=new_id, validator=lambda value: bool(_REQUEST_ID.fullmatch(value))
+    )
+
+
+class LastResort:
+    """An exception that nobody expected becomes a 500 without a traceback; the log has the traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception:
+            log.exception("request_failed", path=scope.get("path"))
+            if started or scope["type"] != "http":
+                raise
+            error = ApiError(500, "internal_error", "The server failed. Its log has the cause under this request id.")
+            await error_response(error)(scope, receive, send)
+
+
+class BodyLimit:
+    """413 for a body over `max_bytes`, declared or not: memory stays flat however the length was announced."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if _declared_length(scope) > self._max_bytes:
+            await error_response(self._refusal())(scope, receive, send)
+            return
+        await self._app(scope, self._counted(receive), send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        seen = 0
+
+        async def count() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes:
+                raise self._refusal()
+            return message
+
+        return count
+
+    def _refusal(self) -> ApiError:
+        limit = self._max_bytes / 1_000_000
+        message = f"The body is larger than {limit:g} MB. Upload big data in parts as datasets, or raise limits.max_body_mb."
+        return ApiError(413, "body_too_large", message, headers={"connection": "close"})
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
+
+
+class RequestMetrics:
+    """Counts requests and their seconds by route template, never by raw path."""
+
+    def __init__(self, app: ASGIApp, observe: Callable[[str, str, int, float], None]) -> None:
+        self._app = app
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._observe(scope["method"], route, status, time.perf_counter() - began)

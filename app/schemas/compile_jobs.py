@@ -1,0 +1,240 @@
+"""The compile job: what is asked for, and how it stands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from app.schemas.common import Body, Metadata, Name, Reply
+from app.schemas.fine_tuning import ChildFineTuneJob
+from app.schemas.lms import (
+    BudgetIn,
+    EvaluateIn,
+    FilterIn,
+    HoldoutIn,
+    LmIn,
+    Positive,
+    PromptAdapterIn,
+    RolloutsIn,
+    TeacherIn,
+    TrainOptionsIn,
+)
+
+LmName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
+Rows = list[dict[str, Any]]
+
+
+class JobCreate(Body):
+    """The smallest one: `program`, `trainset`, `metric`. Defaults are filled in and returned."""
+
+    name: str | None = Field(default=None, max_length=128)
+    program_name: Name | None = Field(default=None, description="The artifact's name, and part of the tuned models' ids")
+    project: str | None = Field(default=None, description="Must be the key's own project when given")
+    program: str | dict[str, Any] = Field(description="`prog-…`, or a program spec (GET /v1/spec/schema.json)")
+    lms: dict[LmName, LmIn] = Field(default_factory=dict)
+    teacher: list[TeacherIn] | TeacherIn | Literal["labels"] | None = None
+    trainset: str | Rows = Field(description="`ds-…`, or the rows")
+    valset: str | Rows | None = None
+    holdout: HoldoutIn | None = None
+    metric: str | dict[str, Any] = Field(default="exact_match", description="A metric's name, or `{type, …}`")
+    filter: FilterIn | None = None
+    rollouts: RolloutsIn | None = None
+    multitask: bool | None = None
+    demos: Literal["keep", "drop", "auto"] | None = None
+    prompt_adapter: PromptAdapterIn | None = None
+    train_options: TrainOptionsIn | None = None
+    num_threads: Positive | None = None
+    render: Literal["student", "teacher"] | None = None
+    evaluate: EvaluateIn | None = None
+    budget: BudgetIn | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    suffix: str | None = Field(default=None, pattern=r"^[a-z0-9-]{1,18}$")
+    auto_start: bool = True
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class JobUpdate(Body):
+    """What may change while a job stands; absent fields stay."""
+
+    name: str | None = Field(default=None, max_length=128)
+    metadata: Metadata | None = None
+
+
+class StepRead(Reply):
+    """Units are examples in bootstrap and evaluate, pieces of work elsewhere. Steps may add counts (`reused`, `failed`, …)."""
+
+    name: str
+    status: str
+    started_at: int | None = None
+    finished_at: int | None = None
+    done: int
+    total: int
+    error: dict[str, Any] | None = None
+    counts: dict[str, Any] = Field(default_factory=dict)
+
+
+class ProgressRead(Reply):
+    percent: int
+    seconds_remaining: int | None = None
+
+
+class QueueRead(Reply):
+    position: int | None = None
+    reason: str
+
+
+class JobErrorRead(Reply):
+    """Why a job failed, and whether doing it again can help."""
+
+    code: str
+    message: str
+    param: str | None = None
+    category: Literal["user", "system"]
+    step: str | None = None
+    retryable: bool = False
+
+
+class WarningRead(Reply):
+    code: str
+    message: str
+    url: str | None = None
+
+
+class ArtifactLink(Reply):
+    id: str
+    name: str | None
+    load: str = Field(description="The Python expression that loads it")
+    content: str = Field(description="Path of the tar.gz")
+
+
+class CostRead(Reply):
+    """What is known so far; parts that nobody priced are named in `unknown`, and the total is null then."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    teacher_usd: float | None = None
+    judge_usd: float | None = None
+    compute_seconds: float = 0
+    saved_by_reuse_usd: float | None = None
+    total_usd: float | None = None
+    unknown: list[str] = Field(default_factory=list)
+
+
+class JobRead(Reply):
+    """A compile job. Final statuses: `succeeded`, `failed`, `cancelled`; treat statuses and steps as open sets."""
+
+    id: str
+    object: Literal["compile.job"] = "compile.job"
+    created_at: int
+    created_by: str | None
+    project: str
+    name: str | None
+    program_name: str
+    status: str = Field(description="created, queued, running, paused, succeeded, failed or cancelled")
+    step: str | None
+    round: int
+    derived_from: str | None = None
+    cancel_requested_at: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    steps: list[StepRead]
+    program: str
+    teacher: list[dict[str, Any]] | Literal["labels"]
+    lms: dict[str, dict[str, Any]]
+    trainset: str
+    valset: str | None
+    holdout: dict[str, Any] | None
+    metric: dict[str, Any]
+    filter: dict[str, Any]
+    rollouts: dict[str, Any]
+    multitask: bool
+    demos: str
+    prompt_adapter: dict[str, Any] | None
+    train_options: dict[str, Any]
+    num_threads: int
+    render: str
+    evaluate: dict[str, Any]
+    budget: dict[str, Any]
+    seed: int
+    suffix: str | None
+    auto_start: bool
+    progress: ProgressRead
+    queue: QueueRead | None
+    fine_tuning_jobs: list[ChildFineTuneJob]
+    evaluation: dict[str, Any] | None
+    cost: CostRead
+    warnings: list[WarningRead]
+    artifact: ArtifactLink | None
+    spec_digest: str
+    error: JobErrorRead | None
+    metadata: dict[str, str]
+
+
+class EventRead(Reply):
+    id: int = Field(description="The job's own sequence, without gaps; send it back as Last-Event-ID")
+    object: Literal["compile.job.event"] = "compile.job.event"
+    created_at: int
+    level: str
+    type: str
+    message: str
+    data: dict[str, Any]
+
+
+class TraceRead(Reply):
+    """One rollout of one program on one example."""
+
+    id: str
+    object: Literal["trace"] = "trace"
+    created_at: int
+    role: str | None = None
+    row: int | None = Field(default=None, description="1-based row of the dataset")
+    rollout: int | None = None
+    status: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any] | None
+    calls: list[dict[str, Any]]
+    usage: dict[str, Any]
+    error: dict[str, Any] | None
+    score: dict[str, Any] | None
+
+
+class RejectionRead(Reply):
+    """A row or trace that did not become a training record, and why."""
+
+    row: int | None
+    predictor: str | None
+    trace: str | None
+    reason: str
+    message: str | None
+
+
+class TrainingFileRead(Reply):
+    """The records of one fine-tune job, as they went to the trainer."""
+
+    object: Literal["training_file"] = "training_file"
+    lm: str
+    predictor: str
+    rows: int
+    validation_rows: int
+    digest: str
+    size_bytes: int | None = None
+
+
+class CurvePoint(Reply):
+    model_config = ConfigDict(extra="allow")
+
+    step: int
+    epoch: float | None = None
+    loss: float | None = None
+    validation_loss: float | None = None
+    at: float | None = None
+
+
+class CurveRead(Reply):
+    fine_tuning_job: str
+    lm: str
+    predictor: str
+    points: list[CurvePoint]

@@ -1,0 +1,61 @@
+"""Fine-tune jobs in OpenAI's shape; only OpenAI's statuses are shown."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from app.schemas.common import Reply
+
+
+class ChildFineTuneJob(Reply):
+    """A fine-tune job inside its compile job."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    lm: str
+    predictor: str = Field(description="Empty when all predictors of the LM share the job (multitask)")
+    status: str
+    rows: int | None
+    fine_tuned_model: str | None
+
+
+class FineTuneError(Reply):
+    code: str
+    message: str
+    param: str | None = None
+
+
+class FineTuneJobRead(Reply):
+    """OpenAI's `fine_tuning.job`; `metadata.compile_job_id` names the parent."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    model: str
+    fine_tuned_model: str | None
+    status: str = Field(description="validating_files, queued, running, succeeded, failed or cancelled")
+    training_file: str | None
+    validation_file: str | None
+    trained_tokens: int | None
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    seed: int
+    organization_id: str
+    result_files: list[str] = Field(default_factory=list)
+    integrations: list[dict[str, Any]] = Field(default_factory=list)
+    estimated_finish: int | None = None
+    error: FineTuneError | None
+    metadata: dict[str, str]
+
+
+class FineTuneEventRead(Reply):
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: Literal["message", "metrics"] = "message"
+    data: dict[str, Any] = Field(default_factory=dict)

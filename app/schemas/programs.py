@@ -1,0 +1,49 @@
+"""Programs and their rendered prompts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from app.schemas.common import Body, Metadata, Name, Reply
+
+
+class ProgramCreate(Body):
+    """A program spec with a name. A bare spec (`{"predictors": […]}`) is taken too."""
+
+    name: Name | None = None
+    spec: dict[str, Any] = Field(description="The program spec; its schema is GET /v1/spec/schema.json")
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class ProgramRead(Reply):
+    id: str
+    object: Literal["program"] = "program"
+    created_at: int
+    name: str | None
+    digest: str
+    inputs: list[str]
+    outputs: list[str]
+    predictors: list[str]
+    lms: list[str] = Field(description="Role names that a compile job resolves in its `lms`")
+    spec: dict[str, Any]
+    metadata: dict[str, str]
+
+
+class RenderRequest(Body):
+    inputs: dict[str, Any]
+    prompt_adapter: dict[str, Any] | str | None = None
+
+
+class RenderedCall(Reply):
+    predictor: str
+    messages: list[dict[str, Any]]
+
+
+class RenderRead(Reply):
+    """The messages each predictor would send; later predictors show invented values for what earlier ones would answer."""
+
+    object: Literal["program.render"] = "program.render"
+    program: str
+    calls: list[RenderedCall]

@@ -1,0 +1,83 @@
+"""What is served: models, artifacts, connections, the caller's own account."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from app.schemas.common import Body, Reply
+
+
+class ModelRead(Reply):
+    """OpenAI's model object, with where it stands."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    parent: str | None = Field(default=None, description="The base model of a LoRA adapter")
+    compile_job_id: str | None = None
+    predictor: str | None = None
+    connection: str | None = None
+    status: str = Field(description="loaded, loading, unloaded or failed; of a connection's own models always loaded")
+
+
+class ArtifactFile(Reply):
+    path: str
+    size_bytes: int
+    digest: str
+
+
+class ArtifactRead(Reply):
+    """Immutable result of a succeeded compile job."""
+
+    id: str
+    object: Literal["artifact"] = "artifact"
+    created_at: int
+    name: str
+    compile_job_id: str
+    digest: str = Field(description="Digest of manifest.json, which holds the digest of every other file")
+    size_bytes: int
+    files: list[ArtifactFile]
+    models: dict[str, str] = Field(default_factory=dict, description="Predictor → id of its tuned model")
+    evaluation: dict[str, Any] | None = None
+    load: str
+    content: str
+
+
+class CallRequest(Body):
+    inputs: dict[str, Any]
+
+
+class CallRead(Reply):
+    object: Literal["artifact.call"] = "artifact.call"
+    artifact: str
+    outputs: dict[str, Any]
+    usage: dict[str, Any] | None = None
+
+
+class ConnectionRead(Reply):
+    """A registered LM host or training service. Its key is never shown."""
+
+    id: str
+    object: Literal["connection"] = "connection"
+    created_at: int
+    name: str
+    kind: str
+    models: list[str] | Literal["*"]
+    supports: list[str]
+    default_student: bool
+    default_teacher: bool
+    max_in_flight: int
+    trainer: str | None
+    device: str | None
+
+
+class MeRead(Reply):
+    object: Literal["account"] = "account"
+    project: str
+    project_id: str
+    key_id: str
+    label: str | None
+    scopes: list[str]

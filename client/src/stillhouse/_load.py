@@ -1,0 +1,91 @@
+"""Load a compiled program as a normal dspy.Module, from a folder or from the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stillhouse._archive import check
+from stillhouse._client import Stillhouse
+from stillhouse._config import Credentials, find_credentials
+from stillhouse._exceptions import DamagedArtifact
+from stillhouse.types import ArtifactFile
+
+
+def load(
+    ref: str | Path, program: Any | None = None, *, client: Stillhouse | None = None, cache_dir: str | Path | None = None
+) -> Any:
+    """A ready `dspy.Module`, its files verified and its prompt adapters pinned.
+
+    `ref` is an artifact's folder or its id (`art-…`), which is downloaded once into `cache_dir` (default `~/.cache/stillhouse`).
+    `program` is an instance of the caller's own class with the same predictors; without it the program is built from its spec.
+    Needs `pip install stillhouse[dspy]`.
+
+    Raises:
+        DamagedArtifact: a downloaded file does not have its digest.
+        NotFoundError: no such artifact in the key's project.
+        ImportError: the `dspy` extra is not installed.
+    """
+    from stillhouse_programs.artifact import load_artifact
+
+    where = Credentials(client.base_url, client.api_key) if client else find_credentials()
+    folder = Path(ref) if _is_folder(ref) else _fetched(str(ref), client, where, cache_dir)
+    return load_artifact(folder, base_url=where.base_url, api_key=where.api_key, program=program)
+
+
+def fetch(artifact_id: str, client: Stillhouse, cache_dir: str | Path | None = None) -> Path:
+    """The folder of a downloaded artifact. Artifacts never change, so an intact copy is used without asking the server."""
+    base = _cache(cache_dir)
+    folder, listing = base / artifact_id, base / f"{artifact_id}.files.json"
+    if _intact(folder, listing):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    files = client.artifacts.retrieve(artifact_id).files
+    client.artifacts.download(artifact_id, folder)
+    listing.write_text(json.dumps([file.model_dump() for file in files]), encoding="utf-8")
+    return folder
+
+
+def derive(program: Any, sample: Mapping[str, Any], lm_names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The spec of a dspy program, made by running its `forward` once on symbols; `sample` holds one example's inputs.
+
+    `lm_names` gives the role of each predictor's LM (default `student`). Needs `pip install stillhouse[dspy]`.
+    """
+    from stillhouse_programs import derive as deriving
+    from stillhouse_programs import spec as specs
+
+    derived = deriving.derive(program, dict(sample), dict(lm_names or {}))
+    result: dict[str, Any] = json.loads(specs.canonical_json(derived))
+    return result
+
+
+def _fetched(artifact_id: str, client: Stillhouse | None, where: Credentials, cache_dir: str | Path | None) -> Path:
+    if client is not None:
+        return fetch(artifact_id, client, cache_dir)
+    with Stillhouse(where.base_url, where.api_key) as own:
+        return fetch(artifact_id, own, cache_dir)
+
+
+def _intact(folder: Path, listing: Path) -> bool:
+    if not (folder.is_dir() and listing.is_file()):
+        return False
+    try:
+        check(folder, [ArtifactFile.model_validate(file) for file in json.loads(listing.read_text(encoding="utf-8"))])
+    except (DamagedArtifact, ValueError):
+        return False
+    return True
+
+
+def _cache(cache_dir: str | Path | None) -> Path:
+    if cache_dir is not None:
+        return Path(cache_dir)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "stillhouse" / "artifacts"
+
+
+def _is_folder(ref: str | Path) -> bool:
+    return isinstance(ref, Path) or Path(ref).is_dir()

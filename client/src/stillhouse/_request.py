@@ -1,0 +1,64 @@
+"""One request as a value: what both clients send, built once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """`parse` turns the decoded JSON body into the result. `timeout` in seconds, None for the client's own."""
+
+    method: str
+    path: str
+    parse: Callable[[Any], T]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    json: Any = None
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: float | None = None
+
+
+def get(path: str, model: type[M], *, timeout: float | None = None, **params: Any) -> Call[M]:
+    """A GET whose absent (None) parameters are left out."""
+    return Call("GET", path, model.model_validate, params=_given(params), timeout=timeout)
+
+
+def post(path: str, model: type[M], body: Any = None, *, timeout: float | None = None) -> Call[M]:
+    """A POST that may be repeated safely: a verb on an object."""
+    return Call("POST", path, model.model_validate, json=body if body is not None else {}, timeout=timeout)
+
+
+def create(path: str, model: type[M], body: Any, idempotency_key: str | None) -> Call[M]:
+    """A POST that makes something: always with an Idempotency-Key, so that a retry cannot make two."""
+    return Call("POST", path, model.model_validate, json=body, headers=idempotency(idempotency_key))
+
+
+def delete(path: str) -> Call[None]:
+    return Call("DELETE", path, lambda _: None)
+
+
+def idempotency(key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": key or str(uuid.uuid4())}
+
+
+def metadata_filters(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """`{"git_sha": "9f1"}` → `{"metadata[git_sha]": "9f1"}`."""
+    return {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def given(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body without the fields that were left out (None)."""
+    return _given(body)

@@ -1,0 +1,1 @@
+"""The command line: `stillhouse <noun> <verb>`. Needs `pip install stillhouse[cli]`."""

@@ -1,0 +1,193 @@
+"""`stillhouse jobs …`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from stillhouse import Stillhouse
+from stillhouse.cli.files import parse_pairs, read_job
+from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_json_line, show_table, when
+from stillhouse.types import CompileJob, Event
+
+app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobId = Annotated[str, typer.Argument(help="cjob-…")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_seconds(text: str) -> float:
+    """`90`, `90s`, `15m`, `3h`, `1d` → seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if match is None:
+        raise typer.BadParameter("a number with s, m, h or d, such as 90s or 3h")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def exit_code(job: CompileJob) -> Exit:
+    return {"succeeded": Exit.OK, "cancelled": Exit.CANCELLED}.get(job.status, Exit.FAILED)
+
+
+@app.command()
+def create(
+    file: Annotated[Path, typer.Option("--file", "-f", help="Job file (YAML or JSON); `{file: …}` parts are read in.", exists=True)],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is done.")] = False,
+    timeout: Annotated[str | None, typer.Option(help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key again returns the same job.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option("--metadata", help="name=value, may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Create a compile job from a file."""
+    seconds = parse_seconds(timeout) if timeout else None
+    with connected() as client:
+        body = _uploaded(client, read_job(file))
+        body["metadata"] = {**body.get("metadata", {}), **parse_pairs(metadata or [])}
+        job = client.compile_jobs.create(idempotency_key=idempotency_key, **body)
+        if wait:
+            if not as_json:
+                errors.print(f"{job.id} {job.status}", highlight=False)
+            job = client.compile_jobs.wait(job.id, timeout=seconds, progress=not as_json)
+        _show(job, as_json)
+    if wait:
+        raise typer.Exit(exit_code(job))
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
+    program: Annotated[str | None, typer.Option(help="Only jobs with this program name.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100)] = 20,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    filters: dict[str, Any] = {key: value for key, value in {"status": status, "program": program}.items() if value}
+    with connected() as client:
+        jobs = client.compile_jobs.list(limit=limit, **filters).data
+        if as_json:
+            show_json(jobs)
+            return
+        show_table(
+            jobs,
+            [
+                ("ID", lambda job: job.id),
+                ("STATUS", lambda job: job.status),
+                ("STEP", lambda job: job.step),
+                ("%", lambda job: job.progress.percent),
+                ("PROGRAM", lambda job: job.program_name),
+                ("CREATED", lambda job: when(job.created_at)),
+            ],
+        )
+
+
+@app.command()
+def get(
+    job_id: JobId,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is done.")] = False,
+    timeout: Annotated[str | None, typer.Option(help="Stop waiting after this long.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show one job; with --wait the exit code says how it ended."""
+    seconds = parse_seconds(timeout) if timeout else None
+    with connected() as client:
+        job = _waited(client, job_id, seconds, as_json) if wait else client.compile_jobs.retrieve(job_id)
+        _show(job, as_json)
+    if wait:
+        raise typer.Exit(exit_code(job))
+
+
+@app.command()
+def start(job_id: JobId, as_json: Json = False) -> None:
+    """Start a job that was created with auto_start: false."""
+    with connected() as client:
+        _show(client.compile_jobs.start(job_id), as_json)
+
+
+@app.command()
+def cancel(job_id: JobId, as_json: Json = False) -> None:
+    """Ask a job to stop."""
+    with connected() as client:
+        _show(client.compile_jobs.cancel(job_id), as_json)
+
+
+@app.command()
+def events(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is done.")] = False,
+    after: Annotated[int | None, typer.Option(help="Only events after this number.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what happened to a job."""
+    with connected() as client:
+        source = client.compile_jobs.events.stream(job_id, after=after) if follow else client.compile_jobs.events.list(job_id, after=after)
+        for event in source:
+            show_json_line(event) if as_json else _show_event(event)
+
+
+def _uploaded(client: Stillhouse, body: dict[str, Any]) -> dict[str, Any]:
+    """The body with each CSV replaced by the id of its dataset."""
+    return {key: client.datasets.create(value).id if isinstance(value, Path) else value for key, value in body.items()}
+
+
+def _waited(client: Stillhouse, job_id: str, seconds: float | None, as_json: bool) -> CompileJob:
+    return client.compile_jobs.wait(job_id, timeout=seconds, progress=not as_json)
+
+
+def _show_event(event: Event) -> None:
+    colour = {"error": "red", "warning": "yellow"}.get(event.level, "cyan")
+    console.print(f"{when(event.created_at)} [{colour}]{event.type:<18}[/{colour}] {escape(event.message)}", highlight=False)
+
+
+def _show(job: CompileJob, as_json: bool) -> None:
+    if as_json:
+        show_json(job)
+        return
+    console.print(f"[bold]{job.id}[/bold]  {job.status}  {job.program_name or ''}  {job.progress.percent}%", highlight=False)
+    if job.queue:
+        console.print(f"  {escape(job.queue.reason)}", style="dim", highlight=False)
+    _show_steps(job)
+    _show_scores(job)
+    for warning in job.warnings:
+        console.print(f"  [yellow]warning[/yellow] {escape(warning.message)}", highlight=False)
+    if job.error:
+        console.print(f"  [red]{job.error.code}[/red] {escape(job.error.message)}", highlight=False)
+    if job.artifact:
+        console.print(f"  artifact {job.artifact.id}", highlight=False)
+
+
+def _show_steps(job: CompileJob) -> None:
+    show_table(
+        job.steps,
+        [
+            ("  STEP", lambda step: f"  {step.name}"),
+            ("STATUS", lambda step: step.status),
+            ("DONE", lambda step: f"{step.done}/{step.total}"),
+            ("", lambda step: ", ".join(f"{key} {value}" for key, value in step.counts.items() if isinstance(value, int))),
+        ],
+    )
+
+
+def _show_scores(job: CompileJob) -> None:
+    scores = [(role, value) for role, value in (job.evaluation or {}).items() if isinstance(value, dict) and "score" in value]
+    if not scores:
+        return
+    show_table(
+        scores,
+        [
+            ("  ROLE", lambda pair: f"  {pair[0]}"),
+            ("SCORE", lambda pair: _number(pair[1].get("score"))),
+            ("95 %", lambda pair: f"{_number(pair[1].get('low'))} – {_number(pair[1].get('high'))}"),
+            ("PARSE FAILURES", lambda pair: pair[1].get("parse_failures")),
+        ],
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, (int, float)) else "–"
+
+

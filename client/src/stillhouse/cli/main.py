@@ -1,0 +1,53 @@
+"""The `stillhouse` command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stillhouse import __version__
+from stillhouse.cli import jobs, stored
+from stillhouse.cli.output import connected, console, show_json
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=(
+        "Compile DSPy programs on a Stillhouse server.\n\n"
+        "Exit codes: 0 ok, 1 failed, 2 usage, 3 cancelled, 4 timeout (the job goes on).\n\n"
+        "Server and key come from STILLHOUSE_BASE_URL and STILLHOUSE_API_KEY, else from credentials.json in STILLHOUSE_HOME."
+    ),
+)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(stored.programs, name="programs")
+app.add_typer(stored.datasets, name="datasets")
+app.add_typer(stored.artifacts, name="artifacts")
+app.add_typer(stored.models, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")]
+
+
+@app.callback()
+def main(version: Version = False) -> None:
+    """Compile DSPy programs on a Stillhouse server."""
+
+
+@app.command()
+def me(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the project and scopes of the key in use."""
+    with connected() as client:
+        account = client.me()
+        line = f"{account.project}  {account.key_id}  {' '.join(account.scopes)}"
+        show_json(account) if as_json else console.print(line, highlight=False)
+
+
+if __name__ == "__main__":
+    app()

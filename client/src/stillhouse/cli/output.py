@@ -1,0 +1,107 @@
+"""How the command line speaks: tables, JSON, errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from enum import IntEnum
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from stillhouse import APIStatusError, ConfigError, DamagedArtifact, Stillhouse, StillhouseError, WaitTimeout
+from stillhouse.cli.files import FileProblem
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class Exit(IntEnum):
+    """Documented exit codes; scripts tell them apart."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    CANCELLED = 3
+    TIMEOUT = 4
+
+
+@contextmanager
+def connected() -> Iterator[Stillhouse]:
+    """A client, and every expected error as one line on standard error with its exit code."""
+    try:
+        with Stillhouse() as client:
+            yield client
+    except WaitTimeout as error:
+        stop(str(error), Exit.TIMEOUT)
+    except (ConfigError, FileProblem) as error:
+        stop(str(error), Exit.USAGE)
+    except APIStatusError as error:
+        show_refusal(error)
+        raise typer.Exit(Exit.USAGE if error.status_code in {400, 415, 422} else Exit.FAILED) from None
+    except (StillhouseError, DamagedArtifact, FileExistsError) as error:
+        stop(str(error), Exit.FAILED)
+
+
+def stop(message: str, code: Exit) -> None:
+    """Print one line and end with `code`."""
+    errors.print(f"[red]error[/red] {message}", highlight=False)
+    raise typer.Exit(code)
+
+
+def show_refusal(error: APIStatusError) -> None:
+    """The message, then each row that is wrong."""
+    errors.print(f"[red]error[/red] {error.message}", highlight=False)
+    for detail in error.details[:20]:
+        place = f"row {detail['row']}" if detail.get("row") else ""
+        errors.print(f"  {place} {detail.get('field') or ''}: {detail.get('message')}".rstrip(), highlight=False, markup=False)
+    if len(error.details) > 20:
+        errors.print(f"  … and {len(error.details) - 20} more")
+    if error.request_id:
+        errors.print(f"  request {error.request_id}", style="dim", highlight=False)
+
+
+def show_json(value: Any) -> None:
+    """Plain JSON on standard output, never wrapped or coloured."""
+    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def show_json_line(value: Any) -> None:
+    """One JSON object a line, for streams."""
+    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+Column = tuple[str, Callable[[Any], object]]
+
+
+def show_table(rows: Iterable[Any], columns: Sequence[Column]) -> None:
+    """A table whose cells are made by each column's function."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, _ in columns:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(make(row)) for _, make in columns))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def when(seconds: int | None) -> str:
+    """Unix seconds as local time."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds, tz=timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")

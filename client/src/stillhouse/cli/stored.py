@@ -1,0 +1,130 @@
+"""`stillhouse programs …`, `datasets …`, `artifacts …`, `models …`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stillhouse.cli.files import FileProblem, parse_pairs, read_document
+from stillhouse.cli.output import connected, console, show_json, show_table, when
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
+File = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+
+programs = typer.Typer(no_args_is_help=True, help="Program specs.")
+datasets = typer.Typer(no_args_is_help=True, help="Datasets.")
+artifacts = typer.Typer(no_args_is_help=True, help="Results of succeeded jobs.")
+models = typer.Typer(no_args_is_help=True, help="Models that the server answers for.")
+
+
+def _show_new(thing: Any, as_json: bool, text: str) -> None:
+    show_json(thing) if as_json else console.print(f"[bold]{thing.id}[/bold]  {text}", highlight=False)
+
+
+@programs.command("create")
+def create_program(file: File, name: Name = None, as_json: Json = False) -> None:
+    """Store a program spec (JSON or YAML)."""
+    with connected() as client:
+        program = client.programs.create(read_document(file), name=name)
+        _show_new(program, as_json, f"inputs {', '.join(program.inputs)}; outputs {', '.join(program.outputs)}")
+
+
+@programs.command("render")
+def render_program(program_id: str, inputs: Annotated[list[str], typer.Argument(help="field=value")], as_json: Json = False) -> None:
+    """Show the messages that a program would send; no LM is called."""
+    with connected() as client:
+        rendered = client.programs.render(program_id, parse_pairs(inputs))
+        if as_json:
+            show_json(rendered)
+            return
+        for call in rendered.calls:
+            console.rule(call["predictor"])
+            for message in call["messages"]:
+                console.print(f"[bold]{message['role']}[/bold]", highlight=False)
+                console.print(message["content"], markup=False, highlight=False)
+
+
+@datasets.command("create")
+def create_dataset(file: File, name: Name = None, as_json: Json = False) -> None:
+    """Upload rows: a .jsonl, .csv or .json file."""
+    with connected() as client:
+        dataset = client.datasets.create(file, name=name)
+        columns = ", ".join(str(column.get("name")) for column in dataset.columns)
+        _show_new(dataset, as_json, f"{dataset.rows} rows; columns {columns}")
+
+
+@artifacts.command("list")
+def list_artifacts(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: Json = False) -> None:
+    """List artifacts, newest first."""
+    with connected() as client:
+        found = client.artifacts.list(limit=limit).data
+        if as_json:
+            show_json(found)
+            return
+        show_table(
+            found,
+            [
+                ("ID", lambda artifact: artifact.id),
+                ("NAME", lambda artifact: artifact.name),
+                ("JOB", lambda artifact: artifact.compile_job_id),
+                ("CREATED", lambda artifact: when(getattr(artifact, "created_at", None))),
+            ],
+        )
+
+
+@artifacts.command("download")
+def download_artifact(
+    artifact_id: str,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to make; default ./<id>.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download an artifact into a folder and check every file's digest."""
+    with connected() as client:
+        folder = client.artifacts.download(artifact_id, output or Path(artifact_id))
+        show_json({"id": artifact_id, "folder": str(folder)}) if as_json else console.print(str(folder), highlight=False)
+
+
+@artifacts.command("call")
+def call_artifact(
+    artifact_id: str,
+    inputs: Annotated[list[str] | None, typer.Argument(help="field=value, as text")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Inputs as a JSON object, for values that are not text.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a compiled program on the server."""
+    with connected() as client:
+        values = {**_inputs_of(file), **parse_pairs(inputs or [])}
+        called = client.artifacts.call(artifact_id, values)
+        if as_json:
+            show_json(called)
+            return
+        show_table(called.outputs.items(), [("FIELD", lambda pair: pair[0]), ("VALUE", lambda pair: pair[1])])
+
+
+@models.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List the models that the gateway takes."""
+    with connected() as client:
+        found = client.models.list().data
+        if as_json:
+            show_json(found)
+            return
+        show_table(
+            found,
+            [
+                ("ID", lambda model: model.id),
+                ("STATUS", lambda model: model.status),
+                ("BASE", lambda model: model.parent),
+                ("CONNECTION", lambda model: model.connection),
+            ],
+        )
+
+
+def _inputs_of(file: Path | None) -> dict[str, Any]:
+    loaded = read_document(file) if file else {}
+    if not isinstance(loaded, dict):
+        raise FileProblem(f"{file}: expected an object of inputs")
+    return loaded

@@ -1,0 +1,95 @@
+"""Artifacts: list, download with every digest checked, call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Unpack
+
+from stillhouse import _request
+from stillhouse._archive import install
+from stillhouse._pages import AsyncPage, Page, Rows, list_call
+from stillhouse._request import Call
+from stillhouse.types import Artifact, ArtifactCall
+from stillhouse.types.requests import ListParams
+
+if TYPE_CHECKING:
+    from stillhouse._client import AsyncStillhouse, Stillhouse
+
+PATH = "/v1/artifacts"
+
+
+def _retrieve(artifact_id: str) -> Call[Artifact]:
+    return _request.get(f"{PATH}/{artifact_id}", Artifact)
+
+
+def _content(artifact_id: str) -> Call[None]:
+    return Call("GET", f"{PATH}/{artifact_id}/content", lambda _: None)
+
+
+def _call(artifact_id: str, inputs: Mapping[str, Any]) -> Call[ArtifactCall]:
+    return _request.post(f"{PATH}/{artifact_id}/call", ArtifactCall, {"inputs": inputs}, timeout=180)
+
+
+def _list(params: Mapping[str, Any]) -> Call[Rows[Artifact]]:
+    return list_call(PATH, Artifact, dict(params))
+
+
+class Artifacts:
+    def __init__(self, client: Stillhouse) -> None:
+        self._client = client
+
+    def retrieve(self, artifact_id: str) -> Artifact:
+        return self._client.send(_retrieve(artifact_id))
+
+    def list(self, **params: Unpack[ListParams]) -> Page[Artifact]:
+        return Page(self._client, self._client.send(_list(params)))
+
+    def download(self, artifact_id: str, folder: str | Path) -> Path:
+        """Unpack an artifact into `folder`, which must not exist or be empty, and return it.
+
+        Raises:
+            DamagedArtifact: a file lacks its digest; nothing is left behind.
+            FileExistsError: the folder has something in it.
+        """
+        artifact, target = self.retrieve(artifact_id), Path(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent) as archive:
+            with self._client.stream(_content(artifact.id)) as response:
+                for chunk in response.iter_bytes():
+                    archive.write(chunk)
+            archive.seek(0)
+            return install(archive, artifact.files, target)
+
+    def call(self, artifact_id: str, inputs: Mapping[str, Any]) -> ArtifactCall:
+        """Run the compiled program on the server."""
+        return self._client.send(_call(artifact_id, inputs))
+
+
+class AsyncArtifacts:
+    def __init__(self, client: AsyncStillhouse) -> None:
+        self._client = client
+
+    async def retrieve(self, artifact_id: str) -> Artifact:
+        return await self._client.send(_retrieve(artifact_id))
+
+    async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Artifact]:
+        return AsyncPage(self._client, await self._client.send(_list(params)))
+
+    async def download(self, artifact_id: str, folder: str | Path) -> Path:
+        """Unpack an artifact into `folder`; see `Artifacts.download`."""
+        artifact, target = await self.retrieve(artifact_id), Path(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent) as archive:
+            async with self._client.stream(_content(artifact.id)) as response:
+                async for chunk in response.aiter_bytes():
+                    archive.write(chunk)
+            archive.seek(0)
+            return install(archive, artifact.files, target)
+
+    async def call(self, artifact_id: str, inputs: Mapping[str, Any]) -> ArtifactCall:
+        """Run the compiled program on the server."""
+        return await self._client.send(_call(artifact_id, inputs))

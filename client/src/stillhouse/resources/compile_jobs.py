@@ -1,0 +1,237 @@
+"""Compile jobs: create, follow, stop, read what they made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+from typing_extensions import Unpack
+
+from stillhouse import _request
+from stillhouse._pages import AsyncPage, Page, Rows, list_call
+from stillhouse._request import Call
+from stillhouse._stream import EventCursor
+from stillhouse._wait import Deadline, watcher
+from stillhouse.types import CompileJob, Cost, Curve, Event, FineTuneJob, JobCreateParams, JobListParams, Rejection, Trace, TrainingFile
+
+if TYPE_CHECKING:
+    from stillhouse._client import AsyncStillhouse, Stillhouse
+
+M = TypeVar("M", bound=BaseModel)
+PATH = "/v1/compile_jobs"
+OnUpdate = Callable[[CompileJob], None]
+
+
+def _create(params: JobCreateParams, key: str | None) -> Call[CompileJob]:
+    return _request.create(PATH, CompileJob, _request.given(params), key)
+
+
+def _retrieve(job_id: str, wait: float | None = None) -> Call[CompileJob]:
+    timeout = None if wait is None else wait + 15
+    return _request.get(f"{PATH}/{job_id}", CompileJob, wait=None if wait is None else int(wait), timeout=timeout)
+
+
+def _list(params: JobListParams) -> Call[Rows[CompileJob]]:
+    plain: dict[str, Any] = dict(params)
+    metadata = plain.pop("metadata", None)
+    return list_call(PATH, CompileJob, {**plain, **_request.metadata_filters(metadata)})
+
+
+def _verb(job_id: str, verb: str) -> Call[CompileJob]:
+    return _request.post(f"{PATH}/{job_id}/{verb}", CompileJob)
+
+
+def _update(job_id: str, name: str | None, metadata: Mapping[str, str] | None) -> Call[CompileJob]:
+    body = _request.given({"name": name, "metadata": metadata})
+    return Call("PATCH", f"{PATH}/{job_id}", CompileJob.model_validate, json=body)
+
+
+def _part(job_id: str, part: str, model: type[M], **params: Any) -> Call[Rows[M]]:
+    return list_call(f"{PATH}/{job_id}/{part}", model, params)
+
+
+def _cost(job_id: str) -> Call[Cost]:
+    return _request.get(f"{PATH}/{job_id}/cost", Cost)
+
+
+class _Part:
+    def __init__(self, client: Stillhouse) -> None:
+        self._client = client
+
+
+class Events(_Part):
+    def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> Page[Event]:
+        """Events in order of their numbers, after number `after`."""
+        return Page(self._client, self._client.send(_part(job_id, "events", Event, after=after, limit=limit, order="asc")))
+
+    def stream(self, job_id: str, *, after: int | None = None) -> Iterator[Event]:
+        """Every event after number `after`, as it happens, until the job is done. A broken connection resumes without gap or repeat."""
+        cursor = EventCursor(f"{PATH}/{job_id}/events", after)
+        while not cursor.done:
+            try:
+                with self._client.stream(cursor.call()) as response:
+                    cursor.opened(response)
+                    for line in response.iter_lines():
+                        if event := cursor.feed(line):
+                            yield event
+            except cursor.broken as error:
+                cursor.failed(error)
+
+
+class Traces(_Part):
+    def list(self, job_id: str, *, role: str | None = None, limit: int | None = None) -> Page[Trace]:
+        """The rollouts of a job with their scores."""
+        return Page(self._client, self._client.send(_part(job_id, "traces", Trace, role=role, limit=limit)))
+
+
+class CompileJobs:
+    def __init__(self, client: Stillhouse) -> None:
+        self._client = client
+        self.events = Events(client)
+        self.traces = Traces(client)
+
+    def create(self, *, idempotency_key: str | None = None, **params: Unpack[JobCreateParams]) -> CompileJob:
+        """Start a compile job. The same `idempotency_key` again returns the same job.
+
+        Raises:
+            UnprocessableEntityError: `param` and `details` name the field and the rows; nothing was stored.
+        """
+        return self._client.send(_create(params, idempotency_key))
+
+    def retrieve(self, job_id: str, *, wait: float | None = None) -> CompileJob:
+        """The job; with `wait` (seconds, at most 60) as soon as it changes."""
+        return self._client.send(_retrieve(job_id, wait))
+
+    def list(self, **params: Unpack[JobListParams]) -> Page[CompileJob]:
+        return Page(self._client, self._client.send(_list(params)))
+
+    def update(self, job_id: str, *, name: str | None = None, metadata: Mapping[str, str] | None = None) -> CompileJob:
+        return self._client.send(_update(job_id, name, metadata))
+
+    def start(self, job_id: str) -> CompileJob:
+        """Start a job that was created with `auto_start=False`."""
+        return self._client.send(_verb(job_id, "start"))
+
+    def cancel(self, job_id: str) -> CompileJob:
+        """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
+        return self._client.send(_verb(job_id, "cancel"))
+
+    def wait(
+        self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None
+    ) -> CompileJob:
+        """Wait until the job is final and return it, whatever its status. `progress` shows a bar per step.
+
+        Raises:
+            WaitTimeout: after `timeout` seconds; the job goes on.
+        """
+        deadline = Deadline(timeout)
+        with watcher(progress, on_update) as update:
+            job = self.retrieve(job_id)
+            update(job)
+            while not job.is_final:
+                job = self.retrieve(job_id, wait=deadline.next_wait(job))
+                update(job)
+        return job
+
+    def rejections(self, job_id: str) -> Page[Rejection]:
+        return Page(self._client, self._client.send(_part(job_id, "rejections", Rejection)))
+
+    def training_files(self, job_id: str) -> Page[TrainingFile]:
+        return Page(self._client, self._client.send(_part(job_id, "training_files", TrainingFile)))
+
+    def fine_tuning_jobs(self, job_id: str) -> Page[FineTuneJob]:
+        return Page(self._client, self._client.send(_part(job_id, "fine_tuning_jobs", FineTuneJob)))
+
+    def curves(self, job_id: str) -> Page[Curve]:
+        return Page(self._client, self._client.send(_part(job_id, "curves", Curve)))
+
+    def cost(self, job_id: str) -> Cost:
+        return self._client.send(_cost(job_id))
+
+
+class _AsyncPart:
+    def __init__(self, client: AsyncStillhouse) -> None:
+        self._client = client
+
+
+class AsyncEvents(_AsyncPart):
+    async def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> AsyncPage[Event]:
+        """Events in order of their numbers, after number `after`."""
+        return AsyncPage(self._client, await self._client.send(_part(job_id, "events", Event, after=after, limit=limit, order="asc")))
+
+    async def stream(self, job_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
+        """Every event after number `after`, as it happens, until the job is done."""
+        cursor = EventCursor(f"{PATH}/{job_id}/events", after)
+        while not cursor.done:
+            try:
+                async with self._client.stream(cursor.call()) as response:
+                    cursor.opened(response)
+                    async for line in response.aiter_lines():
+                        if event := cursor.feed(line):
+                            yield event
+            except cursor.broken as error:
+                cursor.failed(error)
+
+
+class AsyncTraces(_AsyncPart):
+    async def list(self, job_id: str, *, role: str | None = None, limit: int | None = None) -> AsyncPage[Trace]:
+        """The rollouts of a job with their scores."""
+        return AsyncPage(self._client, await self._client.send(_part(job_id, "traces", Trace, role=role, limit=limit)))
+
+
+class AsyncCompileJobs:
+    def __init__(self, client: AsyncStillhouse) -> None:
+        self._client = client
+        self.events = AsyncEvents(client)
+        self.traces = AsyncTraces(client)
+
+    async def create(self, *, idempotency_key: str | None = None, **params: Unpack[JobCreateParams]) -> CompileJob:
+        """Start a compile job; see `CompileJobs.create`."""
+        return await self._client.send(_create(params, idempotency_key))
+
+    async def retrieve(self, job_id: str, *, wait: float | None = None) -> CompileJob:
+        """The job; with `wait` (seconds, at most 60) as soon as it changes."""
+        return await self._client.send(_retrieve(job_id, wait))
+
+    async def list(self, **params: Unpack[JobListParams]) -> AsyncPage[CompileJob]:
+        return AsyncPage(self._client, await self._client.send(_list(params)))
+
+    async def update(self, job_id: str, *, name: str | None = None, metadata: Mapping[str, str] | None = None) -> CompileJob:
+        return await self._client.send(_update(job_id, name, metadata))
+
+    async def start(self, job_id: str) -> CompileJob:
+        """Start a job that was created with `auto_start=False`."""
+        return await self._client.send(_verb(job_id, "start"))
+
+    async def cancel(self, job_id: str) -> CompileJob:
+        """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
+        return await self._client.send(_verb(job_id, "cancel"))
+
+    async def wait(
+        self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None
+    ) -> CompileJob:
+        """Wait until the job is final and return it; see `CompileJobs.wait`."""
+        deadline = Deadline(timeout)
+        with watcher(progress, on_update) as update:
+            job = await self.retrieve(job_id)
+            update(job)
+            while not job.is_final:
+                job = await self.retrieve(job_id, wait=deadline.next_wait(job))
+                update(job)
+        return job
+
+    async def rejections(self, job_id: str) -> AsyncPage[Rejection]:
+        return AsyncPage(self._client, await self._client.send(_part(job_id, "rejections", Rejection)))
+
+    async def training_files(self, job_id: str) -> AsyncPage[TrainingFile]:
+        return AsyncPage(self._client, await self._client.send(_part(job_id, "training_files", TrainingFile)))
+
+    async def fine_tuning_jobs(self, job_id: str) -> AsyncPage[FineTuneJob]:
+        return AsyncPage(self._client, await self._client.send(_part(job_id, "fine_tuning_jobs", FineTuneJob)))
+
+    async def curves(self, job_id: str) -> AsyncPage[Curve]:
+        return AsyncPage(self._client, await self._client.send(_part(job_id, "curves", Curve)))
+
+    async def cost(self, job_id: str) -> Cost:
+        return await self._client.send(_cost(job_id))

@@ -1,0 +1,45 @@
+"""Models that the gateway serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stillhouse import _request
+from stillhouse._pages import AsyncPage, Page, Rows, list_call
+from stillhouse._request import Call
+from stillhouse.types import Model
+
+if TYPE_CHECKING:
+    from stillhouse._client import AsyncStillhouse, Stillhouse
+
+PATH = "/v1/models"
+
+
+def _list() -> Call[Rows[Model]]:
+    return list_call(PATH, Model, {})
+
+
+def _retrieve(model_id: str) -> Call[Model]:
+    return _request.get(f"{PATH}/{model_id}", Model)
+
+
+class Models:
+    def __init__(self, client: Stillhouse) -> None:
+        self._client = client
+
+    def list(self) -> Page[Model]:
+        return Page(self._client, self._client.send(_list()))
+
+    def retrieve(self, model_id: str) -> Model:
+        return self._client.send(_retrieve(model_id))
+
+
+class AsyncModels:
+    def __init__(self, client: AsyncStillhouse) -> None:
+        self._client = client
+
+    async def list(self) -> AsyncPage[Model]:
+        return AsyncPage(self._client, await self._client.send(_list()))
+
+    async def retrieve(self, model_id: str) -> Model:
+        return await self._client.send(_retrieve(model_id))

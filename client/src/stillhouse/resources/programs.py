@@ -1,0 +1,89 @@
+"""Programs: create, read, list, delete, render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Unpack
+
+from stillhouse import _request
+from stillhouse._pages import AsyncPage, Page, Rows, list_call
+from stillhouse._request import Call
+from stillhouse.types import Program, Render
+from stillhouse.types.requests import ListParams
+
+if TYPE_CHECKING:
+    from stillhouse._client import AsyncStillhouse, Stillhouse
+
+PATH = "/v1/programs"
+
+
+def _create(spec: Mapping[str, Any], name: str | None, metadata: Mapping[str, str] | None, key: str | None) -> Call[Program]:
+    return _request.create(PATH, Program, _request.given({"spec": spec, "name": name, "metadata": metadata}), key)
+
+
+def _render(program_id: str, inputs: Mapping[str, Any]) -> Call[Render]:
+    return _request.post(f"{PATH}/{program_id}/render", Render, {"inputs": inputs})
+
+
+def _list(params: Mapping[str, Any]) -> Call[Rows[Program]]:
+    return list_call(PATH, Program, dict(params))
+
+
+class Programs:
+    def __init__(self, client: Stillhouse) -> None:
+        self._client = client
+
+    def create(
+        self,
+        spec: Mapping[str, Any],
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Program:
+        """Store a program spec. Raises UnprocessableEntityError with the JSON path of what is wrong."""
+        return self._client.send(_create(spec, name, metadata, idempotency_key))
+
+    def retrieve(self, program_id: str) -> Program:
+        return self._client.send(_request.get(f"{PATH}/{program_id}", Program))
+
+    def list(self, **params: Unpack[ListParams]) -> Page[Program]:
+        return Page(self._client, self._client.send(_list(params)))
+
+    def delete(self, program_id: str) -> None:
+        self._client.send(_request.delete(f"{PATH}/{program_id}"))
+
+    def render(self, program_id: str, inputs: Mapping[str, Any]) -> Render:
+        """The messages each predictor would send for these inputs; no LM is called."""
+        return self._client.send(_render(program_id, inputs))
+
+
+class AsyncPrograms:
+    def __init__(self, client: AsyncStillhouse) -> None:
+        self._client = client
+
+    async def create(
+        self,
+        spec: Mapping[str, Any],
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Program:
+        """Store a program spec. Raises UnprocessableEntityError with the JSON path of what is wrong."""
+        return await self._client.send(_create(spec, name, metadata, idempotency_key))
+
+    async def retrieve(self, program_id: str) -> Program:
+        return await self._client.send(_request.get(f"{PATH}/{program_id}", Program))
+
+    async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Program]:
+        return AsyncPage(self._client, await self._client.send(_list(params)))
+
+    async def delete(self, program_id: str) -> None:
+        await self._client.send(_request.delete(f"{PATH}/{program_id}"))
+
+    async def render(self, program_id: str, inputs: Mapping[str, Any]) -> Render:
+        """The messages each predictor would send for these inputs; no LM is called."""
+        return await self._client.send(_render(program_id, inputs))

@@ -1,0 +1,140 @@
+"""Compile jobs and what they are made of. Times are Unix seconds, durations seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from stillhouse.types.base import Object
+
+FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Step(Object):
+    name: str
+    status: str
+    done: int = 0
+    total: int = 0
+    started_at: int | None = None
+    finished_at: int | None = None
+    error: dict[str, Any] | None = None
+    counts: dict[str, Any] = Field(default_factory=dict)
+
+
+class Progress(Object):
+    percent: int = 0
+    seconds_remaining: int | None = None
+
+
+class Queue(Object):
+    position: int | None = None
+    reason: str = ""
+
+
+class JobError(Object):
+    code: str
+    message: str
+    param: str | None = None
+    category: str = "system"
+    step: str | None = None
+    retryable: bool = False
+
+
+class JobWarning(Object):
+    code: str
+    message: str
+    url: str | None = None
+
+
+class JobArtifact(Object):
+    id: str
+    name: str | None = None
+
+
+class FineTuneJob(Object):
+    """A child of a compile job: the training of one LoRA adapter."""
+
+    id: str
+    status: str
+    lm: str | None = None
+    predictor: str | None = None
+    rows: int | None = None
+    fine_tuned_model: str | None = None
+
+
+class Cost(Object):
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_usd: float | None = None
+    unknown: list[str] = Field(default_factory=list)
+
+
+class CompileJob(Object):
+    id: str
+    status: str
+    created_at: int
+    name: str | None = None
+    program_name: str | None = None
+    project: str | None = None
+    step: str | None = None
+    steps: list[Step] = Field(default_factory=list)
+    progress: Progress = Field(default_factory=Progress)
+    queue: Queue | None = None
+    fine_tuning_jobs: list[FineTuneJob] = Field(default_factory=list)
+    evaluation: dict[str, Any] | None = None
+    cost: Cost | None = None
+    warnings: list[JobWarning] = Field(default_factory=list)
+    artifact: JobArtifact | None = None
+    error: JobError | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def is_final(self) -> bool:
+        """True when the status will not change again (a failed job changes only by a user's retry)."""
+        return self.status in FINAL_STATUSES
+
+
+class Event(Object):
+    """One thing that happened to a job; `id` counts up by one within the job."""
+
+    id: int
+    created_at: int
+    type: str
+    message: str
+    level: str = "info"
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Trace(Object):
+    id: str
+    status: str
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    outputs: dict[str, Any] | None = None
+    calls: list[dict[str, Any]] = Field(default_factory=list)
+    score: dict[str, Any] | None = None
+    row: int | None = None
+    role: str | None = None
+
+
+class Rejection(Object):
+    reason: str
+    message: str | None = None
+    row: int | None = None
+    predictor: str | None = None
+    trace: str | None = None
+
+
+class TrainingFile(Object):
+    lm: str
+    predictor: str
+    rows: int
+    digest: str
+
+
+class Curve(Object):
+    fine_tuning_job: str
+    lm: str
+    predictor: str
+    points: list[dict[str, Any]] = Field(default_factory=list)

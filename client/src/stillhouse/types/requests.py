@@ -1,0 +1,55 @@
+"""What a caller may ask for, as keyword arguments; each is explained in the server's own documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from typing_extensions import Required, TypedDict
+
+
+class JobCreateParams(TypedDict, total=False):
+    """Arguments of `compile_jobs.create`. What is left out, the server fills in and returns."""
+
+    program: Required[str | Mapping[str, Any]]
+    trainset: Required[str | Sequence[Mapping[str, Any]]]
+    valset: str | Sequence[Mapping[str, Any]] | None
+    holdout: Mapping[str, Any] | None
+    metric: str | Mapping[str, Any]
+    name: str | None
+    program_name: str | None
+    project: str | None
+    lms: Mapping[str, Mapping[str, Any]]
+    teacher: Sequence[Mapping[str, Any]] | Mapping[str, Any] | str | None
+    filter: Mapping[str, Any]
+    rollouts: Mapping[str, Any]
+    multitask: bool
+    demos: str
+    prompt_adapter: str | Mapping[str, Any]
+    train_options: Mapping[str, Any]
+    num_threads: int
+    render: str
+    evaluate: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    seed: int
+    suffix: str
+    auto_start: bool
+    metadata: Mapping[str, str]
+
+
+class ListParams(TypedDict, total=False):
+    """A page's size (at most 100), where it starts, and its direction."""
+
+    limit: int
+    after: str
+    order: str
+
+
+class JobListParams(ListParams, total=False):
+    """Filters of `compile_jobs.list`."""
+
+    status: str
+    step: str
+    program: str
+    created_after: int
+    metadata: Mapping[str, str]
