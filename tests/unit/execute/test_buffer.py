@@ -22,9 +22,14 @@ class TestBuffer:
 
     def test_the_rest_is_written_even_when_the_work_fails(self) -> None:
         written: queue.Queue[list[int]] = queue.Queue()
-        with pytest.raises(RuntimeError, match="work"), Buffer(written.put, batch=100, seconds=60) as buffer:
-            buffer.add(1)
-            raise RuntimeError("work")
+
+        def work() -> None:
+            with Buffer(written.put, batch=100, seconds=60) as buffer:
+                buffer.add(1)
+                raise RuntimeError("work")
+
+        with pytest.raises(RuntimeError, match="work"):
+            work()
         assert written.get_nowait() == [1]
 
     def test_a_failed_write_stops_the_work(self) -> None:
@@ -34,6 +39,10 @@ class TestBuffer:
             failed.set()
             raise OSError("disk full")
 
-        with pytest.raises(OSError, match="disk full"), Buffer(refuse, batch=1) as buffer:
-            buffer.add(1)
-            assert failed.wait(5)
+        def work() -> None:
+            with Buffer(refuse, batch=1) as buffer:
+                buffer.add(1)
+                assert failed.wait(5)
+
+        with pytest.raises(OSError, match="disk full"):
+            work()
