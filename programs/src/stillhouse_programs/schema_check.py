@@ -11,7 +11,7 @@ PROPERTY_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 # fmt: off
 SCHEMA_KEYS = frozenset({
     "$defs", "$ref", "type", "enum", "const", "title", "description", "default", "examples", "format", "anyOf",
-    "items", "prefixItems", "uniqueItems", "minItems", "maxItems", "properties", "required", "additionalProperties", "propertyNames",
+    "items", "prefixItems", "uniqueItems", "minItems", "maxItems", "properties", "required", "additionalProperties",
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern",
     "x-py", "x-enum-names", "x-dspy-type",
 })
@@ -26,6 +26,13 @@ TYPE_WORDS = {
     "array": "a list",
     "object": "an object",
 }
+
+
+FORMATS = ("date", "date-time", "time")
+MARKS = ("list", "dict", "str", "int")
+BOUNDS = frozenset({
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "minItems", "maxItems", "pattern",
+})  # fmt: skip
 
 
 class SchemaFault(ValueError):
@@ -154,6 +161,7 @@ class _SchemaWalk:
         if unknown:
             raise SchemaFault(f"a spec cannot carry the schema keyword `{unknown[0]}` here", path)
         _check_keywords(schema, path)
+        _check_bounds(schema, path)
         if "$ref" in schema:
             self._follow(schema, path, inside)
         for place, part in _parts(schema, path):
@@ -175,6 +183,10 @@ def _check_keywords(schema: Schema, path: str) -> None:
         raise SchemaFault(f"the type dspy.{schema['x-dspy-type']} cannot travel as a spec", path)
     if "type" in schema and schema["type"] not in TYPE_NAMES:
         raise SchemaFault(f"unknown type {schema['type']!r}; one of {', '.join(TYPE_NAMES)}", f"{path}.type")
+    if schema.get("format", "date") not in FORMATS:
+        raise SchemaFault(f"a spec cannot carry the format {schema['format']!r}", f"{path}.format")
+    if schema.get("x-py", "list") not in MARKS:
+        raise SchemaFault(f"`x-py` is one of {', '.join(MARKS)}", f"{path}.x-py")
     if "enum" in schema and not _list_of(schema, "enum", path):
         raise SchemaFault("`enum` must not be empty", f"{path}.enum")
     if "x-enum-names" in schema:
@@ -182,6 +194,14 @@ def _check_keywords(schema: Schema, path: str) -> None:
     for value in _list_of(schema, "enum", path):
         if not isinstance(value, (str, int, float, bool, type(None))):
             raise SchemaFault("choices must be text, numbers, true, false or null", f"{path}.enum")
+
+
+def _check_bounds(schema: Schema, path: str) -> None:
+    """Python types carry bounds as properties of an object only; a tuple has its length by nature."""
+    in_object = path.split(".")[-2:-1] == ["properties"]
+    found = [] if in_object or "prefixItems" in schema else [key for key in schema if key in BOUNDS]
+    if found:
+        raise SchemaFault(f"`{found[0]}` can stand at a property of an object only; say it in `desc` or `constraints`", path)
 
 
 def _check_enum_names(schema: Schema, path: str) -> None:
