@@ -1,0 +1,139 @@
+"""What the trainer reads from its work folder and what it leaves there. Pure pydantic: no torch.
+
+A work folder holds ``job.json`` (TrainerJob), the rows (one TrainingRow a line) and, while and after training,
+``curve.jsonl`` (CurveLine), ``progress.json`` (Progress), ``checkpoints/step-<n>/``, ``log.txt`` and at the end either
+``result.json`` (TrainerResult) with the LoRA adapter in ``out/``, or ``error.json`` (TrainerError).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Auto = Literal["auto"]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Contract(BaseModel):
+    """Base of all contracts: unknown keys are refused, so that a misspelt option never passes silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EarlyStopping(Contract):
+    """Stop after ``patience`` evaluations in a row that do not lower the validation loss by more than ``min_delta``."""
+
+    patience: PositiveInt = 2
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class TrainOptions(Contract):
+    """What a user may set. "auto" takes the trainer's own value; lengths are in tokens of the base model."""
+
+    n_epochs: PositiveInt | Auto = "auto"
+    batch_size: PositiveInt | Auto = "auto"
+    learning_rate: PositiveFloat | Auto = "auto"
+    learning_rate_multiplier: PositiveFloat | Auto = "auto"
+    lora_r: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
+    lora_alpha: PositiveInt | Auto = "auto"
+    max_seq_length: Annotated[int, Field(ge=8)] | Auto = "auto"
+    early_stopping: EarlyStopping | None = None
+
+
+class ResolvedOptions(Contract):
+    """The options a training ran with: no "auto" left; ``learning_rate`` has the multiplier in it."""
+
+    n_epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    lora_r: PositiveInt
+    lora_alpha: PositiveInt
+    max_seq_length: PositiveInt
+    early_stopping: EarlyStopping | None = None
+
+
+class TrainerJob(Contract):
+    """job.json. File names are relative to the work folder; ``resume_from`` is a checkpoint folder."""
+
+    schema_version: Literal[1] = 1
+    base_model: str
+    rows: str = "rows.jsonl"
+    validation_rows: str | None = None
+    options: TrainOptions = TrainOptions()
+    seed: int = 0
+    resume_from: str | None = None
+    max_seconds: PositiveFloat | None = None
+    dtype: Dtype | Auto = "auto"
+
+
+class ChatMessage(Contract):
+    """One chat turn."""
+
+    role: str
+    content: str
+
+
+class TrainingRow(BaseModel):
+    """One line of rows.jsonl: the loss is on ``completion`` alone, its end-of-turn token included. Other keys are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    prompt: Annotated[list[ChatMessage], Field(min_length=1)]
+    completion: Annotated[list[ChatMessage], Field(min_length=1)]
+    digest: str | None = None
+
+
+class CurveLine(Contract):
+    """One training step: mean loss per completion token, tokens/s counted over whole rows, ``at`` in Unix seconds."""
+
+    step: int
+    epoch: float
+    loss: float
+    validation_loss: float | None = None
+    learning_rate: float
+    tokens_per_second: float
+    at: float
+
+
+class Progress(Contract):
+    """Where training stands; ``percent`` 0-100, ``seconds_remaining`` by the pace so far, None before the first step."""
+
+    step: int
+    total_steps: int
+    epoch: float
+    percent: float
+    seconds_remaining: float | None
+
+
+class TrainerResult(Contract):
+    """result.json. ``tokens`` counts every token of every row seen; ``shared_prefix_tokens`` those that sharing left out."""
+
+    status: Literal["succeeded"] = "succeeded"
+    stopped_by: Literal["completed", "early_stopping", "max_seconds"]
+    steps: int
+    epochs: float
+    rows: int
+    validation_rows: int
+    tokens: int
+    tokens_per_second: float
+    peak_memory_bytes: int
+    seconds: float
+    dtype: Dtype
+    best_step: int
+    final_loss: float
+    validation_loss: float | None
+    base_model: str
+    base_model_digest: str
+    shared_prefix_tokens: int
+    options: ResolvedOptions
+
+
+class TrainerError(Contract):
+    """error.json: the input cannot be trained on; ``param`` names the part of the job that is at fault."""
+
+    code: str
+    message: str
+    param: str | None = None
