@@ -34,7 +34,7 @@ class DataUnavailable(Exception):
 def load_split(cache: Path, train: int, held_out: int, seed: int) -> Split:
     """Shuffle the questions with `seed` and cut them: held out first, then train, the rest is the pool."""
     rows = list(_unique(_read(_wheel(cache))))
-    random.Random(seed).shuffle(rows)  # noqa: S311 - a split, not a secret
+    random.Random(seed).shuffle(rows)
     cut = held_out + train
     return Split(train=rows[held_out:cut], held_out=rows[:held_out], pool=rows[cut:])
 
@@ -44,7 +44,7 @@ def balanced_demos(pool: list[Row], count: int, seed: int) -> list[Row]:
     by_category: dict[str, list[Row]] = {name: [] for name in CATEGORIES.values()}
     for row in pool:
         by_category[row["category"]].append(row)
-    rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    rng = random.Random(seed)
     for rows in by_category.values():
         rng.shuffle(rows)
     names = sorted(by_category)

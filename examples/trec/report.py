@@ -1,0 +1,93 @@
+"""What the example prints and writes at its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from stillhouse.types import CompileJob
+
+ROLES = {
+    "baseline": "student as it is",
+    "baseline_constrained": "student, answers constrained",
+    "teacher": "teacher (12 demos, constrained)",
+    "compiled": "student, compiled",
+}
+WHAT_IT_SHOWS = (
+    "It shows the whole pipeline at work, and a small model that learns a prompt format and a task from its own sampled answers, "
+    "because a metric with gold labels picked the right ones."
+)
+WHAT_IT_DOES_NOT_SHOW = (
+    "It does not show that a 135M model is the best classifier for this task (a linear model on word counts does about as well), "
+    "nor what a strong teacher would add: the labels, not the teacher, are the source of what it learned."
+)
+
+
+def build_report(job: CompileJob, setup_seconds: float, total_seconds: float, seed: int) -> dict[str, Any]:
+    """The figures of one run, as they stand in `demo-report.json`."""
+    evaluation = job.evaluation or {}
+    roles = {role: _role(evaluation[role], evaluation) for role in ROLES if role in evaluation}
+    delta = evaluation.get("delta") or {}
+    return {
+        **roles,
+        "delta": {key: delta.get(key) for key in ("against", "value", "low", "high")},
+        "seconds": {"setup": round(setup_seconds, 1), **_step_seconds(job), "total": round(total_seconds, 1)},
+        "teacher_calls": teacher_calls(job),
+        "seed": seed,
+        "artifact": job.artifact.id if job.artifact else None,
+    }
+
+
+def teacher_calls(job: CompileJob) -> int:
+    """LM calls that the teacher made in this job; answers found in the trace store are not calls."""
+    return sum(_count(job, step, "teacher_calls") for step in ("bootstrap", "evaluate"))
+
+
+def results_table(report: dict[str, Any]) -> Table:
+    """One line a role: score with its 95 % interval, n, parse failures."""
+    table = Table(title="Held-out questions, each asked once")
+    for name in ("program", "correct", "95 % interval", "n", "parse failures"):
+        table.add_column(name, justify="left" if name == "program" else "right")
+    for role, label in ROLES.items():
+        if role in report:
+            row = report[role]
+            interval = f"{row['low']:.1%} to {row['high']:.1%}"
+            table.add_row(label, f"{row['score']:.1%}", interval, str(row["n"]), str(row["parse_failures"]))
+    return table
+
+
+def seconds_table(report: dict[str, Any]) -> Table:
+    """Where the time went. Evaluation of student and teacher overlaps the earlier steps."""
+    table = Table(title="Seconds")
+    for name in report["seconds"]:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{seconds:.0f}" for seconds in report["seconds"].values()))
+    return table
+
+
+def delta_line(report: dict[str, Any]) -> str:
+    """The difference that the gate looks at, in one line."""
+    delta = report["delta"]
+    if delta.get("value") is None:
+        return "No difference could be computed."
+    against = ROLES.get(delta["against"], delta["against"])
+    return f"compiled minus {against}: {delta['value']:+.1%} (95 % interval {delta['low']:+.1%} to {delta['high']:+.1%})"
+
+
+def _role(row: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {"n": evaluation.get("n"), **{key: row[key] for key in ("score", "n", "low", "high", "parse_failures") if key in row}}
+
+
+def _step_seconds(job: CompileJob) -> dict[str, float]:
+    spans = {step.name: (step.started_at, step.finished_at) for step in job.steps}
+    return {name: float(_span(*spans.get(name, (None, None)))) for name in ("bootstrap", "train", "evaluate")}
+
+
+def _span(started: int | None, finished: int | None) -> int:
+    return finished - started if started is not None and finished is not None else 0
+
+
+def _count(job: CompileJob, step: str, name: str) -> int:
+    return sum(int(found.counts.get(name, 0)) for found in job.steps if found.name == step)
