@@ -1,0 +1,85 @@
+from typing import Any
+
+from distill.pipeline.roles import Cast, baseline_cast, compiled_cast, teacher_cast
+from distill.spec import CompileSpec, Rollouts, read_spec
+from stillhouse_programs.spec import ProgramSpec, parse_spec
+
+
+def predictor(name: str, lm: str) -> dict[str, Any]:
+    fields = [{"name": "message", "role": "input"}, {"name": "answer", "role": "output"}]
+    demos = [{"message": "m", "answer": "a"}]
+    return {"name": name, "lm": lm, "signature": {"instructions": "Answer.", "fields": fields}, "demos": demos}
+
+
+STUDENT = parse_spec(
+    {
+        "predictors": [predictor("first", "small"), predictor("second", "big")],
+        "steps": [
+            {"id": "a", "predictor": "first", "args": {"message": {"from": "input.message"}}},
+            {"id": "b", "predictor": "second", "args": {"message": {"from": "a.answer"}}},
+        ],
+        "outputs": {"answer": {"from": "b.answer"}},
+    }
+)
+LMS = {
+    "small": {"connection_id": "conn-1", "model": "smol", "temperature": 0.0, "constrain": True},
+    "big": {"connection_id": "conn-1", "model": "smol", "temperature": 0.0, "constrain": True},
+}
+TEACHER = {"small": {"connection_id": "conn-2", "model": "gpt"}, "big": {"connection_id": "conn-2", "model": "gpt-big"}}
+
+
+def spec(**more: Any) -> CompileSpec:
+    return read_spec({"program_id": "prog-1", "trainset": "ds-1", "lms": LMS, "teacher": ({"lms": TEACHER},), **more})
+
+
+def digest(cast: Cast, n: int = 0) -> str:
+    return cast.trace_digest("v1:i", n, "v1:h")
+
+
+class TestSlots:
+    def test_equal_lms_share_a_slot_whatever_their_names(self) -> None:
+        cast = baseline_cast(spec(), STUDENT, constrained=False)
+        assert list(cast.slots) == ["lm0"]
+        assert [p["lm"] for p in cast.runner_body()["program"]["predictors"]] == ["lm0", "lm0"]
+
+    def test_two_fine_tuned_models_of_one_lm_have_two_slots(self) -> None:
+        cast = compiled_cast(spec(), STUDENT, {"first": "sh-1", "second": "sh-2"})
+        assert {slot: lm.model for slot, lm in cast.slots.items()} == {"lm0": "sh-1", "lm1": "sh-2"}
+        assert [p["lm"] for p in cast.runner_body()["program"]["predictors"]] == ["lm0", "lm1"]
+
+    def test_what_the_runner_gets_names_no_connection(self) -> None:
+        assert "conn-2" not in str(teacher_cast(0, spec(), STUDENT).runner_body())
+
+
+class TestTraceDigest:
+    def test_names_of_lms_are_no_part_of_it(self) -> None:
+        renamed = STUDENT.model_copy(update={"predictors": [p.model_copy(update={"lm": "small"}) for p in STUDENT.predictors]})
+        same = Cast("baseline", STUDENT, baseline_cast(spec(), STUDENT, constrained=False).prompt_adapter, {})
+        assert same.program_digest != Cast("baseline", renamed, same.prompt_adapter, {}).program_digest
+        assert baseline_cast(spec(), STUDENT, constrained=False).lms_digest == baseline_cast(spec(), renamed, constrained=False).lms_digest
+
+    def test_constrain_the_model_and_the_rollout_are(self) -> None:
+        plain, held = (baseline_cast(spec(), STUDENT, constrained=value) for value in (False, True))
+        tuned = compiled_cast(spec(), STUDENT, {"first": "sh-1", "second": "sh-2"})
+        assert len({digest(plain), digest(held), digest(tuned), digest(plain, 1)}) == 4
+
+
+class TestForRollout:
+    def test_only_samples_after_the_first_take_the_rollouts_temperature(self) -> None:
+        cast = teacher_cast(0, spec(), STUDENT)
+        rollouts = Rollouts(n=4, temperature=1.0)
+        assert cast.for_rollout(0, rollouts) is cast
+        assert {lm.temperature for lm in cast.for_rollout(1, rollouts).lms.values()} == {1.0}
+        assert cast.for_rollout(1, Rollouts(n=4)) is cast
+
+
+class TestDemos:
+    def test_dropped_from_the_compiled_program_alone(self) -> None:
+        dropping = spec(demos="drop")
+        compiled = compiled_cast(dropping, STUDENT, {"first": "a", "second": "b"})
+        assert [p.demos for p in compiled.program.predictors] == [[], []]
+        assert baseline_cast(dropping, STUDENT, constrained=False).program is STUDENT
+
+    def test_kept_otherwise(self) -> None:
+        program: ProgramSpec = compiled_cast(spec(), STUDENT, {"first": "a", "second": "b"}).program
+        assert program.predictors[0].demos
