@@ -1,5 +1,6 @@
 """The running parts of a stack: start them, wait until they are ready, stop them so that no process is left."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,13 +29,18 @@ class Crew:
         self._children: dict[str, Child] = {}
         self._turn = threading.RLock()
         self._stopping = threading.Event()
-        stop_in_order([Leash(pid, 15, 10, 0) for pid in leftovers(home)])
+        stop_in_order([Leash(pid, signal.SIGTERM, 10, 0) for pid in leftovers(home)])
         self._reaper = Reaper(lock_fd)
 
     @property
     def stopping(self) -> threading.Event:
         """Set as soon as a stop was asked for."""
         return self._stopping
+
+    @property
+    def reaper_pid(self) -> int:
+        """The helper process that cleans up should this one be killed."""
+        return self._reaper.pid
 
     def children(self) -> list[Child]:
         with self._turn:
@@ -83,6 +89,11 @@ class Crew:
             child = self._children.pop(name)
             stop_in_order([child.leash], child.poll)
             self._reaper.drop(child.pid)
+
+    def kill_part(self, name: str) -> None:
+        """Kill one part and everything it has started without warning, as a crash would; a watchman starts it again."""
+        child = self.child(name)
+        stop_in_order([Leash(child.pid, signal.SIGKILL, 10, 0)], child.poll)
 
     def stop(self) -> float:
         """Stop everything in order. Returns the seconds it took; a second call does nothing."""

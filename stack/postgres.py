@@ -16,7 +16,7 @@ from stack.network import LOOPBACK, free_port
 from stack.parts import Owner, Part, Ready, is_root
 
 USER = "stillhouse"
-DATABASE = "stillhouse"
+DATABASE = "postgres"
 _SHARED = Path("/var/tmp")  # noqa: S108 - the one place every user can reach and that outlives a restart
 
 

@@ -32,6 +32,10 @@ class Reaper:
         )
         self._turn = threading.Lock()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def hold(self, leash: Leash) -> None:
         """Stop this child too, should the supervisor die."""
         self._say({"hold": [leash.pid, leash.stop_signal, leash.grace_seconds, leash.tier]})

@@ -1,0 +1,116 @@
+"""What the operator sees: a table while parts start, then only what matters; full logs are in files."""
+
+import re
+import threading
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+_COLOURS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green", "bright_blue")
+_PROBLEM = re.compile(r"\b(warning|error|critical|fatal|panic|traceback)\b", re.IGNORECASE)
+_STYLES = {"ready": "green", "starting": "yellow", "restarting": "yellow", "failed": "bold red", "stopped": "dim"}
+
+
+class Reporter(Protocol):
+    """Told about everything that happens to the parts, from several threads."""
+
+    def begin(self, names: Sequence[str]) -> None:
+        """These parts will be started."""
+
+    def state(self, name: str, state: str, detail: str = "") -> None:
+        """A part is `starting`, `ready`, `restarting`, `failed` or `stopped`."""
+
+    def line(self, name: str, text: str) -> None:
+        """A part wrote a line."""
+
+    def say(self, text: str) -> None:
+        """Something about the whole stack."""
+
+    def end(self) -> None:
+        """The table is complete, or the start was given up."""
+
+
+class Silent:
+    """For tests and for programs that use a stack: nothing is shown, everything is in the log files."""
+
+    def begin(self, names: Sequence[str]) -> None: ...
+    def state(self, name: str, state: str, detail: str = "") -> None: ...
+    def line(self, name: str, text: str) -> None: ...
+    def say(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+class Shown:
+    """On a terminal a table that fills while parts start; elsewhere one line for each change. Warnings and errors always pass.
+
+    Args:
+        console: where to write.
+        verbose: pass every line of every part.
+    """
+
+    def __init__(self, console: Console, *, verbose: bool = False) -> None:
+        self._console, self._verbose = console, verbose
+        self._states: dict[str, tuple[str, str]] = {}
+        self._live: Live | None = None
+        self._talking: set[str] = set()
+        self._width = 8
+        self._turn = threading.RLock()
+
+    def begin(self, names: Sequence[str]) -> None:
+        with self._turn:
+            self._width = max(len(name) for name in names)
+            self._states = dict.fromkeys(names, ("waiting", ""))
+            if self._console.is_terminal:
+                self._live = Live(self._table(), console=self._console, refresh_per_second=8)
+                self._live.start()
+
+    def state(self, name: str, state: str, detail: str = "") -> None:
+        with self._turn:
+            self._states[name] = (state, detail)
+            if self._live:
+                self._live.update(self._table())
+            elif state not in ("starting", "stopped"):
+                self._console.print(self._prefix(name), Text(f"{state} {detail}".rstrip(), style=_STYLES.get(state, "")), soft_wrap=True)
+
+    def line(self, name: str, text: str) -> None:
+        with self._turn:
+            if self._verbose or self._is_problem(name, text):
+                self._console.print(self._prefix(name), Text(text), soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        with self._turn:
+            self._console.print(text, soft_wrap=True, highlight=False)
+
+    def end(self) -> None:
+        with self._turn:
+            if self._live:
+                self._live.stop()
+                self._live = None
+
+    def _is_problem(self, name: str, text: str) -> bool:
+        """A warning or an error, or the indented lines that belong to one."""
+        if _PROBLEM.search(text):
+            self._talking.add(name)
+        elif not text[:1].isspace():
+            self._talking.discard(name)
+        return name in self._talking
+
+    def _prefix(self, name: str) -> Text:
+        return Text(f"{name:>{self._width}} |", style=_COLOURS[zlib.crc32(name.encode()) % len(_COLOURS)])
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for name, (state, detail) in self._states.items():
+            table.add_row(self._prefix(name), Text(state, style=_STYLES.get(state, "dim")), Text(detail, style="dim"))
+        return table
+
+
+def literal(text: str) -> str:
+    """Text of others, with nothing in it read as markup."""
+    return escape(text)
