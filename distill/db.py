@@ -6,16 +6,31 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
-from sqlalchemy import JSON, DateTime, Engine, MetaData, create_engine, make_url, text
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy import JSON, DateTime, Engine, MetaData, Select, create_engine, make_url, text
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 from distill.settings import get_settings
 
-__all__ = ["Base", "JsonDoc", "Session", "dispose", "engine", "listen_dsn", "now", "unit_of_work"]
+__all__ = [
+    "Base",
+    "JsonDoc",
+    "Listing",
+    "Page",
+    "Session",
+    "dispose",
+    "engine",
+    "listen_dsn",
+    "normalise_url",
+    "now",
+    "paginate",
+    "unit_of_work",
+]
 
+Row = TypeVar("Row")
 Door = Literal["api", "worker"]
 JsonDoc = JSON(none_as_null=True)
 """`json`, never `jsonb`: the order of a user's keys is part of a prompt, and only `json` keeps it."""
@@ -97,3 +112,32 @@ def dispose() -> None:
     """Close the process's connections and forget its engines (after a fork, or when the address changes)."""
     while _engines:
         _engines.popitem()[1].dispose()
+
+
+# ------------------------------------------------------------------ lists
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a keyset list. Ids sort by creation, so `after` stays right under inserts."""
+
+    limit: int = 20
+    after: str | None = None
+    order: Literal["asc", "desc"] = "desc"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[Row]):
+    """The rows of a page, and whether more follow."""
+
+    data: list[Row]
+    has_more: bool
+
+
+def paginate(s: Session, statement: Select[Row], key: InstrumentedAttribute[Any], page: Page) -> Listing[Row]:
+    """Run a select as one page, ordered by `key`."""
+    if page.after is not None:
+        statement = statement.where(key < page.after if page.order == "desc" else key > page.after)
+    statement = statement.order_by(key.desc() if page.order == "desc" else key.asc()).limit(page.limit + 1)
+    rows = list(s.scalars(statement))
+    return Listing(rows[: page.limit], len(rows) > page.limit)

@@ -1,0 +1,112 @@
+"""Devices that a trainer and an LM host share: a fenced lease for the train item, acknowledged by the host's agent.
+
+The hand-over: the train item asks (`acquire`), the agent sees `wanted`, drains its host, frees memory and acknowledges; the item waits
+for `granted`. When the lease ends, by publish, release or reaper, the agent takes the room back. Until then the host's connections
+are waiting, and nothing that needs them is claimable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, text
+
+from distill.db import Session
+
+_ENSURE = text("INSERT INTO devices (id, on_train) VALUES (:id, :on_train) ON CONFLICT (id) DO NOTHING")
+_ACQUIRE = text("""
+UPDATE devices SET item_id = :item_id, fence = fence + CASE WHEN item_id IS DISTINCT FROM :item_id THEN 1 ELSE 0 END,
+       lease_expires_at = clock_timestamp() + make_interval(secs => :seconds),
+       acknowledged_at = CASE WHEN item_id IS DISTINCT FROM :item_id THEN NULL ELSE acknowledged_at END
+ WHERE id = :id AND (item_id IS NULL OR item_id = :item_id OR lease_expires_at < clock_timestamp())
+RETURNING fence, on_train, acknowledged_at IS NOT NULL AS acknowledged
+""")
+_RENEW = text("UPDATE devices SET lease_expires_at = clock_timestamp() + make_interval(secs => :seconds) WHERE item_id = :item_id")
+_FREE = text("UPDATE devices SET item_id = NULL, lease_expires_at = NULL, acknowledged_at = NULL WHERE item_id = :item_id RETURNING id")
+_STATE = text("""
+SELECT id, fence, on_train, item_id, acknowledged_at IS NOT NULL AS acknowledged,
+       item_id IS NOT NULL AND lease_expires_at > clock_timestamp() AS leased
+  FROM devices WHERE id = :id
+""")
+_ACKNOWLEDGE = text("""
+UPDATE devices SET acknowledged_at = clock_timestamp(), agent_seen_at = clock_timestamp()
+ WHERE id = :id AND fence = :fence AND item_id IS NOT NULL RETURNING id
+""")
+_WAIT = text("UPDATE connections SET waiting_since = COALESCE(waiting_since, clock_timestamp()) WHERE device = :id")
+_RESUME = text("UPDATE connections SET waiting_since = NULL WHERE device = :id AND waiting_since IS NOT NULL")
+_SEEN = text("UPDATE devices SET agent_seen_at = clock_timestamp() WHERE id = :id")
+_HAS_AGENT = text("SELECT agent_seen_at > clock_timestamp() - make_interval(secs => :seconds) FROM devices WHERE id = :id")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """Who has the device. `wanted`: a train item leases it and the host has not acknowledged yet."""
+
+    id: str
+    fence: int
+    on_train: str
+    item_id: int | None
+    leased: bool
+    acknowledged: bool
+
+    @property
+    def wanted(self) -> bool:
+        return self.leased and not self.acknowledged and self.on_train == "pause"
+
+    @property
+    def granted(self) -> bool:
+        """The lease's holder may use the device now."""
+        return self.leased and (self.acknowledged or self.on_train == "share")
+
+
+def ensure(s: Session, device_id: str, on_train: str = "pause") -> None:
+    s.execute(_ENSURE, {"id": device_id, "on_train": on_train})
+
+
+def acquire(s: Session, device_id: str, item_id: int, seconds: float) -> DeviceState | None:
+    """Lease the device for a work item; None while another item has it. Asking again renews, and tells whether it is granted."""
+    ensure(s, device_id)
+    row = s.execute(_ACQUIRE, {"id": device_id, "item_id": item_id, "seconds": seconds}).first()
+    return None if row is None else state(s, device_id)
+
+
+def renew(s: Session, item_id: int, seconds: float) -> None:
+    """Renew whatever device this item leases; its own beat calls this."""
+    s.execute(_RENEW, {"item_id": item_id, "seconds": seconds})
+
+
+def release(s: Session, item_id: int) -> None:
+    """End this item's lease on a device, if it has one."""
+    s.execute(_FREE, {"item_id": item_id})
+
+
+def state(s: Session, device_id: str) -> DeviceState:
+    row = s.execute(_STATE, {"id": device_id}).first()
+    return _state(row) if row else DeviceState(device_id, 0, "share", None, False, False)
+
+
+def acknowledge(s: Session, device_id: str, fence: int) -> bool:
+    """The host has freed the device: its connections wait from now on. False when the lease has ended meanwhile."""
+    if s.execute(_ACKNOWLEDGE, {"id": device_id, "fence": fence}).first() is None:
+        return False
+    s.execute(_WAIT, {"id": device_id})
+    return True
+
+
+def taken_back(s: Session, device_id: str) -> None:
+    """The host serves again: its connections wait no more."""
+    s.execute(_RESUME, {"id": device_id})
+
+
+def seen(s: Session, device_id: str) -> None:
+    """The host's agent is alive; without a live agent nobody can hand over."""
+    s.execute(_SEEN, {"id": device_id})
+
+
+def has_agent(s: Session, device_id: str, seconds: float = 30) -> bool:
+    return bool(s.execute(_HAS_AGENT, {"id": device_id, "seconds": seconds}).scalar())
+
+
+def _state(row: Row[Any]) -> DeviceState:
+    return DeviceState(row.id, row.fence, row.on_train, row.item_id, row.leased, row.acknowledged)

@@ -1,0 +1,280 @@
+"""Claim, beat, publish, fail, release, reap: how workers take and give back work items.
+
+Locks are taken in one order everywhere: work item → job_steps → jobs. Whoever holds a job's lock takes items with SKIP LOCKED only.
+Every function works inside the caller's transaction, and what it says holds once that has committed. Time is the database's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row
+
+from distill.catalog import devices
+from distill.db import Session
+from distill.errors import CancelRequested, JobFault, LostLease
+from distill.jobs import claim_sql as sql
+from distill.jobs import events, outbox, repository
+from distill.jobs.lifecycle import settle, transition
+from distill.jobs.models import Job
+from distill.jobs.slices import cut
+from distill.jobs.status import JobStatus, Step
+from distill.jobs.steps import point_at_oldest_open
+from distill.settings import get_settings
+
+POISON_AFTER = 3
+_TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """Who claims: a name that is unique among live workers, what it can do, and how many rollouts it runs at once."""
+
+    name: str
+    capabilities: frozenset[str] = frozenset()
+    max_width: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A leased work item. The fence is its holder's ticket: with an older one nothing can be published."""
+
+    item_id: int
+    job_id: str
+    project_id: str
+    step: Step
+    kind: str
+    ordinal: int
+    payload: Mapping[str, Any]
+    units: int
+    width: int
+    fence: int
+    attempt: int
+    worker: str
+    fine_tune_job_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BeatReply:
+    """`lost`: kill the child tree and publish nothing. `cancel` and `pause`: stop, then `release`."""
+
+    lost: bool
+    cancel: bool
+    pause: bool
+
+    @property
+    def stop(self) -> bool:
+        return self.lost or self.cancel or self.pause
+
+
+@dataclass(frozen=True, slots=True)
+class StepClosed:
+    """What exactly one publisher learns: this step is complete. `counts` are the sums over its items."""
+
+    job_id: str
+    name: Step
+    total: int
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+
+OnClosed = Callable[[Session, Job, StepClosed], None]
+
+
+# ------------------------------------------------------------------ claim and beat
+
+
+def claim(s: Session, queue: str, worker: WorkerInfo) -> Claim | None:
+    """Take the next work item of `queue` that this worker may have; None when there is none.
+
+    One statement picks and leases it. Then, under the job's lock, the width is divided anew and a long range is cut: the rest goes
+    back as a new item.
+    """
+    for _ in range(_TRIES):
+        row = s.execute(sql.CLAIM, _claim_values(queue, worker)).first()
+        if row is None:
+            return None
+        taken = _secure(s, row, worker)
+        if taken is not None:
+            return taken
+    return None
+
+
+def _claim_values(queue: str, worker: WorkerInfo) -> dict[str, Any]:
+    return {
+        "queue": str(queue),
+        "capabilities": sorted(worker.capabilities),
+        "owner": worker.name,
+        "max_width": worker.max_width,
+        "lease_seconds": get_settings().timers.lease_seconds,
+    }
+
+
+def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
+    """Under the job's lock: is the item still to be run, and how wide? Otherwise it is put back, and None."""
+    s.execute(sql.START_STEP, {"job_id": row.job_id, "step": row.step})
+    job = repository.lock(s, row.job_id)
+    if not JobStatus(job.status).is_claimable or job.cancel_requested_at or job.pause_requested_at:
+        s.execute(sql.UNCLAIM, {"id": row.id})
+        settle(s, job)
+        return None
+    room = job.num_threads - int(s.execute(sql.OTHER_WIDTHS, {"job_id": job.id, "id": row.id}).scalar_one())
+    if room < 1:
+        s.execute(sql.UNCLAIM, {"id": row.id})
+        return None
+    payload, units = cut(s, row)
+    width = max(1, min(row.width, room, units))
+    s.execute(sql.SET_WIDTH, {"id": row.id, "width": width})
+    if row.fine_tune_job_id:
+        s.execute(sql.START_FINE_TUNE, {"id": row.fine_tune_job_id})
+    if job.status == JobStatus.QUEUED:
+        transition(s, job, JobStatus.RUNNING, message="Running")
+    return Claim(
+        row.id, job.id, job.project_id, Step(row.step), row.kind, row.ordinal, payload, units, width,
+        row.fence, row.attempts, worker.name, row.fine_tune_job_id,
+    )  # fmt: skip
+
+
+def beat(s: Session, claim: Claim, progress: Mapping[str, Any] | None = None) -> BeatReply:
+    """Renew the lease and learn what is asked of the job. `progress` also goes out as an event, at most one a second a job."""
+    timers = get_settings().timers
+    values = {**_ticket(claim), "lease_seconds": timers.lease_seconds, "progress": None if progress is None else json.dumps(progress)}
+    row = s.execute(sql.BEAT, values).first()
+    if row is None:
+        return BeatReply(lost=True, cancel=False, pause=False)
+    devices.renew(s, claim.item_id, timers.lease_seconds)
+    if progress is not None:
+        message = str(progress.get("message") or f"{claim.step.public} goes on")
+        data = {**progress, "step": str(claim.step.public), "item": claim.ordinal}
+        events.append_progress(s, claim.job_id, f"{claim.step.public}.progress", message, data, timers.progress_event_seconds)
+    return BeatReply(lost=False, cancel=row.cancel, pause=row.pause)
+
+
+# ------------------------------------------------------------------ the ends of a lease
+
+
+def publish(
+    s: Session,
+    claim: Claim,
+    *,
+    units: int | None = None,
+    counts: Mapping[str, int | float] | None = None,
+    result: Mapping[str, Any] | None = None,
+    on_closed: OnClosed | None = None,
+) -> StepClosed | None:
+    """End an item with success. Whoever closes its step gets a StepClosed (and `on_closed` is called with the job locked), others None.
+
+    `counts` are added to the step's. Raises LostLease when the fence is stale, CancelRequested when the job publishes nothing any
+    more: the transaction must then be rolled back, and after CancelRequested the item released.
+    """
+    if units is not None and units != claim.units:
+        raise ValueError(f"work item {claim.item_id} closes {claim.units} units, not {units}")
+    _end(s, claim, "succeeded", result=result)
+    closed = _count(s, claim, counts or {})
+    job = repository.lock(s, claim.job_id)
+    if job.cancel_requested_at or JobStatus(job.status).is_terminal:
+        raise CancelRequested(f"job {job.id} publishes nothing any more")
+    if claim.fine_tune_job_id:
+        s.execute(sql.FINISH_FINE_TUNE, {"id": claim.fine_tune_job_id, "status": "succeeded", "error": None})
+    if closed is not None:
+        _close_step(s, job, closed, on_closed)
+    settle(s, job)
+    return closed
+
+
+def _count(s: Session, claim: Claim, counts: Mapping[str, int | float]) -> StepClosed | None:
+    values = {"job_id": claim.job_id, "step": str(claim.step), "units": claim.units, "counts": json.dumps(dict(counts))}
+    row = s.execute(sql.COUNT_UNITS, values).one()
+    return StepClosed(claim.job_id, claim.step, row.total, row.counts) if row.closed else None
+
+
+def _close_step(s: Session, job: Job, closed: StepClosed, on_closed: OnClosed | None) -> None:
+    data = {"step": str(closed.name.public), "status": "succeeded", "total": closed.total, "counts": dict(closed.counts)}
+    events.append(s, job.id, "step", f"{closed.name.public} succeeded", data)
+    if on_closed is not None:
+        on_closed(s, job, closed)
+    point_at_oldest_open(s, job)
+
+
+def fail(s: Session, claim: Claim, error: JobFault, retryable: bool = False) -> bool:
+    """End an item with a fault. True: it will be tried again, after a pause. False: its job has failed.
+
+    `retryable` says that another attempt may go better by itself; attempts and their backoff are the item's. Raises LostLease.
+    """
+    fault = (
+        error if error.step else JobFault(error.code, error.message, error.category, error.param, str(claim.step.public), error.retryable)
+    )
+    timers = get_settings().timers
+    values = {**_ticket(claim), "error": json.dumps(fault.as_json()), "base": timers.retry_base_seconds, "cap": timers.retry_cap_seconds}
+    if retryable and s.execute(sql.RETRY_LATER, values).first() is not None:
+        devices.release(s, claim.item_id)
+        job = repository.lock(s, claim.job_id)
+        data = {"code": fault.code, "step": fault.step, "attempt": claim.attempt}
+        events.append(s, job.id, "warning", f"Will try again: {fault.message}", data, "warning")
+        settle(s, job)
+        return job.status != JobStatus.CANCELLED
+    _end(s, claim, "failed", error=fault)
+    fail_job(s, claim.job_id, fault, claim.fine_tune_job_id)
+    return False
+
+
+def fail_job(s: Session, job_id: str, fault: JobFault, fine_tune_job_id: str | None = None) -> None:
+    """Fail a job that is not terminal yet; a cancelled or already failed one stays what it is."""
+    job = repository.lock(s, job_id)
+    if fine_tune_job_id:
+        s.execute(sql.FINISH_FINE_TUNE, {"id": fine_tune_job_id, "status": "failed", "error": json.dumps(fault.as_json())})
+    if JobStatus(job.status).is_claimable and not job.cancel_requested_at:
+        transition(s, job, JobStatus.FAILED, message=fault.message, error=fault)
+    settle(s, job)
+
+
+def release(s: Session, claim: Claim) -> None:
+    """Give an item back unfinished (drain, pause, cancel): no attempt is spent. Raises LostLease."""
+    row = s.execute(sql.RELEASE, _ticket(claim)).first()
+    if row is None:
+        raise LostLease(f"work item {claim.item_id} is not held with fence {claim.fence}")
+    devices.release(s, claim.item_id)
+    job = repository.lock(s, claim.job_id)
+    settle(s, job)
+    if JobStatus(job.status).is_claimable:
+        outbox.add(s, row.queue, job.id)
+
+
+def reap(s: Session) -> int | None:
+    """End one lapsed lease and return its item's id; None when there is none.
+
+    Nothing is reaped until the server has been up for a whole lease: holders could not beat while it was down. A lost lease costs no
+    attempt, but the third in a row without progress fails the job: such an item kills its workers.
+    """
+    timers = get_settings().timers
+    row = s.execute(sql.REAP, {"grace": timers.reap_grace_seconds, "lease_seconds": timers.lease_seconds, "poison": POISON_AFTER}).first()
+    if row is None:
+        return None
+    devices.release(s, row.id)
+    if row.status == "failed":
+        message = f"{POISON_AFTER} workers in a row were lost while they ran this piece of {Step(row.step).public}"
+        fail_job(s, row.job_id, JobFault("poison", message, "system", None, str(Step(row.step).public), True), row.fine_tune_job_id)
+        return int(row.id)
+    job = repository.lock(s, row.job_id)
+    events.append(s, job.id, "warning", "A worker was lost; its work will be done again", {"step": str(Step(row.step).public)}, "warning")
+    settle(s, job)
+    outbox.add(s, row.queue, job.id)
+    return int(row.id)
+
+
+def _end(s: Session, claim: Claim, status: str, *, result: Mapping[str, Any] | None = None, error: JobFault | None = None) -> None:
+    documents = {"result": None if result is None else json.dumps(result), "error": None if error is None else json.dumps(error.as_json())}
+    if s.execute(sql.END, {**_ticket(claim), "status": status, **documents}).first() is None:
+        raise LostLease(f"work item {claim.item_id} is not held with fence {claim.fence}")
+    devices.release(s, claim.item_id)
+
+
+def _ticket(claim: Claim) -> dict[str, Any]:
+    return {"id": claim.item_id, "fence": claim.fence}
+
+
+def sweep(s: Session) -> None:
+    """Cancel queued items that a finished job left behind (their rows were locked when it finished)."""
+    s.execute(sql.SWEEP)

@@ -1,0 +1,49 @@
+"""A job's events: appended with the change they tell of, numbered in commit order, announced by NOTIFY."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from sqlalchemy import select, text
+
+from distill.db import Session
+from distill.jobs.models import JobEvent
+
+CHANNEL = "stillhouse_job"
+"""NOTIFY channel; the payload is the job's id. Listeners read the rows, the notice only says that there are some."""
+
+Level = Literal["debug", "info", "warning", "error"]
+
+_APPEND = text("""
+WITH numbered AS (UPDATE jobs SET event_seq = event_seq + 1 WHERE id = :job_id RETURNING event_seq)
+INSERT INTO job_events (job_id, seq, type, level, message, data)
+SELECT :job_id, event_seq, :type, :level, :message, CAST(:data AS json) FROM numbered
+RETURNING seq, pg_notify(:channel, :job_id)
+""")
+
+_MAY_TELL_PROGRESS = text("""
+UPDATE jobs SET progress_event_at = clock_timestamp()
+ WHERE id = :job_id AND (progress_event_at IS NULL OR progress_event_at <= clock_timestamp() - make_interval(secs => :seconds))
+RETURNING 1
+""")
+
+
+def append(s: Session, job_id: str, type: str, message: str, data: dict[str, Any] | None = None, level: Level = "info") -> int:
+    """Write one event and return its number. It takes the job's row lock: call it last, so that number order is commit order."""
+    values = {"job_id": job_id, "type": type, "level": level, "message": message, "channel": CHANNEL}
+    row = s.execute(_APPEND, {**values, "data": None if data is None else json.dumps(data)}).one()
+    return int(row.seq)
+
+
+def append_progress(s: Session, job_id: str, type: str, message: str, data: dict[str, Any], seconds: float) -> int | None:
+    """Like `append`, but at most one in `seconds` a job; returns None when it is too early for another."""
+    if s.execute(_MAY_TELL_PROGRESS, {"job_id": job_id, "seconds": seconds}).first() is None:
+        return None
+    return append(s, job_id, type, message, data)
+
+
+def after(s: Session, job_id: str, seq: int, limit: int = 500) -> list[JobEvent]:
+    """Events numbered above `seq`, in order."""
+    statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > seq).order_by(JobEvent.seq).limit(limit)
+    return list(s.scalars(statement))

@@ -1,0 +1,89 @@
+"""The only writer of a job's status. See docs/lifecycle.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import func, text, update
+
+from distill.db import Session
+from distill.errors import Conflict, JobFault
+from distill.jobs import events
+from distill.jobs.models import Job
+from distill.jobs.status import TRANSITIONS, JobStatus
+
+_STAMP = {JobStatus.QUEUED: "queued_at", JobStatus.RUNNING: "started_at"}
+_CLOSE_STEPS = text("""
+UPDATE job_steps SET finished_at = clock_timestamp(),
+       status = CASE WHEN replace(name, 'assemble', 'prepare') = :failed THEN 'failed' ELSE 'cancelled' END,
+       error = CASE WHEN replace(name, 'assemble', 'prepare') = :failed THEN CAST(:error AS json) END
+ WHERE job_id = :job_id AND status IN ('queued', 'running')
+""")
+_CLOSE_FINE_TUNE_JOBS = text("""
+UPDATE fine_tune_jobs SET status = 'cancelled', finished_at = clock_timestamp() WHERE job_id = :job_id AND status IN ('queued', 'running')
+""")
+_CANCEL_QUEUED = text("""
+UPDATE work_items SET status = 'cancelled', held = false, finished_at = clock_timestamp()
+ WHERE id IN (SELECT id FROM work_items WHERE job_id = :job_id AND status = 'queued' FOR UPDATE SKIP LOCKED)
+""")
+_ANY_LEASED = text("SELECT EXISTS (SELECT 1 FROM work_items WHERE job_id = :job_id AND status = 'leased')")
+
+
+def transition(s: Session, job: Job, to: JobStatus, *, message: str, error: JobFault | None = None) -> None:
+    """Move a job along an edge of TRANSITIONS, with its event. Raises Conflict when it does not stand where the edge begins."""
+    sources = [str(status) for status, targets in TRANSITIONS.items() if to in targets]
+    values = _values(to, error)
+    statement = update(Job).where(Job.id == job.id, Job.status.in_(sources)).values(**values).returning(Job.id)
+    if s.execute(statement, execution_options={"synchronize_session": False}).first() is None:
+        s.refresh(job)
+        raise Conflict(f"job {job.id} is {job.status} and cannot become {to}", code="wrong_status")
+    if to.is_terminal:
+        _close(s, job.id, to, error)
+    s.refresh(job)
+    _tell(s, job, to, message, error)
+
+
+def settle(s: Session, job: Job) -> None:
+    """Carry out what was asked of a job as far as it goes now; the caller holds the job's row lock.
+
+    A cancelled or failed job loses its queued items (those locked at this moment belong to a claimer that will see the same and let
+    go). `cancelled` and `paused` are reported once no item is leased.
+    """
+    if job.status in (JobStatus.FAILED, JobStatus.CANCELLED) or job.cancel_requested_at:
+        s.execute(_CANCEL_QUEUED, {"job_id": job.id})
+    if JobStatus(job.status).is_terminal or has_leased(s, job.id):
+        return
+    if job.cancel_requested_at:
+        transition(s, job, JobStatus.CANCELLED, message="Cancelled")
+    elif job.pause_requested_at and job.status != JobStatus.PAUSED:
+        transition(s, job, JobStatus.PAUSED, message="Paused")
+
+
+def has_leased(s: Session, job_id: str) -> bool:
+    return bool(s.execute(_ANY_LEASED, {"job_id": job_id}).scalar_one())
+
+
+def _values(to: JobStatus, error: JobFault | None) -> dict[str, Any]:
+    values: dict[str, Any] = {"status": str(to), "error": error.as_json() if error else None}
+    if to in _STAMP:
+        column = getattr(Job, _STAMP[to])
+        values[_STAMP[to]] = func.coalesce(column, func.clock_timestamp())
+    values["finished_at"] = func.clock_timestamp() if to.is_terminal else None
+    return values
+
+
+def _close(s: Session, job_id: str, to: JobStatus, error: JobFault | None) -> None:
+    if to is JobStatus.SUCCEEDED:
+        return
+    failed = {"failed": error.step, "error": json.dumps(error.as_json())} if error else {"failed": None, "error": None}
+    s.execute(_CLOSE_STEPS, {"job_id": job_id, **failed})
+    s.execute(_CLOSE_FINE_TUNE_JOBS, {"job_id": job_id})
+    s.execute(_CANCEL_QUEUED, {"job_id": job_id})
+
+
+def _tell(s: Session, job: Job, to: JobStatus, message: str, error: JobFault | None) -> None:
+    data = {"status": str(to), "step": job.step, **({"error": error.as_json()} if error else {})}
+    events.append(s, job.id, "status", message, data, "error" if to is JobStatus.FAILED else "info")
+    if to.is_terminal:
+        events.append(s, job.id, "done", f"The job is {to}", {"status": str(to)})

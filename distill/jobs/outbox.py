@@ -1,0 +1,77 @@
+"""Hints that wait to be sent. Written in the transaction that makes work claimable; the dispatcher sends them after it commits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from distill.db import Session
+from distill.jobs.status import Queue
+
+CHANNEL = "stillhouse_outbox"
+
+_ADD = text("INSERT INTO outbox (queue, job_id) VALUES (:queue, :job_id) RETURNING pg_notify(:channel, '')")
+_TAKE = text("""
+UPDATE outbox SET sent_at = clock_timestamp()
+ WHERE id IN (SELECT id FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED)
+RETURNING id, queue
+""")
+_OVERDUE = text("""
+UPDATE work_items w SET hinted_at = clock_timestamp()
+ WHERE w.id IN (
+   SELECT i.id FROM work_items i JOIN jobs j ON j.id = i.job_id
+    WHERE i.status = 'queued' AND NOT i.held AND j.status IN ('queued', 'running') AND i.run_after <= clock_timestamp()
+      AND greatest(i.hinted_at, i.run_after) <= clock_timestamp() - make_interval(secs => :seconds)
+    ORDER BY i.id LIMIT 500 FOR UPDATE OF i SKIP LOCKED)
+RETURNING w.queue
+""")
+_DUE = text("""
+UPDATE work_items w SET hinted_at = clock_timestamp()
+ WHERE w.id IN (
+   SELECT id FROM work_items
+    WHERE status = 'queued' AND NOT held AND run_after <= clock_timestamp() AND hinted_at < run_after
+    LIMIT 500 FOR UPDATE SKIP LOCKED)
+RETURNING w.queue
+""")
+_PRUNE = text("DELETE FROM outbox WHERE sent_at < clock_timestamp() - make_interval(secs => :seconds)")
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """One message to send: look at this queue. `many` is how many rows asked for it."""
+
+    queue: str
+    many: int
+
+
+def add(s: Session, queue: Queue | str, job_id: str | None = None) -> None:
+    """Ask for a hint on `queue` once this transaction has committed."""
+    s.execute(_ADD, {"queue": str(queue), "job_id": job_id, "channel": CHANNEL})
+
+
+def take(s: Session, limit: int = 500) -> list[Hint]:
+    """Unsent rows, marked as sent and counted by queue. The caller sends them *before* it commits: a crash between repeats a hint."""
+    return _count(row.queue for row in s.execute(_TAKE, {"limit": limit}))
+
+
+def take_overdue(s: Session, seconds: float) -> list[Hint]:
+    """Queues with items that nobody claimed for `seconds` since their last hint: Redis may have lost it."""
+    return _count(row.queue for row in s.execute(_OVERDUE, {"seconds": seconds}))
+
+
+def take_due(s: Session) -> list[Hint]:
+    """Queues with items whose `run_after` has just passed."""
+    return _count(row.queue for row in s.execute(_DUE))
+
+
+def prune(s: Session, seconds: float = 3600) -> None:
+    s.execute(_PRUNE, {"seconds": seconds})
+
+
+def _count(queues: Iterable[str]) -> list[Hint]:
+    counts: dict[str, int] = {}
+    for queue in queues:
+        counts[queue] = counts.get(queue, 0) + 1
+    return [Hint(queue, many) for queue, many in counts.items()]

@@ -1,0 +1,165 @@
+"""Reads of jobs, for doors and steps. Another project's job is not found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, func, select, text
+
+from distill.db import Listing, Page, Session, paginate
+from distill.errors import NotFound
+from distill.jobs.models import FineTuneJob, Job, JobStep, WorkItem
+from distill.jobs.status import JobStatus, Step, StepStatus
+from distill.spec import CompileSpec
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """What a list of jobs is narrowed to. `program` is a program's id or a job's `program_name`."""
+
+    status: str | None = None
+    step: str | None = None
+    created_by: str | None = None
+    program: str | None = None
+    created_after: datetime | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """A step as readers see it: `prepare` and its assembly are one."""
+
+    name: str
+    status: str
+    done: int
+    total: int
+    counts: dict[str, Any]
+    error: dict[str, Any] | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a queued job does not run yet. `position` is 1-based."""
+
+    position: int
+    reason: str
+
+
+def get(s: Session, project_id: str, job_id: str) -> Job:
+    job = s.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+    if job is None:
+        raise NotFound(f"no compile job {job_id}", param="id")
+    return job
+
+
+def by_id(s: Session, job_id: str) -> Job:
+    """A job by id alone, for the house's own processes. Raises NotFound."""
+    job = s.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"no job {job_id}")
+    return job
+
+
+def lock(s: Session, job_id: str) -> Job:
+    """The job with its row locked, freshly read. Items locked after this must be taken with SKIP LOCKED."""
+    job = s.scalar(select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True))
+    if job is None:
+        raise NotFound(f"no job {job_id}")
+    return job
+
+
+def spec_of(job: Job) -> CompileSpec:
+    return CompileSpec.model_validate_json(job.spec)
+
+
+def list_jobs(s: Session, project_id: str, page: Page, narrow: JobFilter = JobFilter()) -> Listing[Job]:
+    statement = select(Job).where(Job.project_id == project_id, Job.kind == "compile")
+    return paginate(s, _narrowed(statement, narrow), Job.id, page)
+
+
+def _narrowed(statement: Select[Job], narrow: JobFilter) -> Select[Job]:
+    if narrow.status:
+        statement = statement.where(Job.status == narrow.status)
+    if narrow.step:
+        statement = statement.where(Job.step == narrow.step)
+    if narrow.created_by:
+        statement = statement.where(Job.created_by == narrow.created_by)
+    if narrow.program:
+        statement = statement.where((Job.program_id == narrow.program) | (Job.program_name == narrow.program))
+    if narrow.created_after:
+        statement = statement.where(Job.created_at > narrow.created_after)
+    for key, value in (narrow.metadata or {}).items():
+        statement = statement.where(Job.user_metadata.op("->>")(key) == value)
+    return statement
+
+
+def steps(s: Session, job_id: str) -> list[StepView]:
+    """The opened steps of a job, in the order of the work."""
+    rows = {
+        Step(row.name): row for row in s.scalars(select(JobStep).where(JobStep.job_id == job_id).execution_options(populate_existing=True))
+    }
+    return [_view(rows[step], rows.get(Step.ASSEMBLE)) for step in Step if step in rows and step is not Step.ASSEMBLE]
+
+
+def _view(row: JobStep, assemble: JobStep | None) -> StepView:
+    if row.name != Step.PREPARE:
+        return StepView(row.name, row.status, row.done, row.total, row.counts, row.error, row.started_at, row.finished_at)
+    if assemble is None:
+        # Its slices may all be done, but prepare is not until their parts are put together.
+        status = StepStatus.RUNNING if row.status == StepStatus.SUCCEEDED else row.status
+        return StepView(row.name, str(status), row.done, row.total + 1, row.counts, row.error, row.started_at, None)
+    return StepView(
+        row.name,
+        StepStatus.RUNNING if assemble.status == StepStatus.QUEUED else assemble.status,
+        row.done + assemble.done,
+        row.total + assemble.total,
+        {**row.counts, **assemble.counts},
+        assemble.error or row.error,
+        row.started_at,
+        assemble.finished_at,
+    )
+
+
+def items(s: Session, job_id: str, step: Step | str | None = None) -> list[WorkItem]:
+    statement = select(WorkItem).where(WorkItem.job_id == job_id).order_by(WorkItem.id).execution_options(populate_existing=True)
+    return list(s.scalars(statement if step is None else statement.where(WorkItem.step == str(step))))
+
+
+def fine_tune_jobs(s: Session, job_id: str) -> list[FineTuneJob]:
+    statement = select(FineTuneJob).where(FineTuneJob.job_id == job_id).order_by(FineTuneJob.id)
+    return list(s.scalars(statement.execution_options(populate_existing=True)))
+
+
+def fine_tune_job(s: Session, project_id: str, fine_tune_job_id: str) -> FineTuneJob:
+    row = s.scalar(select(FineTuneJob).where(FineTuneJob.id == fine_tune_job_id, FineTuneJob.project_id == project_id))
+    if row is None:
+        raise NotFound(f"no fine-tuning job {fine_tune_job_id}", param="id")
+    return row
+
+
+def list_fine_tune_jobs(s: Session, project_id: str, page: Page) -> Listing[FineTuneJob]:
+    return paginate(s, select(FineTuneJob).where(FineTuneJob.project_id == project_id), FineTuneJob.id, page)
+
+
+def waiting(s: Session, job: Job) -> Waiting | None:
+    """Where a queued job stands in its project's queue; None for a job that runs or is over."""
+    if job.status != JobStatus.QUEUED:
+        return None
+    older = select(func.count()).select_from(Job).where(Job.project_id == job.project_id, Job.status.in_(["queued", "running"]))
+    ahead = s.scalar(older.where(Job.id < job.id)) or 0
+    host = s.execute(_WAITING_HOST, {"job_id": job.id}).scalar()
+    if host:
+        return Waiting(ahead + 1, f"connection {host} is waiting for its device")
+    noun = "job" if ahead == 1 else "jobs"
+    return Waiting(ahead + 1, f"{ahead} {noun} ahead in the project" if ahead else "waits for a worker")
+
+
+_WAITING_HOST = text("""
+SELECT c.name FROM work_items w JOIN connections c ON c.id = ANY (w.connections)
+ WHERE w.job_id = :job_id AND w.status = 'queued' AND c.waiting_since IS NOT NULL LIMIT 1
+""")
