@@ -1,0 +1,97 @@
+"""Grants: who may call which slots, how often, and what it came to."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from distill.relay.targets import RelayReply, Target
+
+
+@dataclass(frozen=True)
+class SlotUsage:
+    """What one slot of a grant has used. `calls` are answered calls; `seconds` is their time, queueing and retries included."""
+
+    calls: int = 0
+    failed: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Grant:
+    """A token that may call its slots up to `max_calls` times (None: without end). Safe to use from any thread."""
+
+    targets: Mapping[str, Target]
+    max_calls: int | None
+    _forget: Callable[[Grant], None] = field(repr=False)
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    _taken: int = 0
+    _usage: dict[str, SlotUsage] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[Any] | None] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def usage(self) -> dict[str, SlotUsage]:
+        """By slot, so far."""
+        with self._lock:
+            return dict(self._usage)
+
+    def extend(self, calls: int) -> None:
+        """Raise the budget by another block."""
+        with self._lock:
+            if self.max_calls is not None:
+                self.max_calls += calls
+
+    def revoke(self) -> None:
+        """No further call; those in flight are cut off."""
+        self._forget(self)
+
+    def take(self) -> bool:
+        """Reserve one call of the budget."""
+        with self._lock:
+            if self.max_calls is not None and self._taken >= self.max_calls:
+                return False
+            self._taken += 1
+            return True
+
+    @contextmanager
+    def cutting_off(self) -> Iterator[None]:
+        """Around a call, in its task: `cut_off` then cancels it."""
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    def cut_off(self) -> None:
+        """Cancel the calls in flight. From the relay's own loop only."""
+        for task in list(self._tasks):
+            if task is not None:
+                task.cancel()
+
+    def settle(self, slot: str, reply: RelayReply | None, usage: Mapping[str, Any], seconds: float) -> None:
+        """Book a finished call; one without an answer (reply None: cut off) gives its reservation back."""
+        answered = reply is not None and reply.code is None
+        details = usage.get("prompt_tokens_details") or {}
+        with self._lock:
+            self._taken -= not answered
+            before = self._usage.get(slot, SlotUsage())
+            self._usage[slot] = replace(
+                before,
+                calls=before.calls + answered,
+                failed=before.failed + (not answered),
+                retries=before.retries + (reply.attempts - 1 if reply else 0),
+                prompt_tokens=before.prompt_tokens + (usage.get("prompt_tokens") or 0),
+                completion_tokens=before.completion_tokens + (usage.get("completion_tokens") or 0),
+                cached_tokens=before.cached_tokens + (details.get("cached_tokens") or 0),
+                seconds=before.seconds + seconds,
+            )

@@ -1,0 +1,188 @@
+"""One relay a process: an event loop in its own thread, with a door for runners (a Unix socket) and one for the gateway (`forward`)."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from distill.relay.grants import Grant
+from distill.relay.limiter import InFlight
+from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target, error_reply
+from distill.relay.upstream import Upstream
+
+_STOP_SECONDS = 5.0
+
+
+class Relay:
+    """Start it once a process; every method may be called from any thread."""
+
+    def __init__(self, limits: RelayLimits | None = None) -> None:
+        self._limits = limits or RelayLimits()
+        self._lock = threading.Lock()
+        self._grants: dict[str, Grant] = {}
+        self._in_flight: dict[str, InFlight] = {}
+        self._upstreams: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Upstream] = weakref.WeakKeyDictionary()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._folder: Path | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def socket_path(self) -> str:
+        """Raises RuntimeError before `start`."""
+        if self._folder is None:
+            raise RuntimeError("the relay is not started")
+        return str(self._folder / "relay.sock")
+
+    def start(self) -> str:
+        """Returns the socket's path, in a folder that only this user may enter. Starting twice changes nothing."""
+        with self._lock:
+            if self._thread is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="stillhouse-relay-"))
+                ready = threading.Event()
+                self._thread = threading.Thread(target=self._run, args=(ready,), name="relay", daemon=True)
+                self._thread.start()
+                ready.wait()
+            if self._failure is not None:
+                raise RuntimeError("the relay did not start") from self._failure
+            return self.socket_path
+
+    def stop(self) -> None:
+        """Cut off the calls in flight and remove the socket."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None or self._loop is None or self._stop is None:
+            return
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stop.set)
+        thread.join(_STOP_SECONDS)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def grant(self, targets: Mapping[str, Target], max_calls: int | None = None) -> Grant:
+        """Let the bearer of the new token call these slots."""
+        grant = Grant(dict(targets), max_calls, self._revoke)
+        self._grants[grant.token] = grant
+        return grant
+
+    async def forward(self, target: Target, body: Mapping[str, Any], stream: bool = False) -> RelayReply:
+        """One call from the caller's own event loop, with the same limits and retries. A stream's chunks are the LM host's bytes."""
+        return await self._upstream().send(target, body, stream=stream)
+
+    async def close_here(self) -> None:
+        """Close the connections that `forward` opened in this event loop."""
+        upstream = self._upstreams.pop(asyncio.get_running_loop(), None)
+        if upstream is not None:
+            await upstream.close()
+
+    def _revoke(self, grant: Grant) -> None:
+        self._grants.pop(grant.token, None)
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(grant.cut_off)
+
+    def _upstream(self) -> Upstream:
+        loop = asyncio.get_running_loop()
+        upstream = self._upstreams.get(loop)
+        if upstream is None:
+            upstream = self._upstreams[loop] = Upstream(self._limits, self._limiter)
+        return upstream
+
+    def _limiter(self, target: Target) -> InFlight:
+        with self._lock:
+            limiter = self._in_flight.setdefault(target.connection, InFlight(target.max_in_flight))
+            limiter.limit = target.max_in_flight
+            return limiter
+
+    # ------------------------------------------------------------ the runners' door
+
+    def _run(self, ready: threading.Event) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._serve(ready))
+        except BaseException as fault:
+            self._failure = fault
+        finally:
+            ready.set()
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        application = web.Application(client_max_size=self._limits.max_body_bytes)
+        application.router.add_post("/v1/chat/completions", self._chat)
+        server = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+        await server.setup()
+        await web.UnixSite(server, self.socket_path, backlog=4096).start()
+        ready.set()
+        try:
+            await self._stop.wait()
+        finally:
+            for grant in list(self._grants.values()):
+                grant.cut_off()
+            await server.cleanup()
+            await self.close_here()
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        grant = self._grants.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+        if grant is None:
+            return _response(error_reply(401, "unauthorized", "unknown or revoked token"))
+        with grant.cutting_off():
+            return _response(await self._serve_call(grant, request))
+
+    async def _serve_call(self, grant: Grant, request: web.Request) -> RelayReply:
+        try:
+            body = orjson.loads(await request.read())
+        except web.HTTPRequestEntityTooLarge:
+            return error_reply(413, "too_large", "the request is too large")
+        except orjson.JSONDecodeError:
+            return error_reply(400, "bad_request", "the body is not JSON")
+        slot = body.get("model") if isinstance(body, dict) else None
+        target = grant.targets.get(slot) if isinstance(slot, str) else None
+        if not isinstance(slot, str) or target is None:
+            return error_reply(404, "unknown_slot", "`model` must be one of " + ", ".join(grant.targets))
+        if not grant.take():
+            return error_reply(402, "budget_exhausted", f"the budget of {grant.max_calls} calls is used up")
+        started = time.monotonic()
+        reply: RelayReply | None = None
+        try:
+            reply = await self._upstream().send(target, body)
+            return reply
+        finally:
+            grant.settle(slot, reply, _usage(reply), time.monotonic() - started)
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _usage(reply: RelayReply | None) -> Mapping[str, Any]:
+    if reply is None or reply.code is not None:
+        return {}
+    try:
+        usage = orjson.loads(reply.body).get("usage")
+    except (orjson.JSONDecodeError, AttributeError):
+        return {}
+    return usage if isinstance(usage, dict) else {}
+
+
+def _response(reply: RelayReply) -> web.Response:
+    headers = dict(reply.headers)
+    if reply.code is not None:
+        headers[ERROR_HEADER] = reply.code
+    return web.Response(status=reply.status, headers=headers, body=reply.body)

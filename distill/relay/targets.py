@@ -1,0 +1,80 @@
+"""Where a call goes, within which limits, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+ERROR_HEADER = "stillhouse-error"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One model of one connection. `extra_body` is the operator's and wins over what a program sends; `max_in_flight` holds for the
+    connection as a whole, whoever calls."""
+
+    connection: str
+    base_url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    max_in_flight: int = 16
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def chat_url(self) -> str:
+        """`base_url` is the OpenAI base, with its /v1; a bare host gets /v1."""
+        base = self.base_url.rstrip("/")
+        return f"{base}{'' if urlsplit(base).path else '/v1'}/chat/completions"
+
+    def body(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The body that goes upstream: never with a model or address of the caller's."""
+        kept = {name: value for name, value in asked.items() if name not in _NEVER_FORWARDED}
+        return {**kept, **self.extra_body, "model": self.model}
+
+    def headers(self) -> dict[str, str]:
+        headers = {"content-type": "application/json", "user-agent": "stillhouse"}
+        if self.api_key:
+            headers["authorization"] = f"Bearer {self.api_key}"
+        return headers
+
+
+_NEVER_FORWARDED = frozenset({"model", "base_url", "api_base", "api_key", "extra_headers", "extra_body", "extra_query", "timeout"})
+
+
+@dataclass(frozen=True)
+class RelayLimits:
+    """Seconds and bytes. `total_seconds` is the budget of one call with its retries; waiting for a free place does not count."""
+
+    attempt_seconds: float = 180.0
+    connect_seconds: float = 10.0
+    total_seconds: float = 300.0
+    first_pause_seconds: float = 0.25
+    longest_pause_seconds: float = 20.0
+    max_body_bytes: int = 16 * 1024 * 1024
+    max_reply_bytes: int = 32 * 1024 * 1024
+
+
+@dataclass
+class RelayReply:
+    """An answer: `body`, or for a streaming call `stream`, whose chunks are to be read to the end or closed.
+
+    `code` is None for a success, else why there is none: rate_limited, unavailable, timeout, connection_unauthorized, quota_exhausted,
+    model_not_found, bad_request, too_large; and from the relay's own door unauthorized, unknown_slot, budget_exhausted.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+    stream: AsyncIterator[bytes] | None = None
+    code: str | None = None
+    attempts: int = 1
+
+
+def error_reply(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> RelayReply:
+    """An error in OpenAI's shape."""
+    body = orjson.dumps({"error": {"message": message, "type": "relay_error", "code": code, "param": None}})
+    return RelayReply(status, {"content-type": "application/json", **(headers or {})}, body, code=code)

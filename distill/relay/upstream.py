@@ -1,0 +1,210 @@
+"""One call to an LM host with its retries. Nothing is retried once a byte has been passed on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import orjson
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from distill.relay.limiter import InFlight
+from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target, error_reply
+
+_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_CODES = {401: "connection_unauthorized", 403: "connection_unauthorized", 404: "model_not_found", 413: "too_large"}
+_PASSED_HEADERS = ("content-type", "retry-after", "x-request-id")
+_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+
+
+class _TryAgain(Exception):
+    """Carries the reply to give when there is no time left to try again."""
+
+    def __init__(self, reply: RelayReply, pause: float | None = None) -> None:
+        super().__init__(reply.code)
+        self.reply = reply
+        self.pause = pause
+
+
+class Upstream:
+    """Calls LM hosts from one event loop. `in_flight` gives the shared limiter of a target's connection."""
+
+    def __init__(self, limits: RelayLimits, in_flight: Callable[[Target], InFlight]) -> None:
+        self._limits = limits
+        self._in_flight = in_flight
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_seconds)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60), timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def send(self, target: Target, body: Mapping[str, Any], *, stream: bool = False) -> RelayReply:
+        """The LM host's answer, or an error reply. Never raises for what an LM host does."""
+        wire = target.body(body)
+        wire.pop("stream", None)
+        call = _Call(target, orjson.dumps({**wire, "stream": True} if stream else wire), stream, self._limits)
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(_TryAgain), stop=call.out_of_time, wait=call.pause, sleep=asyncio.sleep, reraise=True
+            ):
+                with attempt:
+                    reply = await self._attempt(call)
+        except _TryAgain as last:
+            reply = last.reply
+        reply.attempts = call.attempts
+        return reply
+
+    async def _attempt(self, call: _Call) -> RelayReply:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._in_flight(call.target).place())
+            call.begin_attempt()
+            try:
+                async with asyncio.timeout(call.attempt_seconds()):
+                    post = self._session.post(call.target.chat_url, data=call.data, headers=call.target.headers(), allow_redirects=False)
+                    response = await stack.enter_async_context(post)
+                    if call.stream and response.status == 200:
+                        return RelayReply(
+                            200, _headers(response), stream=ReplyStream(response, stack.pop_all(), self._limits.attempt_seconds)
+                        )
+                    content = await _read(response, self._limits.max_reply_bytes)
+            except TimeoutError:
+                raise _TryAgain(error_reply(504, "timeout", f"connection {call.target.connection} did not answer in time")) from None
+            except aiohttp.ClientError as fault:
+                message = f"connection {call.target.connection} cannot be reached: {type(fault).__name__}"
+                raise _TryAgain(error_reply(503, "unavailable", message)) from fault
+        if content is None:
+            return error_reply(502, "too_large", "the LM host's answer is too large")
+        return _judge(response, content)
+
+
+class ReplyStream:
+    """The bytes of a streaming answer as they come. The place in flight is held until the last one, or until `aclose`.
+
+    Raises TimeoutError when the next bytes take too long, aiohttp.ClientError when the LM host hangs up.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, resources: AsyncExitStack, chunk_seconds: float) -> None:
+        self._response = response
+        self._resources = resources
+        self._chunk_seconds = chunk_seconds
+
+    def __aiter__(self) -> ReplyStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._chunk_seconds):
+                chunk = await self._response.content.readany()
+        except BaseException:
+            await self.aclose()
+            raise
+        if not chunk:
+            await self.aclose()
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """Give the place back; may be called twice."""
+        await self._resources.aclose()
+
+
+class _Call:
+    """The state of one call: its clock starts when it first gets a place, since waiting for others is no fault of the LM host."""
+
+    def __init__(self, target: Target, data: bytes, stream: bool, limits: RelayLimits) -> None:
+        self.target = target
+        self.data = data
+        self.stream = stream
+        self.attempts = 0
+        self._limits = limits
+        self._deadline = float("inf")
+
+    def begin_attempt(self) -> None:
+        self.attempts += 1
+        if self._deadline == float("inf"):
+            self._deadline = time.monotonic() + self._limits.total_seconds
+
+    def attempt_seconds(self) -> float:
+        return max(0.05, min(self._limits.attempt_seconds, self._deadline - time.monotonic()))
+
+    def out_of_time(self, state: RetryCallState) -> bool:
+        return time.monotonic() + state.upcoming_sleep >= self._deadline
+
+    def pause(self, state: RetryCallState) -> float:
+        """What the LM host asks for, else doubling pauses with jitter."""
+        fault = state.outcome.exception() if state.outcome else None
+        if isinstance(fault, _TryAgain) and fault.pause is not None:
+            return fault.pause
+        longest: float = min(self._limits.longest_pause_seconds, self._limits.first_pause_seconds * 2.0 ** (state.attempt_number - 1))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+
+
+def _judge(response: aiohttp.ClientResponse, content: bytes) -> RelayReply:
+    """An answer as it is; an error passed on in its own words, with our code. Raises _TryAgain."""
+    headers = _headers(response)
+    if 200 <= response.status < 300:
+        return RelayReply(response.status, headers, content)
+    error = _error_of(content)
+    if error is None:
+        reply = error_reply(response.status, "", f"the LM host answered {response.status}", headers)
+    else:
+        reply = RelayReply(response.status, headers, content)
+    reply.code = _code(response.status, error)
+    reply.headers[ERROR_HEADER] = reply.code
+    if reply.code in ("rate_limited", "unavailable", "timeout"):
+        raise _TryAgain(reply, _retry_after(response))
+    return reply
+
+
+def _code(status: int, error: Mapping[str, Any] | None) -> str:
+    if status == 402 or (error or {}).get("code") in _QUOTA_CODES:
+        return "quota_exhausted"
+    if status in _RETRIED:
+        return "rate_limited" if status == 429 else "unavailable"
+    return _CODES.get(status, "bad_request")
+
+
+def _error_of(content: bytes) -> Mapping[str, Any] | None:
+    """The `error` object of an OpenAI-shaped body."""
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    error = body.get("error") if isinstance(body, dict) else None
+    return error if isinstance(error, dict) else None
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    """Seconds from now; the header holds seconds or a date."""
+    text = response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _headers(response: aiohttp.ClientResponse) -> dict[str, str]:
+    return {name: response.headers[name] for name in _PASSED_HEADERS if name in response.headers}
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """The whole body, or None when it is longer than `limit`."""
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > limit:
+            response.close()
+            return None
+    return bytes(content)

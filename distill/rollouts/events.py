@@ -1,0 +1,170 @@
+"""What a runner may say. Its process runs users' code, so every event is checked before anybody believes it; nothing is unpickled."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, TypeAdapter, ValidationError
+
+Json = dict[str, Any]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Tokens(_Part):
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class TraceUsage(Tokens):
+    calls: int
+
+
+class TraceCall(_Part):
+    predictor: str
+    inputs: Json
+    outputs: Json | None
+    raw: str | None
+    overrides: list[str]
+    usage: Tokens
+    seconds: float
+
+
+class TraceError(_Part):
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class Trace(_Part):
+    """The stored JSON of one rollout."""
+
+    status: Literal["ok", "failed", "unparsable"]
+    inputs: Json
+    outputs: Json | None
+    calls: list[TraceCall]
+    error: TraceError | None
+    usage: TraceUsage
+    foreign_calls: int
+    seconds: float
+
+
+class Score(_Part):
+    """The stored JSON of one score. `value` is None where there is none."""
+
+    value: float | None
+    passed: bool
+    status: Literal["ok", "inconclusive", "failed"]
+    feedback: str | None
+    error: str | None
+
+
+class _Event(_Part):
+    v: Literal[1]
+    id: int | None
+
+
+class TraceEvent(_Event):
+    event: Literal["trace"]
+    index: int
+    n: int
+    trace: Trace
+
+
+class ScoreEvent(_Event):
+    event: Literal["score"]
+    index: int
+    n: int
+    score: Score
+
+
+class InfraEvent(_Event):
+    event: Literal["infra"]
+    index: int
+    n: int
+    code: str
+    message: str
+
+
+class ExampleDoneEvent(_Event):
+    event: Literal["example_done"]
+    index: int
+    passed: bool
+    rollouts_used: int
+
+
+class Message(_Part):
+    role: str
+    content: str
+
+
+class RowEvent(_Event):
+    event: Literal["row"]
+    trace_digest: str
+    call: int
+    predictor: str
+    prompt: list[Message]
+    completion: list[Message]
+    digest: str
+
+
+class RejectedEvent(_Event):
+    event: Literal["rejected"]
+    trace_digest: str
+    call: int
+    predictor: str
+    reason: str
+    message: str
+
+
+class ErrorEvent(_Event):
+    event: Literal["error"]
+    code: str
+    message: str
+    param: str | None
+
+
+class OtherEvent(_Event):
+    """Replies of the small ops: done, validated, rendered, called."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    event: Literal["done", "validated", "rendered", "called"]
+
+
+_KINDS = ("trace", "score", "infra", "example_done", "row", "rejected", "error")
+
+
+def _kind(value: Any) -> str:
+    event = value.get("event") if isinstance(value, dict) else None
+    return event if event in _KINDS else "other"
+
+
+_EVENT: TypeAdapter[Any] = TypeAdapter(
+    Annotated[
+        Annotated[TraceEvent, Tag("trace")]
+        | Annotated[ScoreEvent, Tag("score")]
+        | Annotated[InfraEvent, Tag("infra")]
+        | Annotated[ExampleDoneEvent, Tag("example_done")]
+        | Annotated[RowEvent, Tag("row")]
+        | Annotated[RejectedEvent, Tag("rejected")]
+        | Annotated[ErrorEvent, Tag("error")]
+        | Annotated[OtherEvent, Tag("other")],
+        Discriminator(_kind),
+    ]
+)
+
+
+def read_event(line: bytes) -> Json:
+    """One event as JSON, with the keys in the order sent (it is part of a prompt). Raises ValueError for what v1 does not know."""
+    event = orjson.loads(line)
+    try:
+        _EVENT.validate_python(event)
+    except ValidationError as fault:
+        first = fault.errors(include_input=False, include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return event  # type: ignore[no-any-return]

@@ -1,0 +1,73 @@
+"""The program host: warm runners that answer `call` and `render` for people who wait. One project a runner."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from distill.rollouts.errors import RunnerDied
+from distill.rollouts.events import Json
+from distill.rollouts.pool import RunnerPool
+from distill.rollouts.runner import Runner
+
+_HOST = "program-host"
+_SLACK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class HostedProgram:
+    """A program as `open` takes it. `key` must change with anything in it: it is what a warm runner knows it by."""
+
+    key: str
+    program: Json
+    lms: Json
+    prompt_adapter: Json | None = None
+    runtime: str = "default"
+
+
+@dataclass
+class ProgramHost:
+    """Thread-safe. At most `max_running` requests run at once; others wait their turn up to their own time limit."""
+
+    pool: RunnerPool
+    max_running: int = 4
+    _turns: threading.BoundedSemaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._turns = threading.BoundedSemaphore(self.max_running)
+
+    def call(self, project: str, hosted: HostedProgram, token: str, inputs: Json, *, time_limit_seconds: float = 120.0) -> Json:
+        """Run the program once: `{"outputs", "usage", "seconds"}`. Raises RunnerError, RunnerDied, TimeoutError."""
+        reply = self._ask(project, hosted, "call", time_limit_seconds, token=token, inputs=inputs, time_limit_seconds=time_limit_seconds)
+        return {name: reply[name] for name in ("outputs", "usage", "seconds")}
+
+    def render(self, project: str, hosted: HostedProgram, inputs: Json, *, time_limit_seconds: float = 30.0) -> Json:
+        """The messages that each predictor would be sent, by predictor. No LM call. Raises as `call`."""
+        reply = self._ask(project, hosted, "render", time_limit_seconds, inputs=inputs)
+        messages: Json = reply["messages"]
+        return messages
+
+    def _ask(self, project: str, hosted: HostedProgram, op: str, seconds: float, **body: Any) -> Json:
+        if not self._turns.acquire(timeout=seconds):
+            raise TimeoutError("the program host is busy")
+        try:
+            return self._ask_warm(project, hosted, op, seconds, body)
+        finally:
+            self._turns.release()
+
+    def _ask_warm(self, project: str, hosted: HostedProgram, op: str, seconds: float, body: Json) -> Json:
+        """A warm runner may have died unseen since its last request: then once more with a new one."""
+        for last in (False, True):
+            with self.pool.runner(project, _HOST, hosted.runtime) as runner:
+                try:
+                    _open(runner, hosted)
+                    return runner.ask(op, silence_seconds=seconds + _SLACK_SECONDS, program_key=hosted.key, **body)
+                except RunnerDied as death:
+                    if last or death.reason != "the runner ended":
+                        raise
+        raise AssertionError("unreachable")
+
+
+def _open(runner: Runner, hosted: HostedProgram) -> None:
+    runner.ensure_open(hosted.key, program=hosted.program, lms=hosted.lms, prompt_adapter=hosted.prompt_adapter)

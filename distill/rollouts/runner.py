@@ -1,0 +1,183 @@
+"""One runner process seen from here: requests go in, checked events come out, several requests at a time."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from queue import Empty, Queue
+from typing import Any
+
+import orjson
+
+from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent
+from distill.rollouts.events import Json, read_event
+from distill.rollouts.spawn import Child, RunnerLimits, spawn
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+_VERSION = 1
+_HELLO_SECONDS = 60.0
+_WAITING_EVENTS = 256
+_TAIL_LINES = 40
+
+
+class Runner:
+    """Thread-safe. A runner that died stays dead: every later request raises the same RunnerDied."""
+
+    def __init__(self, python: str, relay_socket: str, limits: RunnerLimits | None = None) -> None:
+        """Start the process and wait for its greeting. Raises RunnerDied, OSError."""
+        self._child: Child = spawn(python, relay_socket, limits or RunnerLimits())
+        self._process = self._child.process
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, Queue[Json | RunnerDied]] = {}
+        self._opened: set[str] = set()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._death: RunnerDied | None = None
+        self._log = threading.Thread(target=self._read_log, name="runner-log", daemon=True)
+        self._log.start()
+        threading.Thread(target=self._read_events, name="runner-events", daemon=True).start()
+        self.greeting = self.ask("hello", silence_seconds=_HELLO_SECONDS)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._death is None
+
+    def request(self, op: str, *, silence_seconds: float | None = None, **body: Any) -> Iterator[Json]:
+        """The events of one request as they come, `done` the last. Leaving the loop early cancels the request.
+
+        Raises RunnerError (the runner refused it), RunnerDied, and RunnerSilent when no event came for `silence_seconds`; a silent
+        runner is killed, since code that holds its event loop cannot be asked to stop.
+        """
+        number, events = self._begin(op, body)
+        finished = False
+        try:
+            while not finished:
+                event = self._next(events, silence_seconds)
+                finished = event["event"] in ("done", "error")
+                if event["event"] == "error":
+                    raise RunnerError(event["code"], event["message"], event["param"])
+                yield event
+        finally:
+            with self._lock:
+                self._waiting.pop(number, None)
+            if not finished:
+                self._cancel(number, events)
+
+    def ask(self, op: str, *, silence_seconds: float | None = None, **body: Any) -> Json:
+        """The one event that matters of a small op: what came before `done`, or else `done`. Raises as `request`."""
+        return list(self.request(op, silence_seconds=silence_seconds, **body))[-2:][0]
+
+    def ensure_open(self, program_key: str, *, silence_seconds: float | None = 120.0, **body: Any) -> None:
+        """`open`, unless this runner has the program already."""
+        if program_key not in self._opened:
+            self.ask("open", silence_seconds=silence_seconds, program_key=program_key, **body)
+            self._opened.add(program_key)
+
+    def kill(self) -> None:
+        """End the process and everything it started. Requests under way raise RunnerDied."""
+        self._die("killed")
+
+    # ------------------------------------------------------------ inside
+
+    def _begin(self, op: str, body: Json) -> tuple[int, Queue[Json | RunnerDied]]:
+        number = next(self._ids)
+        line = orjson.dumps({"v": _VERSION, "id": number, "op": op, **body}) + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            raise RunnerError("line_too_long", f"a request has at most {MAX_LINE_BYTES} bytes, this has {len(line)}")
+        events: Queue[Json | RunnerDied] = Queue(_WAITING_EVENTS)
+        with self._lock:
+            if self._death is not None:
+                raise self._death
+            self._waiting[number] = events
+        self._write(line)
+        return number, events
+
+    def _write(self, line: bytes) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - for the type checker; it is a pipe
+        try:
+            with self._writing:
+                self._process.stdin.write(line)
+                self._process.stdin.flush()
+        except (OSError, ValueError):
+            raise self._die("the runner no longer reads") from None
+
+    def _next(self, events: Queue[Json | RunnerDied], silence_seconds: float | None) -> Json:
+        try:
+            event = events.get(timeout=silence_seconds)
+        except Empty:
+            raise self._die(f"the runner was silent for {silence_seconds} s", RunnerSilent) from None
+        if isinstance(event, RunnerDied):
+            raise event
+        return event
+
+    def _cancel(self, number: int, events: Queue[Json | RunnerDied]) -> None:
+        """Ask the runner to stop; unblock the reader, which may wait for room in the queue of this request."""
+        with suppress(Empty):
+            while True:
+                events.get_nowait()
+        if self.alive:
+            line = orjson.dumps({"v": _VERSION, "id": next(self._ids), "op": "cancel", "target": number}) + b"\n"
+            with suppress(RunnerDied):
+                self._write(line)
+
+    def _read_events(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101
+        reason = "the runner ended"
+        while line := self._process.stdout.readline(MAX_LINE_BYTES + 1):
+            if not line.endswith(b"\n"):
+                reason = "the runner sent a line that is too long or cut off"
+                break
+            try:
+                event = read_event(line)
+            except ValueError as fault:
+                reason = f"the runner broke the protocol: {fault}"
+                break
+            self._hand_over(event)
+        self._die(reason)
+
+    def _hand_over(self, event: Json) -> None:
+        """To whoever waits for it. A full queue makes the runner wait, unless its reader has left."""
+        while (events := self._waiting.get(event["id"] or 0)) is not None:
+            with suppress(Exception):
+                events.put(event, timeout=0.5)
+                return
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101
+        while line := self._process.stderr.readline(64 * 1024):
+            self._tail.append(line.decode("utf-8", "replace").rstrip())
+
+    def _die(self, reason: str, kind: type[RunnerDied] = RunnerDied) -> RunnerDied:
+        """The one place where a runner ends; the first reason stands."""
+        with self._lock:
+            if self._death is not None:
+                return self._death
+            self._child.end()
+            self._log.join(1.0)
+            code = self._process.returncode
+            signal, code = (-code, None) if code is not None and code < 0 else (None, code)
+            self._death = kind(reason, code=code, signal=signal, tail="\n".join(self._tail))
+            waiting = list(self._waiting.values())
+        for events in waiting:
+            _force(events, self._death)
+        return self._death
+
+
+def _force(events: Queue[Json | RunnerDied], death: RunnerDied) -> None:
+    """The news of a death goes in even when the queue is full: what it pushes out is an event of a request that failed anyway."""
+    while True:
+        try:
+            events.put_nowait(death)
+        except Exception:
+            with suppress(Empty):
+                events.get_nowait()
+        else:
+            return

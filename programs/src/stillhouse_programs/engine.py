@@ -1,0 +1,200 @@
+"""The LM of a runner: dspy's public `engine=` / `async_engine=` door, with OpenAI-shaped HTTP to the relay behind it.
+
+One `RelayLM` per LM role. It holds no address and no key: the model in the body is the role's slot, the token comes with the rollout.
+Retries, limits and budgets live in the relay alone. LiteLLM is never imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+from dspy import lm15
+from dspy.clients.call_result import CallResult
+from dspy.dsp.utils.settings import settings
+
+from stillhouse_programs import protocol
+from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Call, InfrastructureError, Recorder, Usage
+from stillhouse_programs.relay_http import AsyncRelayClient, RelayUnreachable, Reply, SyncRelayClient
+
+Grammar = dict[str, Any]
+DeriveGrammar = Callable[[type[dspy.Signature]], Grammar]
+
+# What dspy passes for its own use; none of it goes over the wire.
+_NOT_SENT = frozenset({"rollout_id", "cache", "n", "num_generations", "prompt_cache", "stream", "model", "messages"})
+_CONTEXT_LENGTH = "context_length_exceeded"
+
+
+class RelayEngine:
+    """The engine of one slot, for threads. Knows the calling predictor through the recorder: its seed and its grammar differ by predictor.
+
+    `derive_grammar` is None where answers are not constrained.
+    """
+
+    def __init__(self, slot: str, client: SyncRelayClient, derive_grammar: DeriveGrammar | None) -> None:
+        self.slot = slot
+        self._client = client
+        self._derive_grammar = derive_grammar
+        self._grammars: dict[type[dspy.Signature], Grammar] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RelayEngine:
+        return self  # programs copy their predictors; the connection stays one
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """Raises InfrastructureError, or lm15.ContextLengthError, which programs may handle."""
+        body = _openai_body(request)
+        recorder, data = self.prepare(body.pop("messages"), body)
+        try:
+            reply = self._client.post(recorder.token, data)
+        except RelayUnreachable as fault:
+            raise recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
+        return self.read_response(recorder, reply)
+
+    def close(self) -> None:
+        """dspy borrows its engines; nothing to close."""
+
+    def prepare(self, messages: list[Any], options: dict[str, Any]) -> tuple[Recorder, bytes]:
+        """The body of one call. Raises RuntimeError outside of a rollout."""
+        recorder = settings.get(SETTING)
+        if not isinstance(recorder, Recorder):
+            raise RuntimeError("a predictor was called in a thread that the program started itself; use dspy.Parallel instead")
+        body: dict[str, Any] = {"model": self.slot, "messages": messages}
+        body.update({name: value for name, value in options.items() if value is not None and name not in _NOT_SENT})
+        call = CURRENT_CALL.get()
+        if call is not None:
+            if call.seed is not None:
+                body.setdefault("seed", call.seed)
+            if self._derive_grammar is not None:
+                body["structured_outputs"] = self._grammar(call.signature, self._derive_grammar)
+        return recorder, protocol.encode(body)
+
+    def read_reply(self, recorder: Recorder, reply: Reply) -> dict[str, Any]:
+        """The body of a 200. Its usage and text go to the calling predictor's record."""
+        if reply.status != 200:
+            raise _refusal(recorder, reply)
+        try:
+            body = protocol.decode(reply.body)
+            choice = body["choices"][0]
+            text = choice["message"].get("content") or ""
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as fault:
+            error = InfrastructureError("bad_answer", "the LM host answered with something else than a chat completion")
+            raise recorder.fail(error) from fault
+        call = CURRENT_CALL.get()
+        usage = _usage(body.get("usage") or {})
+        if call is None:
+            recorder.usage.add(usage)
+        else:
+            _note(call, usage, text, choice.get("finish_reason") == "length")
+        return body  # type: ignore[no-any-return]
+
+    def read_response(self, recorder: Recorder, reply: Reply) -> lm15.Response:
+        return lm15.response_from_openai_chat(self.read_reply(recorder, reply), model=self.slot)
+
+    def _grammar(self, signature: type[dspy.Signature], derive: DeriveGrammar) -> Grammar:
+        grammar = self._grammars.get(signature)
+        if grammar is None:
+            grammar = self._grammars[signature] = derive(signature)
+        return grammar
+
+
+class AsyncRelayEngine:
+    """The same engine for tasks."""
+
+    def __init__(self, engine: RelayEngine, client: AsyncRelayClient) -> None:
+        self.engine = engine
+        self._client = client
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncRelayEngine:
+        return self
+
+    async def complete(self, request: lm15.Request) -> lm15.Response:
+        """Raises as RelayEngine.complete."""
+        body = _openai_body(request)
+        recorder, reply = await self.post(body.pop("messages"), body)
+        return self.engine.read_response(recorder, reply)
+
+    async def aclose(self) -> None:
+        """dspy borrows its engines; nothing to close."""
+
+    async def post(self, messages: list[Any], options: dict[str, Any]) -> tuple[Recorder, Reply]:
+        recorder, data = self.engine.prepare(messages, options)
+        try:
+            return recorder, await self._client.post(recorder.token, data)
+        except RelayUnreachable as fault:
+            raise recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
+
+
+class RelayLM(dspy.LM):  # type: ignore[misc]
+    """dspy.LM over the engine above. `acall` skips dspy's two thread hops and its two conversions for the ordinary call, with the same
+    messages sent and the same outputs returned; everything else takes dspy's own way through the engine."""
+
+    def __init__(self, slot: str, engine: RelayEngine, async_engine: AsyncRelayEngine, options: dict[str, Any]) -> None:
+        # The prefix keeps a slot called `o3` from matching dspy's table of reasoning models, which would force its temperature.
+        label = "stillhouse/slot." + slot.replace("/", ".")
+        super().__init__(label, engine=engine, async_engine=async_engine, cache=False, num_retries=0, **options)
+        self._relay = async_engine
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        options = {**self.kwargs, **kwargs}
+        if not _is_ordinary(prompt, messages, options):
+            return await super().acall(prompt, messages=messages, **kwargs)
+        recorder, reply = await self._relay.post(messages, options)
+        body = self._relay.engine.read_reply(recorder, reply)
+        message = body["choices"][0]["message"]
+        if message.keys() - {"role", "content", "refusal"} and any(message.get(key) for key in message.keys() - {"role", "content"}):
+            return CallResult.native(lm15.response_from_openai_chat(body, model=self.model)).outputs
+        return [message.get("content") or ""]
+
+
+def make_lm(
+    slot: str,
+    options: dict[str, Any],
+    clients: tuple[SyncRelayClient, AsyncRelayClient],
+    derive_grammar: DeriveGrammar | None = None,
+) -> RelayLM:
+    """The LM of one role. `options` are generation options (temperature, max_tokens, top_p, …)."""
+    engine = RelayEngine(slot, clients[0], derive_grammar)
+    return RelayLM(slot, engine, AsyncRelayEngine(engine, clients[1]), options)
+
+
+def _is_ordinary(prompt: Any, messages: Any, options: dict[str, Any]) -> bool:
+    return (
+        prompt is None
+        and isinstance(messages, list)
+        and settings.send_stream is None
+        and (options.get("n") or 1) == 1
+        and not isinstance(options.get("response_format"), type)
+        and not options.get("logprobs")
+    )
+
+
+def _openai_body(request: lm15.Request) -> dict[str, Any]:
+    """dspy's request as the body that OpenAI's chat completions take: its own writer, so images and tools go as dspy sends them."""
+    writer = lm15.OpenAIChatLM(api_key="-", base_url="http://relay/v1")
+    body = json.loads(writer.build_request(request, stream=False).body)
+    body.update(request.config.extensions or {})
+    return body  # type: ignore[no-any-return]
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(1, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0, details.get("cached_tokens") or 0)
+
+
+def _note(call: Call, usage: Usage, text: str, truncated: bool) -> None:
+    call.usage.add(usage)
+    call.raws.append(text)
+    call.truncated = call.truncated or truncated
+
+
+def _refusal(recorder: Recorder, reply: Reply) -> BaseException:
+    try:
+        error = protocol.decode(reply.body)["error"]
+        code, message = error.get("code"), str(error.get("message"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        code, message = None, f"HTTP {reply.status}"
+    if code == _CONTEXT_LENGTH:
+        return lm15.ContextLengthError(message, status=reply.status, provider_code=code)
+    return recorder.fail(InfrastructureError(reply.code or "upstream_error", message))

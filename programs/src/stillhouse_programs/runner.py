@@ -1,0 +1,159 @@
+"""`python -m stillhouse_programs.runner`: the process that runs users' programs and metrics. See `protocol` for what it speaks.
+
+stdout carries the protocol alone; whatever a program prints goes to stderr. dspy is imported with the first op that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import signal
+import sys
+from typing import Any
+
+from stillhouse_programs import protocol
+from stillhouse_programs.protocol import Json, RequestError, field, read_request
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Runner:
+    """Serves requests side by side, each a task, until stdin closes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, socket_path: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._socket_path = socket_path
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._ops: Any = None
+
+    async def serve(self) -> None:
+        while True:
+            try:
+                line = await self._reader.readline()
+            except ValueError:
+                await self._send(None, RequestError("line_too_long", f"a line has at most {protocol.MAX_LINE_BYTES} bytes").event())
+                continue
+            if not line:
+                break
+            await self._accept(line)
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _accept(self, line: bytes) -> None:
+        try:
+            request = read_request(line)
+            if request["id"] in self._tasks:
+                raise RequestError("bad_request", "this id is in use", "id")
+        except RequestError as error:
+            await self._send(None, error.event())
+            return
+        task = asyncio.create_task(self._serve_one(request))
+        self._tasks[request["id"]] = task
+        task.add_done_callback(lambda _: self._tasks.pop(request["id"], None))
+
+    async def _serve_one(self, request: Json) -> None:
+        try:
+            last = await self._handle(request)
+        except RequestError as error:
+            last = error.event()
+        except asyncio.CancelledError:
+            last = RequestError("cancelled", "the request was cancelled").event()
+        except BaseException as fault:  # a program's SystemExit must not end the runner either
+            last = RequestError("runner_fault", f"{type(fault).__name__}: {fault}").event()
+        await self._send(request["id"], last)
+
+    async def _handle(self, request: Json) -> Json:
+        """The last event of the reply. Raises RequestError."""
+        if request["op"] == "hello":
+            return {"event": "done", "protocol": protocol.VERSION, "python": platform.python_version(), "pid": os.getpid()}
+        if request["op"] == "cancel":
+            return self._cancel(field(request, "target", int))
+        if self._ops is None:
+            from stillhouse_programs.ops import Ops
+
+            self._ops = Ops(self._socket_path)
+        done = await self._ops.handle(request, lambda event: self._send(request["id"], event))
+        return {"event": "done", **done}
+
+    def _cancel(self, target: int) -> Json:
+        task = self._tasks.get(target)
+        return {"event": "done", "cancelled": task is not None and task.cancel()}
+
+    async def _send(self, request_id: int | None, event: Json) -> None:
+        """One line out; waits while the reader is behind. An event that does not fit a line becomes an `error` or `infra` of its own."""
+        line = _line(request_id, event)
+        if len(line) > protocol.MAX_LINE_BYTES:
+            line = _line(request_id, _too_large(event))
+        self._writer.write(line)
+        await self._writer.drain()
+
+
+def _line(request_id: int | None, event: Json) -> bytes:
+    try:
+        return protocol.encode({"v": protocol.VERSION, "id": request_id, **event}) + b"\n"
+    except ValueError as fault:
+        return protocol.encode({"v": protocol.VERSION, "id": request_id, **RequestError("not_json", str(fault)).event()}) + b"\n"
+
+
+def _too_large(event: Json) -> Json:
+    text = f"the {event['event']} event is larger than {protocol.MAX_LINE_BYTES} bytes"
+    if event["event"] == "trace":
+        return {"event": "infra", "index": event["index"], "n": event["n"], "code": "too_large", "message": text}
+    return RequestError("too_large", text).event()
+
+
+def _die_with_parent(parent: int | None) -> None:
+    """Linux: the kernel kills this process when the thread that started it ends. Elsewhere the closed stdin ends it."""
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+
+
+def _take_stdio() -> tuple[int, int]:
+    """Private copies of stdin and stdout; the public ones become nothing and stderr."""
+    given, taken = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+    sys.stdout = sys.stderr
+    return given, taken
+
+
+async def _serve(stdin: int, stdout: int, socket_path: str) -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=protocol.MAX_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdin, "rb", 0))
+    pipe = os.fdopen(stdout, "wb", 0)
+    transport, flow = await loop.connect_write_pipe(lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), pipe)
+    writer = asyncio.StreamWriter(transport, flow, None, loop)
+    await Runner(reader, writer, socket_path).serve()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(prog="stillhouse_programs.runner")
+    arguments.add_argument("--parent", type=int, default=None, help="process id whose end ends this process")
+    _die_with_parent(arguments.parse_args().parent)
+    stdin, stdout = _take_stdio()
+    socket_path = os.environ.get("STILLHOUSE_RELAY_SOCKET", "")
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(stdin, stdout, socket_path))
+    else:
+        uvloop.run(_serve(stdin, stdout, socket_path))
+    # Threads of a program that overran its time may still run, and nobody waits for them.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
