@@ -1,0 +1,217 @@
+"""Prompts and answers: the one place that touches the inside of dspy's prompt adapters.
+
+A prompt is rendered by the same planning that dspy does at run time, so that a training row and a later call have equal bytes.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import dspy
+from dspy.adapters.utils import apply_output_field_defaults
+from pydantic_core import PydanticUndefined
+
+from stillhouse_programs.spec import PromptAdapterSpec, SpecError, parse_prompt_adapter
+
+Message = dict[str, Any]
+PinnedModule = TypeVar("PinnedModule", bound=dspy.Module)
+
+_PINNED = "_stillhouse_prompt_adapter"
+
+
+class Unparsable(ValueError):
+    """An answer that the prompt adapter cannot read."""
+
+
+# ------------------------------------------------------------------ prompt adapters
+
+
+class _SystemMessageOnce:
+    """Renders what depends on the signature alone once per signature: dspy builds it anew for every call. The bytes are the same."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._texts: WeakKeyDictionary[Any, dict[str, tuple[Any, str]]] = WeakKeyDictionary()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_SystemMessageOnce":
+        return self
+
+    def format_system_message(self, signature: Any) -> str:
+        return self._once("system", signature, super().format_system_message)  # type: ignore[misc]  # mixed into a prompt adapter
+
+    def user_message_output_requirements(self, signature: Any) -> str:
+        return self._once("output", signature, super().user_message_output_requirements)  # type: ignore[misc]
+
+    def _once(self, key: str, signature: Any, make: Callable[[Any], str]) -> str:
+        texts = self._texts.setdefault(signature, {})
+        # Instructions and descriptions of a signature can be changed in place.
+        stamp = (signature.instructions, [field.json_schema_extra for field in signature.fields.values()])
+        known = texts.get(key)
+        if known is None or known[0] != stamp:
+            known = texts[key] = ((stamp[0], [dict(extra) for extra in stamp[1]]), make(signature))
+        return known[1]
+
+
+class FastChatAdapter(_SystemMessageOnce, dspy.ChatAdapter):
+    """dspy's ChatAdapter with the same bytes, without its detour over pydantic for plain text inputs."""
+
+    def format_user_message_content(
+        self, signature: Any, inputs: Mapping[str, Any], prefix: str = "", suffix: str = "", main_request: bool = False
+    ) -> str:
+        given = [(name, inputs[name]) for name in signature.input_fields if name in inputs]
+        if not all(type(value) is str for _, value in given):
+            return str(super().format_user_message_content(signature, inputs, prefix, suffix, main_request))
+        parts = [prefix, *(f"[[ ## {name} ## ]]\n{value}" for name, value in given)]
+        if main_request:
+            parts.append(self.user_message_output_requirements(signature))
+        return "\n\n".join([*parts, suffix]).strip()
+
+
+class FastJSONAdapter(_SystemMessageOnce, dspy.JSONAdapter):
+    """dspy's JSONAdapter with the same bytes."""
+
+
+class FastXMLAdapter(_SystemMessageOnce, dspy.XMLAdapter):
+    """dspy's XMLAdapter with the same bytes."""
+
+
+def make_prompt_adapter(spec: PromptAdapterSpec | Mapping[str, Any] | str | None = None) -> dspy.Adapter:
+    """Build a prompt adapter; `chat` if nothing is named. Raises SpecError for an unknown one.
+
+    The fallback to JSON is off: a parse failure is counted, not asked again with another prompt.
+    """
+    kind = parse_prompt_adapter(spec).type
+    if kind == "json":
+        return FastJSONAdapter()
+    return (FastXMLAdapter if kind == "xml" else FastChatAdapter)(use_json_adapter_fallback=False)
+
+
+def describe_prompt_adapter(prompt_adapter: dspy.Adapter) -> PromptAdapterSpec:
+    """Return the spec of a prompt adapter that a user built. Raises SpecError for one that no spec stands for."""
+    kinds = (
+        ("xml", (dspy.XMLAdapter, FastXMLAdapter)),
+        ("json", (dspy.JSONAdapter, FastJSONAdapter)),
+        ("chat", (dspy.ChatAdapter, FastChatAdapter)),
+    )
+    kind = next((name for name, classes in kinds if type(prompt_adapter) in classes), None)
+    if kind is None:
+        name = type(prompt_adapter).__name__
+        raise SpecError(f"the prompt adapter {name} is not known; use ChatAdapter, JSONAdapter or XMLAdapter", "prompt_adapter")
+    return parse_prompt_adapter(kind)
+
+
+def annotation_name(annotation: Any) -> str:
+    """Return the name that a prompt gives to a type."""
+    from dspy.adapters.utils import get_annotation_name
+
+    return str(get_annotation_name(annotation))
+
+
+# ------------------------------------------------------------------ rendering and reading
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The messages of one call, and the signature they were rendered with: that of the predictor less its native fields."""
+
+    messages: list[Message]
+    signature: Any
+
+
+class _NoEngine:
+    """Stands where an LM's engine stands; rendering needs an LM to plan for, and never calls it."""
+
+    def complete(self, request: Any) -> Any:
+        raise RuntimeError("this LM only stands in for one and cannot be called")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_NoEngine":
+        return self
+
+
+def stand_in_lm() -> dspy.LM:
+    """Return an LM without native features and without a server, to render prompts with."""
+    return dspy.LM("stillhouse/stand-in", engine=_NoEngine(), cache=False, num_retries=0)
+
+
+def render(
+    prompt_adapter: dspy.Adapter, predictor: dspy.Predict, lm: dspy.LM | None, demos: Sequence[Any], inputs: Mapping[str, Any]
+) -> Rendered:
+    """Render the messages that `predictor` would send: defaults filled in, and planned for `lm` (a stand-in if None)."""
+    signature = predictor.signature
+    defaults = {name: field.default for name, field in signature.input_fields.items() if field.default is not PydanticUndefined}
+    filled = {**inputs, **{name: value for name, value in defaults.items() if name not in inputs}}
+    planned = plan(prompt_adapter, lm or stand_in_lm(), dict(predictor.config), signature, filled)
+    return Rendered(messages_of(prompt_adapter, planned, demos, filled), planned)
+
+
+def plan(prompt_adapter: dspy.Adapter, lm: dspy.LM, options: dict[str, Any], signature: Any, inputs: Mapping[str, Any]) -> Any:
+    """Return the signature that dspy renders with after moving native features into `options`, which it changes."""
+    return prompt_adapter._call_preprocess(lm, options, signature, inputs)
+
+
+def messages_of(prompt_adapter: dspy.Adapter, signature: Any, demos: Sequence[Any], inputs: Mapping[str, Any]) -> list[Message]:
+    """Format the messages of a planned call."""
+    messages = prompt_adapter.format(signature, list(demos), dict(inputs))
+    return [dict(message) if isinstance(message, Mapping) else message.model_dump() for message in messages]
+
+
+def render_answer(prompt_adapter: dspy.Adapter, signature: Any, outputs: Mapping[str, Any]) -> str:
+    """Return the assistant text that gives `outputs`, in the form the prompt asks for."""
+    return str(prompt_adapter.format_assistant_message_content(signature, dict(outputs)))
+
+
+def parse(prompt_adapter: dspy.Adapter, signature: Any, text: str) -> dict[str, Any]:
+    """Read an answer into typed outputs. Raises Unparsable."""
+    if not text:
+        raise Unparsable("the answer is empty")
+    try:
+        outputs = prompt_adapter.parse(signature, text)
+    except Exception as error:
+        # Parsers of dspy and of pydantic raise many kinds; all mean that the text does not say what the signature asks for.
+        raise Unparsable(f"{type(error).__name__}: {error}") from error
+    return dict(apply_output_field_defaults(signature, outputs))
+
+
+# ------------------------------------------------------------------ pinning
+
+
+def pin(program: PinnedModule, prompt_adapter: dspy.Adapter) -> PinnedModule:
+    """Make every predictor of `program` use `prompt_adapter`, whatever `dspy.configure(adapter=…)` says; returns `program`.
+
+    dspy's prompt adapter is global: an app that configures another would silently send a tuned model another prompt. The pin
+    survives deep copies and is not part of the program's state.
+    """
+    for _, predictor in program.named_predictors():
+        if not hasattr(predictor, _PINNED):
+            predictor.__class__ = _pinned_class(type(predictor))
+        setattr(predictor, _PINNED, prompt_adapter)
+    return program
+
+
+def pinned_prompt_adapter(predictor: dspy.Predict) -> dspy.Adapter | None:
+    """Return the prompt adapter a predictor is pinned to, or None."""
+    return getattr(predictor, _PINNED, None)
+
+
+def unpin(program: PinnedModule) -> PinnedModule:
+    """Undo `pin`; returns `program`."""
+    for _, predictor in program.named_predictors():
+        if hasattr(predictor, _PINNED):
+            predictor.__class__ = type(predictor).__bases__[0]
+            delattr(predictor, _PINNED)
+    return program
+
+
+@functools.cache
+def _pinned_class(base: Any) -> Any:
+    def forward(self: Any, **kwargs: Any) -> Any:
+        with dspy.context(adapter=getattr(self, _PINNED)):
+            return base.forward(self, **kwargs)
+
+    async def aforward(self: Any, **kwargs: Any) -> Any:
+        with dspy.context(adapter=getattr(self, _PINNED)):
+            return await base.aforward(self, **kwargs)
+
+    return type(base.__name__, (base,), {"forward": forward, "aforward": aforward, "__module__": base.__module__})

@@ -1,0 +1,171 @@
+"""Training rows: a stored call rendered as the student will send and answer it, and read back before it is taken.
+
+Demos in a row are the demos the student will run with after it is compiled; `student_demos` says which, for rows and for the
+program alike, by `demos` of the job:
+
+- `keep`: all demos of the student's predictor. An incomplete demo among them rejects the row: dspy would render an assistant turn
+  of "Not supplied for this particular example." from it.
+- `auto`: the complete demos, those with a value for every field; incomplete ones are left out, of the program too.
+- `drop`: none.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import dspy
+import pydantic
+
+from stillhouse_programs import prompts
+
+DemosMode: TypeAlias = Literal["keep", "drop", "auto"]
+Module = TypeVar("Module", bound=dspy.Module)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row: the prompt's messages, and the one assistant message that the loss is on."""
+
+    predictor: str
+    prompt: list[prompts.Message]
+    completion: list[prompts.Message]
+
+    @property
+    def digest(self) -> str:
+        """`v1:` + SHA-256 of prompt and completion as compact JSON."""
+        text = json.dumps({"prompt": self.prompt, "completion": self.completion}, ensure_ascii=False, separators=(",", ":"))
+        return "v1:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a call gives no row.
+
+    `reason` is one of override, unparsable, foreign_predictor, missing_input, missing_output, output_type, incomplete_demo,
+    not_text, not_round_trip.
+    """
+
+    reason: str
+    message: str
+
+
+class _Rejected(Exception):
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.rejection = Rejection(reason, message)
+
+
+def render_row(
+    program: dspy.Module, predictor_name: str, call: Mapping[str, Any], prompt_adapter: dspy.Adapter, demos: DemosMode | None = None
+) -> Row | Rejection:
+    """Render one call of a trace, `{"inputs", "outputs", "overrides"}`, as a row for the predictor of that name in `program`, the student.
+
+    The student's signature, instructions, demos and LM options count, not those of the teacher that made the call.
+    """
+    predictor = dict(program.named_predictors()).get(predictor_name)
+    try:
+        if predictor is None:
+            raise _Rejected("foreign_predictor", f"the student has no predictor {predictor_name}")
+        _check_call(call)
+        kept = student_demos(predictor, demos)
+        rendered = prompts.render(prompt_adapter, predictor, predictor.lm, kept, _inputs(predictor.signature, call["inputs"]))
+        outputs = _typed_outputs(rendered.signature, call["outputs"])
+        answer = _answer(prompt_adapter, rendered.signature, outputs)
+        return Row(predictor_name, _text_messages(rendered.messages), [{"role": "assistant", "content": answer}])
+    except _Rejected as rejected:
+        return rejected.rejection
+    except IncompleteDemo as incomplete:
+        return Rejection("incomplete_demo", str(incomplete))
+
+
+def _check_call(call: Mapping[str, Any]) -> None:
+    if call.get("overrides"):
+        names = ", ".join(call["overrides"])
+        raise _Rejected("override", f"the call was made with another {names} than the predictor's own")
+    if not isinstance(call.get("outputs"), Mapping):
+        raise _Rejected("unparsable", "the answer of this call could not be read")
+
+
+def _inputs(signature: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    missing = [name for name, field in signature.input_fields.items() if name not in inputs and field.is_required()]
+    if missing:
+        raise _Rejected("missing_input", f"the call has no input `{missing[0]}`, which the student's predictor asks for")
+    return {name: inputs[name] for name in signature.input_fields if name in inputs}
+
+
+def _typed_outputs(signature: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    typed = {}
+    for name, field in signature.output_fields.items():
+        if name not in outputs:
+            raise _Rejected("missing_output", f"the call has no output `{name}`, which the student's predictor gives")
+        typed[name] = _typed(name, field.annotation, outputs[name])
+    return typed
+
+
+def _typed(name: str, annotation: Any, value: Any) -> Any:
+    try:
+        return pydantic.TypeAdapter(annotation).validate_python(value)
+    except pydantic.ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise _Rejected("output_type", f"output `{name}` does not fit the student's type: {reason}") from None
+
+
+def _answer(prompt_adapter: dspy.Adapter, signature: Any, outputs: Mapping[str, Any]) -> str:
+    """Render the answer and read it back: a row must teach nothing that the prompt adapter would read otherwise."""
+    answer = prompts.render_answer(prompt_adapter, signature, outputs)
+    try:
+        read = prompts.parse(prompt_adapter, signature, answer)
+    except prompts.Unparsable as error:
+        raise _Rejected("not_round_trip", f"the prompt adapter cannot read the answer back: {error}") from None
+    changed = [name for name in outputs if not _same(outputs[name], read[name])]
+    if changed:
+        raise _Rejected(
+            "not_round_trip", f"output `{changed[0]}` is read back as {_short(read[changed[0]])}, not {_short(outputs[changed[0]])}"
+        )
+    return answer
+
+
+def _same(one: Any, two: Any) -> bool:
+    return type(one) is type(two) and bool(one == two or (one != one and two != two))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _text_messages(messages: Sequence[prompts.Message]) -> list[prompts.Message]:
+    if not all(isinstance(message.get("content"), str) for message in messages):
+        raise _Rejected("not_text", "the prompt holds images or other parts that are not text")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+# ------------------------------------------------------------------ demos
+
+
+class IncompleteDemo(ValueError):
+    """`demos: "keep"` with a demo that lacks a field."""
+
+
+def student_demos(predictor: dspy.Predict, mode: DemosMode | None = None) -> list[Any]:
+    """Return the demos a predictor runs and is trained with; None is `auto`. Raises IncompleteDemo under `keep`."""
+    if mode == "drop":
+        return []
+    complete = [demo for demo in predictor.demos if _is_complete(demo, predictor.signature)]
+    if mode == "keep" and len(complete) < len(predictor.demos):
+        number = next(at for at, demo in enumerate(predictor.demos) if not _is_complete(demo, predictor.signature))
+        raise IncompleteDemo(f"demo {number + 1} lacks a field; use demos: auto to leave out incomplete demos")
+    return complete
+
+
+def apply_demos(program: Module, mode: DemosMode | None = None) -> Module:
+    """Give every predictor of `program` the demos it runs with after it is compiled; returns `program`. Raises IncompleteDemo."""
+    for _, predictor in program.named_predictors():
+        predictor.demos = student_demos(predictor, mode)
+    return program
+
+
+def _is_complete(demo: Any, signature: Any) -> bool:
+    return all(name in demo and demo[name] is not None for name in signature.fields)
