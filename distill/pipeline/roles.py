@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from distill.spec import CompileSpec, LmSpec, Rollouts, lms_digest, program_digest, trace_digest
-from stillhouse_programs.spec import ProgramSpec, PromptAdapterSpec, canonical_json
+from stillhouse_programs.spec import ProgramSpec, PromptAdapterSpec, canonical_json, expand
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,22 @@ def compiled_cast(spec: CompileSpec, student: ProgramSpec, models: Mapping[str, 
 
 
 def compiled_program(spec: CompileSpec, student: ProgramSpec) -> ProgramSpec:
-    """The program whose prompts the rows are rendered with, and which the artifact holds."""
-    if spec.demos != "drop":
+    """The program whose prompts the rows are rendered with, and which the artifact holds.
+
+    Demos: `keep` all, `drop` all, `auto` leaves out those that lack a field.
+    """
+    if spec.demos == "keep":
         return student
-    bare = [predictor.model_copy(update={"demos": []}) for predictor in student.predictors]
-    return student.model_copy(update={"predictors": bare})
+    fields = {predictor.name: [field.name for field in predictor.signature.fields] for predictor in expand(student).predictors}
+    changed = [
+        predictor.model_copy(update={"demos": [] if spec.demos == "drop" else _complete(predictor.demos, fields[predictor.name])})
+        for predictor in student.predictors
+    ]
+    return student.model_copy(update={"predictors": changed})
+
+
+def _complete(demos: list[dict[str, Any]], fields: list[str]) -> list[dict[str, Any]]:
+    return [demo for demo in demos if all(demo.get(name) is not None for name in fields)]
 
 
 def prompt_adapter(spec: CompileSpec, program: ProgramSpec) -> PromptAdapterSpec:

@@ -1,8 +1,8 @@
 from typing import Any
 
-from distill.pipeline.roles import Cast, baseline_cast, compiled_cast, teacher_cast
-from distill.spec import CompileSpec, Rollouts, read_spec
-from stillhouse_programs.spec import ProgramSpec, parse_spec
+from distill.pipeline.roles import Cast, baseline_cast, compiled_cast, compiled_program, teacher_cast
+from distill.spec import CompileSpec, Rollouts, program_digest, read_spec
+from stillhouse_programs.spec import parse_spec
 
 
 def predictor(name: str, lm: str) -> dict[str, Any]:
@@ -80,6 +80,11 @@ class TestDemos:
         assert [p.demos for p in compiled.program.predictors] == [[], []]
         assert baseline_cast(dropping, STUDENT, constrained=False).program is STUDENT
 
-    def test_kept_otherwise(self) -> None:
-        program: ProgramSpec = compiled_cast(spec(), STUDENT, {"first": "a", "second": "b"}).program
-        assert program.predictors[0].demos
+    def test_auto_leaves_out_those_that_lack_a_field(self) -> None:
+        demos = [{"message": "m", "answer": "a"}, {"message": "only this"}]
+        student = STUDENT.model_copy(update={"predictors": [p.model_copy(update={"demos": demos}) for p in STUDENT.predictors]})
+        assert compiled_program(spec(demos="auto"), student).predictors[0].demos == demos[:1]
+        assert compiled_program(spec(demos="keep"), student).predictors[0].demos == demos
+
+    def test_complete_demos_leave_the_program_as_it_was(self) -> None:
+        assert compiled_cast(spec(), STUDENT, {"first": "a", "second": "b"}).program_digest == program_digest(STUDENT)
