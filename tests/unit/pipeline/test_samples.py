@@ -16,13 +16,13 @@ class TestFixedSamples:
         "schema",
         [
             {"type": "string"},
-            {"type": "integer", "minimum": 3},
+            {"type": "integer"},
             {"type": "number"},
             {"type": "boolean"},
             {"type": "string", "enum": ["a", "b"]},
             {"type": "array", "items": {"type": "string"}},
             {"anyOf": [{"type": "integer"}, {"type": "null"}]},
-            {"type": "object", "title": "Order", "properties": {"note": {"type": "string"}, "n": {"type": "integer"}}},
+            {"type": "object", "title": "Order", "properties": {"note": {"type": "string"}, "n": {"type": "integer", "minimum": 3}}},
         ],
     )
     def test_made_up_inputs_are_inputs_that_the_program_takes(self, schema: dict[str, Any]) -> None:
