@@ -1,0 +1,129 @@
+"""transformers' Trainer over packed batches: its schedule, optimizer, callbacks and resumption; our step and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from engines.trainer.callbacks import Reporter
+from engines.trainer.checkpoint import Snapshot, remove_old_checkpoints
+from engines.trainer.errors import BadInput
+from engines.trainer.files import folder_in_place
+from engines.trainer.grouping import PrefixBatchSampler
+from engines.trainer.packing import Batch, Collator, Pass
+from engines.trainer.rows import EncodedRow
+
+
+class SharedPrefixTrainer(Trainer):
+    """Trains on Batches. ``loss_of(model, pass)`` is a summed loss; a step divides by the batch's number of targets."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        rows: list[tuple[int, EncodedRow]],
+        validation: list[tuple[int, EncodedRow]],
+        *,
+        collator: Collator,
+        sampler: PrefixBatchSampler,
+        loss_of: Callable[[Any, Pass], torch.Tensor],
+        snapshot: Snapshot,
+        reporter: Reporter,
+        callbacks: list[Any],
+    ) -> None:
+        self.control: Any
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=rows,
+            eval_dataset=validation or None,
+            callbacks=[reporter, *callbacks],
+        )
+        self._reporter = reporter
+        self._sampler = sampler
+        self._loss_of = loss_of
+        self._snapshot = snapshot
+        self._collate = collator
+        self._validation = validation
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches by prefix group and length; accelerate deals them out where there are several processes."""
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset, batch_sampler=self._sampler, collate_fn=lambda rows: {"batch": self._collate(rows)}
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Linear warm-up, then linear decay to 0. Unlike Trainer's own, the first step already has a learning rate."""
+        warmup = max(self.args.get_warmup_steps(num_training_steps), 1)
+        decay = max(num_training_steps - warmup, 1)
+
+        def share(step: int) -> float:
+            return min((step + 1) / warmup, max(num_training_steps - step, 0) / decay)
+
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One batch forward and backward, pass by pass; returns the mean loss per target."""
+        model.train()
+        batch: Batch = inputs["batch"].to(self.args.device)
+        total = torch.zeros((), device=self.args.device)
+        for number, one in enumerate(batch.passes, 1):
+            last = number == len(batch.passes)
+            # Gradients of several processes are exchanged once a step.
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                loss = self._loss_of(model, one) / batch.n_targets
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        if not torch.isfinite(total):
+            raise BadInput("diverged", f"The loss became {total.item()} after step {self.state.global_step}.", "options.learning_rate")
+        self._snapshot.count(batch)
+        return total
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Mean loss per target over the validation rows, as ``eval_loss``."""
+        self.model.eval()
+        summed, targets = 0.0, 0
+        size = max(self.args.per_device_eval_batch_size, 1)
+        with torch.no_grad():
+            for start in range(0, len(self._validation), size):
+                batch = self._collate(self._validation[start : start + size]).to(self.args.device)
+                summed += sum(self._loss_of(self.model, one).item() for one in batch.passes)
+                targets += batch.n_targets
+        metrics = {f"{metric_key_prefix}_loss": summed / targets}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @property
+    def final_loss(self) -> float:
+        """The loss of the last training step."""
+        return next(float(line["loss"]) for line in reversed(self.state.log_history) if "loss" in line)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: Trainer's estimate knows no packed batches."""
+        return 0
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Everything that resuming needs, in ``checkpoints/step-<n>``, which appears in one piece; two are kept."""
+        self._reporter.flush()
+        root = Path(self.args.output_dir)
+        with folder_in_place(root / f"step-{self.state.global_step}") as folder:
+            self._snapshot.write(self.model, folder, self.state.global_step)
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_rng_state(str(folder))
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        remove_old_checkpoints(root)
