@@ -130,8 +130,9 @@ class _NoEngine:
         return self
 
 
+@functools.cache
 def stand_in_lm() -> dspy.LM:
-    """Return an LM without native features and without a server, to render prompts with."""
+    """Return the LM without native features and without a server, to render prompts with."""
     return dspy.LM("stillhouse/stand-in", engine=_NoEngine(), cache=False, num_retries=0)
 
 
@@ -185,7 +186,7 @@ def pin(program: PinnedModule, prompt_adapter: dspy.Adapter) -> PinnedModule:
     """
     for _, predictor in program.named_predictors():
         if not hasattr(predictor, _PINNED):
-            predictor.__class__ = _pinned_class(type(predictor))
+            predictor.__class__ = _pinned_class(predictor.__class__)
         setattr(predictor, _PINNED, prompt_adapter)
     return program
 

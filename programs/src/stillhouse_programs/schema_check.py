@@ -9,12 +9,12 @@ Schema = Mapping[str, Any]
 MAX_DEPTH = 24
 PROPERTY_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 # fmt: off
-SCHEMA_KEYS = frozenset({
-    "$defs", "$ref", "type", "enum", "const", "title", "description", "default", "examples", "format", "anyOf",
+SCHEMA_KEYS = (
+    "$defs", "$ref", "title", "description", "type", "format", "enum", "x-enum-names", "const", "anyOf",
     "items", "prefixItems", "uniqueItems", "minItems", "maxItems", "properties", "required", "additionalProperties",
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern",
-    "x-py", "x-enum-names", "x-dspy-type",
-})
+    "default", "examples", "x-py", "x-dspy-type",
+)
 # fmt: on
 TYPE_NAMES = ("string", "integer", "number", "boolean", "null", "array", "object")
 TYPE_WORDS = {
@@ -243,3 +243,21 @@ def _list_of(schema: Schema, key: str, path: str) -> list[Any]:
 
 def _ref_name(schema: Schema) -> str:
     return str(schema["$ref"]).rsplit("/", 1)[-1]
+
+
+def ordered(schema: Schema) -> dict[str, Any]:
+    """Return a checked schema with its keywords in our order, so that equal types are equal text.
+
+    The order of properties and choices is part of a prompt and stays; that of keywords is not, since dspy words the type anew.
+    """
+    plain = {key: schema[key] for key in SCHEMA_KEYS if key in schema}
+    for key in ("$defs", "properties"):
+        if key in plain:
+            plain[key] = {name: ordered(part) for name, part in plain[key].items()}
+    for key in ("anyOf", "prefixItems"):
+        if key in plain:
+            plain[key] = [ordered(part) for part in plain[key]]
+    for key in ("items", "additionalProperties"):
+        if isinstance(plain.get(key), Mapping):
+            plain[key] = ordered(plain[key])
+    return plain

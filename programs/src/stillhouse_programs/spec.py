@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from stillhouse_programs.spec_checks import check_spec
+from stillhouse_programs.spec_checks import check_predictors, check_wiring
 from stillhouse_programs.spec_errors import SpecError, from_validation
 from stillhouse_programs.spec_expand import expand_spec
 from stillhouse_programs.spec_metrics import F1, METRICS, ExactMatch, FieldEquals, MetricSpec, check_metric_of, metric_fields, parse_metric
@@ -54,7 +54,8 @@ def parse_spec(obj: Any) -> ProgramSpec:
         spec = ProgramSpec.model_validate(obj)
     except ValidationError as error:
         raise from_validation(error, obj) from None
-    check_spec(expand_spec(spec))
+    check_predictors(spec)
+    check_wiring(expand_spec(spec))
     return spec
 
 

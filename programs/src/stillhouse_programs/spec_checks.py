@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from stillhouse_programs.schema_check import SchemaFault, check_schema, value_fault
 from stillhouse_programs.spec_errors import SpecError
+from stillhouse_programs.spec_expand import REASONING
 from stillhouse_programs.spec_models import (
     FieldSpec,
     FromRef,
@@ -19,15 +20,25 @@ from stillhouse_programs.spec_models import (
 
 # Keyword arguments that dspy.Predict takes for itself.
 RESERVED_INPUTS = frozenset({"signature", "new_signature", "demos", "config", "lm", "prediction"})
+# Attributes that dspy.Module has for itself; a predictor of that name would replace them.
+RESERVED_ATTRIBUTES = frozenset({
+    "forward", "aforward", "acall", "batch", "callbacks", "deepcopy", "dump_state", "get_lm", "history", "inspect_history", "load",
+    "load_state", "map_named_predictors", "named_parameters", "named_predictors", "named_sub_modules", "parameters", "predictors",
+    "reset_copy", "save", "set_lm", "_base_init", "_compiled", "_set_lm_usage",
+})  # fmt: skip
 INPUT = "input"
 
 
-def check_spec(spec: ProgramSpec) -> None:
-    """Check an expanded spec. Raises SpecError with the JSON path of the first fault."""
+def check_predictors(spec: ProgramSpec) -> None:
+    """Check the predictors of a spec as it was written. Raises SpecError with the JSON path of the first fault."""
     _check_unique([predictor.name for predictor in spec.predictors], "predictor", "predictors", "name")
     _check_tree([predictor.name for predictor in spec.predictors])
     for number, predictor in enumerate(spec.predictors):
         _check_predictor(predictor, f"predictors[{number}]")
+
+
+def check_wiring(spec: ProgramSpec) -> None:
+    """Check steps and outputs of an expanded spec whose predictors were checked. Raises SpecError."""
     _check_unique([step.id for step in spec.steps or []], "step", "steps", "id")
     _check_wiring(spec)
 
@@ -54,7 +65,15 @@ def _check_tree(names: list[str]) -> None:
             raise SpecError(f"predictor `{name}` cannot contain another predictor, `{inside[0]}`", f"predictors[{number}].name")
         if name.split(".")[0].split("[")[0] == "self" and (name != "self" or len(names) > 1):
             raise SpecError("`self` names the one predictor of a program that is a predictor itself", f"predictors[{number}].name")
+        _check_parts(name, f"predictors[{number}].name")
         _check_list_member(names, number)
+
+
+def _check_parts(name: str, path: str) -> None:
+    """Predictors are attributes of a dspy.Module, next to its own."""
+    for part in name.replace("[", ".[").split("."):
+        if part in RESERVED_ATTRIBUTES or part.startswith("__") or part.startswith("_spec_"):
+            raise SpecError(f"predictor `{name}`: `{part}` is a name of dspy.Module itself", path)
 
 
 def _check_list_member(names: list[str], number: int) -> None:
@@ -81,8 +100,9 @@ def _check_predictor(predictor: PredictorSpec, path: str) -> None:
         raise SpecError(f"predictor {predictor.name} has no output field", place)
     for number, field in enumerate(predictor.signature.fields):
         _check_field(predictor, field, f"{place}[{number}]")
+    known = {*names, "augmented", REASONING} if predictor.type == "ChainOfThought" else {*names, "augmented"}
     for number, demo in enumerate(predictor.demos):
-        unknown = [key for key in demo if key not in names and key != "augmented"]
+        unknown = [key for key in demo if key not in known]
         if unknown:
             hint = nearest(unknown[0], names)
             raise SpecError(f"demo: predictor {predictor.name} has no field `{unknown[0]}`{hint}", f"{path}.demos[{number}].{unknown[0]}")

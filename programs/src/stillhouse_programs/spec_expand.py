@@ -1,5 +1,6 @@
 """The canonical form of a spec: everything that a person may leave out, filled in."""
 
+from stillhouse_programs.schema_check import ordered
 from stillhouse_programs.spec_errors import SpecError
 from stillhouse_programs.spec_models import FieldSpec, FromRef, PredictorSpec, ProgramSpec, Reference, SignatureSpec, StepSpec
 
@@ -36,7 +37,7 @@ def _reference(path: str) -> FromRef:
 def _expand_predictor(predictor: PredictorSpec, path: str) -> PredictorSpec:
     # dspy makes the instructions of a ChainOfThought before it adds `reasoning`, so they are filled in first.
     signature = predictor.signature
-    fields = [_plain_desc(field) for field in signature.fields]
+    fields = [_plain_field(field) for field in signature.fields]
     if predictor.type == "ChainOfThought":
         fields = _with_reasoning(predictor, fields, path)
     expanded = SignatureSpec(instructions=signature.instructions or _default_instructions(signature), fields=fields)
@@ -49,9 +50,10 @@ def _default_instructions(signature: SignatureSpec) -> str:
     return f"Given the fields {inputs}, produce the fields {outputs}."
 
 
-def _plain_desc(field: FieldSpec) -> FieldSpec:
+def _plain_field(field: FieldSpec) -> FieldSpec:
     """`${name}` is what dspy says of a field without a description."""
-    return field.model_copy(update={"desc": None}) if field.desc == f"${{{field.name}}}" else field
+    desc = None if field.desc == f"${{{field.name}}}" else field.desc
+    return field.model_copy(update={"desc": desc, "json_schema": ordered(field.json_schema)})
 
 
 def _with_reasoning(predictor: PredictorSpec, fields: list[FieldSpec], path: str) -> list[FieldSpec]:

@@ -126,7 +126,7 @@ class TemplateRef(SpecModel):
 def _reference_kind(value: Any) -> str | None:
     if isinstance(value, dict):
         return next((kind for kind in ("from", "template", "value") if kind in value), None)
-    kinds = {FromRef: "from", ValueRef: "value", TemplateRef: "template"}
+    kinds: dict[type, str] = {FromRef: "from", ValueRef: "value", TemplateRef: "template"}
     return kinds.get(type(value))
 
 
