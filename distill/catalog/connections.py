@@ -15,7 +15,18 @@ from distill.settings import ConnectionSettings, Settings
 HOUSE = "house"
 """The embedded LM host's connection."""
 
-_VALUES = ("kind", "base_url", "models", "supports", "trainer", "device", "api_key_env", "max_in_flight", "default_student", "default_teacher")
+_VALUES = (
+    "kind",
+    "base_url",
+    "models",
+    "supports",
+    "trainer",
+    "device",
+    "api_key_env",
+    "max_in_flight",
+    "default_student",
+    "default_teacher",
+)
 _CHANGES_ANSWERS = frozenset({"kind", "base_url"})
 
 
@@ -62,7 +73,7 @@ def _store(s: Session, row: Connection | None, name: str, values: dict[str, Any]
         return
     for key in changed:
         setattr(row, key, values[key])
-    if changed & _CHANGES_ANSWERS:
+    if changed & _CHANGES_ANSWERS and name != HOUSE:  # the embedded host gets another port at every start, and answers the same
         row.revision += 1
     row.disabled_at = None
     row.updated_at = func.clock_timestamp()

@@ -1,0 +1,135 @@
+"""Datasets: rows as a JSONL blob, an index of byte offsets to read slices, and a summary of the fields made once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import func, select, update
+
+from distill.catalog import blobs
+from distill.catalog.fields import FieldSummary
+from distill.catalog.models import Dataset
+from distill.db import Listing, Page, Session, paginate
+from distill.errors import Invalid, NotFound
+from distill.ids import new_id
+from distill.settings import get_settings
+from distill.storage import BlobWriter, FolderStore
+
+INDEX_EVERY = 1000
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_REFERENCE = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,127})@(?:v(?P<version>[1-9]\d{0,8})|latest)$")
+
+
+def create(
+    s: Session,
+    store: FolderStore,
+    project_id: str,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    created_by: str | None = None,
+    name: str | None = None,
+    source_format: str = "jsonl",
+    metadata: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Store rows as a dataset of the project; with a name it is that name's next version.
+
+    Rows are read once, as a stream. Raises Invalid for a row that is no object or too large (`param` is `[index]`), or a bad name.
+    """
+    if name is not None and not NAME.match(name):
+        raise Invalid("name: letters, digits, `.`, `_` and `-`, at most 128", param="name")
+    offsets, summary = [], FieldSummary()
+    with store.writer() as out:
+        for index, row in enumerate(rows):
+            if index % INDEX_EVERY == 0:
+                offsets.append(out.size_bytes)
+            _write(out, index, row)
+            summary.add(row)
+    blobs.register(s, out.digest, out.size_bytes)
+    dataset = Dataset(
+        id=new_id("ds"),
+        project_id=project_id,
+        name=name,
+        version=_next_version(s, project_id, name) if name else None,
+        digest=out.digest,
+        row_count=summary.rows,
+        size_bytes=out.size_bytes,
+        offsets=offsets,
+        fields=summary.as_json(),
+        source_format=source_format,
+        created_by=created_by,
+        user_metadata=dict(metadata or {}),
+    )
+    s.add(dataset)
+    s.flush()
+    return dataset
+
+
+def _write(out: BlobWriter, index: int, row: Any) -> None:
+    if not isinstance(row, Mapping):
+        raise Invalid(f"row {index + 1} is not an object", code="invalid_rows", param=f"[{index}]")
+    try:
+        line = json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except (ValueError, UnicodeEncodeError, RecursionError):
+        raise Invalid(f"row {index + 1} is not plain JSON", code="invalid_rows", param=f"[{index}]") from None
+    if len(line) > get_settings().limits.max_row_bytes:
+        raise Invalid(
+            f"row {index + 1} is larger than {get_settings().limits.max_row_bytes} bytes", code="row_too_large", param=f"[{index}]"
+        )
+    out.write(line + b"\n")
+
+
+def _next_version(s: Session, project_id: str, name: str) -> int:
+    # Two uploads of one name get two versions: the second waits here until the first has committed.
+    s.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{project_id}/{name}", 0))))
+    newest = s.scalar(select(func.max(Dataset.version)).where(Dataset.project_id == project_id, Dataset.name == name))
+    return (newest or 0) + 1
+
+
+def resolve(s: Session, project_id: str, reference: str, param: str = "trainset") -> Dataset:
+    """A dataset by id, `name@v3` or `name@latest`. Raises NotFound."""
+    query = select(Dataset).where(Dataset.project_id == project_id, Dataset.deleted_at.is_(None))
+    if named := _REFERENCE.match(reference):
+        query = query.where(Dataset.name == named["name"])
+        if named["version"]:
+            query = query.where(Dataset.version == int(named["version"]))
+        query = query.order_by(Dataset.version.desc()).limit(1)
+    else:
+        query = query.where(Dataset.id == reference)
+    row = s.scalar(query)
+    if row is None:
+        raise NotFound(f"{param}: no dataset {reference}", code="dataset_not_found", param=param)
+    return row
+
+
+def by_id(s: Session, dataset_id: str) -> Dataset:
+    """A job's dataset, deleted or not. Raises NotFound."""
+    row = s.get(Dataset, dataset_id)
+    if row is None:
+        raise NotFound(f"no dataset {dataset_id}", code="dataset_not_found")
+    return row
+
+
+def list_datasets(s: Session, project_id: str, page: Page, name: str | None = None) -> Listing[Dataset]:
+    query = select(Dataset).where(Dataset.project_id == project_id, Dataset.deleted_at.is_(None))
+    return paginate(s, query.where(Dataset.name == name) if name else query, Dataset.id, page)
+
+
+def delete(s: Session, project_id: str, dataset_id: str) -> None:
+    """Hide a dataset; jobs that use it keep its rows. Raises NotFound."""
+    resolve(s, project_id, dataset_id, param="id")
+    s.execute(update(Dataset).where(Dataset.id == dataset_id).values(deleted_at=func.clock_timestamp()))
+
+
+def rows(store: FolderStore, dataset: Dataset, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+    """Stream rows `start` (0-based) up to, not including, `stop`; at most 999 rows before `start` are skipped over."""
+    stop = dataset.row_count if stop is None else min(stop, dataset.row_count)
+    if start >= stop:
+        return
+    with store.path(dataset.digest).open("rb") as file:
+        file.seek(dataset.offsets[start // INDEX_EVERY])
+        for line in islice(file, start % INDEX_EVERY, start % INDEX_EVERY + stop - start):
+            yield json.loads(line)

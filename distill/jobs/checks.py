@@ -1,0 +1,148 @@
+"""The submit check: everything about a compile spec that can be known without dspy and without running user code.
+
+It returns the spec with defaults and ids filled in. A fault raises Invalid, NotFound or Unsupported with `code` and `param`; nothing
+has been stored then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stillhouse_programs.spec import (
+    ProgramSpec,
+    SpecError,
+    check_metric,
+    columns,
+    lm_roles,
+    metric_fields,
+    parse_prompt_adapter,
+    predictor_names,
+)
+
+from distill.catalog import datasets, programs
+from distill.catalog.fields import check_summary
+from distill.catalog.models import Dataset, Program
+from distill.db import Session
+from distill.errors import Invalid, Unsupported
+from distill.jobs.lm_checks import LmResolver
+from distill.settings import get_settings
+from distill.spec import CompileSpec, Rollouts, TeacherSpec, did_you_mean
+
+DEFAULT_SAMPLING_TEMPERATURE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A spec that may be stored as a job, and the rows it points at."""
+
+    spec: CompileSpec
+    program: Program
+    trainset: Dataset
+    valset: Dataset | None
+
+
+def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
+    row = programs.get(s, project_id, spec.program_id)
+    program = programs.spec_of(row)
+    _check_words(spec)
+    spec = _with_defaults(spec, row, program)
+    spec = _with_lms(s, project_id, spec, program)
+    trainset = _dataset(s, project_id, spec.trainset, program, "trainset")
+    valset = _dataset(s, project_id, spec.valset, program, "valset") if spec.valset else None
+    _check_metric(spec, program, trainset, "trainset")
+    if valset is not None:
+        _check_metric(spec, program, valset, "valset")
+    return Checked(spec.model_copy(update={"trainset": trainset.id, "valset": valset.id if valset else None}), row, trainset, valset)
+
+
+def _check_words(spec: CompileSpec) -> None:
+    if spec.teacher == "labels":
+        raise Unsupported("teacher: training on the labels is not offered here; name a teacher LM", code="teacher_labels", param="teacher")
+    if spec.valset and spec.holdout:
+        raise Invalid("holdout: give `valset` or `holdout`, not both", code="valset_and_holdout", param="holdout")
+    if len(set(spec.evaluate.roles)) != len(spec.evaluate.roles):
+        raise Invalid("evaluate.roles: a role stands twice", code="duplicate_role", param="evaluate.roles")
+    most = get_settings().limits.max_num_threads
+    if spec.num_threads > most:
+        raise Invalid(f"num_threads: at most {most} on this server", code="too_many_threads", param="num_threads")
+
+
+def _with_defaults(spec: CompileSpec, row: Program, program: ProgramSpec) -> CompileSpec:
+    rollouts = spec.rollouts
+    if rollouts.n > 1 and rollouts.temperature is None:
+        rollouts = Rollouts(n=rollouts.n, temperature=DEFAULT_SAMPLING_TEMPERATURE, stop_on_pass=rollouts.stop_on_pass)
+    if rollouts.n > 1 and rollouts.temperature == 0:
+        message = "rollouts.temperature: at 0 all samples of an example are the same; use n = 1, or a temperature above 0"
+        raise Invalid(message, code="samples_all_equal", param="rollouts.temperature")
+    return spec.model_copy(
+        update={
+            "program_digest": row.digest,
+            "program_name": spec.program_name or row.name or f"program-{row.digest[3:9]}",
+            "prompt_adapter": spec.prompt_adapter or program.prompt_adapter or parse_prompt_adapter(None),
+            "rollouts": rollouts,
+            "teacher": spec.teachers or (TeacherSpec(),),
+        }
+    )
+
+
+def _with_lms(s: Session, project_id: str, spec: CompileSpec, program: ProgramSpec) -> CompileSpec:
+    resolver = LmResolver(s, spec)
+    roles = lm_roles(program)
+    lms = {role: resolver.student(role) for role in _known_roles(roles, spec.lms, "lms")}
+    teachers = tuple(_teacher(s, project_id, resolver, spec, program, number) for number in range(len(spec.teachers)))
+    return spec.model_copy(update={"lms": lms, "teacher": teachers})
+
+
+def _teacher(s: Session, project_id: str, resolver: LmResolver, spec: CompileSpec, student: ProgramSpec, number: int) -> TeacherSpec:
+    teacher, param = spec.teachers[number], f"teacher[{number}]"
+    program, program_id, digest = student, spec.program_id, spec.program_digest
+    if teacher.program_id and teacher.program_id != spec.program_id:
+        row = programs.get(s, project_id, teacher.program_id)
+        program, program_id, digest = programs.spec_of(row), row.id, row.digest
+        _check_same_predictors(student, program, f"{param}.program")
+    roles = _known_roles(lm_roles(program), teacher.lms, f"{param}.lms")
+    lms = {role: resolver.teacher(teacher, role, f"{param}.lms.{role}") for role in roles}
+    return TeacherSpec(program_id=program_id, program_digest=digest, lms=lms)
+
+
+def _known_roles(roles: list[str], given: object, param: str) -> list[str]:
+    for name in given if isinstance(given, dict) else ():
+        if name not in roles:
+            known = ", ".join(roles)
+            raise Invalid(f"{param}.{name}: no predictor uses an LM `{name}` (there are: {known}){did_you_mean(name, roles)}",
+                          code="unknown_lm", param=f"{param}.{name}")  # fmt: skip
+    return roles
+
+
+def _check_same_predictors(student: ProgramSpec, teacher: ProgramSpec, param: str) -> None:
+    ours, theirs = predictor_names(student), predictor_names(teacher)
+    if set(ours) == set(theirs):
+        return
+    lacks = ", ".join(name for name in ours if name not in theirs) or "nothing"
+    extra = ", ".join(name for name in theirs if name not in ours) or "nothing"
+    message = f"{param}: teacher and student need the same predictor names; the teacher lacks {lacks}, and has {extra} beside"
+    raise Invalid(message, code="predictors_differ", param=param)
+
+
+def _dataset(s: Session, project_id: str, reference: str, program: ProgramSpec, param: str) -> Dataset:
+    row = datasets.resolve(s, project_id, reference, param)
+    check_summary(program, row, param)
+    return row
+
+
+def _check_metric(spec: CompileSpec, program: ProgramSpec, dataset: Dataset, param: str) -> None:
+    """The metric's outputs exist, and the rows have labels for them."""
+    try:
+        check_metric(spec.metric.model_dump(mode="json"), program)
+    except SpecError as error:
+        raise Invalid(error.message, code="invalid_metric", param=error.param) from None
+    known = [entry["name"] for entry in dataset.fields]
+    labels = [name for name, column in columns(program).items() if column.role == "label"]
+    wanted = metric_fields(spec.metric)
+    if wanted is None and not any(name in known for name in labels):
+        message = f"{param}: metric {spec.metric.type} needs a label: one of {', '.join(labels)} in the rows"
+        raise Invalid(message, code="missing_labels", param=param)
+    for name in wanted or []:
+        if name not in known:
+            message = f"{param}: metric {spec.metric.type} needs the label `{name}` in the rows{did_you_mean(name, known)}"
+            raise Invalid(message, code="missing_labels", param=param)

@@ -1,0 +1,98 @@
+"""Which connection, model and trainer each LM of a job means, and whether they can do what is asked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from distill.catalog import connections
+from distill.catalog.models import Connection
+from distill.db import Session
+from distill.errors import Invalid, NotFound, Unsupported
+from distill.spec import CompileSpec, LmSpec, TeacherSpec, did_you_mean
+
+TRAINERS = frozenset({"local"})
+Side = Literal["student", "teacher"]
+
+
+class LmResolver:
+    """Fills in the LMs of one spec."""
+
+    def __init__(self, s: Session, spec: CompileSpec) -> None:
+        self._s = s
+        self._spec = spec
+
+    def student(self, role: str) -> LmSpec:
+        """An LM that is asked and trained."""
+        param = f"lms.{role}"
+        lm, connection = self._resolve(self._spec.lms.get(role, LmSpec()), "student", param)
+        trainer = lm.trainer or connection.trainer or ""
+        _check_trainer(connection, trainer, f"{param}.trainer" if lm.trainer else f"{param}.connection")
+        if "baseline_constrained" in self._spec.evaluate.roles:
+            _check_constrain(connection, "evaluate.roles")
+        return lm.model_copy(
+            update={
+                "trainer": trainer,
+                "base_model": lm.base_model or lm.model,
+                "train_options": lm.train_options or self._spec.train_options,
+                "prompt_adapter": lm.prompt_adapter or self._spec.prompt_adapter,
+            }
+        )
+
+    def teacher(self, teacher: TeacherSpec, role: str, param: str) -> LmSpec:
+        """An LM that is only asked; with one entry in the teacher's `lms`, roles without an entry of their own take it too."""
+        given = teacher.lms.get(role) or (next(iter(teacher.lms.values())) if len(teacher.lms) == 1 else LmSpec())
+        lm, _ = self._resolve(given, "teacher", param)
+        return lm.model_copy(update={"prompt_adapter": lm.prompt_adapter or self._spec.prompt_adapter})
+
+    def _resolve(self, lm: LmSpec, side: Side, param: str) -> tuple[LmSpec, Connection]:
+        connection = self._connection(lm, side, param)
+        if lm.constrain:
+            _check_constrain(connection, f"{param}.constrain")
+        found = {"connection": connection.name, "connection_id": connection.id, "connection_revision": connection.revision}
+        return lm.model_copy(update={**found, "model": _model(connection, lm.model, param)}), connection
+
+    def _connection(self, lm: LmSpec, side: Side, param: str) -> Connection:
+        if not lm.connection:
+            connection = connections.default(self._s, side)
+            if connection is None:
+                message = f"{param}: this server has no default {side} connection; name one as {param}.connection"
+                raise Invalid(message, code="no_default_connection", param=param)
+            return connection
+        found = connections.find(self._s, lm.connection)
+        if found is None:
+            known = [row.name for row in connections.list_connections(self._s)]
+            message = (
+                f"{param}.connection: no connection `{lm.connection}` (there are: {', '.join(known)}){did_you_mean(lm.connection, known)}"
+            )
+            raise NotFound(message, code="connection_not_found", param=f"{param}.connection")
+        return found
+
+
+def _model(connection: Connection, wanted: str, param: str) -> str:
+    known = connection.models
+    if wanted:
+        if known is not None and wanted not in known:
+            message = (
+                f"{param}.model: {connection.name} has no model `{wanted}` (there are: {', '.join(known)}){did_you_mean(wanted, known)}"
+            )
+            raise Invalid(message, code="unknown_model", param=f"{param}.model")
+        return wanted
+    if not known:
+        raise Invalid(f"{param}.model: name the model that {connection.name} is to use", code="missing_model", param=f"{param}.model")
+    return known[0]
+
+
+def _check_trainer(connection: Connection, trainer: str, param: str) -> None:
+    if not trainer or "lora" not in connection.supports:
+        message = f"{param}: nothing can be trained for connection {connection.name}; it needs a trainer and support for LoRA adapters"
+        raise Invalid(message, code="not_trainable", param=param)
+    if trainer not in TRAINERS:
+        raise Unsupported(
+            f"{param}: unknown trainer `{trainer}`{did_you_mean(trainer, sorted(TRAINERS))}", code="unknown_trainer", param=param
+        )
+
+
+def _check_constrain(connection: Connection, param: str) -> None:
+    if "structured_outputs" not in connection.supports:
+        message = f"{param}: connection {connection.name} cannot constrain answers (no `structured_outputs`)"
+        raise Invalid(message, code="constrain_unsupported", param=param)

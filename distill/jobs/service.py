@@ -1,0 +1,161 @@
+"""What callers may ask of jobs. Every function works inside the caller's transaction and never commits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func
+
+from distill.db import Session
+from distill.errors import Conflict
+from distill.ids import new_id
+from distill.jobs import events, outbox, repository
+from distill.jobs.checks import check
+from distill.jobs.lifecycle import settle, transition
+from distill.jobs.models import FineTuneJob, Job
+from distill.jobs.status import QUEUE_OF, JobStatus, Step
+from distill.jobs.steps import NewItem, open_step
+from distill.spec import CompileSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the key's id, its project and scopes."""
+
+    key_id: str | None
+    project_id: str
+    scopes: frozenset[str] = frozenset()
+    project_name: str = ""
+
+
+def submit(s: Session, project_id: str, caller: Caller | None, spec: CompileSpec, *, derived_from: str | None = None) -> Job:
+    """Check a compile spec and store its job, with its `validate` item, event and hint. Raises Invalid, NotFound, Unsupported."""
+    checked = check(s, project_id, spec)
+    spec = checked.spec
+    job = Job(
+        id=new_id("cjob"),
+        kind="compile",
+        project_id=project_id,
+        created_by=caller.key_id if caller else None,
+        name=spec.name,
+        program_name=spec.program_name,
+        status=str(JobStatus.QUEUED if spec.auto_start else JobStatus.CREATED),
+        derived_from=derived_from,
+        program_id=checked.program.id,
+        trainset_id=checked.trainset.id,
+        valset_id=checked.valset.id if checked.valset else None,
+        spec=spec.to_json(),
+        spec_digest=spec.digest(),
+        num_threads=spec.num_threads,
+        max_calls=spec.budget.max_calls,
+        user_metadata=dict(spec.metadata),
+        queued_at=func.clock_timestamp() if spec.auto_start else None,
+    )
+    s.add(job)
+    s.flush()
+    events.append(s, job.id, "status", f"The job is {job.status}", {"status": job.status, "step": "validate"})
+    open_step(s, job, Step.VALIDATE, [NewItem("validate", needs=needs_of(spec), max_attempts=3)])
+    s.refresh(job)
+    return job
+
+
+def needs_of(_spec: CompileSpec) -> tuple[str, ...]:
+    """What a worker must be able to do to run this job's program: its runtime."""
+    return ("runtime:default",)
+
+
+def start(s: Session, project_id: str, job_id: str) -> Job:
+    """Queue a job that was created with `auto_start: false`. Raises NotFound, Conflict."""
+    repository.get(s, project_id, job_id)
+    job = repository.lock(s, job_id)
+    transition(s, job, JobStatus.QUEUED, message="Queued")
+    outbox.add(s, QUEUE_OF[Step.VALIDATE], job.id)
+    return job
+
+
+def cancel(s: Session, project_id: str, job_id: str) -> Job:
+    """Ask a job to stop. It is `cancelled` at once when no item is leased, else when the last holder has let go.
+
+    Asking again is no error. Raises Conflict for a job that has succeeded or failed.
+    """
+    repository.get(s, project_id, job_id)
+    job = repository.lock(s, job_id)
+    if job.status == JobStatus.CANCELLED or job.cancel_requested_at:
+        return job
+    if JobStatus(job.status).is_terminal:
+        raise Conflict(f"job {job.id} has already {job.status}", code="job_over", param="id")
+    job.cancel_requested_at = func.clock_timestamp()
+    s.flush()
+    settle(s, job)
+    if job.status != JobStatus.CANCELLED:
+        events.append(s, job.id, "log", "Cancel was requested", {"status": job.status})
+    s.refresh(job)
+    return job
+
+
+def edit(s: Session, project_id: str, job_id: str, *, name: str | None = None, metadata: Mapping[str, str] | None = None) -> Job:
+    """Change a job's name or metadata; None leaves it as it is. Raises NotFound."""
+    repository.get(s, project_id, job_id)
+    job = repository.lock(s, job_id)
+    if name is not None:
+        job.name = name
+    if metadata is not None:
+        job.user_metadata = dict(metadata)
+    s.flush()
+    return job
+
+
+# ------------------------------------------------------------------ for the steps
+
+
+@dataclass(frozen=True, slots=True)
+class NewFineTuneJob:
+    """A key to be trained, as `validate` finds it."""
+
+    lm_key: str
+    predictor: str
+    lms: tuple[str, ...]
+    predictors: tuple[str, ...]
+    connection_id: str
+    base_model: str
+    trainer: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def create_fine_tune_jobs(s: Session, job: Job, keys: Iterable[NewFineTuneJob]) -> list[FineTuneJob]:
+    """The fine-tune jobs of a job, one a key, queued. Called once, when `validate` closes."""
+    rows = [
+        FineTuneJob(
+            id=new_id("ftjob"),
+            job_id=job.id,
+            project_id=job.project_id,
+            lm_key=key.lm_key,
+            predictor=key.predictor,
+            lms=list(key.lms),
+            predictors=list(key.predictors),
+            connection_id=key.connection_id,
+            base_model=key.base_model,
+            trainer=key.trainer,
+            options=dict(key.options),
+        )
+        for key in keys
+    ]
+    s.add_all(rows)
+    s.flush()
+    return rows
+
+
+def succeed(s: Session, job: Job, message: str = "Succeeded") -> None:
+    """End a locked job whose last step has closed."""
+    transition(s, job, JobStatus.SUCCEEDED, message=message)
+
+
+def warn(s: Session, job: Job, code: str, message: str, url: str | None = None) -> None:
+    """Add a warning to a locked job, once per code, with its event."""
+    if any(entry["code"] == code for entry in job.warnings):
+        return
+    job.warnings = [*job.warnings, {"code": code, "message": message, "url": url}]
+    s.flush()
+    events.append(s, job.id, "warning", message, {"code": code}, "warning")
