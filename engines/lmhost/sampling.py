@@ -1,0 +1,63 @@
+"""From logits to tokens. Randomness is a function of (seed, sample, position) alone, so batch mates cannot change an answer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a request samples: ``temperature`` 0 is greedy; ``top_p`` keeps the smallest set with that much probability."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One token to choose: the request's sampling, and the number in [0, 1) that decides."""
+
+    sampling: Sampling
+    uniform: float
+
+
+def uniform(seed: int, sample: int, position: int) -> float:
+    """The number in [0, 1) for one position of one sample of a request."""
+    digest = hashlib.blake2b(f"{seed}:{sample}:{position}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def choose(logits: Tensor, draws: list[Draw]) -> list[int]:
+    """One column index per row of float32 ``logits [N, V]``; columns at -inf are never chosen."""
+    drawn = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    if not drawn:
+        return logits.argmax(-1).tolist()
+    if len(drawn) == len(draws):
+        return _sample(logits, draws)
+    result = logits.argmax(-1)
+    result[drawn] = torch.tensor(_sample(logits[drawn], [draws[row] for row in drawn]), device=result.device)
+    return result.tolist()
+
+
+def _sample(logits: Tensor, draws: list[Draw]) -> list[int]:
+    """Inverse transform sampling in token order."""
+    temperatures = torch.tensor([draw.sampling.temperature for draw in draws], device=logits.device)
+    chances = (logits / temperatures[:, None]).softmax(-1)
+    if any(draw.sampling.top_p < 1 for draw in draws):
+        chances = _nucleus(chances, torch.tensor([draw.sampling.top_p for draw in draws], device=logits.device))
+    # float64: a float32 sum over a large vocabulary would lose the tail.
+    steps = chances.double().cumsum(-1)
+    target = torch.tensor([draw.uniform for draw in draws], dtype=torch.float64, device=logits.device) * steps[:, -1]
+    return torch.searchsorted(steps, target[:, None], right=True)[:, 0].clamp_(max=logits.shape[1] - 1).tolist()
+
+
+def _nucleus(chances: Tensor, top_p: Tensor) -> Tensor:
+    """Zero what lies outside each row's nucleus; the most probable token always stays."""
+    ordered, order = chances.sort(-1, descending=True, stable=True)
+    outside = ordered.cumsum(-1) - ordered >= top_p[:, None]
+    return chances.masked_fill(torch.zeros_like(outside).scatter_(-1, order, outside), 0.0)
