@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import func
 
+from distill.catalog.keys import Caller
 from distill.db import Session
 from distill.errors import Conflict
 from distill.ids import new_id
@@ -18,16 +19,6 @@ from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import QUEUE_OF, JobStatus, Step
 from distill.jobs.steps import NewItem, open_step
 from distill.spec import CompileSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks: the key's id, its project and scopes."""
-
-    key_id: str | None
-    project_id: str
-    scopes: frozenset[str] = frozenset()
-    project_name: str = ""
 
 
 def submit(s: Session, project_id: str, caller: Caller | None, spec: CompileSpec, *, derived_from: str | None = None) -> Job:

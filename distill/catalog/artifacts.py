@@ -1,0 +1,59 @@
+"""Artifacts: the immutable files of a succeeded job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from distill.catalog.models import Artifact
+from distill.db import Listing, Page, Session, paginate
+from distill.errors import NotFound
+from distill.ids import new_id
+
+
+def create(
+    s: Session, *, project_id: str, job_id: str, name: str, digest: str, manifest: str, files: Mapping[str, Mapping[str, Any]]
+) -> Artifact:
+    """The job's artifact: a second call for the same job returns the first one's row.
+
+    `manifest` is the manifest's JSON text and `digest` its blob; `files` is `{path: {"digest", "size_bytes"}}`, the manifest among them.
+    """
+    values = {
+        "id": new_id("art"), "project_id": project_id, "job_id": job_id, "name": name, "digest": digest, "manifest": manifest,
+        "files": {path: dict(entry) for path, entry in files.items()},
+        "size_bytes": sum(int(entry["size_bytes"]) for entry in files.values()),
+    }  # fmt: skip
+    s.execute(insert(Artifact).values(values).on_conflict_do_nothing(index_elements=["job_id"]))
+    return s.execute(select(Artifact).where(Artifact.job_id == job_id)).scalar_one()
+
+
+def get(s: Session, project_id: str, artifact_id: str) -> Artifact:
+    query = select(Artifact).where(Artifact.id == artifact_id, Artifact.project_id == project_id, Artifact.deleted_at.is_(None))
+    row = s.scalar(query)
+    if row is None:
+        raise NotFound(f"no artifact {artifact_id}", code="artifact_not_found", param="id")
+    return row
+
+
+def of_job(s: Session, job_id: str) -> Artifact | None:
+    return s.scalar(select(Artifact).where(Artifact.job_id == job_id, Artifact.deleted_at.is_(None)))
+
+
+def newest(s: Session, project_id: str, name: str) -> Artifact | None:
+    """The project's newest artifact of this name."""
+    query = select(Artifact).where(Artifact.project_id == project_id, Artifact.name == name, Artifact.deleted_at.is_(None))
+    return s.scalar(query.order_by(Artifact.id.desc()).limit(1))
+
+
+def list_artifacts(s: Session, project_id: str, page: Page, name: str | None = None) -> Listing[Artifact]:
+    query = select(Artifact).where(Artifact.project_id == project_id, Artifact.deleted_at.is_(None))
+    return paginate(s, query.where(Artifact.name == name) if name else query, Artifact.id, page)
+
+
+def delete(s: Session, project_id: str, artifact_id: str) -> None:
+    """Hide an artifact. Raises NotFound."""
+    get(s, project_id, artifact_id)
+    s.execute(update(Artifact).where(Artifact.id == artifact_id).values(deleted_at=func.clock_timestamp()))
