@@ -14,6 +14,8 @@ from rich.text import Text
 
 _COLOURS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green", "bright_blue")
 _PROBLEM = re.compile(r"\b(warning|error|critical|fatal|panic|traceback)\b", re.IGNORECASE)
+# True of most machines and of no consequence for a broker that keeps a few hints.
+_HARMLESS = re.compile("Memory overcommit must be enabled")
 _STYLES = {"ready": "green", "starting": "yellow", "restarting": "yellow", "failed": "bold red", "stopped": "dim"}
 
 
@@ -95,7 +97,7 @@ class Shown:
 
     def _is_problem(self, name: str, text: str) -> bool:
         """A warning or an error, or the indented lines that belong to one."""
-        if _PROBLEM.search(text):
+        if _PROBLEM.search(text) and not _HARMLESS.search(text):
             self._talking.add(name)
         elif not text[:1].isspace():
             self._talking.discard(name)

@@ -60,20 +60,19 @@ class Layout:
         return found
 
 
-def common_environment(home: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """For every part: the caller's environment without the server's secrets, with paths made absolute.
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for parts that are not the server; those that are get its secrets back one by one."""
+    return {name: value for name, value in environment.items() if name not in _SECRETS and not name.startswith("PG")}
 
-    Parts run in the home folder and trust only installed packages, so a user's own package called `app` never meets ours.
+
+def part_environment(home: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """For every part: paths made absolute, since parts run in the home folder.
+
+    They trust only installed packages, so a user's own package called `app` never meets ours.
     """
-    kept = {name: value for name, value in environment.items() if name not in _SECRETS and not name.startswith("PG")}
     config = Path(environment.get("STILLHOUSE_CONFIG", "stillhouse.toml")).resolve()
-    return {
-        **kept,
-        "STILLHOUSE_HOME": str(home),
-        "STILLHOUSE_CONFIG": str(config),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONSAFEPATH": "1",
-    }
+    ours = {"STILLHOUSE_HOME": str(home), "STILLHOUSE_CONFIG": str(config), "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+    return {**environment, **ours}
 
 
 def standard_parts(layout: Layout) -> list[Part]:

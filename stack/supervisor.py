@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,7 @@ from stack.errors import PartFailed, StackError
 from stack.home import HomeLock, open_home, read_state, write_private, write_state
 from stack.network import LOOPBACK, free_port, require_free
 from stack.parts import Part
-from stack.plan import Layout, common_environment, standard_parts
+from stack.plan import Layout, part_environment, standard_parts, without_secrets
 from stack.servers import Servers, plan_servers
 from stack.watch import Patience, Watchman
 
@@ -88,6 +87,10 @@ class Stack:
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
+    def stop_asked(self) -> bool:
+        return self._stop_asked.is_set()
+
+    @property
     def api_key(self) -> str:
         return self._credentials["api_key"]
 
@@ -121,7 +124,7 @@ class Stack:
             raise
 
     def _start_locked(self, lock: HomeLock) -> None:
-        common = common_environment(self.home, os.environ)
+        common = part_environment(self.home, without_secrets(os.environ))
         self.crew = Crew(self.home, common, self._reporter.line, lock.fd)
         if self._stop_asked.is_set():
             self.crew.stopping.set()
@@ -216,8 +219,3 @@ def run_preparation(layout: Layout, environment: Mapping[str, str]) -> Mapping[s
         raise StackError("the database could not be prepared:\n" + "\n".join(done.stderr.strip().splitlines()[-8:]))
     found = json.loads(done.stdout)
     return {"api_key": str(found["api_key"]), "project": str(found["project"])}
-
-
-def elapsed(since: float) -> str:
-    """Seconds since a time of the monotonic clock, for people."""
-    return f"{time.monotonic() - since:.1f} s"

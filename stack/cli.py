@@ -1,0 +1,225 @@
+"""`stillhouse-server`: start the whole stack or one process of it, and look after a server."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from distill.settings import Settings, get_settings
+from stack import plan
+from stack.console import Shown, literal
+from stack.errors import StackError
+from stack.home import HomeLock, open_home, read_state
+from stack.processes import is_running, pause
+from stack.supervisor import Stack
+
+app = typer.Typer(name="stillhouse-server", help="The Stillhouse server.", no_args_is_help=True, add_completion=False)
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+Home = Annotated[Path | None, typer.Option("--home", help="Folder with all data. Default: $STILLHOUSE_HOME, then .stillhouse")]
+
+
+@app.command()
+def up(
+    home: Home = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API. Default: [server] port, 8400")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Slices of rollouts that run side by side.")] = 2,
+    lm_host: Annotated[bool, typer.Option("--lm-host/--no-lm-host", help="Start the embedded LM host.")] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every line of every part.")] = False,
+) -> None:
+    """Start everything: servers, API, dispatcher, workers, LM host. Ctrl-C stops it; data stay in the home."""
+    settings = _settings(home)
+    stack = Stack(
+        settings.home,
+        port=port or settings.server.port,
+        rollout_workers=workers,
+        lm_host=lm_host,
+        base_model=settings.lmhost.base_model,
+        reporter=Shown(_out, verbose=verbose),
+    )
+    with _stopped_by_signals(stack), _errors_as_text():
+        began = time.monotonic()
+        try:
+            stack.start()
+            _welcome(stack, time.monotonic() - began)
+            stack.wait()
+        except StackError:
+            if not stack.stop_asked:
+                raise
+        finally:
+            _say_stopped(stack.stop())
+
+
+def _welcome(stack: Stack, seconds: float) -> None:
+    home = literal(str(stack.home))
+    _out.print(f"\n[bold green]Stillhouse is ready[/] after {seconds:.1f} s: [bold]{stack.base_url}[/]")
+    _out.print(f"  API key   {home}/credentials.json (the SDK and `stillhouse` read it)")
+    _out.print(f"  API docs  {stack.base_url}/docs")
+    _out.print(f"  Logs      {home}/logs")
+    _out.print("  Ctrl-C stops it.\n")
+
+
+def _say_stopped(seconds: float) -> None:
+    if seconds:
+        _out.print(f"Stopped in {seconds:.1f} s.")
+
+
+@contextmanager
+def _stopped_by_signals(stack: Stack) -> Iterator[None]:
+    """Ctrl-C, `kill` and a closed terminal ask for an orderly stop; asking again does not hurry it."""
+
+    def ask(number: int, _frame: object) -> None:
+        if not stack.stop_asked:
+            _out.print(f"\nStopping ({signal.Signals(number).name}) …")
+        stack.ask_to_stop()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@app.command()
+def down(home: Home = None, seconds: Annotated[float, typer.Option(help="How long to wait.")] = 60) -> None:
+    """Stop the stack that runs on a home, from another terminal."""
+    lock = HomeLock(_settings(home).home)
+    pid = lock.running_pid()
+    if pid is None:
+        _out.print("No stack runs on this home.")
+        return
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + seconds
+    while is_running(pid):  # not our child: nothing tells us when it ends
+        if time.monotonic() > end:
+            _fail(f"process {pid} still runs after {seconds:.0f} s")
+        pause(0.1)
+    _out.print("Stopped.")
+
+
+@app.command()
+def api(
+    home: Home = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind. Default: [server] host")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: [server] port")] = None,
+) -> None:
+    """Run the API alone."""
+    server = _settings(home).server
+    _become(plan.api_command(host or server.host, port or server.port))
+
+
+@app.command()
+def worker(
+    home: Home = None,
+    queues: Annotated[str, typer.Option(help="Queues to take work from, with commas.")] = ",".join(plan.QUEUES),
+    threads: Annotated[int, typer.Option(min=1, help="Work items side by side.")] = 4,
+) -> None:
+    """Run one Celery worker."""
+    _settings(home)
+    names = [name.strip() for name in queues.split(",") if name.strip()]
+    if unknown := sorted(set(names) - set(plan.QUEUES)):
+        _fail(f"unknown queue {', '.join(unknown)}; there are {', '.join(plan.QUEUES)}")
+    _become(plan.worker_command(names, threads))
+
+
+@app.command()
+def dispatcher(home: Home = None) -> None:
+    """Run the dispatcher alone: outbox to Celery, and the reaper of lost leases."""
+    _settings(home)
+    _become(plan.dispatcher_command())
+
+
+@app.command(name="lm-agent")
+def lm_agent(home: Home = None, connection: Annotated[str, typer.Option(help="The LM host's connection.")] = "house") -> None:
+    """Run the agent beside an LM host: it loads tuned models and hands the device over for training."""
+    _settings(home)
+    _become(plan.lm_agent_command(connection))
+
+
+@app.command()
+def migrate(home: Home = None) -> None:
+    """Bring the database to the newest revision."""
+    _settings(home)
+    from migrations.runner import current, upgrade
+
+    upgrade()
+    _out.print(f"The database is at revision {current()}.")
+
+
+@app.command(name="create-key")
+def create_key(
+    home: Home = None,
+    project: Annotated[str, typer.Option(help="Made when it does not exist.")] = "default",
+    label: Annotated[str, typer.Option(help="Who or what will use the key.")] = "cli",
+    scopes: Annotated[str, typer.Option(help="With commas.")] = "",
+) -> None:
+    """Make an API key and print it; it is shown only this once."""
+    _settings(home)
+    from stack.keys import make_key
+
+    with _errors_as_text():
+        _out.print(make_key(project, label, [name.strip() for name in scopes.split(",") if name.strip()]), soft_wrap=True)
+
+
+@app.command()
+def doctor(home: Home = None) -> None:
+    """Check versions, servers, migrations, disk and connections; exit code 1 when something is wrong."""
+    settings = _settings(home)
+    from stack.doctor import examine
+
+    worst = 0
+    for finding in examine(settings):
+        _out.print(f"{finding.mark} [bold]{finding.name}[/]  {literal(finding.detail)}", soft_wrap=True)
+        worst = max(worst, finding.failed)
+    raise typer.Exit(worst)
+
+
+def _settings(home: Path | None) -> Settings:
+    """The settings of a home. A stack that runs on it lends its addresses to commands in other terminals."""
+    if home is not None:
+        os.environ["STILLHOUSE_HOME"] = str(home)
+    folder = get_settings().home.expanduser().resolve()
+    os.environ["STILLHOUSE_HOME"] = str(folder)
+    if folder.is_dir() and HomeLock(folder).running_pid():
+        for name, value in read_state(folder).get("environment", {}).items():
+            os.environ.setdefault(name, value)
+    get_settings.cache_clear()
+    return get_settings()
+
+
+def _become(command: tuple[str, ...]) -> NoReturn:
+    """Replace this process, so that signals of a service manager reach the command itself."""
+    home = open_home(get_settings().home)
+    environment = plan.part_environment(home, os.environ)
+    os.chdir(home)
+    os.execve(command[0], command, environment)  # noqa: S606 - no shell is wanted
+
+
+@contextmanager
+def _errors_as_text() -> Iterator[None]:
+    try:
+        yield
+    except StackError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    _err.print(f"[bold red]stillhouse-server:[/] {literal(message)}", soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def main(*arguments: Any) -> None:
+    """For `python -m stack.cli`."""
+    app(*arguments)
+
+
+if __name__ == "__main__":
+    main()
