@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from queue import Empty, Queue
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -130,18 +130,20 @@ class Runner:
 
     def _read_events(self) -> None:
         assert self._process.stdout is not None  # noqa: S101
-        reason = "the runner ended"
-        while line := self._process.stdout.readline(MAX_LINE_BYTES + 1):
+        with self._process.stdout as stdout:
+            self._die(self._pass_on(stdout))
+
+    def _pass_on(self, stdout: IO[bytes]) -> str:
+        """Hand over events until there are no more; returns why."""
+        while line := stdout.readline(MAX_LINE_BYTES + 1):
             if not line.endswith(b"\n"):
-                reason = "the runner sent a line that is too long or cut off"
-                break
+                return "the runner sent a line that is too long or cut off"
             try:
                 event = read_event(line)
             except ValueError as fault:
-                reason = f"the runner broke the protocol: {fault}"
-                break
+                return f"the runner broke the protocol: {fault}"
             self._hand_over(event)
-        self._die(reason)
+        return "the runner ended"
 
     def _hand_over(self, event: Json) -> None:
         """To whoever waits for it. A full queue makes the runner wait, unless its reader has left."""
@@ -152,8 +154,9 @@ class Runner:
 
     def _read_log(self) -> None:
         assert self._process.stderr is not None  # noqa: S101
-        while line := self._process.stderr.readline(64 * 1024):
-            self._tail.append(line.decode("utf-8", "replace").rstrip())
+        with self._process.stderr as stderr:
+            while line := stderr.readline(64 * 1024):
+                self._tail.append(line.decode("utf-8", "replace").rstrip())
 
     def _die(self, reason: str, kind: type[RunnerDied] = RunnerDied) -> RunnerDied:
         """The one place where a runner ends; the first reason stands."""

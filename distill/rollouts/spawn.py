@@ -46,6 +46,9 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(wait_seconds)
+        if self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
 

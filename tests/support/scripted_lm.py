@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from aiohttp import web
 
@@ -91,12 +91,14 @@ def echo(ask: Ask) -> Answer:
 
 @dataclass
 class ScriptedLM:
-    """The server, in a thread of its own. `latency` is in seconds; `models` is what /v1/models lists; `api_key` refuses all other keys."""
+    """The server, in a thread of its own. `latency` is in seconds; `models` is what /v1/models lists; `api_key` refuses all other keys;
+    with `hold_until` no answer goes out before that many requests were in flight at once."""
 
     answer: Answerer | Mapping[str, Answer] = echo
     latency: float = 0.0
     models: tuple[str, ...] = ("scripted",)
     api_key: str | None = None
+    hold_until: int = 0
     port: int = 0
     calls: list[Call] = field(default_factory=list)
     in_flight: int = 0
@@ -166,6 +168,8 @@ class ScriptedLM:
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
+            while self.peak_in_flight < self.hold_until:
+                await asyncio.sleep(0.01)
             if self.latency:
                 await asyncio.sleep(self.latency)
             return await self._reply(request, ask)
@@ -190,6 +194,13 @@ class ScriptedLM:
             return await _stream(request, ask, drip)
         await asyncio.sleep(drip.pause_seconds * len(drip.text.split(" ")))
         return web.json_response(_completion(ask, drip.text))
+
+
+def complete(answer: Answerer, n: int, body: dict[str, Any]) -> dict[str, Any]:
+    """The body of the reply, without a server. `answer` must give fields or text."""
+    ask = _ask(n, body)
+    given = answer(ask)
+    return _completion(ask, given if isinstance(given, str) else write(ask, cast("Mapping[str, Any]", given)))
 
 
 def write(ask: Ask, fields: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ class RelayEngine:
         return self  # programs copy their predictors; the connection stays one
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        """Raises InfrastructureError, or lm15.ContextLengthError, which programs may handle."""
+        """Raises InfrastructureError, or dspy.ContextWindowExceededError, which programs may handle."""
         body = _openai_body(request)
         recorder, data = self.prepare(body.pop("messages"), body)
         try:
@@ -196,5 +196,5 @@ def _refusal(recorder: Recorder, reply: Reply) -> BaseException:
     except (ValueError, KeyError, TypeError, AttributeError):
         code, message = None, f"HTTP {reply.status}"
     if code == _CONTEXT_LENGTH:
-        return lm15.ContextLengthError(message, status=reply.status, provider_code=code)
+        return dspy.ContextWindowExceededError(message=message, status=reply.status, provider_code=code)
     return recorder.fail(InfrastructureError(reply.code or "upstream_error", message))

@@ -66,6 +66,16 @@ def read_request(line: bytes) -> Json:
     return request
 
 
+def request_id(line: bytes) -> int | None:
+    """The id of a request that cannot be served, if it has one: then whoever waits for the answer gets it."""
+    try:
+        request = decode(line)
+    except ValueError:
+        return None
+    found = request.get("id") if isinstance(request, dict) else None
+    return found if isinstance(found, int) else None
+
+
 def field(request: Json, name: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
     """A field of a request, checked for its JSON type. Raises RequestError when it is missing (without a default) or of another type."""
     value = request.get(name, default)

@@ -13,6 +13,8 @@ from dspy.dsp.utils.settings import settings
 from dspy.utils.callback import BaseCallback
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from stillhouse_programs.prompts import pinned_prompt_adapter
+
 TAG = "_stillhouse_predictor"
 SETTING = "stillhouse_recorder"
 _CALL_OPTIONS = ("signature", "demos", "lm", "config")
@@ -164,7 +166,7 @@ class Recorder(BaseCallback):  # type: ignore[misc]
                 found.append("signature")
             if predictor.demos != own.demos and "demos" not in found:
                 found.append("demos")
-        if settings.adapter is not None and settings.adapter is not self._prompt_adapter:
+        if pinned_prompt_adapter(predictor) is None and settings.adapter is not self._prompt_adapter:
             found.append("prompt_adapter")
         return found
 

@@ -45,10 +45,8 @@ class Runner:
     async def _accept(self, line: bytes) -> None:
         try:
             request = read_request(line)
-            if request["id"] in self._tasks:
-                raise RequestError("bad_request", "this id is in use", "id")
         except RequestError as error:
-            await self._send(None, error.event())
+            await self._send(protocol.request_id(line), error.event())
             return
         task = asyncio.create_task(self._serve_one(request))
         self._tasks[request["id"]] = task

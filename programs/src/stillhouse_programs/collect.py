@@ -1,0 +1,223 @@
+"""One rollout: run a program on one example, keep every predictor call, and say how it ended. Then its score.
+
+A rollout ends `ok`, `failed` (the program's own exception) or `unparsable` (the prompt adapter could not read an answer): these are facts
+about the program. Everything else (rate limits, time, budget, a lost relay) raises InfrastructureError and is no fact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import PurePath
+from traceback import extract_tb
+from typing import Any, NamedTuple, TypeVar
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from stillhouse_programs.metrics import read_score
+from stillhouse_programs.protocol import Json
+from stillhouse_programs.recorder import SETTING, InfrastructureError, Own, Recorder, tag_predictors
+
+MAX_MESSAGE_CHARS = 2000
+_MAX_FRAMES = 5
+_GRACE_SECONDS = 1.0
+
+Metric = Callable[..., Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A program ready to run. `output_types` holds the declared type of each returned field, where it is known."""
+
+    program: dspy.Module
+    prompt_adapter: dspy.Adapter
+    named: dict[str, Own]
+    output_types: dict[str, Any]
+
+    @property
+    def runs_as_task(self) -> bool:
+        return hasattr(self.program, "aforward")
+
+
+def prepare_program(program: dspy.Module, prompt_adapter: dspy.Adapter, output_types: dict[str, Any] | None = None) -> Prepared:
+    """Tag the predictors of a program whose LMs are set."""
+    return Prepared(program, prompt_adapter, tag_predictors(program), output_types or {})
+
+
+async def run_rollout(
+    prepared: Prepared,
+    inputs: Json,
+    *,
+    token: str,
+    seed: int | None = None,
+    time_limit_seconds: float | None = None,
+    threads: Executor | None = None,
+) -> Json:
+    """The trace of one rollout, as JSON. Raises InfrastructureError.
+
+    A program without `aforward` runs in `threads`; one that overruns its limit there cannot be stopped, only left behind.
+    """
+    recorder = Recorder(token, seed, prepared.named, prepared.prompt_adapter)
+    started = time.perf_counter()
+    outcome = await within(time_limit_seconds, _outcome(prepared, inputs, recorder, threads))
+    if recorder.infrastructure is not None:
+        raise recorder.infrastructure
+    return _trace(inputs, outcome, recorder, time.perf_counter() - started)
+
+
+class _Outcome(NamedTuple):
+    status: str
+    outputs: Json | None = None
+    error: Json | None = None
+
+
+async def _outcome(prepared: Prepared, inputs: Json, recorder: Recorder, threads: Executor | None) -> _Outcome:
+    try:
+        return _Outcome("ok", await _run(prepared, inputs, recorder, threads))
+    except AdapterParseError as fault:
+        return _Outcome("unparsable", error=_describe(fault, _parse_message(fault, recorder)))
+    except (InfrastructureError, asyncio.CancelledError):
+        raise
+    except MemoryError as fault:
+        raise InfrastructureError("memory", "the runner is out of memory") from fault
+    except BaseException as fault:  # the program's own doing, SystemExit and KeyboardInterrupt included
+        return _Outcome("failed", error=_describe(fault))
+
+
+async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Raises InfrastructureError when it takes longer than `seconds` (None: no limit).
+
+    Work that will not be cancelled is left behind: a program may swallow CancelledError, a thread cannot be stopped.
+    """
+    task = asyncio.create_task(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not done:
+        task.cancel()
+        await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+        raise InfrastructureError("time_limit", f"not done within {seconds} s")
+    return task.result()
+
+
+async def _run(prepared: Prepared, inputs: Json, recorder: Recorder, threads: Executor | None) -> Json:
+    settings = {SETTING: recorder, "callbacks": [recorder], "trace": [], "adapter": prepared.prompt_adapter, "lm": None}
+    with dspy.context(disable_history=True, track_usage=False, **settings):
+        if prepared.runs_as_task:
+            prediction = await prepared.program.acall(**inputs)
+        else:
+            context = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            prediction = await loop.run_in_executor(threads, lambda: context.run(lambda: prepared.program(**inputs)))
+    if not isinstance(prediction, dspy.Prediction):
+        raise TypeError(f"the program returned {type(prediction).__name__}, not a dspy.Prediction")
+    return {name: to_jsonable_python(value) for name, value in prediction.items()}
+
+
+def _parse_message(fault: AdapterParseError, recorder: Recorder) -> str:
+    cut = any(call.truncated for call in recorder.calls)
+    why = "The answer was cut off at max_tokens. " if cut else ""
+    return f"{why}{fault.adapter_name} found no {', '.join(fault.signature.output_fields)} in the answer"
+
+
+def _describe(fault: BaseException, message: str | None = None) -> Json:
+    """Type, message and the last frames, without folders: traces are shown to people and stored for long."""
+    frames = [f"{PurePath(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in extract_tb(fault.__traceback__)]
+    text = str(fault) if message is None else message
+    return {"type": type(fault).__name__, "message": text[:MAX_MESSAGE_CHARS], "traceback": "\n".join(frames[-_MAX_FRAMES:])}
+
+
+def _trace(inputs: Json, outcome: _Outcome, recorder: Recorder, seconds: float) -> Json:
+    return {
+        "status": outcome.status,
+        "inputs": inputs,
+        "outputs": outcome.outputs,
+        "calls": [call.as_json() for call in recorder.calls],
+        "error": outcome.error,
+        "usage": {"calls": recorder.usage.calls, **recorder.usage.tokens()},
+        "foreign_calls": recorder.foreign_calls,
+        "seconds": round(seconds, 4),
+    }
+
+
+# ------------------------------------------------------------------ scores
+
+
+async def score_trace(
+    prepared: Prepared, trace: Json, labels: Json, metric: Metric, min_score: float, time_limit_seconds: float | None = None
+) -> Json:
+    """The score of a trace, as JSON. It depends on the stored trace alone, so a fresh run and a reused trace score alike.
+
+    A rollout without an answer scores 0 without asking the metric. Raises InfrastructureError when the metric overruns its time.
+    """
+    if trace["status"] != "ok":
+        return _score(0.0, error=f"the rollout ended {trace['status']}")
+    return await within(time_limit_seconds, _ask_metric(prepared, trace, labels, metric, min_score))
+
+
+async def _ask_metric(prepared: Prepared, trace: Json, labels: Json, metric: Metric, min_score: float) -> Json:
+    example = dspy.Example({**trace["inputs"], **labels}).with_inputs(*trace["inputs"])
+    try:
+        value = metric(example, rebuild_prediction(prepared, trace), rebuild_calls(prepared, trace))
+        if inspect.isawaitable(value):
+            value = await value
+    except (InfrastructureError, asyncio.CancelledError):
+        raise
+    except BaseException as fault:
+        return _score(None, status="failed", error=f"{type(fault).__name__}: {fault}"[:MAX_MESSAGE_CHARS])
+    score = read_score(value, min_score)
+    return _score(score.value, passed=score.passed, status=score.status, feedback=score.feedback, error=score.error)
+
+
+def _score(value: float | None, *, passed: bool = False, status: str = "ok", feedback: str | None = None, error: str | None = None) -> Json:
+    return {"value": value, "passed": passed, "status": status, "feedback": feedback, "error": error}
+
+
+def rebuild_prediction(prepared: Prepared, trace: Json) -> dspy.Prediction:
+    """The program's prediction, with the declared types of its fields."""
+    return dspy.Prediction({name: typed(value, prepared.output_types.get(name)) for name, value in (trace["outputs"] or {}).items()})
+
+
+def rebuild_calls(prepared: Prepared, trace: Json) -> list[tuple[dspy.Predict, Json, dspy.Prediction]]:
+    """The trace in dspy's own form, for metrics that read it: (predictor, inputs, prediction) of each call that has an answer."""
+    predictors = dict(prepared.program.named_predictors())
+    calls = []
+    for call in trace["calls"]:
+        predictor = predictors.get(call["predictor"])
+        if predictor is None or call["outputs"] is None:
+            continue
+        fields = predictor.signature.output_fields
+        outputs = {name: typed(value, fields[name].annotation if name in fields else None) for name, value in call["outputs"].items()}
+        calls.append((predictor, call["inputs"], dspy.Prediction(outputs)))
+    return calls
+
+
+def typed(value: Any, annotation: Any) -> Any:
+    """A JSON value as its declared type; as it is where it does not fit."""
+    if annotation is None or annotation is str or value is None:
+        return value
+    try:
+        return _type_adapter(annotation).validate_python(value)
+    except ValidationError:
+        return value
+
+
+_TYPE_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _type_adapter(annotation: Any) -> TypeAdapter[Any]:
+    known = _TYPE_ADAPTERS.get(annotation)
+    if known is None:
+        known = _TYPE_ADAPTERS[annotation] = TypeAdapter(annotation)
+    return known

@@ -1,0 +1,229 @@
+"""What a runner does for each op of the protocol, once dspy is there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from stillhouse_programs.build import build_program
+from stillhouse_programs.collect import Metric, Prepared, prepare_program, run_rollout
+from stillhouse_programs.engine import RelayLM, make_lm
+from stillhouse_programs.executor import Plan, Slice
+from stillhouse_programs.metrics import make_metric
+from stillhouse_programs.preview import output_types, render_messages
+from stillhouse_programs.prompts import describe_prompt_adapter, make_prompt_adapter, pin
+from stillhouse_programs.protocol import Json, RequestError, field
+from stillhouse_programs.prove import prompt_hash
+from stillhouse_programs.recorder import InfrastructureError
+from stillhouse_programs.relay_http import AsyncRelayClient, SyncRelayClient
+from stillhouse_programs.render import Rejection, render_row
+from stillhouse_programs.spec import (
+    ProgramSpec,
+    SpecError,
+    canonical_json,
+    check_metric,
+    check_row,
+    parse_prompt_adapter,
+    parse_spec,
+)
+
+Emit = Callable[[Json], Awaitable[None]]
+_MAX_WIDTH = 2048
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A program kept ready under its key."""
+
+    spec: ProgramSpec
+    prepared: Prepared
+
+
+class Ops:
+    """Holds the opened programs and the connections to the relay."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._clients = (SyncRelayClient(socket_path), AsyncRelayClient(socket_path))
+        self._opened: dict[str, Opened] = {}
+        self._table: dict[str, Callable[[Json, Emit], Awaitable[Json]]] = {
+            "validate": self.validate,
+            "open": self.open,
+            "rollouts": self.rollouts,
+            "render_rows": self.render_rows,
+            "render": self.render,
+            "call": self.call,
+            "close": self.close,
+        }
+
+    async def handle(self, request: Json, emit: Emit) -> Json:
+        """Serve one request; returns what goes into its `done`. Raises RequestError."""
+        try:
+            return await self._table[request["op"]](request, emit)
+        except SpecError as error:
+            raise RequestError("invalid_program", str(error), error.param) from error
+        except InfrastructureError as trouble:
+            raise RequestError(trouble.code, trouble.message) from trouble
+
+    async def validate(self, request: Json, emit: Emit) -> Json:
+        """Build every program and render its predictors on the samples. No LM call."""
+        samples = field(request, "samples", list, [])
+        student = self._load(request)
+        programs = [student, *(self._load(teacher, request) for teacher in field(request, "teachers", list, []))]
+        if request.get("metric") is not None:
+            check_metric(request["metric"], student.spec)
+            make_metric(request["metric"])
+        hashes = {}
+        for opened, body in zip(programs, [request, *request.get("teachers", [])], strict=True):
+            _check_samples(opened.spec, samples)
+            render_messages(opened.spec, opened.prepared, samples[0] if samples else {})
+            hashes[_digest_of(opened.spec, body)] = prompt_hash(opened.prepared.program, samples, opened.prepared.prompt_adapter)
+        await emit({"event": "validated", "predictors": _predictor_table(student), "prompt_hash": hashes})
+        return {}
+
+    async def open(self, request: Json, emit: Emit) -> Json:
+        key = field(request, "program_key", str)
+        self._opened[key] = self._load(request)
+        return {}
+
+    async def close(self, request: Json, emit: Emit) -> Json:
+        return {"closed": self._opened.pop(field(request, "program_key", str), None) is not None}
+
+    async def rollouts(self, request: Json, emit: Emit) -> Json:
+        opened = self._open_program(request)
+        plan = Plan(
+            token=field(request, "token", str),
+            width=max(1, min(field(request, "width", int, 1), _MAX_WIDTH)),
+            time_limit_seconds=field(request, "time_limit_seconds", (int, float), None),
+            metric=_metric(request.get("metric")),
+            min_score=float(field(request, "min_score", (int, float), 1.0)),
+            stop_on_pass=field(request, "stop_on_pass", bool, False),
+        )
+        examples = field(request, "examples", list)
+        _check_examples(examples)
+        threads = None if opened.prepared.runs_as_task else ThreadPoolExecutor(plan.width, "program")
+        try:
+            return await Slice(opened.prepared, plan, emit, threads).run(examples)
+        finally:
+            if threads is not None:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    async def render_rows(self, request: Json, emit: Emit) -> Json:
+        """Training rows of stored traces, rendered for this program: the student."""
+        opened = self._open_program(request)
+        demos = request.get("demos")
+        counts = {"rows": 0, "rejected": 0}
+        for item in field(request, "traces", list):
+            for at, call in enumerate(item["trace"]["calls"]):
+                place = {"trace_digest": item["trace_digest"], "call": at, "predictor": call["predictor"]}
+                row = render_row(opened.prepared.program, call["predictor"], call, opened.prepared.prompt_adapter, demos)
+                if isinstance(row, Rejection):
+                    counts["rejected"] += 1
+                    await emit({"event": "rejected", **place, "reason": row.reason, "message": row.message})
+                else:
+                    counts["rows"] += 1
+                    await emit({"event": "row", **place, "prompt": row.prompt, "completion": row.completion, "digest": row.digest})
+        return {"counts": counts}
+
+    async def render(self, request: Json, emit: Emit) -> Json:
+        """The messages of each predictor. What only an LM could say stands as its reference in braces."""
+        opened = self._open_program(request)
+        inputs = field(request, "inputs", dict)
+        _check_inputs(opened.spec, inputs)
+        await emit({"event": "rendered", "messages": render_messages(opened.spec, opened.prepared, inputs)})
+        return {}
+
+    async def call(self, request: Json, emit: Emit) -> Json:
+        """One run of a program for somebody who waits for the answer."""
+        opened = self._open_program(request)
+        inputs = field(request, "inputs", dict)
+        _check_inputs(opened.spec, inputs)
+        limit = field(request, "time_limit_seconds", (int, float), 120)
+        trace = await run_rollout(opened.prepared, inputs, token=field(request, "token", str), time_limit_seconds=limit)
+        if trace["status"] != "ok":
+            raise RequestError(f"program_{trace['status']}", f"{trace['error']['type']}: {trace['error']['message']}")
+        await emit({"event": "called", "outputs": trace["outputs"], "usage": trace["usage"], "seconds": trace["seconds"]})
+        return {}
+
+    def _open_program(self, request: Json) -> Opened:
+        key = field(request, "program_key", str)
+        if key not in self._opened:
+            raise RequestError("not_open", f"no open program {key}", "program_key")
+        return self._opened[key]
+
+    def _load(self, body: Json, defaults: Json | None = None) -> Opened:
+        """Build a program with its LMs and prompt adapter. Raises SpecError, RequestError."""
+        spec = parse_spec(field(body, "program", dict))
+        chosen = body.get("prompt_adapter") or (defaults or {}).get("prompt_adapter") or spec.prompt_adapter
+        prompt_adapter = make_prompt_adapter(parse_prompt_adapter(chosen))
+        program = build_program(spec)
+        self._set_lms(program, spec, field(body, "lms", dict), prompt_adapter)
+        pin(program, prompt_adapter)
+        return Opened(spec, prepare_program(program, prompt_adapter, output_types(program, spec)))
+
+    def _set_lms(self, program: dspy.Module, spec: ProgramSpec, lms: Json, prompt_adapter: dspy.Adapter) -> None:
+        made = {role: self._lm(role, lm, prompt_adapter) for role, lm in lms.items()}
+        roles = {predictor.name: predictor.lm for predictor in spec.predictors}
+        for name, predictor in program.named_predictors():
+            role = roles[name]
+            if role not in made:
+                raise RequestError("missing_lm", f"predictor {name} needs the LM {role}, which `lms` does not have", f"lms.{role}")
+            predictor.lm = made[role]
+            if lms[role].get("constrain"):
+                _check_grammar(name, predictor.signature, prompt_adapter)
+
+    def _lm(self, role: str, lm: Json, prompt_adapter: dspy.Adapter) -> RelayLM:
+        options = {name: value for name, value in (lm.get("options") or {}).items() if value is not None}
+        constrain = (lambda signature: _grammar(signature, prompt_adapter)) if lm.get("constrain") else None
+        return make_lm(lm.get("slot") or role, options, self._clients, constrain)
+
+
+def _grammar(signature: type[dspy.Signature], prompt_adapter: dspy.Adapter) -> Json:
+    from stillhouse_programs.grammar import derive_grammar  # only where answers are constrained
+
+    grammar: Json = derive_grammar(signature, prompt_adapter)
+    return grammar
+
+
+def _check_grammar(name: str, signature: type[dspy.Signature], prompt_adapter: dspy.Adapter) -> None:
+    try:
+        _grammar(signature, prompt_adapter)
+    except ValueError as fault:
+        raise RequestError("cannot_constrain", f"predictor {name}: {fault}", "lms") from fault
+
+
+def _metric(metric: Json | None) -> Metric | None:
+    return None if metric is None else make_metric(metric)
+
+
+def _digest_of(spec: ProgramSpec, body: Json) -> str:
+    """The caller's name for the program, or the digest of its canonical form."""
+    given = body.get("program_digest")
+    return str(given) if given else "v1:" + hashlib.sha256(canonical_json(spec).encode()).hexdigest()
+
+
+def _predictor_table(opened: Opened) -> list[Json]:
+    kind = describe_prompt_adapter(opened.prepared.prompt_adapter).type
+    return [{"name": predictor.name, "lm": predictor.lm, "prompt_adapter": kind} for predictor in opened.spec.predictors]
+
+
+def _check_samples(spec: ProgramSpec, samples: list[Any]) -> None:
+    for at, sample in enumerate(samples):
+        _check_inputs(spec, sample, f"samples[{at}]")
+
+
+def _check_inputs(spec: ProgramSpec, inputs: Any, where: str = "inputs") -> None:
+    faults = check_row(spec, inputs)
+    if faults:
+        raise RequestError("invalid_inputs", f"{where}.{faults[0].field}: {faults[0].message}", f"{where}.{faults[0].field}")
+
+
+def _check_examples(examples: list[Any]) -> None:
+    for at, example in enumerate(examples):
+        whole = isinstance(example, dict) and {"index", "inputs", "rollouts"} <= example.keys()
+        if not whole or not all(isinstance(rollout, dict) and "n" in rollout for rollout in example["rollouts"]):
+            raise RequestError("bad_request", "an example has index, inputs and rollouts, each with its n", f"examples[{at}]")

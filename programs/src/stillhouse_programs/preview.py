@@ -1,0 +1,63 @@
+"""What can be said of a program before it has run: the messages of its predictors, and the types of what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dspy
+
+from stillhouse_programs.collect import Prepared
+from stillhouse_programs.prompts import Message, render
+from stillhouse_programs.spec import FromRef, ProgramSpec, Reference, ValueRef, expand
+
+_INPUT = "input"
+
+
+def render_messages(spec: ProgramSpec, prepared: Prepared, inputs: Mapping[str, Any]) -> dict[str, list[Message]]:
+    """The messages that each predictor would send, at its first step. A value that comes from an LM stands as `{step.field}`."""
+    predictors = dict(prepared.program.named_predictors())
+    messages: dict[str, list[Message]] = {}
+    for step in expand(spec).steps or []:
+        predictor = predictors[step.predictor]
+        known = {name: _preview(reference, inputs) for name, reference in step.args.items()}
+        given = {name: value for name, value in known.items() if value is not _NOT_GIVEN}
+        if step.predictor not in messages:
+            rendered = render(prepared.prompt_adapter, predictor, predictor.lm, predictor.demos, given)
+            messages[step.predictor] = rendered.messages
+    return messages
+
+
+_NOT_GIVEN = object()
+
+
+def _preview(reference: Reference, inputs: Mapping[str, Any]) -> Any:
+    if isinstance(reference, ValueRef):
+        return reference.value
+    if isinstance(reference, FromRef):
+        return _follow(reference, inputs)
+    return "".join(part if isinstance(part, str) else str(_follow(part, inputs)) for part in reference.template)
+
+
+def _follow(reference: FromRef, inputs: Mapping[str, Any]) -> Any:
+    source, name, *rest = reference.parts
+    if source != _INPUT:
+        return "{" + reference.from_ + "}"
+    value: Any = inputs.get(name, _NOT_GIVEN)
+    for key in rest:
+        value = value[key] if isinstance(value, Mapping) and key in value else "{" + reference.from_ + "}"
+    return value
+
+
+def output_types(program: dspy.Module, spec: ProgramSpec) -> dict[str, Any]:
+    """The declared type of each returned field that is one field of one step."""
+    predictors = dict(program.named_predictors())
+    expanded = expand(spec)
+    types = {}
+    for name, reference in (expanded.outputs or {}).items():
+        parts = reference.parts if isinstance(reference, FromRef) else []
+        step = expanded.step(parts[0]) if len(parts) == 2 else None
+        info = predictors[step.predictor].signature.output_fields.get(parts[1]) if step else None
+        if info is not None:
+            types[name] = info.annotation
+    return types

@@ -1,0 +1,237 @@
+"""The relay over its Unix socket and its `forward`, against a scripted LM host."""
+
+import asyncio
+import json
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from distill.relay import Relay, RelayLimits, Target
+from tests.support.scripted_lm import Answer, Ask, Drip, Fail, Hang, HangUp, ScriptedLM
+
+LIMITS = RelayLimits(attempt_seconds=5, total_seconds=5, first_pause_seconds=0.01, longest_pause_seconds=0.05, max_body_bytes=100_000)
+BODY = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5}
+
+
+@pytest.fixture
+def relay() -> Iterator[Relay]:
+    relay = Relay(LIMITS)
+    relay.start()
+    yield relay
+    relay.stop()
+
+
+def target(lm: ScriptedLM, **changes: Any) -> Target:
+    return Target(**{"connection": "house", "base_url": lm.url, "model": "upstream-model", "api_key": "sk-upstream", **changes})
+
+
+async def post(relay: Relay, token: str, body: Any = None, raw: bytes | None = None) -> tuple[int, dict[str, Any], str | None]:
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(relay.socket_path)) as session:
+        data = raw if raw is not None else json.dumps(body or BODY).encode()
+        async with session.post("http://relay/v1/chat/completions", data=data, headers={"authorization": f"Bearer {token}"}) as reply:
+            return reply.status, await reply.json(), reply.headers.get("stillhouse-error")
+
+
+def first(*answers: Answer) -> Callable[[Ask], Answer]:
+    """These answers in turn, then `fine`."""
+    return lambda ask: answers[ask.n] if ask.n < len(answers) else "fine"
+
+
+class TestForwardingForRunners:
+    def test_slot_becomes_model_and_key(self, relay: Relay) -> None:
+        with ScriptedLM(answer=lambda ask: "fine") as lm:
+            grant = relay.grant({"student": target(lm)})
+            status, reply, code = asyncio.run(post(relay, grant.token))
+        assert (status, code, reply["choices"][0]["message"]["content"]) == (200, None, "fine")
+        assert lm.calls[0].body == {**BODY, "model": "upstream-model"}
+        assert lm.calls[0].headers["Authorization"] == "Bearer sk-upstream"
+
+    def test_operators_body_wins_and_addresses_are_dropped(self, relay: Relay) -> None:
+        with ScriptedLM(answer=first()) as lm:
+            grant = relay.grant({"student": target(lm, extra_body={"temperature": 0.0})})
+            asyncio.run(post(relay, grant.token, {**BODY, "base_url": "http://elsewhere", "api_key": "x", "stream": True}))
+        assert lm.calls[0].body == {**BODY, "model": "upstream-model", "temperature": 0.0}
+
+    @pytest.mark.parametrize("token", ["", "wrong"])
+    def test_wrong_token_is_401(self, relay: Relay, token: str) -> None:
+        assert asyncio.run(post(relay, token))[::2] == (401, "unauthorized")
+
+    def test_unknown_slot_is_404_without_a_call(self, relay: Relay) -> None:
+        with ScriptedLM() as lm:
+            grant = relay.grant({"student": target(lm)})
+            assert asyncio.run(post(relay, grant.token, {**BODY, "model": "gpt-9"}))[::2] == (404, "unknown_slot")
+        assert lm.calls == []
+
+    def test_body_that_is_no_json_is_400(self, relay: Relay) -> None:
+        grant = relay.grant({})
+        assert asyncio.run(post(relay, grant.token, raw=b"{"))[::2] == (400, "bad_request")
+
+    def test_body_over_the_limit_is_413(self, relay: Relay) -> None:
+        grant = relay.grant({})
+        assert asyncio.run(post(relay, grant.token, raw=b" " * 200_000))[::2] == (413, "too_large")
+
+    def test_socket_folder_is_private(self, relay: Relay) -> None:
+        assert stat.S_IMODE(os.stat(os.path.dirname(relay.socket_path)).st_mode) == 0o700
+
+
+class TestRetries:
+    @pytest.mark.parametrize("trouble", [Fail(429), Fail(500), Fail(503), HangUp()])
+    def test_passing_trouble_is_retried(self, relay: Relay, trouble: Answer) -> None:
+        with ScriptedLM(answer=first(trouble, trouble)) as lm:
+            grant = relay.grant({"student": target(lm)})
+            assert asyncio.run(post(relay, grant.token))[0] == 200
+        assert len(lm.calls) == 3
+        assert grant.usage()["student"].retries == 2
+
+    def test_retry_after_is_obeyed(self, relay: Relay) -> None:
+        with ScriptedLM(answer=first(Fail(503, retry_after=0.3))) as lm:
+            grant = relay.grant({"student": target(lm)})
+            asyncio.run(post(relay, grant.token))
+        assert lm.calls[1].asked_at - lm.calls[0].replied_at >= 0.29
+
+    def test_retry_after_beyond_the_budget_gives_up_at_once(self, relay: Relay) -> None:
+        with ScriptedLM(answer=first(Fail(429, retry_after=60))) as lm:
+            grant = relay.grant({"student": target(lm)})
+            assert asyncio.run(post(relay, grant.token))[::2] == (429, "rate_limited")
+        assert len(lm.calls) == 1
+
+    @pytest.mark.parametrize(
+        ("trouble", "code"),
+        [
+            (Fail(400, "bad"), "bad_request"),
+            (Fail(401), "connection_unauthorized"),
+            (Fail(404), "model_not_found"),
+            (Fail(429, "insufficient_quota"), "quota_exhausted"),
+        ],
+    )
+    def test_lasting_trouble_is_passed_on_in_its_words(self, relay: Relay, trouble: Fail, code: str) -> None:
+        with ScriptedLM(answer=first(trouble)) as lm:
+            grant = relay.grant({"student": target(lm)})
+            status, body, header = asyncio.run(post(relay, grant.token))
+        assert (status, body["error"]["code"], header, len(lm.calls)) == (trouble.status, trouble.code, code, 1)
+
+    def test_hanging_host_is_a_timeout(self) -> None:
+        relay = Relay(RelayLimits(attempt_seconds=0.15, total_seconds=0.4, first_pause_seconds=0.01))
+        relay.start()
+        with ScriptedLM(answer=lambda ask: Hang()) as lm:
+            grant = relay.grant({"student": target(lm)})
+            assert asyncio.run(post(relay, grant.token))[::2] == (504, "timeout")
+        relay.stop()
+        assert len(lm.calls) > 1
+
+    def test_nobody_listening_is_unavailable(self) -> None:
+        relay = Relay(RelayLimits(total_seconds=0.2, first_pause_seconds=0.01))
+        relay.start()
+        with ScriptedLM() as lm:
+            gone = target(lm)
+        grant = relay.grant({"student": gone})
+        assert asyncio.run(post(relay, grant.token))[::2] == (503, "unavailable")
+        relay.stop()
+
+
+class TestGrants:
+    def test_budget_counts_answered_calls_only(self, relay: Relay) -> None:
+        async def calls(token: str, count: int) -> list[int]:
+            return [(await post(relay, token))[0] for _ in range(count)]
+
+        with ScriptedLM(answer=first(Fail(400))) as lm:
+            grant = relay.grant({"student": target(lm)}, max_calls=2)
+            assert asyncio.run(calls(grant.token, 4)) == [400, 200, 200, 402]
+            grant.extend(1)
+            assert asyncio.run(calls(grant.token, 2)) == [200, 402]
+        assert len(lm.calls) == 4
+
+    def test_usage_by_slot(self, relay: Relay) -> None:
+        async def calls() -> None:
+            await asyncio.gather(*(post(relay, grant.token, {**BODY, "model": slot}) for slot in ("a", "a", "b")))
+
+        with ScriptedLM(answer=lambda ask: "two words") as lm:
+            grant = relay.grant({"a": target(lm), "b": target(lm)})
+            asyncio.run(calls())
+        usage = grant.usage()
+        assert (usage["a"].calls, usage["a"].completion_tokens, usage["a"].prompt_tokens, usage["b"].calls) == (2, 4, 2, 1)
+
+    def test_revoked_token_cuts_off_calls_in_flight(self, relay: Relay) -> None:
+        async def call_and_revoke() -> None:
+            call = asyncio.create_task(post(relay, grant.token))
+            await asyncio.to_thread(lm.wait_for_calls, 1)
+            grant.revoke()
+            with pytest.raises(aiohttp.ClientError):
+                await call
+            assert (await post(relay, grant.token))[::2] == (401, "unauthorized")
+
+        with ScriptedLM(answer=lambda ask: Hang()) as lm:
+            grant = relay.grant({"student": target(lm)}, max_calls=1)
+            asyncio.run(call_and_revoke())
+        assert grant.take(), "a call that was cut off is not counted"
+
+    def test_a_connection_never_has_more_in_flight_than_it_allows(self, relay: Relay) -> None:
+        async def many(tokens: list[str]) -> list[int]:
+            return [reply[0] for reply in await asyncio.gather(*(post(relay, tokens[at % 2]) for at in range(24)))]
+
+        with ScriptedLM(answer=first(), latency=0.02) as lm:
+            grants = [relay.grant({"student": target(lm, max_in_flight=5)}) for _ in range(2)]
+            assert asyncio.run(many([grant.token for grant in grants])) == [200] * 24
+        assert lm.peak_in_flight == 5
+
+    def test_key_is_not_in_reprs(self) -> None:
+        assert "sk-secret" not in repr(Target("house", "http://x", "m", api_key="sk-secret"))
+
+
+class TestForward:
+    def run(self, relay: Relay, work: Callable[[], Awaitable[Any]]) -> Any:
+        async def whole() -> Any:
+            try:
+                return await work()
+            finally:
+                await relay.close_here()
+
+        return asyncio.run(whole())
+
+    def test_streams_bytes_as_they_come(self, relay: Relay) -> None:
+        async def work() -> bytes:
+            reply = await relay.forward(target(lm), BODY, stream=True)
+            assert isinstance(reply.stream, AsyncIterator)
+            return b"".join([chunk async for chunk in reply.stream])
+
+        with ScriptedLM(answer=lambda ask: Drip("one two three", 0.001)) as lm:
+            text = self.run(relay, work)
+        assert text.count(b'"content"') == 3
+        assert text.endswith(b"data: [DONE]\n\n")
+
+    def test_closing_a_stream_early_gives_its_place_back(self, relay: Relay) -> None:
+        async def work() -> list[int]:
+            one_place = target(lm, max_in_flight=1)
+            for _ in range(2):
+                reply = await relay.forward(one_place, BODY, stream=True)
+                assert reply.stream is not None
+                await reply.stream.aclose()  # type: ignore[attr-defined]
+            return [(await relay.forward(one_place, BODY)).status]
+
+        with ScriptedLM(answer=lambda ask: "fine" if ask.n == 2 else Drip("a b c d", 0.05)) as lm:
+            assert self.run(relay, work) == [200]
+
+    def test_error_of_the_host_keeps_its_body_and_status(self, relay: Relay) -> None:
+        async def work() -> Any:
+            return await relay.forward(target(lm), BODY, stream=True)
+
+        with ScriptedLM(answer=first(Fail(400, "context_length_exceeded", "too long"))) as lm:
+            reply = self.run(relay, work)
+        assert (reply.status, reply.stream, json.loads(reply.body)["error"]["code"]) == (400, None, "context_length_exceeded")
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        ("base_url", "url"),
+        [
+            ("http://h:1", "http://h:1/v1/chat/completions"),
+            ("http://h:1/v1/", "http://h:1/v1/chat/completions"),
+            ("https://h/openai/v1beta", "https://h/openai/v1beta/chat/completions"),
+        ],
+    )
+    def test_chat_url(self, base_url: str, url: str) -> None:
+        assert Target("c", base_url, "m").chat_url == url

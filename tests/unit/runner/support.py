@@ -1,0 +1,81 @@
+"""Programs whose LM answers in process: the relay's two clients, scripted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import dspy
+import orjson
+
+from stillhouse_programs.collect import Prepared, prepare_program, run_rollout
+from stillhouse_programs.engine import RelayLM, make_lm
+from stillhouse_programs.prompts import make_prompt_adapter
+from stillhouse_programs.relay_http import AsyncRelayClient, Reply, SyncRelayClient
+from tests.support.scripted_lm import Answerer, Fail, complete, echo
+
+Json = dict[str, Any]
+
+
+class ScriptedRelay:
+    """Stands for both clients; keeps the bodies it was sent. `refuse` is a relay error code that every call gets."""
+
+    def __init__(self, answer: Answerer = echo, refuse: Fail | None = None, code: str | None = None) -> None:
+        self.answer = answer
+        self.refuse = refuse
+        self.code = code
+        self.bodies: list[Json] = []
+        self.tokens: list[str] = []
+
+    def reply(self, token: str, data: bytes) -> Reply:
+        body = orjson.loads(data)
+        self.tokens.append(token)
+        self.bodies.append(body)
+        if self.refuse is not None:
+            error = {"error": {"code": self.refuse.code, "message": self.refuse.message}}
+            return Reply(self.refuse.status, self.code, orjson.dumps(error))
+        return Reply(200, None, orjson.dumps(complete(self.answer, len(self.bodies) - 1, body)))
+
+    def lm(self, **options: Any) -> RelayLM:
+        relay = self
+
+        class Sync:
+            def post(self, token: str, data: bytes) -> Reply:
+                return relay.reply(token, data)
+
+        class Async:
+            async def post(self, token: str, data: bytes) -> Reply:
+                await asyncio.sleep(0)
+                return relay.reply(token, data)
+
+        return make_lm("student", options, (cast("SyncRelayClient", Sync()), cast("AsyncRelayClient", Async())))
+
+
+def prepared(program: dspy.Module, relay: ScriptedRelay, prompt_adapter: str = "chat", **types: Any) -> Prepared:
+    program.set_lm(relay.lm())
+    return prepare_program(program, make_prompt_adapter(prompt_adapter), types)
+
+
+def rollout(ready: Prepared, seed: int | None = None, limit: float | None = 5.0, **inputs: Any) -> Json:
+    """One rollout, in threads where the program needs them."""
+    with ThreadPoolExecutor(2) as threads:
+        return asyncio.run(run_rollout(ready, inputs, token="t", seed=seed, time_limit_seconds=limit, threads=threads))
+
+
+class Steps(dspy.Module):  # type: ignore[misc]
+    """A program from predictors and an async function of them: `Steps(body, a=Predict(…), …)`."""
+
+    def __init__(self, body: Callable[..., Awaitable[Any]], **predictors: Any) -> None:
+        super().__init__()
+        self.body = body
+        for name, predictor in predictors.items():
+            setattr(self, name, predictor)
+
+    async def aforward(self, **inputs: Any) -> Any:
+        return await self.body(self, **inputs)
+
+
+def called(trace: Json) -> list[str]:
+    return [call["predictor"] for call in trace["calls"]]

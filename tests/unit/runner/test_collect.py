@@ -1,0 +1,279 @@
+"""One rollout of a program: whose call was whose, how it ended, and its score."""
+
+import asyncio
+import enum
+from typing import Any, Literal
+
+import dspy
+import pydantic
+import pytest
+
+from stillhouse_programs.collect import score_trace
+from stillhouse_programs.recorder import InfrastructureError
+from tests.support.scripted_lm import Fail
+from tests.unit.runner.support import Json, ScriptedRelay, Steps, called, prepared, rollout
+
+
+async def answer_twice(self: Any, q: str) -> dspy.Prediction:
+    for step in ("1", "2"):
+        await self.act.acall(q=q, step=step)
+    return await self.answer.acall(q=q)
+
+
+class TestWhoseCallItWas:
+    def test_looped_predictor(self) -> None:
+        program = Steps(answer_twice, act=dspy.Predict("q, step -> act"), answer=dspy.ChainOfThought("q -> answer"))
+        trace = rollout(prepared(program, ScriptedRelay()), q="x")
+        assert called(trace) == ["act", "act", "answer.predict"]
+        assert [call["inputs"] for call in trace["calls"]] == [{"q": "x", "step": "1"}, {"q": "x", "step": "2"}, {"q": "x"}]
+        assert trace["outputs"] == {"reasoning": "reasoning", "answer": "answer"}
+
+    def test_list_and_nesting_and_equal_signatures(self) -> None:
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            for hop in (self.hops[1], self.hops[0]):
+                await hop.acall(q=q)
+            return await self.inner.last.acall(q=q)
+
+        inner = Steps(answer_twice, last=dspy.Predict("q -> a"))
+        program = Steps(body, hops=[dspy.Predict("q -> a"), dspy.Predict("q -> a")], inner=inner)
+        assert called(rollout(prepared(program, ScriptedRelay()), q="x")) == ["hops[1]", "hops[0]", "inner.last"]
+
+    def test_copies_that_best_of_n_makes(self) -> None:
+        best = dspy.BestOfN(dspy.ChainOfThought("q -> a"), N=3, reward_fn=lambda args, pred: float(pred.a == "good"), threshold=1.0)
+        relay = ScriptedRelay(lambda ask: {"reasoning": "r", "a": "good" if ask.n == 2 else "bad"})
+        trace = rollout(prepared(best, relay), seed=7, q="x")
+        assert called(trace) == ["module.predict"] * 3
+        assert trace["outputs"]["a"] == "good"
+        assert len({body["seed"] for body in relay.bodies}) == 3, "three equal prompts want three samples"
+
+    def test_foreign_predictor_is_dropped_and_counted(self) -> None:
+        relay = ScriptedRelay()
+
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            await dspy.Predict("q -> hint").acall(q=q, lm=relay.lm())
+            return await self.answer.acall(q=q)
+
+        trace = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), relay), q="x")
+        assert called(trace) == ["answer"]
+        assert (trace["foreign_calls"], trace["usage"]["calls"]) == (1, 2)
+
+    def test_threads_of_dspy_parallel(self) -> None:
+        class Both(dspy.Module):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = dspy.Predict("q -> a"), dspy.Predict("q -> b")
+
+            def forward(self, q: str) -> dspy.Prediction:
+                one, two = dspy.Parallel(num_threads=2, disable_progress_bar=True)([(self.a, {"q": q}), (self.b, {"q": q})])
+                return dspy.Prediction(a=one.a, b=two.b)
+
+        trace = rollout(prepared(Both(), ScriptedRelay()), q="x")
+        assert sorted(called(trace)) == ["a", "b"]
+        assert trace["outputs"] == {"a": "a", "b": "b"}
+
+    def test_program_without_aforward_runs_in_threads(self) -> None:
+        class Plain(dspy.Module):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.answer = dspy.Predict("q -> a")
+
+            def forward(self, q: str) -> dspy.Prediction:
+                return self.answer(q=q)
+
+        relay = ScriptedRelay()
+        trace = rollout(prepared(Plain(), relay), seed=3, q="x")
+        assert (called(trace), trace["calls"][0]["raw"], relay.bodies[0]["seed"]) == (
+            ["answer"],
+            "[[ ## a ## ]]\na\n\n[[ ## completed ## ]]\n",
+            3,
+        )
+
+
+class TestWhatIsKept:
+    def test_usage_raw_text_and_token(self) -> None:
+        relay = ScriptedRelay(lambda ask: {"a": "two words"})
+        trace = rollout(prepared(dspy.Predict("q -> a"), relay), q="x")
+        call = trace["calls"][0]
+        assert call["raw"] == "[[ ## a ## ]]\ntwo words\n\n[[ ## completed ## ]]\n"
+        assert call["usage"]["completion_tokens"] == 12
+        assert trace["usage"] == {"calls": 1, **call["usage"]}
+        assert relay.tokens == ["t"]
+
+    def test_messages_are_those_of_the_prompt_adapter(self) -> None:
+        relay = ScriptedRelay()
+        ready = prepared(dspy.Predict("q -> a"), relay)
+        rollout(ready, q="x")
+        assert relay.bodies[0]["messages"] == dspy.ChatAdapter().format(ready.program.signature, [], {"q": "x"})
+        assert relay.bodies[0]["model"] == "student"
+
+    @pytest.mark.parametrize(
+        ("override", "given"),
+        [("demos", {"demos": []}), ("signature", {"signature": "q -> b"}), ("config", {"config": {"temperature": 0.9}})],
+    )
+    def test_overrides_given_at_the_call(self, override: str, given: Json) -> None:
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            return await self.answer.acall(q=q, **given)
+
+        trace = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), ScriptedRelay()), q="x")
+        assert trace["calls"][0]["overrides"] == [override]
+
+    def test_another_prompt_adapter_or_instructions_count_as_overrides(self) -> None:
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            self.answer.signature = self.answer.signature.with_instructions("Changed.")
+            with dspy.context(adapter=dspy.JSONAdapter()):
+                return await self.answer.acall(q=q)
+
+        trace = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), ScriptedRelay()), q="x")
+        assert trace["calls"][0]["overrides"] == ["signature", "prompt_adapter"]
+
+    def test_defaults_of_inputs_are_filled_in(self) -> None:
+        class Ask(dspy.Signature):  # type: ignore[misc]
+            q: str = dspy.InputField()
+            tone: str = dspy.InputField(default="kind")
+            a: str = dspy.OutputField()
+
+        assert rollout(prepared(dspy.Predict(Ask), ScriptedRelay()), q="x")["calls"][0]["inputs"] == {"q": "x", "tone": "kind"}
+
+    def test_input_that_is_no_json_is_marked(self) -> None:
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            return await self.answer.acall(q=object())
+
+        call = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), ScriptedRelay()), q="x")["calls"][0]
+        assert call["overrides"] == ["not_json:q"]
+
+    def test_option_of_the_user_wins_over_the_seed(self) -> None:
+        relay = ScriptedRelay()
+        rollout(prepared(dspy.Predict("q -> a", seed=99, temperature=0.3), relay), seed=1, q="x")
+        assert (relay.bodies[0]["seed"], relay.bodies[0]["temperature"]) == (99, 0.3)
+
+    def test_several_completions_take_dspys_own_way(self) -> None:
+        relay = ScriptedRelay(lambda ask: {"a": f"answer {ask.n}"})
+        trace = rollout(prepared(dspy.Predict("q -> a", n=2), relay), q="x")
+        assert (trace["outputs"], len(relay.bodies), trace["usage"]["calls"]) == ({"a": "answer 0"}, 2, 2)
+
+
+class TestHowItEnds:
+    def test_unparsable_keeps_the_raw_answer(self) -> None:
+        trace = rollout(prepared(dspy.Predict("q -> a"), ScriptedRelay(lambda ask: "no headers")), q="x")
+        assert (trace["status"], trace["outputs"], trace["error"]["type"]) == ("unparsable", None, "AdapterParseError")
+        assert (trace["calls"][0]["raw"], trace["calls"][0]["outputs"]) == ("no headers", None)
+
+    def test_unparsable_asks_once(self) -> None:
+        relay = ScriptedRelay(lambda ask: "no headers")
+        rollout(prepared(dspy.Predict("q -> a"), relay), q="x")
+        assert len(relay.bodies) == 1
+
+    @pytest.mark.parametrize("fault", [ValueError("boom"), SystemExit(3), KeyboardInterrupt()])
+    def test_exception_of_the_program_is_a_fact(self, fault: BaseException) -> None:
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            await self.answer.acall(q=q)
+            raise fault
+
+        trace = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), ScriptedRelay()), q="x")
+        assert (trace["status"], trace["error"]["type"], called(trace)) == ("failed", type(fault).__name__, ["answer"])
+        assert "test_collect.py:" in trace["error"]["traceback"]
+        assert "/" not in trace["error"]["traceback"]
+
+    def test_result_must_be_a_prediction(self) -> None:
+        async def body(self: Any, q: str) -> str:
+            return "text"
+
+        trace = rollout(prepared(Steps(body), ScriptedRelay()), q="x")
+        assert (trace["status"], trace["error"]["message"]) == ("failed", "the program returned str, not a dspy.Prediction")
+
+    @pytest.mark.parametrize("swallow", [Exception, BaseException])
+    def test_program_cannot_swallow_infrastructure(self, swallow: type[BaseException]) -> None:
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            try:
+                return await self.answer.acall(q=q)
+            except swallow:
+                return dspy.Prediction(a="made up")
+
+        relay = ScriptedRelay(refuse=Fail(402), code="budget_exhausted")
+        with pytest.raises(InfrastructureError) as trouble:
+            rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), relay), q="x")
+        assert trouble.value.code == "budget_exhausted"
+
+    def test_program_may_handle_a_prompt_that_is_too_long(self) -> None:
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            try:
+                return await self.answer.acall(q=q)
+            except dspy.ContextWindowExceededError:
+                return dspy.Prediction(a="shortened")
+
+        relay = ScriptedRelay(refuse=Fail(400, "context_length_exceeded"), code="bad_request")
+        trace = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), relay), q="x")
+        assert (trace["status"], trace["outputs"]) == ("ok", {"a": "shortened"})
+
+    @pytest.mark.parametrize("stubborn", [False, True])
+    def test_time_limit_is_no_fact(self, stubborn: bool) -> None:
+        async def body(self: Any, q: str) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if not stubborn:
+                    raise
+
+        with pytest.raises(InfrastructureError) as trouble:
+            rollout(prepared(Steps(body), ScriptedRelay()), limit=0.05, q="x")
+        assert trouble.value.code == "time_limit"
+
+    def test_calls_from_a_thread_of_the_programs_own_fail_clearly(self) -> None:
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(None, lambda: self.answer(q=q))
+
+        trace = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), ScriptedRelay()), q="x")
+        assert trace["status"] == "failed"
+        assert "dspy.Parallel" in trace["error"]["message"]
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Order(pydantic.BaseModel):
+    item: str
+    count: int
+
+
+class TestScores:
+    def score(self, trace: Json, metric: Any, ready: Any, min_score: float = 1.0, **labels: Any) -> Json:
+        return asyncio.run(score_trace(ready, trace, labels, metric, min_score))
+
+    def test_metric_sees_typed_outputs_and_the_trace(self) -> None:
+        signature = dspy.Signature(
+            {"q": (str, dspy.InputField()), "order": (Order, dspy.OutputField()), "color": (Color, dspy.OutputField())}
+        )
+        relay = ScriptedRelay(lambda ask: {"order": {"item": "pen", "count": 2}, "color": "red"})
+        ready = prepared(dspy.Predict(signature), relay, order=Order, color=Color)
+        trace = rollout(ready, q="x")
+        seen: list[Any] = []
+
+        def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any) -> bool:
+            seen.append((example.q, example.label, prediction.order, prediction.color, trace))
+            return True
+
+        assert self.score(trace, metric, ready, label="L")["passed"] is True
+        q, label, order, color, calls = seen[0]
+        assert (q, label, order, color) == ("x", "L", Order(item="pen", count=2), Color.RED)
+        predictor, inputs, prediction = calls[0]
+        assert (predictor is ready.program, inputs, prediction.order.count) == (True, {"q": "x"}, 2)
+
+    @pytest.mark.parametrize(
+        ("value", "passed", "status"), [(0.7, True, "ok"), (0.2, False, "ok"), (None, False, "inconclusive"), ("1", False, "failed")]
+    )
+    def test_answers_of_a_metric(self, value: Any, passed: bool, status: Literal["ok"]) -> None:
+        ready = prepared(dspy.Predict("q -> a"), ScriptedRelay())
+        score = self.score(rollout(ready, q="x"), lambda *_: value, ready, min_score=0.5)
+        assert (score["passed"], score["status"]) == (passed, status)
+
+    def test_metric_that_raises_fails_the_row(self) -> None:
+        ready = prepared(dspy.Predict("q -> a"), ScriptedRelay())
+        score = self.score(rollout(ready, q="x"), lambda *_: 1 / 0, ready)
+        assert (score["status"], score["value"], score["error"]) == ("failed", None, "ZeroDivisionError: division by zero")
+
+    def test_rollout_without_an_answer_scores_zero_unasked(self) -> None:
+        ready = prepared(dspy.Predict("q -> a"), ScriptedRelay(lambda ask: "no headers"))
+        score = self.score(rollout(ready, q="x"), lambda *_: 1 / 0, ready)
+        assert score == {"value": 0.0, "passed": False, "status": "ok", "feedback": None, "error": "the rollout ended unparsable"}
