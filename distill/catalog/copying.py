@@ -33,7 +33,7 @@ def copy_in(
 
 
 # The temporary table lives as long as its connection, so a flush twice a second does not churn the system catalogue.
-_MAKE = sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {incoming} (LIKE {table}) ON COMMIT DELETE ROWS")
+_MAKE = sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {incoming} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} WITH NO DATA")
 _COPY = sql.SQL("COPY {incoming} ({columns}) FROM STDIN")
 _MOVE = sql.SQL(
     "INSERT INTO {table} ({columns}) SELECT DISTINCT ON ({key}) {columns} FROM {incoming} ORDER BY {key} ON CONFLICT ({key}) {action}"
