@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from engines.lmhost.errors import HostError
 from engines.lmhost.kv import SlotPool
 from engines.lmhost.memo import HiddenMemo
 from engines.lmhost.model import Llama
-from engines.lmhost.passes import rows_batch, stretch_batch
+from engines.lmhost.passes import rows_batch
 from engines.lmhost.placement import PrefixJob, next_job, place
 from engines.lmhost.prefix_tree import PrefixTree
 from engines.lmhost.rows import AnswerText, Piece, Request, Row
@@ -116,7 +117,7 @@ class Core:
             if row.cancelled:
                 continue
             self._rows.append(row)
-            self._guarded(row, lambda row=row: self._answers.begin(row))
+            self._guarded(row, partial(self._answers.begin, row))
 
     def _leave(self) -> None:
         for row in [row for row in self._rows if row.cancelled or row.finish]:
@@ -198,7 +199,7 @@ class Core:
 
     def _advance(self, rows: list[Row], hidden: Tensor) -> None:
         for row, token in zip(rows, self._chooser.choose(rows, hidden), strict=True):
-            self._guarded(row, lambda row=row, token=token: self._answers.take(row, token))
+            self._guarded(row, partial(self._answers.take, row, token))
 
     def _guarded(self, row: Row, action: Callable[[], None]) -> None:
         """Run one row's bookkeeping; its failure is its own."""

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 
 from engines.base_models import BaseModel
 from engines.lmhost.core import Core, Limits, Stats
-from engines.lmhost.errors import HostError, asleep, bad_request, unknown_model
+from engines.lmhost.errors import asleep, bad_request, unknown_model
 from engines.lmhost.guidance import Guidance
 from engines.lmhost.linear import choose_kernel
 from engines.lmhost.lora import LoraAdapter, load_lora
@@ -37,7 +37,7 @@ class EngineOptions:
 
     dtype: str = "auto"
     device: str = "cpu"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     cache: bool = True
     jump: bool = True
 
@@ -90,7 +90,8 @@ class Engine:
         if name == self.base.id:
             raise bad_request(f"{name!r} is the base model's name.", "lora_name", "lora_name_in_use")
         adapter = load_lora(name, folder, self.shape, self.base.digest, self._dtype, self._device)
-        return self._call(lambda: self._register(adapter)).result()
+        registered: LoraAdapter = self._call(lambda: self._register(adapter)).result()
+        return registered
 
     def unload(self, name: str) -> Future[None]:
         """Refuse the name from now on; done when its rows have finished and its caches are dropped. Raises HostError 404."""

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 FUSED = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"), "down": ("down_proj",)}
 _PLACE = {name: "self_attn" if name[0] in "qkvo" else "mlp" for names in FUSED.values() for name in names}
-_REFUSED_OPTIONS = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias", "trainable_token_indices")
+_REFUSED_OPTIONS = (
+    "use_dora",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "lora_bias",
+    "trainable_token_indices",
+)
 _uids = itertools.count(1)
 
 
@@ -76,7 +84,9 @@ def load_lora(name: str, folder: Path, shape: ModelShape, base_digest: str, dtyp
     matrices = {_short_name(key): value for key, value in tensors.items()}
     layers = [_layer(matrices, index, shape, config) for index in range(shape.layers)]
     if matrices:
-        raise bad_request(f"The LoRA adapter changes {sorted(matrices)[0]!r}, which this host does not support.", "lora_path", "unsupported_lora")
+        raise bad_request(
+            f"The LoRA adapter changes {sorted(matrices)[0]!r}, which this host does not support.", "lora_path", "unsupported_lora"
+        )
     with weights_file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     cast = tuple({key: Pair(_cast(p.down, dtype, device), _cast(p.up, dtype, device)) for key, p in layer.items()} for layer in layers)

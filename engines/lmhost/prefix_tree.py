@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 Tokens = npt.NDArray[np.int32]
@@ -20,10 +21,10 @@ LOW_WATER = 0.9
 
 @dataclass(eq=False)
 class Node:
-    """An edge of the tree: its tokens and their keys and values ``[layers, 2, n, kv_heads, head_dim]`` (None at a root)."""
+    """An edge of the tree: its tokens and their keys and values ``[layers, 2, n, kv_heads, head_dim]`` (empty at a root)."""
 
     tokens: Tokens
-    kv: Tensor | None
+    kv: Tensor
     parent: Node | None
     children: dict[int, Node] = field(default_factory=dict)
     used_at: int = 0
@@ -60,7 +61,6 @@ class PrefixTree:
         while at < len(tokens) and (child := node.children.get(int(tokens[at]))) is not None:
             child.used_at = next(self._clock)
             length = shared_length(child.tokens, tokens[at:])
-            assert child.kv is not None
             hits.append(Hit(child.kv, length, len(child.children) > 1))
             at += length
             if length < len(child.tokens):
@@ -93,7 +93,7 @@ class PrefixTree:
         self.bytes = 0
 
     def _root(self, adapter: int) -> Node:
-        return self._roots.setdefault(adapter, Node(np.empty(0, np.int32), None, None))
+        return self._roots.setdefault(adapter, Node(np.empty(0, np.int32), torch.empty(0), None))
 
     def _deepest(self, node: Node, tokens: Tokens) -> tuple[Node, int]:
         """Walk down, split where the last edge matches in part: the node to hang the rest on, and where the rest begins."""
@@ -102,14 +102,12 @@ class PrefixTree:
             length = shared_length(child.tokens, tokens[at:])
             child.used_at = next(self._clock)
             at += length
-            node = child if length == len(child.tokens) else self._split(child, length)
+            node = child if length == len(child.tokens) else self._split(node, child, length)
         return node, at
 
-    def _split(self, lower: Node, length: int) -> Node:
+    def _split(self, parent: Node, lower: Node, length: int) -> Node:
         """Cut an edge in two; both halves are copies, so that evicting one frees its memory."""
-        parent, kv = lower.parent, lower.kv
-        assert parent is not None
-        assert kv is not None
+        kv = lower.kv
         upper = Node(lower.tokens[:length], kv[:, :, :length].clone(), parent, used_at=lower.used_at)
         parent.children[int(upper.tokens[0])] = upper
         lower.tokens, lower.kv, lower.parent = lower.tokens[length:], kv[:, :, length:].clone(), upper
@@ -132,9 +130,9 @@ class PrefixTree:
                 self._remove(leaf)
 
     def _remove(self, leaf: Node) -> None:
-        assert leaf.parent is not None
-        del leaf.parent.children[int(leaf.tokens[0])]
-        self.bytes -= _bytes(leaf)
+        if leaf.parent is not None:
+            del leaf.parent.children[int(leaf.tokens[0])]
+            self.bytes -= _bytes(leaf)
 
 
 def _walk(root: Node) -> list[Node]:
@@ -147,7 +145,7 @@ def _walk(root: Node) -> list[Node]:
 
 
 def _bytes(node: Node) -> int:
-    return 0 if node.kv is None else node.kv.numel() * node.kv.element_size()
+    return node.kv.numel() * node.kv.element_size()
 
 
 def _token_bytes(kv: Tensor) -> int:

@@ -123,7 +123,7 @@ class AnswerText:
         """Start the grammar's walk and take what it forces from the start."""
         if row.request.grammar is not None:
             row.walk = row.request.grammar.walk()
-            self._follow(row)
+            self._follow(row, row.walk)
 
     def take(self, row: Row, token: int) -> None:
         """Append a chosen token and what it forces; sets ``row.finish`` where the answer ends."""
@@ -132,22 +132,22 @@ class AnswerText:
             row.finish = "stop"
         elif row.walk is not None:
             row.walk.accept(token)
-            self._follow(row)
+            self._follow(row, row.walk)
         if row.finish is None and row.request.stop and self._stop_at(row) is not None:
             row.finish = "stop"
         if row.finish is None and len(row.out) >= row.request.max_tokens:
             row.finish = "length"
 
-    def _follow(self, row: Row) -> None:
-        assert row.walk is not None
-        if self._jump and not row.walk.done:
-            row.out.extend(row.walk.forced())
-        if row.walk.error:
-            raise HostError(500, "grammar_failed", f"The grammar stopped: {row.walk.error.strip()}")
+    def _follow(self, row: Row, walk: GrammarWalk) -> None:
+        """Take what the grammar forces now; an answer that fills the grammar ends."""
+        if self._jump and not walk.done:
+            row.out.extend(walk.forced())
+        if walk.error:
+            raise HostError(500, "grammar_failed", f"The grammar stopped: {walk.error.strip()}")
         if len(row.out) > row.request.max_tokens:
             del row.out[row.request.max_tokens :]
             row.finish = "length"
-        elif row.walk.done:
+        elif walk.done:
             row.finish = "stop"
 
     def text(self, row: Row) -> str:

@@ -58,6 +58,6 @@ def _sample(logits: Tensor, draws: list[Draw]) -> list[int]:
 
 def _nucleus(chances: Tensor, top_p: Tensor) -> Tensor:
     """Zero what lies outside each row's nucleus; the most probable token always stays."""
-    ordered, order = chances.sort(-1, descending=True, stable=True)
+    ordered, order = chances.sort(stable=True, dim=-1, descending=True)
     outside = ordered.cumsum(-1) - ordered >= top_p[:, None]
     return chances.masked_fill(torch.zeros_like(outside).scatter_(-1, order, outside), 0.0)
