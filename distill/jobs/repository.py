@@ -66,8 +66,11 @@ def by_id(s: Session, job_id: str) -> Job:
 
 
 def lock(s: Session, job_id: str) -> Job:
-    """The job with its row locked, freshly read. Items locked after this must be taken with SKIP LOCKED."""
-    job = s.scalar(select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True))
+    """The job with its row locked, freshly read. Items locked after this must be taken with SKIP LOCKED.
+
+    FOR NO KEY UPDATE: it does not collide with the key locks of rows that merely point at the job, which are written earlier.
+    """
+    job = s.scalar(select(Job).where(Job.id == job_id).with_for_update(key_share=True).execution_options(populate_existing=True))
     if job is None:
         raise NotFound(f"no job {job_id}")
     return job

@@ -1,0 +1,48 @@
+"""`celery -A workers.celery_app worker -Q light,rollouts,train --pool threads`: door 2, the queue.
+
+Celery's threads run no user code and no torch: they claim work items and supervise children.
+"""
+
+from __future__ import annotations
+
+import structlog
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
+
+from distill import logs
+from distill.queue import TASK, make_app
+from workers import tasks
+
+log = structlog.get_logger(__name__)
+app = make_app()
+app.task(name=TASK)(tasks.run)
+
+
+@setup_logging.connect
+def _set_up_logging(**_: object) -> None:
+    logs.configure("worker")
+
+
+@worker_init.connect
+def _gather(**_: object) -> None:
+    """Made here and not at import: the relay and the children belong to the worker alone. A worker that cannot work does not start."""
+    try:
+        tasks.crew()
+    except Exception as error:
+        log.error("worker cannot start", error=str(error), kind=type(error).__name__)
+        raise SystemExit(1) from error  # Celery would log any other exception and go on
+
+
+@worker_ready.connect
+def _ready(**_: object) -> None:
+    log.info("worker ready")
+
+
+@worker_shutting_down.connect
+def _drain(**_: object) -> None:
+    """First SIGTERM: the pool empties by itself then, and Celery's warm shutdown ends."""
+    tasks.drain()
+
+
+@worker_shutdown.connect
+def _close(**_: object) -> None:
+    tasks.close()

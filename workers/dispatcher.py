@@ -1,0 +1,113 @@
+"""`python -m workers.dispatcher`: turns outbox rows into hints, repeats lost ones, and reaps lost leases.
+
+Any number may run side by side: rows are taken with SKIP LOCKED, and what two of them do twice is only a hint.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import structlog
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy.exc import SQLAlchemyError
+
+from distill import logs
+from distill.db import Session, listen_dsn, unit_of_work
+from distill.jobs import claims, outbox
+from distill.jobs.outbox import Hint
+from distill.queue import MAX_HINTS, send_hint
+from distill.settings import TimerSettings, get_settings
+
+log = structlog.get_logger(__name__)
+PAUSE_SECONDS = 2.0
+TakeHints = Callable[[Session], list[Hint]]
+
+
+class Dispatcher:
+    """One loop: woken by NOTIFY or after a second, it sends what is there to send."""
+
+    def __init__(self, timers: TimerSettings, send: Callable[[str], None] = send_hint) -> None:
+        self._timers = timers
+        self._send = send
+        self._stopping = threading.Event()
+        self._next_reap = 0.0
+
+    def stop(self) -> None:
+        """End the loop within a poll's time; from any thread or signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Dispatch until stopped. Lost servers are waited for, for as long as it takes."""
+        while not self._stopping.is_set():
+            try:
+                with _listening() as connection:
+                    log.info("dispatcher ready")
+                    self._loop(connection)
+            except (psycopg.Error, SQLAlchemyError, BrokerError, OSError) as error:
+                log.warning("dispatcher waits for a server", error=str(error), kind=type(error).__name__)
+                self._stopping.wait(PAUSE_SECONDS)
+
+    def _loop(self, connection: psycopg.Connection[object]) -> None:
+        while not self._stopping.is_set():
+            self.round()
+            for _ in connection.notifies(timeout=self._timers.dispatch_poll_seconds, stop_after=1):
+                pass
+
+    def round(self) -> int:
+        """Send what is due now and, at its time, reap; returns the number of hints sent."""
+        sent = self._dispatch(outbox.take) + self._dispatch(outbox.take_due)
+        sent += self._dispatch(lambda s: outbox.take_overdue(s, self._timers.resend_seconds))
+        if time.monotonic() >= self._next_reap:
+            self._next_reap = time.monotonic() + self._timers.reap_period_seconds
+            self.reap()
+        return sent
+
+    def _dispatch(self, take: TakeHints) -> int:
+        """Send inside the transaction that marks: if sending fails, the rows are unmarked again."""
+        with unit_of_work() as s:
+            hints = take(s)
+            numbers = [min(hint.many, MAX_HINTS) for hint in hints]
+            for hint, number in zip(hints, numbers, strict=True):
+                for _ in range(number):
+                    self._send(hint.queue)
+        return sum(numbers)
+
+    def reap(self) -> int:
+        """End every lapsed lease, one a transaction; returns how many."""
+        reaped = 0
+        while not self._stopping.is_set():
+            with unit_of_work() as s:
+                item = claims.reap(s)
+            if item is None:
+                break
+            log.warning("lease reaped", item=item)
+            reaped += 1
+        with unit_of_work() as s:
+            claims.sweep(s)
+            outbox.prune(s)
+        return reaped
+
+
+@contextmanager
+def _listening() -> Iterator[psycopg.Connection[object]]:
+    with psycopg.connect(listen_dsn(), autocommit=True, connect_timeout=5, application_name="stillhouse-dispatcher") as connection:
+        connection.execute(f"LISTEN {outbox.CHANNEL}")
+        yield connection
+
+
+def main() -> None:
+    logs.configure("dispatcher")
+    dispatcher = Dispatcher(get_settings().timers)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: dispatcher.stop())
+    dispatcher.run()
+    log.info("dispatcher stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The one task: look at a queue, and work on it until it is empty or a minute has passed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+from distill.catalog import blobs, connections
+from distill.db import unit_of_work
+from distill.execute.ports import Ports, open_ports
+from distill.execute.run import SECONDS, Shift, run_queue
+from distill.ids import short_token
+from distill.jobs.claims import WorkerInfo
+from distill.queue import send_hint
+from distill.settings import Settings, get_settings
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What the threads of one worker process share."""
+
+    ports: Ports
+    shift: Shift
+    worker: WorkerInfo
+
+
+_lock = threading.Lock()
+_crew: list[Crew] = []
+
+
+def run(queue: str) -> None:
+    """Handle one hint. What is left after a minute is hinted at again, so that other queues of this worker get their turn."""
+    # Here and not above: the steps import what only a working worker needs, and the tests put others in their place.
+    from distill.execute.steps import STEPS
+
+    team = crew()
+    started = time.monotonic()
+    run_queue(queue, team.worker, team.ports, team.shift, STEPS)
+    if time.monotonic() - started >= SECONDS and not team.shift.is_over:
+        send_hint(queue)
+
+
+def crew() -> Crew:
+    """This process's crew, made at the first call: the store is checked, connections are synced, the relay starts."""
+    with _lock:
+        if not _crew:
+            _crew.append(_gather(get_settings()))
+        return _crew[0]
+
+
+def drain() -> None:
+    """Claim nothing more and give back what runs. In a thread of its own: it is called from a signal handler, which must not wait."""
+    for team in _crew:
+        threading.Thread(target=team.shift.stop, name="drain").start()
+
+
+def close() -> None:
+    """End the children and the relay."""
+    with _lock:
+        while _crew:
+            _crew.pop().ports.close()
+
+
+def _gather(settings: Settings) -> Crew:
+    ports = open_ports(settings)
+    with unit_of_work() as s:
+        blobs.check_store(s, ports.store)
+        connections.sync(s, settings)
+    name = f"{socket.gethostname()}-{os.getpid()}-{short_token()}"
+    return Crew(ports, Shift(), WorkerInfo(name, capabilities(settings)))
+
+
+def capabilities(settings: Settings) -> frozenset[str]:
+    """What this worker can do: its runtimes, and the trainers that are installed beside it."""
+    return frozenset({f"runtime:{name}" for name in settings.runtimes} | {"trainer:local"})
