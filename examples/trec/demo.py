@@ -29,6 +29,8 @@ BASE_MODEL = "smollm2-135m-instruct"
 PROGRAM_NAME = "question-router"
 QUESTION = "Who painted the ceiling of the Sistine Chapel ?"
 IN_FLIGHT = 32
+DEMO_SEED = 4
+"""Picks the teacher's demos; the best of seeds 0 to 4 by pass rate on the first 96 rows of the trainset. The held-out rows were not looked at."""
 
 ASK = """
 import sys
@@ -130,7 +132,7 @@ def _teacher_environment(teacher: str | None) -> dict[str, str]:
 
 def _compile(console: Console, client: Stillhouse, split: Split, size: Size, teacher: str | None) -> CompileJob:
     student = client.programs.create(student_spec(), name=PROGRAM_NAME)
-    shown = client.programs.create(teacher_spec(balanced_demos(split.pool, size.demos, size.seed)), name=f"{PROGRAM_NAME}-teacher")
+    shown = client.programs.create(teacher_spec(balanced_demos(split.pool, size.demos, DEMO_SEED)), name=f"{PROGRAM_NAME}-teacher")
     trainset = client.datasets.create(split.train, name="trec-train")
     valset = client.datasets.create(split.held_out, name="trec-held-out")
     job = client.compile_jobs.create(
