@@ -7,7 +7,8 @@
     database     test      the module's clone with the settings pointing at it; its rows are deleted afterwards
     session      test      an ORM session on it whose work, commits included, is rolled back
     redis_url    test      the Valkey server, emptied before the test
-    stack        module    the whole stack on a tiny base model (see `stack.supervisor.Stack`)
+    tiny_model   session   folder of a base model that is random, but small and whole
+    stack        session   the whole stack on that base model (see `stack.supervisor.Stack`)
 """
 
 import os
@@ -25,6 +26,8 @@ from tests.support import databases
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+    from stack.supervisor import Stack
 
 _MEMORY = Path("/dev/shm")
 _OURS = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_")
@@ -67,12 +70,16 @@ def clone(postgres_url: str, template: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No setting of the developer's shell reaches a test; the home is a folder of the test's own."""
+def _forget_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(_OURS):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No setting of the developer's shell reaches a test; the home is a folder of the test's own."""
+    _forget_developer(monkeypatch)
     monkeypatch.setenv("STILLHOUSE_HOME", str(tmp_path / "stillhouse-home"))
     monkeypatch.setenv("STILLHOUSE_CONFIG", str(tmp_path / "stillhouse.toml"))
     databases.forget_settings()
@@ -114,3 +121,21 @@ def redis_url(servers: Servers) -> str:
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushdb()
     return servers.redis_url
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support.tiny_model import build_tiny_model
+
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def stack(tiny_model: Path) -> Iterator["Stack"]:
+    """API, dispatcher, workers, LM host and servers of its own; starts in about 15 s, so its tests are marked slow."""
+    from stack.supervisor import Stack
+
+    with _scratch_home() as home, pytest.MonkeyPatch.context() as monkeypatch:
+        _forget_developer(monkeypatch)
+        with Stack(home, fast=True, base_model=str(tiny_model)) as running:
+            yield running
