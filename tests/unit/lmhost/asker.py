@@ -11,6 +11,7 @@ from engines.lmhost.sampling import Sampling
 
 MakeEngine = Callable[..., Engine]
 Reference = Callable[[list[dict[str, str]], str | None, int], str]
+Ask = dict[str, Any]
 WAIT_SECONDS = 60
 
 
@@ -35,7 +36,7 @@ class Asker:
             self._prompts.encode(chat(text)), adapter, sampling, options.pop("max_tokens", 12), listener, grammar=grammar, **options
         )
 
-    def together(self, *asks: dict[str, Any]) -> list[Piece]:
+    def together(self, *asks: Ask) -> list[Piece]:
         """The last piece of every sample, in the order of ``asks``; each is the keywords of ``request``. Raises its HostError."""
         queues: list[queue.SimpleQueue[Piece]] = [queue.SimpleQueue() for _ in asks]
         requests = [self.request(listener=inbox.put, **ask) for ask, inbox in zip(asks, queues, strict=True)]

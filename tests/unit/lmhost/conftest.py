@@ -93,7 +93,7 @@ def _sharpen(folder: Path) -> None:
         torch.manual_seed(11)
         for parameter in model.parameters():
             if parameter.dim() == 2:
-                parameter.copy_(torch.randn_like(parameter) * (0.15 if parameter.shape[0] != model.config.vocab_size else 1.0))
+                parameter.copy_(torch.randn_like(parameter) * (0.25 if parameter.shape[0] != model.config.vocab_size else 0.4))
     model.save_pretrained(str(folder))
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from engines.lmhost.engine import Engine
-from tests.unit.lmhost.asker import Asker, MakeEngine, Reference, chat
+from tests.unit.lmhost.asker import Ask, Asker, MakeEngine, Reference, chat
 
 SHARED = "You answer questions about cities, books and people. Take your time and look at each word. " * 4
 QUESTIONS = [f"{SHARED}What is the name of the {thing}?" for thing in ("city", "book", "river", "person who wrote it")]
@@ -22,13 +22,15 @@ class TestGreedy:
 
     def test_mixed_lora_adapters_in_one_batch_answer_as_alone(self, engine: Engine, lab: Path, reference: Reference) -> None:
         load_both(engine, lab)
-        asks = [{"text": question, "lora": lora, "max_tokens": 16} for question in QUESTIONS for lora in (None, "first", "second")]
+        asks: list[Ask] = [
+            {"text": question, "lora": lora, "max_tokens": 16} for question in QUESTIONS for lora in (None, "first", "second")
+        ]
         answers = [piece.text for piece in Asker(engine).together(*asks)]
         assert answers == [reference(chat(ask["text"]), ask["lora"], 16) for ask in asks]
         assert len(set(answers[:3])) == 3
 
     def test_batch_of_one_equals_batch_of_sixteen(self, engine: Engine, make_engine: MakeEngine) -> None:
-        asks = [{"text": f"{SHARED} Number {number}?", "max_tokens": 10} for number in range(16)]
+        asks: list[Ask] = [{"text": f"{SHARED} Number {number}?", "max_tokens": 10} for number in range(16)]
         together = [piece.text for piece in Asker(engine).together(*asks)]
         alone = Asker(make_engine(cache=False))
         assert together == [alone.ask(**ask).text for ask in asks]
@@ -55,7 +57,7 @@ class TestPrefixCache:
         for cache in (True, False):
             engine = make_engine(cache=cache)
             load_both(engine, lab)
-            asks = [{"text": q, "lora": lora} for q in QUESTIONS for lora in ("first", None)] * 2
+            asks: list[Ask] = [{"text": q, "lora": lora} for q in QUESTIONS for lora in ("first", None)] * 2
             asker = Asker(engine)
             answers.append([asker.ask(**ask).text for ask in asks] + [piece.text for piece in asker.together(*asks)])
         assert answers[0] == answers[1]
@@ -72,7 +74,7 @@ class TestPrefixCache:
         assert all(piece.cached_tokens > 100 for piece in pieces)
 
     def test_equal_requests_share_one_prefill(self, engine: Engine) -> None:
-        asks = [{"text": QUESTIONS[0], "temperature": 1.0, "seed": seed} for seed in range(4)]
+        asks: list[Ask] = [{"text": QUESTIONS[0], "temperature": 1.0, "seed": seed} for seed in range(4)]
         pieces = Asker(engine).together(*asks)
         assert len({piece.text for piece in pieces}) > 1
         assert all(piece.cached_tokens > 0 for piece in pieces[1:])
@@ -113,9 +115,9 @@ class TestEnds:
 
 class TestSeeds:
     def test_same_seed_same_answer_whatever_the_batch(self, make_engine: MakeEngine) -> None:
-        ask = {"text": QUESTIONS[0], "temperature": 1.0, "seed": 7, "top_p": 0.9}
+        ask: Ask = {"text": QUESTIONS[0], "temperature": 1.0, "seed": 7, "top_p": 0.9}
         alone = Asker(make_engine()).ask(**ask).text
-        mates = [{"text": question, "temperature": 1.0, "seed": seed} for seed, question in enumerate(QUESTIONS)]
+        mates: list[Ask] = [{"text": question, "temperature": 1.0, "seed": seed} for seed, question in enumerate(QUESTIONS)]
         assert Asker(make_engine()).together(*mates, ask, *mates)[len(mates)].text == alone
         assert Asker(make_engine(cache=False)).ask(**ask).text == alone
 
@@ -124,5 +126,5 @@ class TestSeeds:
         assert len({asker.ask("Hello?", temperature=1.0, seed=seed).text for seed in range(5)}) > 1
 
     def test_samples_of_one_request_differ(self, engine: Engine) -> None:
-        asks = [{"text": "Hello?", "temperature": 1.0, "seed": 1, "sample": sample} for sample in range(4)]
+        asks: list[Ask] = [{"text": "Hello?", "temperature": 1.0, "seed": 1, "sample": sample} for sample in range(4)]
         assert len({piece.text for piece in Asker(engine).together(*asks)}) > 1
