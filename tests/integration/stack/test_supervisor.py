@@ -8,7 +8,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -253,9 +252,3 @@ class TestOwnServers:
             assert stack.crew
             assert [child.part.name for child in stack.crew.children()] == ["lm-host", "worker-train", "api"]
             assert (stack.layout.database_url, stack.layout.redis_url) == (database, redis_url)
-
-
-def test_the_supervisor_imports_no_server_code() -> None:
-    script = "import sys, stack.supervisor; print([name for name in sys.modules if name.split('.')[0] in ('app', 'distill', 'sqlalchemy')])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

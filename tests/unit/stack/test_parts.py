@@ -1,0 +1,161 @@
+"""Restart policy, environments, readiness, leftover detection: the small decisions of the supervisor."""
+
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from stack.child import LogFile, ending
+from stack.console import Shown
+from stack.home import HomeLock, leftovers, open_home, read_state, remember_processes, write_private, write_state
+from stack.parts import is_root
+from stack.plan import Layout, part_environment, standard_parts, without_secrets, worker_command
+from stack.postgres import EmbeddedPostgres
+from stack.servers import plan_servers
+from stack.watch import Patience
+
+
+def layout(home: Path, lm_port: int | None = 9001) -> Layout:
+    return Layout(home=home, port=8400, database_url="postgresql://db", redis_url="redis://broker", lm_port=lm_port, lm_key="secret")
+
+
+class TestPatience:
+    def test_delays_double_and_end(self) -> None:
+        patience = Patience(limit=4, quick_seconds=10, first_delay_seconds=1)
+        assert [patience.died_after(1) for _ in range(4)] == [1, 2, 4, None]
+
+    def test_a_long_life_wipes_the_record(self) -> None:
+        patience = Patience(limit=3, quick_seconds=10, first_delay_seconds=1)
+        assert [patience.died_after(seconds) for seconds in (1, 60, 1, 60, 1, 1)] == [1, 1, 2, 1, 2, None]
+
+
+class TestPlan:
+    def test_a_whole_stack(self, tmp_path: Path) -> None:
+        names = [part.name for part in standard_parts(layout(tmp_path))]
+        assert names == ["lm-host", "lm-agent", "dispatcher", "worker-light", "worker-rollouts", "worker-train", "api"]
+
+    def test_without_an_lm_host_there_is_no_agent_and_no_house_connection(self, tmp_path: Path) -> None:
+        parts = standard_parts(layout(tmp_path, lm_port=None))
+        assert [part.name for part in parts] == ["dispatcher", "worker-light", "worker-rollouts", "worker-train", "api"]
+        assert not [part.name for part in parts if "STILLHOUSE_LMHOST_URL" in part.environment]
+
+    def test_the_lm_host_gets_no_secret_of_the_server(self, tmp_path: Path) -> None:
+        host = standard_parts(layout(tmp_path))[0]
+        assert set(host.environment) == {"LMHOST_API_KEY"}
+
+    def test_secrets_are_withheld_from_the_common_environment(self) -> None:
+        given = {"DATABASE_URL": "x", "REDIS_URL": "x", "PGPASSWORD": "x", "STILLHOUSE_API_KEY": "x", "PATH": "/bin"}
+        assert without_secrets(given) == {"PATH": "/bin"}
+
+    def test_paths_are_absolute_and_only_installed_packages_are_trusted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        found = part_environment(tmp_path / "home", {"STILLHOUSE_CONFIG": "mine.toml"})
+        assert found["STILLHOUSE_CONFIG"] == str(tmp_path / "mine.toml")
+        assert found["PYTHONSAFEPATH"] == "1"
+
+    def test_workers_use_threads_and_the_queues_given(self) -> None:
+        command = " ".join(worker_command(["light", "train"], 3))
+        assert "-A workers.celery_app worker -Q light,train --pool threads -c 3" in command
+        assert "--without-gossip --without-mingle" in command
+
+
+class TestHome:
+    def test_others_may_pass_through_but_not_look(self, tmp_path: Path) -> None:
+        home = open_home(tmp_path / "deep" / "home")
+        assert stat.S_IMODE(home.stat().st_mode) == 0o711
+
+    def test_private_files_are_replaced_whole(self, tmp_path: Path) -> None:
+        file = tmp_path / "secret"
+        write_private(file, "one")
+        write_private(file, "two")
+        assert file.read_text() == "two"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+
+    def test_damaged_state_reads_as_none(self, tmp_path: Path) -> None:
+        (tmp_path / "state.json").write_text('{"password": "x')
+        assert read_state(tmp_path) == {}
+
+    def test_a_number_that_now_belongs_to_another_process_is_no_leftover(self, tmp_path: Path) -> None:
+        remember_processes(tmp_path, [os.getpid()])
+        assert leftovers(tmp_path) == [os.getpid()]
+        write_state(tmp_path, {"processes": {str(os.getpid()): "1"}})
+        assert leftovers(tmp_path) == []
+
+    def test_a_free_lock_has_no_holder_whatever_it_says(self, tmp_path: Path) -> None:
+        (tmp_path / "lock").write_text(json.dumps({"pid": os.getpid(), "url": "http://old"}))
+        lock = HomeLock(tmp_path)
+        assert lock.running_pid() is None
+        lock.release()
+
+
+class TestServers:
+    def test_servers_of_the_operator_are_taken_as_they_are(self, tmp_path: Path) -> None:
+        servers = plan_servers(tmp_path, {"DATABASE_URL": "postgresql://db/x", "REDIS_URL": "redis://broker"})
+        assert (servers.database_url, servers.redis_url, servers.parts) == ("postgresql://db/x", "redis://broker", ())
+
+    def test_one_of_the_two_may_be_the_operators(self, tmp_path: Path) -> None:
+        servers = plan_servers(tmp_path, {"DATABASE_URL": "postgresql://db/x"})
+        assert [part.name for part in servers.parts] == ["valkey"]
+
+    def test_the_password_is_in_no_argument_list(self, tmp_path: Path) -> None:
+        servers = plan_servers(tmp_path, {"DATABASE_URL": "postgresql://db/x"})
+        password = read_state(tmp_path)["password"]
+        assert not [part.name for part in servers.parts if any(password in word for word in part.command)]
+
+    def test_an_unfinished_data_folder_is_made_anew(self, tmp_path: Path) -> None:
+        home = open_home(tmp_path / "home")
+        server = EmbeddedPostgres(home, "word", fast=True)
+        folder = server.installation.data
+        folder.mkdir(parents=True)
+        (folder / "half").write_text("initdb was killed here")
+        server.prepare()
+        assert (folder / "global" / "pg_control").exists()
+        assert not (folder / "half").exists()
+        assert (folder.stat().st_uid == os.geteuid()) is not is_root()
+
+
+class TestLog:
+    def test_a_long_log_is_put_aside_once(self, tmp_path: Path) -> None:
+        log = LogFile(tmp_path, "api", limit_bytes=100)
+        for number in range(30):
+            log.write(f"line {number:02}\n")
+        log.close()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["api.log", "api.log.1"]
+        assert (tmp_path / "api.log").read_text().endswith("line 29\n")
+
+    def test_endings_in_words(self) -> None:
+        assert (ending(3), ending(-9)) == ("exit code 3", "SIGKILL")
+
+
+class TestShown:
+    def show(self, *lines: str, verbose: bool = False) -> str:
+        screen = io.StringIO()
+        shown = Shown(Console(file=screen, width=200), verbose=verbose)
+        shown.begin(["api"])
+        for line in lines:
+            shown.line("api", line)
+        return screen.getvalue()
+
+    def test_only_problems_pass_with_the_lines_that_belong_to_them(self) -> None:
+        text = self.show("INFO started", "Traceback (most recent call last):", '  File "x.py"', "INFO goes on", "  indented")
+        assert text == 'api | Traceback (most recent call last):\napi |   File "x.py"\n'
+
+    def test_verbose_passes_everything(self) -> None:
+        assert self.show("INFO started", verbose=True) == "api | INFO started\n"
+
+    def test_text_of_others_is_never_markup(self) -> None:
+        assert "[bold]error[/nonsense]" in self.show("[bold]error[/nonsense]")
+
+
+@pytest.mark.parametrize("module", ["stack.supervisor", "stack.reaper"])
+def test_the_supervisor_imports_no_server_code(module: str) -> None:
+    script = f"import sys, {module}; print([name for name in sys.modules if name.split('.')[0] in ('app', 'distill', 'torch')])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
