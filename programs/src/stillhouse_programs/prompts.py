@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import dspy
-from dspy.adapters.utils import apply_output_field_defaults
+from dspy.adapters.utils import apply_output_field_defaults, get_annotation_name, parse_value
 from pydantic_core import PydanticUndefined
 
 from stillhouse_programs.spec import PromptAdapterSpec, SpecError, parse_prompt_adapter
@@ -104,9 +104,17 @@ def describe_prompt_adapter(prompt_adapter: dspy.Adapter) -> PromptAdapterSpec:
 
 def annotation_name(annotation: Any) -> str:
     """Return the name that a prompt gives to a type."""
-    from dspy.adapters.utils import get_annotation_name
-
     return str(get_annotation_name(annotation))
+
+
+def read_value(text: str, annotation: Any) -> Any:
+    """Read the text of one field as a type, as dspy does. Raises ValueError."""
+    return parse_value(text, annotation)
+
+
+def nests_in_xml(annotation: Any) -> bool:
+    """Whether the XML prompt adapter writes a type as nested elements, not as text."""
+    return bool(dspy.XMLAdapter._uses_nested_xml(annotation))
 
 
 # ------------------------------------------------------------------ rendering and reading

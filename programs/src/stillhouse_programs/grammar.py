@@ -1,0 +1,178 @@
+"""Grammars for constrained answers: what an LM may write under a signature and a prompt adapter, so that every answer parses.
+
+The result is the value of `structured_outputs` in a chat completion request, as vLLM and our LM host take it.
+"""
+
+import enum
+import json
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import pydantic
+
+from stillhouse_programs import prompts
+from stillhouse_programs.grammar_json import answer_schema, value_schema
+from stillhouse_programs.grammar_xml import nested_element
+from stillhouse_programs.regexes import FORMATS, INTEGER, NUMBER, JsonRegex, NotRegular, choice, escape, text_without_header, xml_text
+from stillhouse_programs.spec import SpecError
+from stillhouse_programs.types import is_union, type_name
+
+Grammar: TypeAlias = dict[str, Any]
+
+MOST_TEXT = 4000  # pieces of one text field; an answer that never ends would be cut, and a cut answer does not parse
+MOST_JSON_TEXT = 1000  # characters of one text inside a list or object
+_LONGEST_REGEX = 40_000
+_DATED = {"date": "date", "datetime": "date-time", "time": "time"}
+
+
+class NoGrammar(ValueError):
+    """No grammar can make sure that an answer parses; the text names the field and the type."""
+
+
+def derive_grammar(signature: Any, prompt_adapter: Any, most_text: int = MOST_TEXT) -> Grammar:
+    """Derive the grammar of the answers to `signature` under a dspy prompt adapter.
+
+    Returns `{"regex": …}` where a regular expression says it, `{"json": schema}` for the JSON prompt adapter, and
+    `{"grammar": …}` in llguidance's Lark dialect for objects that need more. Raises NoGrammar for types whose answers dspy does
+    not always read, and for prompt adapters that are not known.
+    """
+    try:
+        kind = prompts.describe_prompt_adapter(prompt_adapter).type
+    except SpecError as error:
+        raise NoGrammar(error.message) from None
+    fields = [_Field(name, info.annotation) for name, info in signature.output_fields.items()]
+    for field in fields:
+        field.check()
+    if kind == "json":
+        for field in fields:
+            field.check_choices()
+        return {"json": answer_schema({field.name: field.annotation for field in fields}, MOST_JSON_TEXT, most_text)}
+    return _xml(fields, most_text) if kind == "xml" else _chat(fields, most_text)
+
+
+# ------------------------------------------------------------------ chat
+
+
+def _chat(fields: Sequence["_Field"], most_text: int) -> Grammar:
+    style = _Style(text_without_header(most_text), written=str)
+    frames = [f"[[ ## {field.name} ## ]]\n" for field in fields]
+    try:
+        body = "".join(f"{escape(frame)}{field.regex(style)}\n\n" for frame, field in zip(frames, fields, strict=True))
+        regex = f"{body}{escape('[[ ## completed ## ]]')}\n?"
+        if len(regex) <= _LONGEST_REGEX:
+            return {"regex": regex}
+    except NotRegular:
+        pass  # a part that only a JSON schema says
+    return {"grammar": _lark(fields, frames, style)}
+
+
+def _lark(fields: Sequence["_Field"], frames: Sequence[str], style: "_Style") -> str:
+    """One rule a field: a regular expression, or a JSON schema where that does not do."""
+    parts = [f"{json.dumps(frame)} field_{at} {json.dumps(chr(10) * 2)}" for at, frame in enumerate(frames)]
+    rules = [f'start: {" ".join(parts)} "[[ ## completed ## ]]" "\\n"?']
+    for at, field in enumerate(fields):
+        try:
+            rules.append(f"field_{at}: /{field.regex(style).replace('/', chr(92) + '/')}/")
+        except NotRegular:
+            rules.append(f"field_{at}: %json {json.dumps(value_schema(field.annotation, MOST_JSON_TEXT))}")
+    return "\n".join(rules) + "\n"
+
+
+# ------------------------------------------------------------------ XML
+
+
+def _xml(fields: Sequence["_Field"], most_text: int) -> Grammar:
+    style = _Style(xml_text(0, most_text), written=xml_escaped, forbidden="<&>")
+    return {"regex": "\n\n".join(_xml_field(field, style) for field in fields) + "\n?"}
+
+
+def _xml_field(field: "_Field", style: "_Style") -> str:
+    try:
+        if prompts.nests_in_xml(field.annotation):
+            return nested_element(field.name, field.annotation, MOST_JSON_TEXT)
+        return f"<{field.name}>\n{field.regex(style)}\n</{field.name}>"
+    except NotRegular as error:
+        raise NoGrammar(f"field {field.name}: {type_name(field.annotation)} has {error}, which XML answers cannot be held to") from None
+
+
+def xml_escaped(text: str) -> str:
+    """Write text as character data."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+# ------------------------------------------------------------------ one field as text
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How values stand in an answer: the pattern of free text, how a fixed text is written, and signs that JSON must not hold."""
+
+    free_text: str
+    written: Callable[[str], str]
+    forbidden: str = ""
+
+
+@dataclass(frozen=True)
+class _Field:
+    name: str
+    annotation: Any
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The members of a union; a type that is none stands alone."""
+        return typing.get_args(self.annotation) if is_union(self.annotation) else (self.annotation,)
+
+    def check(self) -> None:
+        if any(getattr(part, "__module__", "").startswith("dspy.") for part in self.parts):
+            raise NoGrammar(f"field {self.name}: answers of the type {type_name(self.annotation)} cannot be constrained")
+        if len(self.parts) > 1 and str in self.parts and type(None) not in self.parts:
+            raise NoGrammar(f"field {self.name}: dspy cannot read every text as {type_name(self.annotation)}; use text alone")
+
+    def check_choices(self) -> None:
+        """dspy reads some choices as something else, as the text `12` of an optional choice as a number."""
+        for part in self.parts:
+            values = typing.get_args(part) if typing.get_origin(part) is Literal else ()
+            for value in values:
+                if not self._reads(value, value):
+                    raise self._unread(value)
+
+    def regex(self, style: _Style) -> str:
+        """Return the pattern of the value. Raises NotRegular, or NoGrammar if no value can be read back."""
+        if str in self.parts or Any in self.parts:
+            return style.free_text
+        return choice(pattern for part in self.parts for pattern in self._part(part, style))
+
+    def _part(self, part: Any, style: _Style) -> Iterator[str]:
+        scalars = {int: INTEGER, float: NUMBER, bool: "(?:True|False)", type(None): "None"}
+        if part in scalars:
+            yield scalars[part]
+        elif typing.get_origin(part) is Literal:
+            yield from self._choices([(value, (str(value), json.dumps(value))) for value in typing.get_args(part)], style)
+        elif isinstance(part, enum.EnumMeta):
+            members: list[Any] = list(part)
+            yield from self._choices([(member, (str(member.value), member.name)) for member in members], style)
+        elif getattr(part, "__name__", "") in _DATED and part.__module__ == "datetime":
+            yield FORMATS[_DATED[part.__name__]]
+        else:
+            schema = pydantic.TypeAdapter(part).json_schema()
+            yield JsonRegex(schema.get("$defs", {}), MOST_JSON_TEXT, style.forbidden).of(schema)
+
+    def _choices(self, values: list[tuple[Any, tuple[str, ...]]], style: _Style) -> list[str]:
+        """For each value the first spelling that dspy reads back as that value."""
+        spelled = [next((text for text in texts if self._reads(text, value)), None) for value, texts in values]
+        if None in spelled:
+            raise self._unread(values[spelled.index(None)][0])
+        return [escape(style.written(text)) for text in spelled if text is not None]
+
+    def _unread(self, value: Any) -> NoGrammar:
+        return NoGrammar(f"field {self.name}: dspy cannot read {value!r} back from an answer")
+
+    def _reads(self, written: Any, value: Any) -> bool:
+        text = "\n".join(written.splitlines()).strip() if isinstance(written, str) else written
+        try:
+            read = prompts.read_value(text, self.annotation)
+        except (ValueError, SyntaxError):
+            return False
+        return type(read) is type(value) and bool(read == value)
