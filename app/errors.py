@@ -118,8 +118,7 @@ def _safe_message(error: Mapping[str, Any]) -> str:
 
 def _location(error: Mapping[str, Any]) -> list[str | int]:
     location = list(error["loc"])
-    unknown = error.get("ctx", {}).get("field") if error["type"] == "unknown_field" else None
-    return [*location, unknown] if unknown else location
+    return [*location, error["ctx"]["key"]] if error["type"] == "unknown_key" else location
 
 
 def _faults(error: RequestValidationError) -> dict[str | None, list[str]]:
@@ -132,12 +131,16 @@ def _faults(error: RequestValidationError) -> dict[str | None, list[str]]:
     return faults
 
 
+#: The same codes as `distill.spec.read_spec` gives.
+CODES: Mapping[str, str] = {"unknown_key": "unknown_option", "missing": "missing_field"}
+
+
 def from_validation(error: RequestValidationError) -> ApiError:
     """422 with the first fault as the message and every fault in `details`; the submitted values stay out of it."""
     faults = {path: ", or ".join(messages) for path, messages in _faults(error).items()}
     param, message = next(iter(faults.items()))
     kinds = {one["type"] for one in error.errors()}
-    code = next((kind for kind in ("unknown_field", "missing") if kind in kinds), "invalid_value")
+    code = next((CODES[kind] for kind in CODES if kind in kinds), "invalid_value")
     details = [{"row": None, "field": path, "message": what} for path, what in faults.items()]
     return ApiError(422, code, f"{param}: {message}" if param else message, param=param, details=details)
 

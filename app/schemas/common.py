@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from distill.spec import did_you_mean
 
 T = TypeVar("T")
 
@@ -21,15 +22,10 @@ class Body(BaseModel):
     def _name_the_nearest(cls, value: Any) -> Any:
         if isinstance(value, dict):
             for name in value:
-                if isinstance(name, str) and name not in cls.model_fields:
-                    raise _unknown_field(name, list(cls.model_fields))
+                if name not in cls.model_fields:
+                    hint = did_you_mean(name, cls.model_fields)
+                    raise PydanticCustomError("unknown_key", "unknown field `{key}`{hint}", {"key": str(name)[:64], "hint": hint})
         return value
-
-
-def _unknown_field(name: str, known: list[str]) -> PydanticCustomError:
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else "known fields: " + ", ".join(known)
-    return PydanticCustomError("unknown_field", "unknown field; {hint}", {"field": name[:64], "hint": hint})
 
 
 class Reply(BaseModel):

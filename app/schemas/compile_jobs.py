@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from app.schemas.common import Body, Metadata, Name, Reply
 from app.schemas.fine_tuning import ChildFineTuneJob
-from app.schemas.lms import (
-    BudgetIn,
-    EvaluateIn,
-    FilterIn,
-    HoldoutIn,
-    LmIn,
-    Positive,
-    PromptAdapterIn,
-    RolloutsIn,
-    TeacherIn,
-    TrainOptionsIn,
-)
+from app.schemas.lms import LmIn, LmName, PromptAdapterIn, TeacherIn
+from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Rollouts, TrainOptions
 
-LmName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
 Rows = list[dict[str, Any]]
 
 
@@ -36,18 +25,18 @@ class JobCreate(Body):
     teacher: list[TeacherIn] | TeacherIn | Literal["labels"] | None = None
     trainset: str | Rows = Field(description="`ds-…`, or the rows")
     valset: str | Rows | None = None
-    holdout: HoldoutIn | None = None
+    holdout: Holdout | None = None
     metric: str | dict[str, Any] = Field(default="exact_match", description="A metric's name, or `{type, …}`")
-    filter: FilterIn | None = None
-    rollouts: RolloutsIn | None = None
+    filter: Filter | None = None
+    rollouts: Rollouts | None = None
     multitask: bool | None = None
     demos: Literal["keep", "drop", "auto"] | None = None
     prompt_adapter: PromptAdapterIn | None = None
-    train_options: TrainOptionsIn | None = None
+    train_options: TrainOptions | None = None
     num_threads: Positive | None = None
     render: Literal["student", "teacher"] | None = None
-    evaluate: EvaluateIn | None = None
-    budget: BudgetIn | None = None
+    evaluate: Evaluate | None = None
+    budget: Budget | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     suffix: str | None = Field(default=None, pattern=r"^[a-z0-9-]{1,18}$")
     auto_start: bool = True
@@ -188,11 +177,13 @@ class TraceRead(Reply):
 
     id: str
     object: Literal["trace"] = "trace"
+    cursor: str = Field(description="Send it as `after` for the page after")
     created_at: int
     role: str | None = None
     row: int | None = Field(default=None, description="1-based row of the dataset")
     rollout: int | None = None
     status: str
+    reused: bool = Field(description="It was there before this job")
     inputs: dict[str, Any]
     outputs: dict[str, Any] | None
     calls: list[dict[str, Any]]
@@ -204,23 +195,29 @@ class TraceRead(Reply):
 class RejectionRead(Reply):
     """A row or trace that did not become a training record, and why."""
 
-    row: int | None
+    object: Literal["rejection"] = "rejection"
+    cursor: str = Field(description="Send it as `after` for the page after")
+    row: int = Field(description="1-based row of the dataset")
+    rollout: int
+    role: str
     predictor: str | None
-    trace: str | None
+    trace_digest: str | None
     reason: str
     message: str | None
+    score: float | None
 
 
 class TrainingFileRead(Reply):
     """The records of one fine-tune job, as they went to the trainer."""
 
     object: Literal["training_file"] = "training_file"
+    fine_tuning_job: str
     lm: str
     predictor: str
     rows: int
     validation_rows: int
     digest: str
-    size_bytes: int | None = None
+    size_bytes: int
 
 
 class CurvePoint(Reply):
@@ -238,3 +235,14 @@ class CurveRead(Reply):
     lm: str
     predictor: str
     points: list[CurvePoint]
+
+
+class EvaluationsRead(Reply):
+    """Scores with 95 % intervals, by role, and the verdict on the compiled program."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    has_more: Literal[False] = False
+    n: int | None
+    metric: str | None
+    delta: dict[str, Any] | None

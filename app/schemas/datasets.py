@@ -28,10 +28,11 @@ class DatasetRead(Reply):
     object: Literal["dataset"] = "dataset"
     created_at: int
     name: str | None
+    version: int | None = Field(description="Counts up with each upload under the same name; `name@v3` and `name@latest` find it")
     rows: int
     columns: list[ColumnRead]
     digest: str
-    size_bytes: int | None
+    size_bytes: int
     metadata: dict[str, str]
 
 

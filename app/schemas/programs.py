@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.schemas.common import Body, Metadata, Name, Reply
 
@@ -15,6 +15,12 @@ class ProgramCreate(Body):
     name: Name | None = None
     spec: dict[str, Any] = Field(description="The program spec; its schema is GET /v1/spec/schema.json")
     metadata: Metadata = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wrap_bare_spec(cls, value: Any) -> Any:
+        is_bare = isinstance(value, dict) and "predictors" in value and "spec" not in value
+        return {"spec": value} if is_bare else value
 
 
 class ProgramRead(Reply):

@@ -18,7 +18,7 @@ class ModelRead(Reply):
     owned_by: str
     parent: str | None = Field(default=None, description="The base model of a LoRA adapter")
     compile_job_id: str | None = None
-    predictor: str | None = None
+    predictors: list[str] = Field(default_factory=list, description="Predictors whose prompts it was trained on")
     connection: str | None = None
     status: str = Field(description="loaded, loading, unloaded or failed; of a connection's own models always loaded")
 
@@ -40,8 +40,8 @@ class ArtifactRead(Reply):
     digest: str = Field(description="Digest of manifest.json, which holds the digest of every other file")
     size_bytes: int
     files: list[ArtifactFile]
-    models: dict[str, str] = Field(default_factory=dict, description="Predictor → id of its tuned model")
-    evaluation: dict[str, Any] | None = None
+    models: dict[str, str] = Field(description="Predictor → id of its tuned model")
+    evaluation: dict[str, Any] | None
     load: str
     content: str
 
@@ -72,12 +72,12 @@ class ConnectionRead(Reply):
     max_in_flight: int
     trainer: str | None
     device: str | None
+    waiting: bool = Field(description="Its host has lent its device to a trainer; what needs it waits")
 
 
 class MeRead(Reply):
     object: Literal["account"] = "account"
     project: str
     project_id: str
-    key_id: str
-    label: str | None
+    key_id: str | None
     scopes: list[str]

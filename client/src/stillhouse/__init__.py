@@ -1,10 +1,10 @@
 """Stillhouse: compile DSPy programs on a distillation server, and load what comes out.
 
-    from stillhouse import Stillhouse
+from stillhouse import Stillhouse
 
-    client = Stillhouse()
-    job = client.compile_jobs.create(program=spec, trainset=rows, metric="exact_match")
-    job = client.compile_jobs.wait(job.id, progress=True)
+client = Stillhouse()
+job = client.compile_jobs.create(program=spec, trainset=rows, metric="exact_match")
+job = client.compile_jobs.wait(job.id, progress=True)
 """
 
 from stillhouse._client import AsyncStillhouse, Stillhouse

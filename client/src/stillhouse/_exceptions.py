@@ -1,19 +1,19 @@
 """Everything the client raises.
 
-    StillhouseError
-    ├── ConfigError              no address or key could be found
-    ├── WaitTimeout              a wait ended first; the job goes on
-    ├── DamagedArtifact          a downloaded file does not have its digest
-    └── APIError                 message, request_id
-        ├── APIConnectionError   the server was not reached
-        │   └── APITimeoutError
-        └── APIStatusError       status_code, code, type, param, details, retry_after
-            ├── BadRequestError 400        ├── AuthenticationError 401   ├── PermissionDeniedError 403
-            ├── NotFoundError 404          ├── ConflictError 409         ├── PreconditionFailedError 412
-            ├── BodyTooLargeError 413      ├── UnsupportedMediaTypeError 415
-            ├── UnprocessableEntityError 422                              ├── RateLimitError 429
-            └── ServerError 5xx
-                └── ServiceUnavailableError 503
+StillhouseError
+├── ConfigError              no address or key could be found
+├── WaitTimeout              a wait ended first; the job goes on
+├── DamagedArtifact          a downloaded file does not have its digest
+└── APIError                 message, request_id
+    ├── APIConnectionError   the server was not reached
+    │   └── APITimeoutError
+    └── APIStatusError       status_code, code, type, param, details, retry_after
+        ├── BadRequestError 400        ├── AuthenticationError 401   ├── PermissionDeniedError 403
+        ├── NotFoundError 404          ├── ConflictError 409         ├── PreconditionFailedError 412
+        ├── BodyTooLargeError 413      ├── UnsupportedMediaTypeError 415
+        ├── UnprocessableEntityError 422                              ├── RateLimitError 429
+        └── ServerError 5xx
+            └── ServiceUnavailableError 503
 """
 
 from __future__ import annotations

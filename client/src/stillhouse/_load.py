@@ -16,9 +16,7 @@ from stillhouse._exceptions import DamagedArtifact
 from stillhouse.types import ArtifactFile
 
 
-def load(
-    ref: str | Path, program: Any | None = None, *, client: Stillhouse | None = None, cache_dir: str | Path | None = None
-) -> Any:
+def load(ref: str | Path, program: Any | None = None, *, client: Stillhouse | None = None, cache_dir: str | Path | None = None) -> Any:
     """A ready `dspy.Module`, its files verified and its prompt adapters pinned.
 
     `ref` is an artifact's folder or its id (`art-…`), which is downloaded once into `cache_dir` (default `~/.cache/stillhouse`).

@@ -189,5 +189,3 @@ def _show_scores(job: CompileJob) -> None:
 
 def _number(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, (int, float)) else "–"
-
-

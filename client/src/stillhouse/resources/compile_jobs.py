@@ -117,9 +117,7 @@ class CompileJobs:
         """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
         return self._client.send(_verb(job_id, "cancel"))
 
-    def wait(
-        self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None
-    ) -> CompileJob:
+    def wait(self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None) -> CompileJob:
         """Wait until the job is final and return it, whatever its status. `progress` shows a bar per step.
 
         Raises:

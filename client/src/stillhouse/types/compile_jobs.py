@@ -123,7 +123,7 @@ class Rejection(Object):
     message: str | None = None
     row: int | None = None
     predictor: str | None = None
-    trace: str | None = None
+    score: float | None = None
 
 
 class TrainingFile(Object):

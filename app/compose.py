@@ -1,0 +1,93 @@
+"""A job's request into a compile spec: what was sent inline is checked and stored first, and named by id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from app.schemas.compile_jobs import JobCreate, Rows
+from app.schemas.lms import TeacherIn
+from app.services import Services
+from distill.catalog import datasets, programs
+from distill.catalog.fields import check_rows
+from distill.catalog.keys import Caller
+from distill.db import Session
+from distill.errors import Invalid, NotFound
+from distill.spec import CompileSpec, read_spec
+
+_NAMED_APART = {"project", "program", "teacher", "trainset", "valset"}
+
+
+@contextmanager
+def naming_no_path() -> Iterator[None]:
+    """What a body names and does not exist is a fault of the body (422): the path itself was found."""
+    try:
+        yield
+    except NotFound as error:
+        raise Invalid(error.message, code=error.code, param=error.param, details=error.details) from None
+
+
+class Composer:
+    """For one request: everything is stored in its transaction, for the caller's project."""
+
+    def __init__(self, session: Session, services: Services, caller: Caller) -> None:
+        self._session = session
+        self._services = services
+        self._caller = caller
+
+    def spec(self, body: JobCreate) -> CompileSpec:
+        """The compile spec of a request.
+
+        Raises:
+            Invalid: a part breaks a rule; `param` and `details` name the place and the rows.
+        """
+        self._check_project(body.project)
+        program_id = self._program(body.program, "program")
+        raw = body.model_dump(mode="json", exclude_unset=True, exclude=_NAMED_APART)
+        raw["program_id"] = program_id
+        raw["trainset"] = self._rows(body.trainset, program_id, "trainset")
+        if body.valset is not None:
+            raw["valset"] = self._rows(body.valset, program_id, "valset")
+        if body.teacher is not None:
+            raw["teacher"] = self._teachers(body.teacher)
+        return read_spec({key: value for key, value in raw.items() if value is not None})
+
+    def _check_project(self, project: str | None) -> None:
+        own = (self._caller.project_name, self._caller.project_id)
+        if project is not None and project not in own:
+            raise Invalid(f"project: this key belongs to project {own[0]}", code="wrong_project", param="project")
+
+    def _program(self, given: str | dict[str, Any], param: str) -> str:
+        if isinstance(given, str):
+            return programs.get(self._session, self._caller.project_id, given).id
+        spec = programs.read_program(given, param)
+        return programs.ensure(self._session, self._caller.project_id, self._caller.key_id, spec).id
+
+    def _rows(self, given: str | Rows, program_id: str, param: str) -> str:
+        if isinstance(given, str):
+            return given
+        self._check_count(len(given), param)
+        check_rows(programs.load(self._session, program_id), given, param)
+        return datasets.create(
+            self._session, self._services.store, self._caller.project_id, given, created_by=self._caller.key_id, source_format="json"
+        ).id
+
+    def _check_count(self, count: int, param: str) -> None:
+        most = self._services.settings.limits.max_inline_rows
+        if count == 0:
+            raise Invalid(f"{param}: there are no rows", code=f"empty_{param}", param=param)
+        if count > most:
+            message = f"{param}: {count} rows are too many inline (at most {most}); upload them with POST /v1/datasets and name the dataset"
+            raise Invalid(message, code="too_many_inline_rows", param=param)
+
+    def _teachers(self, given: list[TeacherIn] | TeacherIn | str) -> Any:
+        if isinstance(given, str):
+            return given
+        teachers = given if isinstance(given, list) else [given]
+        return [self._teacher(teacher, f"teacher[{number}]") for number, teacher in enumerate(teachers)]
+
+    def _teacher(self, given: TeacherIn, param: str) -> dict[str, Any]:
+        lms = given.model_dump(mode="json", exclude_unset=True, exclude_none=True)["lms"] if given.lms else {}
+        program_id = self._program(given.program, f"{param}.program") if given.program is not None else ""
+        return {"program_id": program_id, "lms": lms}

@@ -1,0 +1,66 @@
+"""What routes ask for: the session, pages, a router with its declared errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Query
+
+from app.body import JsonRoute
+from app.schemas.common import ErrorBody
+from distill.db import Page, Session, unit_of_work
+
+
+def _session() -> Iterator[Session]:
+    with unit_of_work("api") as session:
+        yield session
+
+
+#: One request is one transaction. `scope="function"` commits it before the reply goes out, so a failed commit is no 2xx.
+SessionDep = Annotated[Session, Depends(_session, scope="function")]
+
+
+COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorBody, "description": "No key, or one that is unknown, revoked or expired"},
+    403: {"model": ErrorBody, "description": "The key lacks the scope"},
+    422: {"model": ErrorBody, "description": "The request breaks the schema or a rule; `param` and `details` name the place"},
+    500: {"model": ErrorBody, "description": "The server failed"},
+    503: {"model": ErrorBody, "description": "Cannot answer now; see Retry-After"},
+}
+_DESCRIPTIONS = {
+    400: "The body is not valid JSON",
+    404: "No such object in the key's project",
+    409: "The object's state forbids it, or the first request with this Idempotency-Key still runs",
+    413: "The body is too large",
+    415: "The content type is not taken here",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI declarations of a route's own errors, beside the common ones."""
+    return {status: {"model": ErrorBody, "description": _DESCRIPTIONS[status]} for status in statuses}
+
+
+BODY_ERRORS = errors(400, 413, 415)
+
+
+def router(tag: str) -> APIRouter:
+    """A router of one noun under /v1, with strict JSON bodies."""
+    return APIRouter(prefix="/v1", tags=[tag], route_class=JsonRoute, responses=COMMON_ERRORS)
+
+
+def _page(
+    limit: Annotated[int, Query(ge=1, le=100, description="At most so many")] = 20,
+    after: Annotated[str | None, Query(max_length=256, description="The last id of the page before")] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="By creation")] = "desc",
+) -> Page:
+    return Page(limit, after, order)
+
+
+#: Keyset: ids sort by creation, so a page is stable while rows are added.
+PageDep = Annotated[Page, Depends(_page)]
+
+
+JobId = Annotated[str, Path(pattern=r"^[a-z]+-[A-Za-z0-9]+$", max_length=64, description="cjob-…")]
+ObjectId = Annotated[str, Path(max_length=256)]

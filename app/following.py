@@ -1,0 +1,76 @@
+"""Following a job: the long poll and the event stream. Async code here holds no database session between looks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from app.schemas.compile_jobs import EventRead
+from app.services import Services
+from app.views.compile_jobs import event_read
+from distill.db import unit_of_work
+from distill.jobs import events, repository
+from distill.jobs.status import JobStatus
+
+HEARTBEAT_SECONDS = 15
+#: A stream ends after this long; clients resume with Last-Event-ID.
+LONGEST_STREAM_SECONDS = 600.0
+_BATCH = 500
+
+
+def position(project_id: str, job_id: str) -> tuple[int, bool]:
+    """The number of a job's last event, and whether the job is final. Raises NotFound."""
+    with unit_of_work("api") as session:
+        job = repository.get(session, project_id, job_id)
+        return job.event_seq, JobStatus(job.status).is_terminal
+
+
+async def wait_for_change(services: Services, project_id: str, job_id: str, seconds: float) -> None:
+    """Return when the job has a new event, is final, or `seconds` have passed. Raises NotFound."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    ticket = services.notices.ticket(job_id)
+    try:
+        before, final = await run_in_threadpool(position, project_id, job_id)
+        now = before
+        while not final and now == before and (left := deadline - loop.time()) > 0:
+            await services.notices.wait(ticket, left)
+            now, final = await run_in_threadpool(position, project_id, job_id)
+    finally:
+        services.notices.done(job_id, ticket)
+
+
+def _read(job_id: str, after: int) -> list[EventRead]:
+    with unit_of_work("api") as session:
+        return [event_read(event) for event in events.after(session, job_id, after, _BATCH)]
+
+
+async def _stream(services: Services, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + LONGEST_STREAM_SECONDS
+    ticket = services.notices.ticket(job_id)
+    try:
+        while (left := deadline - loop.time()) > 0:
+            batch = await run_in_threadpool(_read, job_id, after)
+            for event in batch:
+                yield ServerSentEvent(id=str(event.id), event=event.type, data=event.model_dump_json())
+                after = event.id
+            if batch and batch[-1].type == "done" and len(batch) < _BATCH:
+                return
+            if len(batch) < _BATCH:
+                await services.notices.wait(ticket, left)
+    finally:
+        services.notices.done(job_id, ticket)
+
+
+def event_stream(services: Services, job_id: str, after: int) -> EventSourceResponse:
+    """Every event after number `after`, as it happens, until the job is done; a comment every 15 s keeps the connection."""
+    return EventSourceResponse(
+        _stream(services, job_id, after),
+        ping=HEARTBEAT_SECONDS,
+        ping_message_factory=lambda: ServerSentEvent(comment="still here"),
+        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+    )

@@ -1,0 +1,1 @@
+"""The gateway: OpenAI's chat route over the relay, with our API keys."""

@@ -1,0 +1,61 @@
+"""Asking the program host, and its failures as replies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+
+from app.errors import ApiError
+from distill.rollouts import RunnerDied, RunnerError
+from distill.rollouts.host import HostedProgram
+from stillhouse_programs.spec import ProgramSpec, SpecError, canonical_json, check_row, lm_roles, parse_prompt_adapter
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+#: What a runner says when the LM host, not the request, is the reason.
+_UNAVAILABLE = frozenset({"unavailable", "rate_limited", "timeout", "connection_unauthorized", "quota_exhausted", "model_not_found"})
+
+
+def hosted_for_render(digest: str, spec: ProgramSpec, prompt_adapter: Any) -> HostedProgram:
+    """A program whose LMs are never asked."""
+    try:
+        chosen = parse_prompt_adapter(prompt_adapter) if prompt_adapter is not None else spec.prompt_adapter
+    except SpecError as error:
+        raise ApiError(422, "invalid_value", error.message, param=error.param) from None
+    adapter = chosen.model_dump(mode="json") if chosen else None
+    lms = {role: {"slot": role, "options": {}} for role in lm_roles(spec)}
+    key = f"render:{digest}:{json.dumps(adapter)}"
+    return HostedProgram(key, json.loads(canonical_json(spec)), lms, adapter)
+
+
+def check_inputs(spec: ProgramSpec, inputs: dict[str, Any]) -> None:
+    """Raises ApiError 422 for an input that is missing or of the wrong type, before anything is paid for."""
+    faults = check_row(spec, inputs)
+    if faults:
+        details = [{"row": None, "field": fault.field, "message": fault.message} for fault in faults]
+        first = faults[0]
+        raise ApiError(422, "invalid_inputs", f"inputs.{first.field}: {first.message}", param=f"inputs.{first.field}", details=details)
+
+
+def answered(ask: Callable[[], T]) -> T:
+    """What the program host answers.
+
+    Raises:
+        ApiError: 422 when the program cannot take the request, 503 when an LM host or the runner cannot serve now.
+    """
+    try:
+        return ask()
+    except RunnerError as error:
+        if error.code in _UNAVAILABLE:
+            raise ApiError(503, error.code, error.message, headers={"retry-after": "5"}) from None
+        raise ApiError(422, error.code, error.message, param=error.param) from None
+    except TimeoutError:
+        raise ApiError(503, "busy", "The program host is busy.", headers={"retry-after": "5"}) from None
+    except RunnerDied as error:
+        log.error("runner_died", reason=str(error), tail=error.tail)
+        raise ApiError(503, "runner_died", "The program ended its process. Try again.", headers={"retry-after": "1"}) from None

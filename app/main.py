@@ -1,0 +1,102 @@
+"""The API: `uvicorn --factory app.main:create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp
+
+from app import errors
+from app.auth import OPEN_PATHS, KeyCheck, check_key
+from app.metrics import Metrics
+from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
+from app.routes import ALL_ROUTERS
+from app.services import Services
+from distill.ids import new_id
+from distill.settings import Settings, get_settings
+
+TITLE = "Stillhouse"
+VERSION = "0.1.0"
+DESCRIPTION = """A distillation server for DSPy programs: a program, a teacher, examples and a metric go in; a compiled program comes out.
+
+Every request needs `Authorization: Bearer sh_…`, except /livez and /readyz. Ids are prefixed strings, times Unix seconds.
+
+Final statuses of a compile job are `succeeded`, `failed` and `cancelled`; clients treat statuses, steps and event types as open sets.
+
+Send an `Idempotency-Key` with every POST that creates something: the same key and body again get the stored reply."""
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """The whole API with its layers. Nothing is opened before the server starts it; `settings` default to the process's."""
+    settings = settings or get_settings()
+    metrics = Metrics()
+    app = build_routes(_lifespan(settings))
+    app.state.metrics = metrics
+    return _Layered(app, settings, metrics)
+
+
+def build_routes(lifespan: Lifespan | None = None) -> FastAPI:
+    """The routes alone: what openapi.json is made from."""
+    app = FastAPI(
+        title=TITLE,
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=_operation_id,
+        separate_input_output_schemas=False,
+    )
+    for one in ALL_ROUTERS:
+        app.include_router(one)
+    errors.install(app)
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _lifespan(settings: Settings) -> Lifespan:
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        async with Services(settings) as services:
+            app.state.services = services
+            yield
+
+    return run
+
+
+def _operation_id(route: APIRoute | APIRouter) -> str:
+    return str(getattr(route, "name", ""))
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The document that is committed as openapi.json; made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        document["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer", "description": "`sh_<id>_<secret>`"}}
+        document["security"] = [{"apiKey": []}]
+        for path in OPEN_PATHS:
+            for operation in document["paths"][path].values():
+                operation["security"] = []
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+class _Layered:
+    """The routes inside their layers; `routes` is there for tools that walk them."""
+
+    def __init__(self, app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+        self.routes = app
+        limited = BodyLimit(app, settings.limits.max_body_mb * 1_000_000)
+        guarded = LastResort(KeyCheck(limited, check_key))
+        self._outermost = with_request_id(RequestMetrics(guarded, metrics.observe), lambda: new_id("req"))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._outermost(scope, receive, send)

@@ -1,0 +1,17 @@
+"""One file a noun. Each translates a request, calls a service, translates the result."""
+
+from app.gateway import chat
+from app.routes import artifacts, compile_jobs, datasets, fine_tuning, job_parts, operations, programs, serving
+
+ALL_ROUTERS = (
+    compile_jobs.routes,
+    job_parts.routes,
+    programs.routes,
+    datasets.uploads,
+    datasets.routes,
+    artifacts.routes,
+    serving.routes,
+    fine_tuning.routes,
+    chat.routes,
+    operations.routes,
+)

@@ -1,0 +1,82 @@
+"""/v1/artifacts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path, Query, Response
+from fastapi.responses import FileResponse, StreamingResponse
+
+from app.archive import archive
+from app.auth import ModelUser, Reader
+from app.calls import prepare, run
+from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.errors import ApiError
+from app.schemas.common import Page
+from app.schemas.served import ArtifactRead, CallRead, CallRequest
+from app.services import ServicesDep
+from app.views.convert import page_of
+from app.views.served import artifact_read
+from distill.catalog import artifacts
+from distill.db import unit_of_work
+
+routes = router("artifacts")
+
+
+@routes.get("/artifacts", summary="List artifacts")
+def list_artifacts(
+    caller: Reader,
+    session: SessionDep,
+    page: PageDep,
+    program: Annotated[str | None, Query(description="Only of this `program_name`")] = None,
+) -> Page[ArtifactRead]:
+    """Newest first."""
+    return page_of(artifacts.list_artifacts(session, caller.project_id, page, program), artifact_read)
+
+
+@routes.get("/artifacts/{artifact_id}", summary="Read an artifact", responses=errors(404))
+def get_artifact(artifact_id: ObjectId, caller: Reader, session: SessionDep) -> ArtifactRead:
+    """Its files with their digests, its models and its scores."""
+    return artifact_read(artifacts.get(session, caller.project_id, artifact_id))
+
+
+@routes.get(
+    "/artifacts/{artifact_id}/content",
+    summary="Download an artifact",
+    response_class=Response,
+    responses={**errors(404), 200: {"description": "A tar.gz of all files", "content": {"application/gzip": {}}}},
+)
+def artifact_content(artifact_id: ObjectId, caller: Reader, session: SessionDep, services: ServicesDep) -> StreamingResponse:
+    """The bytes are the same at every download; check each file against the digests in the artifact."""
+    row = artifacts.get(session, caller.project_id, artifact_id)
+    for entry in row.files.values():
+        services.store.path(entry["digest"])
+    headers = {"content-disposition": f'attachment; filename="{row.name}-{row.id}.tar.gz"', "etag": f'"{row.digest}"'}
+    return StreamingResponse(archive(services.store, row.files), media_type="application/gzip", headers=headers)
+
+
+@routes.get(
+    "/artifacts/{artifact_id}/files/{path:path}",
+    summary="Read one file of an artifact",
+    response_class=Response,
+    responses={**errors(404), 200: {"description": "The file", "content": {"application/octet-stream": {}}}},
+)
+def artifact_file(
+    artifact_id: ObjectId, path: Annotated[str, Path(max_length=1024)], caller: Reader, session: SessionDep, services: ServicesDep
+) -> FileResponse:
+    """By its path inside the artifact."""
+    row = artifacts.get(session, caller.project_id, artifact_id)
+    entry = row.files.get(path)
+    if entry is None:
+        raise ApiError(404, "file_not_found", f"The artifact has no such file; it has {', '.join(sorted(row.files))}.", param="path")
+    headers = {"etag": f'"{entry["digest"]}"', "x-content-type-options": "nosniff", "content-disposition": "attachment"}
+    return FileResponse(services.store.path(entry["digest"]), media_type="application/octet-stream", headers=headers)
+
+
+@routes.post("/artifacts/{artifact_id}/call", summary="Run a compiled program", responses={**BODY_ERRORS, **errors(404)})
+def call_artifact(artifact_id: ObjectId, body: CallRequest, caller: ModelUser, services: ServicesDep) -> CallRead:
+    """Inputs in, outputs out. 503 while one of its models is being loaded."""
+    with unit_of_work("api") as session:
+        prepared = prepare(session, services, caller.project_id, artifact_id, body.inputs)
+    answer = run(services, caller.project_id, prepared, body.inputs)
+    return CallRead(artifact=prepared.artifact_id, outputs=answer["outputs"], usage=answer["usage"])

@@ -1,0 +1,111 @@
+"""/v1/compile_jobs: create, list, read, change, start, cancel."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.auth import Reader, Writer
+from app.compose import Composer, naming_no_path
+from app.deps import BODY_ERRORS, JobId, PageDep, SessionDep, errors, router
+from app.following import wait_for_change
+from app.idempotency import Made, OnceDep
+from app.job_reading import read_job
+from app.queries import metadata_query
+from app.schemas.common import Page
+from app.schemas.compile_jobs import JobCreate, JobRead, JobUpdate
+from app.services import ServicesDep
+from app.views.convert import page_of
+from distill.catalog.keys import Caller
+from distill.db import unit_of_work
+from distill.jobs import repository, service
+from distill.jobs.repository import JobFilter
+
+routes = router("compile jobs")
+
+
+@routes.post(
+    "/compile_jobs",
+    status_code=201,
+    response_model=JobRead,
+    summary="Create a compile job",
+    responses={**BODY_ERRORS, **errors(409)},
+)
+def create_compile_job(body: JobCreate, caller: Writer, session: SessionDep, services: ServicesDep, once: OnceDep) -> Response:
+    """The smallest body has `program`, `trainset` and `metric`, where the server has default connections.
+
+    A fault is 422 and nothing is stored: `param` names the place, `details` the rows (counted from 1)."""
+
+    def make() -> Made:
+        with naming_no_path():
+            spec = Composer(session, services, caller).spec(body)
+            job = service.submit(session, caller.project_id, caller, spec)
+        return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}")
+
+    return once.reply(make)
+
+
+def _filter(
+    request: Request,
+    caller: Reader,
+    status: Annotated[str | None, Query(description="Only jobs with this status")] = None,
+    step: Annotated[str | None, Query(description="Only jobs at this step")] = None,
+    program: Annotated[str | None, Query(description="A program's id, or a job's `program_name`")] = None,
+    created_after: Annotated[int | None, Query(ge=0, le=2**40, description="Unix seconds")] = None,
+    created_by: Annotated[str | None, Query(description="`me`, or a key's id")] = None,
+) -> JobFilter:
+    return JobFilter(
+        status=status,
+        step=step,
+        created_by=caller.key_id if created_by == "me" else created_by,
+        program=program,
+        created_after=None if created_after is None else datetime.fromtimestamp(created_after, UTC),
+        metadata=metadata_query(request),
+    )
+
+
+@routes.get("/compile_jobs", summary="List compile jobs")
+def list_compile_jobs(caller: Reader, session: SessionDep, page: PageDep, narrow: Annotated[JobFilter, Depends(_filter)]) -> Page[JobRead]:
+    """Newest first. `metadata[key]=value` narrows by metadata."""
+    found = repository.list_jobs(session, caller.project_id, page, narrow)
+    return page_of(found, lambda job: read_job(session, caller, job))
+
+
+@routes.get("/compile_jobs/{job_id}", summary="Read a compile job", responses=errors(404))
+async def get_compile_job(
+    job_id: JobId,
+    caller: Reader,
+    services: ServicesDep,
+    wait: Annotated[int, Query(ge=0, le=60, description="Seconds to wait for a change before answering")] = 0,
+) -> JobRead:
+    """With `wait=30` it answers as soon as something happens to the job, at once when it is final."""
+    if wait:
+        await wait_for_change(services, caller.project_id, job_id, wait)
+    return await run_in_threadpool(_read_now, caller, job_id)
+
+
+def _read_now(caller: Caller, job_id: str) -> JobRead:
+    with unit_of_work("api") as session:
+        return read_job(session, caller, repository.get(session, caller.project_id, job_id))
+
+
+@routes.patch("/compile_jobs/{job_id}", summary="Change a job's name or metadata", responses={**BODY_ERRORS, **errors(404)})
+def update_compile_job(job_id: JobId, body: JobUpdate, caller: Writer, session: SessionDep) -> JobRead:
+    """Fields that are left out stay; `metadata` is replaced as a whole."""
+    job = service.edit(session, caller.project_id, job_id, name=body.name, metadata=body.metadata)
+    return read_job(session, caller, job)
+
+
+@routes.post("/compile_jobs/{job_id}/start", summary="Start a created job", responses=errors(404, 409))
+def start_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
+    """For a job that was created with `auto_start: false`; any other is a conflict."""
+    return read_job(session, caller, service.start(session, caller.project_id, job_id))
+
+
+@routes.post("/compile_jobs/{job_id}/cancel", summary="Cancel a job", responses=errors(404, 409))
+def cancel_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
+    """A request: the job reports `cancelled` when its running work has stopped. Asking again is no error."""
+    return read_job(session, caller, service.cancel(session, caller.project_id, job_id))

@@ -1,0 +1,119 @@
+"""/v1/datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.auth import Reader, Writer
+from app.deps import BODY_ERRORS, COMMON_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.idempotency import Made, OnceDep
+from app.queries import metadata_query
+from app.schemas.common import Deleted, Name, Page
+from app.schemas.datasets import DatasetCreate, DatasetRead, DatasetRow, DatasetRows
+from app.services import ServicesDep
+from app.uploads import UploadDep, rows_of
+from app.views.convert import page_of
+from app.views.datasets import dataset_read
+from distill.catalog import datasets
+
+routes = router("datasets")
+
+#: The body is read as a stream by `UploadDep`, so OpenAPI is told here what it may be.
+_TEXT = {"schema": {"type": "string"}}
+_BODY: Mapping[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": DatasetCreate.model_json_schema(ref_template="#/components/schemas/{model}")},
+            "application/jsonl": _TEXT,
+            "text/csv": _TEXT,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}, "name": {"type": "string"}},
+                }
+            },
+        },
+    }
+}
+
+uploads = APIRouter(prefix="/v1", tags=["datasets"], responses=COMMON_ERRORS)
+
+
+@uploads.post(
+    "/datasets",
+    status_code=201,
+    response_model=DatasetRead,
+    summary="Upload a dataset",
+    responses={**BODY_ERRORS, **errors(409)},
+    openapi_extra=dict(_BODY),
+)
+def create_dataset(
+    request: Request,
+    caller: Writer,
+    upload: UploadDep,
+    session: SessionDep,
+    services: ServicesDep,
+    once: OnceDep,
+    name: Annotated[Name | None, Query(description="With a name it is that name's next version")] = None,
+) -> Response:
+    """Rows as JSONL, CSV (cells are read by the types of the program's fields), JSON, or a file in a multipart form."""
+    metadata = metadata_query(request)
+
+    def make() -> Made:
+        row = datasets.create(
+            session,
+            services.store,
+            caller.project_id,
+            rows_of(upload),
+            created_by=caller.key_id,
+            name=name or upload.fields.get("name"),
+            source_format=upload.format,
+            metadata=metadata,
+        )
+        return Made(dataset_read(row), f"/v1/datasets/{row.id}")
+
+    return once.reply(make, upload.digest)
+
+
+@routes.get("/datasets", summary="List datasets")
+def list_datasets(
+    caller: Reader, session: SessionDep, page: PageDep, name: Annotated[str | None, Query(description="Only versions of this name")] = None
+) -> Page[DatasetRead]:
+    """Newest first; also the unnamed ones that jobs with inline rows made."""
+    return page_of(datasets.list_datasets(session, caller.project_id, page, name), dataset_read)
+
+
+@routes.get("/datasets/{dataset_id}", summary="Read a dataset", responses=errors(404))
+def get_dataset(dataset_id: ObjectId, caller: Reader, session: SessionDep) -> DatasetRead:
+    """By id, `name@v3` or `name@latest`."""
+    return dataset_read(datasets.resolve(session, caller.project_id, dataset_id, param="id"))
+
+
+@routes.delete("/datasets/{dataset_id}", summary="Delete a dataset", responses=errors(404))
+def delete_dataset(dataset_id: ObjectId, caller: Writer, session: SessionDep) -> Deleted:
+    """Jobs that use it keep its rows."""
+    datasets.delete(session, caller.project_id, dataset_id)
+    return Deleted(id=dataset_id, object="dataset")
+
+
+@routes.get("/datasets/{dataset_id}/rows", summary="Read rows of a dataset", responses=errors(404))
+def dataset_rows(
+    dataset_id: ObjectId,
+    caller: Reader,
+    session: SessionDep,
+    services: ServicesDep,
+    start: Annotated[int, Query(ge=1, description="First row, counted from 1")] = 1,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> DatasetRows:
+    """Rows in their own order, numbered from 1."""
+    row = datasets.resolve(session, caller.project_id, dataset_id, param="id")
+    found = datasets.rows(services.store, row, start - 1, start - 1 + limit)
+    data = [DatasetRow(row=number, data=values) for number, values in enumerate(found, start=start)]
+    end = start + len(data)
+    more = end <= row.row_count
+    return DatasetRows(data=data, has_more=more, next_row=end if more else None)

@@ -1,0 +1,141 @@
+"""What a compile job made on its way: events, traces, rejections, training files, curves, evaluations, cost, children, artifact."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.auth import Reader
+from app.deps import JobId, PageDep, SessionDep, errors, router
+from app.errors import ApiError
+from app.following import event_stream, position
+from app.schemas.common import Page
+from app.schemas.compile_jobs import CostRead, CurveRead, EvaluationsRead, EventRead, RejectionRead, TraceRead, TrainingFileRead
+from app.schemas.fine_tuning import FineTuneJobRead
+from app.schemas.served import ArtifactRead
+from app.services import ServicesDep
+from app.views.compile_jobs import cost_read, event_read
+from app.views.convert import page_of
+from app.views.facts import curve_read, evaluations_read, rejection_read, trace_read, training_files
+from app.views.fine_tuning import fine_tune_read
+from app.views.served import artifact_read
+from distill.catalog import artifacts
+from distill.catalog.keys import Caller
+from distill.db import unit_of_work
+from distill.jobs import events, facts, repository
+
+routes = router("compile jobs")
+
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,18}$", description="Resume a stream after it")]
+
+
+@routes.get(
+    "/compile_jobs/{job_id}/events",
+    summary="What happened to a job",
+    response_model=Page[EventRead],
+    responses={
+        **errors(404),
+        200: {"description": "A page; or, with `Accept: text/event-stream`, a stream", "content": {"text/event-stream": {}}},
+        204: {"description": "A stream was asked for, and the job is done with nothing after Last-Event-ID"},
+    },
+)
+async def list_events(
+    request: Request,
+    job_id: JobId,
+    caller: Reader,
+    services: ServicesDep,
+    after: Annotated[int, Query(ge=0, le=2**62, description="Only events after this number")] = 0,
+    limit: Annotated[int, Query(ge=1, le=100)] = 100,
+    last_event_id: LastEventId = None,
+) -> Response | Page[EventRead]:
+    """In order of their numbers. A stream sends each event as it happens and ends after `done`; Last-Event-ID resumes it."""
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        return await run_in_threadpool(_page, caller, job_id, after, limit)
+    start = int(last_event_id) if last_event_id is not None else after
+    last, final = await run_in_threadpool(position, caller.project_id, job_id)
+    if final and start >= last:
+        return Response(status_code=204)
+    return event_stream(services, job_id, start)
+
+
+def _page(caller: Caller, job_id: str, after: int, limit: int) -> Page[EventRead]:
+    with unit_of_work("api") as session:
+        repository.get(session, caller.project_id, job_id)
+        found = [event_read(event) for event in events.after(session, job_id, after, limit + 1)]
+    data = found[:limit]
+    first, last = (str(data[0].id), str(data[-1].id)) if data else (None, None)
+    return Page(data=data, first_id=first, last_id=last, has_more=len(found) > limit)
+
+
+@routes.get("/compile_jobs/{job_id}/traces", summary="Rollouts of a job with their scores", responses=errors(404))
+def list_traces(
+    job_id: JobId,
+    caller: Reader,
+    session: SessionDep,
+    page: PageDep,
+    role: Annotated[str | None, Query(description="`teacher:0`, `baseline`, `baseline_constrained`, `teacher` or `compiled`")] = None,
+    passed: Annotated[bool | None, Query(description="Only those whose score passes, or does not")] = None,
+) -> Page[TraceRead]:
+    """Also those that were reused from the project's earlier jobs."""
+    job = repository.get(session, caller.project_id, job_id)
+    found = facts.list_rollouts(session, job, page, role=role, passed=passed)
+    return page_of(found, trace_read, lambda trace: trace.cursor)
+
+
+@routes.get("/compile_jobs/{job_id}/rejections", summary="What was not trained on, and why", responses=errors(404))
+def list_rejections(
+    job_id: JobId,
+    caller: Reader,
+    session: SessionDep,
+    page: PageDep,
+    reason: Annotated[str | None, Query(description="Only with this reason")] = None,
+) -> Page[RejectionRead]:
+    """Rollouts of the teacher that failed or did not pass, and calls that could not be rendered as a training record."""
+    job = repository.get(session, caller.project_id, job_id)
+    return page_of(facts.list_rejections(session, job, page, reason=reason), rejection_read, lambda rejection: rejection.cursor)
+
+
+@routes.get("/compile_jobs/{job_id}/training_files", summary="Training files of a job", responses=errors(404))
+def list_training_files(job_id: JobId, caller: Reader, session: SessionDep, services: ServicesDep) -> Page[TrainingFileRead]:
+    """One for each fine-tune job, once `prepare` is done."""
+    job = repository.get(session, caller.project_id, job_id)
+    return Page(data=training_files(services.store, repository.fine_tune_jobs(session, job.id)))
+
+
+@routes.get("/compile_jobs/{job_id}/evaluations", summary="Scores on held-out examples, by role", responses=errors(404))
+def list_evaluations(job_id: JobId, caller: Reader, session: SessionDep) -> EvaluationsRead:
+    """Empty until the evaluation is done; each example's own score is in the traces of its role."""
+    return evaluations_read(repository.get(session, caller.project_id, job_id).evaluation)
+
+
+@routes.get("/compile_jobs/{job_id}/cost", summary="What a job has cost so far", responses=errors(404))
+def get_cost(job_id: JobId, caller: Reader, session: SessionDep) -> CostRead:
+    """Parts that nobody priced are named in `unknown`."""
+    return cost_read(repository.get(session, caller.project_id, job_id))
+
+
+@routes.get("/compile_jobs/{job_id}/fine_tuning_jobs", summary="Fine-tune jobs of a job", responses=errors(404))
+def list_child_jobs(job_id: JobId, caller: Reader, session: SessionDep) -> Page[FineTuneJobRead]:
+    """One for each LoRA adapter, in OpenAI's shape."""
+    job = repository.get(session, caller.project_id, job_id)
+    data = [fine_tune_read(row) for row in repository.fine_tune_jobs(session, job.id)]
+    return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
+
+
+@routes.get("/compile_jobs/{job_id}/curves", summary="Training curves of a job", responses=errors(404))
+def list_curves(job_id: JobId, caller: Reader, session: SessionDep, services: ServicesDep) -> Page[CurveRead]:
+    """One for each fine-tune job that has trained."""
+    job = repository.get(session, caller.project_id, job_id)
+    return Page(data=[curve_read(services.store, row) for row in repository.fine_tune_jobs(session, job.id) if row.curve])
+
+
+@routes.get("/compile_jobs/{job_id}/artifact", summary="The result of a job", responses=errors(404))
+def get_job_artifact(job_id: JobId, caller: Reader, session: SessionDep) -> ArtifactRead:
+    """404 until the job has succeeded."""
+    job = repository.get(session, caller.project_id, job_id)
+    artifact = artifacts.of_job(session, job.id)
+    if artifact is None:
+        raise ApiError(404, "no_artifact", f"The job is {job.status} and has no artifact.", param="id")
+    return artifact_read(artifact)

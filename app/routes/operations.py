@@ -1,0 +1,51 @@
+"""Health, figures, and the interface's own description."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from app.auth import Admin, AnyCaller
+from app.deps import COMMON_ERRORS, SessionDep
+from app.docs_page import CONTENT_SECURITY_POLICY, docs_page
+from app.metrics import CONTENT_TYPE
+from distill.db import now
+
+routes = APIRouter(tags=["operations"])
+
+
+@routes.get("/livez", summary="The process answers", response_class=JSONResponse)
+def livez() -> dict[str, str]:
+    """Answers without a key and without the database."""
+    return {"status": "ok"}
+
+
+@routes.get("/readyz", summary="The process can serve requests", response_class=JSONResponse, responses={503: COMMON_ERRORS[503]})
+def readyz(session: SessionDep) -> dict[str, str]:
+    """Answers without a key, when the database does. Redis is not asked: jobs are accepted without it."""
+    now(session)
+    return {"status": "ok"}
+
+
+@routes.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={**COMMON_ERRORS, 200: {"description": "Prometheus text format", "content": {"text/plain": {}}}},
+)
+def metrics(request: Request, _: Admin) -> Response:
+    """Needs the scope `admin`: give Prometheus a key as its bearer token."""
+    return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE)
+
+
+@routes.get("/openapi.json", summary="This interface, machine readable", response_class=JSONResponse, responses=COMMON_ERRORS)
+def openapi_json(request: Request, _: AnyCaller) -> JSONResponse:
+    """Any key. A browser may send the key as the password of its log-in box."""
+    return JSONResponse(request.app.openapi())
+
+
+@routes.get("/docs", summary="This interface, for people", response_class=HTMLResponse, responses=COMMON_ERRORS)
+def docs(request: Request, _: AnyCaller) -> HTMLResponse:
+    """Any key. A browser may send the key as the password of its log-in box."""
+    headers = {"content-security-policy": CONTENT_SECURITY_POLICY}
+    return HTMLResponse(docs_page(request.app.openapi()), headers=headers)

@@ -1,0 +1,72 @@
+"""/v1/programs and the schema of a spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Response
+from fastapi.responses import JSONResponse
+
+from app.auth import AnyCaller, Reader, Writer
+from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.hosting import answered, hosted_for_render
+from app.idempotency import Made, OnceDep
+from app.schemas.common import Deleted, Page
+from app.schemas.programs import ProgramCreate, ProgramRead, RenderedCall, RenderRead, RenderRequest
+from app.services import ServicesDep
+from app.views.convert import page_of
+from app.views.programs import program_read
+from distill.catalog import programs
+from stillhouse_programs.spec import ProgramSpec
+
+routes = router("programs")
+
+
+@routes.post(
+    "/programs", status_code=201, response_model=ProgramRead, summary="Store a program spec", responses={**BODY_ERRORS, **errors(409)}
+)
+def create_program(body: ProgramCreate, caller: Writer, session: SessionDep, once: OnceDep) -> Response:
+    """The same spec again is the same program: one project holds a spec once. A bare spec is taken as the body too."""
+
+    def make() -> Made:
+        spec = programs.read_program(body.spec, "spec")
+        row = programs.ensure(session, caller.project_id, caller.key_id, spec, name=body.name, metadata=body.metadata)
+        return Made(program_read(row), f"/v1/programs/{row.id}")
+
+    return once.reply(make)
+
+
+@routes.get("/programs", summary="List programs")
+def list_programs(caller: Reader, session: SessionDep, page: PageDep) -> Page[ProgramRead]:
+    """Newest first."""
+    return page_of(programs.list_programs(session, caller.project_id, page), program_read)
+
+
+@routes.get("/programs/{program_id}", summary="Read a program", responses=errors(404))
+def get_program(program_id: ObjectId, caller: Reader, session: SessionDep) -> ProgramRead:
+    """The spec in its canonical form: sugar and defaults written out."""
+    return program_read(programs.get(session, caller.project_id, program_id))
+
+
+@routes.delete("/programs/{program_id}", summary="Delete a program", responses=errors(404))
+def delete_program(program_id: ObjectId, caller: Writer, session: SessionDep) -> Deleted:
+    """Jobs that used it keep it."""
+    programs.delete(session, caller.project_id, program_id)
+    return Deleted(id=program_id, object="program")
+
+
+@routes.post("/programs/{program_id}/render", summary="Show the prompts of a program", responses={**BODY_ERRORS, **errors(404)})
+def render_program(program_id: ObjectId, body: RenderRequest, caller: Reader, session: SessionDep, services: ServicesDep) -> RenderRead:
+    """The messages each predictor would send for these inputs. No LM is called."""
+    row = programs.get(session, caller.project_id, program_id)
+    spec = programs.spec_of(row)
+    hosted = hosted_for_render(row.digest, spec, body.prompt_adapter)
+    messages = answered(lambda: services.program_host.render(caller.project_id, hosted, body.inputs))
+    return RenderRead(program=row.id, calls=[RenderedCall(predictor=name, messages=sent) for name, sent in messages.items()])
+
+
+@routes.get("/spec/schema.json", summary="The JSON schema of a program spec", response_class=JSONResponse)
+def spec_schema(_: AnyCaller) -> JSONResponse:
+    """Version 1."""
+    schema: dict[str, Any] = ProgramSpec.model_json_schema(by_alias=True)
+    return JSONResponse({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})

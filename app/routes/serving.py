@@ -1,0 +1,65 @@
+"""/v1/models, /v1/connections and /v1/me."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path
+
+from app.auth import AnyCaller, Needs
+from app.deps import SessionDep, errors, router
+from app.schemas.common import Page
+from app.schemas.served import ConnectionRead, MeRead, ModelRead
+from app.views.served import connection_models, connection_read, model_read
+from distill.catalog import connections, fine_tuned
+from distill.catalog.keys import Caller
+from distill.catalog.models import Model
+from distill.db import Listing, Session
+from distill.db import Page as PageQuery
+
+routes = router("serving")
+
+ModelReader = Annotated[Caller, Depends(Needs("models:use", "jobs:read", "jobs:write"))]
+_ALL = 1000
+
+
+@routes.get("/models", summary="List the models that the gateway takes")
+def list_models(caller: ModelReader, session: SessionDep) -> Page[ModelRead]:
+    """The project's fine-tuned models, newest first, then the models that connections list (as `connection/model`)."""
+    data = [*_tuned(session, caller.project_id), *_listed(session)]
+    return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
+
+
+def _tuned(session: Session, project_id: str) -> list[ModelRead]:
+    rows: Listing[Model] = fine_tuned.list_models(session, project_id, PageQuery(limit=_ALL))
+    placements = fine_tuned.of_models(session, [row.id for row in rows.data])
+    names = {row.id: row.name for row in connections.list_connections(session)}
+    return [model_read(row, placements.get(row.id), names.get(row.connection_id)) for row in rows.data]
+
+
+def _listed(session: Session) -> list[ModelRead]:
+    return [model for connection in connections.list_connections(session) for model in connection_models(connection)]
+
+
+@routes.get("/models/{model_id:path}", summary="Read a model", responses=errors(404))
+def get_model(model_id: Annotated[str, Path(max_length=256)], caller: ModelReader, session: SessionDep) -> ModelRead:
+    """By its id, with or without `openai/` in front, or `connection/model`."""
+    name = model_id.removeprefix("openai/")
+    for model in _listed(session):
+        if model.id == name:
+            return model
+    served = fine_tuned.served(session, caller.project_id, name)
+    return model_read(served.model, served.placement, served.connection.name)
+
+
+@routes.get("/connections", summary="List connections")
+def list_connections(_: AnyCaller, session: SessionDep) -> Page[ConnectionRead]:
+    """What jobs may name. Addresses and keys are the operator's and are not shown."""
+    data = [connection_read(row) for row in connections.list_connections(session)]
+    return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
+
+
+@routes.get("/me", summary="Who the key is")
+def me(caller: AnyCaller) -> MeRead:
+    """The key's project and scopes."""
+    return MeRead(project=caller.project_name, project_id=caller.project_id, key_id=caller.key_id, scopes=sorted(caller.scopes))

@@ -1,0 +1,59 @@
+"""What one API process holds for all its requests, opened at start and closed at stop."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from distill.jobs.notices import Notices
+from distill.relay import Relay
+from distill.rollouts import ProgramHost, RunnerPool
+from distill.settings import Settings
+from distill.storage import FolderStore
+
+
+class Services:
+    """The blob store, job notices, the relay that the gateway uses, and the program host.
+
+    The program host starts with the first program that is rendered or called: an API that serves none starts no process.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = FolderStore(settings.blob_root)
+        self.notices = Notices()
+        self.relay = Relay()
+        self._pool: RunnerPool | None = None
+        self._host: ProgramHost | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def program_host(self) -> ProgramHost:
+        """Warm runners whose LM calls go through `relay`. Thread-safe."""
+        with self._lock:
+            if self._host is None:
+                pythons = {name: runtime.python for name, runtime in self.settings.runtimes.items()}
+                self._pool = RunnerPool(self.relay.start(), pythons)
+                self._host = ProgramHost(self._pool)
+            return self._host
+
+    async def __aenter__(self) -> Services:
+        self.notices.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.notices.stop()
+        await self.relay.close_here()
+        if self._pool is not None:
+            self._pool.close()
+        self.relay.stop()
+
+
+def _services(request: Request) -> Services:
+    return cast(Services, request.app.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

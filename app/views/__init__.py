@@ -1,0 +1,1 @@
+"""Rows into replies: pure functions, one file a noun."""

@@ -1,0 +1,179 @@
+"""A compile job as its readers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from app.schemas.compile_jobs import (
+    ArtifactLink,
+    CostRead,
+    EventRead,
+    JobErrorRead,
+    JobRead,
+    ProgressRead,
+    QueueRead,
+    StepRead,
+    WarningRead,
+)
+from app.schemas.fine_tuning import ChildFineTuneJob
+from app.views.convert import seconds
+from distill.jobs.models import FineTuneJob, Job, JobEvent
+from distill.jobs.repository import StepView, Waiting
+from distill.spec import CompileSpec, LmSpec, TeacherSpec
+
+#: Share of a job's time that each step usually takes, in percent.
+_WEIGHTS: Mapping[str, int] = {"validate": 2, "bootstrap": 38, "prepare": 5, "train": 35, "evaluate": 17, "package": 3}
+_INTERNAL = {"connection_id", "connection_revision"}
+
+
+@dataclass(frozen=True)
+class JobParts:
+    """Everything that one reply is made of."""
+
+    job: Job
+    spec: CompileSpec
+    project: str
+    steps: Sequence[StepView]
+    fine_tune_jobs: Sequence[FineTuneJob]
+    waiting: Waiting | None
+    artifact: tuple[str, str] | None
+    """Id and name."""
+
+
+def job_read(parts: JobParts) -> JobRead:
+    """The whole object, defaults filled in."""
+    job = parts.job
+    return JobRead(
+        id=job.id,
+        created_at=seconds(job.created_at),
+        created_by=job.created_by,
+        project=parts.project,
+        name=job.name,
+        program_name=job.program_name,
+        status=job.status,
+        step="prepare" if job.step == "assemble" else job.step,
+        round=job.round,
+        derived_from=job.derived_from,
+        cancel_requested_at=seconds(job.cancel_requested_at),
+        started_at=seconds(job.started_at),
+        finished_at=seconds(job.finished_at),
+        steps=[_step(step) for step in parts.steps],
+        progress=_progress(job, parts.steps, parts.fine_tune_jobs),
+        queue=QueueRead(position=parts.waiting.position, reason=parts.waiting.reason) if parts.waiting else None,
+        fine_tuning_jobs=[child(one) for one in parts.fine_tune_jobs],
+        evaluation=job.evaluation,
+        cost=cost_read(job),
+        warnings=[WarningRead.model_validate(warning) for warning in job.warnings],
+        artifact=artifact_link(*parts.artifact) if parts.artifact else None,
+        spec_digest=job.spec_digest,
+        error=JobErrorRead.model_validate(job.error) if job.error else None,
+        metadata=job.user_metadata,
+        **_asked(parts.spec),
+    )
+
+
+def _asked(spec: CompileSpec) -> dict[str, Any]:
+    """The request with its defaults."""
+    plain = spec.model_dump(mode="json", exclude_none=True)
+    return {
+        "program": spec.program_id,
+        "teacher": spec.teacher if spec.teacher == "labels" else [_teacher(teacher) for teacher in spec.teachers],
+        "lms": {name: _lm(lm) for name, lm in spec.lms.items()},
+        "trainset": spec.trainset,
+        "valset": spec.valset,
+        "holdout": plain.get("holdout"),
+        "metric": plain["metric"],
+        "prompt_adapter": plain.get("prompt_adapter"),
+        "suffix": spec.suffix,
+        **{
+            name: plain[name]
+            for name in ("filter", "rollouts", "multitask", "demos", "train_options", "num_threads", "render", "evaluate", "budget", "seed")
+        },
+        "auto_start": spec.auto_start,
+    }
+
+
+def _lm(lm: LmSpec) -> dict[str, Any]:
+    return lm.model_dump(mode="json", exclude_none=True, exclude=_INTERNAL)
+
+
+def _teacher(teacher: TeacherSpec) -> dict[str, Any]:
+    return {"program": teacher.program_id or None, "lms": {name: _lm(lm) for name, lm in teacher.lms.items()}}
+
+
+def _step(step: StepView) -> StepRead:
+    return StepRead(
+        name=step.name,
+        status=step.status,
+        started_at=seconds(step.started_at),
+        finished_at=seconds(step.finished_at),
+        done=step.done,
+        total=step.total,
+        error=step.error,
+        counts=step.counts,
+    )
+
+
+def _progress(job: Job, steps: Sequence[StepView], children: Sequence[FineTuneJob]) -> ProgressRead:
+    if job.status == "succeeded":
+        return ProgressRead(percent=100, seconds_remaining=0)
+    percent = sum(_WEIGHTS.get(step.name, 0) * _share(step, children) for step in steps)
+    return ProgressRead(percent=min(99, int(percent)), seconds_remaining=_remaining(job, percent))
+
+
+def _share(step: StepView, children: Sequence[FineTuneJob]) -> float:
+    """How much of a step is done; training counts what its fine-tune jobs report of themselves."""
+    if step.name == "train" and children:
+        return sum(_trained(child) for child in children) / len(children)
+    return step.done / step.total if step.total else 1.0
+
+
+def _trained(one: FineTuneJob) -> float:
+    if one.status == "succeeded":
+        return 1.0
+    return float((one.progress or {}).get("percent") or 0) / 100
+
+
+def _remaining(job: Job, percent: float) -> int | None:
+    """Straight from the share done so far; too early under 5 %."""
+    if job.status != "running" or job.started_at is None or percent < 5:
+        return None
+    elapsed = (datetime.now(UTC) - job.started_at).total_seconds()
+    return max(1, int(elapsed * (100 - percent) / percent))
+
+
+def child(one: FineTuneJob) -> ChildFineTuneJob:
+    """A fine-tune job inside its parent."""
+    return ChildFineTuneJob(
+        id=one.id,
+        lm=one.lms[0] if one.lms else "",
+        predictor=one.predictor,
+        status=one.status,
+        rows=one.rows,
+        fine_tuned_model=one.model_id,
+    )
+
+
+def cost_read(job: Job) -> CostRead:
+    """What is known of the cost so far."""
+    return CostRead.model_validate({"unknown": ["prices are not set"], **(job.cost or {})})
+
+
+def artifact_link(artifact_id: str, name: str) -> ArtifactLink:
+    """How to get at an artifact."""
+    return ArtifactLink(id=artifact_id, name=name, load=f'stillhouse.load("{artifact_id}")', content=f"/v1/artifacts/{artifact_id}/content")
+
+
+def event_read(event: JobEvent) -> EventRead:
+    """One event; its `id` is the job's own number."""
+    return EventRead(
+        id=event.seq,
+        created_at=seconds(event.created_at),
+        level=event.level,
+        type=event.type,
+        message=event.message,
+        data=event.data or {},
+    )

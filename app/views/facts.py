@@ -1,0 +1,82 @@
+"""Traces, rejections, training files and curves as their readers see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from app.schemas.compile_jobs import CurveRead, EvaluationsRead, RejectionRead, TraceRead, TrainingFileRead
+from app.views.convert import seconds
+from distill.catalog.facts import RowFact
+from distill.jobs.facts import Rollout, reason_of
+from distill.jobs.models import FineTuneJob
+from distill.storage import FolderStore
+
+
+def trace_read(rollout: Rollout) -> TraceRead:
+    """A rollout; what left no fact has no calls."""
+    fact, trace = rollout.fact, rollout.trace
+    body: Mapping[str, Any] = json.loads(trace.body) if trace else {}
+    return TraceRead(
+        id=trace.id if trace else f"fact-{fact.id}",
+        cursor=str(fact.id),
+        created_at=seconds(fact.created_at),
+        role=fact.role,
+        row=fact.example_index + 1,
+        rollout=fact.rollout,
+        status=trace.status if trace else fact.status,
+        reused=bool(fact.reused),
+        inputs=body.get("inputs", {}),
+        outputs=body.get("outputs"),
+        calls=body.get("calls", []),
+        usage=body.get("usage", {}),
+        error=body.get("error") or ({"type": fact.reason or fact.status, "message": fact.message or ""} if not trace else None),
+        score={"value": fact.score, "passed": fact.passed} if fact.score is not None or fact.passed is not None else None,
+    )
+
+
+def rejection_read(fact: RowFact) -> RejectionRead:
+    """Why a rollout or a call was not trained on."""
+    return RejectionRead(
+        cursor=str(fact.id),
+        row=fact.example_index + 1,
+        rollout=fact.rollout,
+        role=fact.role,
+        predictor=fact.predictor,
+        trace_digest=fact.trace_digest,
+        reason=reason_of(fact),
+        message=fact.message,
+        score=fact.score,
+    )
+
+
+def training_files(store: FolderStore, jobs: Iterable[FineTuneJob]) -> list[TrainingFileRead]:
+    """The files that are made so far."""
+    return [
+        TrainingFileRead(
+            fine_tuning_job=row.id,
+            lm=",".join(row.lms),
+            predictor=row.predictor,
+            rows=row.rows or 0,
+            validation_rows=row.validation_rows or 0,
+            digest=row.training_file,
+            size_bytes=store.size(row.training_file),
+        )
+        for row in jobs
+        if row.training_file
+    ]
+
+
+def curve_read(store: FolderStore, row: FineTuneJob) -> CurveRead:
+    """The points of one training, as the trainer wrote them."""
+    lines = store.read(row.curve).splitlines() if row.curve else []
+    points = [json.loads(line) for line in lines if line.strip()]
+    return CurveRead(fine_tuning_job=row.id, lm=",".join(row.lms), predictor=row.predictor, points=points)
+
+
+def evaluations_read(evaluation: Mapping[str, Any] | None) -> EvaluationsRead:
+    """The roles of an evaluation as a list."""
+    known = evaluation or {}
+    roles = [{"role": name, **report} for name, report in known.items() if isinstance(report, dict) and "score" in report]
+    return EvaluationsRead(data=roles, n=known.get("n"), metric=known.get("metric"), delta=known.get("delta"))

@@ -1,0 +1,50 @@
+"""Fine-tune jobs in OpenAI's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.schemas.fine_tuning import FineTuneError, FineTuneEventRead, FineTuneJobRead
+from app.views.convert import seconds
+from distill.jobs.models import FineTuneJob, JobEvent
+
+
+def fine_tune_read(row: FineTuneJob) -> FineTuneJobRead:
+    """OpenAI's object; `metadata.compile_job_id` names the parent, whose controls are the only ones."""
+    options = {name: value for name, value in row.options.items() if value is not None}
+    return FineTuneJobRead(
+        id=row.id,
+        created_at=seconds(row.created_at),
+        finished_at=seconds(row.finished_at),
+        model=row.base_model,
+        fine_tuned_model=row.model_id,
+        status=row.status,
+        training_file=row.training_file,
+        validation_file=row.validation_file,
+        trained_tokens=(row.result or {}).get("tokens"),
+        hyperparameters=options,
+        method={"type": "supervised", "supervised": {"hyperparameters": options}},
+        seed=int(row.options.get("seed") or 0),
+        organization_id=row.project_id,
+        error=_error(row.error),
+        metadata={"compile_job_id": row.job_id, "lm": ",".join(row.lms), "predictor": row.predictor},
+    )
+
+
+def _error(error: dict[str, Any] | None) -> FineTuneError | None:
+    if not error:
+        return None
+    return FineTuneError(code=str(error.get("code", "error")), message=str(error.get("message", "")), param=error.get("param"))
+
+
+def fine_tune_event(event: JobEvent) -> FineTuneEventRead:
+    """An event of the parent, as the fine-tune job's own."""
+    data = event.data or {}
+    return FineTuneEventRead(
+        id=f"ftevent-{event.job_id.removeprefix('cjob-')}-{event.seq}",
+        created_at=seconds(event.created_at),
+        level={"warning": "warn"}.get(event.level, event.level),
+        message=event.message,
+        type="metrics" if event.type == "train.curve" else "message",
+        data=data,
+    )

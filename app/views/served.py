@@ -1,0 +1,80 @@
+"""Models, artifacts and connections as their readers see them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from app.schemas.served import ArtifactFile, ArtifactRead, ConnectionRead, ModelRead
+from app.views.compile_jobs import artifact_link
+from app.views.convert import seconds
+from distill.catalog.models import Artifact, Connection, Model, Placement
+
+_WORDS = {"wanted": "loading", "loading": "loading", "ready": "loaded", "failed": "failed"}
+
+
+def model_read(model: Model, placement: Placement | None, connection: str | None) -> ModelRead:
+    """A fine-tuned model; `status` says whether it would answer now."""
+    return ModelRead(
+        id=model.id,
+        created=seconds(model.created_at),
+        owned_by="stillhouse",
+        parent=model.base_model,
+        compile_job_id=model.job_id,
+        predictors=list(model.predictors),
+        connection=connection,
+        status=_WORDS.get(placement.status, "unloaded") if placement else "unloaded",
+    )
+
+
+def connection_models(connection: Connection) -> list[ModelRead]:
+    """The models that a connection lists; one that passes any name on lists none."""
+    return [
+        ModelRead(
+            id=f"{connection.name}/{name}",
+            created=seconds(connection.created_at),
+            owned_by=connection.name,
+            connection=connection.name,
+            status="loaded",
+        )
+        for name in connection.models or ()
+    ]
+
+
+def connection_read(row: Connection) -> ConnectionRead:
+    """Without address and key: jobs name connections, never URLs."""
+    return ConnectionRead(
+        id=row.id,
+        created_at=seconds(row.created_at),
+        name=row.name,
+        kind=row.kind,
+        models=list(row.models) if row.models is not None else "*",
+        supports=list(row.supports),
+        default_student=row.default_student,
+        default_teacher=row.default_teacher,
+        max_in_flight=row.max_in_flight,
+        trainer=row.trainer,
+        device=row.device,
+        waiting=row.waiting_since is not None,
+    )
+
+
+def artifact_read(row: Artifact) -> ArtifactRead:
+    """An artifact with its files and the scores from its manifest."""
+    manifest: dict[str, Any] = json.loads(row.manifest)
+    link = artifact_link(row.id, row.name)
+    return ArtifactRead(
+        id=row.id,
+        created_at=seconds(row.created_at),
+        name=row.name,
+        compile_job_id=row.job_id,
+        digest=row.digest,
+        size_bytes=row.size_bytes,
+        files=[
+            ArtifactFile(path=path, size_bytes=entry["size_bytes"], digest=entry["digest"]) for path, entry in sorted(row.files.items())
+        ],
+        models={name: entry["model"] for name, entry in manifest.get("predictors", {}).items()},
+        evaluation=manifest.get("evaluation"),
+        load=link.load,
+        content=link.content,
+    )

@@ -1,0 +1,67 @@
+"""From a name in a chat request to where it is served: a project's fine-tuned model, or a connection's own model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from distill.catalog import connections, fine_tuned
+from distill.catalog.models import Connection
+from distill.db import Session
+from distill.errors import NotFound
+from distill.relay import Target
+
+Readiness = Literal["ready", "loading", "failed"]
+_TUNED_PREFIX = "sh-"
+_ROUTING_PREFIX = "openai/"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where a model answers. `target` is meant to be used only when it is `ready`."""
+
+    target: Target
+    readiness: Readiness
+    reason: str | None = None
+
+
+def target_of(connection: Connection, model: str) -> Target:
+    """A model of a connection for the relay; the key is read from this process's environment."""
+    key = os.environ.get(connection.api_key_env) if connection.api_key_env else None
+    return Target(connection.id, connection.base_url, model, key, connection.max_in_flight)
+
+
+def resolve(s: Session, project_id: str, name: str) -> Resolved:
+    """What a chat request's `model` names: a fine-tuned model's id, `connection/model`, or a model that one connection lists.
+
+    Raises NotFound; a fine-tuned model's id never falls back to another model.
+    """
+    name = name.removeprefix(_ROUTING_PREFIX)
+    if name.startswith(_TUNED_PREFIX):
+        return _tuned(s, project_id, name)
+    return Resolved(_of_connection(s, name), "ready")
+
+
+def _tuned(s: Session, project_id: str, model_id: str) -> Resolved:
+    served = fine_tuned.served(s, project_id, model_id)
+    target = target_of(served.connection, served.model.upstream_model or served.model.id)
+    if served.connection.waiting_since is not None:
+        return Resolved(target, "loading", f"the host of {served.connection.name} has lent its device to a trainer")
+    if served.ready:
+        return Resolved(target, "ready")
+    if served.placement is not None and served.placement.status == "failed":
+        return Resolved(target, "failed", served.placement.error)
+    return Resolved(target, "loading", f"{model_id} is being loaded")
+
+
+def _of_connection(s: Session, name: str) -> Target:
+    prefix, _, rest = name.partition("/")
+    connection = connections.find(s, prefix) if rest else None
+    if connection is not None and (connection.models is None or rest in connection.models):
+        return target_of(connection, rest)
+    listing = [row for row in connections.list_connections(s) if name in (row.models or ())]
+    if len(listing) == 1:
+        return target_of(listing[0], name)
+    hint = "; name it as connection/model" if listing else "; GET /v1/models lists what there is"
+    raise NotFound(f"no model {name[:200]}{hint}", code="model_not_found", param="model")

@@ -1,0 +1,72 @@
+"""What became of a job's rows, for readers: its rollouts with their traces, and what was not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, and_, or_, select
+
+from distill.catalog.facts import RowFact, Trace
+from distill.db import Listing, Page, Session
+from distill.errors import Invalid
+from distill.jobs.models import Job
+
+NOT_PASSED = "not_passed"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One rollout of a role on an example; `trace` is None for one that left no fact (a timeout, a full budget)."""
+
+    fact: RowFact
+    trace: Trace | None
+
+
+def list_rollouts(s: Session, job: Job, page: Page, *, role: str | None = None, passed: bool | None = None) -> Listing[Rollout]:
+    """A job's rollouts by the order in which they were written. `role` is `teacher`, `baseline`, `compiled`, … or `teacher:0`."""
+    query = select(RowFact).where(RowFact.job_id == job.id, RowFact.kind == "rollout")
+    if role is not None:
+        query = query.where(RowFact.role == role)
+    if passed is not None:
+        query = query.where(RowFact.passed.is_(passed))
+    facts = _page(s, query, page)
+    traces = _traces(s, job.project_id, {fact.trace_digest for fact in facts.data if fact.trace_digest})
+    return Listing([Rollout(fact, traces.get(fact.trace_digest or "")) for fact in facts.data], facts.has_more)
+
+
+def list_rejections(s: Session, job: Job, page: Page, *, reason: str | None = None) -> Listing[RowFact]:
+    """Calls that did not become a training row, and the teacher's rollouts that did not pass."""
+    failed = and_(RowFact.kind == "rollout", RowFact.role.like("teacher:%"), RowFact.passed.is_not(True))
+    query = select(RowFact).where(RowFact.job_id == job.id, or_(RowFact.kind == "rejected", failed))
+    if reason == NOT_PASSED:
+        query = query.where(failed, RowFact.status == "ok")
+    elif reason is not None:
+        query = query.where(or_(RowFact.reason == reason, and_(failed, RowFact.status == reason)))
+    return _page(s, query, page)
+
+
+def reason_of(fact: RowFact) -> str:
+    """Why a fact is among the rejections: its reason, the rollout's status, or that its score is below the bar."""
+    return fact.reason or (NOT_PASSED if fact.status == "ok" else fact.status)
+
+
+def _page(s: Session, query: Select[RowFact], page: Page) -> Listing[RowFact]:
+    if page.after is not None:
+        query = query.where(RowFact.id < _number(page.after) if page.order == "desc" else RowFact.id > _number(page.after))
+    query = query.order_by(RowFact.id.desc() if page.order == "desc" else RowFact.id.asc()).limit(page.limit + 1)
+    rows = list(s.scalars(query))
+    return Listing(rows[: page.limit], len(rows) > page.limit)
+
+
+def _number(after: str) -> int:
+    try:
+        return min(int(after), 2**62)
+    except ValueError:
+        raise Invalid("after: not a cursor of this list", param="after") from None
+
+
+def _traces(s: Session, project_id: str, digests: Iterable[Any]) -> dict[str, Trace]:
+    rows = s.scalars(select(Trace).where(Trace.project_id == project_id, Trace.digest.in_(list(digests))))
+    return {row.digest: row for row in rows}
