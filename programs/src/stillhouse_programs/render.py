@@ -1,26 +1,27 @@
 """Training rows: a stored call rendered as the student will send and answer it, and read back before it is taken.
 
-Demos in a row are the demos the student will run with after it is compiled; `student_demos` says which, for rows and for the
-program alike, by `demos` of the job:
+Demos in a row are the demos the student runs with after it is compiled, by `demos` of the job, for rows and program alike:
 
 - `keep`: all demos of the student's predictor. An incomplete demo among them rejects the row: dspy would render an assistant turn
   of "Not supplied for this particular example." from it.
 - `auto`: the complete demos, those with a value for every field; incomplete ones are left out, of the program too.
 - `drop`: none.
+
+`spec.with_demos` is the same for a spec.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import dspy
 import pydantic
 
 from stillhouse_programs import prompts
+from stillhouse_programs.spec import DemosMode
 
-DemosMode: TypeAlias = Literal["keep", "drop", "auto"]
 Module = TypeVar("Module", bound=dspy.Module)
 
 

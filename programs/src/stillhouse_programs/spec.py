@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from stillhouse_programs.spec_checks import check_predictors, check_wiring
+from stillhouse_programs.spec_demos import DemosMode, with_demos
 from stillhouse_programs.spec_errors import SpecError, from_validation
 from stillhouse_programs.spec_expand import expand_spec
 from stillhouse_programs.spec_metrics import F1, METRICS, ExactMatch, FieldEquals, MetricSpec, check_metric_of, metric_fields, parse_metric
@@ -38,7 +39,7 @@ __all__ = [
     "GenerationConfig", "PromptAdapterSpec", "PROMPT_ADAPTERS", "DEFAULT_PROMPT_ADAPTER", "SpecError",
     "parse_spec", "parse_prompt_adapter", "expand", "canonical_json", "input_names", "required_input_names", "output_names",
     "lm_roles", "predictor_names", "columns", "Column", "check_row", "RowFault", "cast_row",
-    "METRICS", "MetricSpec", "ExactMatch", "F1", "FieldEquals", "parse_metric", "check_metric", "metric_fields",
+    "DemosMode", "with_demos", "METRICS", "MetricSpec", "ExactMatch", "F1", "FieldEquals", "parse_metric", "check_metric", "metric_fields",
 ]  # fmt: skip
 
 PROMPT_ADAPTERS = frozenset({"chat", "json", "xml"})

@@ -1,0 +1,139 @@
+"""Artifacts on the user's side: verify the files, build the program, point it at its tuned models, pin its prompts.
+
+An artifact is a folder of `manifest.json`, `program.json` (dspy program state), `spec.json`, `README.md` and LoRA weights. No pickle:
+what is read from it are texts, demos, and LM options from a fixed list.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dspy
+from dspy.lm15 import AccessPolicy, EndpointSupport, ModelSupport, OpenAIChatCompat, ProviderDefinition, register_provider
+
+from stillhouse_programs import prompts
+from stillhouse_programs.artifact_files import ArtifactError, read_json, read_manifest, verify_files
+from stillhouse_programs.build import build_program
+from stillhouse_programs.prove import prompt_hash
+from stillhouse_programs.spec import ProgramSpec, parse_spec
+
+logger = logging.getLogger(__name__)
+
+PROVIDER = "tune"
+KEY_VARIABLE = "STILLHOUSE_API_KEY"
+LM_OPTIONS = ("temperature", "max_tokens", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "reasoning_effort")
+
+
+class PromptMismatch(ArtifactError):
+    """This program renders other prompts here than the ones its models were trained on."""
+
+
+def load_artifact(folder: str | Path, base_url: str, api_key: str | None = None, program: dspy.Module | None = None) -> dspy.Module:
+    """Return the compiled program of an artifact's folder, ready to call.
+
+    `base_url` is the server that serves the tuned models. The key is read from STILLHOUSE_API_KEY at each call; `api_key` is used
+    where it is given and that variable does not hold it. `program` is an instance of the user's own class with the same predictors,
+    which is copied; without it the program is built from `spec.json`.
+
+    Raises ArtifactError for a missing, changed or unknown file, and PromptMismatch if the prompts rendered here are not those that
+    the models were trained on.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest["files"])
+    loaded = build_program(parse_spec(read_json(folder, "spec.json"))) if program is None else prompts.unpin(program.deepcopy())
+    register_models(base_url)
+    apply_state(loaded, read_json(folder, "program.json"), api_key)
+    prompt_adapter = prompts.make_prompt_adapter(manifest["prompt_adapter"])
+    _check_prompts(loaded, manifest, prompt_adapter)
+    return prompts.pin(loaded, prompt_adapter)
+
+
+def register_models(base_url: str) -> None:
+    """Register the provider `tune/` with dspy, for the models that the server at `base_url` serves.
+
+    An LM keeps the registration that stands when it is built, so programs of two servers can be used side by side.
+    """
+    address = base_url.rstrip("/")
+    access = AccessPolicy(
+        provider=PROVIDER,
+        env_keys=(KEY_VARIABLE,),
+        base_url=address if address.endswith("/v1") else f"{address}/v1",
+        supports=EndpointSupport(complete=True, stream=True),
+    )
+    supports = ModelSupport(function_calling=False, reasoning=False, response_schema=True)
+    register_provider(ProviderDefinition.chat(access, compat=OpenAIChatCompat()), supports=supports, replace=True)
+
+
+def _check_prompts(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> None:
+    here = prompt_hash(program, manifest["prompt_samples"], prompt_adapter)
+    trained, installed = manifest.get("dspy_version"), version("dspy")
+    if here != manifest["prompt_hash"]:
+        raise PromptMismatch(
+            f"the prompts rendered here differ from those that {manifest['program_name']} was trained on: {here}, not "
+            f"{manifest['prompt_hash']}. It was made with dspy {trained}; this is dspy {installed}. A program of your own class must have "
+            "the same signatures as the compiled one"
+        )
+    if trained != installed:
+        logger.debug("artifact made with dspy %s, loaded with %s; the prompts are the same", trained, installed)
+
+
+# ------------------------------------------------------------------ program state
+
+
+def apply_state(program: dspy.Module, state: Mapping[str, Any], api_key: str | None = None) -> None:
+    """Take instructions, field descriptions, demos and LMs from a dspy program state, and nothing else.
+
+    dspy's own `load_state` sets every key of the file as an attribute. LM caches are off: a model's answers are to be its own.
+    Raises ArtifactError if the predictors differ.
+    """
+    states = _by_predictor(program, state)
+    for name, predictor in program.named_predictors():
+        known = states[name]
+        if len(known["signature"]["fields"]) != len(predictor.signature.fields):
+            raise ArtifactError(
+                f"predictor {name} has {len(predictor.signature.fields)} fields here, {len(known['signature']['fields'])} there"
+            )
+        predictor.signature = predictor.signature.load_state(known["signature"])
+        predictor.demos = [dspy.Example(**demo) for demo in known["demos"]]
+        predictor.lm = _lm(known["lm"], api_key) if known.get("lm") else None
+
+
+def _by_predictor(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    here = [name for name, _ in program.named_predictors()]
+    # The state of a bare Predict is not under its name.
+    states = {"self": dict(state)} if "signature" in state else {name: each for name, each in state.items() if name != "metadata"}
+    if set(here) != set(states):
+        raise ArtifactError(f"the artifact has the predictors {sorted(states)}, this program has {sorted(here)}")
+    return states
+
+
+def _lm(state: Mapping[str, Any], api_key: str | None) -> dspy.LM:
+    options = {name: state[name] for name in LM_OPTIONS if state.get(name) is not None}
+    own = str(state["model"]).startswith(f"{PROVIDER}/")
+    if own and api_key is not None and os.environ.get(KEY_VARIABLE) != api_key:
+        options["api_key"] = api_key
+    return dspy.LM(state["model"], cache=False, num_retries=int(state.get("num_retries", 3)), **options)
+
+
+def program_state(spec: ProgramSpec, lms: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """Return the content of `program.json`: dspy program state that `Module.load` takes too.
+
+    `lms` maps predictors to `{"model": "tune/sh-…", "temperature": …, …}`; only sampling options are kept. A predictor without
+    one has no LM in the state, and uses the one the app configures.
+    """
+    program = build_program(spec)
+    state: dict[str, Any] = program.dump_state(json_mode=True)
+    for name, options in (lms or {}).items():
+        (state if isinstance(program, dspy.Predict) else state[name])["lm"] = lm_state(options)
+    return {**state, "metadata": {"dependency_versions": {"dspy": version("dspy")}}}
+
+
+def lm_state(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of one LM: its model string and sampling options, the cache off."""
+    kept = {name: options[name] for name in LM_OPTIONS if options.get(name) is not None}
+    return {"model": options["model"], "model_type": "chat", "cache": False, "num_retries": 3, **kept}
