@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
+
+from distill.errors import Invalid
 from stillhouse_programs.spec import (
     ExactMatch,
     MetricSpec,
@@ -24,8 +26,6 @@ from stillhouse_programs.spec import (
     parse_metric,
     parse_prompt_adapter,
 )
-
-from distill.errors import Invalid
 
 Auto = Literal["auto"]
 Positive = Annotated[int, Field(ge=1)]

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stillhouse_programs.spec import ProgramSpec, check_row, expand, required_input_names
-
 from distill.catalog.models import Dataset
 from distill.errors import Detail, Invalid
 from distill.spec import did_you_mean
+from stillhouse_programs.spec import ProgramSpec, check_row, expand, required_input_names
 
 MAX_DETAILS = 20
 _JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null"}

@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from stillhouse_programs.spec import ProgramSpec, SpecError, canonical_json, parse_spec
 
 from distill.catalog.models import Program
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import Invalid, NotFound
 from distill.ids import new_id
 from distill.spec import program_digest
+from stillhouse_programs.spec import ProgramSpec, SpecError, canonical_json, parse_spec
 
 
 def read_program(raw: Any, param: str = "") -> ProgramSpec:

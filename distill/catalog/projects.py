@@ -16,7 +16,8 @@ def create(s: Session, name: str, share: float = 1.0) -> Project:
     """A new project. Raises Invalid for a bad name, Conflict for one that is taken."""
     if not NAME.match(name):
         raise Invalid("name: letters, digits, `.`, `_` and `-`, at most 128", param="name")
-    made: Project | None = s.scalar(insert(Project).values(id=new_id("proj"), name=name, share=share).on_conflict_do_nothing().returning(Project))
+    statement = insert(Project).values(id=new_id("proj"), name=name, share=share).on_conflict_do_nothing().returning(Project)
+    made: Project | None = s.scalar(statement)
     if made is None:
         raise Conflict(f"project {name} exists already", code="name_taken", param="name")
     return made

@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from distill.catalog import datasets, programs
+from distill.catalog.fields import check_summary
+from distill.catalog.models import Dataset, Program
+from distill.db import Session
+from distill.errors import Invalid, Unsupported
+from distill.jobs.lm_checks import LmResolver
+from distill.settings import get_settings
+from distill.spec import CompileSpec, Rollouts, TeacherSpec, did_you_mean
 from stillhouse_programs.spec import (
     ProgramSpec,
     SpecError,
@@ -18,15 +26,6 @@ from stillhouse_programs.spec import (
     parse_prompt_adapter,
     predictor_names,
 )
-
-from distill.catalog import datasets, programs
-from distill.catalog.fields import check_summary
-from distill.catalog.models import Dataset, Program
-from distill.db import Session
-from distill.errors import Invalid, Unsupported
-from distill.jobs.lm_checks import LmResolver
-from distill.settings import get_settings
-from distill.spec import CompileSpec, Rollouts, TeacherSpec, did_you_mean
 
 DEFAULT_SAMPLING_TEMPERATURE = 1.0
 

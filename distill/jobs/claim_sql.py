@@ -85,7 +85,8 @@ UPDATE job_steps
    SET done = done + :units,
        counts = (SELECT COALESCE(json_object_agg(key, total ORDER BY key), '{}')
                    FROM (SELECT key, sum(value::numeric) AS total
-                           FROM (SELECT * FROM json_each_text(counts) UNION ALL SELECT * FROM json_each_text(CAST(:counts AS json))) AS parts
+                           FROM (SELECT * FROM json_each_text(counts)
+                                 UNION ALL SELECT * FROM json_each_text(CAST(:counts AS json))) AS parts
                           GROUP BY key) AS sums),
        status = CASE WHEN done + :units = total THEN 'succeeded' ELSE status END,
        finished_at = CASE WHEN done + :units = total THEN clock_timestamp() END
