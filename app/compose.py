@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from distill.db import Session
 from distill.errors import Invalid, NotFound
 from distill.spec import CompileSpec, read_spec
 
+_PROGRAM_ID = re.compile(r"prog-[A-Za-z0-9]{1,64}")
+_DATASET = re.compile(r"ds-[A-Za-z0-9]{1,64}|[A-Za-z0-9][A-Za-z0-9._-]{0,127}@(v[0-9]{1,9}|latest)")
 _NAMED_APART = {"project", "program", "teacher", "trainset", "valset"}
 
 
@@ -26,6 +29,12 @@ def naming_no_path() -> Iterator[None]:
         yield
     except NotFound as error:
         raise Invalid(error.message, code=error.code, param=error.param, details=error.details) from None
+
+
+def _check_reference(given: str, pattern: re.Pattern[str], param: str, expected: str) -> None:
+    """Something that was sent in the wrong place is refused before it could stand in a message."""
+    if not pattern.fullmatch(given):
+        raise Invalid(f"{param}: expected {expected}", param=param)
 
 
 class Composer:
@@ -60,12 +69,14 @@ class Composer:
 
     def _program(self, given: str | dict[str, Any], param: str) -> str:
         if isinstance(given, str):
+            _check_reference(given, _PROGRAM_ID, param, "a program's id (prog-…) or a spec")
             return programs.get(self._session, self._caller.project_id, given).id
         spec = programs.read_program(given, param)
         return programs.ensure(self._session, self._caller.project_id, self._caller.key_id, spec).id
 
     def _rows(self, given: str | Rows, program_id: str, param: str) -> str:
         if isinstance(given, str):
+            _check_reference(given, _DATASET, param, "a dataset (ds-…, name@v3, name@latest) or a list of rows")
             return given
         self._check_count(len(given), param)
         check_rows(programs.load(self._session, program_id), given, param)

@@ -79,6 +79,9 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
 
+UNEXPECTED = ApiError(500, "internal_error", "The server failed. Its log has the cause under this request id.")
+
+
 def error_response(error: ApiError) -> JSONResponse:
     """The one place that builds an error body."""
     body: dict[str, Any] = {
@@ -159,7 +162,7 @@ def from_house(error: house.StillhouseError) -> ApiError:
     status = next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
     if status == 500:
         log.error("house_error", code=error.code, message=error.message)
-        return ApiError(500, error.code, "The server failed. Its log has the cause under this request id.")
+        return ApiError(500, error.code, UNEXPECTED.message)
     retry_after = getattr(error, "retry_after", None)
     headers = {"retry-after": str(retry_after)} if retry_after is not None else {}
     if status == 401:
@@ -169,7 +172,7 @@ def from_house(error: house.StillhouseError) -> ApiError:
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """Any expected error as what goes out; others become a 500 in `LastResort`."""
+    """Any error as what goes out; one that nobody expected tells nothing of itself."""
     if isinstance(error, house.StillhouseError):
         return from_house(error)
     if isinstance(error, RequestValidationError):
@@ -178,14 +181,14 @@ def to_api_error(error: Exception) -> ApiError:
         return from_http(error)
     if isinstance(error, ApiError):
         return error
-    raise error
+    return UNEXPECTED
 
 
 def install(app: FastAPI) -> None:
-    """Answer every expected error in the one shape."""
+    """Answer every error in the one shape."""
 
     def handle(_: Request, error: Exception) -> JSONResponse:
         return error_response(to_api_error(error))
 
-    for kind in (ApiError, house.StillhouseError, RequestValidationError, HTTPException):
+    for kind in (ApiError, house.StillhouseError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)

@@ -10,7 +10,7 @@ import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ApiError, error_response
+from app.errors import UNEXPECTED, ApiError, error_response
 
 log = structlog.get_logger(__name__)
 
@@ -25,27 +25,30 @@ def with_request_id(app: ASGIApp, new_id: Callable[[], str]) -> ASGIApp:
 
 
 class LastResort:
-    """An exception that nobody expected becomes a 500 without a traceback; the log has the traceback."""
+    """An exception that nobody expected is a 500 without a traceback; the log has it. A reply cut short is cut off, not ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+        started = ended = False
 
         async def watch(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
+            nonlocal started, ended
+            started = True
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(scope, receive, watch)
         except Exception:
-            log.exception("request_failed", path=scope.get("path"))
-            if started or scope["type"] != "http":
+            if scope["type"] != "http":
                 raise
-            error = ApiError(500, "internal_error", "The server failed. Its log has the cause under this request id.")
-            await error_response(error)(scope, receive, send)
+            log.exception("request_failed", path=scope["path"])
+            if not started:
+                await error_response(UNEXPECTED)(scope, receive, send)
+            elif not ended:
+                raise
 
 
 class BodyLimit:

@@ -7,7 +7,10 @@ from types import TracebackType
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
+from distill.catalog import blobs, connections
+from distill.db import unit_of_work
 from distill.jobs.notices import Notices
 from distill.relay import Relay
 from distill.rollouts import ProgramHost, RunnerPool
@@ -41,8 +44,15 @@ class Services:
             return self._host
 
     async def __aenter__(self) -> Services:
+        """Raises StorageError when the blob store belongs to another database."""
+        await run_in_threadpool(self._check)
         self.notices.start()
         return self
+
+    def _check(self) -> None:
+        with unit_of_work("api") as session:
+            connections.sync(session, self.settings)
+            blobs.check_store(session, self.store)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.notices.stop()

@@ -1,0 +1,103 @@
+"""The API over a real database, with a project, keys and two connections that nothing listens on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from distill.catalog import keys, projects
+from distill.db import unit_of_work
+from distill.settings import get_settings
+
+SPEC: dict[str, Any] = {
+    "spec_version": 1,
+    "predictors": [
+        {
+            "name": "self",
+            "lm": "student",
+            "signature": {
+                "instructions": "Route a customer message to one team.",
+                "fields": [
+                    {"name": "message", "role": "input"},
+                    {"name": "category", "role": "output", "schema": {"type": "string", "enum": ["billing", "technical"]}},
+                ],
+            },
+        }
+    ],
+}
+ROWS: list[dict[str, Any]] = [
+    {"message": "I was charged twice", "category": "billing"},
+    {"message": "It crashes", "category": "technical"},
+    {"message": "Where is my invoice?", "category": "billing"},
+]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of one project's keys, by what they may do; `other` belongs to another project."""
+
+    all: str
+    read: str
+    use: str
+    admin: str
+    other: str
+
+
+CONNECTIONS = """
+[connections.house]
+base_url = "http://127.0.0.1:9/v1"
+models = ["tiny"]
+default_student = true
+supports = ["lora", "structured_outputs"]
+trainer = "local"
+
+[connections.big]
+base_url = "http://127.0.0.1:9/v1"
+models = ["big-model"]
+default_teacher = true
+"""
+
+
+@pytest.fixture
+def tokens(database: str, tmp_path: Path) -> Tokens:
+    (tmp_path / "stillhouse.toml").write_text(CONNECTIONS, encoding="utf-8")
+    get_settings.cache_clear()
+    with unit_of_work() as s:
+        project, other = projects.ensure(s, "support"), projects.ensure(s, "other")
+
+        def token(project_id: str, *scopes: str) -> str:
+            return keys.create(s, project_id, "test", scopes)[1]
+
+        every = ("jobs:read", "jobs:write", "models:use")
+        return Tokens(
+            all=token(project.id, *every),
+            read=token(project.id, "jobs:read"),
+            use=token(project.id, "models:use"),
+            admin=token(project.id, "admin"),
+            other=token(other.id, *every),
+        )
+
+
+@pytest.fixture
+def bare(tokens: Tokens) -> Iterator[TestClient]:
+    """A client that sends no key."""
+    with TestClient(create_app(), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def api(bare: TestClient, tokens: Tokens) -> TestClient:
+    """A client whose key may do everything but administer."""
+    bare.headers["Authorization"] = f"Bearer {tokens.all}"
+    return bare
+
+
+def job_body(**changes: Any) -> dict[str, Any]:
+    """The smallest request that works, with changes."""
+    return {"program": SPEC, "trainset": ROWS, "metric": "exact_match", **changes}

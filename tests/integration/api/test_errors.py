@@ -1,0 +1,147 @@
+"""One shape for every error, and nothing of what was sent comes back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from distill.settings import get_settings
+from tests.integration.api.conftest import ROWS, SPEC, job_body
+
+SECRET = "sk-do-not-repeat-me"
+
+
+def error_of(reply: Any, status: int) -> dict[str, Any]:
+    assert reply.status_code == status, reply.text
+    body = reply.json()
+    assert list(body) == ["error"]
+    error: dict[str, Any] = body["error"]
+    assert {"message", "type", "code", "param", "request_id"} <= set(error)
+    assert reply.headers["x-request-id"] == error["request_id"]
+    return error
+
+
+class TestJson:
+    @pytest.mark.parametrize("body", [b"{", b'{"a": NaN}', b'{"a": 1e999}', b'"\\ud800"', b"[" * 5000, b"\xff"])
+    def test_what_is_not_json_is_400(self, api: TestClient, body: bytes) -> None:
+        error = error_of(api.post("/v1/compile_jobs", content=body, headers={"Content-Type": "application/json"}), 400)
+        assert error["code"] == "invalid_json"
+
+    def test_curl_default_content_type_is_taken_when_the_body_is_json(self, api: TestClient) -> None:
+        reply = api.post("/v1/programs", content=json.dumps(SPEC), headers={"Content-Type": "application/x-www-form-urlencoded"})
+        assert reply.status_code == 201, reply.text
+
+    @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "application/xml"])
+    def test_other_content_types_are_415_and_name_the_fix(self, api: TestClient, kind: str) -> None:
+        error = error_of(api.post("/v1/programs", content=b"a=1", headers={"Content-Type": kind}), 415)
+        assert "Content-Type: application/json" in error["message"]
+
+
+class TestSize:
+    def test_declared_and_undeclared_length(self, api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        too_large = b" " * (get_settings().limits.max_body_mb * 1_000_000 + 1)
+        declared = api.post("/v1/programs", content=too_large, headers={"Content-Type": "application/json"})
+        assert error_of(declared, 413)["code"] == "body_too_large"
+        chunks = (too_large[i : i + 1_000_000] for i in range(0, len(too_large), 1_000_000))
+        chunked = api.post("/v1/programs", content=chunks, headers={"Content-Type": "application/json"})
+        assert error_of(chunked, 413)["code"] == "body_too_large"
+
+
+class TestNothingEchoed:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"program": {"api_key": SECRET}, "trainset": ROWS},
+            {"program": SECRET, "trainset": ROWS},
+            job_body(seed=SECRET),
+            job_body(lms={"student": {"temperature": SECRET}}),
+            job_body(trainset=[SECRET]),
+            job_body(trainset={"a": SECRET}),
+            job_body(metric={"type": "exact_match", "secret": SECRET}),
+            job_body(metadata={"a": [SECRET]}),
+            job_body(api_key=SECRET),
+            job_body(teacher=[{"lms": {"student": {"api_base": SECRET}}}]),
+            job_body(train_options={"n_epochs": SECRET}),
+            job_body(demos=SECRET),
+            [SECRET],
+            SECRET,
+        ],
+    )
+    def test_a_refused_value_is_not_in_the_reply(self, api: TestClient, body: Any) -> None:
+        reply = api.post("/v1/compile_jobs", json=body)
+        error_of(reply, 422)
+        assert SECRET not in reply.text
+
+    def test_a_request_id_of_the_caller_is_kept_when_it_is_sane(self, api: TestClient) -> None:
+        assert api.get("/v1/me", headers={"x-request-id": "ci-42"}).headers["x-request-id"] == "ci-42"
+        assert api.get("/v1/me", headers={"x-request-id": "<script>"}).headers["x-request-id"].startswith("req-")
+
+
+class TestPlaces:
+    @pytest.mark.parametrize(
+        ("changes", "code", "param"),
+        [
+            ({"programm": 1}, "unknown_option", "programm"),
+            ({"train_options": {"n_epoch": 3}}, "unknown_option", "train_options.n_epoch"),
+            ({"train_options": {"n_epochs": "three"}}, "invalid_value", "train_options.n_epochs"),
+            ({"lms": {"student": {"conection": "house"}}}, "unknown_option", "lms.student.conection"),
+            ({"lms": {"student": {"connection": "hous"}}}, "connection_not_found", "lms.student.connection"),
+            ({"teacher": [{"lms": {"student": {"temperature": 9}}}]}, "invalid_value", "teacher[0].lms.student.temperature"),
+            ({"trainset": "ds-nothing"}, "dataset_not_found", "trainset"),
+            ({"trainset": []}, "empty_trainset", "trainset"),
+            ({"program": "prog-nothing"}, "program_not_found", "program"),
+            ({"program": {"predictors": []}}, "invalid_program", "program.predictors"),
+            ({"metric": "exact_mach"}, "invalid_value", "metric.type"),
+            ({"project": "elsewhere"}, "wrong_project", "project"),
+            ({"filter": {"min_score": "high"}}, "invalid_value", "filter.min_score"),
+            ({"evaluate": {"roles": ["winner"]}}, "invalid_value", "evaluate.roles[0]"),
+            ({"metadata": {"k": "v" * 513}}, "invalid_value", "metadata"),
+        ],
+    )
+    def test_code_and_param(self, api: TestClient, changes: dict[str, Any], code: str, param: str) -> None:
+        error = error_of(api.post("/v1/compile_jobs", json=job_body(**changes)), 422)
+        assert (error["code"], error["param"]) == (code, param), error
+
+    def test_the_nearest_name_is_offered(self, api: TestClient) -> None:
+        error = error_of(api.post("/v1/compile_jobs", json=job_body(num_thread=4)), 422)
+        assert "num_threads" in error["message"]
+
+    def test_a_missing_field(self, api: TestClient) -> None:
+        error = error_of(api.post("/v1/compile_jobs", json={"program": SPEC}), 422)
+        assert (error["code"], error["param"]) == ("missing_field", "trainset")
+
+    def test_rows_are_named_with_their_fields(self, api: TestClient) -> None:
+        rows = [*ROWS, {"category": "billing"}, {"message": "x", "category": "sales"}]
+        error = error_of(api.post("/v1/compile_jobs", json=job_body(trainset=rows)), 422)
+        assert error["code"] == "invalid_rows"
+        assert error["param"] == "trainset[3].message"
+        assert [(detail["row"], detail["field"]) for detail in error["details"]] == [(4, "message"), (5, "category")]
+
+    def test_a_refused_job_stores_nothing(self, api: TestClient) -> None:
+        error_of(api.post("/v1/compile_jobs", json=job_body(lms={"student": {"connection": "none"}})), 422)
+        assert api.get("/v1/compile_jobs").json()["data"] == []
+        assert api.get("/v1/programs").json()["data"] == []
+        assert api.get("/v1/datasets").json()["data"] == []
+
+    @pytest.mark.parametrize(("verb", "path", "status"), [("GET", "/v1/nothing", 404), ("PUT", "/v1/me", 405)])
+    def test_the_routers_own_refusals(self, api: TestClient, verb: str, path: str, status: int) -> None:
+        error_of(api.request(verb, path), status)
+
+    def test_query_parameters(self, api: TestClient) -> None:
+        error = error_of(api.get("/v1/compile_jobs?limit=1000"), 422)
+        assert error["param"] == "limit"
+
+
+class TestUnexpected:
+    def test_a_crash_is_500_without_a_traceback(self, api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        def crash(*_: object) -> None:
+            raise RuntimeError(SECRET)
+
+        monkeypatch.setattr("app.routes.serving.connections.list_connections", crash)
+        reply = api.get("/v1/connections")
+        error = error_of(reply, 500)
+        assert (error["type"], error["code"]) == ("server_error", "internal_error")
+        assert SECRET not in reply.text
