@@ -24,7 +24,7 @@ from pydantic_core import to_jsonable_python
 
 from stillhouse_programs.metrics import read_score
 from stillhouse_programs.protocol import Json
-from stillhouse_programs.recorder import SETTING, InfrastructureError, Own, Recorder, tag_predictors
+from stillhouse_programs.recorder import SETTING, InfrastructureError, Own, Recorder, fields_of, tag_predictors
 
 MAX_MESSAGE_CHARS = 2000
 _MAX_FRAMES = 5
@@ -42,6 +42,7 @@ class Prepared:
     prompt_adapter: dspy.Adapter
     named: dict[str, Own]
     output_types: dict[str, Any]
+    predictors: dict[str, dspy.Predict]
 
     @property
     def runs_as_task(self) -> bool:
@@ -50,7 +51,7 @@ class Prepared:
 
 def prepare_program(program: dspy.Module, prompt_adapter: dspy.Adapter, output_types: dict[str, Any] | None = None) -> Prepared:
     """Tag the predictors of a program whose LMs are set."""
-    return Prepared(program, prompt_adapter, tag_predictors(program), output_types or {})
+    return Prepared(program, prompt_adapter, tag_predictors(program), output_types or {}, dict(program.named_predictors()))
 
 
 async def run_rollout(
@@ -112,7 +113,7 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _run(prepared: Prepared, inputs: Json, recorder: Recorder, threads: Executor | None) -> Json:
-    settings = {SETTING: recorder, "callbacks": [recorder], "trace": [], "adapter": prepared.prompt_adapter, "lm": None}
+    settings = {SETTING: recorder, "trace": [], "adapter": prepared.prompt_adapter, "lm": None}
     with dspy.context(disable_history=True, track_usage=False, **settings):
         if prepared.runs_as_task:
             prediction = await prepared.program.acall(**inputs)
@@ -191,14 +192,13 @@ def rebuild_prediction(prepared: Prepared, trace: Json) -> dspy.Prediction:
 
 def rebuild_calls(prepared: Prepared, trace: Json) -> list[tuple[dspy.Predict, Json, dspy.Prediction]]:
     """The trace in dspy's own form, for metrics that read it: (predictor, inputs, prediction) of each call that has an answer."""
-    predictors = dict(prepared.program.named_predictors())
     calls = []
     for call in trace["calls"]:
-        predictor = predictors.get(call["predictor"])
+        predictor = prepared.predictors.get(call["predictor"])
         if predictor is None or call["outputs"] is None:
             continue
-        fields = predictor.signature.output_fields
-        outputs = {name: typed(value, fields[name].annotation if name in fields else None) for name, value in call["outputs"].items()}
+        types = fields_of(predictor.signature).outputs
+        outputs = {name: typed(value, types.get(name)) for name, value in call["outputs"].items()}
         calls.append((predictor, call["inputs"], dspy.Prediction(outputs)))
     return calls
 

@@ -6,6 +6,7 @@ Retries, limits and budgets live in the relay alone. LiteLLM is never imported.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +17,15 @@ from dspy.clients.call_result import CallResult
 from dspy.dsp.utils.settings import settings
 
 from stillhouse_programs import protocol
-from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Call, InfrastructureError, Recorder, Usage
+from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Call, InfrastructureError, Recorder, SignatureType, Usage
 from stillhouse_programs.relay_http import AsyncRelayClient, RelayUnreachable, Reply, SyncRelayClient
 
 Grammar = dict[str, Any]
-DeriveGrammar = Callable[[type[dspy.Signature]], Grammar]
+DeriveGrammar = Callable[[SignatureType], Grammar]
 
 # What dspy passes for its own use; none of it goes over the wire.
 _NOT_SENT = frozenset({"rollout_id", "cache", "n", "num_generations", "prompt_cache", "stream", "model", "messages"})
+_KEPT_GRAMMARS = 1000
 _CONTEXT_LENGTH = "context_length_exceeded"
 
 
@@ -36,8 +38,7 @@ class RelayEngine:
     def __init__(self, slot: str, client: SyncRelayClient, derive_grammar: DeriveGrammar | None) -> None:
         self.slot = slot
         self._client = client
-        self._derive_grammar = derive_grammar
-        self._grammars: dict[type[dspy.Signature], Grammar] = {}
+        self._derive_grammar = functools.lru_cache(_KEPT_GRAMMARS)(derive_grammar) if derive_grammar is not None else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RelayEngine:
         return self  # programs copy their predictors; the connection stays one
@@ -63,11 +64,11 @@ class RelayEngine:
         body: dict[str, Any] = {"model": self.slot, "messages": messages}
         body.update({name: value for name, value in options.items() if value is not None and name not in _NOT_SENT})
         call = CURRENT_CALL.get()
-        if call is not None:
-            if call.seed is not None:
-                body.setdefault("seed", call.seed)
-            if self._derive_grammar is not None:
-                body["structured_outputs"] = self._grammar(call.signature, self._derive_grammar)
+        seed = call.seed if call is not None else recorder.next_seed(None)
+        if seed is not None:
+            body.setdefault("seed", seed)
+        if call is not None and self._derive_grammar is not None:
+            body["structured_outputs"] = self._derive_grammar(call.signature)
         return recorder, protocol.encode(body)
 
     def read_reply(self, recorder: Recorder, reply: Reply) -> dict[str, Any]:
@@ -84,19 +85,14 @@ class RelayEngine:
         call = CURRENT_CALL.get()
         usage = _usage(body.get("usage") or {})
         if call is None:
-            recorder.usage.add(usage)
+            recorder.foreign_call(usage)
         else:
             _note(call, usage, text, choice.get("finish_reason") == "length")
-        return body  # type: ignore[no-any-return]
+        answer: dict[str, Any] = body
+        return answer
 
     def read_response(self, recorder: Recorder, reply: Reply) -> lm15.Response:
         return lm15.response_from_openai_chat(self.read_reply(recorder, reply), model=self.slot)
-
-    def _grammar(self, signature: type[dspy.Signature], derive: DeriveGrammar) -> Grammar:
-        grammar = self._grammars.get(signature)
-        if grammar is None:
-            grammar = self._grammars[signature] = derive(signature)
-        return grammar
 
 
 class AsyncRelayEngine:
@@ -126,7 +122,7 @@ class AsyncRelayEngine:
             raise recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
 
 
-class RelayLM(dspy.LM):  # type: ignore[misc]
+class RelayLM(dspy.LM):
     """dspy.LM over the engine above. `acall` skips dspy's two thread hops and its two conversions for the ordinary call, with the same
     messages sent and the same outputs returned; everything else takes dspy's own way through the engine."""
 
@@ -173,9 +169,8 @@ def _is_ordinary(prompt: Any, messages: Any, options: dict[str, Any]) -> bool:
 def _openai_body(request: lm15.Request) -> dict[str, Any]:
     """dspy's request as the body that OpenAI's chat completions take: its own writer, so images and tools go as dspy sends them."""
     writer = lm15.OpenAIChatLM(api_key="-", base_url="http://relay/v1")
-    body = json.loads(writer.build_request(request, stream=False).body)
-    body.update(request.config.extensions or {})
-    return body  # type: ignore[no-any-return]
+    body: dict[str, Any] = json.loads(writer.build_request(request, stream=False).body)
+    return {**body, **(request.config.extensions or {})}
 
 
 def _usage(usage: dict[str, Any]) -> Usage:
@@ -196,5 +191,6 @@ def _refusal(recorder: Recorder, reply: Reply) -> BaseException:
     except (ValueError, KeyError, TypeError, AttributeError):
         code, message = None, f"HTTP {reply.status}"
     if code == _CONTEXT_LENGTH:
-        return dspy.ContextWindowExceededError(message=message, status=reply.status, provider_code=code)
+        too_long: BaseException = dspy.ContextWindowExceededError(message=message, status=reply.status, provider_code=code)
+        return too_long
     return recorder.fail(InfrastructureError(reply.code or "upstream_error", message))

@@ -14,12 +14,13 @@ from stillhouse_programs.build import build_program
 from stillhouse_programs.collect import Metric, Prepared, prepare_program, run_rollout
 from stillhouse_programs.engine import RelayLM, make_lm
 from stillhouse_programs.executor import Plan, Slice
+from stillhouse_programs.grammar import NoGrammar, derive_grammar
 from stillhouse_programs.metrics import make_metric
 from stillhouse_programs.preview import output_types, render_messages
 from stillhouse_programs.prompts import describe_prompt_adapter, make_prompt_adapter, pin
 from stillhouse_programs.protocol import Json, RequestError, field
 from stillhouse_programs.prove import prompt_hash
-from stillhouse_programs.recorder import InfrastructureError
+from stillhouse_programs.recorder import InfrastructureError, SignatureType
 from stillhouse_programs.relay_http import AsyncRelayClient, SyncRelayClient
 from stillhouse_programs.render import Rejection, render_row
 from stillhouse_programs.spec import (
@@ -162,8 +163,9 @@ class Ops:
         prompt_adapter = make_prompt_adapter(parse_prompt_adapter(chosen))
         program = build_program(spec)
         self._set_lms(program, spec, field(body, "lms", dict), prompt_adapter)
+        prepared = prepare_program(program, prompt_adapter, output_types(program, spec))
         pin(program, prompt_adapter)
-        return Opened(spec, prepare_program(program, prompt_adapter, output_types(program, spec)))
+        return Opened(spec, prepared)
 
     def _set_lms(self, program: dspy.Module, spec: ProgramSpec, lms: Json, prompt_adapter: dspy.Adapter) -> None:
         made = {role: self._lm(role, lm, prompt_adapter) for role, lm in lms.items()}
@@ -178,21 +180,14 @@ class Ops:
 
     def _lm(self, role: str, lm: Json, prompt_adapter: dspy.Adapter) -> RelayLM:
         options = {name: value for name, value in (lm.get("options") or {}).items() if value is not None}
-        constrain = (lambda signature: _grammar(signature, prompt_adapter)) if lm.get("constrain") else None
+        constrain = (lambda signature: derive_grammar(signature, prompt_adapter)) if lm.get("constrain") else None
         return make_lm(lm.get("slot") or role, options, self._clients, constrain)
 
 
-def _grammar(signature: type[dspy.Signature], prompt_adapter: dspy.Adapter) -> Json:
-    from stillhouse_programs.grammar import derive_grammar  # only where answers are constrained
-
-    grammar: Json = derive_grammar(signature, prompt_adapter)
-    return grammar
-
-
-def _check_grammar(name: str, signature: type[dspy.Signature], prompt_adapter: dspy.Adapter) -> None:
+def _check_grammar(name: str, signature: SignatureType, prompt_adapter: dspy.Adapter) -> None:
     try:
-        _grammar(signature, prompt_adapter)
-    except ValueError as fault:
+        derive_grammar(signature, prompt_adapter)
+    except NoGrammar as fault:
         raise RequestError("cannot_constrain", f"predictor {name}: {fault}", "lms") from fault
 
 

@@ -6,13 +6,9 @@ Importable without dspy.
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeAlias
 
-try:
-    import orjson
-except ImportError:  # a runtime without orjson still speaks the protocol, only slower
-    orjson = None  # type: ignore[assignment]
+import orjson
 
 VERSION = 1
 MAX_LINE_BYTES = 8 * 1024 * 1024
@@ -36,8 +32,6 @@ class RequestError(Exception):
 
 def encode(value: Any) -> bytes:
     """Compact JSON in UTF-8. Keys stay in their order, which is part of a prompt. Raises ValueError for what JSON cannot hold."""
-    if orjson is None:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     try:
         return orjson.dumps(value)
     except TypeError as fault:
@@ -46,7 +40,7 @@ def encode(value: Any) -> bytes:
 
 def decode(line: bytes) -> Any:
     """The JSON value of one line. Raises ValueError."""
-    return json.loads(line) if orjson is None else orjson.loads(line)
+    return orjson.loads(line)
 
 
 def read_request(line: bytes) -> Json:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import dspy
 from dspy.dsp.utils.settings import settings
-from dspy.utils.callback import BaseCallback
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from stillhouse_programs.prompts import pinned_prompt_adapter
 
+# A class made by dspy.Signature; dspy has no annotations.
+SignatureType: TypeAlias = Any
+
 TAG = "_stillhouse_predictor"
+_RECORDED = "_stillhouse_recorded"
 SETTING = "stillhouse_recorder"
 _CALL_OPTIONS = ("signature", "demos", "lm", "config")
 
@@ -62,7 +66,7 @@ class Call:
     """One call of one predictor. `predictor` is None for one that is not part of the program."""
 
     predictor: str | None
-    signature: type[dspy.Signature]
+    signature: SignatureType
     inputs: dict[str, Any]
     overrides: list[str]
     started: float
@@ -89,19 +93,77 @@ class Call:
 class Own(NamedTuple):
     """What a predictor's prompt is made of when the program changes nothing."""
 
-    signature: type[dspy.Signature]
+    signature: SignatureType
     demos: list[Any]
 
 
+class Fields(NamedTuple):
+    """A signature's field names with the defaults of the inputs, kept because dspy makes its dicts of fields anew at every look."""
+
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=4096)
+def fields_of(signature: SignatureType) -> Fields:
+    """Inputs with their defaults (PydanticUndefined where there is none), outputs with their types."""
+    inputs = {name: info.default for name, info in signature.input_fields.items()}
+    return Fields(inputs, {name: info.annotation for name, info in signature.output_fields.items()})
+
+
 def tag_predictors(program: dspy.Module) -> dict[str, Own]:
-    """Name every predictor. The tag survives `deepcopy`, so the copies that BestOfN and its like make keep it."""
+    """Name every predictor, and make it tell the recorder of its calls. Do it before `prompts.pin`, which may be undone.
+
+    Tag and class survive `deepcopy`, so the copies that BestOfN and its like make keep both. dspy's callbacks would tell as much, but
+    they cost more CPU than the rest of a call: each looks up its handler through a runtime protocol check.
+    """
     named = dict(program.named_predictors())
     for name, predictor in named.items():
         setattr(predictor, TAG, name)
+        if not hasattr(predictor, _RECORDED):
+            predictor.__class__ = _recorded_class(cast("Any", type(predictor)))
     return {name: Own(predictor.signature, list(predictor.demos)) for name, predictor in named.items()}
 
 
-class Recorder(BaseCallback):  # type: ignore[misc]
+@functools.cache
+def _recorded_class(base: Any) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _recorded(self, kwargs) as record:
+            return record.returned(base.__call__(self, *args, **kwargs))
+
+    async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _recorded(self, kwargs) as record:
+            return record.returned(await base.acall(self, *args, **kwargs))
+
+    own = {"__call__": call, "acall": acall, "__module__": base.__module__, _RECORDED: True}
+    return type(base.__name__, (base,), own)
+
+
+class _recorded:
+    """Around one predictor call. Outside of a rollout it does nothing."""
+
+    def __init__(self, predictor: dspy.Predict, kwargs: dict[str, Any]) -> None:
+        recorder = settings.get(SETTING)
+        self._recorder: Recorder | None = recorder if isinstance(recorder, Recorder) else None
+        self._predictor = predictor
+        self._kwargs = kwargs
+        self._output: Any = None
+
+    def __enter__(self) -> _recorded:
+        if self._recorder is not None:
+            self._call = self._recorder.begin(self._predictor, self._kwargs)
+        return self
+
+    def returned(self, output: Any) -> Any:
+        self._output = output
+        return output
+
+    def __exit__(self, *_: object) -> None:
+        if self._recorder is not None:
+            self._recorder.end(self._call, self._output)
+
+
+class Recorder:
     """Records the predictor calls of one rollout. It travels in dspy's settings, which reach dspy's own threads."""
 
     def __init__(self, token: str, seed: int | None, named: Mapping[str, Own], prompt_adapter: dspy.Adapter) -> None:
@@ -113,49 +175,52 @@ class Recorder(BaseCallback):  # type: ignore[misc]
         self._seed = seed
         self._named = named
         self._prompt_adapter = prompt_adapter
-        self._open: dict[str, Call] = {}
         self._ordinals: dict[str | None, int] = {}
 
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        if isinstance(instance, dspy.Predict):
-            call = self._open[call_id] = self._begin(instance, inputs.get("kwargs", inputs))
-            CURRENT_CALL.set(call)
-
-    def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        call = self._open.pop(call_id, None)
-        if call is None:
-            return
-        CURRENT_CALL.set(call.parent)
-        call.seconds = time.perf_counter() - call.started
-        self.usage.add(call.usage)
-        if call.predictor is None:
-            self.foreign_calls += 1
-            return
-        if isinstance(outputs, dspy.Prediction):
-            call.outputs = self._plain(call, {k: outputs[k] for k in call.signature.output_fields if k in outputs})
-        self.calls.append(call)
-
-    def fail(self, error: InfrastructureError) -> InfrastructureError:
-        """Remember it, so that a program that swallows even BaseException still ends as infrastructure."""
-        self.infrastructure = self.infrastructure or error
-        return error
-
-    def _begin(self, predictor: dspy.Predict, kwargs: dict[str, Any]) -> Call:
+    def begin(self, predictor: dspy.Predict, kwargs: dict[str, Any]) -> Call:
         name = getattr(predictor, TAG, None)
-        signature = dspy.ensure_signature(kwargs.get("signature", predictor.signature))
-        ordinal = self._ordinals[name] = self._ordinals.get(name, -1) + 1
+        signature = predictor.signature if "signature" not in kwargs else dspy.ensure_signature(kwargs["signature"])
         call = Call(
             predictor=name,
             signature=signature,
             inputs={},
             overrides=self._overrides(predictor, kwargs) if name is not None else [],
             started=time.perf_counter(),
-            # Each call of a predictor has a seed of its own: a loop or BestOfN that asks twice wants two samples.
-            seed=None if self._seed is None else (self._seed + ordinal) & 0x7FFFFFFF,
+            seed=self.next_seed(name),
             parent=CURRENT_CALL.get(),
         )
-        call.inputs = self._plain(call, _given_inputs(signature, kwargs))
+        call.inputs = _plain(call, _given_inputs(signature, kwargs))
+        CURRENT_CALL.set(call)
         return call
+
+    def end(self, call: Call, output: Any) -> None:
+        """`output` is None for a call that raised."""
+        CURRENT_CALL.set(call.parent)
+        call.seconds = time.perf_counter() - call.started
+        self.usage.add(call.usage)
+        if call.predictor is None:
+            self.foreign_calls += 1
+            return
+        if isinstance(output, dspy.Prediction):
+            call.outputs = _plain(call, {name: output[name] for name in fields_of(call.signature).outputs if name in output})
+        self.calls.append(call)
+
+    def foreign_call(self, usage: Usage) -> None:
+        """An LM call that no predictor of the program made."""
+        self.foreign_calls += 1
+        self.usage.add(usage)
+
+    def next_seed(self, name: str | None) -> int | None:
+        """Each call of a predictor has a seed of its own: a loop or BestOfN that asks twice wants two samples."""
+        if self._seed is None:
+            return None
+        ordinal = self._ordinals[name] = self._ordinals.get(name, -1) + 1
+        return (self._seed + ordinal) & 0x7FFFFFFF
+
+    def fail(self, error: InfrastructureError) -> InfrastructureError:
+        """Remember it, so that a program that swallows even BaseException still ends as infrastructure."""
+        self.infrastructure = self.infrastructure or error
+        return error
 
     def _overrides(self, predictor: dspy.Predict, kwargs: dict[str, Any]) -> list[str]:
         """What makes this prompt another than the predictor's own: given at the call, or changed on the predictor or in the settings."""
@@ -170,24 +235,20 @@ class Recorder(BaseCallback):  # type: ignore[misc]
             found.append("prompt_adapter")
         return found
 
-    def _plain(self, call: Call, values: dict[str, Any]) -> dict[str, Any]:
-        """JSON values. What JSON cannot hold (a tool, a client) is kept as text and marked, so that it never becomes a training row."""
-        plain = {}
-        for name, value in values.items():
-            try:
-                plain[name] = value if type(value) is str else to_jsonable_python(value)
-            except ValueError:
-                plain[name] = repr(value)
-                call.overrides.append(f"not_json:{name}")
-        return plain
+
+def _plain(call: Call, values: dict[str, Any]) -> dict[str, Any]:
+    """JSON values. What JSON cannot hold (a tool, a client) is kept as text and marked, so that it never becomes a training row."""
+    plain = {}
+    for name, value in values.items():
+        try:
+            plain[name] = value if type(value) is str else to_jsonable_python(value)
+        except ValueError:
+            plain[name] = repr(value)
+            call.overrides.append(f"not_json:{name}")
+    return plain
 
 
-def _given_inputs(signature: type[dspy.Signature], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _given_inputs(signature: SignatureType, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The signature's inputs, in its order, with the defaults that dspy fills in."""
-    values = {}
-    for name, info in signature.input_fields.items():
-        if name in kwargs:
-            values[name] = kwargs[name]
-        elif info.default is not PydanticUndefined:
-            values[name] = info.default
-    return values
+    known = {name: kwargs.get(name, default) for name, default in fields_of(signature).inputs.items()}
+    return {name: value for name, value in known.items() if value is not PydanticUndefined}

@@ -64,7 +64,7 @@ def rollout(ready: Prepared, seed: int | None = None, limit: float | None = 5.0,
         return asyncio.run(run_rollout(ready, inputs, token="t", seed=seed, time_limit_seconds=limit, threads=threads))
 
 
-class Steps(dspy.Module):  # type: ignore[misc]
+class Steps(dspy.Module):
     """A program from predictors and an async function of them: `Steps(body, a=Predict(…), …)`."""
 
     def __init__(self, body: Callable[..., Awaitable[Any]], **predictors: Any) -> None:

@@ -58,7 +58,7 @@ class TestWhoseCallItWas:
         assert (trace["foreign_calls"], trace["usage"]["calls"]) == (1, 2)
 
     def test_threads_of_dspy_parallel(self) -> None:
-        class Both(dspy.Module):  # type: ignore[misc]
+        class Both(dspy.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.a, self.b = dspy.Predict("q -> a"), dspy.Predict("q -> b")
@@ -72,7 +72,7 @@ class TestWhoseCallItWas:
         assert trace["outputs"] == {"a": "a", "b": "b"}
 
     def test_program_without_aforward_runs_in_threads(self) -> None:
-        class Plain(dspy.Module):  # type: ignore[misc]
+        class Plain(dspy.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.answer = dspy.Predict("q -> a")
@@ -127,7 +127,7 @@ class TestWhatIsKept:
         assert trace["calls"][0]["overrides"] == ["signature", "prompt_adapter"]
 
     def test_defaults_of_inputs_are_filled_in(self) -> None:
-        class Ask(dspy.Signature):  # type: ignore[misc]
+        class Ask(dspy.Signature):
             q: str = dspy.InputField()
             tone: str = dspy.InputField(default="kind")
             a: str = dspy.OutputField()

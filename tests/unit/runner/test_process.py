@@ -1,0 +1,113 @@
+"""Runner processes: how they end, what they keep to themselves, who gets them."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import orjson
+import pytest
+
+from distill.relay import Relay
+from distill.rollouts import RunnerDied, RunnerPool, RunnerSilent
+from tests.support.scripted_lm import Hang, ScriptedLM
+from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant
+
+
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class TestProcess:
+    def test_killed_runner_is_reported_and_collected(self, relay: Relay) -> None:
+        with fresh(relay) as runner, ScriptedLM(answer=lambda ask: Hang()) as lm:
+            runner.ensure_open("router", program=ROUTER, lms=LMS)
+            events = runner.request("rollouts", program_key="router", token=grant(relay, lm).token, examples=[example(0, "x", "other")])
+
+            def kill() -> None:
+                lm.wait_for_calls(1)
+                os.kill(runner.pid, 9)
+
+            killer = threading.Thread(target=kill)
+            killer.start()
+            with pytest.raises(RunnerDied) as death:
+                list(events)
+            killer.join()
+            assert death.value.signal == 9
+            assert not exists(runner.pid), "neither running nor a zombie"
+            with pytest.raises(RunnerDied):
+                runner.ask("hello")
+
+    def test_silent_runner_is_killed(self, relay: Relay) -> None:
+        with fresh(relay) as runner, ScriptedLM(answer=lambda ask: Hang()) as lm:
+            runner.ensure_open("router", program=ROUTER, lms=LMS)
+            body = {"program_key": "router", "token": grant(relay, lm).token, "examples": [example(0, "x", "other")]}
+            with pytest.raises(RunnerSilent):
+                list(runner.request("rollouts", silence_seconds=0.1, **body))
+            assert not exists(runner.pid)
+
+    def test_end_of_a_job_kills_its_busy_runner(self, pool: RunnerPool) -> None:
+        with pool.runner("project", "cancelled") as runner:
+            pool.end_job("project", "cancelled")
+            assert not runner.alive
+
+    def test_warm_runner_serves_its_own_job_only(self, pool: RunnerPool) -> None:
+        with pool.runner("project", "a") as first:
+            pass
+        with pool.runner("project", "a") as again, pool.runner("project", "b") as other:
+            assert again is first
+            assert other is not first
+
+    def test_stdout_belongs_to_the_protocol_and_litellm_is_never_imported(self) -> None:
+        noisy = """
+import os, sys
+from stillhouse_programs import ops, runner
+build = ops.build_program
+def build_loudly(spec):
+    print("printed")
+    os.write(1, b"written\\n")
+    return build(spec)
+ops.build_program = build_loudly
+async def close(self, request, emit):
+    return {"litellm": "litellm" in sys.modules}
+ops.Ops.close = close
+runner.main()
+"""
+        requests: list[Json] = [
+            {"op": "open", "program_key": "router", "program": ROUTER, "lms": LMS},
+            {"op": "close", "program_key": "router"},
+        ]
+        lines = [orjson.dumps({"v": 1, "id": at, **request}) for at, request in enumerate(requests)]
+        with subprocess.Popen(
+            [sys.executable, "-c", noisy], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            replies = []
+            for line in lines:
+                process.stdin.write(line + b"\n")
+                process.stdin.flush()
+                replies.append(orjson.loads(process.stdout.readline()))
+            process.stdin.close()
+            log = process.stderr.read()
+        assert [(reply["id"], reply["event"]) for reply in replies] == [(0, "done"), (1, "done")]
+        assert replies[1]["litellm"] is False
+        assert b"printed" in log
+        assert b"written" in log
+        assert process.returncode == 0
+
+    def test_bad_lines_are_answered(self, relay: Relay) -> None:
+        with fresh(relay) as runner:
+            runner._write(b"no json\n[]\n")
+            assert runner.ask("hello")["protocol"] == 1
+
+    def test_home_is_removed(self, relay: Relay) -> None:
+        with fresh(relay) as runner:
+            home = runner._child.home
+            assert home.is_dir()
+        assert not home.exists()
