@@ -23,33 +23,45 @@ class Cast:
     def program_digest(self) -> str:
         return program_digest(self.program)
 
+    @property
+    def prompts(self) -> str:
+        """What the prompts depend on besides inputs: the name under which the plan keeps their hash."""
+        return f"{self.program_digest} {self.prompt_adapter.type}"
+
     @cached_property
     def lms_digest(self) -> str:
         return lms_digest(self.lms)
 
     @cached_property
     def slots(self) -> dict[str, LmSpec]:
-        """`{slot: LM}`: predictors whose LMs are equal share a slot."""
-        distinct = list(dict.fromkeys(lm.model_dump_json() for lm in self.lms.values()))
-        return {f"lm{i}": LmSpec.model_validate_json(text) for i, text in enumerate(distinct)}
+        """`{slot: an LM}`: one for each model of a connection, whatever options it is asked with."""
+        return {slot: next(lm for lm in self.lms.values() if _place(lm) == place) for place, slot in self._slot_of.items()}
+
+    @cached_property
+    def _slot_of(self) -> dict[tuple[str, str], str]:
+        return {place: f"slot{i}" for i, place in enumerate(dict.fromkeys(_place(lm) for lm in self.lms.values()))}
 
     @property
     def connection_ids(self) -> list[str]:
         return sorted({lm.connection_id for lm in self.lms.values()})
 
     def runner_body(self) -> dict[str, Any]:
-        """`program`, `lms` and `prompt_adapter` of the runner's protocol; each predictor names its slot."""
-        slot_of = {lm.model_dump_json(): slot for slot, lm in self.slots.items()}
+        """`program`, `lms` and `prompt_adapter` of the runner's protocol; predictors whose LMs are equal share an entry of `lms`."""
+        texts = {name: lm.model_dump_json() for name, lm in self.lms.items()}
+        role_of = {text: f"lm{i}" for i, text in enumerate(dict.fromkeys(texts.values()))}
         program = json.loads(canonical_json(self.program))
         for predictor in program["predictors"]:
-            predictor["lm"] = slot_of[self.lms[predictor["name"]].model_dump_json()]
-        lms = {slot: {"slot": slot, "options": lm.options(), "constrain": lm.constrain} for slot, lm in self.slots.items()}
+            predictor["lm"] = role_of[texts[predictor["name"]]]
+        lms = {role_of[texts[name]]: self._runner_lm(lm) for name, lm in self.lms.items()}
         return {
             "program": program,
-            "program_digest": self.program_digest,
+            "program_digest": self.prompts,
             "lms": lms,
             "prompt_adapter": self.prompt_adapter.model_dump(mode="json"),
         }
+
+    def _runner_lm(self, lm: LmSpec) -> dict[str, Any]:
+        return {"slot": self._slot_of[_place(lm)], "options": lm.options(), "constrain": lm.constrain}
 
     def trace_digest(self, inputs: str, rollout: int, prompt_hash: str) -> str:
         """`inputs` is a digest; `prompt_hash` is this program's, made at validate."""
@@ -69,20 +81,25 @@ def teacher_role(number: int) -> str:
 
 def teacher_cast(number: int, spec: CompileSpec, program: ProgramSpec) -> Cast:
     """Teacher `number` (0-based), who runs `program`."""
-    return Cast(teacher_role(number), program, prompt_adapter(spec, program), _by_predictor(program, spec.teachers[number].lms))
+    return _cast(teacher_role(number), spec, program, _by_predictor(program, spec.teachers[number].lms))
 
 
 def baseline_cast(spec: CompileSpec, student: ProgramSpec, *, constrained: bool) -> Cast:
     """The student before training; `constrained` tells whether its answers are held to a grammar."""
     lms = _with(_by_predictor(student, spec.lms), constrain=constrained)
-    return Cast("baseline_constrained" if constrained else "baseline", student, prompt_adapter(spec, student), lms)
+    return _cast("baseline_constrained" if constrained else "baseline", spec, student, lms)
 
 
 def compiled_cast(spec: CompileSpec, student: ProgramSpec, models: Mapping[str, str]) -> Cast:
     """The student after training. `models` maps each predictor's name to the id of its fine-tuned model."""
     lms = _by_predictor(student, spec.lms)
     tuned = {name: lm.model_copy(update={"model": models[name]}) for name, lm in lms.items()}
-    return Cast("compiled", compiled_program(spec, student), prompt_adapter(spec, student), tuned)
+    return _cast("compiled", spec, compiled_program(spec, student), tuned)
+
+
+def rendering_cast(spec: CompileSpec, student: ProgramSpec) -> Cast:
+    """The student as training rows are rendered for it: the compiled program on its untrained LMs."""
+    return _cast("compiled", spec, compiled_program(spec, student), _by_predictor(student, spec.lms))
 
 
 def compiled_program(spec: CompileSpec, student: ProgramSpec) -> ProgramSpec:
@@ -104,14 +121,22 @@ def _complete(demos: list[dict[str, Any]], fields: list[str]) -> list[dict[str, 
     return [demo for demo in demos if all(demo.get(name) is not None for name in fields)]
 
 
-def prompt_adapter(spec: CompileSpec, program: ProgramSpec) -> PromptAdapterSpec:
-    """The job's prompt adapter, else the one its LMs name, else the program's, else chat."""
-    named = next((lm.prompt_adapter for lm in spec.lms.values() if lm.prompt_adapter), None)
-    return spec.prompt_adapter or named or program.prompt_adapter or PromptAdapterSpec()
+def prompt_adapters(lms: Mapping[str, LmSpec]) -> list[str]:
+    """The different prompt adapters that LMs ask for, by type; a program has one."""
+    return sorted({lm.prompt_adapter.type for lm in lms.values() if lm.prompt_adapter})
+
+
+def _cast(role: str, spec: CompileSpec, program: ProgramSpec, lms: Mapping[str, LmSpec]) -> Cast:
+    named = next((lm.prompt_adapter for lm in lms.values() if lm.prompt_adapter), None)
+    return Cast(role, program, named or spec.prompt_adapter or program.prompt_adapter or PromptAdapterSpec(), lms)
 
 
 def _by_predictor(program: ProgramSpec, lms: Mapping[str, LmSpec]) -> dict[str, LmSpec]:
     return {predictor.name: lms[predictor.lm] for predictor in program.predictors}
+
+
+def _place(lm: LmSpec) -> tuple[str, str]:
+    return lm.connection_id, lm.model
 
 
 def _with(lms: Mapping[str, LmSpec], **changes: Any) -> dict[str, LmSpec]:

@@ -36,16 +36,30 @@ def digest(cast: Cast, n: int = 0) -> str:
     return cast.trace_digest("v1:i", n, "v1:h")
 
 
+def asked(cast: Cast) -> list[str]:
+    """The slot that each predictor's calls go to."""
+    body = cast.runner_body()
+    return [body["lms"][predictor["lm"]]["slot"] for predictor in body["program"]["predictors"]]
+
+
 class TestSlots:
     def test_equal_lms_share_a_slot_whatever_their_names(self) -> None:
         cast = baseline_cast(spec(), STUDENT, constrained=False)
-        assert list(cast.slots) == ["lm0"]
-        assert [p["lm"] for p in cast.runner_body()["program"]["predictors"]] == ["lm0", "lm0"]
+        assert list(cast.slots) == ["slot0"]
+        assert list(cast.runner_body()["lms"]) == ["lm0"]
+        assert asked(cast) == ["slot0", "slot0"]
 
     def test_two_fine_tuned_models_of_one_lm_have_two_slots(self) -> None:
         cast = compiled_cast(spec(), STUDENT, {"first": "sh-1", "second": "sh-2"})
-        assert {slot: lm.model for slot, lm in cast.slots.items()} == {"lm0": "sh-1", "lm1": "sh-2"}
-        assert [p["lm"] for p in cast.runner_body()["program"]["predictors"]] == ["lm0", "lm1"]
+        assert {slot: lm.model for slot, lm in cast.slots.items()} == {"slot0": "sh-1", "slot1": "sh-2"}
+        assert asked(cast) == ["slot0", "slot1"]
+
+    def test_one_model_with_two_options_has_one_slot(self) -> None:
+        warm = {**LMS, "big": {**LMS["big"], "temperature": 0.7}}
+        cast = baseline_cast(spec(lms=warm), STUDENT, constrained=False)
+        assert len(cast.runner_body()["lms"]) == 2
+        assert asked(cast) == ["slot0", "slot0"]
+        assert asked(cast.for_rollout(1, Rollouts(n=2, temperature=1.0))) == ["slot0", "slot0"]
 
     def test_what_the_runner_gets_names_no_connection(self) -> None:
         assert "conn-2" not in str(teacher_cast(0, spec(), STUDENT).runner_body())

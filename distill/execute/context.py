@@ -1,0 +1,136 @@
+"""A job as a step sees it: its spec, programs, data and plan, read once at the start of an item."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+from distill.catalog import datasets, programs
+from distill.catalog.models import Dataset
+from distill.db import Session
+from distill.jobs import repository
+from distill.pipeline.plan import Plan, group_of, inputs_of, labels_of
+from distill.pipeline.roles import Cast, baseline_cast, compiled_cast, compiled_program, teacher_cast
+from distill.spec import CompileSpec, example_digest, inputs_digest
+from distill.storage import FolderStore
+from stillhouse_programs.spec import ProgramSpec
+
+Side = Literal["train", "holdout"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row of a dataset. `index` is its row number, 0-based."""
+
+    index: int
+    row: Mapping[str, Any]
+
+    @cached_property
+    def digest(self) -> str:
+        return example_digest(self.row)
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """`models` maps predictors to the fine-tuned models they have so far."""
+
+    job_id: str
+    project_id: str
+    program_name: str
+    spec: CompileSpec
+    student: ProgramSpec
+    teachers: tuple[ProgramSpec, ...]
+    trainset: Dataset
+    valset: Dataset | None
+    stored_plan: Plan | None
+    models: Mapping[str, str]
+
+    @property
+    def plan(self) -> Plan:
+        """Raises RuntimeError before validate has published."""
+        if self.stored_plan is None:
+            raise RuntimeError(f"job {self.job_id} has no plan yet")
+        return self.stored_plan
+
+    @property
+    def compiled_program(self) -> ProgramSpec:
+        return compiled_program(self.spec, self.student)
+
+    def cast(self, role: str) -> Cast:
+        """Who runs under a role. Raises KeyError for `compiled` before every predictor has its model."""
+        if role == "compiled":
+            return compiled_cast(self.spec, self.student, self.models)
+        if role in ("baseline", "baseline_constrained"):
+            return baseline_cast(self.spec, self.student, constrained=role == "baseline_constrained")
+        number = int(role.partition(":")[2] or 0)
+        return teacher_cast(number, self.spec, self.teachers[number])
+
+    def side_of(self, role: str) -> Side:
+        return "train" if ":" in role else "holdout"
+
+    def examples(self, store: FolderStore, side: Side, start: int, stop: int) -> list[Example]:
+        """Examples `start` (0-based) up to, not including, `stop` of a side."""
+        if side == "holdout" and self.plan.holdout_from == "valset":
+            assert self.valset is not None  # noqa: S101 - for the type checker; the plan says so
+            return [Example(start + i, row) for i, row in enumerate(datasets.rows(store, self.valset, start, stop))]
+        return list(self._picked(store, read_split(store, self.plan.split)[side][start:stop]))
+
+    def _picked(self, store: FolderStore, numbers: list[int]) -> Iterator[Example]:
+        if not numbers:
+            return
+        wanted = set(numbers)
+        for number, row in enumerate(datasets.rows(store, self.trainset, numbers[0], numbers[-1] + 1), numbers[0]):
+            if number in wanted:
+                yield Example(number, row)
+
+    def group(self, example: Example) -> str:
+        return group_of(self.student, example.row)
+
+
+@dataclass(frozen=True)
+class CastInputs:
+    """An example as a program takes it."""
+
+    inputs: dict[str, Any]
+    labels: dict[str, Any]
+
+    @cached_property
+    def digest(self) -> str:
+        return inputs_digest(self.inputs)
+
+
+def as_inputs(program: ProgramSpec, example: Example) -> CastInputs:
+    return CastInputs(inputs_of(program, example.row), labels_of(program, example.row))
+
+
+@lru_cache(maxsize=8)
+def _split(path: str) -> dict[str, list[int]]:
+    with open(path, encoding="ascii") as file:
+        sides: dict[str, list[int]] = json.load(file)
+    return sides
+
+
+def read_split(store: FolderStore, digest: str) -> dict[str, list[int]]:
+    """`{"train": [row numbers], "holdout": [row numbers]}`, ascending."""
+    return _split(str(store.path(digest)))
+
+
+def load(s: Session, job_id: str) -> JobContext:
+    """Read a job. Raises NotFound."""
+    job = repository.by_id(s, job_id)
+    spec = repository.spec_of(job)
+    student = programs.load(s, spec.program_id)
+    models = {name: row.model_id for row in repository.fine_tune_jobs(s, job_id) if row.model_id is not None for name in row.predictors}
+    return JobContext(
+        job_id=job.id,
+        project_id=job.project_id,
+        program_name=job.program_name,
+        spec=spec,
+        student=student,
+        teachers=tuple(programs.load(s, teacher.program_id) if teacher.program_id else student for teacher in spec.teachers),
+        trainset=datasets.by_id(s, spec.trainset),
+        valset=datasets.by_id(s, spec.valset) if spec.valset else None,
+        stored_plan=Plan.model_validate(job.plan) if job.plan else None,
+        models=models,
+    )

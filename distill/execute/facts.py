@@ -1,0 +1,73 @@
+"""What the rows of a job's rollouts add up to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+
+from distill.catalog import row_facts
+from distill.catalog.facts import RowFact
+from distill.catalog.row_facts import NewFact
+from distill.db import Session
+from distill.execute.context import JobContext
+from distill.pipeline.evaluate import Outcome, evaluation
+from distill.pipeline.plan import roles_to_evaluate
+from stillhouse_programs.spec import MetricSpec, metric_fields
+
+UNDECIDED = "undecided"
+"""Status of a rollout that could not be run: no fact about the program, only about this job."""
+
+
+def rollout_fact(
+    job_id: str, role: str, example: int, n: int, digest: str, trace: Mapping[str, Any], score: Mapping[str, Any] | None, *, reused: bool
+) -> NewFact:
+    """One rollout of a role, as readers and later steps see it."""
+    error = trace.get("error") or {}
+    return NewFact(
+        job_id,
+        "rollout",
+        role,
+        example,
+        n,
+        trace["status"],
+        trace_digest=digest,
+        score=score["value"] if score and score["status"] == "ok" else None,
+        passed=bool(score["passed"]) if score else trace["status"] == "ok",
+        reused=reused,
+        message=f"{error['type']}: {error['message']}"[:300] if error else (score or {}).get("error"),
+        data={"score": score["status"] if score else None, "seconds": trace["seconds"], "usage": trace["usage"]},
+    )
+
+
+def commonest_errors(s: Session, job_id: str, limit: int = 3) -> dict[str, int]:
+    """The errors of a job's teacher rollouts with their counts, the commonest first."""
+    query = select(RowFact.message, func.count()).where(RowFact.job_id == job_id, RowFact.kind == "rollout", RowFact.role.like("teacher:%"))
+    query = query.where(RowFact.status.in_(["failed", "unparsable"]), RowFact.message.is_not(None))
+    rows = s.execute(query.group_by(RowFact.message).order_by(func.count().desc(), RowFact.message).limit(limit))
+    return {" ".join(str(message).split())[:160]: count for message, count in rows}
+
+
+def evaluation_of(s: Session, job: JobContext) -> dict[str, Any] | None:
+    """The job's `evaluation`, from the rollouts of its evaluated roles; None without a holdout."""
+    roles = roles_to_evaluate(job.spec, job.plan.holdout_from)
+    outcomes = {role: [_outcome(fact) for fact in row_facts.every(s, job.job_id, "rollout", role)] for role in roles}
+    decided = {role: [outcome for outcome in found if outcome.status != UNDECIDED] for role, found in outcomes.items()}
+    return evaluation(decided, metric_name(job.spec.metric))
+
+
+def _outcome(fact: RowFact) -> Outcome:
+    data = fact.data or {}
+    return Outcome(fact.example_index, _score(fact, data.get("score")), fact.status, data.get("seconds") or 0.0, data.get("usage") or {})
+
+
+def _score(fact: RowFact, score_status: str | None) -> float | None:
+    """A failed or unparsable answer scores 0, as does one that broke the metric; what the metric could not decide is not counted."""
+    if fact.status != "ok" or score_status == "failed":
+        return 0.0
+    return fact.score if score_status == "ok" else None
+
+
+def metric_name(metric: MetricSpec) -> str:
+    """`exact_match(category)`."""
+    fields = metric_fields(metric)
+    return f"{metric.type}({', '.join(fields)})" if fields else str(metric.type)

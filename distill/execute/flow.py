@@ -1,0 +1,141 @@
+"""What opens when a step closes. Every function runs in the transaction that closed it, with the job's row locked."""
+
+from typing import Any
+
+from sqlalchemy import select
+
+from distill.catalog import fine_tuned
+from distill.db import Session
+from distill.execute import context as contexts
+from distill.execute import facts
+from distill.execute.context import JobContext
+from distill.jobs import claims, events, service
+from distill.jobs.claims import StepClosed
+from distill.jobs.models import Job, JobStep
+from distill.jobs.repository import fine_tune_jobs
+from distill.jobs.service import NewFineTuneJob
+from distill.jobs.status import Step, StepStatus
+from distill.jobs.steps import NewItem, open_step, release_held
+from distill.pipeline import bootstrap
+from distill.pipeline.plan import Plan, job_keys, lm_of_key, lms_of_key, roles_to_evaluate
+from distill.pipeline.refusals import Reason
+from distill.pipeline.roles import teacher_role
+
+COMPILED = "compiled"
+
+
+def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]]) -> None:
+    """Keep the plan; open bootstrap, and with it the roles that are evaluated; the compiled one waits until it exists."""
+    row.plan = plan.model_dump(mode="json")
+    s.flush()
+    job = contexts.load(s, row.id)
+    service.create_fine_tune_jobs(s, row, _new_fine_tune_jobs(job))
+    for warning in told:
+        service.warn(s, row, warning["code"], warning["message"])
+    teachers = [_range_item(job, teacher_role(i), plan.train_examples) for i in range(len(job.spec.teachers))]
+    open_step(s, row, Step.BOOTSTRAP, teachers)
+    roles = roles_to_evaluate(job.spec, plan.holdout_from)
+    if roles:
+        open_step(s, row, Step.EVALUATE, [_range_item(job, role, plan.holdout_examples) for role in roles])
+
+
+def _new_fine_tune_jobs(job: JobContext) -> list[NewFineTuneJob]:
+    made = []
+    for key in job_keys(job.spec, job.student):
+        lm = lm_of_key(job.spec, key)
+        options = (lm.train_options or job.spec.train_options).model_dump(mode="json")
+        names = tuple(lms_of_key(job.spec, key))
+        made.append(NewFineTuneJob(key.lm_key, key.predictor, names, key.predictors, lm.connection_id, lm.base_model, lm.trainer, options))
+    return made
+
+
+def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
+    lms = job.spec.lms if role == COMPILED else job.cast(role).slots
+    connections = sorted({lm.connection_id for lm in lms.values()})
+    payload = {"start": 0, "stop": examples}
+    return NewItem(role, payload, examples, needs=service.needs_of(job.spec), connections=connections, held=role == COMPILED)
+
+
+def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
+    """Stop when no rollout gave an answer, else render rows."""
+    reason = bootstrap.verdict(closed.counts, facts.commonest_errors(s, row.id))
+    if reason is not None:
+        stop(s, row, reason)
+        return
+    job = contexts.load(s, row.id)
+    size, needs = job.plan.train_examples, service.needs_of(job.spec)
+    roles = [teacher_role(i) for i in range(len(job.spec.teachers))]
+    open_step(s, row, Step.PREPARE, [NewItem(role, {"start": 0, "stop": size}, size, needs=needs) for role in roles])
+
+
+def after_prepare(s: Session, row: Job, closed: StepClosed) -> None:
+    open_step(s, row, Step.ASSEMBLE, [NewItem("assemble")])
+
+
+def after_assemble(s: Session, row: Job, closed: StepClosed) -> None:
+    """One item a key."""
+    items = [NewItem("train", fine_tune_job_id=key.id, needs=(f"trainer:{key.trainer}",)) for key in fine_tune_jobs(s, row.id)]
+    open_step(s, row, Step.TRAIN, items)
+
+
+def after_train(s: Session, row: Job, closed: StepClosed) -> None:
+    """The compiled program exists. It is measured once its models are loaded; without a holdout it is packaged at once."""
+    if not release_compiled(s, row):
+        package_when_done(s, row)
+
+
+def release_compiled(s: Session, row: Job) -> bool:
+    """Let the compiled program be evaluated, if training is over and its models are loaded; False when no evaluation waits for them."""
+    if _status(s, row, Step.EVALUATE) in (None, StepStatus.SUCCEEDED):
+        return False
+    if _status(s, row, Step.TRAIN) == StepStatus.SUCCEEDED and all_ready(s, row.id):
+        release_held(s, row, Step.EVALUATE, COMPILED)
+    return True
+
+
+def all_ready(s: Session, job_id: str) -> bool:
+    """True when every model of a job answers on its connection."""
+    models = [model.id for model in fine_tuned.of_job(s, job_id)]
+    placed = fine_tuned.of_models(s, models)
+    return all(model in placed and placed[model].status == "ready" for model in models)
+
+
+def after_evaluate(s: Session, row: Job, closed: StepClosed) -> None:
+    """Tell the scores; package when training is over too."""
+    job = contexts.load(s, row.id)
+    row.evaluation = facts.evaluation_of(s, job)
+    s.flush()
+    if row.evaluation is not None:
+        events.append(s, row.id, "eval.result", _evaluation_line(row.evaluation), row.evaluation)
+    package_when_done(s, row)
+
+
+def _evaluation_line(evaluation: dict[str, Any]) -> str:
+    scores = [
+        f"{name} {part['score']:.3f}" for name, part in evaluation.items() if isinstance(part, dict) and part.get("score") is not None
+    ]
+    delta = evaluation.get("delta")
+    return ", ".join(scores) + (f": {delta['verdict']} than {delta['against']}" if delta else "")
+
+
+def package_when_done(s: Session, row: Job) -> None:
+    """Open package once training and evaluation are both over."""
+    ready = _status(s, row, Step.TRAIN) == StepStatus.SUCCEEDED
+    if ready and _status(s, row, Step.EVALUATE) in (None, StepStatus.SUCCEEDED) and _status(s, row, Step.PACKAGE) is None:
+        open_step(s, row, Step.PACKAGE, [NewItem("package")])
+
+
+def after_package(s: Session, row: Job, closed: StepClosed) -> None:
+    service.succeed(s, row)
+
+
+def stop(s: Session, row: Job, reason: Reason) -> None:
+    """Fail the job with a reason its user can act on; the counts behind it go into the log."""
+    events.append(s, row.id, "log", reason.message, {"code": reason.code, **reason.data}, "error")
+    claims.fail_job(s, row.id, reason.fault())
+
+
+def _status(s: Session, row: Job, step: Step) -> str | None:
+    return s.scalar(
+        select(JobStep.status).where(JobStep.job_id == row.id, JobStep.name == str(step)).execution_options(populate_existing=True)
+    )

@@ -1,0 +1,143 @@
+"""Package: the artifact's files, its manifest, and the row that publishes them. Running twice gives the same bytes."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill.catalog import artifacts, blobs, fine_tuned
+from distill.catalog.models import Model
+from distill.db import Session, unit_of_work
+from distill.execute import context as contexts
+from distill.execute import flow
+from distill.execute.context import JobContext
+from distill.execute.ports import Ports
+from distill.execute.work import Work
+from distill.jobs import repository
+from distill.jobs.models import FineTuneJob, Job
+from distill.pipeline.package import Facts, File, TunedPredictor, manifest, pretty, readme
+from distill.pipeline.roles import rendering_cast
+from distill.spec import LmSpec, example_digest
+from distill.storage import FolderStore
+from stillhouse_programs.spec import canonical_json
+
+TUNED = "tune/"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left behind, by key."""
+
+    keys: tuple[FineTuneJob, ...]
+    models: Mapping[str, Model]
+
+
+def run(work: Work, ports: Ports) -> None:
+    with unit_of_work() as s:
+        job = contexts.load(s, work.claim.job_id)
+        row = repository.by_id(s, job.job_id)
+        keys = tuple(repository.fine_tune_jobs(s, job.job_id))
+        trained = Trained(keys, {model.id: model for model in fine_tuned.of_job(s, job.job_id)})
+        facts = _facts(ports.store, job, trained, row.evaluation)
+    files = dict(_lora_files(trained.models))
+    for name, content in _texts(job, facts).items():
+        files[name] = _entry(ports.store, content)
+    sizes = {name: File(entry["digest"].removeprefix("sha256:"), entry["size_bytes"]) for name, entry in files.items()}
+    text = pretty(manifest(facts, sizes))
+    files["manifest.json"] = _entry(ports.store, text)
+
+    def keep(s: Session) -> None:
+        for entry in files.values():
+            blobs.register(s, entry["digest"], entry["size_bytes"])
+        artifacts.create(
+            s,
+            project_id=job.project_id,
+            job_id=job.job_id,
+            name=job.program_name,
+            digest=files["manifest.json"]["digest"],
+            manifest=text.decode(),
+            files=files,
+        )
+
+    def closed(s: Session, row: Job, step: Any) -> None:
+        flow.after_package(s, row, step)
+
+    work.publish(also=keep, on_closed=closed)
+
+
+def _entry(store: FolderStore, content: bytes) -> dict[str, Any]:
+    return {"digest": store.put(content), "size_bytes": len(content)}
+
+
+def _lora_files(models: Mapping[str, Model]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for model in models.values():
+        for name, entry in model.files.items():
+            yield f"lora/{model.id}/{name}", {"digest": entry["digest"], "size_bytes": entry["size_bytes"]}
+
+
+def _texts(job: JobContext, facts: Facts) -> dict[str, bytes]:
+    spec = json.loads(canonical_json(job.compiled_program))
+    state = program_state(job.plan.program_state or {}, {predictor.name: predictor.model for predictor in facts.predictors})
+    return {"spec.json": pretty(spec), "program.json": pretty(state), "README.md": readme(facts)}
+
+
+def program_state(template: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
+    """dspy's state of the program, with each predictor's LM by the id its model is served under.
+
+    A program that is a bare predictor has a flat state, without a name.
+    """
+    state = copy.deepcopy(dict(template))
+    for name, model in models.items():
+        part = state.get(name, state if name == "self" else None)
+        if isinstance(part, dict) and isinstance(part.get("lm"), dict):
+            part["lm"]["model"] = TUNED + model
+    return state
+
+
+def _facts(store: FolderStore, job: JobContext, trained: Trained, evaluation: Mapping[str, Any] | None) -> Facts:
+    cast = rendering_cast(job.spec, job.student)
+    return Facts(
+        program_name=job.program_name,
+        job_id=job.job_id,
+        program_digest=cast.program_digest,
+        prompt_adapter=cast.prompt_adapter.model_dump(mode="json"),
+        prompt_hash=job.plan.prompt_hash(cast),
+        prompt_samples=list(job.plan.samples),
+        dspy_version=job.plan.dspy_version,
+        predictors=tuple(_tuned(job, trained, predictor.name, predictor.lm) for predictor in job.student.predictors),
+        lms={name: _lm(lm) for name, lm in job.spec.lms.items()},
+        data=_data(job),
+        metric=job.spec.metric.model_dump(mode="json"),
+        evaluation=evaluation,
+        holdout_digests=_holdout_digests(store, job),
+    )
+
+
+def _tuned(job: JobContext, trained: Trained, name: str, lm: str) -> TunedPredictor:
+    key = next(key for key in trained.keys if name in key.predictors)
+    model = trained.models[str(key.model_id)]
+    folder = f"lora/{model.id}" if model.files else None
+    return TunedPredictor(name, lm, model.id, model.base_model, model.base_model_digest, key.rows or 0, folder)
+
+
+def _lm(lm: LmSpec) -> dict[str, Any]:
+    """How the LM is to be asked; nothing that tells of this server's addresses."""
+    return {"connection": lm.connection, "base_model": lm.base_model, "options": lm.options(), "constrain": lm.constrain}
+
+
+def _data(job: JobContext) -> dict[str, Any]:
+    plan = job.plan
+    return {
+        "trainset": {"id": job.trainset.id, "digest": job.trainset.digest, "rows": job.trainset.row_count},
+        "valset": {"id": job.valset.id, "digest": job.valset.digest, "rows": job.valset.row_count} if job.valset else None,
+        "train_examples": plan.train_examples,
+        "holdout_examples": plan.holdout_examples,
+        "holdout_from": plan.holdout_from,
+    }
+
+
+def _holdout_digests(store: FolderStore, job: JobContext) -> list[str]:
+    if job.plan.holdout_from is None:
+        return []
+    return sorted({example_digest(example.row) for example in job.examples(store, "holdout", 0, job.plan.holdout_examples)})

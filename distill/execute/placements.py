@@ -1,0 +1,175 @@
+"""Keeping one LM host in line with what the database wants loaded on it, and handing its device over to trainers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+
+from distill.catalog import connections, devices, fine_tuned
+from distill.catalog.models import Connection, Model, Placement
+from distill.db import Session, unit_of_work
+from distill.errors import JobFault, StorageError
+from distill.execute import flow
+from distill.execute.lm_host import HostRefused, LmHostClient
+from distill.jobs import claims, repository, service
+from distill.jobs.status import JobStatus
+from distill.storage import FolderStore
+
+log = structlog.get_logger(__name__)
+
+MOST_ATTEMPTS = 5
+PROBE_PROMPTS = 3
+PROBE_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A model and its placement, as read in one transaction."""
+
+    placement: Placement
+    model: Model
+
+
+class Agent:
+    """One connection's agent. `tick` does what is due now; it may be called again after any error."""
+
+    def __init__(self, connection: Connection, host: LmHostClient, store: FolderStore, cache: Path, name: str) -> None:
+        self._connection, self._host, self._store, self._cache, self._name = connection, host, store, cache, name
+
+    def tick(self) -> None:
+        """Hand the device over or take it back, then load and unload. Raises HostUnreachable."""
+        if self._device_is_ours():
+            self._reconcile()
+
+    # ------------------------------------------------------------ device
+
+    def _device_is_ours(self) -> bool:
+        device = self._connection.device
+        if device is None:
+            return True
+        with unit_of_work() as s:
+            devices.ensure(s, device)
+            devices.seen(s, device)
+            state = devices.state(s, device)
+        if state.wanted:
+            self._hand_over(device, state.fence)
+            return False
+        if state.leased and state.acknowledged:
+            return False
+        self._take_back(device)
+        return True
+
+    def _hand_over(self, device: str, fence: int) -> None:
+        log.info("device_handed_over", device=device, fence=fence)
+        self._host.sleep()
+        with unit_of_work() as s:
+            devices.acknowledge(s, device, fence)
+
+    def _take_back(self, device: str) -> None:
+        if self._host.is_sleeping():
+            log.info("device_taken_back", device=device)
+            self._host.wake_up()
+        with unit_of_work() as s:
+            if connections.by_id(s, self._connection.id).waiting_since is not None:
+                devices.taken_back(s, device)
+
+    # ------------------------------------------------------------ models
+
+    def _reconcile(self) -> None:
+        loaded = self._host.models()
+        for wanted in self._wanted():
+            status = wanted.placement.status
+            if status == "unwanted":
+                self._unload(wanted, loaded)
+            elif status == "ready" and wanted.model.id in loaded:
+                continue
+            elif status != "failed":
+                self._load(wanted, loaded)
+
+    def _wanted(self) -> list[Wanted]:
+        with unit_of_work() as s:
+            return [Wanted(placement, model) for placement, model in fine_tuned.on_connection(s, self._connection.id)]
+
+    def _unload(self, wanted: Wanted, loaded: frozenset[str]) -> None:
+        if wanted.model.id in loaded:
+            self._host.unload(wanted.model.id)
+        self._set(wanted, "gone")
+
+    def _load(self, wanted: Wanted, loaded: frozenset[str]) -> None:
+        self._set(wanted, "loading")
+        try:
+            if wanted.model.id not in loaded:
+                self._host.load(wanted.model.id, self._materialise(wanted.model))
+            warning = self._probe(wanted.model)
+        except (HostRefused, StorageError) as error:
+            self._not_loaded(wanted, str(error))
+            return
+        with unit_of_work() as s:
+            fine_tuned.set_placement(s, wanted.placement.id, "ready", agent=self._name)
+            _tell_job(s, wanted.model, warning)
+        log.info("model_loaded", model=wanted.model.id, warning=warning)
+
+    def _not_loaded(self, wanted: Wanted, message: str) -> None:
+        log.warning("model_not_loaded", model=wanted.model.id, error=message, attempt=wanted.placement.attempts + 1)
+        if wanted.placement.attempts + 1 < MOST_ATTEMPTS:
+            self._set(wanted, "wanted")
+            return
+        with unit_of_work() as s:
+            fine_tuned.set_placement(s, wanted.placement.id, "failed", error=message, agent=self._name)
+            text = f"Model {wanted.model.id} could not be loaded on connection {self._connection.name}: {message}"
+            claims.fail_job(s, wanted.model.job_id, JobFault("model_not_loaded", text, "system", step="evaluate", retryable=True))
+
+    def _set(self, wanted: Wanted, status: fine_tuned.PlacementStatus) -> None:
+        with unit_of_work() as s:
+            fine_tuned.set_placement(s, wanted.placement.id, status, agent=self._name)
+
+    def _materialise(self, model: Model) -> Path:
+        """The model's files in a folder of this machine, checked against their digests. Raises StorageError."""
+        folder = self._cache / model.id
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, entry in model.files.items():
+            _copy(self._store, entry["digest"], folder / name)
+        return folder
+
+    def _probe(self, model: Model) -> str | None:
+        """A warning when the model answers its own training prompts exactly as its base model does: the weights may not be in use."""
+        for messages in _probe_prompts(self._store, model):
+            tuned = self._host.answer(model.id, messages, PROBE_TOKENS)
+            if tuned != self._host.answer(model.base_model, messages, PROBE_TOKENS):
+                return None
+        return f"Model {model.id} answers the prompts it was tried on exactly as its base model does."
+
+
+def _tell_job(s: Session, model: Model, warning: str | None) -> None:
+    """The model is there: its job may go on."""
+    row = repository.lock(s, model.job_id)
+    if JobStatus(row.status).is_terminal:
+        return
+    if warning is not None:
+        service.warn(s, row, f"no_difference:{model.id}", warning)
+    flow.release_compiled(s, row)
+
+
+def _probe_prompts(store: FolderStore, model: Model) -> list[list[dict[str, Any]]]:
+    digest = model.settings.get("probe_file")
+    if not digest:
+        return []
+    prompts = []
+    with store.path(digest).open("rb") as file:
+        for line in file:
+            prompts.append(orjson.loads(line)["prompt"])
+            if len(prompts) == PROBE_PROMPTS:
+                break
+    return prompts
+
+
+def _copy(store: FolderStore, digest: str, place: Path) -> None:
+    store.verify(digest)
+    source = store.path(digest)
+    if place.is_file() and place.stat().st_size == source.stat().st_size:
+        return
+    temporary = place.with_name(place.name + ".incoming")
+    temporary.write_bytes(source.read_bytes())
+    temporary.replace(place)

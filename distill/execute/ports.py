@@ -1,0 +1,36 @@
+"""What the steps reach out through: blobs, LMs, runners, trainers. One set a process, made once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.relay import Relay
+from distill.rollouts import RunnerPool
+from distill.settings import Settings
+from distill.storage import FolderStore
+
+
+@dataclass(frozen=True)
+class Ports:
+    """`work_root` is a folder of this machine that outlives the process: trainers leave their checkpoints there."""
+
+    store: FolderStore
+    relay: Relay
+    runners: RunnerPool
+    work_root: Path
+
+    def close(self) -> None:
+        """End the children and the relay."""
+        self.runners.close()
+        self.relay.stop()
+
+
+def open_ports(settings: Settings) -> Ports:
+    """Start the relay and the pool of runners (no runner starts before it is needed)."""
+    relay = Relay()
+    pythons = {name: runtime.python for name, runtime in settings.runtimes.items()}
+    return Ports(
+        store=FolderStore(settings.blob_root),
+        relay=relay,
+        runners=RunnerPool(relay.start(), pythons),
+        work_root=settings.home.absolute() / "work",
+    )

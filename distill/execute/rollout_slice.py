@@ -1,0 +1,165 @@
+"""The examples of one slice under one role: what is stored of them, what is missing, what came in."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from distill.catalog import scores, traces
+from distill.catalog.scores import NewScore
+from distill.catalog.traces import NewTrace
+from distill.db import Session
+from distill.execute.context import CastInputs, Example, JobContext, as_inputs
+from distill.pipeline import bootstrap
+from distill.pipeline.bootstrap import Stored
+from distill.pipeline.roles import Cast
+from distill.spec import digest, metric_digest
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Rollouts that share their LMs' options: the first sample, and those after it that have a temperature of their own."""
+
+    cast: Cast
+    numbers: tuple[int, ...]
+
+    @property
+    def program_key(self) -> str:
+        """What a warm runner knows the program by."""
+        return digest(self.cast.runner_body())
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example, as the role's program takes it, and the digests of its rollouts by number."""
+
+    example: Example
+    io: CastInputs
+    digests: tuple[str, ...]
+
+
+@dataclass
+class Slice:
+    """Traces and scores are kept by digest, so equal inputs share them."""
+
+    job: JobContext
+    role: str
+    examples: Sequence[Example]
+    traces: dict[str, Json] = field(default_factory=dict)
+    scores: dict[tuple[str, str], Json] = field(default_factory=dict)
+    undecided: dict[int, tuple[str, str]] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
+
+    @cached_property
+    def cast(self) -> Cast:
+        return self.job.cast(self.role)
+
+    @property
+    def stop_on_pass(self) -> bool:
+        """Evaluation never stops at a pass: it takes one rollout, whatever comes of it."""
+        return self.is_bootstrap and self.job.spec.rollouts.stop_on_pass
+
+    @property
+    def is_bootstrap(self) -> bool:
+        return self.job.side_of(self.role) == "train"
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        rollouts = self.job.spec.rollouts
+        numbers = range(rollouts.n if self.is_bootstrap else 1)
+        grouped: dict[str, tuple[Cast, list[int]]] = {}
+        for n in numbers:
+            cast = self.cast.for_rollout(n, rollouts)
+            grouped.setdefault(cast.lms_digest, (cast, []))[1].append(n)
+        return tuple(Phase(cast, tuple(found)) for cast, found in grouped.values())
+
+    @cached_property
+    def items(self) -> tuple[Item, ...]:
+        casts = [phase.cast for phase in self.phases for _ in phase.numbers]
+        prompt_hash = self.job.plan.prompt_hash(self.cast)
+        made = []
+        for example in self.examples:
+            io = as_inputs(self.cast.program, example)
+            made.append(Item(example, io, tuple(cast.trace_digest(io.digest, n, prompt_hash) for n, cast in enumerate(casts))))
+        return tuple(made)
+
+    @cached_property
+    def metric_digest(self) -> str:
+        return metric_digest(self.job.spec.metric)
+
+    def look_up(self, s: Session) -> None:
+        """Read what is stored of these examples."""
+        wanted = [digest for item in self.items for digest in item.digests]
+        self.traces = {key: found.body for key, found in traces.lookup(s, self.job.project_id, wanted).items()}
+        self.known = frozenset(self.traces)
+        pairs = [(digest, item.example.digest) for item in self.items for digest in item.digests if digest in self.traces]
+        self.scores = scores.lookup(s, self.job.project_id, self.metric_digest, pairs, self.job.spec.filter.min_score)
+
+    def stored(self, item: Item, n: int) -> Stored:
+        key = item.digests[n]
+        return Stored(n, self.traces.get(key), self.scores.get((key, item.example.digest)))
+
+    def pending(self, phase: Phase) -> list[Item]:
+        """The examples that still lack something in a phase. Of equal inputs only the first: the others wait for its trace."""
+        seen: set[str] = set()
+        found = []
+        for item in self.items:
+            if item.example.index in self.undecided or self._is_done(item, phase) or item.io.digest in seen:
+                continue
+            seen.add(item.io.digest)
+            found.append(item)
+        return found
+
+    def _is_done(self, item: Item, phase: Phase) -> bool:
+        upto = [self.stored(item, n) for n in range(phase.numbers[-1] + 1)]
+        return bootstrap.example_is_done(upto, scored=True, stop_on_pass=self.stop_on_pass)
+
+    def request(self, item: Item, phase: Phase) -> Json:
+        """An example of the runner's `rollouts` op. Seeds come from the digests, so a repeated call asks for the same sample."""
+        rollouts = []
+        for n in phase.numbers:
+            stored = self.stored(item, n)
+            rollouts.append({"n": n, "seed": _seed(item.digests[n]), "trace": stored.trace, "score": stored.score})
+        return {"index": item.example.index, "inputs": item.io.inputs, "labels": item.io.labels, "rollouts": rollouts}
+
+    def take_trace(self, item: Item, n: int, body: Json) -> NewTrace:
+        """Keep a new trace; returns its row for the store."""
+        key = item.digests[n]
+        self.traces[key] = body
+        cast = next(phase.cast for phase in self.phases if n in phase.numbers)
+        return NewTrace(
+            project_id=self.job.project_id,
+            digest=key,
+            program_digest=cast.program_digest,
+            lms_digest=cast.lms_digest,
+            inputs_digest=item.io.digest,
+            prompt_hash=self.job.plan.prompt_hash(self.cast),
+            rollout=n,
+            body=body,
+            dspy_version=self.job.plan.dspy_version,
+            job_id=self.job.job_id,
+        )
+
+    def take_score(self, item: Item, n: int, score: Json) -> NewScore:
+        """Keep a new score; returns its row for the store."""
+        key = item.digests[n]
+        self.scores[key, item.example.digest] = score
+        return NewScore(self.job.project_id, key, self.metric_digest, item.example.digest, score)
+
+    def used(self) -> Iterator[tuple[Item, Stored]]:
+        """The rollouts that count for this job, example by example: up to the first pass where that ends an example."""
+        for item in self.items:
+            for n in range(len(item.digests)):
+                stored = self.stored(item, n)
+                if stored.trace is None:
+                    break
+                yield item, stored
+                if self.stop_on_pass and bootstrap.has_passed(stored.score):
+                    break
+
+
+def _seed(key: str) -> int:
+    return int.from_bytes(sha256(key.encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,229 @@
+"""Bootstrap and evaluate: one executor. Look up the trace, else run it; look up the score, else ask the metric.
+
+Traces and scores are the project's: they are written as they come, without a fence, also when the job is cancelled, since they were
+paid for. Only the item's own facts and counts are fenced.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy import select
+
+from distill.catalog import row_facts, scores, traces
+from distill.catalog.row_facts import NewFact
+from distill.catalog.scores import NewScore
+from distill.catalog.traces import NewTrace
+from distill.db import Session, unit_of_work
+from distill.execute import context as contexts
+from distill.execute import facts, flow
+from distill.execute.buffer import Buffer
+from distill.execute.hooks import crash_point
+from distill.execute.ports import Ports
+from distill.execute.rollout_slice import Item, Json, Phase, Slice
+from distill.execute.spending import Spending
+from distill.execute.targets import any_waiting
+from distill.execute.work import Stopped, Troubled, Work
+from distill.jobs.models import JobStep
+from distill.jobs.status import Step
+from distill.pipeline import bootstrap
+from distill.pipeline.refusals import Reason, Refused
+from distill.rollouts import Runner, RunnerError
+
+ROUNDS = 3
+PAUSE_SECONDS = 2.0
+EXAMPLE_SECONDS = 900.0
+REQUEST_BYTES = 4 * 1024 * 1024
+
+HOPELESS = frozenset({"time_limit", "too_large", "bad_request"})
+"""Trouble of one example that another try would meet again: it stays undecided and the others go on."""
+REFUSED = frozenset({"connection_unauthorized", "quota_exhausted", "model_not_found", "budget_exhausted", "unknown_slot"})
+"""Trouble that every further call would meet, until somebody changes something."""
+
+
+def run(work: Work, ports: Ports) -> None:
+    """Work off one slice. Raises Refused, Troubled, Stopped."""
+    with unit_of_work() as s:
+        job = contexts.load(s, work.claim.job_id)
+        examples = job.examples(ports.store, job.side_of(work.claim.kind), work.claim.payload["start"], work.claim.payload["stop"])
+        piece = Slice(job, work.claim.kind, examples)
+        piece.look_up(s)
+        spending = Spending.begin(s, ports.relay, job, piece.cast, work.claim.width)
+    with spending, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
+        for phase in piece.phases:
+            _run_phase(_Running(work, ports, piece, phase, spending, buffer))
+    _publish(work, piece, spending)
+
+
+def _flush(work: Work, batch: list[NewTrace | NewScore]) -> None:
+    with unit_of_work() as s:
+        traces.store(s, [row for row in batch if isinstance(row, NewTrace)])
+        scores.store(s, [row for row in batch if isinstance(row, NewScore)])
+    crash_point(f"{work.claim.step}.flushed")
+
+
+class _Running:
+    """One phase of a slice on one runner."""
+
+    def __init__(
+        self, work: Work, ports: Ports, piece: Slice, phase: Phase, spending: Spending, buffer: Buffer[NewTrace | NewScore]
+    ) -> None:
+        self.work, self.ports, self.piece, self.phase, self.spending, self.buffer = work, ports, piece, phase, spending, buffer
+        self.by_index = {item.example.index: item for item in piece.items}
+        self.troubles: dict[int, tuple[str, str]] = {}
+
+    def take(self, event: Json) -> None:
+        """Keep what an event tells."""
+        if event["event"] == "trace":
+            self.buffer.add(self.piece.take_trace(self.by_index[event["index"]], event["n"], event["trace"]))
+            crash_point(f"{self.work.claim.step}.mid_work")
+        elif event["event"] == "score":
+            self.buffer.add(self.piece.take_score(self.by_index[event["index"]], event["n"], event["score"]))
+        elif event["event"] == "infra":
+            self.troubles[event["index"]] = (event["code"], event["message"])
+        elif event["event"] == "example_done":
+            self.work.progress(**_progress(self.piece))
+        self.spending.top_up()
+
+    def ask(self, runner: Runner, batch: list[Json]) -> None:
+        spec = self.piece.job.spec
+        body = {
+            "program_key": self.phase.program_key,
+            "token": self.spending.grant.token,
+            "width": self.work.claim.width,
+            "time_limit_seconds": EXAMPLE_SECONDS,
+            "metric": spec.metric.model_dump(mode="json"),
+            "min_score": spec.filter.min_score,
+            "stop_on_pass": self.piece.stop_on_pass,
+            "examples": batch,
+        }
+        for event in runner.request("rollouts", silence_seconds=EXAMPLE_SECONDS + 60, **body):
+            self.take(event)
+
+
+def _run_phase(running: _Running) -> None:
+    """Rounds until nothing is pending: what met trouble is put back in the queue of this item, after a pause."""
+    bad_rounds = 0
+    while pending := running.piece.pending(running.phase):
+        running.troubles.clear()
+        _round(running, pending)
+        _settle_troubles(running)
+        if running.troubles:
+            bad_rounds += 1
+            _give_up_after(running, bad_rounds)
+            running.work.wait(PAUSE_SECONDS * bad_rounds)
+        else:
+            bad_rounds = 0
+
+
+def _round(running: _Running, pending: list[Item]) -> None:
+    job = running.piece.job
+    with running.ports.runners.runner(job.project_id, job.job_id) as runner, running.work.telling(lambda _: runner.kill()):
+        try:
+            runner.ensure_open(running.phase.program_key, **running.phase.cast.runner_body())
+            for batch in _batches(running.piece.request(item, running.phase) for item in pending):
+                running.ask(runner, batch)
+        except RunnerError as error:
+            raise Troubled(f"runner_{error.code}", error.message) from error
+
+
+def _batches(examples: Iterator[Json]) -> Iterator[list[Json]]:
+    """Requests that fit a line of the runner's protocol."""
+    batch: list[Json] = []
+    size = 0
+    for example in examples:
+        length = len(orjson.dumps(example))
+        if batch and size + length > REQUEST_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(example)
+        size += length
+    if batch:
+        yield batch
+
+
+def _settle_troubles(running: _Running) -> None:
+    """Take out of the troubles what no further round would mend."""
+    running.work.check()
+    for index, (code, message) in list(running.troubles.items()):
+        if code in REFUSED:
+            raise Refused(_refusal(running.piece, code, message))
+        if code in HOPELESS:
+            running.piece.undecided[index] = running.troubles.pop(index)
+
+
+def _refusal(piece: Slice, code: str, message: str) -> Reason:
+    step = "bootstrap" if piece.is_bootstrap else "evaluate"
+    if code == "budget_exhausted":
+        spent = f"The budget of {piece.job.spec.budget.max_calls} LM calls is spent."
+        text = f"{spent} What was paid for is kept: a job with a larger budget reuses it."
+        return Reason(code, text, step, "budget.max_calls")
+    param = "lms" if piece.role in ("baseline", "baseline_constrained", "compiled") else "teacher"
+    return Reason(code, f"The LM host refused the calls of {piece.role}: {message}", step, param)
+
+
+def _give_up_after(running: _Running, bad_rounds: int) -> None:
+    """Raises Troubled when the rounds are used up; a host that has handed over its device is waited for without an attempt."""
+    code, message = next(iter(running.troubles.values()))
+    with unit_of_work() as s:
+        if any_waiting(s, running.phase.cast.slots):
+            running.work.stop("drain")
+            raise Stopped("drain")
+    if bad_rounds >= ROUNDS:
+        raise Troubled(code, f"{len(running.troubles)} examples could not be run: {message}")
+
+
+def _progress(piece: Slice) -> dict[str, Any]:
+    done = sum(1 for item in piece.items if not any(piece.stored(item, n).trace is None for n in (0,)))
+    return {"done": done, "total": len(piece.items), "start": piece.items[0].example.index if piece.items else 0}
+
+
+# ------------------------------------------------------------------ publish
+
+
+def _publish(work: Work, piece: Slice, spending: Spending) -> None:
+    rows, counts = _facts(piece)
+    counts.update(spending.counts())
+    if work.claim.step is Step.BOOTSTRAP:
+        _stop_early(work, rows, counts)
+    closed = flow.after_bootstrap if work.claim.step is Step.BOOTSTRAP else flow.after_evaluate
+    work.publish(counts=counts, also=lambda s: _store(s, rows), on_closed=closed)
+
+
+def _store(s: Session, rows: list[NewFact]) -> None:
+    row_facts.store(s, rows)
+
+
+def _facts(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
+    """The rows of this slice, and its counts: rollouts by status; examples that passed, were reused, failed or stay undecided."""
+    rows: list[NewFact] = []
+    counts: Counter[str] = Counter(dict.fromkeys(("ok", "failed", "unparsable", "passed", "reused", "undecided"), 0))
+    passed: set[int] = set()
+    fresh: set[int] = set()
+    for item, stored in piece.used():
+        assert stored.trace is not None  # noqa: S101 - for the type checker; `used` yields no other
+        key, index = item.digests[stored.n], item.example.index
+        reused = key in piece.known
+        rows.append(facts.rollout_fact(piece.job.job_id, piece.role, index, stored.n, key, stored.trace, stored.score, reused=reused))
+        counts[stored.trace["status"]] += 1
+        passed |= {index} if bootstrap.has_passed(stored.score) else set()
+        fresh |= set() if reused else {index}
+    for index, (code, message) in piece.undecided.items():
+        rows.append(NewFact(piece.job.job_id, "rollout", piece.role, index, 0, facts.UNDECIDED, message=f"{code}: {message}"[:300]))
+    counts.update(passed=len(passed), undecided=len(piece.undecided), reused=len(piece.items) - len(fresh) - len(piece.undecided))
+    return rows, counts
+
+
+def _stop_early(work: Work, rows: list[NewFact], counts: Mapping[str, int]) -> None:
+    """Raises Refused when the first rollouts of the whole step have all failed; what this slice saw is kept for the reader."""
+    with unit_of_work() as s:
+        query = select(JobStep.counts).where(JobStep.job_id == work.claim.job_id, JobStep.name == str(Step.BOOTSTRAP))
+        before = s.scalar(query) or {}
+        total = {name: int(before.get(name, 0)) + counts[name] for name in bootstrap.FACTS}
+        if bootstrap.stop_early(total, {}) is None:
+            return
+        _store(s, rows)
+        reason = bootstrap.stop_early(total, facts.commonest_errors(s, work.claim.job_id))
+    if reason is not None:
+        raise Refused(reason)

@@ -1,0 +1,132 @@
+"""From a hint to work: claim, run the step, publish or give back; again until nothing is left or a minute has passed."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import structlog
+
+from distill.db import unit_of_work
+from distill.errors import CancelRequested, JobFault, LostLease, StillhouseError
+from distill.execute.ports import Ports
+from distill.execute.work import Stopped, Troubled, Work
+from distill.jobs import claims
+from distill.jobs.claims import Claim, WorkerInfo
+from distill.jobs.status import Step
+from distill.pipeline.refusals import Refused
+from distill.rollouts import RunnerDied
+
+log = structlog.get_logger(__name__)
+
+SECONDS = 60
+StepRunner = Callable[[Work, Ports], None]
+
+
+class Shift:
+    """The items that this process works on now. `stop` ends the shift: nothing new is claimed, and what runs is given back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._works: set[Work] = set()
+        self._over = threading.Event()
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    def stop(self) -> None:
+        """Called on SIGTERM; may be called more than once, from any thread."""
+        self._over.set()
+        with self._lock:
+            works = list(self._works)
+        for work in works:
+            work.stop("drain")
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """True when every item has been given back or published in time."""
+        deadline = time.monotonic() + seconds
+        pause = threading.Event()
+        while self._works and time.monotonic() < deadline:
+            pause.wait(0.05)
+        return not self._works
+
+    def begin(self, work: Work) -> None:
+        with self._lock:
+            self._works.add(work)
+        if self.is_over:
+            work.stop("drain")
+
+    def end(self, work: Work) -> None:
+        with self._lock:
+            self._works.discard(work)
+
+
+def run_queue(
+    queue: str, worker: WorkerInfo, ports: Ports, shift: Shift, steps: Mapping[Step, StepRunner], seconds: float = SECONDS
+) -> int:
+    """Work on a queue; returns the number of items that were claimed."""
+    deadline = time.monotonic() + seconds
+    done = 0
+    while not shift.is_over and time.monotonic() < deadline:
+        with unit_of_work() as s:
+            claim = claims.claim(s, queue, worker)
+        if claim is None:
+            break
+        run_item(claim, ports, shift, steps[claim.step])
+        done += 1
+    return done
+
+
+def run_item(claim: Claim, ports: Ports, shift: Shift, run: StepRunner) -> None:
+    """Run one claimed item to its end. No exception leaves it: the item is published, given back, failed, or lost."""
+    structlog.contextvars.bind_contextvars(job_id=claim.job_id, step=str(claim.step), item=claim.item_id, attempt=claim.attempt)
+    work = Work(claim)
+    shift.begin(work)
+    try:
+        with work:
+            _run(work, ports, run)
+    finally:
+        shift.end(work)
+        structlog.contextvars.unbind_contextvars("job_id", "step", "item", "attempt")
+
+
+def _run(work: Work, ports: Ports, run: StepRunner) -> None:
+    try:
+        run(work, ports)
+    except LostLease as lost:
+        _let_go(work.claim, give_back=isinstance(lost, CancelRequested))
+    except Exception as error:
+        # What was stopped may end in any error: its children were killed under it.
+        if isinstance(error, Stopped) or work.stop_reason is not None:
+            _let_go(work.claim, give_back=work.stop_reason != "lost")
+        else:
+            _fail(work.claim, error)
+
+
+def _let_go(claim: Claim, *, give_back: bool) -> None:
+    if not give_back:
+        log.warning("lease_lost")
+        return
+    with suppress(LostLease), unit_of_work() as s:
+        claims.release(s, claim)
+
+
+def _fail(claim: Claim, error: Exception) -> None:
+    fault, retryable = judge(error, claim)
+    log.warning("item_failed", code=fault.code, error=str(error), retryable=retryable, exc_info=fault.code == "internal")
+    with suppress(LostLease), unit_of_work() as s:
+        claims.fail(s, claim, fault, retryable)
+
+
+def judge(error: Exception, claim: Claim) -> tuple[JobFault, bool]:
+    """What a failed item's error says, and whether another attempt may go better by itself."""
+    if isinstance(error, Refused):
+        return error.reason.fault(), False
+    if isinstance(error, Troubled):
+        return error.fault, True
+    if isinstance(error, RunnerDied):
+        return JobFault("runner_died", f"The program's process ended: {error.reason}", "system", retryable=True), True
+    if isinstance(error, StillhouseError):
+        return JobFault(error.code, error.message, "system", error.param, retryable=True), True
+    return JobFault("internal", f"{type(error).__name__} in step {claim.step.public}", "system", retryable=True), True

@@ -1,0 +1,95 @@
+"""Validate: the programs load, every prompt renders, the data is divided. No LM is called."""
+
+import json
+from typing import Any
+
+from distill.catalog import blobs, datasets
+from distill.db import Session, unit_of_work
+from distill.execute import context as contexts
+from distill.execute import flow
+from distill.execute.context import JobContext
+from distill.execute.ports import Ports
+from distill.execute.work import Work
+from distill.jobs.models import Job
+from distill.pipeline.holdout import Split
+from distill.pipeline.plan import Plan, Source, divide, group_of, warnings
+from distill.pipeline.refusals import Reason, Refused
+from distill.pipeline.roles import Cast, baseline_cast, prompt_adapters, rendering_cast, teacher_cast
+from distill.pipeline.samples import fixed_samples
+from distill.rollouts import RunnerError
+from distill.storage import FolderStore
+
+SILENCE_SECONDS = 120.0
+
+
+def run(work: Work, ports: Ports) -> None:
+    """Raises Refused when the job can't work as it was asked for."""
+    with unit_of_work() as s:
+        job = contexts.load(s, work.claim.job_id)
+    _check_prompt_adapters(job)
+    work.progress(message="Loading the programs")
+    samples, reply = _ask_runner(work, ports, job)
+    work.check()
+    sides, source, overlap = _divide(ports.store, job)
+    digest = ports.store.put(json.dumps({"train": sides.train, "holdout": sides.holdout}).encode())
+    plan = Plan(
+        samples=samples,
+        prompt_hashes=reply["prompt_hash"],
+        program_state=reply.get("program_state"),
+        dspy_version=reply.get("dspy_version"),
+        split=digest,
+        train_examples=len(sides.train),
+        holdout_examples=job.valset.row_count if source == "valset" and job.valset else len(sides.holdout),
+        holdout_from=source,
+    )
+    told = warnings(job.spec, sides, source, overlap)
+
+    def keep(s: Session) -> None:
+        blobs.register(s, digest, ports.store.size(digest))
+
+    def opened(s: Session, row: Job, closed: object) -> None:
+        flow.after_validate(s, row, plan, told)
+
+    work.publish(result={"plan": plan.model_dump(mode="json")}, also=keep, on_closed=opened)
+
+
+def _check_prompt_adapters(job: JobContext) -> None:
+    for param, lms in (("lms", job.spec.lms), *((f"teacher[{i}].lms", t.lms) for i, t in enumerate(job.spec.teachers))):
+        kinds = prompt_adapters(lms)
+        if len(kinds) > 1:
+            message = f"{param}: a program has one prompt adapter, but its LMs ask for {' and '.join(kinds)}"
+            raise Refused(Reason("mixed_prompt_adapters", message, "validate", param, retryable=False))
+
+
+def _ask_runner(work: Work, ports: Ports, job: JobContext) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The samples, and what the runner says of the programs' prompts on them."""
+    constrained = "baseline_constrained" in job.spec.evaluate.roles
+    student = baseline_cast(job.spec, job.student, constrained=constrained)
+    others = [rendering_cast(job.spec, job.student), *(teacher_cast(i, job.spec, program) for i, program in enumerate(job.teachers))]
+    samples = fixed_samples(job.student, list(datasets.rows(ports.store, job.trainset, 0, 2)))
+    with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
+        try:
+            reply = runner.ask(
+                "validate", silence_seconds=SILENCE_SECONDS, **_request(student, others), samples=samples, metric=_metric(job)
+            )
+        except RunnerError as error:
+            raise Refused(Reason(error.code, error.message, "validate", error.param, retryable=False)) from error
+    return samples, reply
+
+
+def _request(student: Cast, others: list[Cast]) -> dict[str, Any]:
+    return {**student.runner_body(), "teachers": [cast.runner_body() for cast in others]}
+
+
+def _metric(job: JobContext) -> dict[str, Any]:
+    return job.spec.metric.model_dump(mode="json")
+
+
+def _divide(store: FolderStore, job: JobContext) -> tuple[Split, Source | None, int]:
+    """The sides, where the holdout comes from, and how many of the valset's rows have inputs that are trained on."""
+    groups = [group_of(job.student, row) for row in datasets.rows(store, job.trainset)]
+    if job.valset is None:
+        return *divide(job.spec, groups, None), 0
+    known = set(groups)
+    overlap = sum(group_of(job.student, row) in known for row in datasets.rows(store, job.valset))
+    return *divide(job.spec, groups, job.valset.row_count), overlap

@@ -1,0 +1,147 @@
+"""A claimed work item while it is worked on: it beats, carries progress, hears the word to stop, and publishes."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Literal
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from distill.db import Session, unit_of_work
+from distill.errors import JobFault, LostLease
+from distill.execute.hooks import crash_point
+from distill.jobs import claims
+from distill.jobs.claims import Claim, OnClosed
+from distill.settings import get_settings
+
+log = structlog.get_logger(__name__)
+
+StopReason = Literal["lost", "cancel", "pause", "drain"]
+OnStop = Callable[[StopReason], None]
+Also = Callable[[Session], None]
+
+
+class Stopped(Exception):
+    """The work was asked to stop. After `lost` nothing may be written for the item; after the others it is released."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason: StopReason = reason
+
+
+class Troubled(Exception):
+    """The item could not be finished now, through no fault of the program; another attempt may go better."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.fault = JobFault(code, message, "system", retryable=True)
+
+
+class Work:
+    """Use it as a block: beats start with it and end with it."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self._timers = get_settings().timers
+        self._progress: dict[str, Any] | None = None
+        self._stop_reason: StopReason | None = None
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._on_stop: list[OnStop] = []
+        self._thread = threading.Thread(target=self._beat_until_the_end, name=f"beat-{claim.item_id}", daemon=True)
+
+    def __enter__(self) -> "Work":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def progress(self, **facts: Any) -> None:
+        """What the next beat tells: any JSON; `message` becomes the event's text."""
+        self._progress = facts
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        return self._stop_reason
+
+    def check(self) -> None:
+        """Raises Stopped when the work is to stop."""
+        if self._stop_reason is not None:
+            raise Stopped(self._stop_reason)
+
+    def wait(self, seconds: float) -> None:
+        """Pause; raises Stopped as soon as the work is to stop."""
+        self._stopping.wait(seconds)
+        self.check()
+
+    def stop(self, reason: StopReason) -> None:
+        """Ask the work to stop; only the first reason counts, except that a lost lease always does."""
+        with self._lock:
+            if self._stop_reason is not None and (reason != "lost" or self._stop_reason == "lost"):
+                return
+            self._stop_reason = reason
+            heard = list(self._on_stop)
+        self._stopping.set()
+        log.info("work_stops", item=self.claim.item_id, job=self.claim.job_id, reason=reason)
+        for tell in heard:
+            tell(reason)
+
+    @contextmanager
+    def telling(self, on_stop: OnStop) -> Iterator[None]:
+        """While the block runs, `on_stop` is called (from another thread) when the work is to stop, or at once if it already is."""
+        with self._lock:
+            self._on_stop.append(on_stop)
+            already = self._stop_reason
+        if already is not None:
+            on_stop(already)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._on_stop.remove(on_stop)
+
+    def publish(
+        self,
+        *,
+        counts: Mapping[str, int | float] | None = None,
+        result: Mapping[str, Any] | None = None,
+        also: Also | None = None,
+        on_closed: OnClosed | None = None,
+    ) -> None:
+        """End the item with success, in one transaction with what `also` writes. Raises LostLease, CancelRequested."""
+        self.check()
+        crash_point(f"{self.claim.step}.before_publish")
+        with unit_of_work() as s:
+            if also is not None:
+                also(s)
+            claims.publish(s, self.claim, counts=counts, result=result, on_closed=on_closed)
+        crash_point(f"{self.claim.step}.after_publish")
+
+    def _beat_until_the_end(self) -> None:
+        last = time.monotonic()
+        while not self._ended.wait(self._timers.beat_seconds):
+            try:
+                self._beat()
+                last = time.monotonic()
+            except LostLease:
+                self.stop("lost")
+            except SQLAlchemyError as error:
+                log.warning("beat_failed", item=self.claim.item_id, error=str(error))
+                if time.monotonic() - last > self._timers.lease_seconds - 2 * self._timers.beat_seconds:
+                    self.stop("lost")
+
+    def _beat(self) -> None:
+        with unit_of_work() as s:
+            reply = claims.beat(s, self.claim, self._progress)
+        if reply.lost:
+            self.stop("lost")
+        elif reply.cancel:
+            self.stop("cancel")
+        elif reply.pause:
+            self.stop("pause")

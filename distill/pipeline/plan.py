@@ -1,0 +1,98 @@
+"""What validate finds out about a job, kept with it: later steps read this instead of asking again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from distill.pipeline.holdout import HoldoutRule, Split, split
+from distill.pipeline.keys import Key, Predictor, fine_tune_keys
+from distill.pipeline.roles import Cast, teacher_role
+from distill.spec import CompileSpec, LmSpec, inputs_digest, lm_key
+from stillhouse_programs.spec import ProgramSpec, input_names
+
+Source = Literal["valset", "trainset"]
+
+
+class Plan(BaseModel):
+    """`prompt_hashes` maps `Cast.prompts` to the hash of the prompts on `samples`. `split` is the digest of the blob with the sides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: list[dict[str, Any]]
+    prompt_hashes: dict[str, str]
+    program_state: dict[str, Any] | None = None
+    dspy_version: str | None = None
+    split: str
+    train_examples: int
+    holdout_examples: int
+    holdout_from: Source | None = None
+
+    def prompt_hash(self, cast: Cast) -> str:
+        return self.prompt_hashes[cast.prompts]
+
+    def side_size(self, role: str) -> int:
+        """How many examples a role runs: teachers learn from the trainset's side, everybody is measured on the holdout."""
+        return self.train_examples if role.startswith(teacher_role(0)[:-1]) else self.holdout_examples
+
+
+def inputs_of(program: ProgramSpec, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs in a row, in the order the program asks for them."""
+    return {name: row[name] for name in input_names(program) if name in row}
+
+
+def labels_of(program: ProgramSpec, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything in a row that is no input."""
+    inputs = set(input_names(program))
+    return {name: value for name, value in row.items() if name not in inputs}
+
+
+def group_of(student: ProgramSpec, row: Mapping[str, Any]) -> str:
+    """Rows with equal inputs are one group: they stay on one side of every split."""
+    return inputs_digest(inputs_of(student, row))
+
+
+def divide(spec: CompileSpec, groups: Sequence[str], valset_rows: int | None) -> tuple[Split, Source | None]:
+    """The trainset's rows by side, and where the holdout comes from; with a valset the whole trainset is trained on."""
+    if valset_rows is not None:
+        return Split(tuple(range(len(groups))), ()), "valset" if valset_rows else None
+    rule = HoldoutRule(spec.holdout.fraction, spec.holdout.n) if spec.holdout else HoldoutRule()
+    sides = split(groups, rule)
+    return sides, "trainset" if sides.holdout else None
+
+
+def warnings(spec: CompileSpec, sides: Split, source: Source | None, overlap: int) -> list[dict[str, str]]:
+    """What the user should know before the scores mislead them."""
+    found = []
+    if source is None:
+        rows = len(sides.train)
+        text = (
+            f"No rows are held out ({rows} rows), so there will be no evaluation and no verdict. Give a `valset`, or ask for a `holdout`."
+        )
+        found.append({"code": "no_holdout", "message": text})
+    if overlap:
+        text = f"{overlap} rows of the valset have inputs that are in the trainset too: the scores count rows the model was trained on."
+        found.append({"code": "valset_overlap", "message": text})
+    return found
+
+
+def roles_to_evaluate(spec: CompileSpec, source: Source | None) -> list[str]:
+    """The roles that run the holdout, in the order of the spec; none without a holdout."""
+    if source is None:
+        return []
+    return [role for role in dict.fromkeys(spec.evaluate.roles) if role != "teacher" or spec.teachers]
+
+
+def job_keys(spec: CompileSpec, student: ProgramSpec) -> tuple[Key, ...]:
+    """What the job trains."""
+    predictors = [Predictor(predictor.name, predictor.lm) for predictor in student.predictors]
+    return fine_tune_keys(predictors, {name: lm_key(lm) for name, lm in spec.lms.items()}, spec.multitask)
+
+
+def lms_of_key(spec: CompileSpec, key: Key) -> list[str]:
+    """The names in `lms{}` that share a key, in their order."""
+    return [name for name, lm in spec.lms.items() if lm_key(lm) == key.lm_key]
+
+
+def lm_of_key(spec: CompileSpec, key: Key) -> LmSpec:
+    return spec.lms[key.lm]
