@@ -9,6 +9,7 @@ import sys
 
 import torch
 import uvicorn
+from transformers.utils.logging import disable_progress_bar
 
 from engines.base_models import BaseModelError, resolve
 from engines.lmhost.core import Limits
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     sys.setswitchinterval(SWITCH_SECONDS)
+    disable_progress_bar()
     try:
         engine = Engine(resolve(options.base), _engine_options(options))
     except (BaseModelError, HostError) as error:

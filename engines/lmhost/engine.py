@@ -21,7 +21,7 @@ from engines.base_models import BaseModel
 from engines.lmhost.core import Core, Limits, Stats
 from engines.lmhost.errors import asleep, bad_request, unknown_model
 from engines.lmhost.guidance import Guidance
-from engines.lmhost.linear import choose_kernel
+from engines.lmhost.linear import Kernel, choose_kernel
 from engines.lmhost.lora import LoraAdapter, load_lora
 from engines.lmhost.model import Llama, ModelShape
 from engines.lmhost.rows import AnswerText, Request, Row
@@ -53,6 +53,7 @@ class Engine:
         self.stats = Stats()
         self._device = torch.device(self._options.device)
         self._core: Core | None = None
+        self._kernel: Kernel | None = None
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waits: list[tuple[Callable[[], bool], Callable[[], None]]] = []
         self._wake()
@@ -89,7 +90,8 @@ class Engine:
             raise asleep()
         if name == self.base.id:
             raise bad_request(f"{name!r} is the base model's name.", "lora_name", "lora_name_in_use")
-        adapter = load_lora(name, folder, self.shape, self.base.digest, self._dtype, self._device)
+        dtype = self._kernel.dtype if self._kernel else torch.float32
+        adapter = load_lora(name, folder, self.shape, self.base.digest, dtype, self._device)
         registered: LoraAdapter = self._call(lambda: self._register(adapter)).result()
         return registered
 
@@ -98,12 +100,12 @@ class Engine:
         adapter = self.adapters.pop(name, None)
         if adapter is None:
             raise unknown_model(name)
-        return self._when(lambda core: not core.uses(adapter.uid), lambda core: core.forget(adapter.uid))
+        return self._when(lambda core: not core.uses(adapter.uid), lambda: self._core.forget(adapter.uid) if self._core else None)
 
     def sleep(self) -> Future[None]:
         """Refuse new requests, finish the running ones, then give the memory back."""
         self.sleeping = True
-        return self._when(lambda core: not core.busy, lambda core: self._release())
+        return self._when(lambda core: not core.busy, self._release)
 
     def wake(self) -> None:
         """Load the base model again. LoRA adapters are for the caller to load again."""
@@ -126,8 +128,8 @@ class Engine:
         """Load the base model. An error leaves the engine asleep."""
         hf_model = self.base.load_model(torch.float32)
         self.shape = ModelShape.of(hf_model.config)
-        kernel = choose_kernel(self._options.dtype, self._device, self.shape.hidden, self.shape.inner)
-        self._dtype = kernel.dtype
+        # Measured once: an answer must not change because the host slept.
+        kernel = self._kernel = self._kernel or choose_kernel(self._options.dtype, self._device, self.shape.hidden, self.shape.inner)
         self.end_tokens = _end_tokens(hf_model, self.tokenizer)
         answers = AnswerText(self.tokenizer, self.end_tokens, self._options.jump)
         self._core = Core(Llama(hf_model, kernel, self._device), answers, self._options.limits, cache=self._options.cache, stats=self.stats)
@@ -153,13 +155,12 @@ class Engine:
         self._commands.put(command)
         return future
 
-    def _when(self, ready: Callable[[Core], bool], action: Callable[[Core], None]) -> Future[None]:
+    def _when(self, ready: Callable[[Core], bool], action: Callable[[], None]) -> Future[None]:
         """Run ``action`` on the engine's thread as soon as ``ready``; at once where there is no core."""
         future: Future[None] = Future()
 
         def finish() -> None:
-            if self._core is not None:
-                action(self._core)
+            action()
             future.set_result(None)
 
         self._commands.put(lambda: self._waits.append((lambda: self._core is None or ready(self._core), finish)))

@@ -1,3 +1,4 @@
+import gc
 import json
 import shutil
 import threading
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from engines.lmhost.engine import Engine
 from engines.lmhost.errors import HostError
+from engines.lmhost.model import Llama
 from engines.lmhost.rows import Piece
 from tests.unit.lmhost.asker import Asker, Reference, chat
 
@@ -125,9 +127,19 @@ class TestSleep:
         engine.load("tuned", lab / "first")
         assert Asker(engine).ask("Who?", lora="tuned").text == reference(chat("Who?"), "first", 12)
 
+    def test_the_weights_are_really_gone(self, engine: Engine) -> None:
+        before = _models_in_memory()
+        engine.sleep().result(30)
+        assert _models_in_memory() == before - 1
+
     def test_sleeping_twice_and_waking_twice(self, engine: Engine) -> None:
         engine.sleep().result(30)
         engine.sleep().result(30)
         engine.wake()
         engine.wake()
         assert Asker(engine).ask("Who?", max_tokens=2).completion_tokens == 2
+
+
+def _models_in_memory() -> int:
+    gc.collect()
+    return sum(type(thing) is Llama for thing in gc.get_objects())
