@@ -1,0 +1,116 @@
+"""Compose file, Dockerfile, example settings and make targets agree with the code."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import typer.core
+import yaml
+
+from distill.settings import Settings
+from stack import cli, plan
+
+ROOT = Path(__file__).parents[3]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if "build" in service and "entrypoint" not in service]
+ENGINE_OPTIONS = {word for word in plan.lm_host_command("base", "127.0.0.1", 1, 1) if word.startswith("--")}
+
+
+class TestCompose:
+    def test_docker_accepts_it(self, tmp_path: Path) -> None:
+        """Where Docker is at hand it reads the file; elsewhere every variable that must be set is at least explained."""
+        names = set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yml").read_text()))
+        assert names == {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "STILLHOUSE_LMHOST_KEY"}
+        if docker := shutil.which("docker"):
+            env_file = tmp_path / "env"
+            env_file.write_text("".join(f"{name}=x\n" for name in names))
+            done = subprocess.run(
+                [docker, "compose", "--env-file", env_file, "config", "-q"], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+
+    @pytest.mark.parametrize("name", OURS)
+    def test_every_command_exists_with_its_options(self, name: str) -> None:
+        verb, *options = SERVICES[name]["command"]
+        group = typer.main.get_command(cli.app)
+        assert isinstance(group, typer.core.TyperGroup)
+        command = group.commands[verb]
+        command.make_context(verb, options)  # raises for an unknown option or a bad value
+
+    def test_the_lm_host_is_started_as_the_stack_starts_it(self) -> None:
+        service = SERVICES["lm-host"]
+        assert service["entrypoint"] == ["python", "-m", "engines.lmhost"]
+        assert {word for word in service["command"] if word.startswith("--")} == ENGINE_OPTIONS
+
+    def test_every_queue_has_a_worker(self) -> None:
+        queues = [SERVICES[name]["command"][2] for name in OURS if SERVICES[name]["command"][0] == "worker"]
+        assert sorted(queues) == sorted(plan.QUEUES)
+
+    def test_images_are_targets_of_the_dockerfile(self) -> None:
+        targets = set(re.findall(r"^FROM \S+ AS (\w+)", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
+        assert {service["build"]["target"] for service in SERVICES.values() if "build" in service} <= targets
+
+    def test_every_service_that_answers_has_a_health_check_and_every_other_an_init(self) -> None:
+        assert [name for name, service in SERVICES.items() if "healthcheck" in service] == ["postgres", "redis", "api", "lm-host", "vllm"]
+        assert not [name for name in OURS if SERVICES[name].get("init") is not True]
+
+    def test_no_secret_is_written_down(self) -> None:
+        for service in SERVICES.values():
+            for name, value in service.get("environment", {}).items():
+                if re.search("PASSWORD|KEY", name):
+                    assert re.fullmatch(r"\$\{\w+:[?-].*\}", value), name
+
+
+class TestExampleSettings:
+    TEXT = (ROOT / "stillhouse.example.toml").read_text()
+
+    def test_what_is_shown_is_the_default(self) -> None:
+        assert Settings(**tomllib.loads(self.TEXT)) == Settings()
+
+    def test_the_examples_in_it_are_valid(self) -> None:
+        uncommented = re.sub(r"^#(?=\S)", "", self.TEXT, flags=re.MULTILINE)
+        settings = Settings(**tomllib.loads(uncommented))
+        assert set(settings.connections) == {"openai", "vllm"}
+
+
+class TestMakefile:
+    def test_help_lists_every_target_for_people(self) -> None:
+        done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+        listed = {row.split()[0] for row in done.stdout.splitlines()}
+        assert {"setup", "demo", "serve", "test", "test-slow", "check", "bench", "clean"} <= listed
+
+    @pytest.mark.parametrize("target", ["demo", "serve", "test", "test-slow", "check", "bench", "lock"])
+    def test_every_target_can_be_planned(self, target: str) -> None:
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def test_pinned_packages_carry_hashes_and_no_address(self) -> None:
+        text = (ROOT / "constraints.txt").read_text()
+        pinned = re.findall(r"^([a-z0-9.-]+)==", text, flags=re.MULTILINE)
+        assert len(pinned) > 100
+        assert text.count("--hash=sha256:") >= len(pinned)
+        assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text)
+        assert not [name for name in pinned if name.startswith(("torch", "nvidia"))]
+
+
+class TestCommandLine:
+    def run(self, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "stack.cli", *arguments, "--home", str(home)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def test_an_unknown_queue_is_refused_with_the_known_ones(self, tmp_path: Path) -> None:
+        done = self.run("worker", "--queues", "ligth", home=tmp_path)
+        assert done.returncode == 1
+        assert "ligth" in done.stderr
+        assert "light, rollouts, train" in done.stderr
+
+    def test_down_without_a_stack_says_so(self, tmp_path: Path) -> None:
+        done = self.run("down", home=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "No stack runs on this home.\n")
