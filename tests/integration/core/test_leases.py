@@ -1,0 +1,288 @@
+"""The ends of a lease: published, failed, released, lost."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from distill.db import Session, unit_of_work
+from distill.errors import CancelRequested, JobFault, LostLease
+from distill.jobs import claims, events, repository, service, steps
+from distill.jobs.claims import Claim, StepClosed
+from distill.jobs.models import Job
+from distill.jobs.status import Step
+from tests.integration.core.world import World, at_once, claim, execute, items, job, publish, taken
+
+FAULT = JobFault("runner_died", "The runner died.", "system")
+
+
+def lapse() -> None:
+    """Let every lease run out, and let the server have been up for long enough."""
+    execute("UPDATE work_items SET lease_expires_at = clock_timestamp() - interval '1 hour' WHERE status = 'leased'")
+
+
+@pytest.fixture
+def fast_reaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test server is seconds old: a reaper with real timers would wait for a whole lease after its start."""
+    monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "0.1")
+    monkeypatch.setenv("STILLHOUSE_TIMERS__REAP_GRACE_SECONDS", "0")
+
+
+class TestPublish:
+    def test_last_publisher_alone_closes_the_step(self, world: World) -> None:
+        job_id = world.at_bootstrap(1, items=12, num_threads=12)
+        held = [taken() for _ in range(12)]
+        closed = [reply for reply in at_once(12, lambda index: publish(held[index], counts={"ok": 1, "reused": index % 2})) if reply]
+        assert [(reply.name, reply.total, dict(reply.counts)) for reply in closed] == [(Step.BOOTSTRAP, 12, {"ok": 12, "reused": 6})]
+        with unit_of_work() as s:
+            view = repository.steps(s, job_id)[-1]
+        assert (view.name, view.status, view.done, view.total) == ("bootstrap", "succeeded", 12, 12)
+
+    def test_closing_opens_the_next_step_in_the_same_transaction(self, world: World) -> None:
+        job_id = world.submit()
+
+        def open_next(s: Session, row: Job, closed: StepClosed) -> None:
+            steps.open_step(s, row, Step.BOOTSTRAP, [steps.NewItem("teacher:0")])
+            raise RuntimeError("the disk is full")
+
+        held = taken()
+        with pytest.raises(RuntimeError):
+            publish(held, on_closed=open_next)
+        assert [item.step for item in items(job_id)] == ["validate"]
+        assert items(job_id)[0].status == "leased"
+
+    def test_stale_fence_publishes_nothing(self, world: World, fast_reaper: None) -> None:
+        job_id = world.submit()
+        zombie = taken()
+        lapse()
+        _reap()
+        owner = taken()
+        with pytest.raises(LostLease):
+            publish(zombie, result={"by": "zombie"})
+        assert publish(owner, result={"by": "owner"}) is not None
+        assert items(job_id)[0].result == {"by": "owner"}
+
+    def test_second_publish_is_refused(self, world: World) -> None:
+        world.submit()
+        held = taken()
+        publish(held)
+        with pytest.raises(LostLease):
+            publish(held)
+
+    def test_cancelled_job_publishes_nothing(self, world: World) -> None:
+        job_id = world.submit()
+        held = taken()
+        with unit_of_work() as s:
+            service.cancel(s, world.project_id, job_id)
+        with pytest.raises(CancelRequested):
+            publish(held)
+        assert items(job_id)[0].status == "leased"
+
+    def test_foreign_units_are_a_mistake(self, world: World) -> None:
+        world.submit()
+        held = taken()
+        with pytest.raises(ValueError, match="closes 1 units"):
+            publish(held, units=2)
+
+    def test_parallel_writers_of_rows_that_point_at_the_job_do_not_deadlock(self, world: World) -> None:
+        """Steps write such rows before they publish; the job's lock must not collide with their key locks."""
+        job_id = world.at_bootstrap(1, items=8, num_threads=8)
+        held = [taken() for _ in range(8)]
+
+        def write(index: int) -> None:
+            with unit_of_work() as s:
+                service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [_key(s, str(index))])
+                claims.publish(s, held[index])
+
+        at_once(8, write)
+        assert {item.status for item in items(job_id, Step.BOOTSTRAP)} == {"succeeded"}
+
+
+class TestBeat:
+    def test_beat_renews_and_keeps_progress(self, world: World) -> None:
+        job_id = world.submit()
+        held = taken()
+        before = items(job_id)[0].lease_expires_at
+        reply = _beat(held, {"done": 3})
+        after = items(job_id)[0]
+        assert not reply.stop
+        assert before is not None
+        assert after.lease_expires_at is not None
+        assert after.lease_expires_at > before
+        assert after.progress == {"done": 3}
+
+    def test_lapsed_lease_is_lost(self, world: World) -> None:
+        world.submit()
+        held = taken()
+        lapse()
+        assert _beat(held).lost
+
+    def test_requests_come_with_the_beat(self, world: World) -> None:
+        world.submit()
+        held = taken()
+        execute("UPDATE jobs SET pause_requested_at = clock_timestamp()")
+        assert (_beat(held).cancel, _beat(held).pause) == (False, True)
+        execute("UPDATE jobs SET cancel_requested_at = clock_timestamp()")
+        assert _beat(held).cancel
+
+    def test_progress_events_come_at_most_once_a_second(self, world: World) -> None:
+        job_id = world.submit()
+        held = taken()
+        for done in range(5):
+            _beat(held, {"done": done})
+        assert _types(job_id).count("validate.progress") == 1
+
+
+class TestFail:
+    def test_retryable_fault_waits_and_tries_again(self, world: World) -> None:
+        job_id = world.submit()
+        assert _fail(taken(), retryable=True)
+        item = items(job_id)[0]
+        assert (item.status, item.attempts, job(job_id).status) == ("queued", 1, "running")
+        assert claim() is None
+        execute("UPDATE work_items SET run_after = clock_timestamp()")
+        assert taken().attempt == 2
+
+    def test_last_attempt_fails_the_job_with_its_error(self, world: World) -> None:
+        job_id = world.submit()
+        execute("UPDATE work_items SET max_attempts = 1")
+        assert not _fail(taken(), retryable=True)
+        row = job(job_id)
+        assert row.status == "failed"
+        assert row.error == {**FAULT.as_json(), "step": "validate"}
+        assert _types(job_id)[-2:] == ["status", "done"]
+
+    def test_user_fault_is_final_and_takes_the_rest_along(self, world: World) -> None:
+        job_id = world.at_bootstrap(1, items=3, num_threads=2)
+        first, second = taken(), taken()
+        assert not _fail(first)
+        assert [item.status for item in items(job_id, Step.BOOTSTRAP)] == ["failed", "leased", "cancelled"]
+        assert _beat(second).cancel
+        with pytest.raises(CancelRequested):
+            publish(second)
+        _release(second)
+        assert items(job_id, Step.BOOTSTRAP)[1].status == "cancelled"
+        with unit_of_work() as s:
+            assert [(view.name, view.status) for view in repository.steps(s, job_id)] == [("validate", "succeeded"), ("bootstrap", "failed")]
+
+
+class TestRelease:
+    def test_released_item_has_spent_no_attempt(self, world: World) -> None:
+        job_id = world.submit()
+        _release(taken())
+        assert (items(job_id)[0].status, items(job_id)[0].attempts) == ("queued", 0)
+        assert taken().attempt == 1
+
+    def test_stale_holder_cannot_release(self, world: World) -> None:
+        world.submit()
+        held = taken()
+        publish(held)
+        with pytest.raises(LostLease):
+            _release(held)
+
+
+class TestReap:
+    def test_lost_lease_goes_back_and_costs_no_attempt(self, world: World, fast_reaper: None) -> None:
+        job_id = world.submit()
+        taken()
+        lapse()
+        assert _reap() == items(job_id)[0].id
+        item = items(job_id)[0]
+        assert (item.status, item.attempts, item.losses) == ("queued", 0, 1)
+        assert _reap() is None
+
+    def test_nothing_is_reaped_before_the_server_is_one_lease_old(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        world.submit()
+        taken()
+        lapse()
+        monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "86400")
+        assert _reap() is None
+
+    def test_third_loss_without_progress_is_poison(self, world: World, fast_reaper: None) -> None:
+        job_id = world.submit()
+        for _ in range(3):
+            taken()
+            lapse()
+            assert _reap() is not None
+        row = job(job_id)
+        assert row.status == "failed"
+        assert row.error is not None
+        assert row.error["code"] == "poison"
+
+    def test_progress_forgives_losses(self, world: World, fast_reaper: None) -> None:
+        job_id = world.submit()
+        for loss in range(4):
+            held = taken()
+            execute("UPDATE work_items SET lease_expires_at = clock_timestamp() + interval '1 minute'")
+            _beat(held, {"step": loss})
+            lapse()
+            _reap()
+        assert job(job_id).status == "running"
+
+    def test_racing_reapers_reap_once(self, world: World, fast_reaper: None) -> None:
+        world.at_bootstrap(1, items=6, num_threads=6)
+        for _ in range(6):
+            taken()
+        lapse()
+        reaped = [item for item in at_once(8, lambda _: _reap()) if item is not None]
+        assert len(reaped) == len(set(reaped)) == 6
+
+
+class TestRules:
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE jobs SET status = 'done'",
+            "UPDATE jobs SET status = 'failed'",
+            "UPDATE work_items SET status = 'leased'",
+            "UPDATE work_items SET lease_owner = 'me'",
+            "UPDATE job_steps SET done = 2",
+            "UPDATE jobs SET max_calls = 1, calls_taken = 2",
+        ],
+    )
+    def test_the_database_refuses_what_cannot_be(self, world: World, statement: str) -> None:
+        world.submit()
+        with pytest.raises(IntegrityError):
+            execute(statement)
+
+    def test_one_fine_tune_job_a_key(self, world: World) -> None:
+        job_id = world.submit()
+        with pytest.raises(IntegrityError), unit_of_work() as s:
+            key = _key(s, "same")
+            service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [key, key])
+
+
+def _key(s: Session, name: str) -> service.NewFineTuneJob:
+    from distill.catalog import connections
+
+    house = connections.find(s, "house")
+    assert house is not None
+    return service.NewFineTuneJob(name, "", ("student",), ("self",), house.id, "tiny", "local")
+
+
+def _beat(held: Claim, progress: dict[str, Any] | None = None) -> claims.BeatReply:
+    with unit_of_work() as s:
+        return claims.beat(s, held, progress)
+
+
+def _fail(held: Claim, retryable: bool = False) -> bool:
+    with unit_of_work() as s:
+        return claims.fail(s, held, FAULT, retryable)
+
+
+def _release(held: Claim) -> None:
+    with unit_of_work() as s:
+        claims.release(s, held)
+
+
+def _reap() -> int | None:
+    from distill.settings import get_settings
+
+    get_settings.cache_clear()
+    with unit_of_work() as s:
+        return claims.reap(s)
+
+
+def _types(job_id: str) -> list[str]:
+    with unit_of_work() as s:
+        return [event.type for event in events.after(s, job_id, 0)]
