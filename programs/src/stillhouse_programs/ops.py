@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 
+from stillhouse_programs.artifact import program_state
 from stillhouse_programs.build import build_program
 from stillhouse_programs.collect import Metric, Prepared, prepare_program, run_rollout
 from stillhouse_programs.engine import RelayLM, make_lm
@@ -78,12 +79,15 @@ class Ops:
         if request.get("metric") is not None:
             check_metric(request["metric"], student.spec)
             make_metric(request["metric"])
-        hashes = {}
+        hashes, states = {}, {}
         for opened, body in zip(programs, [request, *request.get("teachers", [])], strict=True):
             _check_samples(opened.spec, samples)
             render_messages(opened.spec, opened.prepared, samples[0] if samples else {})
-            hashes[_digest_of(opened.spec, body)] = prompt_hash(opened.prepared.program, samples, opened.prepared.prompt_adapter)
-        await emit({"event": "validated", "predictors": _predictor_table(student), "prompt_hash": hashes})
+            key = _digest_of(opened.spec, body)
+            hashes[key] = prompt_hash(opened.prepared.program, samples, opened.prepared.prompt_adapter)
+            states[key] = program_state(opened.spec, _lm_options(opened.spec, body["lms"]))
+        found = {"predictors": _predictor_table(student), "prompt_hash": hashes, "program_state": states}
+        await emit({"event": "validated", **found, "dspy_version": dspy.__version__})
         return {}
 
     async def open(self, request: Json, emit: Emit) -> Json:
@@ -204,6 +208,11 @@ def _digest_of(spec: ProgramSpec, body: Json) -> str:
 def _predictor_table(opened: Opened) -> list[Json]:
     kind = describe_prompt_adapter(opened.prepared.prompt_adapter).type
     return [{"name": predictor.name, "lm": predictor.lm, "prompt_adapter": kind} for predictor in opened.spec.predictors]
+
+
+def _lm_options(spec: ProgramSpec, lms: Json) -> Json:
+    """What a program state says of each predictor's LM; who packages an artifact fills in the model."""
+    return {predictor.name: {**(lms[predictor.lm].get("options") or {}), "model": ""} for predictor in spec.predictors}
 
 
 def _check_samples(spec: ProgramSpec, samples: list[Any]) -> None:
