@@ -17,6 +17,7 @@ from app.metrics import Metrics
 from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
 from app.routes import ALL_ROUTERS
 from app.services import Services
+from distill import logs
 from distill.ids import new_id
 from distill.settings import Settings, get_settings
 
@@ -33,9 +34,11 @@ Send an `Idempotency-Key` with every POST that creates something: the same key a
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(settings: Settings | None = None) -> ASGIApp:
-    """The whole API with its layers. Nothing is opened before the server starts it; `settings` default to the process's."""
-    settings = settings or get_settings()
+def create_app(*, configure_logs: bool = True) -> ASGIApp:
+    """The whole API with its layers, from the process's settings. Nothing is opened before the server starts it."""
+    settings = get_settings()
+    if configure_logs:
+        logs.configure("api")
     metrics = Metrics()
     app = build_routes(_lifespan(settings))
     app.state.metrics = metrics

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from app.main import create_app
@@ -87,8 +91,25 @@ def tokens(database: str, tmp_path: Path) -> Tokens:
 @pytest.fixture
 def bare(tokens: Tokens) -> Iterator[TestClient]:
     """A client that sends no key."""
-    with TestClient(create_app(), raise_server_exceptions=False) as client:
+    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture
+def address(tokens: Tokens) -> Iterator[str]:
+    """The base URL of a real server on a free port, for streams and for the SDK."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        config = uvicorn.Config(create_app(configure_logs=False), log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        httpx.get(f"{url}/livez", timeout=30)
+        yield url
+        server.should_exit = True
+        thread.join(10)
 
 
 @pytest.fixture

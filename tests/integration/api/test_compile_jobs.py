@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
 from starlette.testclient import TestClient
 
-from tests.integration.api.conftest import job_body
+from tests.integration.api.conftest import Tokens, job_body
 
 
 class TestCreate:
@@ -22,3 +26,116 @@ class TestCreate:
         assert job["teacher"][0]["lms"]["student"]["connection"] == "big"
         assert job["metadata"] == {"git_sha": "9f1c2ab"}
         assert job["rollouts"]["n"] == 1
+
+    def test_named_parts_give_the_same_job(self, api: TestClient) -> None:
+        inline = api.post("/v1/compile_jobs", json=job_body()).json()
+        named = api.post("/v1/compile_jobs", json=job_body(program=inline["program"], trainset=inline["trainset"])).json()
+        assert named["spec_digest"] == inline["spec_digest"]
+
+    def test_what_was_asked_for_is_returned(self, api: TestClient) -> None:
+        asked = {
+            "name": "weekly",
+            "program_name": "router",
+            "lms": {"student": {"connection": "house", "temperature": 0.0, "max_tokens": 64, "constrain": True}},
+            "teacher": {"lms": {"student": {"connection": "big", "temperature": 1.0}}},
+            "rollouts": {"n": 4, "temperature": 0.7},
+            "filter": {"min_score": 0.5, "top_k": 1},
+            "train_options": {"n_epochs": 3, "learning_rate": "auto", "early_stopping": {"patience": 2}},
+            "evaluate": {"roles": ["baseline", "compiled"]},
+            "budget": {"max_calls": 4000},
+            "num_threads": 3,
+            "multitask": False,
+            "seed": 7,
+        }
+        reply = api.post("/v1/compile_jobs", json=job_body(**asked))
+        assert reply.status_code == 201, reply.text
+        job = reply.json()
+        assert (job["name"], job["program_name"], job["num_threads"], job["seed"]) == ("weekly", "router", 3, 7)
+        assert job["lms"]["student"]["constrain"] is True
+        assert job["teacher"][0]["lms"]["student"]["temperature"] == 1.0
+        assert job["rollouts"] == {"n": 4, "temperature": 0.7, "stop_on_pass": True}
+        assert job["train_options"]["n_epochs"] == 3
+        assert job["train_options"]["early_stopping"]["patience"] == 2
+        assert job["budget"] == {"max_calls": 4000}
+
+    def test_created_waits_for_start(self, api: TestClient) -> None:
+        job = api.post("/v1/compile_jobs", json=job_body(auto_start=False)).json()
+        assert job["status"] == "created"
+        started = api.post(f"/v1/compile_jobs/{job['id']}/start").json()
+        assert started["status"] == "queued"
+        assert api.post(f"/v1/compile_jobs/{job['id']}/start").status_code == 409
+
+
+class TestCancel:
+    def test_a_queued_job_is_cancelled_at_once_and_asking_again_is_no_error(self, api: TestClient) -> None:
+        job = api.post("/v1/compile_jobs", json=job_body()).json()
+        path = f"/v1/compile_jobs/{job['id']}/cancel"
+        assert api.post(path).json()["status"] == "cancelled"
+        assert api.post(path).json()["status"] == "cancelled"
+        assert api.get(f"/v1/compile_jobs/{job['id']}").json()["queue"] is None
+
+
+class TestUpdate:
+    def test_fields_that_are_left_out_stay(self, api: TestClient) -> None:
+        job = api.post("/v1/compile_jobs", json=job_body(name="old", metadata={"a": "1"})).json()
+        changed = api.patch(f"/v1/compile_jobs/{job['id']}", json={"name": "new"}).json()
+        assert (changed["name"], changed["metadata"]) == ("new", {"a": "1"})
+        changed = api.patch(f"/v1/compile_jobs/{job['id']}", json={"metadata": {"b": "2"}}).json()
+        assert (changed["name"], changed["metadata"]) == ("new", {"b": "2"})
+
+
+class TestList:
+    def test_pages_do_not_shift_while_jobs_are_added(self, api: TestClient) -> None:
+        made = [api.post("/v1/compile_jobs", json=job_body(seed=seed)).json()["id"] for seed in range(5)]
+        first = api.get("/v1/compile_jobs?limit=2").json()
+        assert [job["id"] for job in first["data"]] == [made[4], made[3]]
+        assert (first["has_more"], first["last_id"]) == (True, made[3])
+        api.post("/v1/compile_jobs", json=job_body(seed=99))
+        second = api.get("/v1/compile_jobs", params={"limit": 10, "after": first["last_id"]}).json()
+        assert [job["id"] for job in second["data"]] == [made[2], made[1], made[0]]
+        assert second["has_more"] is False
+
+    def test_filters(self, api: TestClient) -> None:
+        one = api.post("/v1/compile_jobs", json=job_body(program_name="a", metadata={"sha": "1"})).json()
+        two = api.post("/v1/compile_jobs", json=job_body(program_name="b", metadata={"sha": "2"})).json()
+        api.post(f"/v1/compile_jobs/{two['id']}/cancel")
+
+        def ids(**params: object) -> list[str]:
+            return [job["id"] for job in api.get("/v1/compile_jobs", params=params).json()["data"]]
+
+        assert ids(status="cancelled") == [two["id"]]
+        assert ids(program="a") == [one["id"]]
+        assert ids(**{"metadata[sha]": "2"}) == [two["id"]]
+        assert ids(created_by="me", order="asc") == [one["id"], two["id"]]
+        assert ids(created_after=2**33) == []
+
+
+class TestWait:
+    def test_a_final_job_answers_at_once(self, api: TestClient) -> None:
+        job = api.post("/v1/compile_jobs", json=job_body()).json()
+        api.post(f"/v1/compile_jobs/{job['id']}/cancel")
+        began = time.monotonic()
+        assert api.get(f"/v1/compile_jobs/{job['id']}?wait=30").json()["status"] == "cancelled"
+        assert time.monotonic() - began < 5
+
+    def test_a_change_answers_before_the_time_is_over(self, address: str, tokens: Tokens) -> None:
+        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {tokens.all}"}, timeout=60) as client:
+            job = client.post("/v1/compile_jobs", json=job_body()).json()
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(client.get, f"/v1/compile_jobs/{job['id']}?wait=50")
+                # The wait must be under way before the change, or it would find the job final.
+                while client.get("/v1/me").status_code != 200 or not waiting.running():
+                    continue
+                began = time.monotonic()
+                client.post(f"/v1/compile_jobs/{job['id']}/cancel")
+                assert waiting.result().json()["status"] == "cancelled"
+                assert time.monotonic() - began < 20
+
+
+class TestParts:
+    def test_a_new_job_has_none_yet(self, api: TestClient) -> None:
+        job = api.post("/v1/compile_jobs", json=job_body()).json()
+        for part in ("traces", "rejections", "training_files", "fine_tuning_jobs", "curves", "evaluations"):
+            assert api.get(f"/v1/compile_jobs/{job['id']}/{part}").json()["data"] == [], part
+        assert api.get(f"/v1/compile_jobs/{job['id']}/artifact").status_code == 404
+        assert api.get(f"/v1/compile_jobs/{job['id']}/cost").json()["total_usd"] is None

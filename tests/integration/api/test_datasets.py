@@ -1,0 +1,102 @@
+"""Uploading rows in every form, and what is said about rows that cannot be read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from starlette.testclient import TestClient
+
+JSONL = {"Content-Type": "application/jsonl"}
+CSV = {"Content-Type": "text/csv"}
+
+
+class TestUpload:
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [
+            (b'{"message": "a", "n": 1}\n\n{"message": "b"}', "application/jsonl"),
+            (b'{"message": "a", "n": 1}\r\n{"message": "b"}\r\n', "application/x-ndjson"),
+            (b'[{"message": "a", "n": 1}, {"message": "b"}]', "application/json"),
+            (b'{"rows": [{"message": "a", "n": 1}, {"message": "b"}]}', "application/json; charset=utf-8"),
+            (b'[{"message": "a", "n": 1}, {"message": "b"}]', "application/x-www-form-urlencoded"),
+        ],
+    )
+    def test_forms(self, api: TestClient, body: bytes, kind: str) -> None:
+        reply = api.post("/v1/datasets", content=body, headers={"Content-Type": kind})
+        assert reply.status_code == 201, reply.text
+        dataset = reply.json()
+        assert dataset["rows"] == 2
+        assert dataset["columns"][1] == {"name": "n", "types": ["integer"], "missing": 1}
+
+    def test_csv_cells_stay_text_and_may_span_lines(self, api: TestClient) -> None:
+        body = '\ufeffmessage,zip\n"two\nlines, ""quoted""",01234\nb,5\n'.encode()
+        dataset = api.post("/v1/datasets?name=support", content=body, headers=CSV).json()
+        rows = api.get(f"/v1/datasets/{dataset['id']}/rows").json()["data"]
+        assert rows[0] == {"row": 1, "data": {"message": 'two\nlines, "quoted"', "zip": "01234"}}
+        assert (dataset["name"], dataset["version"]) == ("support", 1)
+
+    def test_a_file_in_a_form(self, api: TestClient) -> None:
+        files = {"file": ("train.jsonl", b'{"message": "a"}\n', "application/octet-stream")}
+        reply = api.post("/v1/datasets", files=files, data={"name": "support-train"})
+        assert reply.status_code == 201, reply.text
+        assert (reply.json()["rows"], reply.json()["name"]) == (1, "support-train")
+
+    def test_a_name_counts_versions(self, api: TestClient) -> None:
+        for number in (1, 2):
+            made = api.post("/v1/datasets?name=s", content=json.dumps([{"n": number}]), headers={"Content-Type": "application/json"})
+            assert made.json()["version"] == number
+        assert api.get("/v1/datasets/s@latest").json()["version"] == 2
+        assert api.get("/v1/datasets/s@v1").json()["version"] == 1
+
+    def test_metadata(self, api: TestClient) -> None:
+        made = api.post("/v1/datasets?metadata[source]=crm", content=b'{"a": 1}', headers=JSONL).json()
+        assert made["metadata"] == {"source": "crm"}
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("body", "headers", "row"),
+        [
+            (b'{"a": 1}\n{"a": }\n', JSONL, 2),
+            (b'{"a": 1}\n[1]\n', JSONL, 2),
+            (b'{"a": 1}\n\n{"a": NaN}\n', JSONL, 2),
+            (b"a,b\n1,2\n3\n", CSV, 2),
+            (b'a,b\n1,"2\n', CSV, 1),
+        ],
+    )
+    def test_the_row_is_named(self, api: TestClient, body: bytes, headers: dict[str, str], row: int) -> None:
+        reply = api.post("/v1/datasets", content=body, headers=headers)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"]) == (422, "invalid_rows")
+        assert error["details"][0]["row"] == row
+        assert api.get("/v1/datasets").json()["data"] == []
+
+    @pytest.mark.parametrize(("body", "headers"), [(b"a,a\n1,2\n", CSV), (b"", CSV), (b"\xff\xfe", CSV)])
+    def test_bad_csv(self, api: TestClient, body: bytes, headers: dict[str, str]) -> None:
+        assert api.post("/v1/datasets", content=body, headers=headers).status_code == 422
+
+    def test_other_types_are_415(self, api: TestClient) -> None:
+        reply = api.post("/v1/datasets", content=b"PAR1", headers={"Content-Type": "application/vnd.apache.parquet"})
+        assert reply.status_code == 415
+        assert "text/csv" in reply.json()["error"]["message"]
+
+    def test_a_form_needs_a_file(self, api: TestClient) -> None:
+        reply = api.post("/v1/datasets", files={"other": ("a.jsonl", b"{}")})
+        assert reply.json()["error"]["param"] == "file"
+
+
+class TestRead:
+    def test_rows_page_by_number(self, api: TestClient) -> None:
+        body = "\n".join(json.dumps({"n": number}) for number in range(1, 2501)).encode()
+        dataset = api.post("/v1/datasets", content=body, headers=JSONL).json()
+        page = api.get(f"/v1/datasets/{dataset['id']}/rows?start=1999&limit=3").json()
+        assert [(row["row"], row["data"]["n"]) for row in page["data"]] == [(1999, 1999), (2000, 2000), (2001, 2001)]
+        assert (page["has_more"], page["next_row"]) == (True, 2002)
+        last = api.get(f"/v1/datasets/{dataset['id']}/rows?start=2500").json()
+        assert (len(last["data"]), last["has_more"], last["next_row"]) == (1, False, None)
+
+    def test_deleted_is_gone(self, api: TestClient) -> None:
+        dataset = api.post("/v1/datasets", content=b'{"a": 1}', headers=JSONL).json()
+        assert api.delete(f"/v1/datasets/{dataset['id']}").json()["deleted"] is True
+        assert api.get(f"/v1/datasets/{dataset['id']}").status_code == 404

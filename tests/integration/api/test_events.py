@@ -1,0 +1,84 @@
+"""A job's events as a list and as a stream that can be resumed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from distill.db import unit_of_work
+from distill.jobs import events
+from tests.integration.api.conftest import Tokens, job_body
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+def messages(text: str) -> list[dict[str, Any]]:
+    """The events of a stream's text, each with the fields it came with."""
+    blocks = [block for block in text.replace("\r\n", "\n").split("\n\n") if "data:" in block]
+    return [dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":")) for block in blocks]
+
+
+@pytest.fixture
+def finished(api: TestClient) -> str:
+    """A job that was cancelled after five log events."""
+    job_id: str = api.post("/v1/compile_jobs", json=job_body()).json()["id"]
+    with unit_of_work() as s:
+        for number in range(5):
+            events.append(s, job_id, "log", f"line {number}", {"number": number})
+    api.post(f"/v1/compile_jobs/{job_id}/cancel")
+    return job_id
+
+
+class TestList:
+    def test_numbers_count_up_without_a_gap(self, api: TestClient, finished: str) -> None:
+        page = api.get(f"/v1/compile_jobs/{finished}/events").json()
+        assert [event["id"] for event in page["data"]] == list(range(1, len(page["data"]) + 1))
+        assert page["data"][-1]["type"] == "done"
+        assert {"id", "object", "created_at", "level", "type", "message", "data"} <= set(page["data"][0])
+
+    def test_pages(self, api: TestClient, finished: str) -> None:
+        first = api.get(f"/v1/compile_jobs/{finished}/events?limit=3").json()
+        assert first["has_more"] is True
+        rest = api.get(f"/v1/compile_jobs/{finished}/events", params={"after": first["last_id"]}).json()
+        assert rest["data"][0]["id"] == 4
+
+
+class TestStream:
+    def test_replays_everything_and_ends_after_done(self, api: TestClient, finished: str) -> None:
+        reply = api.get(f"/v1/compile_jobs/{finished}/events", headers=STREAM)
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        sent = messages(reply.text)
+        listed = api.get(f"/v1/compile_jobs/{finished}/events").json()["data"]
+        assert [json.loads(message["data"]) for message in sent] == listed
+        assert [int(message["id"]) for message in sent] == [event["id"] for event in listed]
+        assert sent[-1]["event"] == "done"
+
+    def test_last_event_id_resumes_after_it(self, api: TestClient, finished: str) -> None:
+        sent = messages(api.get(f"/v1/compile_jobs/{finished}/events", headers={**STREAM, "Last-Event-ID": "4"}).text)
+        assert int(sent[0]["id"]) == 5
+
+    def test_nothing_left_is_204(self, api: TestClient, finished: str) -> None:
+        last = api.get(f"/v1/compile_jobs/{finished}/events").json()["last_id"]
+        reply = api.get(f"/v1/compile_jobs/{finished}/events", headers={**STREAM, "Last-Event-ID": last})
+        assert reply.status_code == 204
+
+    def test_a_bad_last_event_id_is_refused(self, api: TestClient, finished: str) -> None:
+        reply = api.get(f"/v1/compile_jobs/{finished}/events", headers={**STREAM, "Last-Event-ID": "four"})
+        assert reply.status_code == 422
+
+    def test_events_arrive_while_the_job_goes_on(self, address: str, tokens: Tokens) -> None:
+        headers = {"Authorization": f"Bearer {tokens.all}"}
+        with httpx.Client(base_url=address, headers=headers, timeout=30) as client:
+            job_id = client.post("/v1/compile_jobs", json=job_body()).json()["id"]
+            with client.stream("GET", f"/v1/compile_jobs/{job_id}/events", headers=STREAM) as stream:
+                lines = stream.iter_lines()
+                assert next(line for line in lines if line.startswith("id:")) == "id: 1"
+                with unit_of_work() as s:
+                    events.append(s, job_id, "log", "hello")
+                assert '"hello"' in next(line for line in lines if line.startswith("data:") and '"log"' in line)
+                client.post(f"/v1/compile_jobs/{job_id}/cancel")
+                assert [line for line in lines if line.startswith("event:")][-1] == "event: done"
