@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target,
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _CODES = {401: "connection_unauthorized", 403: "connection_unauthorized", 404: "model_not_found", 413: "too_large"}
+_SHORTEST_PAUSE_SECONDS = 0.05
 _PASSED_HEADERS = ("content-type", "retry-after", "x-request-id")
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
@@ -52,15 +53,26 @@ class Upstream:
         wire.pop("stream", None)
         call = _Call(target, orjson.dumps({**wire, "stream": True} if stream else wire), stream, self._limits)
         try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(_TryAgain), stop=call.out_of_time, wait=call.pause, sleep=asyncio.sleep, reraise=True
-            ):
-                with attempt:
-                    reply = await self._attempt(call)
-        except _TryAgain as last:
-            reply = last.reply
+            reply = await self._attempt(call)
+        except _TryAgain as first:
+            reply = await self._again(call, first)
         reply.attempts = call.attempts
         return reply
+
+    async def _again(self, call: _Call, first: _TryAgain) -> RelayReply:
+        """Retries, after a first attempt that failed: tenacity's machinery costs too much for the many calls that need none."""
+        failed = [first]
+
+        async def attempt() -> RelayReply:
+            if failed:
+                raise failed.pop()
+            return await self._attempt(call)
+
+        retrying = AsyncRetrying(retry=retry_if_exception_type(_TryAgain), stop=call.out_of_time, wait=call.pause, reraise=True)
+        try:
+            return await retrying(attempt)
+        except _TryAgain as last:
+            return last.reply
 
     async def _attempt(self, call: _Call) -> RelayReply:
         async with AsyncExitStack() as stack:
@@ -95,6 +107,15 @@ class ReplyStream:
         self._response = response
         self._resources = resources
         self._chunk_seconds = chunk_seconds
+        self._loop = asyncio.get_running_loop()
+        self._open = True
+
+    def __del__(self) -> None:
+        """A reader that is cancelled between two chunks may never close: web frameworks drop what they no longer send."""
+        if self._open:
+            resources, loop = self._resources, self._loop
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: _close_soon(loop, resources))
 
     def __aiter__(self) -> ReplyStream:
         return self
@@ -113,7 +134,17 @@ class ReplyStream:
 
     async def aclose(self) -> None:
         """Give the place back; may be called twice."""
+        self._open = False
         await self._resources.aclose()
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, resources: AsyncExitStack) -> None:
+    task = loop.create_task(resources.aclose())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
 
 
 class _Call:
@@ -142,7 +173,7 @@ class _Call:
         """What the LM host asks for, else doubling pauses with jitter."""
         fault = state.outcome.exception() if state.outcome else None
         if isinstance(fault, _TryAgain) and fault.pause is not None:
-            return fault.pause
+            return max(fault.pause, _SHORTEST_PAUSE_SECONDS)
         longest: float = min(self._limits.longest_pause_seconds, self._limits.first_pause_seconds * 2.0 ** (state.attempt_number - 1))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 

@@ -23,8 +23,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from stillhouse_programs.metrics import read_score
-from stillhouse_programs.protocol import Json
-from stillhouse_programs.recorder import SETTING, InfrastructureError, Own, Recorder, fields_of, tag_predictors
+from stillhouse_programs.protocol import InfrastructureError, Json
+from stillhouse_programs.recorder import SETTING, Own, Recorder, fields_of, tag_predictors
 
 MAX_MESSAGE_CHARS = 2000
 _MAX_FRAMES = 5

@@ -17,7 +17,8 @@ from dspy.clients.call_result import CallResult
 from dspy.dsp.utils.settings import settings
 
 from stillhouse_programs import protocol
-from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Call, InfrastructureError, Recorder, SignatureType, Usage
+from stillhouse_programs.protocol import InfrastructureError
+from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Call, Recorder, SignatureType, Usage
 from stillhouse_programs.relay_http import AsyncRelayClient, RelayUnreachable, Reply, SyncRelayClient
 
 Grammar = dict[str, Any]

@@ -12,8 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from stillhouse_programs.collect import Metric, Prepared, run_rollout, score_trace
-from stillhouse_programs.protocol import Json
-from stillhouse_programs.recorder import InfrastructureError
+from stillhouse_programs.protocol import InfrastructureError, Json
 
 Emit = Callable[[Json], Awaitable[None]]
 
@@ -104,10 +103,10 @@ class Slice:
             time_limit_seconds=self.plan.time_limit_seconds,
             threads=self.threads,
         )
+        await self.emit({"event": "trace", **place, "trace": trace})
         self._in_a_row = 0
         self.counts[trace["status"]] += 1
         self.counts["foreign_calls"] += trace["foreign_calls"]
-        await self.emit({"event": "trace", **place, "trace": trace})
         return trace
 
     async def _trouble(self, trouble: InfrastructureError, place: Json) -> None:

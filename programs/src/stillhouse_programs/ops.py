@@ -19,9 +19,9 @@ from stillhouse_programs.grammar import NoGrammar, derive_grammar
 from stillhouse_programs.metrics import make_metric
 from stillhouse_programs.preview import output_types, render_messages
 from stillhouse_programs.prompts import describe_prompt_adapter, make_prompt_adapter, pin
-from stillhouse_programs.protocol import Json, RequestError, field
+from stillhouse_programs.protocol import InfrastructureError, Json, RequestError, field
 from stillhouse_programs.prove import prompt_hash
-from stillhouse_programs.recorder import InfrastructureError, SignatureType
+from stillhouse_programs.recorder import SignatureType
 from stillhouse_programs.relay_http import AsyncRelayClient, SyncRelayClient
 from stillhouse_programs.render import Rejection, render_row
 from stillhouse_programs.spec import (

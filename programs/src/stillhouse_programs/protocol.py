@@ -30,6 +30,18 @@ class RequestError(Exception):
         return {"event": "error", "code": self.code, "message": self.message, "param": self.param}
 
 
+class InfrastructureError(BaseException):
+    """Something that says nothing about the program: rate limit, time, budget, a lost relay. Never stored as a fact.
+
+    Not an `Exception`, so that a program's own `except Exception` cannot turn it into an answer.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
 def encode(value: Any) -> bytes:
     """Compact JSON in UTF-8. Keys stay in their order, which is part of a prompt. Raises ValueError for what JSON cannot hold."""
     try:

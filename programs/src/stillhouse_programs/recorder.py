@@ -14,6 +14,7 @@ from dspy.dsp.utils.settings import settings
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from stillhouse_programs.prompts import pinned_prompt_adapter
+from stillhouse_programs.protocol import InfrastructureError
 
 # A class made by dspy.Signature; dspy has no annotations.
 SignatureType: TypeAlias = Any
@@ -24,18 +25,6 @@ SETTING = "stillhouse_recorder"
 _CALL_OPTIONS = ("signature", "demos", "lm", "config")
 
 CURRENT_CALL: ContextVar[Call | None] = ContextVar("stillhouse_current_call", default=None)
-
-
-class InfrastructureError(BaseException):
-    """Something that says nothing about the program: rate limit, time, budget, a lost relay. Never stored as a fact.
-
-    Not an `Exception`, so that a program's own `except Exception` cannot turn it into an answer.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 @dataclass

@@ -11,10 +11,11 @@ import os
 import platform
 import signal
 import sys
+from importlib.metadata import version
 from typing import Any
 
 from stillhouse_programs import protocol
-from stillhouse_programs.protocol import Json, RequestError, field, read_request
+from stillhouse_programs.protocol import InfrastructureError, Json, RequestError, field, read_request
 
 _PR_SET_PDEATHSIG = 1
 
@@ -34,7 +35,7 @@ class Runner:
             try:
                 line = await self._reader.readline()
             except ValueError:
-                await self._send(None, RequestError("line_too_long", f"a line has at most {protocol.MAX_LINE_BYTES} bytes").event())
+                await self._finish(None, RequestError("line_too_long", f"a line has at most {protocol.MAX_LINE_BYTES} bytes").event())
                 continue
             if not line:
                 break
@@ -46,7 +47,7 @@ class Runner:
         try:
             request = read_request(line)
         except RequestError as error:
-            await self._send(protocol.request_id(line), error.event())
+            await self._finish(protocol.request_id(line), error.event())
             return
         task = asyncio.create_task(self._serve_one(request))
         self._tasks[request["id"]] = task
@@ -61,46 +62,48 @@ class Runner:
             last = RequestError("cancelled", "the request was cancelled").event()
         except BaseException as fault:  # a program's SystemExit must not end the runner either
             last = RequestError("runner_fault", f"{type(fault).__name__}: {fault}").event()
-        await self._send(request["id"], last)
+        await self._finish(request["id"], last)
 
     async def _handle(self, request: Json) -> Json:
         """The last event of the reply. Raises RequestError."""
         if request["op"] == "hello":
-            return {"event": "done", "protocol": protocol.VERSION, "python": platform.python_version(), "pid": os.getpid()}
+            return {"event": "done", "protocol": protocol.VERSION, "python": platform.python_version(), "dspy": version("dspy")}
         if request["op"] == "cancel":
             return self._cancel(field(request, "target", int))
         if self._ops is None:
             from stillhouse_programs.ops import Ops
 
             self._ops = Ops(self._socket_path)
-        done = await self._ops.handle(request, lambda event: self._send(request["id"], event))
+        done = await self._ops.handle(request, lambda event: self._emit(request["id"], event))
         return {"event": "done", **done}
 
     def _cancel(self, target: int) -> Json:
         task = self._tasks.get(target)
         return {"event": "done", "cancelled": task is not None and task.cancel()}
 
-    async def _send(self, request_id: int | None, event: Json) -> None:
-        """One line out; waits while the reader is behind. An event that does not fit a line becomes an `error` or `infra` of its own."""
-        line = _line(request_id, event)
-        if len(line) > protocol.MAX_LINE_BYTES:
-            line = _line(request_id, _too_large(event))
+    async def _emit(self, request_id: int, event: Json) -> None:
+        """One event before the last. Raises InfrastructureError for one that no line can hold, before anything is sent."""
+        self._writer.write(_line(request_id, event))
+        await self._writer.drain()
+
+    async def _finish(self, request_id: int | None, event: Json) -> None:
+        """The last event, whatever it takes."""
+        try:
+            line = _line(request_id, event)
+        except InfrastructureError as fault:
+            line = _line(request_id, RequestError(fault.code, fault.message).event())
         self._writer.write(line)
         await self._writer.drain()
 
 
 def _line(request_id: int | None, event: Json) -> bytes:
     try:
-        return protocol.encode({"v": protocol.VERSION, "id": request_id, **event}) + b"\n"
+        line = protocol.encode({"v": protocol.VERSION, "id": request_id, **event}) + b"\n"
     except ValueError as fault:
-        return protocol.encode({"v": protocol.VERSION, "id": request_id, **RequestError("not_json", str(fault)).event()}) + b"\n"
-
-
-def _too_large(event: Json) -> Json:
-    text = f"the {event['event']} event is larger than {protocol.MAX_LINE_BYTES} bytes"
-    if event["event"] == "trace":
-        return {"event": "infra", "index": event["index"], "n": event["n"], "code": "too_large", "message": text}
-    return RequestError("too_large", text).event()
+        raise InfrastructureError("not_json", f"{event['event']}: {fault}") from fault
+    if len(line) > protocol.MAX_LINE_BYTES:
+        raise InfrastructureError("too_large", f"the {event['event']} event is larger than {protocol.MAX_LINE_BYTES} bytes")
+    return line
 
 
 def _die_with_parent(parent: int | None) -> None:

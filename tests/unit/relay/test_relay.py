@@ -215,6 +215,19 @@ class TestForward:
         with ScriptedLM(answer=lambda ask: "fine" if ask.n == 2 else Drip("a b c d", 0.05)) as lm:
             assert self.run(relay, work) == [200]
 
+    def test_stream_that_is_dropped_gives_its_place_back(self, relay: Relay) -> None:
+        async def work() -> int:
+            one_place = target(lm, max_in_flight=1)
+            reply = await relay.forward(one_place, BODY, stream=True)
+            assert reply.stream is not None
+            await anext(reply.stream)
+            del reply
+            async with asyncio.timeout(5):
+                return (await relay.forward(one_place, BODY)).status
+
+        with ScriptedLM(answer=lambda ask: "fine" if ask.n else Drip("a b c d", 0.05)) as lm:
+            assert self.run(relay, work) == 200
+
     def test_error_of_the_host_keeps_its_body_and_status(self, relay: Relay) -> None:
         async def work() -> Any:
             return await relay.forward(target(lm), BODY, stream=True)

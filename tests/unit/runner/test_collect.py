@@ -9,7 +9,7 @@ import pydantic
 import pytest
 
 from stillhouse_programs.collect import score_trace
-from stillhouse_programs.recorder import InfrastructureError
+from stillhouse_programs.protocol import InfrastructureError
 from tests.support.scripted_lm import Fail
 from tests.unit.runner.support import Json, ScriptedRelay, Steps, called, prepared, rollout
 

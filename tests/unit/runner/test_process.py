@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import orjson
 import pytest
@@ -12,6 +13,8 @@ from distill.relay import Relay
 from distill.rollouts import RunnerDied, RunnerPool, RunnerSilent
 from tests.support.scripted_lm import Hang, ScriptedLM
 from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant
+
+ROOT = Path(__file__).parents[3]
 
 
 def exists(pid: int) -> bool:
@@ -100,6 +103,23 @@ runner.main()
         assert b"printed" in log
         assert b"written" in log
         assert process.returncode == 0
+
+    def test_dies_with_its_parent(self, relay: Relay) -> None:
+        code = (
+            "import sys\nfrom distill.rollouts import Runner\nprint(Runner(sys.executable, sys.argv[1]).pid, flush=True)\nsys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", code, relay.socket_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        ) as parent:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            parent.kill()
+        pause = threading.Event()
+        for _ in range(500):
+            if not exists(pid):
+                break
+            pause.wait(0.01)
+        assert not exists(pid)
 
     def test_bad_lines_are_answered(self, relay: Relay) -> None:
         with fresh(relay) as runner:

@@ -29,6 +29,13 @@ class TestRollouts:
         assert of(events, "trace")[1]["trace"]["calls"][0]["raw"] == "no headers"
         assert [event["index"] for event in of(events, "example_done")] == [0, 1, 3]
 
+    def test_trace_that_no_line_can_hold_costs_one_example(self, relay: Relay, runner: Runner) -> None:
+        answers: dict[str, Answer] = {"long": "x" * 9_000_000, "short": {"team": "other"}}
+        with ScriptedLM(answer=answers) as lm:
+            events = run(runner, grant(relay, lm).token, [example(0, "long", "other"), example(1, "short", "other")])
+        assert [(event["index"], event["code"]) for event in of(events, "infra")] == [(0, "too_large")]
+        assert [event["index"] for event in of(events, "example_done")] == [1]
+
     def test_rollouts_stop_on_pass(self, relay: Relay, runner: Runner) -> None:
         with ScriptedLM(answer=lambda ask: {"team": "billing" if ask.n == 1 else "other"}) as lm:
             many = example(0, "x", "billing", *({"n": n, "seed": n} for n in range(5)))
