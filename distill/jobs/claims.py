@@ -1,6 +1,7 @@
 """Claim, beat, publish, fail, release, reap: how workers take and give back work items.
 
-Locks are taken in one order everywhere: work item → job_steps → jobs. Whoever holds a job's lock takes items with SKIP LOCKED only.
+Locks are taken in one order everywhere: work item → job, and steps, fine-tune jobs and events change under the job's lock only. Whoever
+holds it takes items with SKIP LOCKED.
 Every function works inside the caller's transaction, and what it says holds once that has committed. Time is the database's.
 """
 
@@ -114,7 +115,6 @@ def _claim_values(queue: str, worker: WorkerInfo) -> dict[str, Any]:
 
 def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
     """Under the job's lock: is the item still to be run, and how wide? Otherwise it is put back, and None."""
-    s.execute(sql.START_STEP, {"job_id": row.job_id, "step": row.step})
     job = repository.lock(s, row.job_id)
     if not JobStatus(job.status).is_claimable or job.cancel_requested_at or job.pause_requested_at:
         s.execute(sql.UNCLAIM, {"id": row.id})
@@ -127,6 +127,7 @@ def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
     payload, units = cut(s, row)
     width = max(1, min(row.width, room, units))
     s.execute(sql.SET_WIDTH, {"id": row.id, "width": width})
+    s.execute(sql.START_STEP, {"job_id": row.job_id, "step": row.step})
     if row.fine_tune_job_id:
         s.execute(sql.START_FINE_TUNE, {"id": row.fine_tune_job_id})
     if job.status == JobStatus.QUEUED:
@@ -172,10 +173,10 @@ def publish(
     if units is not None and units != claim.units:
         raise ValueError(f"work item {claim.item_id} closes {claim.units} units, not {units}")
     _end(s, claim, "succeeded", result=result)
-    closed = _count(s, claim, counts or {})
     job = repository.lock(s, claim.job_id)
     if job.cancel_requested_at or JobStatus(job.status).is_terminal:
         raise CancelRequested(f"job {job.id} publishes nothing any more")
+    closed = _count(s, claim, counts or {})
     if claim.fine_tune_job_id:
         s.execute(sql.FINISH_FINE_TUNE, {"id": claim.fine_tune_job_id, "status": "succeeded", "error": None})
     if closed is not None:

@@ -21,7 +21,8 @@ UPDATE job_steps SET finished_at = clock_timestamp(),
  WHERE job_id = :job_id AND status IN ('queued', 'running')
 """)
 _CLOSE_FINE_TUNE_JOBS = text("""
-UPDATE fine_tune_jobs SET status = 'cancelled', finished_at = clock_timestamp() WHERE job_id = :job_id AND status IN ('queued', 'running')
+UPDATE fine_tune_jobs SET status = 'cancelled', finished_at = clock_timestamp()
+ WHERE id IN (SELECT id FROM fine_tune_jobs WHERE job_id = :job_id AND status IN ('queued', 'running') FOR NO KEY UPDATE SKIP LOCKED)
 """)
 _CANCEL_QUEUED = text("""
 UPDATE work_items SET status = 'cancelled', held = false, finished_at = clock_timestamp()
@@ -47,11 +48,13 @@ def transition(s: Session, job: Job, to: JobStatus, *, message: str, error: JobF
 def settle(s: Session, job: Job) -> None:
     """Carry out what was asked of a job as far as it goes now; the caller holds the job's row lock.
 
-    A cancelled or failed job loses its queued items (those locked at this moment belong to a claimer that will see the same and let
-    go). `cancelled` and `paused` are reported once no item is leased.
+    A cancelled or failed job loses its queued items and fine-tune jobs (those locked at this moment belong to somebody who waits for
+    the job's lock, will see the same, and settles again). `cancelled` and `paused` are reported once no item is leased.
     """
     if job.status in (JobStatus.FAILED, JobStatus.CANCELLED) or job.cancel_requested_at:
         s.execute(_CANCEL_QUEUED, {"job_id": job.id})
+    if job.status in (JobStatus.FAILED, JobStatus.CANCELLED):
+        s.execute(_CLOSE_FINE_TUNE_JOBS, {"job_id": job.id})
     if JobStatus(job.status).is_terminal or has_leased(s, job.id):
         return
     if job.cancel_requested_at:

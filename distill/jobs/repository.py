@@ -66,7 +66,7 @@ def by_id(s: Session, job_id: str) -> Job:
 
 
 def lock(s: Session, job_id: str) -> Job:
-    """The job with its row locked, freshly read. Items locked after this must be taken with SKIP LOCKED.
+    """The job with its row locked, freshly read: steps and fine-tune jobs change under this lock. Items only with SKIP LOCKED after it.
 
     FOR NO KEY UPDATE: it does not collide with the key locks of rows that merely point at the job, which are written earlier.
     """
