@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import suppress
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 from typing import IO, Any
 
 import orjson
@@ -21,6 +21,7 @@ _VERSION = 1
 _HELLO_SECONDS = 60.0
 _WAITING_EVENTS = 256
 _TAIL_LINES = 40
+_KEPT_PROGRAMS = 32
 
 
 class Runner:
@@ -32,7 +33,7 @@ class Runner:
         self._process = self._child.process
         self._ids = itertools.count(1)
         self._waiting: dict[int, Queue[Json | RunnerDied]] = {}
-        self._opened: set[str] = set()
+        self._opened: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -76,10 +77,14 @@ class Runner:
         return list(self.request(op, silence_seconds=silence_seconds, **body))[-2:][0]
 
     def ensure_open(self, program_key: str, *, silence_seconds: float | None = 120.0, **body: Any) -> None:
-        """`open`, unless this runner has the program already."""
-        if program_key not in self._opened:
-            self.ask("open", silence_seconds=silence_seconds, program_key=program_key, **body)
-            self._opened.add(program_key)
+        """`open`, unless this runner has the program already. It keeps the last few programs and closes older ones."""
+        if program_key in self._opened:
+            self._opened.move_to_end(program_key)
+            return
+        self.ask("open", silence_seconds=silence_seconds, program_key=program_key, **body)
+        self._opened[program_key] = None
+        if len(self._opened) > _KEPT_PROGRAMS:
+            self.ask("close", silence_seconds=silence_seconds, program_key=self._opened.popitem(last=False)[0])
 
     def kill(self) -> None:
         """End the process and everything it started. Requests under way raise RunnerDied."""
@@ -148,7 +153,7 @@ class Runner:
     def _hand_over(self, event: Json) -> None:
         """To whoever waits for it. A full queue makes the runner wait, unless its reader has left."""
         while (events := self._waiting.get(event["id"] or 0)) is not None:
-            with suppress(Exception):
+            with suppress(Full):
                 events.put(event, timeout=0.5)
                 return
 
@@ -179,7 +184,7 @@ def _force(events: Queue[Json | RunnerDied], death: RunnerDied) -> None:
     while True:
         try:
             events.put_nowait(death)
-        except Exception:
+        except Full:
             with suppress(Empty):
                 events.get_nowait()
         else:

@@ -9,7 +9,7 @@ from distill.relay import Relay
 from distill.rollouts import ProgramHost, Runner, RunnerError, RunnerPool
 from distill.rollouts.host import HostedProgram
 from tests.support.scripted_lm import Answer, ScriptedLM
-from tests.unit.runner.routing import LMS, ROUTER, Json, example, grant, of, route, run
+from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant, of, route, run
 
 
 class TestOtherOps:
@@ -84,6 +84,14 @@ class TestOtherOps:
         runner.ask("open", program_key="twin", program=ROUTER, lms=LMS)
         assert runner.ask("close", program_key="twin")["closed"] is True
         assert runner.ask("close", program_key="twin")["closed"] is False
+
+    def test_runner_keeps_the_last_programs_only(self, relay: Relay) -> None:
+        with fresh(relay) as runner:
+            for number in range(33):
+                runner.ensure_open(str(number), program=ROUTER, lms=LMS)
+            runner.ask("render", program_key="1", inputs={"message": "x"})
+            with pytest.raises(RunnerError, match="not_open"):
+                runner.ask("render", program_key="0", inputs={"message": "x"})
 
     def test_unknown_op_leaves_the_runner_alive(self, runner: Runner) -> None:
         with pytest.raises(RunnerError, match="unknown_op"):

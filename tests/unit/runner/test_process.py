@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import orjson
@@ -23,6 +24,15 @@ def exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def ends(pid: int, seconds: float = 10.0) -> bool:
+    """Whether a process is gone within the time."""
+    pause = threading.Event()
+    deadline = time.monotonic() + seconds
+    while exists(pid) and time.monotonic() < deadline:
+        pause.wait(0.01)
+    return not exists(pid)
 
 
 class TestProcess:
@@ -114,17 +124,26 @@ runner.main()
             assert parent.stdout is not None
             pid = int(parent.stdout.readline())
             parent.kill()
-        pause = threading.Event()
-        for _ in range(500):
-            if not exists(pid):
-                break
-            pause.wait(0.01)
-        assert not exists(pid)
+        assert ends(pid)
 
     def test_bad_lines_are_answered(self, relay: Relay) -> None:
         with fresh(relay) as runner:
             runner._write(b"no json\n[]\n")
             assert runner.ask("hello")["protocol"] == 1
+
+    def test_idle_runner_is_ended(self, relay: Relay) -> None:
+        with RunnerPool(relay.socket_path, {"default": sys.executable}, idle_seconds=0.1) as pool:
+            with pool.runner("project", "job") as runner:
+                pass
+            assert ends(runner.pid)
+
+    def test_surplus_of_idle_runners_is_ended(self, relay: Relay) -> None:
+        with RunnerPool(relay.socket_path, {"default": sys.executable}, max_idle=1) as pool:
+            with pool.runner("project", "a") as first:
+                pass
+            with pool.runner("project", "b") as second:
+                pass
+            assert (first.alive, second.alive) == (False, True)
 
     def test_home_is_removed(self, relay: Relay) -> None:
         with fresh(relay) as runner:
