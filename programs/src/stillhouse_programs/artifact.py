@@ -4,7 +4,6 @@ An artifact is a folder of `manifest.json`, `program.json` (dspy program state),
 what is read from it are texts, demos, and LM options from a fixed list.
 """
 
-import json
 import logging
 import os
 from collections.abc import Mapping

@@ -9,6 +9,7 @@ import enum
 import json
 import types as python_types
 import typing
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union
 
@@ -226,9 +227,12 @@ class _TypeBuilder:
         fields = {key: self._field(key, part, key in schema.get("required", [])) for key, part in schema["properties"].items()}
         extra = schema.get("additionalProperties")
         config = {False: pydantic.ConfigDict(extra="forbid"), True: pydantic.ConfigDict(extra="allow")}.get(extra)  # type: ignore[arg-type]
+        make: Any = pydantic.create_model
         try:
-            make: Any = pydantic.create_model
-            return make(schema.get("title", name), __doc__=schema.get("description"), __config__=config, **fields)
+            with warnings.catch_warnings():
+                # A property may be called as a method of pydantic's, `copy` for instance.
+                warnings.filterwarnings("ignore", "Field name", UserWarning)
+                return make(schema.get("title", name), __doc__=schema.get("description"), __config__=config, **fields)
         except (pydantic.PydanticUserError, NameError, TypeError, ValueError) as error:
             raise SchemaFault(f"object {schema.get('title', name)}: {str(error).splitlines()[0]}") from None
 

@@ -1,0 +1,75 @@
+"""A loopback server that answers chat completions in the form the prompt asks for, and keeps what it was sent."""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+VALUES = {"category": "billing", "confidence": "0.9"}
+
+
+@dataclass
+class Scripted:
+    """What was sent: path, key and body of every request."""
+
+    base_url: str
+    requests: list[tuple[str, str | None, dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def models(self) -> list[str]:
+        return [body["model"] for _, _, body in self.requests]
+
+    @property
+    def keys(self) -> set[str | None]:
+        return {key for _, key, _ in self.requests}
+
+
+def _answer(prompt: str) -> str:
+    """Answer in chat form if the prompt asks for it, else as a JSON object."""
+    asked = prompt.rsplit("Respond with", 1)[-1]
+    names = [name for name in re.findall(r"\[\[ ## (\w+) ## \]\]", asked) if name != "completed"]
+    if not names:
+        return json.dumps({name: VALUES.get(name, f"{name}!") for name in re.findall(r"`(\w+)`", asked)})
+    return "\n\n".join(f"[[ ## {name} ## ]]\n{VALUES.get(name, name + '!')}" for name in names) + "\n\n[[ ## completed ## ]]\n"
+
+
+def _completion(body: dict[str, Any]) -> bytes:
+    message = {"role": "assistant", "content": _answer(body["messages"][-1]["content"])}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    reply = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice], "usage": usage}
+    return json.dumps(reply).encode()
+
+
+@contextmanager
+def scripted_server() -> Iterator[Scripted]:
+    """Serve on a free port of the loopback address until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            scripted.requests.append((self.path, self.headers.get("Authorization"), body))
+            content = _completion(body)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    scripted = Scripted(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield scripted
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,227 @@
+"""Artifacts as a user loads them: files verified, calls to the right models with the right key, prompts as trained."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import unregister_provider
+
+from stillhouse_programs.artifact import KEY_VARIABLE, PromptMismatch, lm_state, load_artifact, program_state
+from stillhouse_programs.artifact_files import ArtifactError
+from stillhouse_programs.prompts import stand_in_lm
+from stillhouse_programs.prove import prompt_hash
+from stillhouse_programs.spec import canonical_json, parse_spec
+from tests.unit.programs.samples import ROUTER, SAMPLES, SUPPORT, Support
+from tests.unit.programs.scripted_server import Scripted, scripted_server
+
+LMS = {
+    "classify.predict": {"model": "tune/sh-support-classify-7f3a", "temperature": 0.0, "max_tokens": 64},
+    "reply": {"model": "tune/sh-support-reply-7f3a", "temperature": 0.0, "max_tokens": 64},
+}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with scripted_server() as scripted:
+        yield scripted
+    unregister_provider("tune")
+
+
+def write(folder: Path, contents: dict[str, bytes], **manifest: Any) -> None:
+    """Write an artifact's folder with a manifest of the files' hashes."""
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    listed = {name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)} for name, content in contents.items()}
+    facts = {
+        "format": 1,
+        "program_name": "support",
+        "prompt_adapter": {"type": "chat"},
+        "prompt_hash": prompt_hash(Support(), SAMPLES, "chat"),
+        "prompt_samples": SAMPLES,
+        "dspy_version": dspy.__version__,
+        "files": listed,
+    }
+    (folder / "manifest.json").write_text(json.dumps({**facts, **manifest}))
+
+
+def files_of(spec: dict[str, Any] = SUPPORT, lms: Any = LMS) -> dict[str, bytes]:
+    parsed = parse_spec(spec)
+    return {
+        "spec.json": canonical_json(parsed).encode(),
+        "program.json": json.dumps(program_state(parsed, lms)).encode(),
+        "README.md": b"# support\n",
+        "lora/sh-support-reply-7f3a/adapter_model.safetensors": b"\0" * 64,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path, files_of())
+    return tmp_path
+
+
+class TestCalls:
+    def test_go_to_the_tuned_models_with_the_key_of_the_environment(
+        self, folder: Path, server: Scripted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = load_artifact(folder, server.base_url)
+        monkeypatch.setenv(KEY_VARIABLE, "sh_late")
+        result = program(message="I was charged twice")
+        assert (result.category, result.answer, result.confidence) == ("billing", "answer!", 0.9)
+        assert server.models == ["sh-support-classify-7f3a", "sh-support-reply-7f3a"]
+        assert {path for path, _, _ in server.requests} == {"/v1/chat/completions"}
+        assert server.keys == {"Bearer sh_late"}
+
+    def test_use_the_given_key_where_the_environment_has_none(self, folder: Path, server: Scripted) -> None:
+        load_artifact(folder, f"{server.base_url}/v1/", api_key="sh_given")(message="hi")
+        assert server.keys == {"Bearer sh_given"}
+
+    @pytest.mark.parametrize("own_class", [False, True], ids=["spec", "own class"])
+    def test_keep_the_trained_prompt_in_an_app_that_configured_another(self, folder: Path, server: Scripted, own_class: bool) -> None:
+        program = load_artifact(folder, server.base_url, "k", Support() if own_class else None)
+        with dspy.context(lm=stand_in_lm(), adapter=dspy.JSONAdapter()):
+            result = program(message="I was charged twice")
+        assert result.category == "billing"
+        for _, _, body in server.requests:
+            assert "[[ ## completed ## ]]" in body["messages"][0]["content"]
+            assert "response_format" not in body
+
+    def test_send_the_options_of_the_artifact(self, folder: Path, server: Scripted) -> None:
+        load_artifact(folder, server.base_url, "k")(message="hi")
+        assert [(body["temperature"], body.get("max_tokens", body.get("max_completion_tokens"))) for _, _, body in server.requests] == [
+            (0.0, 64),
+            (0.2, 64),  # the predictor's own
+        ]
+
+    def test_are_not_cached(self, folder: Path, server: Scripted) -> None:
+        program = load_artifact(folder, server.base_url, "k")
+        program(message="hi")
+        program(message="hi")
+        assert len(server.requests) == 4
+
+    def test_of_a_copy(self, folder: Path, server: Scripted) -> None:
+        copied = load_artifact(folder, server.base_url, "k").deepcopy()
+        with dspy.context(adapter=dspy.JSONAdapter()):
+            copied(message="hi")
+        assert "[[ ## completed ## ]]" in server.requests[0][2]["messages"][0]["content"]
+
+    def test_of_programs_of_two_servers_do_not_mix(self, folder: Path, server: Scripted) -> None:
+        one = load_artifact(folder, server.base_url, "k")
+        with scripted_server() as other:
+            two = load_artifact(folder, other.base_url, "k")
+            one(message="hi")
+            two(message="hi")
+            assert (len(server.requests), len(other.requests)) == (2, 2)
+
+    def test_of_a_program_that_is_one_predictor(self, tmp_path: Path, server: Scripted) -> None:
+        from stillhouse_programs.build import build_program
+
+        hashed = prompt_hash(build_program(parse_spec(ROUTER)), SAMPLES, "json")
+        files = files_of(ROUTER, {"self": {"model": "tune/sh-router-self-1"}})
+        write(tmp_path, files, prompt_adapter={"type": "json"}, prompt_hash=hashed)
+        program = load_artifact(tmp_path, server.base_url, "k")
+        assert program(message="hi").category == "billing"
+        assert server.models == ["sh-router-self-1"]
+
+
+class TestRefused:
+    @pytest.mark.parametrize("name", ["spec.json", "program.json", "lora/sh-support-reply-7f3a/adapter_model.safetensors"])
+    def test_a_changed_file(self, folder: Path, name: str) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+        with pytest.raises(ArtifactError, match=f"{name} was changed"):
+            load_artifact(folder, "http://127.0.0.1:1")
+
+    def test_a_missing_file(self, folder: Path) -> None:
+        (folder / "README.md").unlink()
+        with pytest.raises(ArtifactError, match=r"lacks the file README\.md"):
+            load_artifact(folder, "http://127.0.0.1:1")
+
+    def test_a_folder_without_a_manifest(self, tmp_path: Path) -> None:
+        with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
+            load_artifact(tmp_path, "http://127.0.0.1:1")
+
+    @pytest.mark.parametrize(
+        ("manifest", "message"),
+        [
+            ({"format": 2}, "format 2"),
+            ({"files": {}}, "does not list program.json"),
+            ({"files": {name: {"sha256": "0"} for name in ("program.json", "spec.json", "../x")}}, "was changed"),
+        ],
+    )
+    def test_a_manifest_that_does_not_fit(self, tmp_path: Path, manifest: dict[str, Any], message: str) -> None:
+        write(tmp_path, files_of(), **manifest)
+        with pytest.raises(ArtifactError, match=message):
+            load_artifact(tmp_path, "http://127.0.0.1:1")
+
+    def test_a_path_out_of_the_folder(self, folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"] = {**manifest["files"], "../x": {"sha256": "0"}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ArtifactError, match="outside the artifact"):
+            load_artifact(folder, "http://127.0.0.1:1")
+
+    def test_prompts_other_than_trained_on(self, tmp_path: Path, server: Scripted) -> None:
+        write(tmp_path, files_of(), prompt_hash="v1:other")
+        with pytest.raises(PromptMismatch, match="differ from those that support was trained on"):
+            load_artifact(tmp_path, server.base_url)
+
+    def test_a_class_with_another_prompt(self, folder: Path, server: Scripted) -> None:
+        program = Support()
+        program.reply.signature = program.reply.signature.append("mood", dspy.OutputField(), type_=str)
+        with pytest.raises(ArtifactError, match="predictor reply has 5 fields here, 4 there"):
+            load_artifact(folder, server.base_url, program=program)
+        program = Support()
+        program.reply.config = {}
+        with pytest.raises(PromptMismatch):
+            load_artifact(folder, server.base_url, program=program)
+
+    def test_a_class_with_other_predictors(self, folder: Path, server: Scripted) -> None:
+        with pytest.raises(ArtifactError, match="the artifact has the predictors"):
+            load_artifact(folder, server.base_url, program=dspy.Predict("message -> category"))
+
+
+def test_another_dspy_alone_is_a_debug_line(tmp_path: Path, server: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, files_of(), dspy_version="3.4.0")
+    with caplog.at_level(logging.DEBUG, "stillhouse_programs.artifact"):
+        load_artifact(tmp_path, server.base_url)
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]
+    assert "3.4.0" in caplog.text
+
+
+class TestState:
+    def test_dspy_loads_it_too(self, folder: Path, server: Scripted) -> None:
+        load_artifact(folder, server.base_url)  # registers the provider
+        program = Support()
+        program.load(str(folder / "program.json"))
+        assert program.reply.lm.model == "tune/sh-support-reply-7f3a"
+        assert program.reply.demos[0]["category"] == "billing"
+
+    def test_holds_sampling_options_only(self) -> None:
+        state = lm_state({"model": "tune/x", "temperature": 0.1, "api_base": "http://evil", "api_key": "k", "extra_headers": {}})
+        assert state == {"model": "tune/x", "model_type": "chat", "cache": False, "num_retries": 3, "temperature": 0.1}
+
+    def test_of_a_file_sets_nothing_but_prompts_and_lms(self, tmp_path: Path, server: Scripted) -> None:
+        files = files_of()
+        state = json.loads(files["program.json"])
+        state["reply"] |= {"config": {"api_base": "http://evil"}, "callbacks": ["x"]}
+        state["reply"]["lm"] |= {"api_base": "http://evil"}
+        write(tmp_path, {**files, "program.json": json.dumps(state).encode()})
+        program = load_artifact(tmp_path, server.base_url, "k")
+        assert program.reply.config == {"temperature": 0.2}
+        assert program.reply.callbacks == []
+        assert "api_base" not in program.reply.lm.kwargs
+
+    def test_a_predictor_without_an_lm_uses_the_apps(self, tmp_path: Path, server: Scripted) -> None:
+        write(tmp_path, files_of(lms={"reply": LMS["reply"]}))
+        program = load_artifact(tmp_path, server.base_url, "k")
+        assert program.classify.predict.lm is None
+        with dspy.context(lm=program.reply.lm):
+            program(message="hi")
+        assert server.models == ["sh-support-reply-7f3a"] * 2
