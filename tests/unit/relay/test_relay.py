@@ -173,7 +173,7 @@ class TestGrants:
         async def many(tokens: list[str]) -> list[int]:
             return [reply[0] for reply in await asyncio.gather(*(post(relay, tokens[at % 2]) for at in range(24)))]
 
-        with ScriptedLM(answer=first(), latency=0.02) as lm:
+        with ScriptedLM(answer=first(), latency=0.02, hold_until=5) as lm:
             grants = [relay.grant({"student": target(lm, max_in_flight=5)}) for _ in range(2)]
             assert asyncio.run(many([grant.token for grant in grants])) == [200] * 24
         assert lm.peak_in_flight == 5

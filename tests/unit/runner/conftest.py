@@ -12,15 +12,7 @@ from tests.unit.runner.routing import LMS, ROUTER
 
 @pytest.fixture(scope="module")
 def relay() -> Iterator[Relay]:
-    relay = Relay(RelayLimits(attempt_seconds=0.3, total_seconds=0.5, first_pause_seconds=0.01))
-    relay.start()
-    yield relay
-    relay.stop()
-
-
-@pytest.fixture
-def patient() -> Iterator[Relay]:
-    relay = Relay()
+    relay = Relay(RelayLimits(first_pause_seconds=0.01))
     relay.start()
     yield relay
     relay.stop()

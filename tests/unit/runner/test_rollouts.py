@@ -2,7 +2,7 @@
 
 import threading
 
-from distill.relay import Relay
+from distill.relay import Relay, RelayLimits
 from distill.rollouts import Runner
 from tests.support.scripted_lm import Answer, Fail, Hang, ScriptedLM
 from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant, of, route, run
@@ -62,11 +62,11 @@ class TestRollouts:
             events = run(runner, grant(relay, lm).token, [example(0, "x", "other")], metric=None)
         assert [event["event"] for event in events] == ["trace", "example_done", "done"]
 
-    def test_width_is_what_the_server_sees_in_flight(self, patient: Relay) -> None:
-        with fresh(patient) as runner, ScriptedLM(answer=route, hold_until=256) as lm:
+    def test_width_is_what_the_server_sees_in_flight(self, relay: Relay) -> None:
+        with fresh(relay) as runner, ScriptedLM(answer=route, hold_until=256) as lm:
             runner.ensure_open("router", program=ROUTER, lms=LMS)
             examples = [example(at, "x", "other") for at in range(256)]
-            events = run(runner, grant(patient, lm).token, examples, width=256, time_limit_seconds=20)
+            events = run(runner, grant(relay, lm).token, examples, width=256, time_limit_seconds=20)
         assert lm.peak_in_flight == 256
         assert events[-1]["counts"]["passed"] == 256
 
@@ -75,9 +75,13 @@ class TestRollouts:
             events = run(runner, grant(relay, lm).token, [example(0, "x", "other")])
         assert (len(lm.calls), events[-1]["counts"]["ok"]) == (2, 1)
 
-    def test_hanging_host_is_infrastructure(self, relay: Relay, runner: Runner) -> None:
-        with ScriptedLM(answer=lambda ask: Hang()) as lm:
-            events = run(runner, grant(relay, lm).token, [example(0, "x", "other")])
+    def test_hanging_host_is_infrastructure(self) -> None:
+        hasty = Relay(RelayLimits(attempt_seconds=0.2, total_seconds=0.4, first_pause_seconds=0.01))
+        hasty.start()
+        with fresh(hasty) as runner, ScriptedLM(answer=lambda ask: Hang()) as lm:
+            runner.ensure_open("router", program=ROUTER, lms=LMS)
+            events = run(runner, grant(hasty, lm).token, [example(0, "x", "other")])
+        hasty.stop()
         assert [(event["event"], event.get("code")) for event in events[:-1]] == [("infra", "timeout")]
 
     def test_time_limit_of_an_example_is_infrastructure(self, relay: Relay, runner: Runner) -> None:
@@ -114,7 +118,7 @@ class TestRollouts:
         def work(name: str) -> None:
             results[name] = run(runner, token, [example(0, name, "other")])
 
-        with ScriptedLM(answer=route, latency=0.05) as lm:
+        with ScriptedLM(answer=route, hold_until=2) as lm:
             token = grant(relay, lm).token
             threads = [threading.Thread(target=work, args=(name,)) for name in ("one", "two")]
             for thread in threads:
