@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query
 
 from app.body import JsonRoute
-from app.schemas.common import ErrorBody
 from distill.db import Page, Session, unit_of_work
 
 
@@ -21,27 +20,27 @@ def _session() -> Iterator[Session]:
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
 
 
-COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorBody, "description": "No key, or one that is unknown, revoked or expired"},
-    403: {"model": ErrorBody, "description": "The key lacks the scope"},
-    422: {"model": ErrorBody, "description": "The request breaks the schema or a rule; `param` and `details` name the place"},
-    500: {"model": ErrorBody, "description": "The server failed"},
-    503: {"model": ErrorBody, "description": "Cannot answer now; see Retry-After"},
-}
+_ERROR_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
 _DESCRIPTIONS = {
     400: "The body is not valid JSON",
+    401: "No key, or one that is unknown, revoked or expired",
+    403: "The key lacks the scope",
     404: "No such object in the key's project",
     409: "The object's state forbids it, or the first request with this Idempotency-Key still runs",
     413: "The body is too large",
     415: "The content type is not taken here",
+    422: "The request breaks the schema or a rule; `param` and `details` name the place",
+    500: "The server failed",
+    503: "Cannot answer now; see Retry-After",
 }
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI declarations of a route's own errors, beside the common ones."""
-    return {status: {"model": ErrorBody, "description": _DESCRIPTIONS[status]} for status in statuses}
+    """OpenAPI declarations of a route's own errors, beside the common ones; their schema is added by `app.main.openapi`."""
+    return {status: {"description": _DESCRIPTIONS[status], "content": _ERROR_CONTENT} for status in statuses}
 
 
+COMMON_ERRORS = errors(401, 403, 422, 500, 503)
 BODY_ERRORS = errors(400, 413, 415)
 
 

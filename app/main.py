@@ -16,6 +16,7 @@ from app.auth import OPEN_PATHS, KeyCheck, check_key
 from app.metrics import Metrics
 from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
 from app.routes import ALL_ROUTERS
+from app.schemas.common import ErrorBody
 from app.services import Services
 from distill import logs
 from distill.ids import new_id
@@ -83,6 +84,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     """The document that is committed as openapi.json; made once."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        error = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= {**error.pop("$defs"), "ErrorBody": error}
         document["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer", "description": "`sh_<id>_<secret>`"}}
         document["security"] = [{"apiKey": []}]
         for path in OPEN_PATHS:

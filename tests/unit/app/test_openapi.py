@@ -1,0 +1,81 @@
+"""The committed openapi.json is current, and every operation says what it does and how it fails."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.auth import OPEN_PATHS
+from app.docs_page import docs_page
+from app.main import build_routes
+from app.openapi import text
+
+COMMITTED = Path(__file__).parents[3] / "openapi.json"
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return build_routes().openapi()
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(path, verb, operation) for path, verbs in document["paths"].items() for verb, operation in verbs.items()]
+
+
+class TestCommitted:
+    def test_is_current(self) -> None:
+        assert COMMITTED.read_text(encoding="utf-8") == text(), "run: make openapi"
+
+
+class TestOperations:
+    def test_each_has_a_summary_of_its_own(self, document: dict[str, Any]) -> None:
+        summaries = [operation["summary"] for _, _, operation in operations(document)]
+        assert len(set(summaries)) == len(summaries)
+
+    def test_each_has_a_unique_id(self, document: dict[str, Any]) -> None:
+        ids = [operation["operationId"] for _, _, operation in operations(document)]
+        assert len(set(ids)) == len(ids)
+
+    def test_each_declares_its_errors_in_the_one_shape(self, document: dict[str, Any]) -> None:
+        for path, verb, operation in operations(document):
+            if path in OPEN_PATHS:
+                continue
+            wanted = {"401", "403", "422"} | ({"404"} if "{" in path else set())
+            assert wanted <= set(operation["responses"]), (verb, path)
+            for status, reply in operation["responses"].items():
+                if status >= "400":
+                    schema = reply["content"]["application/json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/ErrorBody"}, (verb, path, status)
+
+    def test_only_health_needs_no_key(self, document: dict[str, Any]) -> None:
+        assert document["security"] == [{"apiKey": []}]
+        open_paths = {path for path, _, operation in operations(document) if operation.get("security") == []}
+        assert open_paths == OPEN_PATHS
+
+    def test_bodies_refuse_unknown_fields(self, document: dict[str, Any]) -> None:
+        for name in ("JobCreate", "JobUpdate", "ProgramCreate", "LmIn", "TeacherIn"):
+            assert document["components"]["schemas"][name]["additionalProperties"] is False, name
+
+    def test_every_reference_leads_somewhere(self, document: dict[str, Any]) -> None:
+        names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+        assert names <= set(document["components"]["schemas"])
+
+
+class TestDocsPage:
+    def test_shows_every_path_and_escapes(self, document: dict[str, Any]) -> None:
+        page = docs_page({**document, "info": {"title": "<b>", "version": "1", "description": "<script>alert(1)</script>"}})
+        assert all(path in page for path in document["paths"])
+        assert "<script>" not in page
+        assert "<b>" not in page
+
+    def test_needs_nothing_from_elsewhere(self, document: dict[str, Any]) -> None:
+        page = docs_page(document)
+        assert "http://" not in page
+        assert "https://" not in page
+
+    def test_document_is_plain_json(self) -> None:
+        assert json.loads(text())["openapi"].startswith("3.")
