@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from engines.trainer.cascade import cascade_attention, fits
 from engines.trainer.packing import Layout
 
 NAME = "stillhouse_shared_prefix"
@@ -38,6 +39,8 @@ def shared_prefix_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return output
+    # Rotary positions are float32 and make queries and keys so; values have the dtype of the products.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     start = layout.n_prefix_tokens
     rests = _rests(query[:, :, start:], key, value, layout, scale)
@@ -62,15 +65,24 @@ def _rests(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: 
     q, k, v = (_pad(part, layout) for part in (query, key[:, :, first:], value[:, :, first:]))
     outputs, start, row = [], 0, 0
     for length, count in zip(layout.prefixes, layout.counts, strict=True):
-        keys, values = (
-            torch.cat([whole[:, :, start : start + length].expand(count, -1, -1, -1), rest[row : row + count]], dim=2)
-            for whole, rest in ((key, k), (value, v))
-        )
-        # Padding stands at a row's end, so the causal mask hides it: one mask serves all rows.
-        mask = torch.ones(layout.width, length + layout.width, dtype=torch.bool, device=query.device).tril(length)
-        outputs.append(scaled_dot_product_attention(q[row : row + count], keys, values, attn_mask=mask, scale=scale, enable_gqa=True))
+        rows, prefix = slice(row, row + count), slice(start, start + length)
+        outputs.append(_group(q[rows], k[rows], v[rows], key[:, :, prefix], value[:, :, prefix], scale))
         start, row = start + length, row + count
     return _unpad(torch.cat(outputs), layout)
+
+
+def _group(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prefix_key: torch.Tensor, prefix_value: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """The rows of one group: query (rows, heads, width, head size), prefix parts (1, key heads, prefix, head size)."""
+    rows, width, length = query.shape[0], query.shape[2], prefix_key.shape[2]
+    if fits(query, length):
+        return cascade_attention(query, key, value, prefix_key, prefix_value, scale)
+    keys = torch.cat([prefix_key.expand(rows, -1, -1, -1), key], dim=2)
+    values = torch.cat([prefix_value.expand(rows, -1, -1, -1), value], dim=2)
+    # Padding stands at a row's end, so the causal mask hides it: one mask serves all rows.
+    mask = torch.ones(width, length + width, dtype=torch.bool, device=query.device).tril(length)
+    return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
 
 
 def _pad(packed: torch.Tensor, layout: Layout) -> torch.Tensor:

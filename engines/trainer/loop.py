@@ -40,6 +40,7 @@ class SharedPrefixTrainer(Trainer):
         callbacks: list[Any],
     ) -> None:
         self.control: Any
+        self.lr_scheduler: Any
         super().__init__(
             model=model,
             args=args,
@@ -65,11 +66,11 @@ class SharedPrefixTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Linear warm-up, then linear decay to 0. Unlike Trainer's own, the first step already has a learning rate."""
-        warmup = max(self.args.get_warmup_steps(num_training_steps), 1)
+        warmup: int = max(self.args.get_warmup_steps(num_training_steps), 1)
         decay = max(num_training_steps - warmup, 1)
 
         def share(step: int) -> float:
-            return min((step + 1) / warmup, max(num_training_steps - step, 0) / decay)
+            return min(float(step + 1) / warmup, float(max(num_training_steps - step, 0)) / decay)
 
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from engines.base_models import BaseModel
 from engines.schemas import ResolvedOptions
 from engines.schemas.trainer import Dtype
+from engines.trainer import fused
 from engines.trainer.attention import NAME as SHARED_PREFIX
 from engines.trainer.packing import Collator, Pass
 from engines.trainer.rows import EncodedRow
@@ -70,16 +71,17 @@ def plain_loss(model: Any, rows: Sequence[EncodedRow], dtype: Dtype, device: tor
     return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
 
 
-def can_share_prefixes(model: Any, rows: Sequence[tuple[int, EncodedRow]], dtype: Dtype, device: torch.device) -> bool:
-    """Switch ``model`` to shared-prefix attention if its loss on two ``rows`` proves equal to the plain one; say whether.
+def make_fast(model: Any, rows: Sequence[tuple[int, EncodedRow]], dtype: Dtype, device: torch.device) -> bool:
+    """Switch ``model`` to shared prefixes and fused layers if its loss on ``rows`` stays that of the plain step; say whether.
 
     A model whose attention is not plain (a sliding window, soft caps) fails the proof and is trained with padded rows.
     """
+    original = model.config._attn_implementation
     with torch.no_grad():
         expected = plain_loss(model, [row for _, row in rows], dtype, device).item()
-        original = model.config._attn_implementation
         try:
             model.get_base_model().set_attn_implementation(SHARED_PREFIX)
+            fused.install(model, getattr(torch, dtype))
             batch = Collator(1 << 30)(rows).to(device)
             got = sum(pass_loss(model, one, dtype).item() for one in batch.passes)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -88,5 +90,11 @@ def can_share_prefixes(model: Any, rows: Sequence[tuple[int, EncodedRow]], dtype
     if abs(got - expected) <= TOLERANCE[dtype] * abs(expected):
         return True
     logger.warning("loss with shared prefixes is %s, without %s: training on padded rows", got, expected)
-    model.get_base_model().set_attn_implementation(original)
+    make_plain(model, original)
     return False
+
+
+def make_plain(model: Any, attention: str = "sdpa") -> None:
+    """Undo ``make_fast``."""
+    fused.remove(model)
+    model.get_base_model().set_attn_implementation(attention)

@@ -25,7 +25,7 @@ from engines.trainer.files import folder_in_place, save_lora, write_json
 from engines.trainer.grouping import PrefixBatchSampler, prefix_groups
 from engines.trainer.loop import SharedPrefixTrainer
 from engines.trainer.memory import peak_memory_bytes, tokens_that_fit
-from engines.trainer.model import can_share_prefixes, pass_loss, plain_loss, with_lora
+from engines.trainer.model import make_fast, pass_loss, plain_loss, with_lora
 from engines.trainer.options import resolve_options
 from engines.trainer.packing import Collator, Pass
 from engines.trainer.precision import choose_dtype
@@ -153,7 +153,7 @@ def _trainer(plan: Plan, model: Any, snapshot: Snapshot, stop: threading.Event) 
     validation = Validation(snapshot, plan.options.early_stopping)
     arguments = _arguments(plan)
     model.to(arguments.device)
-    share = can_share_prefixes(model, plan.rows[:2], snapshot.dtype, arguments.device)
+    share = make_fast(model, plan.rows[:2], snapshot.dtype, arguments.device)
 
     def loss_of(wrapped: Any, one: Pass) -> torch.Tensor:
         if share:
