@@ -98,7 +98,7 @@ def apply_state(program: dspy.Module, state: Mapping[str, Any], api_key: str | N
                 f"predictor {name} has {len(predictor.signature.fields)} fields here, {len(known['signature']['fields'])} there"
             )
         predictor.signature = predictor.signature.load_state(known["signature"])
-        predictor.demos = [dspy.Example(**demo) for demo in known["demos"]]
+        predictor.demos = [dspy.Example(demo) for demo in known["demos"]]
         predictor.lm = _lm(known["lm"], api_key) if known.get("lm") else None
 
 

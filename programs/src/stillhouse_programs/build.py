@@ -1,6 +1,7 @@
 """A runnable dspy program from a spec. Nothing a client sent is evaluated: signatures are made of (type, field) pairs only."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,14 +33,20 @@ def build_program(spec: ProgramSpec) -> dspy.Module:
 def build_predictor(spec: PredictorSpec, path: str) -> dspy.Predict:
     """Build one predictor of an expanded spec; `path` is its place in the spec, for errors."""
     predictor = dspy.Predict(build_signature(spec.signature, f"{path}.signature"), **spec.config.options())
-    predictor.demos = [dspy.Example(**demo) for demo in spec.demos]
+    predictor.demos = [dspy.Example(demo) for demo in spec.demos]
     return predictor
 
 
 def build_signature(spec: SignatureSpec, path: str) -> Any:
     """Build a `dspy.Signature` of an expanded signature spec."""
     fields = {field.name: _build_field(field, f"{path}.fields[{at}]") for at, field in enumerate(spec.fields)}
-    return dspy.Signature(fields, spec.instructions)
+    try:
+        with warnings.catch_warnings():
+            # A field may be called as a method of pydantic's, `copy` for instance.
+            warnings.filterwarnings("ignore", "Field name", UserWarning)
+            return dspy.Signature(fields, spec.instructions)
+    except (pydantic.PydanticUserError, NameError, TypeError, ValueError) as error:
+        raise SpecError(f"{path}: {str(error).splitlines()[0]}", path) from None
 
 
 def _build_field(spec: FieldSpec, path: str) -> tuple[Any, Any]:

@@ -3,7 +3,8 @@
 import keyword
 from collections.abc import Iterator
 
-from stillhouse_programs.schema_check import SchemaFault, check_schema, value_fault
+from stillhouse_programs.schema_check import SchemaFault, check_schema
+from stillhouse_programs.schema_values import value_fault
 from stillhouse_programs.spec_errors import SpecError
 from stillhouse_programs.spec_expand import REASONING
 from stillhouse_programs.spec_models import (
@@ -19,7 +20,7 @@ from stillhouse_programs.spec_models import (
 )
 
 # Keyword arguments that dspy.Predict takes for itself.
-RESERVED_INPUTS = frozenset({"signature", "new_signature", "demos", "config", "lm", "prediction"})
+RESERVED_INPUTS = frozenset({"signature", "new_signature", "demos", "config", "lm", "prediction", "self"})
 # Attributes that dspy.Module has for itself; a predictor of that name would replace them.
 RESERVED_ATTRIBUTES = frozenset({
     "forward", "aforward", "acall", "batch", "callbacks", "deepcopy", "dump_state", "get_lm", "history", "inspect_history", "load",

@@ -43,7 +43,7 @@ def parse_metric(metric: Any) -> MetricSpec:
     if not isinstance(raw, dict):
         raise SpecError("metric: expected a name or an object with `type`", "metric")
     kind = raw.get("type")
-    if kind not in METRICS:
+    if not isinstance(kind, str) or kind not in METRICS:
         hint = nearest(str(kind), list(METRICS))
         raise SpecError(f"metric.type: unknown metric `{kind}`; built in are {', '.join(METRICS)}{hint}", "metric.type")
     try:

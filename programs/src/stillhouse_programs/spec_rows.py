@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stillhouse_programs.schema_check import value_fault
+from stillhouse_programs.schema_values import value_fault
 from stillhouse_programs.spec_checks import INPUT, references, schema_at
 from stillhouse_programs.spec_models import FieldSpec, FromRef, JsonObject, ProgramSpec, Reference
 

@@ -15,9 +15,10 @@ from typing import Any, Literal, Union
 
 import pydantic
 from pydantic.fields import FieldInfo
+from pydantic_core import SchemaError
 
 from stillhouse_programs.not_a_spec import NotASpec
-from stillhouse_programs.schema_check import SchemaFault, check_schema
+from stillhouse_programs.schema_check import BOUNDS, SchemaFault, check_schema
 
 _SCALARS: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "null": type(None)}
 _FORMATS: dict[str, Any] = {"date": datetime.date, "date-time": datetime.datetime, "time": datetime.time}
@@ -226,18 +227,21 @@ class _TypeBuilder:
     def _model(self, schema: Mapping[str, Any], name: str) -> Any:
         fields = {key: self._field(key, part, key in schema.get("required", [])) for key, part in schema["properties"].items()}
         extra = schema.get("additionalProperties")
-        config = {False: pydantic.ConfigDict(extra="forbid"), True: pydantic.ConfigDict(extra="allow")}.get(extra)  # type: ignore[arg-type]
+        config = pydantic.ConfigDict(extra="allow" if extra else "forbid") if isinstance(extra, bool) else None
         make: Any = pydantic.create_model
         try:
             with warnings.catch_warnings():
                 # A property may be called as a method of pydantic's, `copy` for instance.
                 warnings.filterwarnings("ignore", "Field name", UserWarning)
                 return make(schema.get("title", name), __doc__=schema.get("description"), __config__=config, **fields)
-        except (pydantic.PydanticUserError, NameError, TypeError, ValueError) as error:
+        except (pydantic.PydanticUserError, SchemaError, NameError, TypeError, ValueError, RuntimeError) as error:
             raise SchemaFault(f"object {schema.get('title', name)}: {str(error).splitlines()[0]}") from None
 
     def _field(self, key: str, schema: Mapping[str, Any], required: bool) -> tuple[Any, Any]:
-        options = {option: schema[word] for word, option in _FIELD_OPTIONS.items() if word in schema}
+        # pydantic words the bounds of an optional property inside its `anyOf`.
+        bounds = [part for part in schema.get("anyOf", []) if BOUNDS & part.keys()]
+        worded = {**schema, **({word: bounds[0][word] for word in bounds[0] if word in BOUNDS} if len(bounds) == 1 else {})}
+        options = {option: worded[word] for word, option in _FIELD_OPTIONS.items() if word in worded}
         if "prefixItems" in schema:
             options = {option: value for option, value in options.items() if option not in ("min_length", "max_length")}
         annotation = self.build(schema, key)
@@ -248,7 +252,10 @@ class _TypeBuilder:
 
 def _default_of(schema: Mapping[str, Any], annotation: Any) -> dict[str, Any]:
     if "default" in schema:
-        return {"default": pydantic.TypeAdapter(annotation).validate_python(schema["default"])}
+        try:
+            return {"default": pydantic.TypeAdapter(annotation).validate_python(schema["default"])}
+        except pydantic.ValidationError as error:
+            raise SchemaFault(f"the default does not fit: {error.errors()[0]['msg']}") from None
     if schema.get("type") in ("array", "object"):
         return {"default_factory": list if schema["type"] == "array" else dict}
     raise SchemaFault("a property that is not required needs a `default`")

@@ -112,6 +112,7 @@ class Order(pydantic.BaseModel):
     note: Optional[str] = None  # noqa: UP045 - both spellings of an option are to travel
     tags: list[str] = pydantic.Field(default_factory=list)
     kind: Literal["sale", "return"] = "sale"
+    weight: int | None = pydantic.Field(None, ge=1, le=50)
 
 
 class Closed(pydantic.BaseModel):

@@ -67,7 +67,7 @@ REFUSED: list[tuple[Any, str]] = [
     (frozenset[str], "type frozenset[str] would not come back the same"),
     (tuple[int, ...], "would not come back the same"),
     (dict[int, str], "would not come back the same"),
-    (bytes, "type bytes: a spec cannot carry the format"),
+    (bytes, "type bytes: `format` must be one of date"),
     (Annotated[int, pydantic.Field(ge=3)], "`minimum` can stand at a property"),
     (dspy.Image, "dspy.Image cannot travel"),
     (list[dspy.Image], "dspy.Image cannot travel"),
