@@ -1,1 +1,20 @@
-"""Training back ends behind one protocol."""
+"""Training back ends behind one protocol.
+
+``LocalTrainer().start(TrainRequest(folder), TrainCallbacks(...))`` gives a training to wait for or to stop; how it ended is a
+TrainOutcome. No back end loads torch in this process.
+"""
+
+from distill.trainers.base import OutcomeKind, TrainCallbacks, Trainer, Training, TrainOutcome, TrainProgress, TrainRequest
+from distill.trainers.local import LocalTrainer, LocalTraining
+
+__all__ = [
+    "LocalTrainer",
+    "LocalTraining",
+    "OutcomeKind",
+    "TrainCallbacks",
+    "TrainOutcome",
+    "TrainProgress",
+    "TrainRequest",
+    "Trainer",
+    "Training",
+]

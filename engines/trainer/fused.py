@@ -28,7 +28,8 @@ class LoraLinear(torch.autograd.Function):
         output.addmm_(low, b.to(weight.dtype).t(), alpha=scale)
         ctx.save_for_backward(flat, low, weight, a, b)
         ctx.scale, ctx.shape, ctx.dtype = scale, inputs.shape, inputs.dtype
-        return output.view(*inputs.shape[:-1], -1)
+        shaped: torch.Tensor = output.view(*inputs.shape[:-1], -1)
+        return shaped
 
     @staticmethod
     @once_differentiable
