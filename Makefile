@@ -30,14 +30,16 @@ test: $(V)/ready ## fast tests, on real PostgreSQL and Valkey
 test-slow: $(V)/ready ## tests that train, serve, or start the whole stack
 	@$(PY) -m pytest -q -m slow --timeout 900 $(ARGS)
 
-check: $(V)/ready ## lint, types, import contracts, API description
-	@$(V)/bin/ruff check .
+check: $(V)/ready ## lint, format, types, import contracts, API description
+	@$(V)/bin/ruff check --quiet .
+	@$(V)/bin/ruff format --check --quiet . || { echo "not formatted; run make format"; exit 1; }
 	@$(V)/bin/mypy
 	@$(V)/bin/lint-imports
 	@$(PY) -m app.openapi --check
 
-format: $(V)/ready ## sort imports and apply the safe fixes
-	@$(V)/bin/ruff check --fix .
+format: $(V)/ready ## format everything and apply the safe fixes
+	@$(V)/bin/ruff check --quiet --fix .
+	@$(V)/bin/ruff format --quiet .
 
 openapi: $(V)/ready ## write openapi.json anew
 	@$(PY) -m app.openapi

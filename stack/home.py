@@ -1,9 +1,9 @@
 """The home folder of a stack: who owns it, what it has started, its secrets.
 
-    lock               held while a stack runs; holds its process number and address
-    state.json         0600: server password, addresses, the processes started last
-    credentials.json   0600: address and API key for SDK and CLI
-    pg/ valkey/ blobs/ logs/ base-models/
+lock               held while a stack runs; holds its process number and address
+state.json         0600: server password, addresses, the processes started last
+credentials.json   0600: address and API key for SDK and CLI
+pg/ valkey/ blobs/ logs/ base-models/
 """
 
 import contextlib

@@ -93,9 +93,7 @@ class Watchman:
     def _died(self, child: Child, reason: str) -> None:
         name = child.part.name
         self._starting.discard(name)
-        record = self._patience.setdefault(
-            name, Patience(self._model.limit, self._model.quick_seconds, self._model.first_delay_seconds)
-        )
+        record = self._patience.setdefault(name, Patience(self._model.limit, self._model.quick_seconds, self._model.first_delay_seconds))
         delay = record.died_after(child.lived_seconds())
         if delay is None:
             raise PartFailed(name, f"died {record.deaths} times in a row ({reason}); the end of its log:", child.flushed_tail())

@@ -1,14 +1,14 @@
 """Fixtures for everybody: real servers, one migrated template database, a clean clone, a clean environment.
 
-    servers      session   embedded PostgreSQL and Valkey, started when the first test asks for them
-    postgres_url session   address of the maintenance database
-    template     session   name of the migrated database that clones are made of
-    clone        module    address of a clone; tests that run several processes may share it
-    database     test      the module's clone with the settings pointing at it; its rows are deleted afterwards
-    session      test      an ORM session on it whose work, commits included, is rolled back
-    redis_url    test      the Valkey server, emptied before the test
-    tiny_model   session   folder of a base model that is random, but small and whole
-    stack        session   the whole stack on that base model (see `stack.supervisor.Stack`)
+servers      session   embedded PostgreSQL and Valkey, started when the first test asks for them
+postgres_url session   address of the maintenance database
+template     session   name of the migrated database that clones are made of
+clone        module    address of a clone; tests that run several processes may share it
+database     test      the module's clone with the settings pointing at it; its rows are deleted afterwards
+session      test      an ORM session on it whose work, commits included, is rolled back
+redis_url    test      the Valkey server, emptied before the test
+tiny_model   session   folder of a base model that is random, but small and whole
+stack        session   the whole stack on that base model (see `stack.supervisor.Stack`)
 """
 
 import os

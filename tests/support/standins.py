@@ -48,9 +48,7 @@ def worker(name: str, journal: Path, tier: int = 2) -> Part:
 
 def api(port: int, journal: Path) -> Part:
     """Answers every GET."""
-    return Part(
-        name="api", command=python(_API, port, journal), tier=3, ready=reachable(f"http://127.0.0.1:{port}/livez"), grace_seconds=5
-    )
+    return Part(name="api", command=python(_API, port, journal), tier=3, ready=reachable(f"http://127.0.0.1:{port}/livez"), grace_seconds=5)
 
 
 def dying(name: str, ready: Ready, message: str = "no model in the shop", code: int = 3) -> Part:
