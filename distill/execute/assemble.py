@@ -61,7 +61,7 @@ def run(work: Work, ports: Ports) -> None:
         events.append(s, row.id, "log", "Training files are ready", {"coverage": made.coverage})
         flow.after_assemble(s, row, step)
 
-    work.publish(counts=counts, result={"coverage": made.coverage}, also=keep, on_closed=closed)
+    work.publish(counts=counts, result={"coverage": made.coverage}, locked=keep, on_closed=closed)
 
 
 def _assemble(s: Session, job: JobContext) -> Assembly:

@@ -74,7 +74,9 @@ def after_prepare(s: Session, row: Job, closed: StepClosed) -> None:
 
 def after_assemble(s: Session, row: Job, closed: StepClosed) -> None:
     """One item a key."""
-    items = [NewItem("train", fine_tune_job_id=key.id, needs=(f"trainer:{key.trainer}",)) for key in fine_tune_jobs(s, row.id)]
+    items = [
+        NewItem("train", fine_tune_job_id=key.id, needs=(f"trainer:{key.trainer}",), max_attempts=3) for key in fine_tune_jobs(s, row.id)
+    ]
     open_step(s, row, Step.TRAIN, items)
 
 

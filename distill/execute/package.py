@@ -63,7 +63,7 @@ def run(work: Work, ports: Ports) -> None:
     def closed(s: Session, row: Job, step: Any) -> None:
         flow.after_package(s, row, step)
 
-    work.publish(also=keep, on_closed=closed)
+    work.publish(locked=keep, on_closed=closed)
 
 
 def _entry(store: FolderStore, content: bytes) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _lora_files(models: Mapping[str, Model]) -> Iterator[tuple[str, dict[str, An
 
 def _texts(job: JobContext, facts: Facts) -> dict[str, bytes]:
     spec = json.loads(canonical_json(job.compiled_program))
-    state = program_state(job.plan.program_state or {}, {predictor.name: predictor.model for predictor in facts.predictors})
+    state = program_state(job.plan.program_state, {predictor.name: predictor.model for predictor in facts.predictors})
     return {"spec.json": pretty(spec), "program.json": pretty(state), "README.md": readme(facts)}
 
 

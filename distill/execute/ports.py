@@ -1,5 +1,6 @@
 """What the steps reach out through: blobs, LMs, runners, trainers. One set a process, made once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from distill.relay import Relay
 from distill.rollouts import RunnerPool
 from distill.settings import Settings
 from distill.storage import FolderStore
+from distill.trainers.base import Trainer
+from distill.trainers.local import LocalTrainer
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,7 @@ class Ports:
     store: FolderStore
     relay: Relay
     runners: RunnerPool
+    trainers: Mapping[str, Trainer]
     work_root: Path
 
     def close(self) -> None:
@@ -32,5 +36,6 @@ def open_ports(settings: Settings) -> Ports:
         store=FolderStore(settings.blob_root),
         relay=relay,
         runners=RunnerPool(relay.start(), pythons),
+        trainers={"local": LocalTrainer()},
         work_root=settings.home.absolute() / "work",
     )

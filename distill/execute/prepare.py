@@ -113,7 +113,7 @@ def run(work: Work, ports: Ports) -> None:
         blobs.register(s, out.digest, out.size_bytes)
         row_facts.store(s, facts)
 
-    work.publish(counts=counts, result={"part": out.digest}, also=keep, on_closed=flow.after_prepare)
+    work.publish(counts=counts, result={"part": out.digest}, before=keep, on_closed=flow.after_prepare)
 
 
 def _read(s: Session, ports: Ports, work: Work, job: JobContext) -> tuple[list[Passed], list[RowFact]]:

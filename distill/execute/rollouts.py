@@ -188,7 +188,7 @@ def _publish(work: Work, piece: Slice, spending: Spending) -> None:
     if work.claim.step is Step.BOOTSTRAP:
         _stop_early(work, rows, counts)
     closed = flow.after_bootstrap if work.claim.step is Step.BOOTSTRAP else flow.after_evaluate
-    work.publish(counts=counts, also=lambda s: _store(s, rows), on_closed=closed)
+    work.publish(counts=counts, before=lambda s: _store(s, rows), on_closed=closed)
 
 
 def _store(s: Session, rows: list[NewFact]) -> None:

@@ -35,8 +35,8 @@ def run(work: Work, ports: Ports) -> None:
     plan = Plan(
         samples=samples,
         prompt_hashes=reply["prompt_hash"],
-        program_state=reply.get("program_state"),
-        dspy_version=reply.get("dspy_version"),
+        program_state=reply["program_state"][rendering_cast(job.spec, job.student).prompts],
+        dspy_version=reply["dspy_version"],
         split=digest,
         train_examples=len(sides.train),
         holdout_examples=job.valset.row_count if source == "valset" and job.valset else len(sides.holdout),
@@ -50,7 +50,7 @@ def run(work: Work, ports: Ports) -> None:
     def opened(s: Session, row: Job, closed: object) -> None:
         flow.after_validate(s, row, plan, told)
 
-    work.publish(result={"plan": plan.model_dump(mode="json")}, also=keep, on_closed=opened)
+    work.publish(result={"plan": plan.model_dump(mode="json")}, before=keep, on_closed=opened)
 
 
 def _check_prompt_adapters(job: JobContext) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from distill.db import Session, unit_of_work
 from distill.errors import JobFault, LostLease
 from distill.execute.hooks import crash_point
-from distill.jobs import claims
+from distill.jobs import claims, repository
 from distill.jobs.claims import Claim, OnClosed
 from distill.settings import get_settings
 
@@ -111,16 +111,25 @@ class Work:
         *,
         counts: Mapping[str, int | float] | None = None,
         result: Mapping[str, Any] | None = None,
-        also: Also | None = None,
+        before: Also | None = None,
+        locked: Also | None = None,
         on_closed: OnClosed | None = None,
     ) -> None:
-        """End the item with success, in one transaction with what `also` writes. Raises LostLease, CancelRequested."""
+        """End the item with success, in one transaction with what else it writes. Raises Stopped, LostLease, CancelRequested.
+
+        `before` writes what belongs to this item alone. `locked` writes what others of the job may write too: it runs with the job's
+        row locked, and before `on_closed`, which runs if this closes the step.
+        """
         self.check()
         crash_point(f"{self.claim.step}.before_publish")
         with unit_of_work() as s:
-            if also is not None:
-                also(s)
-            claims.publish(s, self.claim, counts=counts, result=result, on_closed=on_closed)
+            if before is not None:
+                before(s)
+            closed = claims.publish(s, self.claim, counts=counts, result=result)
+            if locked is not None:
+                locked(s)
+            if closed is not None and on_closed is not None:
+                on_closed(s, repository.lock(s, self.claim.job_id), closed)
         crash_point(f"{self.claim.step}.after_publish")
 
     def _beat_until_the_end(self) -> None:

@@ -21,8 +21,8 @@ class Plan(BaseModel):
 
     samples: list[dict[str, Any]]
     prompt_hashes: dict[str, str]
-    program_state: dict[str, Any] | None = None
-    dspy_version: str | None = None
+    program_state: dict[str, Any]
+    dspy_version: str
     split: str
     train_examples: int
     holdout_examples: int

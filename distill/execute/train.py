@@ -1,0 +1,160 @@
+"""Train one key: wait for the device, supervise the trainer, keep its LoRA adapter, and ask for it to be loaded."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import update
+
+from distill.catalog import blobs, connections, devices, fine_tuned
+from distill.db import Session, unit_of_work
+from distill.execute import context as contexts
+from distill.execute import flow, train_folder
+from distill.execute.context import JobContext
+from distill.execute.hooks import crash_point
+from distill.execute.ports import Ports
+from distill.execute.train_report import TrainReport
+from distill.execute.work import Troubled, Work
+from distill.jobs import repository
+from distill.jobs.models import FineTuneJob
+from distill.pipeline.keys import Key, model_id
+from distill.pipeline.refusals import Reason, Refused
+from distill.pipeline.roles import rendering_cast
+from distill.settings import get_settings
+from distill.storage import FolderStore
+from distill.trainers.base import TrainOutcome, TrainRequest
+
+GRACE_SECONDS = {"lost": 0.0, "cancel": 5.0, "pause": 60.0, "drain": 60.0}
+LOOK_SECONDS = 0.5
+AGENT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a training left: the LoRA adapter's files as `{name: {"digest", "size_bytes"}}`, curve and log as blobs."""
+
+    files: Mapping[str, Mapping[str, Any]]
+    curve: str | None
+    log: str | None
+    result: Mapping[str, Any]
+
+
+def run(work: Work, ports: Ports) -> None:
+    """Raises Refused for rows or options that can't be trained on, Troubled when the trainer ends badly, Stopped."""
+    with unit_of_work() as s:
+        job = contexts.load(s, work.claim.job_id)
+        key = repository.fine_tune_job(s, job.project_id, str(work.claim.fine_tune_job_id))
+        device = connections.by_id(s, key.connection_id).device
+    if device is not None:
+        _wait_for_device(work, device)
+        crash_point("train.leased_device")
+    home = ports.work_root / "train" / key.id
+    folder = train_folder.make(home / str(work.claim.fence), ports.store, key, job.spec.seed, resume_from=train_folder.newest(home))
+    outcome = _supervise(work, ports, key, folder)
+    product = _keep(ports.store, folder, _result(work, outcome))
+    work.publish(
+        counts={"keys": 1, "steps": int(product.result.get("steps", 0))},
+        result={"fine_tune_job": key.id},
+        locked=lambda s: record(s, ports.store, job, key, product),
+        on_closed=flow.after_train,
+    )
+    shutil.rmtree(home, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ device
+
+
+def _wait_for_device(work: Work, device: str) -> None:
+    """Lease the device and wait until the LM host that shares it has handed it over. The lease ends with the item's."""
+    seconds = get_settings().timers.lease_seconds
+    work.progress(message=f"Waiting for {device}")
+    waited = 0.0
+    while True:
+        with unit_of_work() as s:
+            state = devices.acquire(s, device, work.claim.item_id, seconds)
+            alone = state is not None and not devices.has_agent(s, device, AGENT_SECONDS)
+        if state is not None and state.granted:
+            return
+        if alone and waited >= AGENT_SECONDS:
+            raise Troubled("no_agent", f"Nobody hands {device} over: no lm-agent has been seen beside its LM host")
+        work.wait(LOOK_SECONDS)
+        waited += LOOK_SECONDS
+
+
+# ------------------------------------------------------------------ trainer
+
+
+def _supervise(work: Work, ports: Ports, key: FineTuneJob, folder: Path) -> TrainOutcome:
+    report = TrainReport(work, key.id)
+    training = ports.trainers[key.trainer].start(TrainRequest(folder), report.callbacks())
+    with work.telling(lambda reason: training.stop(GRACE_SECONDS[reason])):
+        while (outcome := training.wait(LOOK_SECONDS)) is None:
+            report.tell()
+            if report.has_begun:
+                crash_point("train.mid_work")
+    report.tell(last=True)
+    work.check()
+    return outcome
+
+
+def _result(work: Work, outcome: TrainOutcome) -> Mapping[str, Any]:
+    """The trainer's own report. Raises Refused, Troubled."""
+    if outcome.kind == "succeeded" and outcome.result is not None:
+        return outcome.result
+    if outcome.kind == "bad_input" and outcome.error is not None:
+        error = outcome.error
+        raise Refused(Reason(str(error["code"]), str(error["message"]), "train", error.get("param"), retryable=False))
+    last = (outcome.log_tail.strip().splitlines() or ["its log is empty"])[-1]
+    how = f"was killed by signal {outcome.signal}" if outcome.kind == "killed" else f"ended with code {outcome.exit_code}"
+    raise Troubled(f"trainer_{outcome.kind}", f"The trainer {how}: {last[:300]}")
+
+
+def _keep(store: FolderStore, folder: Path, result: Mapping[str, Any]) -> Product:
+    files = {place.name: _entry(store, place) for place in sorted((folder / "out").iterdir()) if place.is_file()}
+    curve, log = (store.put(place) if place.is_file() else None for place in (folder / "curve.jsonl", folder / "log.txt"))
+    return Product(files, curve, log, result)
+
+
+def _entry(store: FolderStore, place: Path) -> dict[str, Any]:
+    return {"digest": store.put(place), "size_bytes": place.stat().st_size}
+
+
+# ------------------------------------------------------------------ model
+
+
+def record(s: Session, store: FolderStore, job: JobContext, key: FineTuneJob, product: Product) -> None:
+    """The model's row, its files, and that it is wanted on the connection its LM belongs to."""
+    for digest in [entry["digest"] for entry in product.files.values()] + [each for each in (product.curve, product.log) if each]:
+        blobs.register(s, digest, store.size(digest))
+    name = model_id(job.program_name, Key(key.lm_key, key.predictor, key.lms[0], tuple(key.predictors)), key.id, job.spec.suffix)
+    fine_tuned.create(
+        s,
+        model_id=name,
+        project_id=job.project_id,
+        job_id=job.job_id,
+        fine_tune_job_id=key.id,
+        connection_id=key.connection_id,
+        program_name=job.program_name,
+        predictors=key.predictors,
+        base_model=key.base_model,
+        base_model_digest=product.result.get("base_model_digest"),
+        files=product.files,
+        settings=_settings(job, key),
+    )
+    fine_tuned.want(s, name, key.connection_id)
+    values = {"model_id": name, "result": dict(product.result), "curve": product.curve, "log": product.log}
+    s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(**values))
+
+
+def _settings(job: JobContext, key: FineTuneJob) -> dict[str, Any]:
+    """How the model is to be asked, and rows to try it on when it is loaded."""
+    lm = job.spec.lms[key.lms[0]]
+    cast = rendering_cast(job.spec, job.student)
+    return {
+        "prompt_adapter": cast.prompt_adapter.model_dump(mode="json"),
+        "options": lm.options(),
+        "constrain": lm.constrain,
+        "probe_file": key.training_file,
+    }

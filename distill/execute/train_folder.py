@@ -1,0 +1,51 @@
+"""The work folder of one attempt at a training: what the trainer reads. Each attempt has its own, named by its fence."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from distill.jobs.models import FineTuneJob
+from distill.storage import FolderStore
+
+SCHEMA_VERSION = 1
+
+
+def make(folder: Path, store: FolderStore, key: FineTuneJob, seed: int, resume_from: Path | None) -> Path:
+    """Write job.json and the rows. `resume_from` is a checkpoint of an earlier attempt. Raises StorageError, RuntimeError without rows."""
+    if key.training_file is None:
+        raise RuntimeError(f"fine-tune job {key.id} has no training file")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _copy(store, key.training_file, folder / "rows.jsonl")
+    if key.validation_file is not None:
+        _copy(store, key.validation_file, folder / "validation.jsonl")
+    (folder / "job.json").write_text(json.dumps(_job(key, seed, resume_from)), encoding="utf-8")
+    return folder
+
+
+def _job(key: FineTuneJob, seed: int, resume_from: Path | None) -> dict[str, Any]:
+    options = dict(key.options)
+    if key.validation_file is None:
+        options["early_stopping"] = None  # nothing would watch the training
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "base_model": key.base_model,
+        "rows": "rows.jsonl",
+        "validation_rows": "validation.jsonl" if key.validation_file else None,
+        "options": options,
+        "seed": seed,
+        "resume_from": str(resume_from) if resume_from else None,
+        "max_seconds": None,
+    }
+
+
+def _copy(store: FolderStore, digest: str, place: Path) -> None:
+    with store.open(digest) as source, place.open("wb") as target:
+        shutil.copyfileobj(source, target)
+
+
+def newest(home: Path) -> Path | None:
+    """The checkpoint with the most training steps among all attempts of a fine-tune job, if there is one on this machine."""
+    found = {(int(place.name.removeprefix("step-")), place) for place in home.glob("*/checkpoints/step-*") if place.is_dir()}
+    return max(found)[1] if found else None

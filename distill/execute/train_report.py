@@ -1,0 +1,75 @@
+"""What a training tells while it runs: its curve and progress as events, at most one of each a second."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import update
+
+from distill.db import Session, unit_of_work
+from distill.execute.work import Work
+from distill.jobs import events
+from distill.jobs.models import FineTuneJob
+from distill.trainers.base import TrainCallbacks, TrainProgress
+
+EVERY_SECONDS = 1.0
+
+
+class TrainReport:
+    """The callbacks only remember; `tell` writes, from the thread that supervises."""
+
+    def __init__(self, work: Work, fine_tune_job_id: str) -> None:
+        self._work = work
+        self._id = fine_tune_job_id
+        self._lock = threading.Lock()
+        self._curve: dict[str, Any] | None = None
+        self._progress: TrainProgress | None = None
+        self._checkpoint: int | None = None
+        self._told_at = 0.0
+        self.has_begun = False
+
+    def callbacks(self) -> TrainCallbacks:
+        return TrainCallbacks(self._on_progress, self._on_curve, self._on_checkpoint)
+
+    def _on_progress(self, progress: TrainProgress) -> None:
+        with self._lock:
+            self._progress = progress
+        message = f"Training step {progress.step} of {progress.total_steps}"
+        self._work.progress(message=message, fine_tuning_job=self._id, **asdict(progress))
+
+    def _on_curve(self, line: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._curve, self.has_begun = dict(line), True
+
+    def _on_checkpoint(self, place: Path) -> None:
+        with self._lock:
+            self._checkpoint = int(place.name.removeprefix("step-"))
+
+    def tell(self, last: bool = False) -> None:
+        """Write what is new, unless it is too early for more."""
+        if not last and time.monotonic() - self._told_at < EVERY_SECONDS:
+            return
+        with self._lock:
+            curve, progress, checkpoint = self._curve, self._progress, self._checkpoint
+            self._curve = self._progress = self._checkpoint = None
+        if curve is None and progress is None and checkpoint is None:
+            return
+        self._told_at = time.monotonic()
+        with unit_of_work() as s:
+            self._write(s, curve, progress, checkpoint)
+
+    def _write(self, s: Session, curve: dict[str, Any] | None, progress: TrainProgress | None, checkpoint: int | None) -> None:
+        values: dict[str, Any] = {} if progress is None else {"progress": asdict(progress)}
+        if checkpoint is not None:
+            values["checkpoint_step"] = checkpoint
+        if values:
+            s.execute(update(FineTuneJob).where(FineTuneJob.id == self._id).values(**values))
+        if curve is not None:
+            text = f"Training step {curve['step']}: loss {curve['loss']:.4f}"
+            events.append(s, self._work.claim.job_id, "train.curve", text, {"fine_tuning_job": self._id, **curve})
+        if checkpoint is not None:
+            data = {"fine_tuning_job": self._id, "step": checkpoint}
+            events.append(s, self._work.claim.job_id, "checkpoint", f"Checkpoint at training step {checkpoint}", data)
