@@ -68,7 +68,7 @@ def _gather(settings: Settings) -> Crew:
     ports = open_ports(settings)
     with unit_of_work() as s:
         blobs.check_store(s, ports.store)
-        connections.sync(s, settings)
+        connections.sync(s, settings, disable_others=False)
     name = f"{socket.gethostname()}-{os.getpid()}-{short_token()}"
     return Crew(ports, Shift(), WorkerInfo(name, capabilities(settings)))
 

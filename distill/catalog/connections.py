@@ -30,14 +30,18 @@ _VALUES = (
 _CHANGES_ANSWERS = frozenset({"kind", "base_url"})
 
 
-def sync(s: Session, settings: Settings) -> None:
-    """Make the table say what the settings say. A connection that left the file is disabled, never removed: jobs point at it."""
+def sync(s: Session, settings: Settings, *, disable_others: bool = True) -> None:
+    """Make the table say what the settings say. A connection that left the file is disabled, never removed: jobs point at it.
+
+    Workers pass `disable_others=False`: one that was started without the file must not take everybody's connections away.
+    """
     wanted = _wanted(settings)
     known = {row.name: row for row in s.scalars(select(Connection).with_for_update())}
     for name, values in wanted.items():
         _store(s, known.get(name), name, values)
     gone = [row.id for name, row in known.items() if row.source == "settings" and name not in wanted and row.disabled_at is None]
-    s.execute(update(Connection).where(Connection.id.in_(gone)).values(disabled_at=func.clock_timestamp()))
+    if gone and disable_others:
+        s.execute(update(Connection).where(Connection.id.in_(gone)).values(disabled_at=func.clock_timestamp()))
     s.flush()
 
 

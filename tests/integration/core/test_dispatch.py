@@ -1,0 +1,133 @@
+"""From a committed row to a finished job, over a real dispatcher, a real Redis and a real Celery worker."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from distill.db import listen_dsn, unit_of_work
+from distill.jobs import events, outbox
+from distill.jobs.outbox import Hint
+from distill.settings import TimerSettings
+from tests.integration.core.world import World, at_once, execute, items, job
+from workers.dispatcher import Dispatcher
+
+SECONDS = 60
+CELERY = ("celery", "-A", "tests.integration.core.trivial_worker", "worker", "-Q", "rollouts", "--pool", "threads", "-c", "2", "-l", "info")
+QUIET = ("--without-gossip", "--without-mingle", "-n", "trivial@%h")
+
+
+@contextmanager
+def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A child that has said "ready"; it is killed at the end of the block if it still runs."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", *command], env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=Path(__file__).parents[3], start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert child.stdout is not None
+        said = []
+        for line in child.stdout:
+            said.append(line)
+            if " ready" in line:
+                break
+        else:
+            pytest.fail("".join(said))
+        yield child
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
+
+
+def wait_for(job_id: str, holds: Callable[[], bool]) -> None:
+    """Until something is true of a job, looked at whenever it has news."""
+    deadline = time.monotonic() + SECONDS
+    with psycopg.connect(listen_dsn(), autocommit=True) as listener:
+        listener.execute(f"LISTEN {events.CHANNEL}")
+        while not holds():
+            if time.monotonic() > deadline:
+                pytest.fail(f"{job(job_id).status}: {[(item.step, item.status) for item in items(job_id)]}")
+            for _ in listener.notifies(timeout=0.5, stop_after=1):
+                pass
+
+
+def ends_as(job_id: str, status: str) -> None:
+    wait_for(job_id, lambda: job(job_id).status == status)
+
+
+class TestHints:
+    def test_a_job_runs_without_anybody_polling_for_it(self, world: World, redis_url: str) -> None:
+        with process("workers.dispatcher"), process(*CELERY, *QUIET):
+            ends_as(world.submit(), "succeeded")
+
+    def test_losing_all_of_redis_loses_no_job(self, world: World, redis_url: str) -> None:
+        dispatcher = Dispatcher(TimerSettings())
+        job_id = world.submit()
+        assert dispatcher.round() == 1
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.dbsize() > 0
+            client.flushall()
+        with process("workers.dispatcher", STILLHOUSE_TIMERS__RESEND_SECONDS="0.5"), process(*CELERY, *QUIET):
+            ends_as(job_id, "succeeded")
+
+    def test_terminated_worker_gives_its_work_back(self, world: World, redis_url: str) -> None:
+        with process("workers.dispatcher") as dispatcher, process(*CELERY, *QUIET) as worker:
+            job_id = world.submit(name="slow")
+            wait_for(job_id, lambda: items(job_id)[0].status == "leased")
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(SECONDS) == 0
+            item = items(job_id)[0]
+            assert (item.status, item.attempts, job(job_id).status) == ("queued", 0, "running")
+            dispatcher.send_signal(signal.SIGTERM)
+            assert dispatcher.wait(SECONDS) == 0
+
+
+class TestDispatcher:
+    def test_refused_hint_is_sent_again(self, world: World) -> None:
+        world.submit()
+        broken = Dispatcher(TimerSettings(), send=_refuse)
+        with pytest.raises(ConnectionError):
+            broken.round()
+        assert _pending() == [Hint("rollouts", 1)]
+
+    def test_flood_is_thinned(self, world: World) -> None:
+        with unit_of_work() as s:
+            for _ in range(100):
+                outbox.add(s, "train")
+        sent: list[str] = []
+        Dispatcher(TimerSettings(), send=sent.append).round()
+        assert sent == ["train"] * 16
+
+    def test_two_dispatchers_send_once(self, world: World) -> None:
+        for _ in range(4):
+            world.submit()
+        sent: list[str] = []
+        dispatchers = [Dispatcher(TimerSettings(), send=sent.append) for _ in range(4)]
+        at_once(4, lambda index: dispatchers[index].round())
+        assert sent == ["rollouts"] * 4
+
+    def test_reaper_cleans_up_behind_a_finished_job(self, world: World) -> None:
+        job_id = world.submit()
+        execute("UPDATE jobs SET status = 'cancelled', finished_at = clock_timestamp()")
+        Dispatcher(TimerSettings(), send=lambda _: None).reap()
+        assert items(job_id)[0].status == "cancelled"
+
+
+def _refuse(_: str) -> None:
+    raise ConnectionError("no Redis")
+
+
+def _pending() -> list[Hint]:
+    with unit_of_work() as s:
+        return outbox.take(s)
