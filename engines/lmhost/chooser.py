@@ -9,7 +9,10 @@ from torch import Tensor
 from engines.lmhost.guidance import Allowed
 from engines.lmhost.model import Llama
 from engines.lmhost.rows import Row
-from engines.lmhost.sampling import choose
+from engines.lmhost.sampling import Draw, choose
+
+# A row, and how many drafted tokens lie between its last token and the one to choose.
+Place = tuple[Row, int]
 
 
 class Chooser:
@@ -18,13 +21,13 @@ class Chooser:
     def __init__(self, model: Llama) -> None:
         self._model = model
 
-    def choose(self, rows: list[Row], hidden: Tensor) -> list[int]:
-        """One token id for each row; ``hidden [len(rows), hidden_size]``."""
-        allowed = [row.walk.allowed() if row.walk else None for row in rows]
-        tokens = [0] * len(rows)
+    def choose(self, places: list[Place], hidden: Tensor) -> list[int]:
+        """One token id for each place; ``hidden [len(places), hidden_size]``."""
+        allowed = [row.walk.allowed() if row.walk else None for row, _ in places]
+        tokens = [0] * len(places)
         for members in _alike(allowed):
             first = allowed[members[0]]
-            picked = [rows[i] for i in members]
+            picked = [places[i][0].draw(places[i][1]) for i in members]
             if first is not None and first.ids is not None:
                 found = self._among(picked, hidden[members], first.ids)
             else:
@@ -33,19 +36,19 @@ class Chooser:
                 tokens[i] = token
         return tokens
 
-    def _among(self, rows: list[Row], hidden: Tensor, ids: Tensor) -> list[int]:
+    def _among(self, draws: list[Draw], hidden: Tensor, ids: Tensor) -> list[int]:
         names = ids.tolist()
         if len(names) == 1:
-            return names * len(rows)
+            return names * len(draws)
         logits = self._model.logits_of(hidden, ids.to(hidden.device))
-        return [names[column] for column in choose(logits, [row.draw() for row in rows])]
+        return [names[column] for column in choose(logits, draws)]
 
-    def _any(self, rows: list[Row], hidden: Tensor, allowed: list[Allowed | None]) -> list[int]:
+    def _any(self, draws: list[Draw], hidden: Tensor, allowed: list[Allowed | None]) -> list[int]:
         logits = self._model.logits(hidden)
         for row, rule in enumerate(allowed):
             if rule is not None and rule.forbidden is not None:
                 logits[row].masked_fill_(rule.forbidden.to(logits.device), float("-inf"))
-        return choose(logits, [row.draw() for row in rows])
+        return choose(logits, draws)
 
 
 def _alike(allowed: list[Allowed | None]) -> list[list[int]]:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engines.lmhost.chooser import Chooser
+from engines.lmhost.drafts import Drafts
 from engines.lmhost.errors import HostError
 from engines.lmhost.kv import SlotPool
 from engines.lmhost.memo import HiddenMemo
@@ -51,6 +53,7 @@ class Stats:
     passes: int = 0
     pass_tokens: int = 0
     remembered: int = 0
+    guessed: int = 0
     running: int = 0
     waiting: int = 0
 
@@ -58,13 +61,16 @@ class Stats:
 class Core:
     """Rows, caches and the model."""
 
-    def __init__(self, model: Llama, answers: AnswerText, limits: Limits, *, cache: bool = True, stats: Stats | None = None) -> None:
+    def __init__(
+        self, model: Llama, answers: AnswerText, limits: Limits, *, cache: bool = True, drafts: bool = True, stats: Stats | None = None
+    ) -> None:
         self.stats, self._limits, self._answers, self._use_cache = stats or Stats(), limits, answers, cache
         self._model = model
         self._chooser = Chooser(model)
         self._pool = SlotPool(model.shape, limits.max_rows, model.dtype, model.device)
         self._tree = PrefixTree(limits.cache_bytes if cache else 0)
         self._memo = HiddenMemo(limits.memo_entries if cache else 0)
+        self._drafts, self._use_drafts = Drafts(answers.ends), drafts
         self._waiting: deque[Row] = deque()
         self._rows: list[Row] = []
         self._job: PrefixJob | None = None
@@ -95,6 +101,7 @@ class Core:
         """Drop all that was computed with one LoRA adapter."""
         self._tree.forget(adapter)
         self._memo.forget(adapter)
+        self._drafts.forget(adapter)
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -169,21 +176,42 @@ class Core:
 
     def _forward(self, rows: list[Row]) -> None:
         rows.sort(key=lambda row: row.group)
-        new = [row.tokens(row.computed) for row in rows]
-        self._pool.reserve(max(row.own + len(n) for row, n in zip(rows, new, strict=True)))
-        hidden = self._model.forward(rows_batch(self._model, self._pool, rows, new))
+        drafts = [self._drafts.guess(row) if self._use_drafts else [] for row in rows]
+        new = [np.append(row.tokens(row.computed), np.array(draft, np.int32)) for row, draft in zip(rows, drafts, strict=True)]
+        self._pool.reserve(max(row.own + len(tokens) for row, tokens in zip(rows, new, strict=True)))
+        sizes = [len(draft) for draft in drafts]
+        hidden = self._model.forward(rows_batch(self._model, self._pool, rows, new, sizes))
         self.stats.passes += 1
         self.stats.pass_tokens += sum(map(len, new))
-        for row, tokens, state in zip(rows, new, hidden, strict=True):
-            row.own += len(tokens)
+        for row in rows:
+            row.own += row.length - row.computed
+            self._keep(row)
+        self._accept(rows, drafts, hidden)
+
+    def _accept(self, rows: list[Row], drafts: list[list[int]], hidden: Tensor) -> None:
+        """Choose a token at every wanted place; go along a row's draft as long as it was right."""
+        tokens = self._chooser.choose(
+            [(row, ahead) for row, draft in zip(rows, drafts, strict=True) for ahead in range(1 + len(draft))], hidden
+        )
+        place = 0
+        for row, draft in zip(rows, drafts, strict=True):
+            self._accept_row(row, draft, tokens[place:], hidden[place:])
+            place += 1 + len(draft)
+
+    def _accept_row(self, row: Row, draft: list[int], tokens: list[int], hidden: Tensor) -> None:
+        for ahead in range(1 + len(draft)):
             if self._use_cache:
-                self._memo.put(row, state)
-                self._keep(row)
-        self._advance(rows, hidden)
+                self._memo.put(row, hidden[ahead])
+            self._take(row, tokens[ahead])
+            if row.finish or row.cancelled or ahead == len(draft) or draft[ahead] != tokens[ahead]:
+                return
+            # The guessed token's keys and values are already there.
+            row.own += 1
+            self.stats.guessed += 1
 
     def _keep(self, row: Row) -> None:
         """Once a row's prompt is computed, put what the prefix cache lacks of it there."""
-        if row.kept or row.slot is None:
+        if row.kept or row.slot is None or not self._use_cache:
             return
         row.kept = True
         tokens = row.tokens()
@@ -198,8 +226,11 @@ class Core:
             self.stats.cached_tokens += row.cached
 
     def _advance(self, rows: list[Row], hidden: Tensor) -> None:
-        for row, token in zip(rows, self._chooser.choose(rows, hidden), strict=True):
-            self._guarded(row, partial(self._answers.take, row, token))
+        for row, token in zip(rows, self._chooser.choose([(row, 0) for row in rows], hidden), strict=True):
+            self._take(row, token)
+
+    def _take(self, row: Row, token: int) -> None:
+        self._guarded(row, partial(self._answers.take, row, token))
 
     def _guarded(self, row: Row, action: Callable[[], None]) -> None:
         """Run one row's bookkeeping; its failure is its own."""
@@ -215,6 +246,7 @@ class Core:
         if row.finish:
             text = self._answers.news(row) if request.stream else self._answers.text(row)
             self.stats.completion_tokens += len(row.out)
+            self._drafts.learn(row)
             request.listener(Piece(request.sample, text, row.finish, None, len(row.out), row.cached or 0))
         elif request.stream and (news := self._answers.news(row)):
             request.listener(Piece(request.sample, news))

@@ -33,13 +33,14 @@ GATHER_SECONDS = 0.002
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run: dtype "auto", "float32" or "bfloat16"; a torch device; caches and jump-forward can be turned off to compare."""
+    """How to run: dtype "auto", "float32" or "bfloat16"; a torch device; caches, jump-forward and drafts can be turned off to compare."""
 
     dtype: str = "auto"
     device: str = "cpu"
     limits: Limits = field(default_factory=Limits)
     cache: bool = True
     jump: bool = True
+    drafts: bool = True
 
 
 class Engine:
@@ -132,7 +133,8 @@ class Engine:
         kernel = self._kernel = self._kernel or choose_kernel(self._options.dtype, self._device, self.shape.hidden, self.shape.inner)
         self.end_tokens = _end_tokens(hf_model, self.tokenizer)
         answers = AnswerText(self.tokenizer, self.end_tokens, self._options.jump)
-        self._core = Core(Llama(hf_model, kernel, self._device), answers, self._options.limits, cache=self._options.cache, stats=self.stats)
+        model, options = Llama(hf_model, kernel, self._device), self._options
+        self._core = Core(model, answers, options.limits, cache=options.cache, drafts=options.drafts, stats=self.stats)
         self.sleeping = False
         logger.info("base model %s loaded: %s%s", self.base.id, kernel.dtype, ", packed" if kernel.packed else "")
 

@@ -19,6 +19,7 @@ COUNTERS = {
     "passes": "Forward passes over running rows.",
     "pass_tokens": "New tokens in these passes; divided by passes, the batch size.",
     "remembered": "Tokens chosen without a forward pass.",
+    "guessed": "Drafted tokens that were right.",
 }
 GAUGES = {"running": "Rows in the engine.", "waiting": "Rows that wait for a place."}
 

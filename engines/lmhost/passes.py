@@ -16,11 +16,14 @@ from engines.lmhost.prefix_tree import Hit, Tokens
 from engines.lmhost.rows import Row
 
 # Rows with at most this many new tokens attend together, in the slots' own order, without copying keys.
-NARROW = 8
+NARROW = 16
 
 
-def rows_batch(model: Llama, pool: SlotPool, rows: list[Row], new: list[Tokens]) -> Batch:
-    """The batch that computes ``new[i]`` tokens of ``rows[i]``; rows must be sorted by ``Row.group`` and own slots with room."""
+def rows_batch(model: Llama, pool: SlotPool, rows: list[Row], new: list[Tokens], drafted: list[int]) -> Batch:
+    """The batch that computes ``new[i]`` tokens of ``rows[i]``, hidden states wanted for the last ``1 + drafted[i]`` of them.
+
+    Rows must be sorted by ``Row.group`` and own slots with room.
+    """
     counts = np.array([len(tokens) for tokens in new])
     ends = counts.cumsum()
     inside = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
@@ -30,7 +33,8 @@ def rows_batch(model: Llama, pool: SlotPool, rows: list[Row], new: list[Tokens])
     flat = np.repeat(slots, counts) * pool.capacity + own
     buckets = [_bucket(model, pool, rows, counts, ends, own, picked) for picked in _by_width(counts)]
     attention = SlotAttention(pool, _tensor(flat, model), buckets)
-    return _batch(model, np.concatenate(new), positions, ends - 1, _lora(rows, ends), attention, _stretches(rows, ends))
+    wanted = np.concatenate([np.arange(end - 1 - guessed, end) for end, guessed in zip(ends, drafted, strict=True)])
+    return _batch(model, np.concatenate(new), positions, wanted, _lora(rows, ends), attention, _stretches(rows, ends))
 
 
 def stretch_batch(model: Llama, adapter: LoraAdapter | None, before: list[Hit], kv: Tensor, tokens: Tokens, start: int) -> Batch:

@@ -97,10 +97,10 @@ class Row:
             return np.array(self.out[start - len(prompt) :], dtype=np.int32)
         return np.concatenate((prompt[start:], np.array(self.out, dtype=np.int32)))
 
-    def draw(self) -> Draw:
-        """What decides the next token."""
+    def draw(self, ahead: int = 0) -> Draw:
+        """What decides the next token, or the one ``ahead`` places after it."""
         sampling = self.request.sampling
-        return Draw(sampling, uniform(sampling.seed, self.request.sample, len(self.out)) if sampling.temperature > 0 else 0.0)
+        return Draw(sampling, uniform(sampling.seed, self.request.sample, len(self.out) + ahead) if sampling.temperature > 0 else 0.0)
 
     def digest(self) -> bytes:
         """Identifies LoRA adapter and all tokens so far; extended token by token, so that any two ways to a sequence agree."""
@@ -117,7 +117,7 @@ class AnswerText:
     """Turns a row's tokens into text, finds stop strings, and applies the rules that end an answer."""
 
     def __init__(self, tokenizer: Any, end_tokens: list[int], jump: bool = True) -> None:
-        self._tokenizer, self._ends, self._jump = tokenizer, frozenset(end_tokens), jump
+        self._tokenizer, self.ends, self._jump = tokenizer, frozenset(end_tokens), jump
 
     def begin(self, row: Row) -> None:
         """Start the grammar's walk and take what it forces from the start."""
@@ -128,7 +128,7 @@ class AnswerText:
     def take(self, row: Row, token: int) -> None:
         """Append a chosen token and what it forces; sets ``row.finish`` where the answer ends."""
         row.out.append(token)
-        if token in self._ends:
+        if token in self.ends:
             row.finish = "stop"
         elif row.walk is not None:
             row.walk.accept(token)

@@ -38,11 +38,11 @@ def base(lab: Path) -> BaseModel:
 
 @pytest.fixture
 def make_engine(base: BaseModel) -> Iterator[MakeEngine]:
-    """Engines in float32 that are closed after the test; keywords are those of Limits, and ``cache`` and ``jump``."""
+    """Engines in float32 that are closed after the test; keywords are those of Limits, and ``cache``, ``jump`` and ``drafts``."""
     engines: list[Engine] = []
 
-    def make(cache: bool = True, jump: bool = True, dtype: str = "float32", **limits: Any) -> Engine:
-        engines.append(Engine(base, EngineOptions(dtype, limits=Limits(**limits), cache=cache, jump=jump)))
+    def make(cache: bool = True, jump: bool = True, drafts: bool = True, dtype: str = "float32", **limits: Any) -> Engine:
+        engines.append(Engine(base, EngineOptions(dtype, limits=Limits(**limits), cache=cache, jump=jump, drafts=drafts)))
         return engines[-1]
 
     yield make
