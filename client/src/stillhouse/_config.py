@@ -37,21 +37,24 @@ def _from_file() -> dict[str, Any]:
     return {}
 
 
-def find_credentials(base_url: str | None = None, api_key: str | None = None) -> Credentials:
-    """Arguments first, then STILLHOUSE_BASE_URL and STILLHOUSE_API_KEY, then credentials.json.
+def look_up(base_url: str | None = None, api_key: str | None = None) -> tuple[str, str | None]:
+    """Address and key: arguments first, then STILLHOUSE_BASE_URL and STILLHOUSE_API_KEY, then credentials.json.
 
     The file's key is used only for the file's own address: a key never travels to another server.
-
-    Raises:
-        ConfigError: no key for the address.
     """
     url = base_url or os.environ.get("STILLHOUSE_BASE_URL")
     key = api_key or os.environ.get("STILLHOUSE_API_KEY")
     stored = {} if url and key else _from_file()
-    stored_url = str(stored.get("base_url") or DEFAULT_BASE_URL)
+    stored_url = str(stored.get("base_url") or DEFAULT_BASE_URL).rstrip("/")
     url = (url or stored_url).rstrip("/")
-    if key is None and url == stored_url.rstrip("/"):
+    if not key and url == stored_url:
         key = stored.get("api_key")
-    if not key:
+    return url, key or None
+
+
+def find_credentials(base_url: str | None = None, api_key: str | None = None) -> Credentials:
+    """As `look_up`. Raises ConfigError when there is no key for the address."""
+    url, key = look_up(base_url, api_key)
+    if key is None:
         raise ConfigError(f"no API key for {url}: set STILLHOUSE_API_KEY, or start a server with `stillhouse-server up`")
     return Credentials(url, key)

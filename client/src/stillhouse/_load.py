@@ -11,7 +11,7 @@ from typing import Any
 
 from stillhouse._archive import check
 from stillhouse._client import Stillhouse
-from stillhouse._config import Credentials, find_credentials
+from stillhouse._config import look_up
 from stillhouse._exceptions import DamagedArtifact
 from stillhouse.types import ArtifactFile
 
@@ -30,9 +30,9 @@ def load(ref: str | Path, program: Any | None = None, *, client: Stillhouse | No
     """
     from stillhouse_programs.artifact import load_artifact
 
-    where = Credentials(client.base_url, client.api_key) if client else find_credentials()
-    folder = Path(ref) if _is_folder(ref) else _fetched(str(ref), client, where, cache_dir)
-    return load_artifact(folder, base_url=where.base_url, api_key=where.api_key, program=program)
+    url, key = (client.base_url, client.api_key) if client else look_up()
+    folder = Path(ref) if _is_folder(ref) else _fetched(str(ref), client, cache_dir)
+    return load_artifact(folder, base_url=url, api_key=key, program=program)
 
 
 def fetch(artifact_id: str, client: Stillhouse, cache_dir: str | Path | None = None) -> Path:
@@ -61,10 +61,10 @@ def derive(program: Any, sample: Mapping[str, Any], lm_names: Mapping[str, str] 
     return result
 
 
-def _fetched(artifact_id: str, client: Stillhouse | None, where: Credentials, cache_dir: str | Path | None) -> Path:
+def _fetched(artifact_id: str, client: Stillhouse | None, cache_dir: str | Path | None) -> Path:
     if client is not None:
         return fetch(artifact_id, client, cache_dir)
-    with Stillhouse(where.base_url, where.api_key) as own:
+    with Stillhouse() as own:
         return fetch(artifact_id, own, cache_dir)
 
 

@@ -100,7 +100,7 @@ class TestList:
         two = api.post("/v1/compile_jobs", json=job_body(program_name="b", metadata={"sha": "2"})).json()
         api.post(f"/v1/compile_jobs/{two['id']}/cancel")
 
-        def ids(**params: object) -> list[str]:
+        def ids(**params: str | int) -> list[str]:
             return [job["id"] for job in api.get("/v1/compile_jobs", params=params).json()["data"]]
 
         assert ids(status="cancelled") == [two["id"]]

@@ -1,0 +1,59 @@
+"""A client whose requests are answered by a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from stillhouse import AsyncStillhouse, Stillhouse
+
+Answer = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
+
+
+@dataclass
+class Script:
+    """Answers in order, the last one for ever; `requests` holds what was sent, `slept` the pauses."""
+
+    answers: list[Answer]
+    requests: list[httpx.Request] = field(default_factory=list)
+    slept: list[float] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, httpx.Response) else answer(request)
+
+
+def reply(body: Any = None, status: int = 200, **headers: str) -> httpx.Response:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.Response(status, json=body, headers=names)
+
+
+def scripted(*answers: Answer, **options: Any) -> tuple[Stillhouse, Script]:
+    script = Script(list(answers))
+    client = Stillhouse("http://server", "sh_a_b", transport=httpx.MockTransport(script), sleep=script.slept.append, **options)
+    return client, script
+
+
+def scripted_async(*answers: Answer, **options: Any) -> tuple[AsyncStillhouse, Script]:
+    script = Script(list(answers))
+    return AsyncStillhouse("http://server", "sh_a_b", transport=httpx.MockTransport(script), **options), script
+
+
+def job(status: str = "queued", **fields: Any) -> dict[str, Any]:
+    return {"id": "cjob-1", "object": "compile.job", "status": status, "created_at": 1, **fields}
+
+
+@pytest.fixture(autouse=True)
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No key of this machine's user is found."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))

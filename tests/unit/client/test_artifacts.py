@@ -1,0 +1,98 @@
+"""Downloading: every file has its digest and its place, or nothing is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from stillhouse import DamagedArtifact
+from stillhouse._load import fetch
+from tests.unit.client.conftest import reply, scripted
+
+FILES = {"manifest.json": b"{}", "lora/weights.safetensors": b"\x00\x01" * 700}
+
+
+def tarball(files: dict[str, bytes], link: str | None = None) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        if link:
+            info = tarfile.TarInfo(link)
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(info)
+    return out.getvalue()
+
+
+def artifact(files: dict[str, bytes]) -> dict[str, Any]:
+    listed = [{"path": p, "size_bytes": len(d), "digest": "sha256:" + hashlib.sha256(d).hexdigest()} for p, d in files.items()]
+    return {"id": "art-1", "files": listed}
+
+
+class TestDownload:
+    def test_unpacks_into_the_folder(self, tmp_path: Path) -> None:
+        client, _ = scripted(reply(artifact(FILES)), httpx.Response(200, content=tarball(FILES)))
+        folder = client.artifacts.download("art-1", tmp_path / "a" / "b")
+        assert {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == FILES
+
+    @pytest.mark.parametrize(
+        ("sent", "link"),
+        [
+            ({**FILES, "manifest.json": b"{ }"}, None),
+            ({"manifest.json": b"{}"}, None),
+            ({**FILES, "extra": b"x"}, None),
+            ({**FILES, "../escape": b"x"}, None),
+            (FILES, "manifest.json"),
+            (FILES, "link"),
+        ],
+    )
+    def test_damaged_leaves_nothing(self, tmp_path: Path, sent: dict[str, bytes], link: str | None) -> None:
+        client, _ = scripted(reply(artifact(FILES)), httpx.Response(200, content=tarball(sent, link)))
+        with pytest.raises(DamagedArtifact):
+            client.artifacts.download("art-1", tmp_path / "out")
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        assert not (tmp_path.parent / "escape").exists()
+
+    def test_a_listed_path_outside_is_refused(self, tmp_path: Path) -> None:
+        files = {"../escape": b"x"}
+        client, _ = scripted(reply(artifact(files)), httpx.Response(200, content=tarball(files)))
+        with pytest.raises(DamagedArtifact):
+            client.artifacts.download("art-1", tmp_path / "out")
+        assert not (tmp_path / "escape").exists()
+
+    def test_not_an_archive(self, tmp_path: Path) -> None:
+        client, _ = scripted(reply(artifact(FILES)), httpx.Response(200, content=b"nonsense"))
+        with pytest.raises(DamagedArtifact):
+            client.artifacts.download("art-1", tmp_path / "out")
+
+    def test_a_folder_with_something_in_it_is_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").write_text("x")
+        client, _ = scripted(reply(artifact(FILES)), httpx.Response(200, content=tarball(FILES)))
+        with pytest.raises(FileExistsError):
+            client.artifacts.download("art-1", tmp_path / "out")
+        assert (tmp_path / "out" / "mine").read_text() == "x"
+
+
+class TestCache:
+    def test_an_intact_copy_needs_no_server(self, tmp_path: Path) -> None:
+        client, script = scripted(reply(artifact(FILES)), reply(artifact(FILES)), httpx.Response(200, content=tarball(FILES)))
+        folder = fetch("art-1", client, tmp_path)
+        asked = len(script.requests)
+        assert fetch("art-1", client, tmp_path) == folder
+        assert len(script.requests) == asked
+
+    def test_a_damaged_copy_is_fetched_again(self, tmp_path: Path) -> None:
+        answers = [reply(artifact(FILES)), reply(artifact(FILES)), httpx.Response(200, content=tarball(FILES))]
+        client, _ = scripted(*answers, *answers[:2], httpx.Response(200, content=tarball(FILES)))
+        folder = fetch("art-1", client, tmp_path)
+        (folder / "manifest.json").write_bytes(b"tampered")
+        assert (fetch("art-1", client, tmp_path) / "manifest.json").read_bytes() == b"{}"

@@ -1,0 +1,176 @@
+"""The command line: what it sends, prints, and exits with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from stillhouse.cli.main import app
+from stillhouse.cli.output import Exit
+from tests.unit.client.conftest import Answer, Script, job, reply, scripted
+
+REFUSED = {
+    "error": {
+        "message": "trainset: 1 of 2 rows cannot be used",
+        "code": "invalid_rows",
+        "type": "invalid_request_error",
+        "details": [{"row": 2, "field": "message", "message": "required input is missing"}],
+    }
+}
+
+
+class Shell:
+    """Runs commands against scripted answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.script = Script([])
+
+    def answers(self, *answers: Answer) -> None:
+        client, self.script = scripted(*answers, max_retries=0)
+        self._monkeypatch.setattr("stillhouse.cli.output.Stillhouse", lambda: client)
+
+    def run(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    def sent(self, number: int = 0) -> Any:
+        return json.loads(self.script.requests[number].content)
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setenv("COLUMNS", "200")
+    return Shell(monkeypatch)
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> str:
+    (tmp_path / "spec.json").write_text('{"predictors": []}')
+    (tmp_path / "train.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
+    (tmp_path / "job.yaml").write_text(
+        "# comments are welcome\nprogram: {file: spec.json}\ntrainset: {file: train.jsonl}\nmetric: {type: exact_match}\n"
+        "metadata: {team: support}\n"
+    )
+    return str(tmp_path / "job.yaml")
+
+
+class TestCreate:
+    def test_files_are_read_in(self, shell: Shell, job_file: str) -> None:
+        shell.answers(reply(job(), 201))
+        result = shell.run("jobs", "create", "-f", job_file, "--metadata", "sha=9f", "--idempotency-key", "k")
+        assert result.exit_code == Exit.OK, result.output
+        assert shell.sent() == {
+            "program": {"predictors": []},
+            "trainset": [{"a": 1}, {"a": 2}],
+            "metric": {"type": "exact_match"},
+            "metadata": {"team": "support", "sha": "9f"},
+        }
+        assert shell.script.requests[0].headers["idempotency-key"] == "k"
+        assert "cjob-1" in result.output
+
+    def test_a_csv_is_uploaded_since_only_the_server_knows_its_types(self, shell: Shell, tmp_path: Path) -> None:
+        (tmp_path / "train.csv").write_text("a\n1\n")
+        (tmp_path / "job.json").write_text(json.dumps({"program": "prog-1", "trainset": {"file": "train.csv"}}))
+        shell.answers(reply({"id": "ds-9", "rows": 1}, 201), reply(job(), 201))
+        assert shell.run("jobs", "create", "-f", str(tmp_path / "job.json")).exit_code == Exit.OK
+        assert shell.sent(1)["trainset"] == "ds-9"
+
+    @pytest.mark.parametrize(("status", "code"), [("succeeded", Exit.OK), ("failed", Exit.FAILED), ("cancelled", Exit.CANCELLED)])
+    def test_waiting_exits_by_how_it_ended(self, shell: Shell, job_file: str, status: str, code: Exit) -> None:
+        shell.answers(reply(job(), 201), reply(job(status)))
+        result = shell.run("jobs", "create", "-f", job_file, "--wait", "--json")
+        assert result.exit_code == code
+        assert json.loads(result.stdout)["status"] == status
+
+    def test_timeout(self, shell: Shell, job_file: str) -> None:
+        shell.answers(reply(job(), 201), reply(job("running")))
+        result = shell.run("jobs", "create", "-f", job_file, "--wait", "--timeout", "0s", "--json")
+        assert result.exit_code == Exit.TIMEOUT
+        assert "goes on" in result.output
+
+    def test_a_refusal_shows_the_rows(self, shell: Shell, job_file: str) -> None:
+        shell.answers(reply(REFUSED, 422))
+        result = shell.run("jobs", "create", "-f", job_file)
+        assert result.exit_code == Exit.USAGE
+        assert "row 2 message: required input is missing" in result.output
+
+    @pytest.mark.parametrize("text", ["program: [", "- just\n- a list\n", "program: {file: none.json}\n"])
+    def test_bad_files_are_usage(self, shell: Shell, tmp_path: Path, text: str) -> None:
+        shell.answers(reply(job(), 201))
+        (tmp_path / "job.yaml").write_text(text)
+        assert shell.run("jobs", "create", "-f", str(tmp_path / "job.yaml")).exit_code == Exit.USAGE
+        assert shell.script.requests == []
+
+    def test_a_bad_line_is_named(self, shell: Shell, job_file: str, tmp_path: Path) -> None:
+        shell.answers(reply(job(), 201))
+        (tmp_path / "train.jsonl").write_text('{"a": 1}\n{"a":\n')
+        assert "line 2" in shell.run("jobs", "create", "-f", job_file).output
+
+
+class TestJobs:
+    def test_list_as_a_table(self, shell: Shell) -> None:
+        shell.answers(reply({"data": [job("running", step="train", program_name="router", progress={"percent": 61})], "has_more": False}))
+        result = shell.run("jobs", "list", "--status", "running")
+        assert all(word in result.output for word in ("cjob-1", "running", "train", "61", "router"))
+        assert shell.script.requests[0].url.params["status"] == "running"
+
+    def test_list_as_json(self, shell: Shell) -> None:
+        shell.answers(reply({"data": [job()], "has_more": False}))
+        assert json.loads(shell.run("jobs", "list", "--json").stdout)[0]["id"] == "cjob-1"
+
+    def test_get_shows_steps_scores_and_artifact(self, shell: Shell) -> None:
+        evaluation = {"n": 3, "baseline": {"score": 0.41, "low": 0.3, "high": 0.5, "parse_failures": 22}}
+        steps = [{"name": "bootstrap", "status": "succeeded", "done": 640, "total": 640, "counts": {"reused": 600}}]
+        shell.answers(reply(job("succeeded", evaluation=evaluation, steps=steps, artifact={"id": "art-1"})))
+        result = shell.run("jobs", "get", "cjob-1")
+        assert result.exit_code == Exit.OK
+        assert all(word in result.output for word in ("640/640", "reused 600", "0.410", "22", "art-1"))
+
+    def test_cancel(self, shell: Shell) -> None:
+        shell.answers(reply(job("cancelled")))
+        assert shell.run("jobs", "cancel", "cjob-1").exit_code == Exit.OK
+        assert shell.script.requests[0].url.path == "/v1/compile_jobs/cjob-1/cancel"
+
+    def test_events_follow(self, shell: Shell) -> None:
+        data = json.dumps({"id": 1, "created_at": 1, "type": "done", "message": "The job is failed [x]", "level": "info"})
+        shell.answers(httpx.Response(200, text=f"id: 1\nevent: done\ndata: {data}\n\n"))
+        assert "The job is failed [x]" in shell.run("jobs", "events", "cjob-1", "-f").output
+
+    def test_events_as_json_lines(self, shell: Shell) -> None:
+        shell.answers(reply({"data": [{"id": n, "created_at": 1, "type": "log", "message": "m"} for n in (1, 2)], "has_more": False}))
+        lines = shell.run("jobs", "events", "cjob-1", "--json").stdout.splitlines()
+        assert [json.loads(line)["id"] for line in lines] == [1, 2]
+
+
+class TestArtifacts:
+    def test_call(self, shell: Shell) -> None:
+        shell.answers(reply({"outputs": {"category": "billing"}}))
+        result = shell.run("artifacts", "call", "art-1", "message=I was charged = twice")
+        assert "billing" in result.output
+        assert shell.sent() == {"inputs": {"message": "I was charged = twice"}}
+
+    def test_not_found_is_a_failure(self, shell: Shell) -> None:
+        shell.answers(reply({"error": {"message": "no artifact", "code": "artifact_not_found"}}, 404))
+        result = shell.run("artifacts", "download", "art-1")
+        assert result.exit_code == Exit.FAILED
+        assert "no artifact" in result.output
+
+
+class TestUsage:
+    def test_no_key(self) -> None:
+        result = CliRunner().invoke(app, ["me"])
+        assert result.exit_code == Exit.USAGE
+        assert "STILLHOUSE_API_KEY" in result.output
+
+    @pytest.mark.parametrize("arguments", [["jobs", "create"], ["nothing"], ["jobs", "get", "x", "--timeout", "soon"]])
+    def test_wrong_arguments(self, shell: Shell, arguments: list[str]) -> None:
+        shell.answers(reply(job()))
+        assert shell.run(*arguments).exit_code == Exit.USAGE
+
+    def test_version(self, shell: Shell) -> None:
+        assert shell.run("--version").output.strip().count(".") == 2

@@ -1,0 +1,55 @@
+"""Where address and key come from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stillhouse import ConfigError, Stillhouse
+
+
+def store(home: Path, url: str = "http://127.0.0.1:8400", key: str = "sh_file_key") -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "credentials.json").write_text(json.dumps({"base_url": url, "api_key": key, "project": "default"}))
+
+
+class TestCredentials:
+    def test_arguments_win_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STILLHOUSE_BASE_URL", "http://env")
+        monkeypatch.setenv("STILLHOUSE_API_KEY", "sh_env_key")
+        client = Stillhouse("http://arg/", "sh_arg_key")
+        assert (client.base_url, client.api_key) == ("http://arg", "sh_arg_key")
+        assert Stillhouse().base_url == "http://env"
+
+    def test_the_home_named_by_the_environment(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        store(tmp_path / "home", "http://127.0.0.1:9999")
+        store(tmp_path / ".stillhouse", key="sh_other_key")
+        monkeypatch.setenv("STILLHOUSE_HOME", str(tmp_path / "home"))
+        client = Stillhouse()
+        assert (client.base_url, client.api_key) == ("http://127.0.0.1:9999", "sh_file_key")
+
+    def test_the_current_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("STILLHOUSE_HOME", raising=False)
+        store(tmp_path / ".stillhouse")
+        assert Stillhouse().api_key == "sh_file_key"
+
+    def test_a_stored_key_never_goes_to_another_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store(tmp_path / ".stillhouse")
+        monkeypatch.delenv("STILLHOUSE_HOME", raising=False)
+        with pytest.raises(ConfigError):
+            Stillhouse("http://elsewhere")
+
+    def test_nothing_found_says_what_to_do(self) -> None:
+        with pytest.raises(ConfigError, match="STILLHOUSE_API_KEY"):
+            Stillhouse()
+
+
+class TestImport:
+    def test_is_light(self) -> None:
+        heavy = "{'dspy', 'torch', 'typer', 'yaml', 'tqdm', 'stillhouse_programs'}"
+        code = f"import sys, stillhouse; found = {heavy} & set(sys.modules); sys.exit(', '.join(found) or 0)"
+        subprocess.run([sys.executable, "-c", code], check=True)
