@@ -54,22 +54,26 @@ class _SystemMessageOnce:
         return known[1]
 
 
-class FastChatAdapter(_SystemMessageOnce, dspy.ChatAdapter):
-    """dspy's ChatAdapter with the same bytes, without its detour over pydantic for plain text inputs."""
+class _PlainInputs(_SystemMessageOnce):
+    """Writes inputs that are plain text without dspy's detour over pydantic. The bytes are the same."""
 
     def format_user_message_content(
         self, signature: Any, inputs: Mapping[str, Any], prefix: str = "", suffix: str = "", main_request: bool = False
     ) -> str:
         given = [(name, inputs[name]) for name in signature.input_fields if name in inputs]
         if not all(type(value) is str for _, value in given):
-            return str(super().format_user_message_content(signature, inputs, prefix, suffix, main_request))
+            return str(super().format_user_message_content(signature, inputs, prefix, suffix, main_request))  # type: ignore[misc]
         parts = [prefix, *(f"[[ ## {name} ## ]]\n{value}" for name, value in given)]
         if main_request:
             parts.append(self.user_message_output_requirements(signature))
         return "\n\n".join([*parts, suffix]).strip()
 
 
-class FastJSONAdapter(_SystemMessageOnce, dspy.JSONAdapter):
+class FastChatAdapter(_PlainInputs, dspy.ChatAdapter):
+    """dspy's ChatAdapter with the same bytes."""
+
+
+class FastJSONAdapter(_PlainInputs, dspy.JSONAdapter):
     """dspy's JSONAdapter with the same bytes."""
 
 

@@ -10,6 +10,7 @@ Demos in a row are the demos the student runs with after it is compiled, by `dem
 `spec.with_demos` is the same for a spec.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -107,10 +108,15 @@ def _typed_outputs(signature: Any, outputs: Mapping[str, Any]) -> dict[str, Any]
 
 def _typed(name: str, annotation: Any, value: Any) -> Any:
     try:
-        return pydantic.TypeAdapter(annotation).validate_python(value)
+        return _reader(annotation).validate_python(value)
     except pydantic.ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
         raise _Rejected("output_type", f"output `{name}` does not fit the student's type: {reason}") from None
+
+
+@functools.lru_cache(maxsize=512)
+def _reader(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(annotation)
 
 
 def _answer(prompt_adapter: dspy.Adapter, signature: Any, outputs: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ from stillhouse_programs.spec_models import (
     TemplateRef,
     ValueRef,
 )
-from stillhouse_programs.spec_rows import Column, RowFault, cast_cell, input_columns, label_columns, row_faults
+from stillhouse_programs.spec_rows import Column, RowCheck, RowFault, cast_cell, input_columns, label_columns
 
 __all__ = [
     "ProgramSpec", "PredictorSpec", "SignatureSpec", "FieldSpec", "StepSpec", "Reference", "FromRef", "ValueRef", "TemplateRef",
@@ -156,9 +156,17 @@ def columns(spec: ProgramSpec) -> dict[str, Column]:
 def check_row(spec: ProgramSpec, row: Any) -> list[RowFault]:
     """Say what is wrong with one row: missing inputs, values of the wrong type. An empty list means that it can be used.
 
-    For many rows expand the spec once and pass the expanded one. Columns that the program does not know are not faults.
+    Columns that the program does not know are not faults. Rows of one spec object after another are checked fast.
     """
-    return row_faults(expand_spec(spec), row)
+    global _last_check
+    known = _last_check
+    if known is None or known[0] is not spec:
+        known = _last_check = spec, RowCheck(expand_spec(spec))
+    return known[1].faults(row)
+
+
+# A trainset is checked row by row against one spec; two threads at most make the check twice.
+_last_check: tuple[ProgramSpec, RowCheck] | None = None
 
 
 def cast_row(spec: ProgramSpec, row: Mapping[str, str]) -> dict[str, Any]:

@@ -69,14 +69,19 @@ def _output_schema(spec: ProgramSpec, reference: Reference) -> JsonObject:
     return schema_at(field, rest) or {} if field else {}
 
 
-def row_faults(spec: ProgramSpec, row: Any) -> list[RowFault]:
-    """Say what is wrong with a row of an expanded spec: missing inputs, and inputs and labels of the wrong type."""
-    if not isinstance(row, Mapping):
-        return [RowFault("", "expected an object")]
-    inputs = input_columns(spec)
-    faults = [fault for column in inputs.values() if (fault := _column_fault(column, row))]
-    labels = [column for name, column in label_columns(spec).items() if name not in inputs]
-    return faults + [fault for column in labels if (fault := _column_fault(column, row))]
+class RowCheck:
+    """The check of the rows of one expanded spec."""
+
+    def __init__(self, spec: ProgramSpec) -> None:
+        inputs = input_columns(spec)
+        labels = [column for name, column in label_columns(spec).items() if name not in inputs]
+        self.columns = [*inputs.values(), *labels]
+
+    def faults(self, row: Any) -> list[RowFault]:
+        """Say what is wrong with a row: missing inputs, and inputs and labels of the wrong type."""
+        if not isinstance(row, Mapping):
+            return [RowFault("", "expected an object")]
+        return [fault for column in self.columns if (fault := _column_fault(column, row))]
 
 
 def _column_fault(column: Column, row: Mapping[str, Any]) -> RowFault | None:
