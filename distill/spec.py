@@ -243,11 +243,11 @@ def _model_of(value: Any) -> Any:
 
 def digest(value: Any) -> str:
     """`v1:` + 64 hex digits of the compact JSON."""
-    return "v1:" + sha256(compact(value).encode()).hexdigest()
+    return "v1:" + sha256(compact(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def program_digest(spec: ProgramSpec) -> str:
-    return "v1:" + sha256(canonical_json(spec).encode()).hexdigest()
+    return "v1:" + sha256(canonical_json(spec).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def lm_digest(lm: LmSpec) -> str:
