@@ -13,14 +13,14 @@ _DAY = "2026-01-{day:02d}"
 
 def fake_value(annotation: Any, rnd: random.Random) -> Any:
     """Make up a value of a type. Equal types and seeds give equal values, in every process."""
-    adapter = pydantic.TypeAdapter(annotation)
+    reader = pydantic.TypeAdapter(annotation)
     try:
-        schema = adapter.json_schema()
+        schema = reader.json_schema()
     except pydantic.PydanticUserError:
         return f"{type_name(annotation)}-{rnd.randint(0, 99)}"
     raw = _Faker(schema.get("$defs", {}), rnd).make(schema)
     try:
-        return adapter.validate_python(raw)
+        return reader.validate_python(raw)
     except pydantic.ValidationError:
         return raw  # a pattern, for instance, that made-up text does not meet
 
