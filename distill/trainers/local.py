@@ -168,10 +168,8 @@ class LocalTraining:
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The part of ``environment`` that a trainer gets: a fixed list of names, none of which holds a secret."""
-    return {name: environment[name] for name in PASSED_ON if name in environment} | {
-        "PYTHONUNBUFFERED": "1",
-        "STILLHOUSE_DIE_WITH_PARENT": "1",
-    }
+    ours = {"PYTHONUNBUFFERED": "1", "STILLHOUSE_DIE_WITH_PARENT": "1"}
+    return {name: environment[name] for name in PASSED_ON if name in environment} | ours
 
 
 def _classify(folder: Path, code: int) -> TrainOutcome:

@@ -50,10 +50,11 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, epsilon: float, dtype: torch.dtype) -> torch.Tensor:
-        norm = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
-        inverse = norm.square_().div_(inputs.shape[-1]).add_(epsilon).rsqrt_()
+        norm: torch.Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
+        inverse: torch.Tensor = norm.square_().div_(inputs.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(inputs, weight, inverse)
-        return (inputs * inverse).mul_(weight).to(dtype)
+        output: torch.Tensor = (inputs * inverse).mul_(weight).to(dtype)
+        return output
 
     @staticmethod
     @once_differentiable

@@ -42,6 +42,8 @@ def build_tiny_model(
         num_key_value_heads=2,
         max_position_embeddings=context_length,
         tie_word_embeddings=True,
+        # The embeddings are also the output layer and stay frozen under LoRA: at the usual 0.02 no logit could stand out.
+        initializer_range=0.2,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -49,6 +51,9 @@ def build_tiny_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            # It starts at zero as the padding token's, but it is the end-of-turn token too and must be sayable.
+            model.get_input_embeddings().weight[tokenizer.pad_token_id].normal_(std=config.initializer_range)
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
     return folder
