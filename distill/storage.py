@@ -27,7 +27,9 @@ class BlobWriter:
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
-        self._file.write(data)
+        """Raises StorageError when the disk refuses."""
+        with _disk_errors():
+            self._file.write(data)
         self._hash.update(data)
         self.size_bytes += len(data)
 
@@ -52,16 +54,18 @@ class FolderStore:
     @contextmanager
     def writer(self) -> Iterator[BlobWriter]:
         """Write a blob piece by piece; nothing is left behind when the block raises."""
-        temporary = self._temporary()
+        with _disk_errors():
+            temporary = self._temporary()
+            file = temporary.open("xb")
         try:
-            with temporary.open("xb") as file:
+            with file:
                 out = BlobWriter(file)
                 yield out
-                file.flush()
-                os.fsync(file.fileno())
-            self._publish(temporary, out.digest)
-        except OSError as error:
-            raise StorageError(f"cannot write a blob: {error.strerror}") from error
+                with _disk_errors():
+                    file.flush()
+                    os.fsync(file.fileno())
+            with _disk_errors():
+                self._publish(temporary, out.digest)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -127,6 +131,15 @@ class FolderStore:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary.rename(place)
         _sync_folder(place.parent)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Only around our own calls: an OSError of whoever feeds the writer (a lost client) is theirs."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write a blob: {error.strerror}") from error
 
 
 def _chunks(source: Source) -> Iterator[bytes]:

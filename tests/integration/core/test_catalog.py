@@ -5,9 +5,22 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from distill.catalog import artifacts, blobs, connections, datasets, devices, fine_tuned, keys, programs, projects, row_facts, scores, traces
+from distill.catalog import (
+    artifacts,
+    blobs,
+    connections,
+    datasets,
+    devices,
+    fine_tuned,
+    keys,
+    programs,
+    projects,
+    row_facts,
+    scores,
+    traces,
+)
 from distill.catalog.models import Connection
-from distill.db import Page, unit_of_work
+from distill.db import unit_of_work
 from distill.errors import Conflict, Invalid, NotFound, StorageError, Unauthenticated
 from distill.jobs import claims, repository, service
 from distill.settings import ConnectionSettings
@@ -32,7 +45,9 @@ class TestKeys:
             stored = s.execute(text("SELECT row_to_json(k)::text FROM api_keys k")).scalar_one()
         assert token.split("_", 2)[2] not in stored
 
-    @pytest.mark.parametrize("spoil", [lambda t: t[:-1] + "!", lambda t: t.replace("sh_", "xx_"), lambda t: t.split("_")[0], lambda t: "", lambda t: t + "\x00"])
+    @pytest.mark.parametrize(
+        "spoil", [lambda t: t[:-1] + "!", lambda t: t.replace("sh_", "xx_"), lambda t: t.split("_")[0], lambda t: "", lambda t: t + "\x00"]
+    )
     def test_wrong_token_is_refused(self, world: World, spoil: Any) -> None:
         with unit_of_work() as s:
             _, token = keys.create(s, world.project_id, "ci")
@@ -196,7 +211,9 @@ class TestScores:
 class TestRowFacts:
     def test_told_again_replaces(self, world: World) -> None:
         job_id = world.submit()
-        fact = row_facts.NewFact(job_id, "rejected", "teacher:0", 4, 0, "ok", call=1, predictor="self", reason="too_long", message="900 tokens")
+        fact = row_facts.NewFact(
+            job_id, "rejected", "teacher:0", 4, 0, "ok", call=1, predictor="self", reason="too_long", message="900 tokens"
+        )
         with unit_of_work() as s:
             row_facts.store(s, [fact])
             row_facts.store(s, [row_facts.NewFact(job_id, "rejected", "teacher:0", 4, 0, "ok", call=1, reason="override")])
@@ -324,7 +341,14 @@ def _connection(name: str) -> Connection:
 
 
 def _trace(world: World, digest: str, inputs: dict[str, Any], status: str = "ok") -> traces.NewTrace:
-    body = {"status": status, "inputs": inputs, "outputs": {}, "calls": [], "usage": {"calls": 1, "prompt_tokens": 5, "completion_tokens": 2}, "seconds": 0.1}
+    body = {
+        "status": status,
+        "inputs": inputs,
+        "outputs": {},
+        "calls": [],
+        "usage": {"calls": 1, "prompt_tokens": 5, "completion_tokens": 2},
+        "seconds": 0.1,
+    }
     return traces.NewTrace(world.project_id, digest, "v1:program", "v1:lms", "v1:inputs", "v1:prompts", 0, body)
 
 
@@ -337,8 +361,7 @@ def _model(world: World) -> str:
     with unit_of_work() as s:
         key = service.NewFineTuneJob("v1:key", "", ("student",), ("self",), house, "tiny", "local")
         [row] = service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [key])
-        model = fine_tuned.create(
+        return fine_tuned.create(
             s, model_id="sh-router-self-abcdefgh", project_id=world.project_id, job_id=job_id, fine_tune_job_id=row.id, connection_id=house,
             program_name="router", predictors=["self"], base_model="tiny", base_model_digest=None, files={}, settings={},
-        )  # fmt: skip
-        return fine_tuned.list_models(s, world.project_id, Page()).data[0].id if model else ""
+        ).id  # fmt: skip

@@ -163,7 +163,10 @@ class TestFail:
         _release(second)
         assert items(job_id, Step.BOOTSTRAP)[1].status == "cancelled"
         with unit_of_work() as s:
-            assert [(view.name, view.status) for view in repository.steps(s, job_id)] == [("validate", "succeeded"), ("bootstrap", "failed")]
+            assert [(view.name, view.status) for view in repository.steps(s, job_id)] == [
+                ("validate", "succeeded"),
+                ("bootstrap", "failed"),
+            ]
 
 
 class TestRelease:
@@ -247,9 +250,10 @@ class TestRules:
 
     def test_one_fine_tune_job_a_key(self, world: World) -> None:
         job_id = world.submit()
+        with unit_of_work() as s:
+            key, row = _key(s, "same"), repository.by_id(s, job_id)
         with pytest.raises(IntegrityError), unit_of_work() as s:
-            key = _key(s, "same")
-            service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [key, key])
+            service.create_fine_tune_jobs(s, row, [key, key])
 
 
 def _key(s: Session, name: str) -> service.NewFineTuneJob:

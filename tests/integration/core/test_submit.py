@@ -36,17 +36,33 @@ class TestSubmit:
     def test_smallest_request_is_filled_in(self, world: World) -> None:
         spec = spec_of(world.submit())
         student = spec.lms["student"]
-        assert (student.connection, student.model, student.base_model, student.trainer) == ("house", "smollm2-135m-instruct", "smollm2-135m-instruct", "local")
+        assert (student.connection, student.model, student.base_model, student.trainer) == (
+            "house",
+            "smollm2-135m-instruct",
+            "smollm2-135m-instruct",
+            "local",
+        )
         assert student.prompt_adapter == spec.prompt_adapter is not None
         assert student.train_options == spec.train_options
         teacher = spec.teachers[0]
-        assert (teacher.program_id, teacher.lms["student"].connection, teacher.lms["student"].model) == (world.program_id, "teachers", "big")
+        assert (teacher.program_id, teacher.lms["student"].connection, teacher.lms["student"].model) == (
+            world.program_id,
+            "teachers",
+            "big",
+        )
         assert teacher.lms["student"].connection_id.startswith("conn-")
 
     def test_row_item_event_and_hint_are_written_together(self, world: World) -> None:
         job_id = world.submit(name="weekly", program_name="router", metadata={"a": "b"}, num_threads=3, budget={"max_calls": 9})
         row = job(job_id)
-        assert (row.status, row.step, row.name, row.program_name, row.num_threads, row.max_calls) == ("queued", "validate", "weekly", "router", 3, 9)
+        assert (row.status, row.step, row.name, row.program_name, row.num_threads, row.max_calls) == (
+            "queued",
+            "validate",
+            "weekly",
+            "router",
+            3,
+            9,
+        )
         assert row.user_metadata == {"a": "b"}
         assert [(item.step, item.queue, item.status) for item in items(job_id)] == [("validate", "rollouts", "queued")]
 
@@ -110,7 +126,9 @@ class TestRefusals:
         assert_refused(world, changes, code, param)
 
     def test_unknown_words_come_with_the_nearest_known_one(self, world: World) -> None:
-        assert 'did you mean "n_epochs"' in assert_refused(world, {"train_options": {"epochs": 3}}, "unknown_option", "train_options.epochs")
+        assert 'did you mean "n_epochs"' in assert_refused(
+            world, {"train_options": {"epochs": 3}}, "unknown_option", "train_options.epochs"
+        )
         assert 'did you mean "house"' in assert_refused(
             world, {"lms": {"student": {"connection": "hous"}}}, "connection_not_found", "lms.student.connection"
         )
@@ -124,7 +142,9 @@ class TestRefusals:
         assert "1 of 3 rows lack the input `message`; the first is row 2" in message
 
     def test_rows_with_another_name_for_the_input(self, world: World) -> None:
-        message = assert_refused(world, {"trainset": world.dataset([{"mesage": "a", "category": "b"}])}, "invalid_rows", "trainset[0].message")
+        message = assert_refused(
+            world, {"trainset": world.dataset([{"mesage": "a", "category": "b"}])}, "invalid_rows", "trainset[0].message"
+        )
         assert 'did you mean "mesage"' in message
 
     def test_rows_without_labels(self, world: World) -> None:
@@ -150,7 +170,12 @@ class TestRefusals:
     def test_disabled_connection(self, world: World) -> None:
         with unit_of_work() as s:
             connections.sync(s, settings(connections={}))
-        assert_refused(world, {"teacher": [{"lms": {"student": {"connection": "teachers"}}}]}, "connection_not_found", "teacher[0].lms.student.connection")
+        assert_refused(
+            world,
+            {"teacher": [{"lms": {"student": {"connection": "teachers"}}}]},
+            "connection_not_found",
+            "teacher[0].lms.student.connection",
+        )
 
     def test_constrained_baseline_needs_structured_outputs(self, world: World) -> None:
         plain = ConnectionSettings(base_url="http://plain.test", models=["m"], supports=["lora"], trainer="local", default_student=True)

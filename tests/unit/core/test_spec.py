@@ -12,7 +12,9 @@ from distill.spec import CompileSpec, LmSpec, compact, digest, json_path, read_s
 from stillhouse_programs.spec import parse_metric, parse_prompt_adapter, parse_spec
 
 MINIMAL: dict[str, Any] = {"program_id": "prog-1", "trainset": "ds-1"}
-LM = LmSpec(connection="house", connection_id="conn-1", connection_revision=2, model="tiny", base_model="tiny", trainer="local", temperature=0.5)
+LM = LmSpec(
+    connection="house", connection_id="conn-1", connection_revision=2, model="tiny", base_model="tiny", trainer="local", temperature=0.5
+)
 GOLDEN = {
     "value": "v1:362d8241f788bca764c540e8fe918d8ac9091679ac3b5f973db9965797e2debb",
     "program": "v1:3217dabc6ed15eca4857d8b1c00f2b8136140d47d8c6db25b919191198c0b162",
@@ -120,7 +122,12 @@ def golden_values() -> dict[str, str]:
                 {
                     "name": "self",
                     "lm": "student",
-                    "signature": {"fields": [{"name": "q", "role": "input"}, {"name": "a", "role": "output", "schema": {"type": "string", "enum": ["y", "n"]}}]},
+                    "signature": {
+                        "fields": [
+                            {"name": "q", "role": "input"},
+                            {"name": "a", "role": "output", "schema": {"type": "string", "enum": ["y", "n"]}},
+                        ]
+                    },
                     "demos": [{"q": "zwölf", "a": "y"}],
                 }
             ]

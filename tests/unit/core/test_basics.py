@@ -1,0 +1,97 @@
+"""Ids, settings, logs and errors."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from distill import logs
+from distill.errors import CancelRequested, Conflict, JobFault, LostLease, StillhouseError
+from distill.ids import has_prefix, new_id, short_token
+from distill.settings import get_settings
+
+
+class TestIds:
+    def test_order_of_text_is_order_of_creation(self) -> None:
+        made = [new_id("cjob") for _ in range(5000)]
+        assert made == sorted(made)
+        assert len(set(made)) == 5000
+
+    def test_form(self) -> None:
+        assert has_prefix(new_id("ds"), "ds")
+        assert not has_prefix(new_id("ds"), "cjob")
+        assert not has_prefix("ds-../../etc", "ds")
+        assert len(new_id("cjob")) == len("cjob-") + 26
+
+    def test_tokens_do_not_repeat(self) -> None:
+        assert len({short_token(12) for _ in range(1000)}) == 1000
+
+
+class TestSettings:
+    @pytest.fixture
+    def config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        path = tmp_path / "stillhouse.toml"
+        monkeypatch.setenv("STILLHOUSE_CONFIG", str(path))
+        get_settings.cache_clear()
+        return path
+
+    def test_defaults_need_no_file(self, config: Path) -> None:
+        assert get_settings().timers.lease_seconds == 120
+        assert get_settings().server.host == "127.0.0.1"
+
+    def test_file_then_environment(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config.write_text('[timers]\nlease_seconds = 60\nbeat_seconds = 5\n[connections.openai]\nbase_url = "https://api.openai.com/v1"\n')
+        monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "7")
+        monkeypatch.setenv("DATABASE_URL", "postgresql://db.test/x")
+        settings = get_settings()
+        assert (settings.timers.lease_seconds, settings.timers.beat_seconds) == (7, 5)
+        assert settings.connections["openai"].models == "*"
+        assert settings.database_url == "postgresql://db.test/x"
+
+    @pytest.mark.parametrize("text", ["[timers]\nlease_second = 60\n", '[connections.x]\nbase_url = "u"\napi_key = "sk-secret"\n'])
+    def test_unknown_words_are_refused(self, config: Path, text: str) -> None:
+        config.write_text(text)
+        with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+            get_settings()
+
+    def test_blobs_live_in_the_home_unless_told(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STILLHOUSE_HOME", "somewhere")
+        assert get_settings().blob_root == Path("somewhere/blobs")
+
+
+class TestRedaction:
+    @pytest.fixture(autouse=True)
+    def _secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1234567890")
+        logs._secrets.cache_clear()
+
+    @pytest.mark.parametrize(
+        ("text", "clean"),
+        [
+            ("401 for sk-canary-1234567890", "401 for [redacted]"),
+            ("token sh_abc123_ABCDEFGHIJKLMNOPQRST was refused", "token [redacted] was refused"),
+            ("postgresql://me:hunter2@db/x", "postgresql://me:[redacted]@db/x"),
+            ("nothing to hide", "nothing to hide"),
+        ],
+    )
+    def test_text(self, text: str, clean: str) -> None:
+        assert logs.redact_text(text) == clean
+
+    def test_nested_values(self) -> None:
+        line = logs.redact(None, "info", {"event": "x", "headers": {"authorization": ["Bearer sk-canary-1234567890"]}, "count": 3})
+        assert line == {"event": "x", "headers": {"authorization": ["Bearer [redacted]"]}, "count": 3}
+
+
+class TestErrors:
+    def test_code_is_the_classes_own_unless_given(self) -> None:
+        assert Conflict("no").code == "conflict"
+        assert Conflict("no", code="job_over", param="id").param == "id"
+
+    def test_cancelled_holder_has_lost_its_right_to_publish(self) -> None:
+        assert issubclass(CancelRequested, LostLease)
+        assert issubclass(LostLease, StillhouseError)
+
+    def test_fault_is_plain_json(self) -> None:
+        assert JobFault("no_rows_kept", "No rows.", "user", step="prepare").as_json() == {
+            "code": "no_rows_kept", "message": "No rows.", "category": "user", "param": None, "step": "prepare", "retryable": False,
+        }  # fmt: skip
