@@ -32,9 +32,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the engine: rows at a time, new tokens a pass, bytes of the prefix cache, remembered hidden states."""
+    """Bounds of the engine: rows at a time and in the queue, new tokens a pass, bytes of the prefix cache, remembered hidden states,
+    and the tokens that all running rows together may hold of their own."""
 
     max_rows: int = 32
+    max_waiting: int = 4096
     pass_tokens: int = 1024
     cache_bytes: int = 1536 * 2**20
     memo_entries: int = 32768
@@ -85,7 +87,9 @@ class Core:
         return any(row.adapter_uid == adapter for row in (*self._rows, *self._waiting))
 
     def submit(self, request: Request) -> Row:
-        """Queue one sample."""
+        """Queue one sample. Raises HostError (503) where too many wait already."""
+        if len(self._waiting) >= self._limits.max_waiting:
+            raise HostError(503, "overloaded", f"{len(self._waiting)} samples wait already; try again later.", retry_after=1)
         row = Row(request)
         self.stats.requests += 1
         self.stats.prompt_tokens += len(request.prompt)
