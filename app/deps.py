@@ -61,5 +61,6 @@ def _page(
 PageDep = Annotated[Page, Depends(_page)]
 
 
-JobId = Annotated[str, Path(pattern=r"^[a-z]+-[A-Za-z0-9]+$", max_length=64, description="cjob-…")]
-ObjectId = Annotated[str, Path(max_length=256)]
+#: Ids are looked up as they are; the pattern only keeps out what no id can hold.
+ObjectId = Annotated[str, Path(pattern=r"^[!-~]+$", max_length=256)]
+JobId = ObjectId

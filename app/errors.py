@@ -24,6 +24,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from distill import errors as house
+from distill.db import is_outage, is_unstorable
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,9 @@ class ApiError(Exception):
 
 
 UNEXPECTED = ApiError(500, "internal_error", "The server failed. Its log has the cause under this request id.")
+
+UNSTORABLE = ApiError(422, "invalid_value", "A text holds the character NUL, or a number is too large to be stored.")
+NO_DATABASE = ApiError(503, "database_unavailable", "The database does not answer. Try again.", headers={"retry-after": "2"})
 
 
 def error_response(error: ApiError) -> JSONResponse:
@@ -181,7 +185,9 @@ def to_api_error(error: Exception) -> ApiError:
         return from_http(error)
     if isinstance(error, ApiError):
         return error
-    return UNEXPECTED
+    if is_unstorable(error):
+        return UNSTORABLE
+    return NO_DATABASE if is_outage(error) else UNEXPECTED
 
 
 def install(app: FastAPI) -> None:

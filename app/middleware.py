@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from logging import ERROR
 
 import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import UNEXPECTED, ApiError, error_response
+from app.errors import ApiError, error_response, to_api_error
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +26,9 @@ def with_request_id(app: ASGIApp, new_id: Callable[[], str]) -> ASGIApp:
 
 
 class LastResort:
-    """An exception that nobody expected is a 500 without a traceback; the log has it. A reply cut short is cut off, not ended."""
+    """An exception that nobody expected is a 500 without a traceback (the log has it), or 503 when the database is away.
+
+    A reply that was cut short is cut off, not ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,12 +44,13 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watch)
-        except Exception:
+        except Exception as error:
             if scope["type"] != "http":
                 raise
-            log.exception("request_failed", path=scope["path"])
+            reply = to_api_error(error)
+            log.log(ERROR, "request_failed", path=scope["path"], code=reply.code, exc_info=reply.status == 500)
             if not started:
-                await error_response(UNEXPECTED)(scope, receive, send)
+                await error_response(reply)(scope, receive, send)
             elif not ended:
                 raise
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from sqlalchemy import JSON, DateTime, Engine, MetaData, Select, create_engine, make_url, text
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 
 from distill.settings import get_settings
@@ -23,6 +24,8 @@ __all__ = [
     "Session",
     "dispose",
     "engine",
+    "is_outage",
+    "is_unstorable",
     "listen_dsn",
     "normalise_url",
     "now",
@@ -100,6 +103,16 @@ def unit_of_work(door: Door = "worker") -> Iterator[Session]:
     """One transaction: commits when the block ends, rolls back when it raises. Rows stay readable afterwards."""
     with Session(engine(door), expire_on_commit=False) as session, session.begin():
         yield session
+
+
+def is_outage(error: BaseException) -> bool:
+    """True when the database is the reason, not what was asked: not reached, shut down, no free connection, too slow."""
+    return isinstance(error, OperationalError | InterfaceError | TimeoutError)
+
+
+def is_unstorable(error: BaseException) -> bool:
+    """True when a value cannot be a column's: a text with NUL, a number out of range."""
+    return isinstance(error, DataError)
 
 
 def now(s: Session) -> datetime:

@@ -39,6 +39,8 @@ def _check_metadata(value: dict[str, str]) -> dict[str, str]:
         raise ValueError("at most 16 pairs")
     if any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
         raise ValueError("keys have at most 64 characters, values at most 512")
+    if any("\0" in text for pair in value.items() for text in pair):
+        raise ValueError("the character NUL cannot be stored")
     return value
 
 

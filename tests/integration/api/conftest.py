@@ -55,22 +55,28 @@ class Tokens:
 
 CONNECTIONS = """
 [connections.house]
-base_url = "http://127.0.0.1:9/v1"
+base_url = "LM_URL"
 models = ["tiny"]
 default_student = true
 supports = ["lora", "structured_outputs"]
 trainer = "local"
 
 [connections.big]
-base_url = "http://127.0.0.1:9/v1"
+base_url = "LM_URL"
 models = ["big-model"]
 default_teacher = true
 """
 
 
 @pytest.fixture
-def tokens(database: str, tmp_path: Path) -> Tokens:
-    (tmp_path / "stillhouse.toml").write_text(CONNECTIONS, encoding="utf-8")
+def lm_url() -> str:
+    """Where the connections point; modules that ask an LM have a server of their own there."""
+    return "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture
+def tokens(database: str, tmp_path: Path, lm_url: str) -> Tokens:
+    (tmp_path / "stillhouse.toml").write_text(CONNECTIONS.replace("LM_URL", lm_url), encoding="utf-8")
     get_settings.cache_clear()
     with unit_of_work() as s:
         project, other = projects.ensure(s, "support"), projects.ensure(s, "other")

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from distill.settings import get_settings
 from tests.integration.api.conftest import ROWS, SPEC, job_body
+from tests.support.databases import forget_settings
 
 SECRET = "sk-do-not-repeat-me"
 
@@ -145,3 +146,14 @@ class TestUnexpected:
         error = error_of(reply, 500)
         assert (error["type"], error["code"]) == ("server_error", "internal_error")
         assert SECRET not in reply.text
+
+    def test_a_database_that_is_away_is_503(self, api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        api.get("/v1/me")
+        monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://127.0.0.1:9/nothing")
+        forget_settings()
+        for path in ("/v1/me", "/readyz"):
+            reply = api.get(path)
+            error = error_of(reply, 503)
+            assert (error["type"], error["code"]) == ("server_error", "database_unavailable")
+            assert int(reply.headers["retry-after"]) > 0
+        assert api.get("/livez").status_code == 200

@@ -63,7 +63,7 @@ class _Part:
 class Events(_Part):
     def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> Page[Event]:
         """Events in order of their numbers, after number `after`."""
-        return Page(self._client, self._client.send(_part(job_id, "events", Event, after=after, limit=limit, order="asc")))
+        return Page(self._client, self._client.send(_part(job_id, "events", Event, after=after, limit=limit)))
 
     def stream(self, job_id: str, *, after: int | None = None) -> Iterator[Event]:
         """Every event after number `after`, as it happens, until the job is done. A broken connection resumes without gap or repeat."""
@@ -156,7 +156,7 @@ class _AsyncPart:
 class AsyncEvents(_AsyncPart):
     async def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> AsyncPage[Event]:
         """Events in order of their numbers, after number `after`."""
-        return AsyncPage(self._client, await self._client.send(_part(job_id, "events", Event, after=after, limit=limit, order="asc")))
+        return AsyncPage(self._client, await self._client.send(_part(job_id, "events", Event, after=after, limit=limit)))
 
     async def stream(self, job_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """Every event after number `after`, as it happens, until the job is done."""

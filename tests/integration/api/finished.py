@@ -1,0 +1,74 @@
+"""A finished job's leavings, made without running one: a served model and an artifact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from starlette.testclient import TestClient
+
+from distill.catalog import artifacts, connections, fine_tuned, projects
+from distill.db import unit_of_work
+from distill.jobs import repository, service
+from distill.jobs.service import NewFineTuneJob
+from distill.settings import get_settings
+from distill.storage import FolderStore
+from tests.integration.api.conftest import SPEC, job_body
+
+MODEL = "sh-router-self-abcd1234"
+
+
+@dataclass(frozen=True)
+class Finished:
+    job_id: str
+    artifact_id: str
+    placement_id: int
+
+
+def finish(api: TestClient) -> Finished:
+    """A job whose one predictor has the model MODEL, which is still to be loaded."""
+    job_id: str = api.post("/v1/compile_jobs", json=job_body(program_name="router")).json()["id"]
+    with unit_of_work() as s:
+        project, house = projects.get(s, "support"), connections.find(s, "house")
+        assert house is not None
+        key = NewFineTuneJob("v1:k", "", ("student",), ("self",), house.id, "tiny", "local", {"n_epochs": 3})
+        child = service.create_fine_tune_jobs(s, repository.lock(s, job_id), [key])[0]
+        fine_tuned.create(
+            s,
+            model_id=MODEL,
+            project_id=project.id,
+            job_id=job_id,
+            fine_tune_job_id=child.id,
+            connection_id=house.id,
+            program_name="router",
+            predictors=["self"],
+            base_model="tiny",
+            base_model_digest=None,
+            files={},
+            settings={},
+        )
+        fine_tuned.want(s, MODEL, house.id)
+        manifest = {"prompt_adapter": {"type": "chat"}, "predictors": {"self": {"model": MODEL, "lm_role": "student"}}}
+        files = _stored({"manifest.json": json.dumps(manifest), "spec.json": json.dumps(SPEC), "README.md": "# router"})
+        artifact = artifacts.create(
+            s,
+            project_id=project.id,
+            job_id=job_id,
+            name="router",
+            digest=str(files["manifest.json"]["digest"]),
+            manifest=json.dumps(manifest),
+            files=files,
+        )
+        placement = fine_tuned.of_models(s, [MODEL])[MODEL]
+        return Finished(job_id, artifact.id, placement.id)
+
+
+def _stored(contents: dict[str, str]) -> dict[str, dict[str, str | int]]:
+    store = FolderStore(get_settings().blob_root)
+    return {path: {"digest": store.put(text.encode()), "size_bytes": len(text.encode())} for path, text in contents.items()}
+
+
+def load(finished: Finished) -> None:
+    """Let the model be loaded."""
+    with unit_of_work() as s:
+        fine_tuned.set_placement(s, finished.placement_id, "ready")
