@@ -113,11 +113,8 @@ class SlotAttention:
 
     def attend(self, layer: int, q: Tensor) -> tuple[Tensor, Tensor]:
         if len(self._buckets) == 1:
-            bucket = self._buckets[0]
-            out, lse = self._bucket(layer, bucket, q[bucket.tokens])
-            order = torch.empty_like(bucket.tokens)
-            order[bucket.tokens] = torch.arange(len(order), device=order.device)
-            return out[order], lse[order]
+            # All rows in the order of the batch.
+            return self._bucket(layer, self._buckets[0], q)
         out, lse = torch.empty_like(q), torch.empty(q.shape[:2], device=q.device)
         for bucket in self._buckets:
             out[bucket.tokens], lse[bucket.tokens] = self._bucket(layer, bucket, q[bucket.tokens])
