@@ -5,7 +5,7 @@ paid for. Only the item's own facts and counts are fenced.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -28,6 +28,7 @@ from distill.execute.work import Stopped, Troubled, Work
 from distill.jobs.models import JobStep
 from distill.jobs.status import Step
 from distill.pipeline import bootstrap
+from distill.pipeline.bootstrap import SmokeTest
 from distill.pipeline.refusals import Reason, Refused
 from distill.rollouts import Runner, RunnerError
 
@@ -49,11 +50,23 @@ def run(work: Work, ports: Ports) -> None:
         examples = job.examples(ports.store, job.side_of(work.claim.kind), work.claim.payload["start"], work.claim.payload["stop"])
         piece = Slice(job, work.claim.kind, examples)
         piece.look_up(s)
+        smoke = _smoke_test(s, work, piece)
         spending = Spending.begin(s, ports.relay, job, piece.cast, work.claim.width)
     with spending, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
         for phase in piece.phases:
-            _run_phase(_Running(work, ports, piece, phase, spending, buffer))
+            if not smoke.failed:
+                _run_phase(_Running(work, ports, piece, phase, spending, buffer, smoke))
+    if smoke.failed:
+        _refuse(work, piece)
     _publish(work, piece, spending)
+
+
+def _smoke_test(s: Session, work: Work, piece: Slice) -> SmokeTest:
+    """Watches a job's only teacher; of several, one may fail and the others still be worth their calls."""
+    if not piece.is_bootstrap or len(piece.job.spec.teachers) > 1:
+        return SmokeTest({}, watching=False)
+    query = select(JobStep.counts).where(JobStep.job_id == work.claim.job_id, JobStep.name == str(Step.BOOTSTRAP))
+    return SmokeTest(s.scalar(query) or {})
 
 
 def _flush(work: Work, batch: list[NewTrace | NewScore]) -> None:
@@ -67,9 +80,17 @@ class _Running:
     """One phase of a slice on one runner."""
 
     def __init__(
-        self, work: Work, ports: Ports, piece: Slice, phase: Phase, spending: Spending, buffer: Buffer[NewTrace | NewScore]
+        self,
+        work: Work,
+        ports: Ports,
+        piece: Slice,
+        phase: Phase,
+        spending: Spending,
+        buffer: Buffer[NewTrace | NewScore],
+        smoke: SmokeTest,
     ) -> None:
         self.work, self.ports, self.piece, self.phase, self.spending, self.buffer = work, ports, piece, phase, spending, buffer
+        self.smoke = smoke
         self.by_index = {item.example.index: item for item in piece.items}
         self.troubles: dict[int, tuple[str, str]] = {}
 
@@ -77,6 +98,7 @@ class _Running:
         """Keep what an event tells."""
         if event["event"] == "trace":
             self.buffer.add(self.piece.take_trace(self.by_index[event["index"]], event["n"], event["trace"]))
+            self.smoke.add(event["trace"]["status"])
             crash_point(f"{self.work.claim.step}.mid_work")
         elif event["event"] == "score":
             self.buffer.add(self.piece.take_score(self.by_index[event["index"]], event["n"], event["score"]))
@@ -100,6 +122,8 @@ class _Running:
         }
         for event in runner.request("rollouts", silence_seconds=EXAMPLE_SECONDS + 60, **body):
             self.take(event)
+            if self.smoke.failed:
+                return
 
 
 def _run_phase(running: _Running) -> None:
@@ -108,6 +132,8 @@ def _run_phase(running: _Running) -> None:
     while pending := running.piece.pending(running.phase):
         running.troubles.clear()
         _round(running, pending)
+        if running.smoke.failed:
+            return
         _settle_troubles(running)
         if running.troubles:
             bad_rounds += 1
@@ -124,6 +150,8 @@ def _round(running: _Running, pending: list[Item]) -> None:
             runner.ensure_open(running.phase.program_key, **running.phase.cast.runner_body())
             for batch in _batches(running.piece.request(item, running.phase) for item in pending):
                 running.ask(runner, batch)
+                if running.smoke.failed:
+                    return
         except RunnerError as error:
             raise Troubled(f"runner_{error.code}", error.message) from error
 
@@ -185,8 +213,6 @@ def _progress(piece: Slice) -> dict[str, Any]:
 def _publish(work: Work, piece: Slice, spending: Spending) -> None:
     rows, counts = _facts(piece)
     counts.update(spending.counts())
-    if work.claim.step is Step.BOOTSTRAP:
-        _stop_early(work, rows, counts)
     closed = flow.after_bootstrap if work.claim.step is Step.BOOTSTRAP else flow.after_evaluate
     work.publish(counts=counts, before=lambda s: _store(s, rows), on_closed=closed)
 
@@ -215,15 +241,14 @@ def _facts(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
     return rows, counts
 
 
-def _stop_early(work: Work, rows: list[NewFact], counts: Mapping[str, int]) -> None:
-    """Raises Refused when the first rollouts of the whole step have all failed; what this slice saw is kept for the reader."""
+def _refuse(work: Work, piece: Slice) -> None:
+    """The smoke test has failed: keep what this slice saw for the reader, and say so. Raises Refused."""
+    rows, counts = _facts(piece)
     with unit_of_work() as s:
-        query = select(JobStep.counts).where(JobStep.job_id == work.claim.job_id, JobStep.name == str(Step.BOOTSTRAP))
-        before = s.scalar(query) or {}
-        total = {name: int(before.get(name, 0)) + counts[name] for name in bootstrap.FACTS}
-        if bootstrap.stop_early(total, {}) is None:
-            return
         _store(s, rows)
-        reason = bootstrap.stop_early(total, facts.commonest_errors(s, work.claim.job_id))
+        total = SmokeTest(_smoke_test(s, work, piece).counts)
+        for status in bootstrap.FACTS:
+            total.add(status, counts[status])
+        reason = bootstrap.verdict(total.counts, facts.commonest_errors(s, work.claim.job_id))
     if reason is not None:
         raise Refused(reason)

@@ -51,26 +51,21 @@ def has_passed(score: Mapping[str, Any] | None) -> bool:
     return bool(score is not None and score["status"] == "ok" and score["passed"])
 
 
-def stop_early(counts: Mapping[str, int], errors: Mapping[str, int]) -> Reason | None:
-    """A reason to stop once the first rollouts have all failed: the smoke test of a whole trainset."""
-    if _facts(counts) < SMOKE_TEST_ROLLOUTS or counts.get("ok", 0):
-        return None
-    return all_rollouts_failed(counts, errors)
+class SmokeTest:
+    """Fails once the first rollouts of a step have all gone wrong: a whole trainset of them would cost as much and say no more."""
+
+    def __init__(self, counts: Mapping[str, Any], *, watching: bool = True) -> None:
+        self.counts = {status: int(counts.get(status, 0)) for status in FACTS}
+        self._watching = watching
+
+    def add(self, status: str, many: int = 1) -> None:
+        self.counts[status] += many
+
+    @property
+    def failed(self) -> bool:
+        return self._watching and self.counts["ok"] == 0 and sum(self.counts.values()) >= SMOKE_TEST_ROLLOUTS
 
 
 def verdict(counts: Mapping[str, int], errors: Mapping[str, int]) -> Reason | None:
     """At the end of bootstrap: a reason to stop before training when no rollout gave an answer."""
     return None if counts.get("ok", 0) else all_rollouts_failed(counts, errors)
-
-
-def _facts(counts: Mapping[str, int]) -> int:
-    return sum(counts.get(status, 0) for status in FACTS)
-
-
-def error_label(trace: Mapping[str, Any]) -> str | None:
-    """One line that groups equal failures: the type and the start of the message."""
-    if trace["status"] == "ok":
-        return None
-    error = trace.get("error") or {}
-    kind, message = error.get("type") or trace["status"], " ".join(str(error.get("message") or "").split())
-    return f"{kind}: {message[:120]}" if message else str(kind)

@@ -96,9 +96,13 @@ def all_rollouts_failed(counts: Mapping[str, int], errors: Mapping[str, int]) ->
         step="bootstrap",
         param="teacher",
         message=f"{_count(total, 'rollout')} of the teacher, 0 usable: {counts.get('failed', 0)} failed, "
-        f"{counts.get('unparsable', 0)} unparsable{'. ' + worst if worst else ''}. Nothing was trained.",
+        f"{counts.get('unparsable', 0)} unparsable{_undecided(counts)}{'. ' + worst if worst else ''}. Nothing was trained.",
         data={"counts": dict(counts), "errors": dict(errors)},
     )
+
+
+def _undecided(counts: Mapping[str, int]) -> str:
+    return f", {counts['undecided']} could not be run" if counts.get("undecided") else ""
 
 
 def _names(names: list[str]) -> str:

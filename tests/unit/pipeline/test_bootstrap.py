@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from distill.pipeline.bootstrap import Missing, Stored, error_label, example_is_done, missing, stop_early, verdict
+from distill.pipeline.bootstrap import Missing, SmokeTest, Stored, example_is_done, missing, verdict
 
 OK: dict[str, Any] = {"status": "ok"}
 PASS: dict[str, Any] = {"status": "ok", "passed": True, "value": 1.0}
@@ -40,28 +40,35 @@ class TestExampleIsDone:
         assert not example_is_done([Stored(0, None, None), Stored(1, OK, PASS)], scored=True, stop_on_pass=True)
 
 
-class TestStop:
-    def test_ten_failures_and_no_answer_stop_the_job(self) -> None:
-        reason = stop_early({"failed": 7, "unparsable": 3}, {"ValueError: no": 7})
-        assert reason is not None
-        assert reason.code == "all_rollouts_failed"
-        assert reason.message == ("10 rollouts of the teacher, 0 usable: 7 failed, 3 unparsable. 7 × ValueError: no. Nothing was trained.")
-
-    def test_nine_failures_are_too_few_to_judge(self) -> None:
-        assert stop_early({"failed": 9}, {}) is None
+class TestSmokeTest:
+    def test_ten_failures_and_no_answer_fail_it(self) -> None:
+        smoke = SmokeTest({"failed": 7, "unparsable": 2})
+        assert not smoke.failed
+        smoke.add("failed")
+        assert smoke.failed
 
     def test_one_answer_is_enough_to_go_on(self) -> None:
-        assert stop_early({"ok": 1, "failed": 99}, {}) is None
-        assert verdict({"ok": 1, "failed": 99}, {}) is None
+        smoke = SmokeTest({"ok": 1})
+        smoke.add("failed", 99)
+        assert not smoke.failed
 
-    def test_the_end_of_bootstrap_judges_few_examples_too(self) -> None:
+    def test_it_may_look_away(self) -> None:
+        assert not SmokeTest({"failed": 99}, watching=False).failed
+
+
+class TestVerdict:
+    def test_no_answer_at_all_stops_the_job_and_names_the_commonest_errors(self) -> None:
+        reason = verdict({"failed": 7, "unparsable": 3, "undecided": 2}, {"ValueError: no": 7})
+        assert reason is not None
+        assert reason.code == "all_rollouts_failed"
+        assert reason.message == (
+            "10 rollouts of the teacher, 0 usable: 7 failed, 3 unparsable, 2 could not be run. 7 × ValueError: no. Nothing was trained."
+        )
+
+    def test_few_examples_are_judged_too(self) -> None:
         reason = verdict({"failed": 1}, {})
         assert reason is not None
         assert reason.message.startswith("1 rollout of the teacher")
 
-
-class TestErrorLabel:
-    def test_groups_by_type_and_first_words(self) -> None:
-        assert error_label({"status": "failed", "error": {"type": "KeyError", "message": "a\nb"}}) == "KeyError: a b"
-        assert error_label({"status": "unparsable", "error": None}) == "unparsable"
-        assert error_label(OK) is None
+    def test_one_answer_is_enough_to_go_on(self) -> None:
+        assert verdict({"ok": 1, "failed": 99}, {}) is None

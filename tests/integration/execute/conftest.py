@@ -1,0 +1,27 @@
+"""The house that these tests work in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.execute.house import House, guesses, knows
+from tests.support.scripted_lm import ScriptedLM
+
+
+@pytest.fixture
+def teacher() -> Iterator[ScriptedLM]:
+    with ScriptedLM(answer=knows) as lm:
+        yield lm
+
+
+@pytest.fixture
+def student() -> Iterator[ScriptedLM]:
+    with ScriptedLM(answer=guesses) as lm:
+        yield lm
+
+
+@pytest.fixture
+def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
+    with House(tmp_path, teacher, student) as opened:
+        yield opened

@@ -1,0 +1,241 @@
+"""A whole house in one process: real PostgreSQL, relay and runners; scripted LMs; a trainer and an LM host that only pretend."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from distill.catalog import connections, datasets, programs, projects
+from distill.catalog.models import Connection
+from distill.db import unit_of_work
+from distill.execute.lm_host import LmHostClient
+from distill.execute.placements import Agent
+from distill.execute.ports import Ports
+from distill.execute.run import Shift, run_queue
+from distill.execute.steps import STEPS
+from distill.jobs import repository, service
+from distill.jobs.claims import WorkerInfo
+from distill.jobs.models import Job
+from distill.jobs.status import JobStatus
+from distill.relay import Relay, RelayLimits
+from distill.rollouts import RunnerPool
+from distill.settings import ConnectionSettings, Settings
+from distill.spec import read_spec
+from distill.storage import FolderStore
+from distill.trainers.base import TrainCallbacks, Trainer, TrainOutcome, TrainRequest
+from stillhouse_programs.spec import parse_spec
+from tests.support.scripted_lm import Answer, Ask, ScriptedLM
+
+QUEUES = ("rollouts", "light", "train")
+CATEGORIES = ("billing", "technical", "account")
+_names = itertools.count()
+
+
+def field_of(name: str, role: str, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"name": name, "role": role, **({"schema": dict(schema)} if schema else {})}
+
+
+SUPPORT: dict[str, Any] = {
+    "predictors": [
+        {
+            "name": "classify",
+            "lm": "student",
+            "signature": {
+                "instructions": "Route a customer message to one team.",
+                "fields": [field_of("message", "input"), field_of("category", "output", {"type": "string", "enum": list(CATEGORIES)})],
+            },
+        },
+        {
+            "name": "reply",
+            "lm": "student",
+            "signature": {
+                "instructions": "Answer the customer.",
+                "fields": [field_of("message", "input"), field_of("category", "input"), field_of("answer", "output")],
+            },
+        },
+    ],
+    "steps": [
+        {"id": "c", "predictor": "classify", "args": {"message": {"from": "input.message"}}},
+        {
+            "id": "r",
+            "predictor": "reply",
+            "args": {"message": {"from": "input.message"}, "category": {"from": "c.category"}},
+        },
+    ],
+    "outputs": {"category": {"from": "c.category"}, "answer": {"from": "r.answer"}},
+}
+
+
+def rows(n: int) -> list[dict[str, str]]:
+    """Message 7 is about category 7 mod 3, and says so."""
+    return [{"message": f"Message {i} about {CATEGORIES[i % 3]}", "category": CATEGORIES[i % 3]} for i in range(n)]
+
+
+def knows(ask: Ask) -> Answer:
+    """A teacher that reads the category off the message."""
+    said = ask.inputs["message"].split()[-1]
+    return {"category": said} if "category" in ask.outputs else {"answer": f"Team {said} will help."}
+
+
+def guesses(ask: Ask) -> Answer:
+    """A student that always says `account`, until it is asked as a fine-tuned model."""
+    if ask.model.startswith("sh-"):
+        return knows(ask)
+    return {"category": "account"} if "category" in ask.outputs else {"answer": "Hm."}
+
+
+class PretendTraining:
+    def __init__(self, outcome: TrainOutcome) -> None:
+        self._outcome = outcome
+
+    def wait(self, timeout: float | None = None) -> TrainOutcome | None:
+        return self._outcome
+
+    def stop(self, grace: float) -> None:
+        return
+
+
+@dataclass
+class PretendTrainer:
+    """Trains in no time: the weights are the digests of the rows."""
+
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+
+    def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> PretendTraining:
+        job = json.loads((request.folder / "job.json").read_text())
+        lines = (request.folder / "rows.jsonl").read_text().splitlines()
+        self.jobs.append({**job, "texts": [json.loads(line) for line in lines]})
+        out = request.folder / "out"
+        out.mkdir()
+        (out / "adapter_model.safetensors").write_text("\n".join(json.loads(line)["digest"] for line in lines))
+        (out / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": job["base_model"]}))
+        callbacks.on_curve({"step": 1, "epoch": 1.0, "loss": 0.5, "learning_rate": 0.1, "tokens_per_second": 9.0, "at": 0.0})
+        return PretendTraining(TrainOutcome("succeeded", 0, result={"steps": 1, "base_model_digest": "sha256:pretend"}))
+
+
+@dataclass
+class PretendHost:
+    """An LM host's agent routes; the answers of the chat route come from the scripted LM."""
+
+    loaded: dict[str, Path] = field(default_factory=dict)
+    asleep: bool = False
+    deaf: bool = False
+    """It loads LoRA adapters and goes on answering as the base model."""
+
+    def models(self) -> frozenset[str]:
+        return frozenset(self.loaded)
+
+    def load(self, name: str, folder: Path) -> None:
+        assert (folder / "adapter_model.safetensors").is_file()
+        self.loaded[name] = folder
+
+    def unload(self, name: str) -> None:
+        self.loaded.pop(name, None)
+
+    def answer(self, model: str, messages: list[dict[str, Any]], max_tokens: int) -> str:
+        return "base" if self.deaf else model
+
+    def sleep(self) -> None:
+        self.loaded.clear()
+        self.asleep = True
+
+    def wake_up(self) -> None:
+        self.asleep = False
+
+    def is_sleeping(self) -> bool:
+        return self.asleep
+
+
+@dataclass
+class House:
+    """Use it as a block. `trainer` may be replaced before the first job is run."""
+
+    folder: Path
+    teacher: ScriptedLM
+    student: ScriptedLM
+    trainer: Trainer = field(default_factory=PretendTrainer)
+    host: PretendHost = field(default_factory=PretendHost)
+    base_model: str = "tiny"
+    device: str | None = None
+
+    def __enter__(self) -> House:
+        self.store = FolderStore(self.folder / "blobs")
+        self.connections = {
+            "teacher": ConnectionSettings(base_url=self.teacher.url, models=["big"], default_teacher=True),
+            "house": ConnectionSettings(
+                base_url=self.student.url,
+                models=[self.base_model],
+                default_student=True,
+                supports=["structured_outputs", "lora"],
+                trainer="local",
+                device=self.device,
+            ),
+        }
+        with unit_of_work() as s:
+            connections.sync(s, Settings(connections=self.connections))
+            self.project_id = projects.ensure(s, "default").id
+            self.house: Connection | None = connections.find(s, "house")
+        assert self.house is not None
+        self.worker = WorkerInfo(f"worker-{next(_names)}", frozenset({"runtime:default", "trainer:local"}))
+        self.open()
+        return self
+
+    def open(self) -> None:
+        """Start what a worker process has; `close` and `open` are its restart."""
+        relay = Relay(RelayLimits(total_seconds=2.0, first_pause_seconds=0.05, longest_pause_seconds=0.2))
+        runners = RunnerPool(relay.start(), {"default": sys.executable})
+        self.shift = Shift()
+        self.ports = Ports(self.store, relay, runners, {"local": self.trainer}, self.folder / "work")
+        assert self.house is not None
+        self.agent = Agent(self.house, cast("LmHostClient", self.host), self.store, self.folder / "lora", "agent-1")
+
+    def close(self) -> None:
+        self.shift.stop()
+        self.ports.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ jobs
+
+    def submit(
+        self, trainset: list[dict[str, Any]], program: Mapping[str, Any] = SUPPORT, valset: list[dict[str, Any]] | None = None, **more: Any
+    ) -> str:
+        """Store a job; `more` are fields of the compile spec."""
+        with unit_of_work() as s:
+            stored = programs.ensure(s, self.project_id, None, parse_spec(dict(program)), name="support")
+            raw = {"program_id": stored.id, "trainset": datasets.create(s, self.store, self.project_id, trainset).id, **more}
+            if valset is not None:
+                raw["valset"] = datasets.create(s, self.store, self.project_id, valset).id
+            raw.setdefault("metric", {"type": "exact_match", "fields": ["category"]})
+            return service.submit(s, self.project_id, None, read_spec(raw)).id
+
+    def run(self, job_id: str, seconds: float = 60.0, until: Callable[[Job], bool] | None = None) -> Job:
+        """Work until the job is over (or `until` holds); fails the test when it takes too long."""
+        deadline = time.monotonic() + seconds
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            job = self.job(job_id)
+            if JobStatus(job.status).is_terminal or (until is not None and until(job)):
+                return job
+            done = sum(run_queue(queue, self.worker, self.ports, self.shift, STEPS, seconds) for queue in QUEUES)
+            self.agent.tick()
+            if not done:
+                pause.wait(0.02)
+        raise AssertionError(f"job {job_id} is {self.job(job_id).status} in step {self.job(job_id).step} after {seconds} s")
+
+    def compile(self, trainset: list[dict[str, Any]], **more: Any) -> Job:
+        return self.run(self.submit(trainset, **more))
+
+    def job(self, job_id: str) -> Job:
+        with unit_of_work() as s:
+            job = repository.by_id(s, job_id)
+            s.expunge(job)
+            return job
