@@ -132,10 +132,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stack(tiny_model: Path) -> Iterator["Stack"]:
-    """API, dispatcher, workers, LM host and servers of its own; starts in about 15 s, so its tests are marked slow."""
+    """API, dispatcher, workers, LM host and servers of its own; starts in about 15 s, so its tests are marked slow.
+
+    The base model is called `local/tiny`.
+    """
     from stack.supervisor import Stack
 
     with _scratch_home() as home, pytest.MonkeyPatch.context() as monkeypatch:
         _forget_developer(monkeypatch)
-        with Stack(home, fast=True, base_model=str(tiny_model)) as running:
+        monkeypatch.setenv("STILLHOUSE_MODELS", str(tiny_model.parent))
+        with Stack(home, fast=True, base_model=f"local/{tiny_model.name}") as running:
             yield running
