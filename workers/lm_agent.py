@@ -1,0 +1,87 @@
+"""`python -m workers.lm_agent --connection house`: keeps one connection's LM host in line.
+
+It loads and unloads LoRA adapters as the database wants them, and lends the host's device to trainers. Run one beside each LM host: the
+adapters' files are put into a folder that both can read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import threading
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from distill import logs
+from distill.catalog import blobs, connections
+from distill.catalog.models import Connection
+from distill.catalog.targets import target_of
+from distill.db import unit_of_work
+from distill.execute.lm_host import HostRefused, HostUnreachable, LmHostClient
+from distill.execute.placements import Agent
+from distill.settings import Settings, get_settings
+from distill.storage import FolderStore
+
+log = structlog.get_logger(__name__)
+
+PAUSE_SECONDS = 2.0
+
+
+class Loop:
+    """Ticks until it is stopped. What cannot be reached is waited for, for as long as it takes."""
+
+    def __init__(self, agent: Agent, seconds: float) -> None:
+        self._agent, self._seconds = agent, seconds
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End after the present tick; from any thread or signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        pause = 0.0
+        while not self._stopping.wait(pause):
+            try:
+                self._agent.tick()
+                pause = self._seconds
+            except (HostUnreachable, HostRefused, SQLAlchemyError, OSError) as error:
+                log.warning("agent waits", error=str(error), kind=type(error).__name__)
+                pause = PAUSE_SECONDS
+
+
+def make_agent(settings: Settings, name: str) -> Agent:
+    """The agent of a connection. Raises SystemExit when there is no such connection, StorageError for another database's blobs."""
+    store = FolderStore(settings.blob_root)
+    with unit_of_work() as s:
+        blobs.check_store(s, store)
+        connections.sync(s, settings)
+        connection = connections.find(s, name)
+    if connection is None:
+        raise SystemExit(f"no connection {name}")
+    cache = settings.home.absolute() / "lora"
+    return Agent(connection, client_of(connection), store, cache, f"{socket.gethostname()}-{os.getpid()}")
+
+
+def client_of(connection: Connection) -> LmHostClient:
+    """The host's client; its key is read from this process's environment."""
+    return LmHostClient(connection.base_url, target_of(connection, "").api_key)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--connection", required=True, help="name of the connection whose LM host runs beside this process")
+    arguments = parser.parse_args()
+    logs.configure("lm-agent")
+    settings = get_settings()
+    loop = Loop(make_agent(settings, arguments.connection), settings.timers.dispatch_poll_seconds / 2)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop())
+    log.info("lm-agent ready", connection=arguments.connection)
+    loop.run()
+
+
+if __name__ == "__main__":
+    main()
