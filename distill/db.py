@@ -84,10 +84,10 @@ def engine(door: Door = "api") -> Engine:
 
 def _make_engine(door: Door) -> Engine:
     limits = get_settings().limits
-    seconds = limits.api_statement_seconds if door == "api" else limits.worker_statement_seconds
-    options = (
-        f"-c statement_timeout={int(seconds * 1000)} -c lock_timeout=2000 -c idle_in_transaction_session_timeout=15000 -c timezone=UTC"
-    )
+    # A caller would rather hear "try again"; a worker would rather wait its turn than lose the work it publishes.
+    statement, lock, idle = (limits.api_statement_seconds, 2, 15) if door == "api" else (limits.worker_statement_seconds, 30, 60)
+    timeouts = {"statement_timeout": statement, "lock_timeout": lock, "idle_in_transaction_session_timeout": idle}
+    options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in timeouts.items()) + " -c timezone=UTC"
     return create_engine(
         normalise_url(get_settings().database_url),
         pool_pre_ping=True,

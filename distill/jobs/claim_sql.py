@@ -21,7 +21,7 @@ WITH leased AS (
      AND w.needs <@ CAST(:capabilities AS text[])
      AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL
      AND j.num_threads > COALESCE(l.width, 0)
-     AND NOT EXISTS (SELECT 1 FROM connections c WHERE c.id = ANY (w.connections) AND c.waiting_since IS NOT NULL)
+     AND NOT w.connections && ARRAY(SELECT id FROM connections WHERE waiting_since IS NOT NULL)
    ORDER BY COALESCE(r.items, 0) / p.share, w.priority DESC, w.created_at, w.id
    LIMIT 1 FOR UPDATE OF w SKIP LOCKED
 )

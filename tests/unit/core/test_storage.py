@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distill.errors import StorageError
-from distill.storage import FolderStore
+from distill.storage import FolderStore, Source
 from tests.integration.core.world import at_once
 
 DATA = b"weights" * 1000
@@ -28,7 +28,12 @@ class TestPut:
     @pytest.mark.parametrize("form", ["bytes", "path", "stream", "chunks"])
     def test_every_form_gives_the_same_blob(self, store: FolderStore, tmp_path: Path, form: str) -> None:
         (tmp_path / "file").write_bytes(DATA)
-        sources = {"bytes": DATA, "path": tmp_path / "file", "stream": io.BytesIO(DATA), "chunks": iter([DATA[:10], DATA[10:]])}
+        sources: dict[str, Source] = {
+            "bytes": DATA,
+            "path": tmp_path / "file",
+            "stream": io.BytesIO(DATA),
+            "chunks": iter([DATA[:10], DATA[10:]]),
+        }
         assert store.put(sources[form]) == DIGEST
         assert store.read(DIGEST) == DATA
         assert store.size(DIGEST) == len(DATA)
