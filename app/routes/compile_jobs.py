@@ -13,18 +13,25 @@ from app.compose import Composer, naming_no_path
 from app.deps import BODY_ERRORS, JobId, PageDep, SessionDep, errors, router
 from app.following import wait_for_change
 from app.idempotency import Made, OnceDep
-from app.job_reading import read_job
 from app.queries import metadata_query
 from app.schemas.common import Page
 from app.schemas.compile_jobs import JobCreate, JobRead, JobUpdate
 from app.services import ServicesDep
+from app.views.compile_jobs import job_read
 from app.views.convert import page_of
 from distill.catalog.keys import Caller
-from distill.db import unit_of_work
+from distill.db import Session, unit_of_work
 from distill.jobs import repository, service
+from distill.jobs.models import Job
+from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
 
 routes = router("compile jobs")
+
+
+def read_job(session: Session, caller: Caller, job: Job) -> JobRead:
+    """The job with its steps, fine-tune jobs, place in the queue and artifact."""
+    return job_read(job, overviews(session, [job])[job.id], caller.project_name)
 
 
 @routes.post(
@@ -71,7 +78,8 @@ def _filter(
 def list_compile_jobs(caller: Reader, session: SessionDep, page: PageDep, narrow: Annotated[JobFilter, Depends(_filter)]) -> Page[JobRead]:
     """Newest first. `metadata[key]=value` narrows by metadata."""
     found = repository.list_jobs(session, caller.project_id, page, narrow)
-    return page_of(found, lambda job: read_job(session, caller, job))
+    parts = overviews(session, found.data)
+    return page_of(found, lambda job: job_read(job, parts[job.id], caller.project_name))
 
 
 @routes.get("/compile_jobs/{job_id}", summary="Read a compile job", responses=errors(404))

@@ -113,7 +113,8 @@ def list_evaluations(job_id: JobId, caller: Reader, session: SessionDep) -> Eval
 @routes.get("/compile_jobs/{job_id}/cost", summary="What a job has cost so far", responses=errors(404))
 def get_cost(job_id: JobId, caller: Reader, session: SessionDep) -> CostRead:
     """Parts that nobody priced are named in `unknown`."""
-    return cost_read(repository.get(session, caller.project_id, job_id))
+    job = repository.get(session, caller.project_id, job_id)
+    return cost_read(repository.steps(session, job.id), repository.fine_tune_jobs(session, job.id))
 
 
 @routes.get("/compile_jobs/{job_id}/fine_tuning_jobs", summary="Fine-tune jobs of a job", responses=errors(404))

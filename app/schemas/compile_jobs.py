@@ -103,7 +103,6 @@ class CostRead(Reply):
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cached_tokens: int = 0
     teacher_usd: float | None = None
     judge_usd: float | None = None
     compute_seconds: float = 0

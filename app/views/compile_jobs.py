@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,36 +20,23 @@ from app.schemas.compile_jobs import (
 from app.schemas.fine_tuning import ChildFineTuneJob
 from app.views.convert import seconds
 from distill.jobs.models import FineTuneJob, Job, JobEvent
-from distill.jobs.repository import StepView, Waiting
+from distill.jobs.overview import Overview
+from distill.jobs.repository import StepView, spec_of
 from distill.spec import CompileSpec, LmSpec, TeacherSpec
 
 #: Share of a job's time that each step usually takes, in percent.
 _WEIGHTS: Mapping[str, int] = {"validate": 2, "bootstrap": 38, "prepare": 5, "train": 35, "evaluate": 17, "package": 3}
+_COUNTED = ("calls", "prompt_tokens", "completion_tokens")
 _INTERNAL = {"connection_id", "connection_revision"}
 
 
-@dataclass(frozen=True)
-class JobParts:
-    """Everything that one reply is made of."""
-
-    job: Job
-    spec: CompileSpec
-    project: str
-    steps: Sequence[StepView]
-    fine_tune_jobs: Sequence[FineTuneJob]
-    waiting: Waiting | None
-    artifact: tuple[str, str] | None
-    """Id and name."""
-
-
-def job_read(parts: JobParts) -> JobRead:
-    """The whole object, defaults filled in."""
-    job = parts.job
+def job_read(job: Job, parts: Overview, project: str) -> JobRead:
+    """The whole object, defaults filled in; `project` is the project's name."""
     return JobRead(
         id=job.id,
         created_at=seconds(job.created_at),
         created_by=job.created_by,
-        project=parts.project,
+        project=project,
         name=job.name,
         program_name=job.program_name,
         status=job.status,
@@ -65,13 +51,13 @@ def job_read(parts: JobParts) -> JobRead:
         queue=QueueRead(position=parts.waiting.position, reason=parts.waiting.reason) if parts.waiting else None,
         fine_tuning_jobs=[child(one) for one in parts.fine_tune_jobs],
         evaluation=job.evaluation,
-        cost=cost_read(job),
+        cost=cost_read(parts.steps, parts.fine_tune_jobs),
         warnings=[WarningRead.model_validate(warning) for warning in job.warnings],
-        artifact=artifact_link(*parts.artifact) if parts.artifact else None,
+        artifact=artifact_link(parts.artifact.id, parts.artifact.name) if parts.artifact else None,
         spec_digest=job.spec_digest,
         error=JobErrorRead.model_validate(job.error) if job.error else None,
         metadata=job.user_metadata,
-        **_asked(parts.spec),
+        **_asked(spec_of(job)),
     )
 
 
@@ -157,9 +143,11 @@ def child(one: FineTuneJob) -> ChildFineTuneJob:
     )
 
 
-def cost_read(job: Job) -> CostRead:
-    """What is known of the cost so far."""
-    return CostRead.model_validate({"unknown": ["prices are not set"], **(job.cost or {})})
+def cost_read(steps: Sequence[StepView], children: Sequence[FineTuneJob]) -> CostRead:
+    """What is known of the cost so far: calls and tokens that were paid for, and the seconds of finished trainings."""
+    totals = {name: sum(int(step.counts.get(name) or 0) for step in steps) for name in _COUNTED}
+    seconds_trained = sum(float((one.result or {}).get("seconds") or 0) for one in children)
+    return CostRead(**totals, compute_seconds=round(seconds_trained, 1), unknown=["prices of LM calls", "price of compute"])
 
 
 def artifact_link(artifact_id: str, name: str) -> ArtifactLink:

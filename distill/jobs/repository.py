@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -103,9 +103,12 @@ def _narrowed(statement: Select[Job], narrow: JobFilter) -> Select[Job]:
 
 def steps(s: Session, job_id: str) -> list[StepView]:
     """The opened steps of a job, in the order of the work."""
-    rows = {
-        Step(row.name): row for row in s.scalars(select(JobStep).where(JobStep.job_id == job_id).execution_options(populate_existing=True))
-    }
+    return step_views(s.scalars(select(JobStep).where(JobStep.job_id == job_id).execution_options(populate_existing=True)))
+
+
+def step_views(found: Iterable[JobStep]) -> list[StepView]:
+    """One job's step rows as readers see them."""
+    rows = {Step(row.name): row for row in found}
     return [_view(rows[step], rows.get(Step.ASSEMBLE)) for step in Step if step in rows and step is not Step.ASSEMBLE]
 
 

@@ -1,0 +1,42 @@
+"""What stands around jobs, for readers: steps, fine-tune jobs, place in the queue, artifact. A list costs as many queries as one job."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from distill.catalog.models import Artifact
+from distill.db import Session
+from distill.jobs import repository
+from distill.jobs.models import FineTuneJob, Job, JobStep
+from distill.jobs.repository import StepView, Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Of one job."""
+
+    steps: list[StepView]
+    fine_tune_jobs: list[FineTuneJob]
+    waiting: Waiting | None
+    artifact: Artifact | None
+
+
+def overviews(s: Session, jobs: Sequence[Job]) -> dict[str, Overview]:
+    """`{job id: overview}`. Only a queued job costs queries of its own: for its place in the queue."""
+    ids = [job.id for job in jobs]
+    steps: dict[str, list[JobStep]] = defaultdict(list)
+    for step in s.scalars(select(JobStep).where(JobStep.job_id.in_(ids)).execution_options(populate_existing=True)):
+        steps[step.job_id].append(step)
+    children: dict[str, list[FineTuneJob]] = defaultdict(list)
+    query = select(FineTuneJob).where(FineTuneJob.job_id.in_(ids)).order_by(FineTuneJob.id)
+    for child in s.scalars(query.execution_options(populate_existing=True)):
+        children[child.job_id].append(child)
+    artifacts = {row.job_id: row for row in s.scalars(select(Artifact).where(Artifact.job_id.in_(ids), Artifact.deleted_at.is_(None)))}
+    return {
+        job.id: Overview(repository.step_views(steps[job.id]), children[job.id], repository.waiting(s, job), artifacts.get(job.id))
+        for job in jobs
+    }
