@@ -34,7 +34,13 @@ UPDATE devices SET acknowledged_at = clock_timestamp(), agent_seen_at = clock_ti
  WHERE id = :id AND fence = :fence AND item_id IS NOT NULL RETURNING id
 """)
 _WAIT = text("UPDATE connections SET waiting_since = COALESCE(waiting_since, clock_timestamp()) WHERE device = :id")
-_RESUME = text("UPDATE connections SET waiting_since = NULL WHERE device = :id AND waiting_since IS NOT NULL")
+_RESUME = text("UPDATE connections SET waiting_since = NULL WHERE device = :id AND waiting_since IS NOT NULL RETURNING id")
+_DUE_AGAIN = text("""
+UPDATE work_items SET run_after = clock_timestamp()
+ WHERE id IN (SELECT id FROM work_items
+               WHERE status = 'queued' AND run_after <= clock_timestamp() AND connections && CAST(:connections AS text[])
+                 FOR NO KEY UPDATE SKIP LOCKED)
+""")
 _SEEN = text("UPDATE devices SET agent_seen_at = clock_timestamp() WHERE id = :id")
 _HAS_AGENT = text("SELECT agent_seen_at > clock_timestamp() - make_interval(secs => :seconds) FROM devices WHERE id = :id")
 
@@ -95,8 +101,10 @@ def acknowledge(s: Session, device_id: str, fence: int) -> bool:
 
 
 def taken_back(s: Session, device_id: str) -> None:
-    """The host serves again: its connections wait no more."""
-    s.execute(_RESUME, {"id": device_id})
+    """The host serves again: its connections wait no more, and what waited for them is due now, so the dispatcher hints at it."""
+    resumed = list(s.scalars(_RESUME, {"id": device_id}))
+    if resumed:
+        s.execute(_DUE_AGAIN, {"connections": resumed})
 
 
 def seen(s: Session, device_id: str) -> None:

@@ -94,6 +94,10 @@ UPDATE job_steps
 RETURNING done = total AS closed, total, counts
 """)
 
+OTHER_QUEUES = text("""
+SELECT DISTINCT queue FROM work_items WHERE job_id = :job_id AND status = 'queued' AND NOT held AND queue <> :queue
+""")
+
 RETRY_LATER = text("""
 UPDATE work_items
    SET status = 'queued', width = 0, lease_owner = NULL, lease_expires_at = NULL, error = CAST(:error AS json),

@@ -55,6 +55,7 @@ class Claim:
     fence: int
     attempt: int
     worker: str
+    queue: str
     fine_tune_job_id: str | None = None
 
 
@@ -134,7 +135,7 @@ def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
         transition(s, job, JobStatus.RUNNING, message="Running")
     return Claim(
         row.id, job.id, job.project_id, Step(row.step), row.kind, row.ordinal, payload, units, width,
-        row.fence, row.attempts, worker.name, row.fine_tune_job_id,
+        row.fence, row.attempts, worker.name, row.queue, row.fine_tune_job_id,
     )  # fmt: skip
 
 
@@ -181,8 +182,15 @@ def publish(
         s.execute(sql.FINISH_FINE_TUNE, {"id": claim.fine_tune_job_id, "status": "succeeded", "error": None})
     if closed is not None:
         _close_step(s, job, closed, on_closed)
+    _offer_width(s, job, claim)
     settle(s, job)
     return closed
+
+
+def _offer_width(s: Session, job: Job, claim: Claim) -> None:
+    """The width that a lease leaves may be what the job's items on other queues waited for; on its own queue the worker looks again."""
+    for queue in s.scalars(sql.OTHER_QUEUES, {"job_id": job.id, "queue": claim.queue}):
+        outbox.add(s, queue, job.id)
 
 
 def _count(s: Session, claim: Claim, counts: Mapping[str, int | float]) -> StepClosed | None:
@@ -214,6 +222,7 @@ def fail(s: Session, claim: Claim, error: JobFault, retryable: bool = False) -> 
         job = repository.lock(s, claim.job_id)
         data = {"code": fault.code, "step": fault.step, "attempt": claim.attempt}
         events.append(s, job.id, "warning", f"Will try again: {fault.message}", data, "warning")
+        _offer_width(s, job, claim)
         settle(s, job)
         return job.status != JobStatus.CANCELLED
     _end(s, claim, "failed", error=fault)

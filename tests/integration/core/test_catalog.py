@@ -22,7 +22,7 @@ from distill.catalog import (
 from distill.catalog.models import Connection
 from distill.db import unit_of_work
 from distill.errors import Conflict, Invalid, NotFound, StorageError, Unauthenticated
-from distill.jobs import claims, repository, service
+from distill.jobs import claims, outbox, repository, service
 from distill.settings import ConnectionSettings
 from distill.storage import FolderStore
 from tests.integration.core.world import PROGRAM, World, execute, publish, settings, taken
@@ -281,6 +281,15 @@ class TestDevices:
             assert not devices.state(s, "cpu-0").leased
             devices.taken_back(s, "cpu-0")
         assert _connection("house").waiting_since is None
+
+    def test_what_waited_for_the_host_is_hinted_at(self, world: World) -> None:
+        world.submit()
+        execute("UPDATE work_items SET connections = ARRAY(SELECT id FROM connections WHERE name = 'house')")
+        execute("UPDATE connections SET waiting_since = clock_timestamp() WHERE name = 'house'")
+        with unit_of_work() as s:
+            assert outbox.take_due(s) == []
+            devices.taken_back(s, "cpu-0")
+            assert [hint.queue for hint in outbox.take_due(s)] == ["rollouts"]
 
     def test_second_item_waits_for_the_first(self, world: World) -> None:
         world.submit()

@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 
 from distill.db import Session, unit_of_work
 from distill.errors import CancelRequested, JobFault, LostLease
-from distill.jobs import claims, events, repository, service, steps
+from distill.jobs import claims, events, outbox, repository, service, steps
 from distill.jobs.claims import Claim, StepClosed
 from distill.jobs.models import Job
 from distill.jobs.status import Step
@@ -96,6 +96,24 @@ class TestPublish:
 
         at_once(8, write)
         assert {item.status for item in items(job_id, Step.BOOTSTRAP)} == {"succeeded"}
+
+
+    def test_freed_width_is_offered_to_the_other_queues(self, world: World) -> None:
+        """Their hints were answered while the job had no width left."""
+        job_id = world.at_bootstrap(1, items=2, num_threads=1)
+
+        def open_train(s: Session) -> None:
+            steps.open_step(s, repository.lock(s, job_id), Step.TRAIN, [steps.NewItem("train")])
+
+        with unit_of_work() as s:
+            open_train(s)
+        held = taken()
+        assert claim("train") is None
+        with unit_of_work() as s:
+            outbox.take(s)
+        publish(held)
+        with unit_of_work() as s:
+            assert [hint.queue for hint in outbox.take(s)] == ["train"]
 
 
 class TestBeat:
