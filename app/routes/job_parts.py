@@ -127,9 +127,11 @@ def list_child_jobs(job_id: JobId, caller: Reader, session: SessionDep) -> Page[
 
 @routes.get("/compile_jobs/{job_id}/curves", summary="Training curves of a job", responses=errors(404))
 def list_curves(job_id: JobId, caller: Reader, session: SessionDep, services: ServicesDep) -> Page[CurveRead]:
-    """One for each fine-tune job that has trained."""
+    """One for each fine-tune job that has begun to train."""
     job = repository.get(session, caller.project_id, job_id)
-    return Page(data=[curve_read(services.store, row) for row in repository.fine_tune_jobs(session, job.id) if row.curve])
+    told = facts.curve_points(session, job.id)
+    begun = [row for row in repository.fine_tune_jobs(session, job.id) if row.curve or row.id in told]
+    return Page(data=[curve_read(services.store, row, told.get(row.id, ())) for row in begun])
 
 
 @routes.get("/compile_jobs/{job_id}/artifact", summary="The result of a job", responses=errors(404))

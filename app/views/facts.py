@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.schemas.compile_jobs import CurveRead, EvaluationsRead, RejectionRead, TraceRead, TrainingFileRead
@@ -68,10 +68,10 @@ def training_files(store: FolderStore, jobs: Iterable[FineTuneJob]) -> list[Trai
     ]
 
 
-def curve_read(store: FolderStore, row: FineTuneJob) -> CurveRead:
-    """The points of one training, as the trainer wrote them."""
+def curve_read(store: FolderStore, row: FineTuneJob, told: Sequence[Mapping[str, Any]]) -> CurveRead:
+    """The points of one training: all that the trainer wrote, or what it has told while it goes on."""
     lines = store.read(row.curve).splitlines() if row.curve else []
-    points = [json.loads(line) for line in lines if line.strip()]
+    points = [json.loads(line) for line in lines if line.strip()] if row.curve else list(told)
     return CurveRead(fine_tuning_job=row.id, lm=",".join(row.lms), predictor=row.predictor, points=points)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Select, and_, or_, select
 from distill.catalog.facts import RowFact, Trace
 from distill.db import Listing, Page, Session
 from distill.errors import Invalid
-from distill.jobs.models import Job
+from distill.jobs.models import Job, JobEvent
 
 NOT_PASSED = "not_passed"
 
@@ -70,3 +70,13 @@ def _number(after: str) -> int:
 def _traces(s: Session, project_id: str, digests: Iterable[Any]) -> dict[str, Trace]:
     rows = s.scalars(select(Trace).where(Trace.project_id == project_id, Trace.digest.in_(list(digests))))
     return {row.digest: row for row in rows}
+
+
+def curve_points(s: Session, job_id: str) -> dict[str, list[dict[str, Any]]]:
+    """`{fine-tune job: points}` that a job's trainings have told so far, in order: at most one a second of each."""
+    query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.type == "train.curve").order_by(JobEvent.seq)
+    points: dict[str, list[dict[str, Any]]] = {}
+    for data in s.scalars(query):
+        if data and "fine_tuning_job" in data:
+            points.setdefault(data["fine_tuning_job"], []).append({name: data[name] for name in data if name != "fine_tuning_job"})
+    return points

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,9 @@ def bare(tokens: Tokens) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.fixture
-def address(tokens: Tokens) -> Iterator[str]:
-    """The base URL of a real server on a free port, for streams and for the SDK."""
+@contextmanager
+def serving() -> Iterator[str]:
+    """A real server on a free port; its base URL."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
@@ -116,6 +117,13 @@ def address(tokens: Tokens) -> Iterator[str]:
         yield url
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture
+def address(tokens: Tokens) -> Iterator[str]:
+    """The base URL of a real server, for streams and for the SDK."""
+    with serving() as url:
+        yield url
 
 
 @pytest.fixture
