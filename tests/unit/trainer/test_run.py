@@ -66,12 +66,12 @@ class TestTraining:
         assert sorted(file.name for file in (folder / "out").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
     def test_bfloat16_learns_as_well(self, make_job: MakeJob) -> None:
-        rows = make_rows(8)
-        results = [
-            train(make_job(dtype, rows, options={"n_epochs": 10, "batch_size": 8, "learning_rate": 0.02}, dtype=dtype))
-            for dtype in ("float32", "bfloat16")
-        ]
-        assert results[1].final_loss == pytest.approx(results[0].final_loss, rel=0.1)
+        rows, curves = make_rows(8), []
+        for dtype in ("float32", "bfloat16"):
+            folder = make_job(dtype, rows, options={"n_epochs": 5, "batch_size": 8, "learning_rate": 0.005}, dtype=dtype)
+            train(folder)
+            curves.append([line["loss"] for line in read_lines(folder / "curve.jsonl")])
+        assert curves[1] == pytest.approx(curves[0], rel=0.05)
 
     def test_time_limit_keeps_what_was_learnt(self, make_job: MakeJob) -> None:
         folder = make_job("job", make_rows(8), options=FAST, max_seconds=1e-6)
