@@ -43,9 +43,12 @@ async def wait_for_change(services: Services, project_id: str, job_id: str, seco
         services.notices.done(job_id, ticket)
 
 
-def _read(job_id: str, after: int) -> list[EventRead]:
+def _read(job_id: str, after: int) -> tuple[list[EventRead], bool]:
+    """The next events, and whether there can be more: a job turns final in the transaction that writes its `done`."""
     with unit_of_work("api") as session:
-        return [event_read(event) for event in events.after(session, job_id, after, _BATCH)]
+        final = JobStatus(repository.by_id(session, job_id).status).is_terminal
+        found = [event_read(event) for event in events.after(session, job_id, after, _BATCH)]
+    return found, not final or len(found) == _BATCH
 
 
 async def _stream(services: Services, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
@@ -54,11 +57,11 @@ async def _stream(services: Services, job_id: str, after: int) -> AsyncIterator[
     ticket = services.notices.ticket(job_id)
     try:
         while (left := deadline - loop.time()) > 0:
-            batch = await run_in_threadpool(_read, job_id, after)
+            batch, more = await run_in_threadpool(_read, job_id, after)
             for event in batch:
                 yield ServerSentEvent(id=str(event.id), event=event.type, data=event.model_dump_json())
                 after = event.id
-            if batch and batch[-1].type == "done" and len(batch) < _BATCH:
+            if not more:
                 return
             if len(batch) < _BATCH:
                 await services.notices.wait(ticket, left)

@@ -66,6 +66,13 @@ class TestStream:
         reply = api.get(f"/v1/compile_jobs/{finished}/events", headers={**STREAM, "Last-Event-ID": last})
         assert reply.status_code == 204
 
+    def test_what_comes_after_done_is_sent_and_the_stream_still_ends(self, api: TestClient, finished: str) -> None:
+        last = api.get(f"/v1/compile_jobs/{finished}/events").json()["last_id"]
+        with unit_of_work() as s:
+            events.append(s, finished, "log", "late")
+        reply = api.get(f"/v1/compile_jobs/{finished}/events", headers={**STREAM, "Last-Event-ID": last})
+        assert [message["event"] for message in messages(reply.text)] == ["log"]
+
     def test_a_bad_last_event_id_is_refused(self, api: TestClient, finished: str) -> None:
         reply = api.get(f"/v1/compile_jobs/{finished}/events", headers={**STREAM, "Last-Event-ID": "four"})
         assert reply.status_code == 422

@@ -1,0 +1,65 @@
+"""openai-python, unmodified, against the routes that have its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from stillhouse import Stillhouse
+from tests.integration.api.conftest import ROWS, SPEC, Tokens
+from tests.support.scripted_lm import ScriptedLM
+
+
+@pytest.fixture
+def lm() -> Iterator[ScriptedLM]:
+    with ScriptedLM(answer=lambda ask: f"I am {ask.model}") as server:
+        yield server
+
+
+@pytest.fixture
+def lm_url(lm: ScriptedLM) -> str:
+    return lm.url
+
+
+@pytest.fixture
+def client(address: str, tokens: Tokens) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{address}/v1", api_key=tokens.all, max_retries=0) as made:
+        yield made
+
+
+HELLO: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
+
+
+class TestOpenAI:
+    def test_asks_and_streams(self, client: openai.OpenAI) -> None:
+        reply = client.chat.completions.create(model="house/tiny", messages=HELLO)
+        assert reply.choices[0].message.content == "I am tiny"
+        chunks = client.chat.completions.create(model="house/tiny", messages=HELLO, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "I am tiny"
+
+    def test_lists_models(self, client: openai.OpenAI) -> None:
+        assert {"house/tiny", "big/big-model"} <= {model.id for model in client.models.list()}
+
+    def test_lists_fine_tuning_jobs(self, client: openai.OpenAI) -> None:
+        assert list(client.fine_tuning.jobs.list()) == []
+
+    def test_errors_are_its_own(self, client: openai.OpenAI, address: str, tokens: Tokens) -> None:
+        with pytest.raises(openai.NotFoundError) as raised:
+            client.chat.completions.create(model="sh-nothing", messages=HELLO)
+        assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model="house/tiny", messages=[])
+        with (
+            openai.OpenAI(base_url=f"{address}/v1", api_key="sh_a_b", max_retries=0) as stranger,
+            pytest.raises(openai.AuthenticationError),
+        ):
+            stranger.models.list()
+
+
+class TestBesides:
+    def test_the_sdk_uses_the_same_address(self, address: str, tokens: Tokens) -> None:
+        with Stillhouse(address, tokens.all) as client:
+            assert client.compile_jobs.create(program=SPEC, trainset=ROWS).status == "queued"
+            assert "house/tiny" in {model.id for model in client.models.list()}
