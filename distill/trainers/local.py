@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ class LocalTrainer:
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> LocalTraining:
         """Start the trainer on ``request.folder``. Raises OSError if the interpreter cannot be started."""
-        return LocalTraining(request.folder, self._starter.submit(self._spawn, request.folder).result(), callbacks)
+        process = self._starter.submit(self._spawn, request.folder).result()
+        return LocalTraining(request.folder, process, callbacks, self._starter)
 
     def close(self) -> None:
         """Let the starting thread end; trainings under way go on where the system does not tie them to it."""
@@ -81,7 +82,9 @@ class LocalTrainer:
 class LocalTraining:
     """One trainer process and the thread that follows it."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes], callbacks: TrainCallbacks) -> None:
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], callbacks: TrainCallbacks, starter: Executor) -> None:
+        # Its thread must outlive the process, also when nobody else holds the LocalTrainer any more.
+        self._starter = starter
         self._folder = folder
         self._process = process
         self._callbacks = callbacks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ class SharedPrefixTrainer(Trainer):
         self._validation = validation
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches by prefix group and length; accelerate deals them out where there are several processes."""
+        """Batches by prefix group and length."""
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset, batch_sampler=self._sampler, collate_fn=lambda rows: {"batch": self._collate(rows)}
         )
@@ -82,12 +81,9 @@ class SharedPrefixTrainer(Trainer):
         model.train()
         batch: Batch = inputs["batch"].to(self.args.device)
         total = torch.zeros((), device=self.args.device)
-        for number, one in enumerate(batch.passes, 1):
-            last = number == len(batch.passes)
-            # Gradients of several processes are exchanged once a step.
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self._loss_of(model, one) / batch.n_targets
-                self.accelerator.backward(loss)
+        for one in batch.passes:
+            loss = self._loss_of(model, one) / batch.n_targets
+            self.accelerator.backward(loss)
             total += loss.detach()
         if not torch.isfinite(total):
             raise BadInput("diverged", f"The loss became {total.item()} after step {self.state.global_step}.", "options.learning_rate")

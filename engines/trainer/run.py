@@ -199,7 +199,7 @@ def _arguments(plan: Plan) -> TrainingArguments:
         remove_unused_columns=False,
         seed=plan.job.seed,
     )
-    # One process drives one device; more devices take more processes, started by accelerate.
+    # Two or more GPUs would make Trainer copy the model to each and split a batch that cannot be split.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
