@@ -6,6 +6,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +57,21 @@ class EmbeddedPostgres:
         """SQLAlchemy address of a database."""
         return f"postgresql+psycopg://{USER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
 
-    def prepare(self) -> None:
-        """Stop what a dead supervisor left running and create the data folder on the first start."""
+    def prepare(self, *, first_start: bool = False) -> Path | None:
+        """Stop what a dead supervisor left running and create the data folder on the first start.
+
+        Data that a first start finds belong to an earlier home of this name, whose password is gone. They are put aside; returns where.
+        """
         data = self.installation.data
         if (data / "postmaster.pid").exists():
             self._run("pg_ctl", "-D", str(data), "-m", "fast", "-w", "stop")
+        aside = None
+        if first_start and (data / "global" / "pg_control").exists():
+            aside = data.rename(data.with_name(f"pg-of-an-earlier-home-{time.time_ns()}"))
         # `global/pg_control` is the last file of initdb that matters: without it, an earlier initdb did not finish.
         if not (data / "global" / "pg_control").exists():
             self._create()
+        return aside
 
     def part(self) -> Part:
         """The start command. `prepare` comes first."""
@@ -89,6 +97,7 @@ class EmbeddedPostgres:
         }
         if self._fast:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"dynamic_shared_memory_type": "mmap"}  # kept in the data folder: a killed server leaves nothing elsewhere
         return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
     def _create(self) -> None:

@@ -24,6 +24,7 @@ class Servers:
         redis_url: address for the Celery broker.
         parts: the embedded servers; empty when both are the operator's.
         postgres: the embedded PostgreSQL, if it is ours.
+        aside: where data of an earlier home of this name were put.
         scratch: folders outside the home that hold data of the servers.
     """
 
@@ -31,6 +32,7 @@ class Servers:
     redis_url: str
     parts: tuple[Part, ...]
     postgres: EmbeddedPostgres | None
+    aside: Path | None
     scratch: tuple[Path, ...]
 
 
@@ -38,17 +40,18 @@ def plan_servers(home: Path, environment: Mapping[str, str], *, fast: bool = Fal
     """Prepare the embedded servers that are needed; DATABASE_URL and REDIS_URL in the environment take their place."""
     state = read_state(home)
     password = str(state.get("password") or secrets.token_urlsafe(24))
-    write_state(home, {**state, "password": password})
     postgres = None if environment.get("DATABASE_URL") else EmbeddedPostgres(home, password, fast=fast)
     valkey = None if environment.get("REDIS_URL") else EmbeddedValkey(home, password, fast=fast)
-    for server in (postgres, valkey):
-        if server:
-            server.prepare()
+    aside = postgres.prepare(first_start="password" not in state) if postgres else None
+    write_state(home, {**state, "password": password})
+    if valkey:
+        valkey.prepare()
     return Servers(
         database_url=postgres.url(DATABASE) if postgres else environment["DATABASE_URL"],
         redis_url=valkey.url if valkey else environment["REDIS_URL"],
         parts=tuple(server.part() for server in (postgres, valkey) if server),
         postgres=postgres,
+        aside=aside,
         scratch=(postgres.installation.outside,) if postgres and postgres.installation.outside else (),
     )
 

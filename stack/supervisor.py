@@ -95,6 +95,13 @@ class Stack:
         return self._credentials["api_key"]
 
     @property
+    def data_folder(self) -> Path:
+        """Of the embedded PostgreSQL. Raises StackError where there is none."""
+        if self._servers is None or self._servers.postgres is None:
+            raise StackError("no embedded PostgreSQL was started")
+        return self._servers.postgres.installation.data
+
+    @property
     def layout(self) -> Layout:
         """Addresses of everything; known once started."""
         if self._layout is None:
@@ -130,6 +137,8 @@ class Stack:
             self.crew.stopping.set()
         given = {} if self.fast else os.environ
         self._servers = plan_servers(self.home, given, fast=self.fast)
+        if self._servers.aside:
+            self._reporter.say(f"The database of an earlier home of this name is now in {self._servers.aside}.")
         self._layout = layout = self._make_layout(self._servers)
         parts = [*self._planner(layout)]
         self._reporter.begin([part.name for part in (*self._servers.parts, *parts)])

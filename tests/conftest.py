@@ -44,6 +44,13 @@ def _scratch_home() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def stack_home() -> Iterator[Path]:
+    """A home for a stack of the test's own, where the database's user can reach it (pytest's folders are closed to others)."""
+    with _scratch_home() as home:
+        yield home
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """One PostgreSQL and one Valkey for the whole run (with xdist: for each of its workers)."""

@@ -66,11 +66,8 @@ def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """A home that the database's user can reach, however closed pytest's folder is."""
-    folder = tmp_path / "home"
-    folder.mkdir()
-    return folder
+def home(stack_home: Path) -> Path:
+    return stack_home
 
 
 class TestStart:
@@ -242,6 +239,25 @@ class TestWatch:
             assert not answers(f"{stack.base_url}/livez")
             stack.restart_part("api")
             assert answers(f"{stack.base_url}/livez")
+
+
+class TestClosedFolder:
+    def test_data_that_the_servers_user_cannot_reach_go_elsewhere_and_leave_with_a_fast_stack(self, tmp_path: Path) -> None:
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o700)
+        with make(closed / "home") as stack:
+            data = stack.data_folder
+            assert (data / "PG_VERSION").exists()
+        assert not data.exists() or data.is_relative_to(closed)
+
+    def test_data_of_an_earlier_home_of_the_same_name_are_put_aside_whole(self, home: Path) -> None:
+        with make(home) as stack:
+            data = stack.data_folder
+        (home / "state.json").unlink()  # with it the password is gone
+        with make(home):
+            pass
+        aside = list(data.parent.glob("pg-of-an-earlier-home-*"))
+        assert [(folder / "global" / "pg_control").exists() for folder in aside] == [True]
 
 
 class TestOwnServers:

@@ -109,8 +109,8 @@ class TestServers:
         password = read_state(tmp_path)["password"]
         assert not [part.name for part in servers.parts if any(password in word for word in part.command)]
 
-    def test_an_unfinished_data_folder_is_made_anew(self, tmp_path: Path) -> None:
-        home = open_home(tmp_path / "home")
+    def test_an_unfinished_data_folder_is_made_anew(self, stack_home: Path) -> None:
+        home = open_home(stack_home)
         server = EmbeddedPostgres(home, "word", fast=True)
         folder = server.installation.data
         folder.mkdir(parents=True)
