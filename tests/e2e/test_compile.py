@@ -52,7 +52,7 @@ class TestCompile:
             name: f"tune/{model}" for name, model in models.items()
         }
         # Each adapter learned to say one thing: the other's answer would not even parse.
-        answer = program(message="A message nobody has seen")
+        answer = program(message="Message 101")
         assert (answer.category, answer.answer) == (CATEGORY, ANSWER)
 
     def test_the_gateway_never_answers_with_the_base_model_instead(self, job: Any, client: Stillhouse) -> None:
@@ -61,5 +61,5 @@ class TestCompile:
         assert set(models) <= listed
 
     def test_the_artifact_can_be_called_over_http(self, job: Any, client: Stillhouse) -> None:
-        reply = client.artifacts.call(job.artifact.id, {"message": "Hello"})
+        reply = client.artifacts.call(job.artifact.id, {"message": "Message 102"})
         assert json.loads(reply.model_dump_json())["outputs"]["answer"] == ANSWER
