@@ -18,6 +18,7 @@ class ChildFineTuneJob(Reply):
     predictor: str = Field(description="Empty when all predictors of the LM share the job (multitask)")
     status: str
     rows: int | None
+    progress: dict[str, Any] | None = Field(description="While it trains: step, total_steps, percent, seconds_remaining")
     fine_tuned_model: str | None
 
 

@@ -139,6 +139,7 @@ def child(one: FineTuneJob) -> ChildFineTuneJob:
         predictor=one.predictor,
         status=one.status,
         rows=one.rows,
+        progress=one.progress if one.status == "running" else None,
         fine_tuned_model=one.model_id,
     )
 

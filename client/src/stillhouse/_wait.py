@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from stillhouse._exceptions import WaitTimeout
-from stillhouse.types import CompileJob
+from stillhouse.types import CompileJob, Step
 
 OnUpdate = Callable[[CompileJob], None]
 _LONGEST_POLL = 30.0
@@ -33,28 +33,41 @@ class Deadline:
 
 
 class StepBars:
-    """One bar a step, on standard error; a bar appears when its step starts."""
+    """One bar a step, on standard error; a bar appears when its step starts and stands still when the step is over."""
+
+    _FORMAT = "{desc} {percentage:3.0f}%|{bar:30}| {postfix} [{elapsed}]"
 
     def __init__(self) -> None:
         self._tqdm: Any = import_module("tqdm.auto").tqdm
         self._bars: dict[str, Any] = {}
+        self._over: set[str] = set()
 
     def update(self, job: CompileJob) -> None:
         for step in job.steps:
-            if step.status == "queued" and step.name not in self._bars:
-                continue
-            bar = self._bars.setdefault(step.name, None) or self._open(step.name, step.total)
-            bar.total = step.total or None
-            bar.n = step.done
-            bar.refresh()
+            if step.status != "queued" and step.name not in self._over:
+                self._show(step, job)
 
-    def _open(self, name: str, total: int) -> Any:
-        self._bars[name] = self._tqdm(total=total or None, desc=f"{name:<9}", leave=True)
-        return self._bars[name]
+    def _show(self, step: Step, job: CompileJob) -> None:
+        bar = self._bars.get(step.name)
+        if bar is None:
+            bar = self._bars[step.name] = self._tqdm(total=100, desc=f"{step.name:<9}", bar_format=self._FORMAT)
+        bar.n = _percent(step, job)
+        bar.set_postfix_str(f"{step.done}/{step.total}", refresh=False)
+        bar.refresh()
+        if step.status != "running":
+            self._over.add(step.name)
+            bar.close()
 
     def close(self) -> None:
         for bar in self._bars.values():
             bar.close()
+
+
+def _percent(step: Step, job: CompileJob) -> float:
+    """Training counts what its fine-tune jobs tell of themselves: there is often just one."""
+    if step.name == "train" and job.fine_tuning_jobs:
+        return sum(child.percent for child in job.fine_tuning_jobs) / len(job.fine_tuning_jobs)
+    return 100 * step.done / step.total if step.total else 0.0
 
 
 @contextmanager

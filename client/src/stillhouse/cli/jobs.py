@@ -167,9 +167,13 @@ def _show_steps(job: CompileJob) -> None:
             ("  STEP", lambda step: f"  {step.name}"),
             ("STATUS", lambda step: step.status),
             ("DONE", lambda step: f"{step.done}/{step.total}"),
-            ("", lambda step: ", ".join(f"{key} {value}" for key, value in step.counts.items() if isinstance(value, int))),
+            ("", lambda step: ", ".join(f"{key} {value}" for key, value in step.counts.items() if _worth_showing(key, value))),
         ],
     )
+
+
+def _worth_showing(name: str, value: Any) -> bool:
+    return isinstance(value, int) and value != 0 and not name.endswith("_tokens")
 
 
 def _show_scores(job: CompileJob) -> None:

@@ -60,7 +60,13 @@ class FineTuneJob(Object):
     lm: str | None = None
     predictor: str | None = None
     rows: int | None = None
+    progress: dict[str, Any] | None = None
     fine_tuned_model: str | None = None
+
+    @property
+    def percent(self) -> float:
+        """How much of the training is done, 0 to 100."""
+        return 100.0 if self.status == "succeeded" else float((self.progress or {}).get("percent") or 0)
 
 
 class Cost(Object):
