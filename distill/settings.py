@@ -59,7 +59,7 @@ class LmHostSettings(_Section):
     """The embedded LM host, which is the connection `house`."""
 
     base_model: str = "smollm2-135m-instruct"
-    max_in_flight: int = 8
+    max_in_flight: int = Field(default=32, ge=1)
 
 
 class ConnectionSettings(_Section):

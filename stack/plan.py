@@ -84,8 +84,8 @@ def standard_parts(layout: Layout) -> list[Part]:
 
 
 def _lm_host(layout: Layout) -> Part:
-    # Half of the cores: the other half is for the trainer and the runners.
-    threads = max(1, (os.cpu_count() or 2) // 2)
+    # All cores: while the trainer has them, the LM host sleeps.
+    threads = os.cpu_count() or 1
     return Part(
         name="lm-host",
         command=lm_host_command(layout.base_model, LOOPBACK, layout.lm_port or 0, threads),

@@ -30,7 +30,7 @@ PROGRAM_NAME = "question-router"
 QUESTION = "Who painted the ceiling of the Sistine Chapel ?"
 IN_FLIGHT = 32
 DEMO_SEED = 4
-"""Picks the teacher's demos; the best of seeds 0 to 4 by pass rate on the first 96 rows of the trainset. The held-out rows were not looked at."""
+"""Picks the teacher's demos: of seeds 0 to 4 the best by pass rate on the first 96 rows of the trainset, not of the held-out ones."""
 
 ASK = """
 import sys
