@@ -130,6 +130,7 @@ class Work:
                 locked(s)
             if closed is not None and on_closed is not None:
                 on_closed(s, repository.lock(s, self.claim.job_id), closed)
+        self._ended.set()
         crash_point(f"{self.claim.step}.after_publish")
 
     def _beat_until_the_end(self) -> None:
@@ -148,6 +149,8 @@ class Work:
     def _beat(self) -> None:
         with unit_of_work() as s:
             reply = claims.beat(s, self.claim, self._progress)
+        if self._ended.is_set():
+            return  # published while this beat was under way
         if reply.lost:
             self.stop("lost")
         elif reply.cancel:

@@ -92,11 +92,15 @@ def guesses(ask: Ask) -> Answer:
 
 
 class PretendTraining:
+    """Is under way at the first look, and done at the second."""
+
     def __init__(self, outcome: TrainOutcome) -> None:
         self._outcome = outcome
+        self._looks = 0
 
     def wait(self, timeout: float | None = None) -> TrainOutcome | None:
-        return self._outcome
+        self._looks += 1
+        return self._outcome if self._looks > 1 else None
 
     def stop(self, grace: float) -> None:
         return
@@ -164,6 +168,7 @@ class House:
     host: PretendHost = field(default_factory=PretendHost)
     base_model: str = "tiny"
     device: str | None = None
+    project: str = "default"
 
     def __enter__(self) -> House:
         self.store = FolderStore(self.folder / "blobs")
@@ -180,7 +185,7 @@ class House:
         }
         with unit_of_work() as s:
             connections.sync(s, Settings(connections=self.connections))
-            self.project_id = projects.ensure(s, "default").id
+            self.project_id = projects.ensure(s, self.project).id
             self.house: Connection | None = connections.find(s, "house")
         assert self.house is not None
         self.worker = WorkerInfo(f"worker-{next(_names)}", frozenset({"runtime:default", "trainer:local"}))

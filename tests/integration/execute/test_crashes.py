@@ -1,0 +1,95 @@
+"""A worker killed at any point: the same traces, the same rows, a succeeded job, and hardly a call paid twice."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.catalog import row_facts, traces
+from distill.db import unit_of_work
+from distill.execute.hooks import POINTS
+from distill.jobs import claims, repository
+from distill.jobs.models import Job
+from distill.jobs.slices import FIRST
+from tests.integration.execute.house import House, rows
+
+ROWS = 20
+WIDTH = 4
+CALLS_OF_AN_EXAMPLE = 2
+REQUEST: dict[str, Any] = {"valset": rows(ROWS + 6)[ROWS:], "multitask": False, "num_threads": WIDTH}
+QUICK = ("bootstrap.mid_work:3", "train.mid_work")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What must not depend on crashes."""
+
+    traces: frozenset[str]
+    rows: tuple[str | None, ...]
+    files: tuple[str | None, ...]
+    score: float
+
+
+@pytest.fixture(autouse=True)
+def short_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "3")
+    monkeypatch.setenv("STILLHOUSE_TIMERS__BEAT_SECONDS", "0.2")
+    monkeypatch.setenv("STILLHOUSE_TIMERS__REAP_GRACE_SECONDS", "0")
+
+
+def findings(house: House, job: Job) -> Findings:
+    assert job.status == "succeeded", job.error
+    assert job.evaluation is not None
+    with unit_of_work() as s:
+        found = {str(fact.trace_digest) for fact in row_facts.every(s, job.id, "rollout", "teacher:0")}
+        assert set(traces.lookup(s, house.project_id, found)) == found
+        kept = tuple(fact.row_digest for fact in row_facts.every(s, job.id, "kept"))
+        files = tuple(row.training_file for row in repository.fine_tune_jobs(s, job.id))
+    return Findings(frozenset(found), kept, files, job.evaluation["compiled"]["score"])
+
+
+def work(house: House, job_id: str, crash_at: str, markers: Path) -> int:
+    """Run a worker process; returns how it ended."""
+    markers.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.integration.execute.worker_process", job_id, str(house.folder)]
+    ports = ["--teacher", str(house.teacher.port), "--student", str(house.student.port), "--project", house.project]
+    environment = {**os.environ, "STILLHOUSE_CRASH_AT": crash_at, "STILLHOUSE_CRASH_MARKERS": str(markers)}
+    done = subprocess.run([*command, *ports], env=environment, capture_output=True, text=True, check=False, timeout=90)
+    assert done.returncode in (0, -9), done.stderr[-3000:]
+    return done.returncode
+
+
+def reap(seconds: float = 10.0) -> None:
+    """Wait until the lease of whoever was killed has ended."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while time.monotonic() < deadline:
+        with unit_of_work() as s:
+            if claims.reap(s) is not None:
+                return
+        pause.wait(0.1)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "point", [pytest.param(point, marks=() if point in QUICK else pytest.mark.slow) for point in (*QUICK, *sorted(POINTS - set(QUICK)))]
+)
+def test_a_worker_killed_at(point: str, house: House, tmp_path: Path) -> None:
+    expected = findings(house, house.compile(rows(ROWS), **REQUEST))
+    paid = len(house.teacher.calls)
+
+    with House(tmp_path / "crashing", house.teacher, house.student, device="cpu-0", project="crashing") as crashing:
+        job_id = crashing.submit(rows(ROWS), **REQUEST)
+        assert work(crashing, job_id, point, tmp_path / "markers") == -9, f"{point} was not reached"
+        if not point.endswith("after_publish"):
+            reap()
+        assert work(crashing, job_id, point, tmp_path / "markers") == 0
+
+        assert findings(crashing, crashing.job(job_id)) == expected
+        # In flight or not yet written: at most the first slice, since this LM answers it in less than the half second to a flush.
+        assert len(house.teacher.calls) - 2 * paid <= FIRST * CALLS_OF_AN_EXAMPLE
