@@ -39,13 +39,15 @@ class Agent:
         self._connection, self._host, self._store, self._cache, self._name = connection, host, store, cache, name
 
     def tick(self) -> None:
-        """Hand the device over or take it back, then load and unload. Raises HostUnreachable."""
-        if self._device_is_ours():
+        """Hand the device over, or load and unload. Raises HostUnreachable, HostRefused."""
+        if self._host_is_up():
             self._reconcile()
+            self._resume()
 
     # ------------------------------------------------------------ device
 
-    def _device_is_ours(self) -> bool:
+    def _host_is_up(self) -> bool:
+        """False while a trainer has the device, or has just been given it."""
         device = self._connection.device
         if device is None:
             return True
@@ -58,7 +60,9 @@ class Agent:
             return False
         if state.leased and state.acknowledged:
             return False
-        self._take_back(device)
+        if self._host.is_sleeping():
+            log.info("device_taken_back", device=device)
+            self._host.wake_up()
         return True
 
     def _hand_over(self, device: str, fence: int) -> None:
@@ -67,12 +71,11 @@ class Agent:
         with unit_of_work() as s:
             devices.acknowledge(s, device, fence)
 
-    def _take_back(self, device: str) -> None:
-        if self._host.is_sleeping():
-            log.info("device_taken_back", device=device)
-            self._host.wake_up()
+    def _resume(self) -> None:
+        """Let work for this host be claimed again; only now, since its models had to be loaded first."""
+        device = self._connection.device
         with unit_of_work() as s:
-            if connections.by_id(s, self._connection.id).waiting_since is not None:
+            if device is not None and connections.by_id(s, self._connection.id).waiting_since is not None:
                 devices.taken_back(s, device)
 
     # ------------------------------------------------------------ models

@@ -175,10 +175,15 @@ def _settle_troubles(running: _Running) -> None:
     """Take out of the troubles what no further round would mend."""
     running.work.check()
     for index, (code, message) in list(running.troubles.items()):
-        if code in REFUSED:
+        if code in REFUSED and not _may_be_loading(running.piece, code):
             raise Refused(_refusal(running.piece, code, message))
         if code in HOPELESS:
             running.piece.undecided[index] = running.troubles.pop(index)
+
+
+def _may_be_loading(piece: Slice, code: str) -> bool:
+    """An LM host that has just started does not know our models yet: its agent is about to load them."""
+    return piece.role == "compiled" and code == "model_not_found"
 
 
 def _refusal(piece: Slice, code: str, message: str) -> Reason:

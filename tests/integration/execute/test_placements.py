@@ -1,0 +1,103 @@
+"""The agent beside an LM host: what is wanted gets loaded, tried, loaded again, and given up on in the end."""
+
+from pathlib import Path
+
+from distill.catalog import connections, devices, fine_tuned
+from distill.db import unit_of_work
+from distill.execute.lm_host import HostRefused
+from distill.execute.placements import MOST_ATTEMPTS
+from distill.jobs import repository
+from distill.jobs.models import Job
+from tests.integration.execute.house import House, rows
+
+
+def placements(job: Job) -> dict[str, str]:
+    with unit_of_work() as s:
+        found = fine_tuned.of_models(s, [model.id for model in fine_tuned.of_job(s, job.id)])
+        return {model: row.status for model, row in found.items()}
+
+
+def is_waiting(house: House) -> bool:
+    assert house.house is not None
+    with unit_of_work() as s:
+        return connections.by_id(s, house.house.id).waiting_since is not None
+
+
+class TestLoading:
+    def test_every_model_of_a_job_is_loaded_from_its_own_files(self, house: House) -> None:
+        job = house.compile(rows(6), multitask=False)
+        house.agent.tick()
+        assert set(placements(job).values()) == {"ready"}
+        folders = {(folder / "adapter_model.safetensors").read_text() for folder in house.host.loaded.values()}
+        assert len(folders) == 2
+
+    def test_a_restarted_host_gets_its_models_back(self, house: House) -> None:
+        house.compile(rows(6))
+        house.agent.tick()
+        before = dict(house.host.loaded)
+        house.host.loaded.clear()
+        house.agent.tick()
+        assert house.host.loaded == before
+
+    def test_a_deleted_model_is_unloaded(self, house: House) -> None:
+        job = house.compile(rows(6))
+        house.agent.tick()
+        (model,) = placements(job)
+        with unit_of_work() as s:
+            fine_tuned.delete(s, house.project_id, model)
+        house.agent.tick()
+        assert house.host.loaded == {}
+        assert placements(job) == {model: "gone"}
+
+    def test_a_model_that_answers_as_its_base_does_is_warned_about(self, house: House) -> None:
+        house.host.deaf = True
+        job = house.compile(rows(6), valset=rows(12)[6:])
+        assert [warning["code"].partition(":")[0] for warning in job.warnings] == ["no_difference"]
+
+    def test_a_model_that_never_loads_fails_its_job(self, house: House) -> None:
+        tries: list[str] = []
+
+        def refuse(name: str, folder: Path) -> None:
+            tries.append(name)
+            raise HostRefused(400, "rank 16 is too large")
+
+        house.host.load = refuse  # type: ignore[method-assign]
+        job = house.compile(rows(6), valset=rows(12)[6:])
+        assert job.status == "failed"
+        assert job.error is not None
+        assert job.error["code"] == "model_not_loaded"
+        assert "rank 16 is too large" in job.error["message"]
+        assert len(tries) == MOST_ATTEMPTS
+
+
+class TestHandOver:
+    def test_the_host_sleeps_while_a_trainer_has_the_device_and_then_comes_back_with_its_models(self, house: House) -> None:
+        job = house.compile(rows(6), valset=rows(12)[6:])
+        loaded = dict(house.host.loaded)
+        with unit_of_work() as s:
+            assert house.house is not None
+            connections.by_id(s, house.house.id).device = "cpu-7"
+        house.house.device = "cpu-7"
+        item = lease(job, "cpu-7")
+
+        house.agent.tick()
+        assert house.host.is_sleeping()
+        assert is_waiting(house)
+        with unit_of_work() as s:
+            assert devices.state(s, "cpu-7").granted
+            devices.release(s, item)
+
+        house.agent.tick()
+        assert not house.host.is_sleeping()
+        assert house.host.loaded == loaded
+        assert not is_waiting(house)
+
+
+def lease(job: Job, device: str) -> int:
+    """As a train item does it."""
+    with unit_of_work() as s:
+        item = repository.items(s, job.id, "train")[0].id
+        state = devices.acquire(s, device, item, 60)
+        assert state is not None
+        assert not state.granted
+    return item
