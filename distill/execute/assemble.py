@@ -17,7 +17,7 @@ from distill.execute.ports import Ports
 from distill.execute.work import Work
 from distill.jobs import events
 from distill.jobs.models import FineTuneJob, Job
-from distill.pipeline.plan import job_keys
+from distill.pipeline.plan import job_keys, train_options
 from distill.pipeline.prepare import Assembly, Filter, KeyRows, Rejected, Row, assemble, refuse
 from distill.pipeline.refusals import Reason, Refused
 from distill.storage import FolderStore
@@ -48,7 +48,6 @@ def run(work: Work, ports: Ports) -> None:
         made = _assemble(s, job)
         reason = _refusal(s, job, made)
     if reason is not None:
-        _log(job, reason)
         raise Refused(reason)
     files = [_write(ports.store, rows) for rows in made.files]
     counts = {"rows": sum(len(file.rows.train) for file in files), "validation_rows": sum(len(file.rows.validation) for file in files)}
@@ -69,7 +68,8 @@ def _assemble(s: Session, job: JobContext) -> Assembly:
     rejected = [Rejected(str(fact.predictor), str(fact.reason)) for fact in row_facts.every(s, job.job_id, "rejected")]
     spec = job.spec
     keep = Filter(spec.filter.min_score, spec.filter.top_k, spec.filter.max_rows, spec.filter.dedup)
-    return assemble(rows, rejected, job_keys(spec, job.student), keep, spec.seed)
+    keys = job_keys(spec, job.student)
+    return assemble(rows, rejected, keys, keep, spec.seed, {key.lm_key for key in keys if train_options(spec, key).early_stopping})
 
 
 def _row(fact: RowFact) -> Row:
@@ -85,11 +85,6 @@ def _refusal(s: Session, job: JobContext, made: Assembly) -> Reason | None:
     bar = job.spec.filter.min_score
     passed = s.scalar(select(func.count()).where(*teachers, RowFact.status == "ok", RowFact.score >= bar)) or 0
     return refuse(made, traces=len(scores), passed=passed, min_score=bar, scores=scores)
-
-
-def _log(job: JobContext, reason: Reason) -> None:
-    with unit_of_work() as s:
-        events.append(s, job.job_id, "log", reason.message, {"code": reason.code, **reason.data}, "error")
 
 
 def _write(store: FolderStore, rows: KeyRows) -> TrainingFile:

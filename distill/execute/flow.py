@@ -17,7 +17,7 @@ from distill.jobs.service import NewFineTuneJob
 from distill.jobs.status import Step, StepStatus
 from distill.jobs.steps import NewItem, open_step, release_held
 from distill.pipeline import bootstrap
-from distill.pipeline.plan import Plan, job_keys, lm_of_key, lms_of_key, roles_to_evaluate
+from distill.pipeline.plan import Plan, job_keys, lm_of_key, lms_of_key, roles_to_evaluate, train_options
 from distill.pipeline.refusals import Reason
 from distill.pipeline.roles import teacher_role
 
@@ -43,7 +43,7 @@ def _new_fine_tune_jobs(job: JobContext) -> list[NewFineTuneJob]:
     made = []
     for key in job_keys(job.spec, job.student):
         lm = lm_of_key(job.spec, key)
-        options = (lm.train_options or job.spec.train_options).model_dump(mode="json")
+        options = train_options(job.spec, key).model_dump(mode="json")
         names = tuple(lms_of_key(job.spec, key))
         made.append(NewFineTuneJob(key.lm_key, key.predictor, names, key.predictors, lm.connection_id, lm.base_model, lm.trainer, options))
     return made
@@ -58,6 +58,7 @@ def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
 
 def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
     """Stop when no rollout gave an answer, else render rows."""
+    row.cost = cost(s, row)
     reason = bootstrap.verdict(closed.counts, facts.commonest_errors(s, row.id))
     if reason is not None:
         stop(s, row, reason)
@@ -82,6 +83,7 @@ def after_assemble(s: Session, row: Job, closed: StepClosed) -> None:
 
 def after_train(s: Session, row: Job, closed: StepClosed) -> None:
     """The compiled program exists. It is measured once its models are loaded; without a holdout it is packaged at once."""
+    row.cost = cost(s, row)
     if not release_compiled(s, row):
         package_when_done(s, row)
 
@@ -105,7 +107,7 @@ def all_ready(s: Session, job_id: str) -> bool:
 def after_evaluate(s: Session, row: Job, closed: StepClosed) -> None:
     """Tell the scores; package when training is over too."""
     job = contexts.load(s, row.id)
-    row.evaluation = facts.evaluation_of(s, job)
+    row.evaluation, row.cost = facts.evaluation_of(s, job), cost(s, row)
     s.flush()
     if row.evaluation is not None:
         events.append(s, row.id, "eval.result", _evaluation_line(row.evaluation), row.evaluation)
@@ -129,6 +131,14 @@ def package_when_done(s: Session, row: Job) -> None:
 
 def after_package(s: Session, row: Job, closed: StepClosed) -> None:
     service.succeed(s, row)
+
+
+def cost(s: Session, row: Job) -> dict[str, Any]:
+    """Calls and tokens of the steps that are over, and the seconds of training."""
+    names = ("calls", "prompt_tokens", "completion_tokens")
+    counts = s.scalars(select(JobStep.counts).where(JobStep.job_id == row.id).execution_options(populate_existing=True)).all()
+    seconds = [float((key.result or {}).get("seconds", 0)) for key in fine_tune_jobs(s, row.id)]
+    return {**{name: sum(int(each.get(name, 0)) for each in counts) for name in names}, "compute_seconds": round(sum(seconds), 1)}
 
 
 def stop(s: Session, row: Job, reason: Reason) -> None:

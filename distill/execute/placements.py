@@ -1,5 +1,6 @@
 """Keeping one LM host in line with what the database wants loaded on it, and handing its device over to trainers."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ class Agent:
     def _unload(self, wanted: Wanted, loaded: frozenset[str]) -> None:
         if wanted.model.id in loaded:
             self._host.unload(wanted.model.id)
+        shutil.rmtree(self._cache / wanted.model.id, ignore_errors=True)
         self._set(wanted, "gone")
 
     def _load(self, wanted: Wanted, loaded: frozenset[str]) -> None:

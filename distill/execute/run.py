@@ -11,7 +11,7 @@ from distill.db import unit_of_work
 from distill.errors import CancelRequested, JobFault, LostLease, StillhouseError
 from distill.execute.ports import Ports
 from distill.execute.work import Stopped, Troubled, Work
-from distill.jobs import claims
+from distill.jobs import claims, events
 from distill.jobs.claims import Claim, WorkerInfo
 from distill.jobs.status import Step
 from distill.pipeline.refusals import Refused
@@ -115,8 +115,16 @@ def _let_go(claim: Claim, *, give_back: bool) -> None:
 def _fail(claim: Claim, error: Exception) -> None:
     fault, retryable = judge(error, claim)
     log.warning("item_failed", code=fault.code, error=str(error), retryable=retryable, exc_info=fault.code == "internal")
+    if isinstance(error, Refused):
+        _tell(claim, error)
     with suppress(LostLease), unit_of_work() as s:
         claims.fail(s, claim, fault, retryable)
+
+
+def _tell(claim: Claim, refused: Refused) -> None:
+    """The counts behind a refusal, for the job's log; before the job ends, since its event stream ends with it."""
+    with unit_of_work() as s:
+        events.append(s, claim.job_id, "log", refused.reason.message, {"code": refused.reason.code, **refused.reason.data}, "error")
 
 
 def judge(error: Exception, claim: Claim) -> tuple[JobFault, bool]:

@@ -47,6 +47,7 @@ def run(work: Work, ports: Ports) -> None:
         job = contexts.load(s, work.claim.job_id)
         key = repository.fine_tune_job(s, job.project_id, str(work.claim.fine_tune_job_id))
         device = connections.by_id(s, key.connection_id).device
+        train_folder.sweep(s, ports.work_root / "train")
     if device is not None:
         _wait_for_device(work, device)
         crash_point("train.leased_device")

@@ -5,7 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
+from distill.db import Session
 from distill.jobs.models import FineTuneJob
+from distill.jobs.status import FineTuneStatus
 from distill.storage import FolderStore
 
 SCHEMA_VERSION = 1
@@ -49,3 +53,12 @@ def newest(home: Path) -> Path | None:
     """The checkpoint with the most training steps among all attempts of a fine-tune job, if there is one on this machine."""
     found = {(int(place.name.removeprefix("step-")), place) for place in home.glob("*/checkpoints/step-*") if place.is_dir()}
     return max(found)[1] if found else None
+
+
+def sweep(s: Session, root: Path) -> None:
+    """Remove what fine-tune jobs that are over have left on this machine."""
+    homes = {place.name: place for place in root.glob("ftjob-*")}
+    going = (FineTuneStatus.QUEUED, FineTuneStatus.RUNNING)
+    alive = set(s.scalars(select(FineTuneJob.id).where(FineTuneJob.id.in_(homes), FineTuneJob.status.in_(going))))
+    for name in homes.keys() - alive:
+        shutil.rmtree(homes[name], ignore_errors=True)

@@ -28,11 +28,9 @@ class Stored:
     score: Mapping[str, Any] | None
 
 
-def missing(stored: Stored, *, scored: bool, retry_failed: bool = False) -> Missing:
-    """A trace that is no fact, or a failure to be retried, is run again; a trace without a score is scored only."""
+def missing(stored: Stored, *, scored: bool) -> Missing:
+    """A trace that is no fact is run again; a trace without a score is scored only."""
     if stored.trace is None or stored.trace["status"] not in FACTS:
-        return Missing.TRACE
-    if retry_failed and stored.trace["status"] == "failed":
         return Missing.TRACE
     return Missing.SCORE if scored and stored.score is None else Missing.NOTHING
 

@@ -89,7 +89,7 @@ def readme(facts: Facts) -> bytes:
         "## Predictors",
         "\n".join(_predictor_table(facts.predictors)),
         "## Use",
-        f'```python\nimport stillhouse\n\nprogram = stillhouse.load("{facts.program_name}@prod")  # or this folder\'s path\n```',
+        '```python\nimport stillhouse\n\nprogram = stillhouse.load("path/to/this/folder")  # or the artifact\'s id, art-…\n```',
         "Answers are only as good as the prompt: `load` checks that this dspy renders the prompts the models were trained on.",
     ]
     return ("\n\n".join(parts) + "\n").encode()

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from distill.pipeline.holdout import HoldoutRule, Split, split
 from distill.pipeline.keys import Key, Predictor, fine_tune_keys
 from distill.pipeline.roles import Cast, teacher_role
-from distill.spec import CompileSpec, LmSpec, inputs_digest, lm_key
+from distill.spec import CompileSpec, LmSpec, TrainOptions, inputs_digest, lm_key
 from stillhouse_programs.spec import ProgramSpec, input_names
 
 Source = Literal["valset", "trainset"]
@@ -96,3 +96,8 @@ def lms_of_key(spec: CompileSpec, key: Key) -> list[str]:
 
 def lm_of_key(spec: CompileSpec, key: Key) -> LmSpec:
     return spec.lms[key.lm]
+
+
+def train_options(spec: CompileSpec, key: Key) -> TrainOptions:
+    """How a key is trained: its LM's options, else the job's."""
+    return lm_of_key(spec, key).train_options or spec.train_options

@@ -1,7 +1,7 @@
 """Which traces become training rows, and which of those rows go into which training file."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -12,6 +12,8 @@ from distill.pipeline.refusals import Reason, no_rows_for_predictor, no_rows_kep
 
 VALIDATION_FRACTION = 0.1
 FEWEST_ROWS_TO_VALIDATE = 50
+FEWEST_ROWS_TO_WATCH = 2
+"""When early stopping is asked for: it needs rows that are not trained on."""
 MOST_VALIDATION_ROWS = 256
 
 
@@ -75,8 +77,13 @@ def passes(status: str, score: Mapping[str, Any] | None, min_score: float, *, sc
     return score is not None and score["status"] == "ok" and score["value"] is not None and float(score["value"]) >= min_score
 
 
-def assemble(rows: Iterable[Row], rejected: Iterable[Rejected], keys: Sequence[Key], keep: Filter, seed: int) -> Assembly:
-    """One training file a key, from the rows of that key's predictors alone; the same rows give the same files in any order of arrival."""
+def assemble(
+    rows: Iterable[Row], rejected: Iterable[Rejected], keys: Sequence[Key], keep: Filter, seed: int, watched: Container[str] = ()
+) -> Assembly:
+    """One training file a key, from the rows of that key's predictors alone; the same rows give the same files in any order of arrival.
+
+    `watched` holds the `lm_key` of LMs that train with early stopping: they get validation rows even when there are few.
+    """
     ranked = _top_traces(sorted(rows, key=lambda row: row.order), keep.top_k)
     owner = key_of(keys)
     files = {key.id: KeyRows(key) for key in keys}
@@ -84,7 +91,7 @@ def assemble(rows: Iterable[Row], rejected: Iterable[Rejected], keys: Sequence[K
         if row.predictor in owner:
             files[owner[row.predictor].id].train.append(row)
     for file in files.values():
-        _settle(file, keep, seed)
+        _settle(file, keep, seed, FEWEST_ROWS_TO_WATCH if file.key.lm_key in watched else FEWEST_ROWS_TO_VALIDATE)
     return Assembly(tuple(files.values()), _coverage(files.values(), ranked, rejected))
 
 
@@ -107,10 +114,10 @@ def _top_traces(rows: list[Row], top_k: int | None) -> list[Row]:
     return [row for row in rows if (row.group, row.trace_digest) in kept]
 
 
-def _settle(file: KeyRows, keep: Filter, seed: int) -> None:
+def _settle(file: KeyRows, keep: Filter, seed: int, fewest: int) -> None:
     rows = _without_twins(file.train) if keep.dedup else file.train
     rows = sorted(rows, key=lambda row: (_shuffle_place(row.digest, seed), row.order))[: keep.max_rows]
-    groups = validation_groups([row.group for row in rows])
+    groups = validation_groups([row.group for row in rows], fewest)
     file.train = [row for row in rows if row.group not in groups]
     file.validation = [row for row in rows if row.group in groups]
 
@@ -123,18 +130,18 @@ def _shuffle_place(digest: str, seed: int) -> str:
     return sha256(f"{seed}:{digest}".encode()).hexdigest()
 
 
-def validation_groups(groups: Sequence[str]) -> set[str]:
-    """The groups whose rows watch the training: about a tenth of the rows, at most 256; none under 50 rows."""
-    if len(groups) < FEWEST_ROWS_TO_VALIDATE:
+def validation_groups(groups: Sequence[str], fewest: int = FEWEST_ROWS_TO_VALIDATE) -> set[str]:
+    """The groups whose rows watch the training: about a tenth of the rows, at least 1 and at most 256; none under `fewest` rows."""
+    if len(groups) < fewest:
         return set()
-    wanted = min(MOST_VALIDATION_ROWS, round(len(groups) * VALIDATION_FRACTION))
+    wanted = max(1, min(MOST_VALIDATION_ROWS, round(len(groups) * VALIDATION_FRACTION)))
     sizes = Counter(groups)
     chosen: set[str] = set()
     rows = 0
     for group in sorted(sizes, key=lambda name: place(name, "validation")):
         if rows >= wanted or len(chosen) == len(sizes) - 1:
             break
-        if rows + sizes[group] <= max(wanted, 1) * 2:
+        if rows + sizes[group] <= wanted * 2:
             chosen.add(group)
             rows += sizes[group]
     return chosen

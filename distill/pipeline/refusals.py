@@ -74,7 +74,7 @@ def no_rows_for_predictor(predictors: Iterable[str], coverage: Mapping[str, Mapp
         code="no_rows_for_predictor",
         step="prepare",
         param="program",
-        message=f"No training row for {_names(names)}. {counts}. Read the rejected rows at /v1/compile_jobs/{{id}}/rejections, "
+        message=f"No training row for {_names(names)}. {counts}. Read the job's rejections, "
         'or compile with "multitask": true so that predictors of one LM share their rows.',
         data={"predictors": names, "coverage": {name: dict(coverage.get(name, {})) for name in names}},
     )

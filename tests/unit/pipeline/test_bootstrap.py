@@ -26,9 +26,6 @@ class TestMissing:
     def test_without_a_metric_a_trace_is_enough(self) -> None:
         assert missing(Stored(0, OK, None), scored=False) is Missing.NOTHING
 
-    def test_a_failure_is_run_again_when_asked(self) -> None:
-        assert missing(Stored(0, {"status": "failed"}, MISS), scored=True, retry_failed=True) is Missing.TRACE
-
 
 class TestExampleIsDone:
     def test_a_pass_before_the_gap_ends_it(self) -> None:

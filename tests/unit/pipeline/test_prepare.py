@@ -72,6 +72,10 @@ class TestAssemble:
         assert file.validation
         assert {r.group for r in file.train}.isdisjoint(r.group for r in file.validation)
 
+    def test_early_stopping_gets_rows_to_watch_even_when_there_are_few(self) -> None:
+        made = assemble(both(12), [], APART, Filter(), seed=0, watched={"v1:s"})
+        assert [(len(file.train), len(file.validation)) for file in made.files] == [(11, 1), (11, 1)]
+
     def test_coverage_tells_each_predictors_fate(self) -> None:
         made = assemble(both(3), [Rejected("reply", "not_round_trip")] * 2, TOGETHER, Filter(), seed=0)
         assert made.coverage["reply"] == {"rendered": 3, "rows": 3, "validation_rows": 0, "rejected": {"not_round_trip": 2}}
