@@ -1,0 +1,97 @@
+"""Work that is told to stop: by a cancel, by the end of a shift, by the loss of its lease."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+
+from distill.catalog import row_facts
+from distill.db import unit_of_work
+from distill.jobs import repository, service
+from tests.integration.execute.house import House, rows
+from tests.support.scripted_lm import ScriptedLM
+
+ROWS = 40
+
+
+@pytest.fixture(autouse=True)
+def quick_beats(monkeypatch: pytest.MonkeyPatch, teacher: ScriptedLM) -> None:
+    monkeypatch.setenv("STILLHOUSE_TIMERS__BEAT_SECONDS", "0.1")
+    teacher.latency = 0.1
+
+
+def once_asked(house: House, calls: int, do: Callable[[], object]) -> threading.Thread:
+    """Do something as soon as the teacher has answered this many calls."""
+
+    def wait() -> None:
+        house.teacher.wait_for_calls(calls, 30)
+        do()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+class TestCancel:
+    def test_stops_at_the_next_beat_and_keeps_what_was_paid_for(self, house: House) -> None:
+        job_id = house.submit(rows(ROWS), num_threads=2)
+
+        def cancel() -> None:
+            with unit_of_work() as s:
+                service.cancel(s, house.project_id, job_id)
+
+        asking = once_asked(house, 12, cancel)
+        job = house.run(job_id)
+        asking.join(10)
+        assert job.status == "cancelled"
+        paid = len(house.teacher.calls)
+        assert paid < ROWS * 2
+        with unit_of_work() as s:
+            assert {item.status for item in repository.items(s, job_id, "bootstrap")} <= {"succeeded", "cancelled"}
+        again = house.compile(rows(ROWS))
+        assert again.status == "succeeded"
+        assert len(house.teacher.calls) - paid <= ROWS * 2 - paid + 2 * 2
+
+
+class TestDrain:
+    def test_gives_the_slice_back_without_spending_an_attempt(self, house: House) -> None:
+        job_id = house.submit(rows(ROWS), num_threads=2)
+        asking = once_asked(house, 12, lambda: house.shift.stop())
+        house.run(job_id, until=lambda job: house.shift.is_over)
+        asking.join(10)
+        with unit_of_work() as s:
+            assert {item.attempts for item in repository.items(s, job_id, "bootstrap") if item.status == "queued"} == {0}
+
+        house.close()
+        house.open()
+        house.teacher.latency = 0.0
+        job = house.run(job_id)
+        assert job.status == "succeeded", job.error
+        assert len(house.teacher.calls) <= ROWS * 2 + 2 * 2 + 2
+
+
+class TestLostLease:
+    def test_a_worker_that_lost_its_lease_publishes_nothing_and_the_work_is_done_once(self, house: House) -> None:
+        job_id = house.submit(rows(ROWS), num_threads=2)
+
+        def take_away() -> None:
+            """As the reaper and another worker's claim would."""
+            with unit_of_work() as s:
+                s.execute(text("UPDATE work_items SET fence = fence + 1 WHERE status = 'leased'"))
+                s.execute(
+                    text(
+                        "UPDATE work_items SET status = 'queued', width = 0, lease_owner = NULL, lease_expires_at = NULL "
+                        "WHERE status = 'leased'"
+                    )
+                )
+
+        asking = once_asked(house, 12, take_away)
+        job = house.run(job_id)
+        asking.join(10)
+        assert job.status == "succeeded", job.error
+        with unit_of_work() as s:
+            facts = row_facts.every(s, job_id, "rollout", "teacher:0")
+            (step,) = [view for view in repository.steps(s, job_id) if view.name == "bootstrap"]
+        assert len(facts) == ROWS
+        assert (step.done, step.counts["ok"]) == (ROWS, ROWS)
