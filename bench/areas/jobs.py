@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -89,7 +90,7 @@ def _requests(session: Session, stack: Stack, clients: Sequence[Caller], body: d
         caller.call("GET", f"/v1/compile_jobs/{made[place % len(made)]}")
         return 1000 * (time.perf_counter() - began)
 
-    posts, gets = interleave(rounds, [lambda: _flood(session, stack, clients, number, act) for act in (post, get)])
+    posts, gets = interleave(rounds, [partial(_flood, session, stack, clients, number, act) for act in (post, get)])
     return [_request_figure("POST compile job", number, posts), _request_figure("GET compile job", number, gets)]
 
 
