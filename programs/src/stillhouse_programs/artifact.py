@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from dspy.lm15 import AccessPolicy, EndpointSupport, ModelSupport, OpenAIChatCompat, ProviderDefinition, register_provider
+from dspy.lm15 import AccessPolicy, EndpointSupport, ModelSupport, register_provider
 
-from stillhouse_programs import prompts
+from stillhouse_programs import constrain, prompts
 from stillhouse_programs.artifact_files import ArtifactError, read_json, read_manifest, verify_files
 from stillhouse_programs.build import build_program
+from stillhouse_programs.grammar import NoGrammar, derive_grammar
 from stillhouse_programs.prove import prompt_hash
 from stillhouse_programs.spec import ProgramSpec, parse_spec
 
@@ -36,10 +37,10 @@ def load_artifact(folder: str | Path, base_url: str, api_key: str | None = None,
 
     `base_url` is the server that serves the tuned models. The key is read from STILLHOUSE_API_KEY at each call; `api_key` is used
     where it is given and that variable does not hold it. `program` is an instance of the user's own class with the same predictors,
-    which is copied; without it the program is built from `spec.json`.
+    which is copied; without it the program is built from `spec.json`. Answers are constrained where those of the job were.
 
-    Raises ArtifactError for a missing, changed or unknown file, and PromptMismatch if the prompts rendered here are not those that
-    the models were trained on.
+    Raises ArtifactError for a missing, changed or unknown file and for answers to be constrained that no grammar holds, and
+    PromptMismatch if the prompts rendered here are not those that the models were trained on.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -49,7 +50,7 @@ def load_artifact(folder: str | Path, base_url: str, api_key: str | None = None,
     apply_state(loaded, read_json(folder, "program.json"), api_key)
     prompt_adapter = prompts.make_prompt_adapter(manifest["prompt_adapter"])
     _check_prompts(loaded, manifest, prompt_adapter)
-    return prompts.pin(loaded, prompt_adapter)
+    return prompts.pin(loaded, prompt_adapter, _constrained(loaded, manifest, prompt_adapter))
 
 
 def register_models(base_url: str) -> None:
@@ -64,8 +65,9 @@ def register_models(base_url: str) -> None:
         base_url=address if address.endswith("/v1") else f"{address}/v1",
         supports=EndpointSupport(complete=True, stream=True),
     )
-    supports = ModelSupport(function_calling=False, reasoning=False, response_schema=True)
-    register_provider(ProviderDefinition.chat(access, compat=OpenAIChatCompat()), supports=supports, replace=True)
+    # With a response schema, dspy would constrain the answers of the JSON prompt adapter, unasked and with a schema of its own.
+    supports = ModelSupport(function_calling=False, reasoning=False, response_schema=False)
+    register_provider(constrain.provider(access), supports=supports, replace=True)
 
 
 def _check_prompts(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> None:
@@ -79,6 +81,24 @@ def _check_prompts(program: dspy.Module, manifest: Mapping[str, Any], prompt_ada
         )
     if trained != installed:
         logger.debug("artifact made with dspy %s, loaded with %s; the prompts are the same", trained, installed)
+
+
+def _constrained(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> dict[str, prompts.CallConfig]:
+    """The predictors whose answers were constrained in the job, with the grammars for their calls."""
+    roles = {name: entry["lm_role"] for name, entry in manifest.get("predictors", {}).items()}
+    held = {role for role, lm in manifest.get("lms", {}).items() if lm.get("constrain")}
+    configs: dict[str, prompts.CallConfig] = {}
+    for name, predictor in program.named_predictors():
+        if roles.get(name) not in held or predictor.lm is None:
+            continue
+        try:
+            derive_grammar(predictor.signature, prompt_adapter)
+        except NoGrammar as error:
+            raise ArtifactError(f"the answers of predictor {name} are to be constrained, and cannot be: {error}") from None
+        # The LiteLLM route, which dspy takes for options that are not its own, would drop the grammar; this engine refuses them.
+        predictor.lm = predictor.lm.copy(engine="lm15")
+        configs[name] = constrain.Constrained(predictor.lm.model, prompt_adapter)
+    return configs
 
 
 # ------------------------------------------------------------------ program state

@@ -6,7 +6,7 @@ A prompt is rendered by the same planning that dspy does at run time, so that a 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import dspy
@@ -17,8 +17,10 @@ from stillhouse_programs.spec import PromptAdapterSpec, SpecError, parse_prompt_
 
 Message = dict[str, Any]
 PinnedModule = TypeVar("PinnedModule", bound=dspy.Module)
+CallConfig: TypeAlias = Callable[[Any, Any, Mapping[str, Any]], Mapping[str, Any]]  # of an LM, a signature, and the config so far
 
 _PINNED = "_stillhouse_prompt_adapter"
+_CALL_CONFIG = "_stillhouse_call_config"
 
 
 class Unparsable(ValueError):
@@ -190,16 +192,18 @@ def parse(prompt_adapter: dspy.Adapter, signature: Any, text: str) -> dict[str, 
 # ------------------------------------------------------------------ pinning
 
 
-def pin(program: PinnedModule, prompt_adapter: dspy.Adapter) -> PinnedModule:
+def pin(program: PinnedModule, prompt_adapter: dspy.Adapter, call_configs: Mapping[str, CallConfig] | None = None) -> PinnedModule:
     """Make every predictor of `program` use `prompt_adapter`, whatever `dspy.configure(adapter=…)` says; returns `program`.
 
     dspy's prompt adapter is global: an app that configures another would silently send a tuned model another prompt. The pin
-    survives deep copies and is not part of the program's state.
+    survives deep copies and is not part of the program's state. `call_configs` maps predictors to what each of their calls adds to
+    its config.
     """
-    for _, predictor in program.named_predictors():
+    for name, predictor in program.named_predictors():
         if not hasattr(predictor, _PINNED):
             predictor.__class__ = _pinned_class(predictor.__class__)
         setattr(predictor, _PINNED, prompt_adapter)
+        setattr(predictor, _CALL_CONFIG, (call_configs or {}).get(name))
     return program
 
 
@@ -214,17 +218,29 @@ def unpin(program: PinnedModule) -> PinnedModule:
         if hasattr(predictor, _PINNED):
             predictor.__class__ = type(predictor).__bases__[0]
             delattr(predictor, _PINNED)
+            delattr(predictor, _CALL_CONFIG)
     return program
+
+
+def _configured(predictor: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call with the config that the pin adds; LM and signature are found as dspy finds them."""
+    call_config: CallConfig | None = getattr(predictor, _CALL_CONFIG)
+    if call_config is None:
+        return arguments
+    lm = arguments.get("lm", predictor.lm) or dspy.settings.lm
+    signature = dspy.ensure_signature(arguments.get("signature", predictor.signature))
+    given = arguments.get("config", {})
+    return {**arguments, "config": {**given, **call_config(lm, signature, {**predictor.config, **given})}}
 
 
 @functools.cache
 def _pinned_class(base: Any) -> Any:
     def forward(self: Any, **kwargs: Any) -> Any:
         with dspy.context(adapter=getattr(self, _PINNED)):
-            return base.forward(self, **kwargs)
+            return base.forward(self, **_configured(self, kwargs))
 
     async def aforward(self: Any, **kwargs: Any) -> Any:
         with dspy.context(adapter=getattr(self, _PINNED)):
-            return await base.aforward(self, **kwargs)
+            return await base.aforward(self, **_configured(self, kwargs))
 
     return type(base.__name__, (base,), {"forward": forward, "aforward": aforward, "__module__": base.__module__})

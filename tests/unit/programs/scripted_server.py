@@ -45,6 +45,14 @@ def _completion(body: dict[str, Any]) -> bytes:
     return json.dumps(reply).encode()
 
 
+def _events(completion: bytes) -> bytes:
+    """The same completion as an event stream of one piece."""
+    reply = json.loads(completion)
+    choice = reply["choices"][0]
+    reply |= {"object": "chat.completion.chunk", "choices": [{**choice, "delta": choice.pop("message")}]}
+    return f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n".encode()
+
+
 @contextmanager
 def scripted_server() -> Iterator[Scripted]:
     """Serve on a free port of the loopback address until the block ends."""
@@ -56,9 +64,9 @@ def scripted_server() -> Iterator[Scripted]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             scripted.requests.append((self.path, self.headers.get("Authorization"), body))
-            content = _completion(body)
+            content = _events(_completion(body)) if body.get("stream") else _completion(body)
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/event-stream" if body.get("stream") else "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -1,5 +1,6 @@
 """Artifacts as a user loads them: files verified, calls to the right models with the right key, prompts as trained."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -9,14 +10,17 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.clients.cache import Cache
 from dspy.lm15 import unregister_provider
 
 from stillhouse_programs.artifact import KEY_VARIABLE, PromptMismatch, lm_state, load_artifact, program_state
 from stillhouse_programs.artifact_files import ArtifactError
-from stillhouse_programs.prompts import stand_in_lm
+from stillhouse_programs.build import build_program
+from stillhouse_programs.grammar import derive_grammar
+from stillhouse_programs.prompts import make_prompt_adapter, stand_in_lm
 from stillhouse_programs.prove import prompt_hash
 from stillhouse_programs.spec import canonical_json, parse_spec
-from tests.unit.programs.samples import ROUTER, SAMPLES, SUPPORT, Support
+from tests.unit.programs.samples import ROUTER, SAMPLES, SUPPORT, Support, copy_of
 from tests.unit.programs.scripted_server import Scripted, scripted_server
 
 LMS = {
@@ -121,14 +125,129 @@ class TestCalls:
             assert (len(server.requests), len(other.requests)) == (2, 2)
 
     def test_of_a_program_that_is_one_predictor(self, tmp_path: Path, server: Scripted) -> None:
-        from stillhouse_programs.build import build_program
-
         hashed = prompt_hash(build_program(parse_spec(ROUTER)), SAMPLES, "json")
         files = files_of(ROUTER, {"self": {"model": "tune/sh-router-self-1"}})
         write(tmp_path, files, prompt_adapter={"type": "json"}, prompt_hash=hashed)
         program = load_artifact(tmp_path, server.base_url, "k")
         assert program(message="hi").category == "billing"
         assert server.models == ["sh-router-self-1"]
+
+
+def held(*roles: str) -> dict[str, Any]:
+    """What a manifest says where the predictors have LM roles of their own, and the answers of `roles` are constrained."""
+    predictors = {"classify.predict": {"lm_role": "small"}, "reply": {"lm_role": "large"}}
+    return {"predictors": predictors, "lms": {role: {"constrain": role in roles} for role in ("small", "large")}}
+
+
+def grammars(server: Scripted) -> list[Any]:
+    return [body.get("structured_outputs") for _, _, body in server.requests]
+
+
+@pytest.fixture
+def chat_grammars() -> list[Any]:
+    """The grammar of each predictor of the support program, in the order of its calls."""
+    return [derive_grammar(predictor.signature, make_prompt_adapter("chat")) for predictor in Support().predictors()]
+
+
+class TestConstrained:
+    """A program is asked under the grammar that it was evaluated under."""
+
+    @pytest.mark.parametrize("own_class", [False, True], ids=["spec", "own class"])
+    def test_calls_send_the_grammar_of_their_predictor(
+        self, tmp_path: Path, server: Scripted, chat_grammars: list[Any], own_class: bool
+    ) -> None:
+        write(tmp_path, files_of(), **held("small", "large"))
+        result = load_artifact(tmp_path, server.base_url, "k", Support() if own_class else None)(message="hi")
+        assert (result.category, result.answer) == ("billing", "answer!")
+        assert grammars(server) == chat_grammars
+        assert [set(body) & {"metadata", "response_format"} for _, _, body in server.requests] == [set(), set()]
+        assert [body.get("temperature") for _, _, body in server.requests] == [0.0, 0.2]
+
+    def test_async_calls_do_too(self, tmp_path: Path, server: Scripted, chat_grammars: list[Any]) -> None:
+        write(tmp_path, files_of(), **held("small", "large"))
+        program = load_artifact(tmp_path, server.base_url, "k")
+        assert asyncio.run(program.acall(message="hi")).answer == "answer!"
+        assert grammars(server) == chat_grammars
+
+    def test_streams_do_too(self, tmp_path: Path, server: Scripted, chat_grammars: list[Any]) -> None:
+        write(tmp_path, files_of(), **held("small", "large"))
+        reply = load_artifact(tmp_path, server.base_url, "k").reply
+        listener = dspy.streaming.StreamListener(signature_field_name="answer")
+
+        async def last(is_async: bool) -> Any:
+            stream = dspy.streamify(reply, stream_listeners=[listener], is_async_program=is_async)
+            return [part async for part in stream(message="hi", category="billing")][-1]
+
+        assert [asyncio.run(last(is_async)).answer for is_async in (False, True)] == ["answer!", "answer!"]
+        assert [body["stream"] for _, _, body in server.requests] == [True, True]
+        assert grammars(server) == chat_grammars[1:] * 2
+
+    def test_only_the_roles_that_were_constrained(self, tmp_path: Path, server: Scripted, chat_grammars: list[Any]) -> None:
+        write(tmp_path, files_of(), **held("large"))
+        load_artifact(tmp_path, server.base_url, "k")(message="hi")
+        assert grammars(server) == [None, chat_grammars[1]]
+
+    def test_copies_do_too(self, tmp_path: Path, server: Scripted, chat_grammars: list[Any]) -> None:
+        write(tmp_path, files_of(), **held("small", "large"))
+        copied = load_artifact(tmp_path, server.base_url, "k").deepcopy()
+        copied.reply.lm = copied.reply.lm.copy(temperature=0.7)
+        copied(message="hi")
+        assert grammars(server) == chat_grammars
+
+    def test_another_lm_is_not(self, tmp_path: Path, server: Scripted, chat_grammars: list[Any]) -> None:
+        write(tmp_path, files_of(), **held("small", "large"))
+        program = load_artifact(tmp_path, server.base_url, "k")
+        program.reply.lm = dspy.LM("tune/sh-other", cache=False, api_key="k")
+        program(message="hi")
+        assert grammars(server) == [chat_grammars[0], None]
+
+    def test_metadata_of_the_caller_stays(self, tmp_path: Path, server: Scripted, chat_grammars: list[Any]) -> None:
+        write(tmp_path, files_of(), **held("small", "large"))
+        program = load_artifact(tmp_path, server.base_url, "k")
+        program.reply(message="hi", category="billing", config={"metadata": {"user": "7"}})
+        assert server.requests[0][2]["metadata"] == {"user": "7"}
+        assert grammars(server) == chat_grammars[1:]
+
+    def test_loading_again_takes_the_constraint_off(self, tmp_path: Path, server: Scripted) -> None:
+        write(tmp_path, files_of(), **held("small", "large"))
+        program = load_artifact(tmp_path, server.base_url, "k")
+        write(tmp_path, files_of(), **held())
+        load_artifact(tmp_path, server.base_url, "k", program)(message="hi")
+        assert grammars(server) == [None, None]
+
+    def test_is_another_entry_of_dspys_cache(
+        self, tmp_path: Path, server: Scripted, chat_grammars: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cache = Cache(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None, memory_max_entries=100)
+        monkeypatch.setattr(dspy, "cache", cache)
+        write(tmp_path, files_of(), **held("small", "large"))
+        reply = load_artifact(tmp_path, server.base_url, "k").reply
+        write(tmp_path, files_of(), **held())
+        free = load_artifact(tmp_path, server.base_url, "k", Support()).reply
+        for predictor in (reply, free, reply, free):
+            predictor.lm = predictor.lm.copy(cache=True)
+            predictor(message="hi", category="billing")
+        assert grammars(server) == [chat_grammars[1], None]
+
+    def test_answers_that_no_grammar_holds_are_refused_as_on_the_server(self, tmp_path: Path, server: Scripted) -> None:
+        spec = copy_of(ROUTER)
+        spec["predictors"][0]["signature"]["fields"][1]["schema"] = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+        hashed = prompt_hash(build_program(parse_spec(spec)), SAMPLES, "chat")
+        manifest = {"predictors": {"self": {"lm_role": "student"}}, "lms": {"student": {"constrain": True}}, "prompt_hash": hashed}
+        write(tmp_path, files_of(spec, {"self": {"model": "tune/sh-router-self-1"}}), **manifest)
+        with pytest.raises(ArtifactError, match="predictor self are to be constrained, and cannot be: field category"):
+            load_artifact(tmp_path, server.base_url, "k")
+
+
+@pytest.mark.parametrize("constrain", [False, True])
+def test_json_answers_are_held_by_nothing_but_the_grammar(tmp_path: Path, server: Scripted, constrain: bool) -> None:
+    """dspy would send a response format of its own, which a job's evaluation never does."""
+    hashed = prompt_hash(Support(), SAMPLES, "json")
+    manifest = {**held(*(("small", "large") if constrain else ())), "prompt_adapter": {"type": "json"}, "prompt_hash": hashed}
+    write(tmp_path, files_of(), **manifest)
+    load_artifact(tmp_path, server.base_url, "k")(message="hi")
+    assert [sorted(grammar or {}) for grammar in grammars(server)] == [["json"] if constrain else []] * 2
+    assert not any("response_format" in body for _, _, body in server.requests)
 
 
 class TestRefused:
