@@ -21,10 +21,12 @@ from stillhouse_programs.spec import (
     SpecError,
     check_metric,
     columns,
+    expand,
     lm_roles,
     metric_fields,
     parse_prompt_adapter,
     predictor_names,
+    with_demos,
 )
 
 DEFAULT_SAMPLING_TEMPERATURE = 1.0
@@ -44,6 +46,7 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
     row = programs.get(s, project_id, spec.program_id)
     program = programs.spec_of(row)
     _check_words(spec)
+    _check_demos(spec, program)
     spec = _with_defaults(spec, row, program)
     spec = _with_lms(s, project_id, spec, program)
     trainset = _dataset(s, project_id, spec.trainset, program, "trainset")
@@ -64,6 +67,14 @@ def _check_words(spec: CompileSpec) -> None:
     most = get_settings().limits.max_num_threads
     if spec.num_threads > most:
         raise Invalid(f"num_threads: at most {most} on this server", code="too_many_threads", param="num_threads")
+
+
+def _check_demos(spec: CompileSpec, program: ProgramSpec) -> None:
+    """Demos that are kept are complete; else every training row of the predictor would be rejected, after the teacher was paid for."""
+    try:
+        with_demos(expand(program), spec.demos)
+    except SpecError as error:
+        raise Invalid(f"demos: program.{error.message}", code="incomplete_demo", param="demos") from None
 
 
 def _with_defaults(spec: CompileSpec, row: Program, program: ProgramSpec) -> CompileSpec:

@@ -133,6 +133,25 @@ class TestRefusals:
             world, {"lms": {"student": {"connection": "hous"}}}, "connection_not_found", "lms.student.connection"
         )
 
+    def test_demos_to_keep_have_all_fields(self, world: World) -> None:
+        short, whole = {"message": "a"}, {"message": "a", "category": "billing"}
+        changed = [{**TWO["predictors"][0], "demos": [whole, short]}, TWO["predictors"][1]]
+        with unit_of_work() as s:
+            program = world.program(s, {**TWO, "predictors": changed})
+        message = assert_refused(world, {"program_id": program, "demos": "keep"}, "incomplete_demo", "demos")
+        assert "program.predictors[0].demos[1]" in message
+        assert "predictor classify has an incomplete demo" in message
+        assert world.submit(program_id=program, demos="auto")
+
+    def test_demos_of_a_chain_of_thought_have_its_reasoning(self, world: World) -> None:
+        demo = {"message": "a", "category": "billing"}
+        thinking = {**TWO["predictors"][0], "type": "ChainOfThought", "demos": [demo]}
+        with unit_of_work() as s:
+            short = world.program(s, {**TWO, "predictors": [thinking, TWO["predictors"][1]]})
+            whole = world.program(s, {**TWO, "predictors": [{**thinking, "demos": [{**demo, "reasoning": "r"}]}, TWO["predictors"][1]]})
+        assert_refused(world, {"program_id": short, "demos": "keep"}, "incomplete_demo", "demos")
+        assert world.submit(program_id=whole, demos="keep")
+
     def test_empty_trainset(self, world: World) -> None:
         assert_refused(world, {"trainset": world.dataset([])}, "empty_dataset", "trainset")
 
