@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from stillhouse_programs.spec_checks import check_predictors, check_wiring
 from stillhouse_programs.spec_demos import DemosMode, with_demos
 from stillhouse_programs.spec_errors import SpecError, from_validation
-from stillhouse_programs.spec_expand import expand_spec
+from stillhouse_programs.spec_expand import expand_spec, number_steps
 from stillhouse_programs.spec_metrics import F1, METRICS, ExactMatch, FieldEquals, MetricSpec, check_metric_of, metric_fields, parse_metric
 from stillhouse_programs.spec_models import (
     FieldSpec,
@@ -82,9 +82,11 @@ def canonical_json(spec: ProgramSpec) -> str:
     """Return the expanded spec as compact JSON, the text that digests are made of.
 
     Keys of our own stand in the order of the models, users' keys (schemas, demos, constants) in their own, since order is part
-    of a prompt; defaults are left out. `prompt_hash` is left out too: it is a claim about the program, not a part of it.
+    of a prompt; defaults are left out, and steps are numbered: their ids reach no prompt. `prompt_hash` is left out too: it is a
+    claim about the program, not a part of it.
     """
-    return json.dumps(_plain(expand_spec(spec).model_copy(update={"prompt_hash": None})), ensure_ascii=False, separators=(",", ":"))
+    numbered = number_steps(expand_spec(spec)).model_copy(update={"prompt_hash": None})
+    return json.dumps(_plain(numbered), ensure_ascii=False, separators=(",", ":"))
 
 
 _ALWAYS: dict[type[BaseModel], tuple[str, ...]] = {ProgramSpec: ("spec_version",), PromptAdapterSpec: ("type",)}

@@ -1,8 +1,19 @@
 """The canonical form of a spec: everything that a person may leave out, filled in."""
 
+from collections.abc import Mapping
+
 from stillhouse_programs.schema_check import ordered
 from stillhouse_programs.spec_errors import SpecError
-from stillhouse_programs.spec_models import FieldSpec, FromRef, PredictorSpec, ProgramSpec, Reference, SignatureSpec, StepSpec
+from stillhouse_programs.spec_models import (
+    FieldSpec,
+    FromRef,
+    PredictorSpec,
+    ProgramSpec,
+    Reference,
+    SignatureSpec,
+    StepSpec,
+    TemplateRef,
+)
 
 REASONING = "reasoning"
 SINGLE_STEP = "call"
@@ -61,3 +72,38 @@ def _with_reasoning(predictor: PredictorSpec, fields: list[FieldSpec], path: str
         raise SpecError(f"predictor {predictor.name}: ChainOfThought adds `{REASONING}` itself", f"{path}.signature.fields")
     first = next((at for at, field in enumerate(fields) if field.role == "output"), len(fields))
     return [*fields[:first], FieldSpec(name=REASONING, role="output"), *fields[first:]]
+
+
+# ------------------------------------------------------------------ step ids
+
+
+def number_steps(spec: ProgramSpec) -> ProgramSpec:
+    """Return an expanded spec with the step ids `s1`, `s2`, … in the order of the steps, as derived specs have them.
+
+    An id reaches no prompt, so specs that differ in nothing else are the same program.
+    """
+    steps = spec.steps or []
+    ids = {step.id: f"s{number}" for number, step in enumerate(steps, 1)}
+    return spec.model_copy(update={"steps": [_numbered(step, ids) for step in steps], "outputs": _renamed(spec.outputs or {}, ids)})
+
+
+def _numbered(step: StepSpec, ids: Mapping[str, str]) -> StepSpec:
+    return step.model_copy(update={"id": ids[step.id], "args": _renamed(step.args, ids)})
+
+
+def _renamed(references: Mapping[str, Reference], ids: Mapping[str, str]) -> dict[str, Reference]:
+    return {name: _rename(reference, ids) for name, reference in references.items()}
+
+
+def _rename(reference: Reference, ids: Mapping[str, str]) -> Reference:
+    if isinstance(reference, FromRef):
+        return _rename_path(reference, ids)
+    if isinstance(reference, TemplateRef):
+        pieces = [piece if isinstance(piece, str) else _rename_path(piece, ids) for piece in reference.template]
+        return reference.model_copy(update={"template": pieces})
+    return reference
+
+
+def _rename_path(reference: FromRef, ids: Mapping[str, str]) -> FromRef:
+    source, *rest = reference.parts
+    return reference.model_copy(update={"from_": ".".join([ids.get(source, source), *rest])})

@@ -14,7 +14,8 @@ FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
 PredictorName = Annotated[str, StringConstraints(pattern=PREDICTOR_PATTERN, max_length=200)]
 RoleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=100)]
 StepId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
-ReferencePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+$", max_length=400)]
+# Each part has a limit of its own: a reference stays valid when its step gets the id of the canonical form.
+ReferencePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}(\.[A-Za-z][A-Za-z0-9_]{0,399}){1,20}$")]
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -198,6 +198,10 @@ class TestTaken:
         assert prove(Support(), derived, SAMPLES) == prove(Support(), parse_spec(SUPPORT), SAMPLES)
         assert [predictor.name for predictor in derived.predictors] == ["classify.predict", "reply"]
 
+    def test_written_by_hand_it_is_the_same_program(self) -> None:
+        by_hand = parse_spec({**SUPPORT, "prompt_adapter": None})
+        assert canonical_json(derive(Support(), SAMPLES[0])) == canonical_json(by_hand)
+
     def test_a_predict_gives_the_worked_spec_to_the_letter(self) -> None:
         assert canonical_json(derive(dspy.Predict(Route), SAMPLES[0])) == canonical_json(parse_spec(ROUTER))
 

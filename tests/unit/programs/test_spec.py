@@ -200,6 +200,32 @@ class TestCanonicalJson:
         one, two = field_of({"type": "string", "enum": ["a"]}), field_of({"enum": ["a"], "type": "string"})
         assert canonical_json(parse_spec(one)) == canonical_json(parse_spec(two))
 
+    def test_ids_of_steps_do_not_matter(self) -> None:
+        one, two = copy_of(SUPPORT), copy_of(SUPPORT)
+        one["steps"][1]["args"]["message"] = {"template": ["a ", {"from": "c.category"}, {"from": "input.c"}]}
+        two["steps"][1]["args"]["message"] = {"template": ["a ", {"from": "s2.category"}, {"from": "input.c"}]}
+        two["steps"][0]["id"], two["steps"][1]["id"] = "s2", "s1"
+        two["steps"][1]["args"]["category"] = {"from": "s2.category"}
+        two["outputs"] = {
+            name: {"from": {"c": "s2", "r": "s1"}[path["from"][0]] + path["from"][1:]} for name, path in one["outputs"].items()
+        }
+        assert canonical_json(parse_spec(one)) == canonical_json(parse_spec(two))
+        body = json.loads(canonical_json(parse_spec(two)))
+        assert [step["id"] for step in body["steps"]] == ["s1", "s2"]
+        assert body["steps"][1]["args"]["message"] == {"template": ["a ", {"from": "s1.category"}, {"from": "input.c"}]}
+        assert body["outputs"]["answer"] == {"from": "s2.answer"}
+
+    def test_longest_reference_stays_one_when_its_step_is_numbered(self) -> None:
+        spec, name = copy_of(SUPPORT), "x" * 400
+        nested = {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+        spec["predictors"][0]["signature"]["fields"][1]["schema"] = nested
+        spec["steps"] = [*({**spec["steps"][0], "id": f"c{number}"} for number in range(10)), *spec["steps"]]
+        spec["steps"][11]["args"]["category"] = {"from": f"c.category.{name}"}
+        spec["outputs"] = {"answer": {"from": "r.answer"}}
+        text = canonical_json(parse_spec(spec))
+        assert f'"from":"s11.category.{name}"' in text
+        assert canonical_json(parse_spec(json.loads(text))) == text
+
     def test_leaves_out_defaults_and_the_prompt_hash(self) -> None:
         text = canonical_json(parse_spec({**ROUTER, "prompt_hash": "v1:x"}))
         assert "prompt_hash" not in text
