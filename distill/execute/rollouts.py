@@ -217,7 +217,8 @@ def _progress(piece: Slice) -> dict[str, Any]:
 
 def _publish(work: Work, piece: Slice, spending: Spending) -> None:
     rows, counts = _facts(piece)
-    counts.update(spending.counts())
+    spent = spending.counts()
+    counts.update(spent, teacher_calls=spent["calls"] if piece.role.startswith("teacher") else 0)
     closed = flow.after_bootstrap if work.claim.step is Step.BOOTSTRAP else flow.after_evaluate
     work.publish(counts=counts, before=lambda s: _store(s, rows), on_closed=closed)
 
