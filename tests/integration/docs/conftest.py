@@ -1,0 +1,58 @@
+"""A server as the documents describe it, with a base model that answers and trains in seconds.
+
+Its stillhouse.toml is the one in docs/how-to/connect-an-lm-host.md, with the provider's address replaced by that of a scripted LM.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stack.supervisor import Stack
+from tests.integration.docs.documents import Shell, blocks
+from tests.support.scripted_lm import Answer, Ask, ScriptedLM
+
+CONNECT = "docs/how-to/connect-an-lm-host.md"
+
+
+def _route(ask: Ask) -> Answer:
+    """A good teacher: the labels of the documents' rows follow from one word each."""
+    message = ask.inputs.get("message", "").lower()
+    technical = any(word in message for word in ("crash", "error", "slow", "upload", "sync"))
+    account = any(word in message for word in ("password", "log in", "email", "account"))
+    return {"team": "technical" if technical else "account" if account else "billing"}
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[ScriptedLM]:
+    with ScriptedLM(answer=_route, api_key="a-key") as lm:
+        yield lm
+
+
+@pytest.fixture(scope="session")
+def documented(provider: ScriptedLM, tiny_model: Path) -> Iterator[Stack]:
+    """The running server; its settings file is the one that a reader is told to write."""
+    with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory(prefix="stillhouse-docs-") as folder:
+        config = Path(folder) / "stillhouse.toml"
+        config.write_text(blocks(CONNECT, "toml")[0])
+        monkeypatch.setenv("STILLHOUSE_CONFIG", str(config))
+        monkeypatch.setenv("STILLHOUSE_CONNECTIONS__OPENAI__BASE_URL", provider.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+        monkeypatch.setenv("STILLHOUSE_MODELS", str(tiny_model.parent))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        with Stack(Path(folder) / "home", fast=True, base_model=f"local/{tiny_model.name}") as running:
+            yield running
+
+
+@pytest.fixture
+def reader(documented: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    """Somebody at a shell in an empty folder, with the virtual environment active and the home of the running server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STILLHOUSE_HOME", str(documented.home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    with Shell(tmp_path, os.environ) as shell:
+        yield shell

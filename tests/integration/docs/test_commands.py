@@ -1,0 +1,31 @@
+"""Every command and program in the documents does what the document says, on a running server."""
+
+import pytest
+
+from tests.integration.docs.documents import RUN, Shell, run_document
+from tests.support.scripted_lm import ScriptedLM
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+class TestDocuments:
+    @pytest.mark.parametrize("path", RUN)
+    def test_every_block_runs(self, path: str, reader: Shell) -> None:
+        run_document(path, reader)
+
+
+class TestShell:
+    def test_a_failing_command_is_told_with_what_it_printed(self, reader: Shell) -> None:
+        printed, finished = reader.run("echo before; false; echo after")
+        assert not finished
+        assert "before" in printed
+        assert "after" not in printed
+
+
+class TestProvider:
+    def test_the_named_teacher_is_asked_with_the_key_of_its_variable(self, reader: Shell, provider: ScriptedLM) -> None:
+        before = len(provider.calls)
+        run_document("docs/how-to/connect-an-lm-host.md", reader)
+        asked = {call.body["model"] for call in provider.calls}
+        assert before <= len(provider.calls)
+        assert asked == {"gpt-4.1-mini"}
