@@ -22,7 +22,7 @@ from examples.trec.program import student_spec, teacher_spec
 from stack.console import Shown
 from stack.errors import AlreadyRunning, StackError
 from stack.supervisor import Stack
-from stillhouse import Stillhouse
+from stillhouse import Stillhouse, StillhouseError
 from stillhouse.types import CompileJob
 
 BASE_MODEL = "smollm2-135m-instruct"
@@ -30,7 +30,7 @@ PROGRAM_NAME = "question-router"
 QUESTION = "Who painted the ceiling of the Sistine Chapel ?"
 IN_FLIGHT = 32
 DEMO_SEED = 4
-"""Picks the teacher's demos: of seeds 0 to 4 the best by pass rate on the first 96 rows of the trainset, not of the held-out ones."""
+"""Picks the teacher's demos, which come from neither the trainset nor the held-out rows. Chosen on the first 96 rows of the trainset."""
 
 ASK = """
 import sys
@@ -70,7 +70,7 @@ def main(
     size = Size(train, held_out, rollouts, demos, seed)
     try:
         _demonstrate(console, home.resolve(), port, size, teacher)
-    except (StackError, DataUnavailable, DemoFailed) as error:
+    except (StackError, StillhouseError, DataUnavailable, DemoFailed) as error:
         console.print(f"[red]{error}[/red]")
         raise typer.Exit(1) from None
 
@@ -85,7 +85,7 @@ def _demonstrate(console: Console, home: Path, port: int, size: Size, teacher: s
             folder = client.artifacts.download(_artifact_id(job), home / "artifacts")
             report = reporting.build_report(job, ready - started, time.monotonic() - started, size.seed)
         (home / "demo-report.json").write_text(json.dumps(report, indent=2) + "\n")
-        _show(console, report)
+        _show(console, report, size, teacher)
         _ask_elsewhere(console, folder, server)
         _farewell(console, home, server)
 
@@ -173,14 +173,16 @@ def _artifact_id(job: CompileJob) -> str:
 # ------------------------------------------------------------------ what people see
 
 
-def _show(console: Console, report: dict[str, Any]) -> None:
-    console.print(reporting.results_table(report))
+def _show(console: Console, report: dict[str, Any], size: Size, teacher: str | None) -> None:
+    who = f"{teacher or 'the same model, constrained'}, {size.demos} demos"
+    console.print(reporting.results_table(report, who))
     console.print(reporting.delta_line(report))
     console.print(reporting.seconds_table(report))
     calls = report["teacher_calls"]
-    console.print(f"Teacher calls in this run: {calls}" + ("; every answer came from the trace store." if calls == 0 else "."))
-    console.print(reporting.WHAT_IT_SHOWS)
-    console.print(reporting.WHAT_IT_DOES_NOT_SHOW)
+    reused = " Every answer of the teacher came from the trace store." if calls == 0 else ""
+    console.print(f"LM calls in this run: {report['lm_calls']}, of which the teacher's: {calls}.{reused}")
+    console.print(reporting.OTHER_TEACHER if teacher else reporting.OWN_TEACHER)
+    console.print(reporting.NOT_SHOWN)
 
 
 def _ask_elsewhere(console: Console, folder: Path, server: Server) -> None:
