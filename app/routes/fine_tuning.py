@@ -43,7 +43,7 @@ def list_fine_tuning_events(
     caller: Reader,
     session: SessionDep,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(pattern=r"^ftevent-[a-z0-9]+-\\d{1,18}$")] = None,
+    after: Annotated[str | None, Query(pattern=r"^ftevent-[a-z0-9]+-\d{1,18}$")] = None,
 ) -> Page[FineTuneEventRead]:
     """The events of its compile job that concern training, in order."""
     row = repository.fine_tune_job(session, caller.project_id, job_id)

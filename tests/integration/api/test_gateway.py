@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from app.gateway import chat
 from distill.catalog import fine_tuned
 from distill.db import unit_of_work
+from distill.jobs import events
 from tests.integration.api.conftest import SPEC, Tokens
 from tests.integration.api.finished import MODEL, Finished, finish, load
 from tests.support.scripted_lm import Answer, Ask, Drip, Fail, ScriptedLM
@@ -193,6 +194,23 @@ class TestFineTuningJobs:
         assert api.get(f"/v1/compile_jobs/{finished.job_id}/fine_tuning_jobs").json()["data"] == [job]
         events = api.get(f"/v1/fine_tuning/jobs/{job['id']}/events").json()["data"]
         assert events[0]["object"] == "fine_tuning.job.event"
+
+    def test_events_come_in_pages(self, api: TestClient, finished: Finished) -> None:
+        with unit_of_work() as s:
+            for message in ("first", "second", "third"):
+                events.append(s, finished.job_id, "train.progress", message)
+        path = f"/v1/fine_tuning/jobs/{api.get('/v1/fine_tuning/jobs').json()['data'][0]['id']}/events"
+        whole = api.get(path).json()["data"]
+        first = api.get(path, params={"limit": len(whole) - 2}).json()
+        assert (first["data"], first["has_more"]) == (whole[:-2], True)
+        second = api.get(path, params={"after": first["last_id"]})
+        assert second.status_code == 200, second.text
+        assert (second.json()["data"], second.json()["has_more"]) == (whole[-2:], False)
+
+    @pytest.mark.parametrize("after", ["ftevent-x", "ftevent-x-", "3", "ftevent-x-\\d", "ftevent-x-" + "9" * 19])
+    def test_a_broken_place_to_go_on_from_is_422(self, api: TestClient, finished: Finished, after: str) -> None:
+        child = api.get("/v1/fine_tuning/jobs").json()["data"][0]["id"]
+        assert api.get(f"/v1/fine_tuning/jobs/{child}/events", params={"after": after}).status_code == 422
 
     def test_a_child_is_cancelled_by_its_parent(self, api: TestClient, finished: Finished) -> None:
         child = api.get("/v1/fine_tuning/jobs").json()["data"][0]["id"]
