@@ -36,9 +36,11 @@ def sync(s: Session, settings: Settings, *, disable_others: bool = True) -> None
     Workers pass `disable_others=False`: one that was started without the file must not take everybody's connections away.
     """
     wanted = _wanted(settings)
+    # On a new database there is no row to lock yet, and API, workers and agents start together.
+    s.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("connections", 0))))
     known = {row.name: row for row in s.scalars(select(Connection).with_for_update())}
     for name, values in wanted.items():
-        _store(s, known.get(name), name, values)
+        _store(s, known.get(name), name, values, embedded=name == HOUSE and HOUSE not in settings.connections)
     gone = [row.id for name, row in known.items() if row.source == "settings" and name not in wanted and row.disabled_at is None]
     if gone and disable_others:
         s.execute(update(Connection).where(Connection.id.in_(gone)).values(disabled_at=func.clock_timestamp()))
@@ -68,7 +70,7 @@ def _values(entry: ConnectionSettings) -> dict[str, Any]:
     return {**values, "models": None if entry.models == "*" else list(entry.models)}
 
 
-def _store(s: Session, row: Connection | None, name: str, values: dict[str, Any]) -> None:
+def _store(s: Session, row: Connection | None, name: str, values: dict[str, Any], *, embedded: bool) -> None:
     if row is None:
         s.add(Connection(id=new_id("conn"), name=name, source="settings", **values))
         return
@@ -77,7 +79,7 @@ def _store(s: Session, row: Connection | None, name: str, values: dict[str, Any]
         return
     for key in changed:
         setattr(row, key, values[key])
-    if changed & _CHANGES_ANSWERS and name != HOUSE:  # the embedded host gets another port at every start, and answers the same
+    if changed & _CHANGES_ANSWERS and not embedded:  # the embedded host gets another port at every start, and answers the same
         row.revision += 1
     row.disabled_at = None
     row.updated_at = func.clock_timestamp()

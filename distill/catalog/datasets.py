@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+import orjson
 from sqlalchemy import func, select, update
 
 from distill.catalog import blobs
@@ -73,7 +74,8 @@ def _write(out: BlobWriter, index: int, row: Any) -> None:
         raise Invalid(f"row {index + 1} is not an object", code="invalid_rows", param=f"[{index}]")
     try:
         line = json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except (ValueError, UnicodeEncodeError, RecursionError):
+        orjson.dumps(row)  # refuses integers of more than 64 bits, which no runner could be sent
+    except (TypeError, ValueError, UnicodeEncodeError, RecursionError):
         raise Invalid(f"row {index + 1} is not plain JSON", code="invalid_rows", param=f"[{index}]") from None
     if len(line) > get_settings().limits.max_row_bytes:
         raise Invalid(

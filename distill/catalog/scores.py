@@ -43,7 +43,8 @@ def lookup(s: Session, project_id: str, metric_digest: str, pairs: Iterable[Pair
 
 
 def as_json(row: Score, min_score: float) -> dict[str, Any]:
-    passed = row.status == "ok" and row.value is not None and row.value >= min_score
+    # A rollout without an answer has the score 0 with an error: it passes no bar, however low.
+    passed = row.status == "ok" and row.error is None and row.value is not None and row.value >= min_score
     return {"value": row.value, "passed": passed, "status": row.status, "feedback": row.feedback, "error": row.error}
 
 

@@ -60,6 +60,9 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
 def _check_words(spec: CompileSpec) -> None:
     if spec.teacher == "labels":
         raise Unsupported("teacher: training on the labels is not offered here; name a teacher LM", code="teacher_labels", param="teacher")
+    if spec.render == "teacher":
+        message = "render: rows are rendered as the student is asked; the teacher's own prompts as rows are not offered here"
+        raise Unsupported(message, code="render_teacher", param="render")
     if spec.valset and spec.holdout:
         raise Invalid("holdout: give `valset` or `holdout`, not both", code="valset_and_holdout", param="holdout")
     if len(set(spec.evaluate.roles)) != len(spec.evaluate.roles):

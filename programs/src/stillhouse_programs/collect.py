@@ -20,11 +20,10 @@ from typing import Any, NamedTuple, TypeVar
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
 
 from stillhouse_programs.metrics import read_score
 from stillhouse_programs.protocol import InfrastructureError, Json
-from stillhouse_programs.recorder import SETTING, Own, Recorder, fields_of, tag_predictors
+from stillhouse_programs.recorder import SETTING, Own, Recorder, fields_of, jsonable, tag_predictors
 
 MAX_MESSAGE_CHARS = 2000
 _MAX_FRAMES = 5
@@ -123,7 +122,7 @@ async def _run(prepared: Prepared, inputs: Json, recorder: Recorder, threads: Ex
             prediction = await loop.run_in_executor(threads, lambda: context.run(lambda: prepared.program(**inputs)))
     if not isinstance(prediction, dspy.Prediction):
         raise TypeError(f"the program returned {type(prediction).__name__}, not a dspy.Prediction")
-    return {name: to_jsonable_python(value) for name, value in prediction.items()}
+    return {name: value if type(value) is str else jsonable(value) for name, value in prediction.items()}
 
 
 def _parse_message(fault: AdapterParseError, recorder: Recorder) -> str:

@@ -79,13 +79,15 @@ class Ops:
         if request.get("metric") is not None:
             check_metric(request["metric"], student.spec)
             make_metric(request["metric"])
-        hashes, states = {}, {}
+        hashes: dict[str, str] = {}
+        states: dict[str, Json] = {}
         for opened, body in zip(programs, [request, *request.get("teachers", [])], strict=True):
             _check_samples(opened.spec, samples)
             render_messages(opened.spec, opened.prepared, samples[0] if samples else {})
             key = _digest_of(opened.spec, body)
             hashes[key] = prompt_hash(opened.prepared.program, samples, opened.prepared.prompt_adapter)
-            states[key] = program_state(opened.spec, _lm_options(opened.spec, body["lms"]))
+            # The student comes first: a teacher that runs the same program has other LMs, and its options are not the artifact's.
+            states.setdefault(key, program_state(opened.spec, _lm_options(opened.spec, body["lms"])))
         found = {"predictors": _predictor_table(student), "prompt_hash": hashes, "program_state": states}
         await emit({"event": "validated", **found, "dspy_version": dspy.__version__})
         return {}

@@ -14,7 +14,7 @@ from dspy.dsp.utils.settings import settings
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from stillhouse_programs.prompts import pinned_prompt_adapter
-from stillhouse_programs.protocol import InfrastructureError
+from stillhouse_programs.protocol import InfrastructureError, encode
 
 # A class made by dspy.Signature; dspy has no annotations.
 SignatureType: TypeAlias = Any
@@ -230,10 +230,17 @@ def _plain(call: Call, values: dict[str, Any]) -> dict[str, Any]:
     plain = {}
     for name, value in values.items():
         try:
-            plain[name] = value if type(value) is str else to_jsonable_python(value)
+            plain[name] = value if type(value) is str else jsonable(value)
         except ValueError:
             plain[name] = repr(value)
             call.overrides.append(f"not_json:{name}")
+    return plain
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON that a line of the protocol can hold. Raises ValueError, also for an integer of more than 64 bits."""
+    plain = to_jsonable_python(value)
+    encode(plain)
     return plain
 
 

@@ -8,7 +8,6 @@ from sqlalchemy import text
 from distill.catalog import (
     artifacts,
     blobs,
-    connections,
     datasets,
     devices,
     fine_tuned,
@@ -19,13 +18,11 @@ from distill.catalog import (
     scores,
     traces,
 )
-from distill.catalog.models import Connection
 from distill.db import unit_of_work
 from distill.errors import Conflict, Invalid, NotFound, StorageError, Unauthenticated
 from distill.jobs import claims, outbox, repository, service
-from distill.settings import ConnectionSettings
 from distill.storage import FolderStore
-from tests.integration.core.world import PROGRAM, World, execute, publish, settings, taken
+from tests.integration.core.world import PROGRAM, World, connection, execute, publish, taken
 
 
 class TestKeys:
@@ -65,34 +62,6 @@ class TestKeys:
     def test_unknown_scope(self, world: World) -> None:
         with pytest.raises(Invalid, match='did you mean "jobs:read"'), unit_of_work() as s:
             keys.create(s, world.project_id, "ci", ["job:read"])
-
-
-class TestConnections:
-    def test_embedded_host_is_the_house(self, world: World) -> None:
-        with unit_of_work() as s:
-            house = connections.default(s, "student")
-        assert house is not None
-        assert (house.name, house.trainer, house.device, house.models) == ("house", "local", "cpu-0", ["smollm2-135m-instruct"])
-
-    def test_another_address_is_another_revision(self, world: World) -> None:
-        before = _connection("teachers")
-        with unit_of_work() as s:
-            connections.sync(s, settings(connections={"teachers": ConnectionSettings(base_url="http://moved.test", models=["big"])}))
-        assert _connection("teachers").revision == before.revision + 1
-
-    def test_embedded_host_on_another_port_answers_the_same(self, world: World) -> None:
-        before = _connection("house")
-        with unit_of_work() as s:
-            connections.sync(s, settings(lmhost_url="http://house.test:9/v1"))
-        after = _connection("house")
-        assert (after.revision, after.base_url) == (before.revision, "http://house.test:9/v1")
-
-    def test_removed_connection_is_disabled_and_can_come_back(self, world: World) -> None:
-        with unit_of_work() as s:
-            connections.sync(s, settings(connections={}))
-            assert connections.find(s, "teachers") is None
-            connections.sync(s, settings())
-            assert connections.find(s, "teachers") is not None
 
 
 class TestPrograms:
@@ -142,7 +111,7 @@ class TestDatasets:
             {"name": "b", "present": 2, "types": {"null": 1, "boolean": 1}, "first_missing": 1},
         ]
 
-    @pytest.mark.parametrize("row", [["a list"], {"x": float("nan")}, {"x": "\ud800"}])
+    @pytest.mark.parametrize("row", [["a list"], {"x": float("nan")}, {"x": "\ud800"}, {"x": 2**64}])
     def test_row_that_is_no_plain_json_is_named(self, world: World, row: Any) -> None:
         with pytest.raises(Invalid) as refusal, unit_of_work() as s:
             datasets.create(s, world.store, world.project_id, [{"x": 1}, row])
@@ -207,6 +176,12 @@ class TestScores:
             scores.store(s, [_score(world, "t", {"value": None, "status": "inconclusive", "feedback": None, "error": None})])
             assert scores.lookup(s, world.project_id, "m", [("t", "e")], 0.0)[("t", "e")]["passed"] is False
 
+    def test_rollout_without_an_answer_never_passes(self, world: World) -> None:
+        """It scores 0, which a bar of 0 would let through: the example would stop there instead of taking its next sample."""
+        with unit_of_work() as s:
+            scores.store(s, [_score(world, "t", {"value": 0.0, "status": "ok", "feedback": None, "error": "the rollout ended failed"})])
+            assert scores.lookup(s, world.project_id, "m", [("t", "e")], 0.0)[("t", "e")]["passed"] is False
+
 
 class TestRowFacts:
     def test_told_again_replaces(self, world: World) -> None:
@@ -245,7 +220,7 @@ class TestModels:
     def test_failed_placement_says_why_and_can_be_wanted_again(self, world: World) -> None:
         model_id = _model(world)
         with unit_of_work() as s:
-            house = _connection("house").id
+            house = connection("house").id
             fine_tuned.want(s, model_id, house)
             [(placement, _)] = fine_tuned.on_connection(s, house)
             fine_tuned.set_placement(s, placement.id, "failed", error="no such file")
@@ -255,7 +230,7 @@ class TestModels:
     def test_deleted_model_is_to_be_unloaded(self, world: World) -> None:
         model_id = _model(world)
         with unit_of_work() as s:
-            fine_tuned.want(s, model_id, _connection("house").id)
+            fine_tuned.want(s, model_id, connection("house").id)
             fine_tuned.delete(s, world.project_id, model_id)
             assert fine_tuned.of_models(s, [model_id])[model_id].status == "unwanted"
         with pytest.raises(NotFound), unit_of_work() as s:
@@ -275,12 +250,12 @@ class TestDevices:
             assert again is not None
             assert again.granted
             assert again.fence == state.fence
-        assert _connection("house").waiting_since is not None
+        assert connection("house").waiting_since is not None
         publish(held)
         with unit_of_work() as s:
             assert not devices.state(s, "cpu-0").leased
             devices.taken_back(s, "cpu-0")
-        assert _connection("house").waiting_since is None
+        assert connection("house").waiting_since is None
 
     def test_what_waited_for_the_host_is_hinted_at(self, world: World) -> None:
         world.submit()
@@ -311,7 +286,7 @@ class TestDevices:
             assert state is not None
             claims.release(s, held)
             assert not devices.acknowledge(s, "cpu-0", state.fence)
-        assert _connection("house").waiting_since is None
+        assert connection("house").waiting_since is None
 
 
 class TestArtifacts:
@@ -342,13 +317,6 @@ class TestStoreId:
                 blobs.check_store(s, foreign)
 
 
-def _connection(name: str) -> Connection:
-    with unit_of_work() as s:
-        found = connections.find(s, name)
-    assert found is not None
-    return found
-
-
 def _trace(world: World, digest: str, inputs: dict[str, Any], status: str = "ok") -> traces.NewTrace:
     body = {
         "status": status,
@@ -366,7 +334,7 @@ def _score(world: World, trace: str, score: dict[str, Any]) -> scores.NewScore:
 
 
 def _model(world: World) -> str:
-    job_id, house = world.submit(), _connection("house").id
+    job_id, house = world.submit(), connection("house").id
     with unit_of_work() as s:
         key = service.NewFineTuneJob("v1:key", "", ("student",), ("self",), house, "tiny", "local")
         [row] = service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [key])

@@ -101,6 +101,7 @@ class TestRefusals:
             ({"trainset": "ds-nothere"}, "dataset_not_found", "trainset"),
             ({"valset": "gold@latest"}, "dataset_not_found", "valset"),
             ({"teacher": "labels"}, "teacher_labels", "teacher"),
+            ({"render": "teacher"}, "render_teacher", "render"),
             ({"valset": "SAME", "holdout": {"n": 3}}, "valset_and_holdout", "holdout"),
             ({"holdout": {"n": 3, "fraction": 0.1}}, "invalid_value", "holdout"),
             ({"evaluate": {"roles": ["teacher", "teacher"]}}, "duplicate_role", "evaluate.roles"),

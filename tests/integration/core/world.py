@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import text
 
 from distill.catalog import connections, datasets, programs, projects
+from distill.catalog.models import Connection
 from distill.db import Session, unit_of_work
 from distill.jobs import claims, repository, service, steps
 from distill.jobs.claims import Claim, StepClosed, WorkerInfo
@@ -122,6 +123,13 @@ def job(job_id: str) -> Job:
 def items(job_id: str, step: Step | None = None) -> list[WorkItem]:
     with unit_of_work() as s:
         return repository.items(s, job_id, step)
+
+
+def connection(name: str) -> Connection:
+    with unit_of_work() as s:
+        found = connections.find(s, name)
+    assert found is not None
+    return found
 
 
 def execute(statement: str, **values: Any) -> None:

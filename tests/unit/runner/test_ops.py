@@ -30,6 +30,14 @@ class TestOtherOps:
         other = runner.ask("validate", silence_seconds=60, **body, prompt_adapter={"type": "json"})
         assert other["prompt_hash"]["v1:router"] != reply["prompt_hash"]["v1:router"]
 
+    def test_state_keeps_the_students_options_beside_a_teacher_with_the_same_program(self, runner: Runner) -> None:
+        """The state goes into the artifact; by default teacher and student are one program under one digest."""
+        warm = {"teacher": {"slot": "big", "options": {"temperature": 0.9}}}
+        cold = {"teacher": {"slot": "small", "options": {"temperature": 0.1}}}
+        teachers = [{"program": ROUTER, "lms": warm, "program_digest": "v1:router"}]
+        reply = runner.ask("validate", program=ROUTER, lms=cold, samples=[{"message": "hi"}], program_digest="v1:router", teachers=teachers)
+        assert reply["program_state"]["v1:router"]["lm"]["temperature"] == 0.1
+
     @pytest.mark.parametrize(
         ("change", "code", "param"),
         [

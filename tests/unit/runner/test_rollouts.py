@@ -36,6 +36,17 @@ class TestRollouts:
         assert [(event["index"], event["code"]) for event in of(events, "infra")] == [(0, "too_large")]
         assert [event["index"] for event in of(events, "example_done")] == [1]
 
+    def test_answer_that_json_lines_cannot_hold_is_the_programs_failure(self, relay: Relay, runner: Runner) -> None:
+        """A fact, so that it is neither asked for again nor stops the slice."""
+        fields = [{"name": "message", "role": "input"}, {"name": "team", "role": "output", "schema": {"type": "integer"}}]
+        counter = {"predictors": [{"name": "self", "lm": "teacher", "signature": {"instructions": "Count.", "fields": fields}}]}
+        runner.ensure_open("counter", program=counter, lms=LMS)
+        with ScriptedLM(answer={"many": {"team": "9" * 30}, "few": {"team": "3"}}) as lm:
+            events = run(runner, grant(relay, lm).token, [example(0, "many", 3), example(1, "few", 3)], program_key="counter")
+        statuses = {event["index"]: event["trace"]["status"] for event in of(events, "trace")}
+        assert statuses == {0: "failed", 1: "ok"}
+        assert of(events, "infra") == []
+
     def test_rollouts_stop_on_pass(self, relay: Relay, runner: Runner) -> None:
         with ScriptedLM(answer=lambda ask: {"team": "billing" if ask.n == 1 else "other"}) as lm:
             many = example(0, "x", "billing", *({"n": n, "seed": n} for n in range(5)))

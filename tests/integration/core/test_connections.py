@@ -1,0 +1,70 @@
+"""Connections as the settings file says them: revisions, the embedded house, processes that start together."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import text
+
+from distill.catalog import connections
+from distill.db import unit_of_work
+from distill.settings import ConnectionSettings
+from tests.integration.core.world import World, connection, execute, settings
+
+
+class TestConnections:
+    def test_embedded_host_is_the_house(self, world: World) -> None:
+        with unit_of_work() as s:
+            house = connections.default(s, "student")
+        assert house is not None
+        assert (house.name, house.trainer, house.device, house.models) == ("house", "local", "cpu-0", ["smollm2-135m-instruct"])
+
+    def test_another_address_is_another_revision(self, world: World) -> None:
+        before = connection("teachers")
+        with unit_of_work() as s:
+            connections.sync(s, settings(connections={"teachers": ConnectionSettings(base_url="http://moved.test", models=["big"])}))
+        assert connection("teachers").revision == before.revision + 1
+
+    def test_embedded_host_on_another_port_answers_the_same(self, world: World) -> None:
+        before = connection("house")
+        with unit_of_work() as s:
+            connections.sync(s, settings(lmhost_url="http://house.test:9/v1"))
+        after = connection("house")
+        assert (after.revision, after.base_url) == (before.revision, "http://house.test:9/v1")
+
+    def test_a_house_of_the_operators_own_that_moves_is_another_revision(self, world: World) -> None:
+        for host in ("one", "two"):
+            with unit_of_work() as s:
+                connections.sync(s, settings(connections={"house": ConnectionSettings(base_url=f"http://{host}.test", models=["small"])}))
+            if host == "one":
+                before = connection("house")
+        assert connection("house").revision == before.revision + 1
+
+    def test_processes_that_start_together_make_each_connection_once(self, world: World) -> None:
+        """API, workers and agents all sync at their start; on a new database none of them finds a row to lock."""
+        execute("DELETE FROM connections")
+
+        def start() -> None:
+            with unit_of_work() as s:
+                connections.sync(s, settings())
+
+        with ThreadPoolExecutor(1) as pool:
+            with unit_of_work() as s:
+                connections.sync(s, settings())
+                second = pool.submit(start)
+                pause = threading.Event()
+                while not _somebody_waits() and not second.done():
+                    pause.wait(0.01)
+            second.result()
+        assert connection("teachers").revision == 1
+
+    def test_removed_connection_is_disabled_and_can_come_back(self, world: World) -> None:
+        with unit_of_work() as s:
+            connections.sync(s, settings(connections={}))
+            assert connections.find(s, "teachers") is None
+            connections.sync(s, settings())
+            assert connections.find(s, "teachers") is not None
+
+
+def _somebody_waits() -> bool:
+    with unit_of_work() as s:
+        return bool(s.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
