@@ -30,6 +30,8 @@ from stillhouse_programs.spec import (
 Auto = Literal["auto"]
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+"""As far as OpenAI's API and the LM host go."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 PublicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -84,7 +86,7 @@ TRAIN_OPTION_NAMES = tuple(TrainOptions.model_fields)
 class GenerationOptions(SpecPart):
     """What is sent with each LM call, beside the messages; absent ones are the LM host's own."""
 
-    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    temperature: Temperature | None = None
     max_tokens: Positive | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
 
@@ -139,7 +141,7 @@ class Rollouts(SpecPart):
     """Up to `n` samples an example; `temperature` is that of the samples after the first."""
 
     n: Annotated[int, Field(ge=1, le=64)] = 1
-    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    temperature: Temperature | None = None
     stop_on_pass: bool = True
 
 

@@ -22,7 +22,7 @@ class LmIn(Body):
     trainer: str | None = None
     train_options: TrainOptions | None = None
     prompt_adapter: PromptAdapterIn | None = None
-    temperature: float | None = Field(default=None, ge=0, le=5)
+    temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     constrain: bool | None = Field(default=None, description="Ask the LM host to let only answers through that parse")

@@ -32,7 +32,7 @@ class LmResolver:
         return lm.model_copy(
             update={
                 "trainer": trainer,
-                "base_model": lm.base_model or lm.model,
+                "base_model": _base_model(connection, lm, param),
                 "train_options": lm.train_options or self._spec.train_options,
                 "prompt_adapter": lm.prompt_adapter or self._spec.prompt_adapter,
             }
@@ -80,6 +80,18 @@ def _model(connection: Connection, wanted: str, param: str) -> str:
     if not known:
         raise Invalid(f"{param}.model: name the model that {connection.name} is to use", code="missing_model", param=f"{param}.model")
     return known[0]
+
+
+def _base_model(connection: Connection, lm: LmSpec, param: str) -> str:
+    """What the trainer starts from: a model of the LM host, or its LoRA adapter would be loaded on other weights than it was trained for."""
+    known = [lm.model, *(name for name in connection.models or () if name != lm.model)]
+    if lm.base_model and lm.base_model not in known:
+        message = (
+            f"{param}.base_model: {connection.name} does not serve `{lm.base_model}` (it serves: {', '.join(known)})"
+            f"{did_you_mean(lm.base_model, known)}"
+        )
+        raise Invalid(message, code="unknown_base_model", param=f"{param}.base_model")
+    return lm.base_model or lm.model
 
 
 def _check_trainer(connection: Connection, trainer: str, param: str) -> None:

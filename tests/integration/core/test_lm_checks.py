@@ -1,0 +1,60 @@
+"""The submit check of one LM: the base model that is trained, and how far an LM may be heated."""
+
+import pytest
+
+from distill.catalog import connections
+from distill.db import unit_of_work
+from distill.errors import Invalid
+from distill.jobs import repository
+from distill.settings import ConnectionSettings
+from tests.integration.core.world import World, job, settings
+
+HOUSE_MODEL = "smollm2-135m-instruct"
+
+
+def submitted(world: World, **lm: object) -> str:
+    """The base model of the job's student."""
+    return repository.spec_of(job(world.submit(lms={"student": lm}))).lms["student"].base_model
+
+
+def refusal(world: World, lms: object) -> Invalid:
+    with pytest.raises(Invalid) as refused:
+        world.submit(lms=lms)
+    return refused.value
+
+
+class TestBaseModel:
+    def test_the_lms_own_model_may_be_named(self, world: World) -> None:
+        assert submitted(world, base_model=HOUSE_MODEL) == HOUSE_MODEL
+
+    def test_another_name_that_the_host_has_for_its_model(self, world: World) -> None:
+        known = ConnectionSettings(base_url="http://v.test", models=["fast", "org/Base"], supports=["lora"], trainer="local")
+        with unit_of_work() as s:
+            connections.sync(s, settings(connections={**settings().connections, "vllm": known}))
+        assert submitted(world, connection="vllm", model="fast", base_model="org/Base") == "org/Base"
+
+    def test_a_typo_is_refused_with_the_nearest_name(self, world: World) -> None:
+        refused = refusal(world, {"student": {"base_model": "smollm2-135m-instuct"}})
+        assert (refused.code, refused.param) == ("unknown_base_model", "lms.student.base_model")
+        assert f'did you mean "{HOUSE_MODEL}"' in refused.message
+
+    def test_where_any_model_is_taken_it_is_the_lms_model(self, world: World) -> None:
+        anything = ConnectionSettings(base_url="http://any.test", models="*", supports=["lora"], trainer="local")
+        with unit_of_work() as s:
+            connections.sync(s, settings(connections={**settings().connections, "any": anything}))
+        assert submitted(world, connection="any", model="org/Base", base_model="org/Base") == "org/Base"
+        refused = refusal(world, {"student": {"connection": "any", "model": "org/Base", "base_model": "org/Bse"}})
+        assert (refused.code, refused.param) == ("unknown_base_model", "lms.student.base_model")
+
+
+class TestTemperature:
+    """LM hosts refuse more than 2, so it is refused before anything is asked."""
+
+    def test_of_an_lm(self, world: World) -> None:
+        assert refusal(world, {"student": {"temperature": 2.1}}).param == "lms.student.temperature"
+        assert world.submit(lms={"student": {"temperature": 2.0}})
+
+    def test_of_the_samples(self, world: World) -> None:
+        with pytest.raises(Invalid) as refused:
+            world.submit(rollouts={"n": 2, "temperature": 2.1})
+        assert refused.value.param == "rollouts.temperature"
