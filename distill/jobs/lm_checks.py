@@ -83,7 +83,7 @@ def _model(connection: Connection, wanted: str, param: str) -> str:
 
 
 def _base_model(connection: Connection, lm: LmSpec, param: str) -> str:
-    """What the trainer starts from: a model of the LM host, or its LoRA adapter would be loaded on other weights than it was trained for."""
+    """What the trainer starts from: a model of the LM host, or the LoRA adapter would be loaded on other weights than its own."""
     known = [lm.model, *(name for name in connection.models or () if name != lm.model)]
     if lm.base_model and lm.base_model not in known:
         message = (

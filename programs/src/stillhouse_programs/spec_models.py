@@ -75,7 +75,7 @@ class SignatureSpec(SpecModel):
 class GenerationConfig(SpecModel):
     """LM options a predictor sets for itself. Only sampling options: no address, key or header can stand here."""
 
-    temperature: float | None = Field(None, ge=0, le=5)
+    temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1)
     top_p: float | None = Field(None, gt=0, le=1)
     n: int | None = Field(None, ge=1, le=64)

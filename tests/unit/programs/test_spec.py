@@ -71,6 +71,7 @@ class TestParse:
             (lambda s: s["predictors"][1].pop("lm"), "predictors[1].lm", "predictor reply has no LM"),
             (lambda s: s["predictors"][1].update(demoss=[]), "predictors[1].demoss", "unknown key `demoss`; did you mean `demos`?"),
             (lambda s: s["predictors"][1]["config"].update(api_base="http://x"), "predictors[1].config.api_base", "unknown key"),
+            (lambda s: s["predictors"][1]["config"].update(temperature=2.1), "predictors[1].config.temperature", "less than or equal to 2"),
             (lambda s: s["predictors"][1].update(name="a b"), "predictors[1].name", "does not match the pattern"),
             (lambda s: s["predictors"][1].update(name="save"), "predictors[1].name", "a name of dspy.Module itself"),
             (lambda s: s["predictors"][1].update(name="classify"), "predictors[1].name", "cannot contain another predictor"),
