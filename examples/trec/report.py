@@ -67,7 +67,7 @@ def results_table(report: dict[str, Any], teacher: str) -> Table:
 
 
 def seconds_table(report: dict[str, Any]) -> Table:
-    """Where the time went. Evaluation of student and teacher overlaps the earlier steps."""
+    """Where the time went: `evaluate` is what was left of it after training."""
     table = Table(title="Seconds")
     for name in report["seconds"]:
         table.add_column(name, justify="right")
@@ -89,8 +89,14 @@ def _role(row: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _step_seconds(job: CompileJob) -> dict[str, float]:
-    spans = {step.name: (step.started_at, step.finished_at) for step in job.steps}
-    return {name: float(_span(*spans.get(name, (None, None)))) for name in ("bootstrap", "train", "evaluate")}
+    """Evaluation of student and teacher runs beside bootstrap; what is left of it after training is counted here."""
+    steps = {step.name: step for step in job.steps}
+    bootstrap, train, evaluate = (steps.get(name) for name in ("bootstrap", "train", "evaluate"))
+    return {
+        "bootstrap": float(_span(bootstrap.started_at, bootstrap.finished_at)) if bootstrap else 0.0,
+        "train": float(_span(train.started_at, train.finished_at)) if train else 0.0,
+        "evaluate": float(_span(train.finished_at, evaluate.finished_at)) if train and evaluate else 0.0,
+    }
 
 
 def _span(started: int | None, finished: int | None) -> int:
