@@ -25,5 +25,12 @@ class TestCrashPoint:
     def test_another_point_is_passed(self, tmp_path: Path) -> None:
         assert run("train.mid_work", tmp_path) == (0, ["0", "1", "2"])
 
+    def test_one_of_several_points_is_enough(self, tmp_path: Path) -> None:
+        assert run("train.mid_work,package.before_publish", tmp_path) == (-signal.SIGKILL, ["0"])
+
+    def test_a_marker_made_beforehand_keeps_its_point_quiet(self, tmp_path: Path) -> None:
+        (tmp_path / "package.before_publish").touch()
+        assert run("package.before_publish", tmp_path) == (0, ["0", "1", "2"])
+
     def test_nothing_asked_for_nothing_happens(self) -> None:
         crash_point("package.before_publish")
