@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bench.areas import AREAS, measure_of
 from bench.report import AreaRun, Figure, Report, this_machine, today
-from bench.session import Session
+from bench.session import BASE_MODEL, Session
 from bench.table import table_of
 
 RESULTS = "bench-results.json"
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = options.out or home / RESULTS
     console = Console()
     with _scratch() as scratch:
-        session = Session(options.quick, options.seed, home, scratch)
+        session = Session(options.quick, options.seed, home, scratch, options.base_model)
         report = run(session, options.only or list(AREAS), console, options.keep_logs)
     report.save(out)
     Console(width=max(console.width, 150)).print(table_of(report))
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that all works, gives no figures to quote")
     parser.add_argument("--out", type=Path, help=f"the JSON file; {RESULTS} in STILLHOUSE_HOME unless given")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base-model", default=BASE_MODEL, help="for training and lm_host")
     parser.add_argument("--keep-logs", type=Path, help="a folder that gets the logs of all processes")
     return parser
 
@@ -62,7 +63,9 @@ def run(session: Session, names: Sequence[str], console: Console, keep_logs: Pat
             figures += found
     if keep_logs is not None:
         _copy_logs(session.scratch, keep_logs)
-    return Report(date=date, quick=session.quick, seed=session.seed, machine=machine, areas=runs, figures=figures)
+    return Report(
+        date=date, quick=session.quick, seed=session.seed, base_model=session.base_model, machine=machine, areas=runs, figures=figures
+    )
 
 
 def _progress(console: Console) -> Progress:

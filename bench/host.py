@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cpu import cpu_seconds
-from bench.session import BASE_MODEL, Session
+from bench.session import Session
 from distill.execute.lm_host import LmHostClient
 from stack.crew import Crew
 from stack.network import LOOPBACK, free_port
@@ -38,6 +38,7 @@ class Answers:
 class Host:
     """A host that is ready. `pid` leads its process tree."""
 
+    base_model: str
     port: int
     pid: int
 
@@ -74,14 +75,14 @@ class Host:
 
 @contextmanager
 def lm_host(session: Session, dtype: str = "float32") -> Iterator[Host]:
-    """The embedded LM host on the bench's base model, with all cores."""
+    """The embedded LM host on the session's base model, with all cores."""
     port = free_port()
-    command = (*lm_host_command(BASE_MODEL, LOOPBACK, port, session.threads), "--dtype", dtype)
+    command = (*lm_host_command(session.base_model, LOOPBACK, port, session.threads), "--dtype", dtype)
     part = Part("lm-host", command, 1, reachable(f"http://{LOOPBACK}:{port}/health"), {"LMHOST_API_KEY": KEY}, ready_seconds=300)
     crew = Crew(session.folder("lm-host"), session.environment(), lambda _name, _line: None)
     try:
         child = crew.start(part)
         crew.wait_ready([child])
-        yield Host(port, child.pid)
+        yield Host(session.base_model, port, child.pid)
     finally:
         crew.stop()

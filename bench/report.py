@@ -78,6 +78,7 @@ class Report(_Part):
     date: str
     quick: bool
     seed: int
+    base_model: str
     machine: Machine
     areas: list[AreaRun]
     figures: list[Figure]

@@ -30,6 +30,7 @@ class Session:
         seed: of every random choice.
         home: STILLHOUSE_HOME, where downloads and base models are kept.
         scratch: removed afterwards; areas leave for later ones what these may use, by name.
+        base_model: that is trained and served, by a name that the engines know.
         expect: told once how many ticks the area will make.
         tick: told what begins now.
     """
@@ -38,6 +39,7 @@ class Session:
     seed: int
     home: Path
     scratch: Path
+    base_model: str = BASE_MODEL
     expect: Callable[[int], None] = field(default=_nobody)
     tick: Callable[[str], None] = field(default=_nothing)
 
@@ -60,5 +62,5 @@ class Session:
     def environment(self, **more: str) -> dict[str, str]:
         """For processes of both sides: the shell's variables, without settings of a server that may run beside."""
         ours = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours) or name == "STILLHOUSE_MODELS"}
         return {**kept, "STILLHOUSE_HOME": str(self.home), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", **more}

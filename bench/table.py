@@ -9,8 +9,8 @@ from rich.text import Text
 
 from bench.report import AreaRun, Figure, Measure, Report
 
-_COLUMNS = ("area", "figure", "against", "unit", "ours", "other", "times better", "CPU", "ours", "other", "times better", "n x rounds")
-_WORDS = ("area", "figure", "against", "unit", "CPU")
+_COLUMNS = ("figure", "unit", "ours", "other", "times better", "CPU", "ours", "other", "times better", "n x rounds")
+_WORDS = ("figure", "unit", "CPU")
 
 
 def table_of(report: Report) -> Group:
@@ -19,11 +19,13 @@ def table_of(report: Report) -> Group:
     for name in _COLUMNS:
         table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=name != "figure")
     for run in report.areas:
-        for figure in report.figures:
-            if figure.area == run.area:
-                table.add_row(*_cells(figure))
+        figures = [figure for figure in report.figures if figure.area == run.area]
+        others = sorted({figure.other_name for figure in figures if figure.other_name})
+        table.add_row(Text(f"{run.area} against {', '.join(others)}" if others else run.area, style="bold"))
+        for figure in figures:
+            table.add_row(*_cells(figure))
         if run.status == "failed":
-            table.add_row(run.area, Text(_reason(run), style="red"), *[""] * (len(_COLUMNS) - 2))
+            table.add_row(Text(_reason(run), style="red"))
         table.add_section()
     return Group(table, Text(_footer(report), style="dim"))
 
@@ -31,9 +33,7 @@ def table_of(report: Report) -> Group:
 def _cells(figure: Figure) -> list[str]:
     wall, cpu = figure.wall, figure.cpu
     return [
-        figure.area,
         escape(figure.name),
-        escape(figure.other_name or ""),
         wall.unit,
         number(wall.ours),
         number(wall.other),

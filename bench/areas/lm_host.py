@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from bench.areas.training import ADAPTER
 from bench.figures import interleave
 from bench.host import Host, lm_host
 from bench.report import Detail, Figure, figure, measured
-from bench.session import BASE_MODEL, Session
+from bench.session import Session
 from bench.side import Side
 from bench.task import trec
 from examples.trec.data import CATEGORIES
 
 AREA = "lm_host"
-OTHER = "transformers generate"
+OTHER = "generate"
 IN_FLIGHT = (1, 16, 32)
 LORA = "bench-lora"
 
@@ -47,12 +48,17 @@ class Round:
 
 @dataclass(frozen=True)
 class Asked:
-    """The prompts of each side, the constraint as the host takes it, and as `generate` takes it."""
+    """Prompts that nobody has seen yet, the constraint as the host takes it, and as `generate` takes it.
 
-    prompts: Prompts
-    few: Prompts
+    Every prompt is asked once, or by the two sides once each: the host remembers what it has read.
+    """
+
+    unseen: Iterator[list[dict[str, Any]]]
     grammar: dict[str, Any]
     answers: list[str]
+
+    def take(self, count: int) -> Prompts:
+        return list(islice(self.unseen, count))
 
 
 KINDS = [Kind(model, constrained) for model in ("base", "lora") for constrained in (False, True)]
@@ -65,7 +71,7 @@ def measure(session: Session) -> list[Figure]:
     adapter = session.folder(ADAPTER)
     trained = (adapter / "adapter_config.json").is_file()
     asked = _asked(session)
-    arguments = (BASE_MODEL, str(adapter), str(session.threads))
+    arguments = (session.base_model, str(adapter), str(session.threads))
     with Side("generate", session.environment(), session.folder(AREA) / "generate.log", arguments) as stock, lm_host(session) as host:
         host.load(LORA, adapter)
         _warm_up(host, stock, asked)
@@ -76,30 +82,41 @@ def measure(session: Session) -> list[Figure]:
 
 
 def _asked(session: Session) -> Asked:
-    count = session.size(8, 64)
+    few, many = _counts(session)
+    count = len(KINDS) * (1 + session.size(1, 3) * (few + (len(IN_FLIGHT) - 1) * many))
     _, held_out = trec(session.home / "downloads", 0, count, session.seed)
     environment = session.environment(DSPY_CACHEDIR=str(session.folder("dspy-cache")))
     with Side("render_rows", environment, session.folder(AREA) / "rows.log") as side:
         prompts = [row["prompt"] for row in side.ask(op="rows", rows=held_out)["rows"]]
         found = side.ask(op="grammar", labels=sorted(CATEGORIES.values()))
-    return Asked(prompts, prompts[: session.size(2, 6)], found["grammar"], found["answers"])
+    return Asked(iter(prompts), found["grammar"], found["answers"])
+
+
+def _counts(session: Session) -> tuple[int, int]:
+    """Prompts of a round: one by one, and side by side."""
+    return session.size(2, 6), session.size(8, 64)
 
 
 def _warm_up(host: Host, stock: Side, asked: Asked) -> None:
     """One prompt each, so that neither side's first pass counts; the host then has the prompts' shared beginning in its cache."""
     for kind in KINDS:
-        _ours(host, kind, asked, asked.few[:1], 1)
-        _stock(stock, kind, asked, asked.few[:1])
+        prompts = asked.take(1)
+        _ours(host, kind, asked, prompts, 1)
+        _stock(stock, kind, asked, prompts)
 
 
 def _compare(session: Session, kind: Kind, host: Host, stock: Side, asked: Asked, rounds: int, adapter: str) -> list[Figure]:
-    def ours(in_flight: int) -> Round:
-        session.tick(f"{kind.name}, {in_flight} in flight")
-        return _ours(host, kind, asked, asked.few if in_flight == 1 else asked.prompts, in_flight)
+    few, many = _counts(session)
+    shared: Prompts = []
 
     def other() -> Round:
         session.tick(f"{kind.name}, one by one")
-        return _stock(stock, kind, asked, asked.few)
+        shared[:] = asked.take(few)
+        return _stock(stock, kind, asked, shared)
+
+    def ours(in_flight: int) -> Round:
+        session.tick(f"{kind.name}, {in_flight} in flight")
+        return _ours(host, kind, asked, shared if in_flight == 1 else asked.take(many), in_flight)
 
     sides: list[Callable[[], Round]] = [other, *(partial(ours, width) for width in IN_FLIGHT)]
     theirs, *mine = interleave(rounds, sides)
@@ -109,15 +126,18 @@ def _compare(session: Session, kind: Kind, host: Host, stock: Side, asked: Asked
 def _figure(kind: Kind, in_flight: int, ours: Sequence[Round], other: Sequence[Round], adapter: str) -> Figure:
     wall = measured("requests/s", "higher", [each.rate for each in ours], [each.rate for each in other])
     cpu = measured("CPU s/request", "lower", [each.cpu for each in ours], [each.cpu for each in other])
-    same = sum(a == b for a, b in zip(ours[0].texts, other[0].texts, strict=False))
-    details: dict[str, Detail] = {"n_other": len(other[0].texts), "same_answers": same, "dtype": "float32"}
+    details: dict[str, Detail] = {"n_other": len(other[0].texts), "dtype": "float32"}
+    if in_flight == 1:
+        details["same_answers"] = sum(
+            a == b for mine, its in zip(ours, other, strict=True) for a, b in zip(mine.texts, its.texts, strict=True)
+        )
     if kind.model == "lora":
         details["lora_adapter"] = adapter
     return figure(AREA, f"{kind.name}, {in_flight} in flight", wall, n=len(ours[0].texts), cpu=cpu, other_name=OTHER, details=details)
 
 
 def _ours(host: Host, kind: Kind, asked: Asked, prompts: Prompts, in_flight: int) -> Round:
-    model = BASE_MODEL if kind.model == "base" else LORA
+    model = host.base_model if kind.model == "base" else LORA
     found = host.ask(model, prompts, in_flight, asked.grammar if kind.constrained else None)
     return Round(len(prompts) / found.seconds, found.cpu_seconds / len(prompts), found.texts)
 

@@ -10,14 +10,14 @@ from typing import Any
 from bench.figures import interleave
 from bench.host import lm_host
 from bench.report import Detail, Figure, figure, measured
-from bench.session import BASE_MODEL, Session
+from bench.session import Session
 from bench.side import Side
 from bench.task import trec
 from bench.training_runs import Training, our_command, train, trl_command, write_work_folder
 from distill.pipeline.intervals import mean_interval
 
 AREA = "training"
-OTHER = "TRL SFTTrainer"
+OTHER = "TRL"
 ADAPTER = "adapter-ours"
 """The scratch folder in which the LoRA adapter of the full training is left for other areas."""
 
@@ -55,7 +55,7 @@ def _job(session: Session, epochs: int) -> dict[str, Any]:
         "lora_alpha": 32,
         "max_seq_length": 1024,
     }
-    return {"base_model": BASE_MODEL, "options": options, "seed": session.seed, "dtype": "float32"}
+    return {"base_model": session.base_model, "options": options, "seed": session.seed, "dtype": "float32"}
 
 
 def _trainings(session: Session, rows: Rows, epochs: int, rounds: int) -> tuple[list[Training], list[Training]]:
@@ -104,7 +104,7 @@ def _scores(session: Session, side: Side, folders: Sequence[Path], questions: Ro
     with lm_host(session) as host:
         for name, folder in zip(("ours", "trl"), folders, strict=True):
             host.load(name, folder)
-        for model in (BASE_MODEL, "ours", "trl"):
+        for model in (session.base_model, "ours", "trl"):
             session.tick(f"held-out score: {model}")
             texts = host.ask(model, prompts, in_flight=16).texts
             labels = side.ask(op="read", texts=texts)["labels"]

@@ -25,7 +25,9 @@ RATE = figure(
 
 
 def report(*areas: AreaRun, figures: tuple[Figure, ...] = (RATE,)) -> Report:
-    return Report(date="2026-01-01T00:00:00+00:00", quick=True, seed=0, machine=MACHINE, areas=list(areas), figures=list(figures))
+    return Report(
+        date="2026-01-01T00:00:00+00:00", quick=True, seed=0, base_model="tiny", machine=MACHINE, areas=list(areas), figures=list(figures)
+    )
 
 
 def shown(what: Report) -> str:
@@ -67,9 +69,7 @@ class TestTable:
         (line,) = [line for line in shown(report(OK)).splitlines() if "LM of 0 ms" in line]
         cells = [cell.strip() for cell in line.strip("│").split("│")]
         assert cells == [
-            "rollouts",
             "LM of 0 ms",
-            "dspy.Evaluate",
             "rollouts/s",
             "200",
             "50",
@@ -80,6 +80,9 @@ class TestTable:
             "2.00 (2-2)",
             "10 x 3",
         ]
+
+    def test_an_area_names_what_it_is_measured_against(self) -> None:
+        assert "rollouts against dspy.Evaluate" in shown(report(OK))
 
     def test_a_failed_area_is_a_line_of_its_own(self) -> None:
         text = shown(report(OK, FAILED))
