@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from types import TracebackType
 from typing import Annotated, cast
@@ -38,8 +39,7 @@ class Services:
         """Warm runners whose LM calls go through `relay`. Thread-safe."""
         with self._lock:
             if self._host is None:
-                pythons = {name: runtime.python for name, runtime in self.settings.runtimes.items()}
-                self._pool = RunnerPool(self.relay.start(), pythons)
+                self._pool = RunnerPool(self.relay.start(), {"default": sys.executable})
                 self._host = ProgramHost(self._pool)
             return self._host
 

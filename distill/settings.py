@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -51,10 +50,6 @@ class BlobSettings(_Section):
     root: Path | None = None
 
 
-class RuntimeSettings(_Section):
-    python: str = sys.executable
-
-
 class LmHostSettings(_Section):
     """The embedded LM host, which is the connection `house`."""
 
@@ -97,7 +92,6 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     blobs: BlobSettings = BlobSettings()
     lmhost: LmHostSettings = LmHostSettings()
-    runtimes: dict[str, RuntimeSettings] = {"default": RuntimeSettings()}
     connections: dict[str, ConnectionSettings] = {}
 
     @property

@@ -17,6 +17,9 @@ from distill.jobs.claims import WorkerInfo
 from distill.queue import send_hint
 from distill.settings import Settings, get_settings
 
+CAPABILITIES = frozenset({"runtime:default", "trainer:local"})
+"""What a worker can do: run programs, each in an interpreter like its own, and train with the trainer that is installed beside it."""
+
 
 @dataclass(frozen=True)
 class Crew:
@@ -70,9 +73,4 @@ def _gather(settings: Settings) -> Crew:
         blobs.check_store(s, ports.store)
         connections.sync(s, settings, disable_others=False)
     name = f"{socket.gethostname()}-{os.getpid()}-{short_token()}"
-    return Crew(ports, Shift(), WorkerInfo(name, capabilities(settings)))
-
-
-def capabilities(settings: Settings) -> frozenset[str]:
-    """What this worker can do: its runtimes, and the trainers that are installed beside it."""
-    return frozenset({f"runtime:{name}" for name in settings.runtimes} | {"trainer:local"})
+    return Crew(ports, Shift(), WorkerInfo(name, CAPABILITIES))

@@ -53,7 +53,7 @@ def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
     lms = job.spec.lms if role == COMPILED else job.cast(role).slots
     connections = sorted({lm.connection_id for lm in lms.values()})
     payload = {"start": 0, "stop": examples}
-    return NewItem(role, payload, examples, needs=service.needs_of(job.spec), connections=connections, held=role == COMPILED)
+    return NewItem(role, payload, examples, needs=service.RUNS_PROGRAMS, connections=connections, held=role == COMPILED)
 
 
 def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
@@ -64,7 +64,7 @@ def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
         stop(s, row, reason)
         return
     job = contexts.load(s, row.id)
-    size, needs = job.plan.train_examples, service.needs_of(job.spec)
+    size, needs = job.plan.train_examples, service.RUNS_PROGRAMS
     roles = [teacher_role(i) for i in range(len(job.spec.teachers))]
     open_step(s, row, Step.PREPARE, [NewItem(role, {"start": 0, "stop": size}, size, needs=needs) for role in roles])
 

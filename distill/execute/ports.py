@@ -1,5 +1,6 @@
 """What the steps reach out through: blobs, LMs, runners, trainers. One set a process, made once."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,10 @@ class Ports:
 def open_ports(settings: Settings) -> Ports:
     """Start the relay and the pool of runners (no runner starts before it is needed)."""
     relay = Relay()
-    pythons = {name: runtime.python for name, runtime in settings.runtimes.items()}
     return Ports(
         store=FolderStore(settings.blob_root),
         relay=relay,
-        runners=RunnerPool(relay.start(), pythons),
+        runners=RunnerPool(relay.start(), {"default": sys.executable}),
         trainers={"local": LocalTrainer()},
         work_root=settings.home.absolute() / "work",
     )

@@ -20,6 +20,9 @@ from distill.jobs.status import QUEUE_OF, JobStatus, Step
 from distill.jobs.steps import NewItem, open_step
 from distill.spec import CompileSpec
 
+RUNS_PROGRAMS = ("runtime:default",)
+"""What a worker must be able to do to run a program: it has the interpreter for it."""
+
 
 def submit(s: Session, project_id: str, caller: Caller | None, spec: CompileSpec, *, derived_from: str | None = None) -> Job:
     """Check a compile spec and store its job, with its `validate` item, event and hint. Raises Invalid, NotFound, Unsupported."""
@@ -47,14 +50,9 @@ def submit(s: Session, project_id: str, caller: Caller | None, spec: CompileSpec
     s.add(job)
     s.flush()
     events.append(s, job.id, "status", f"The job is {job.status}", {"status": job.status, "step": "validate"})
-    open_step(s, job, Step.VALIDATE, [NewItem("validate", needs=needs_of(spec), max_attempts=3)])
+    open_step(s, job, Step.VALIDATE, [NewItem("validate", needs=RUNS_PROGRAMS, max_attempts=3)])
     s.refresh(job)
     return job
-
-
-def needs_of(_spec: CompileSpec) -> tuple[str, ...]:
-    """What a worker must be able to do to run this job's program: its runtime."""
-    return ("runtime:default",)
 
 
 def start(s: Session, project_id: str, job_id: str) -> Job:
