@@ -119,7 +119,7 @@ def _evaluation_line(evaluation: dict[str, Any]) -> str:
         f"{name} {part['score']:.3f}" for name, part in evaluation.items() if isinstance(part, dict) and part.get("score") is not None
     ]
     delta = evaluation.get("delta")
-    return ", ".join(scores) + (f": {delta['verdict']} than {delta['against']}" if delta else "")
+    return ", ".join(scores) + (f"; compared with {delta['against']}: {delta['verdict']}" if delta else "")
 
 
 def package_when_done(s: Session, row: Job) -> None:

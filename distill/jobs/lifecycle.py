@@ -89,4 +89,4 @@ def _tell(s: Session, job: Job, to: JobStatus, message: str, error: JobFault | N
     data = {"status": str(to), "step": job.step, **({"error": error.as_json()} if error else {})}
     events.append(s, job.id, "status", message, data, "error" if to is JobStatus.FAILED else "info")
     if to.is_terminal:
-        events.append(s, job.id, "done", f"The job is {to}", {"status": str(to)})
+        events.append(s, job.id, "done", f"The job {'is' if to is JobStatus.CANCELLED else 'has'} {to}", {"status": str(to)})

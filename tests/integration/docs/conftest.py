@@ -6,7 +6,7 @@ Its stillhouse.toml is the one in docs/how-to/connect-an-lm-host.md, with the pr
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.integration.docs.documents import Shell, blocks
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
 CONNECT = "docs/how-to/connect-an-lm-host.md"
+KEY = "a-key"
 
 
 def _route(ask: Ask) -> Answer:
@@ -28,29 +29,38 @@ def _route(ask: Ask) -> Answer:
 
 @pytest.fixture(scope="session")
 def provider() -> Iterator[ScriptedLM]:
-    with ScriptedLM(answer=_route, api_key="a-key") as lm:
+    with ScriptedLM(answer=_route, api_key=KEY) as lm:
         yield lm
 
 
 @pytest.fixture(scope="session")
-def documented(provider: ScriptedLM, tiny_model: Path) -> Iterator[Stack]:
-    """The running server; its settings file is the one that a reader is told to write."""
-    with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory(prefix="stillhouse-docs-") as folder:
-        config = Path(folder) / "stillhouse.toml"
-        config.write_text(blocks(CONNECT, "toml")[0])
-        monkeypatch.setenv("STILLHOUSE_CONFIG", str(config))
-        monkeypatch.setenv("STILLHOUSE_CONNECTIONS__OPENAI__BASE_URL", provider.url)
-        monkeypatch.setenv("OPENAI_API_KEY", "a-key")
-        monkeypatch.setenv("STILLHOUSE_MODELS", str(tiny_model.parent))
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        with Stack(Path(folder) / "home", fast=True, base_model=f"local/{tiny_model.name}") as running:
+def settings(provider: ScriptedLM, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """The environment of both terminals: the settings file that a reader is told to write, and the provider's key."""
+    config = tmp_path_factory.mktemp("settings") / "stillhouse.toml"
+    config.write_text(blocks(CONNECT, "toml")[0])
+    return {
+        "STILLHOUSE_CONFIG": str(config),
+        "STILLHOUSE_CONNECTIONS__OPENAI__BASE_URL": provider.url,
+        "OPENAI_API_KEY": KEY,
+    }
+
+
+@pytest.fixture(scope="session")
+def documented(settings: Mapping[str, str], tiny_model: Path) -> Iterator[Stack]:
+    more = {"STILLHOUSE_MODELS": str(tiny_model.parent), "OMP_NUM_THREADS": "1"}
+    with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory(prefix="stillhouse-docs-") as home:
+        for name, value in {**settings, **more}.items():
+            monkeypatch.setenv(name, value)
+        with Stack(Path(home), fast=True, base_model=f"local/{tiny_model.name}") as running:
             yield running
 
 
 @pytest.fixture
-def reader(documented: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+def reader(documented: Stack, settings: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     """Somebody at a shell in an empty folder, with the virtual environment active and the home of the running server."""
     monkeypatch.chdir(tmp_path)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("STILLHOUSE_HOME", str(documented.home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

@@ -91,8 +91,8 @@ Column = tuple[str, Callable[[Any], object]]
 def show_table(rows: Iterable[Any], columns: Sequence[Column]) -> None:
     """A table whose cells are made by each column's function."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, _ in columns:
-        table.add_column(title, overflow="fold")
+    for number, (title, _) in enumerate(columns):
+        table.add_column(title, overflow="fold", no_wrap=number == 0)  # ids stay whole, to be copied
     for row in rows:
         table.add_row(*(_cell(make(row)) for _, make in columns))
     console.print(table)
