@@ -6,9 +6,13 @@ from sqlalchemy import text
 
 from distill.db import Session
 
+BLOCKS = 10
+"""With fewer blocks left than these, calls are taken one by one: none lie unused with one item while another finds nothing."""
+
 _TAKE = text("""
 UPDATE jobs j SET calls_taken = j.calls_taken + granted.calls
-  FROM (SELECT id, CASE WHEN max_calls IS NULL THEN :calls ELSE GREATEST(LEAST(:calls, max_calls - calls_taken), 0) END AS calls
+  FROM (SELECT id, CASE WHEN max_calls IS NULL OR max_calls - calls_taken >= :blocks * :calls THEN :calls
+                        ELSE LEAST(GREATEST(max_calls - calls_taken, 0), 1) END AS calls
           FROM jobs WHERE id = :job_id FOR UPDATE) AS granted
  WHERE j.id = granted.id RETURNING granted.calls
 """)
@@ -17,8 +21,8 @@ _LEFT = text("SELECT max_calls - calls_taken FROM jobs WHERE id = :job_id")
 
 
 def take(s: Session, job_id: str, calls: int) -> int:
-    """Reserve up to `calls` LM calls of the job's budget; returns how many were granted, 0 when it is spent."""
-    return int(s.execute(_TAKE, {"job_id": job_id, "calls": calls}).scalar_one())
+    """Reserve up to `calls` LM calls of the job's budget; returns how many were granted: one near the budget's end, 0 when it is spent."""
+    return int(s.execute(_TAKE, {"job_id": job_id, "calls": calls, "blocks": BLOCKS}).scalar_one())
 
 
 def give_back(s: Session, job_id: str, calls: int) -> None:

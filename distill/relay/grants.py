@@ -28,16 +28,21 @@ class SlotUsage:
 
 @dataclass(eq=False)
 class Grant:
-    """A token that may call its slots up to `max_calls` times (None: without end). Safe to use from any thread."""
+    """A token that may call its slots up to `max_calls` times (None: without end). Safe to use from any thread.
+
+    `refill` is asked for more calls when they are used up, in a thread of its own, since it may block; 0 means that there are no more.
+    """
 
     targets: Mapping[str, Target]
     max_calls: int | None
     _forget: Callable[[Grant], None] = field(repr=False)
+    refill: Callable[[], int] | None = field(default=None, repr=False)
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     _taken: int = 0
     _usage: dict[str, SlotUsage] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any] | None] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _refilling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     def usage(self) -> dict[str, SlotUsage]:
         """By slot, so far."""
@@ -55,12 +60,31 @@ class Grant:
         self._forget(self)
 
     def take(self) -> bool:
-        """Reserve one call of the budget."""
+        """Reserve one call of what is granted so far."""
         with self._lock:
             if self.max_calls is not None and self._taken >= self.max_calls:
                 return False
             self._taken += 1
             return True
+
+    async def take_or_refill(self) -> bool:
+        """Reserve one call; False when nothing is left and the refill gave nothing. From the relay's own loop only.
+
+        Raises what the refill raises.
+        """
+        while not self.take():
+            async with self._refilling:
+                if self.take():
+                    return True
+                if not await asyncio.to_thread(self._more):
+                    return False
+        return True
+
+    def _more(self) -> int:
+        """In its thread to the end, so that a call that is cut off meanwhile leaves the new calls to the others."""
+        more = self.refill() if self.refill is not None else 0
+        self.extend(more)
+        return more
 
     @contextmanager
     def cutting_off(self) -> Iterator[None]:

@@ -8,18 +8,21 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
+import structlog
 from aiohttp import web
 
 from distill.relay.grants import Grant
 from distill.relay.limiter import InFlight
 from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target, error_reply
 from distill.relay.upstream import Upstream
+
+log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 5.0
 
@@ -71,9 +74,9 @@ class Relay:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def grant(self, targets: Mapping[str, Target], max_calls: int | None = None) -> Grant:
-        """Let the bearer of the new token call these slots."""
-        grant = Grant(dict(targets), max_calls, self._revoke)
+    def grant(self, targets: Mapping[str, Target], max_calls: int | None = None, refill: Callable[[], int] | None = None) -> Grant:
+        """Let the bearer of the new token call these slots, `max_calls` times and as often as `refill` adds."""
+        grant = Grant(dict(targets), max_calls, self._revoke, refill)
         self._grants[grant.token] = grant
         return grant
 
@@ -152,8 +155,13 @@ class Relay:
         target = grant.targets.get(slot) if isinstance(slot, str) else None
         if not isinstance(slot, str) or target is None:
             return error_reply(404, "unknown_slot", "`model` must be one of " + ", ".join(grant.targets))
-        if not grant.take():
-            return error_reply(402, "budget_exhausted", f"the budget of {grant.max_calls} calls is used up")
+        try:
+            granted = await grant.take_or_refill()
+        except Exception:
+            log.warning("refill_failed", exc_info=True)
+            return error_reply(503, "unavailable", "the budget of LM calls cannot be read now")
+        if not granted:
+            return error_reply(402, "budget_exhausted", f"the {grant.max_calls} calls that were granted are used up, and no more are left")
         started = time.monotonic()
         reply: RelayReply | None = None
         try:

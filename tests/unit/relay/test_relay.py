@@ -145,6 +145,25 @@ class TestGrants:
             assert asyncio.run(calls(grant.token, 2)) == [200, 402]
         assert len(lm.calls) == 4
 
+    def test_a_grant_that_has_run_dry_is_refilled_by_one_call_for_all_that_wait(self, relay: Relay) -> None:
+        async def calls(token: str) -> list[int]:
+            return sorted([reply[0] for reply in await asyncio.gather(*(post(relay, token) for _ in range(6)))])
+
+        blocks = [0, 1, 4]
+        with ScriptedLM(answer=first()) as lm:
+            grant = relay.grant({"student": target(lm)}, 0, blocks.pop)
+            assert asyncio.run(calls(grant.token)) == [200] * 5 + [402]
+        assert (len(lm.calls), blocks) == (5, [])
+
+    def test_a_refill_that_fails_is_passing_trouble(self, relay: Relay) -> None:
+        def refill() -> int:
+            raise OSError("the database is away")
+
+        with ScriptedLM() as lm:
+            grant = relay.grant({"student": target(lm)}, 0, refill)
+            assert asyncio.run(post(relay, grant.token))[::2] == (503, "unavailable")
+        assert lm.calls == []
+
     def test_usage_by_slot(self, relay: Relay) -> None:
         async def calls() -> None:
             await asyncio.gather(*(post(relay, grant.token, {**BODY, "model": slot}) for slot in ("a", "a", "b")))
