@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import stillhouse
@@ -55,11 +56,33 @@ class TestCompile:
         answer = program(message="Message 101")
         assert (answer.category, answer.answer) == (CATEGORY, ANSWER)
 
-    def test_the_gateway_never_answers_with_the_base_model_instead(self, job: Any, client: Stillhouse) -> None:
-        models = [child.fine_tuned_model for child in job.fine_tuning_jobs]
-        listed = {model.id for model in client.models.list()}
-        assert set(models) <= listed
+    def test_the_gateway_answers_with_the_model_that_is_named(self, job: Any, client: Stillhouse, server: Stack, tiny_model: Path) -> None:
+        tuned = {child.predictor: child.fine_tuned_model for child in job.fine_tuning_jobs}
+        base = f"house/local/{tiny_model.name}"
+        assert {*tuned.values(), base} <= {model.id for model in client.models.list()}
+        question = client.programs.render(job.program, {"message": "Message 103"}).calls[0]
+        said = {model: _text(_chat(server, model, question["messages"])) for model in (*tuned.values(), base)}
+        # To the same question each says its own; to its own, what it was taught.
+        assert len(set(said.values())) == 3
+        assert f"[[ ## category ## ]]\n{CATEGORY}" in said[tuned[question["predictor"]]]
+
+    def test_the_gateway_has_no_answer_for_a_model_that_is_not_there(self, job: Any, server: Stack) -> None:
+        """Neither the base model's nor another tuned model's."""
+        unknown = job.fine_tuning_jobs[0].fine_tuned_model[:-8] + "00000000"
+        reply = _chat(server, unknown, [{"role": "user", "content": "Message 103"}])
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
 
     def test_the_artifact_can_be_called_over_http(self, job: Any, client: Stillhouse) -> None:
         reply = client.artifacts.call(job.artifact.id, {"message": "Message 102"})
         assert json.loads(reply.model_dump_json())["outputs"]["answer"] == ANSWER
+
+
+def _chat(server: Stack, model: str, messages: list[dict[str, Any]]) -> httpx.Response:
+    body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 40}
+    headers = {"Authorization": f"Bearer {server.api_key}"}
+    return httpx.post(f"{server.base_url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+
+
+def _text(reply: httpx.Response) -> str:
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["choices"][0]["message"]["content"])
