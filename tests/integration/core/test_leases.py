@@ -97,7 +97,6 @@ class TestPublish:
         at_once(8, write)
         assert {item.status for item in items(job_id, Step.BOOTSTRAP)} == {"succeeded"}
 
-
     def test_freed_width_is_offered_to_the_other_queues(self, world: World) -> None:
         """Their hints were answered while the job had no width left."""
         job_id = world.at_bootstrap(1, items=2, num_threads=1)
@@ -230,15 +229,32 @@ class TestReap:
         assert row.error is not None
         assert row.error["code"] == "poison"
 
-    def test_progress_forgives_losses(self, world: World, fast_reaper: None) -> None:
+    def test_getting_further_than_ever_forgives_losses(self, world: World, fast_reaper: None) -> None:
         job_id = world.submit()
-        for loss in range(4):
-            held = taken()
-            execute("UPDATE work_items SET lease_expires_at = clock_timestamp() + interval '1 minute'")
-            _beat(held, {"step": loss})
-            lapse()
-            _reap()
+        for done in range(4):
+            _lose(taken(), {"done": done})
         assert job(job_id).status == "running"
+
+    def test_getting_as_far_as_before_forgives_nothing(self, world: World, fast_reaper: None) -> None:
+        job_id = world.submit()
+        for _ in range(3):
+            _lose(taken(), {"message": "Still here", "done": 2})
+        row = job(job_id)
+        assert row.error is not None
+        assert (row.status, row.error["code"]) == ("failed", "poison")
+
+    def test_a_new_checkpoint_forgives_losses_of_a_training_and_steps_alone_do_not(self, world: World, fast_reaper: None) -> None:
+        job_id = world.at_bootstrap(1)
+        with unit_of_work() as s:
+            key = service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [_key(s, "one")])[0].id
+            steps.open_step(s, repository.lock(s, job_id), Step.TRAIN, [steps.NewItem("train", fine_tune_job_id=key)])
+        for checkpoint in range(10, 50, 10):
+            execute("UPDATE fine_tune_jobs SET checkpoint_step = :step", step=checkpoint)
+            _lose(taken("train"), {"step": checkpoint + 5})
+        assert job(job_id).status == "running"
+        for step in range(100, 102):
+            _lose(taken("train"), {"step": step})
+        assert job(job_id).status == "failed"
 
     def test_racing_reapers_reap_once(self, world: World, fast_reaper: None) -> None:
         world.at_bootstrap(1, items=6, num_threads=6)
@@ -285,6 +301,14 @@ def _key(s: Session, name: str) -> service.NewFineTuneJob:
 def _beat(held: Claim, progress: dict[str, Any] | None = None) -> claims.BeatReply:
     with unit_of_work() as s:
         return claims.beat(s, held, progress)
+
+
+def _lose(held: Claim, progress: dict[str, Any]) -> None:
+    """One beat, and then the worker is lost."""
+    execute("UPDATE work_items SET lease_expires_at = clock_timestamp() + interval '1 minute' WHERE status = 'leased'")
+    _beat(held, progress)
+    lapse()
+    assert _reap() is not None
 
 
 def _fail(held: Claim, retryable: bool = False) -> bool:
