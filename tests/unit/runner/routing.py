@@ -39,7 +39,7 @@ def grant(relay: Relay, lm: ScriptedLM, max_calls: int | None = None) -> Grant:
     return relay.grant({"teacher": target}, max_calls)
 
 
-def example(index: int, message: str, team: str, *rollouts: Json) -> Json:
+def example(index: int, message: str, team: object, *rollouts: Json) -> Json:
     return {
         "index": index,
         "inputs": {"message": message},
