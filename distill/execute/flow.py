@@ -7,7 +7,7 @@ from sqlalchemy import select
 from distill.catalog import fine_tuned
 from distill.db import Session
 from distill.execute import context as contexts
-from distill.execute import facts
+from distill.execute import rollout_facts
 from distill.execute.context import JobContext
 from distill.jobs import claims, events, service
 from distill.jobs.claims import StepClosed
@@ -59,7 +59,7 @@ def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
 def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
     """Stop when no rollout gave an answer, else render rows."""
     row.cost = cost(s, row)
-    reason = bootstrap.verdict(closed.counts, facts.commonest_errors(s, row.id))
+    reason = bootstrap.verdict(closed.counts, rollout_facts.commonest_errors(s, row.id))
     if reason is not None:
         stop(s, row, reason)
         return
@@ -107,7 +107,7 @@ def all_ready(s: Session, job_id: str) -> bool:
 def after_evaluate(s: Session, row: Job, closed: StepClosed) -> None:
     """Tell the scores; package when training is over too."""
     job = contexts.load(s, row.id)
-    row.evaluation, row.cost = facts.evaluation_of(s, job), cost(s, row)
+    row.evaluation, row.cost = rollout_facts.evaluation_of(s, job), cost(s, row)
     s.flush()
     if row.evaluation is not None:
         events.append(s, row.id, "eval.result", _evaluation_line(row.evaluation), row.evaluation)

@@ -2,11 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from sqlalchemy import select
 
 from distill.catalog import blobs, row_facts, traces
@@ -15,6 +13,7 @@ from distill.catalog.row_facts import NewFact
 from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
 from distill.execute import flow
+from distill.execute.batches import batches
 from distill.execute.context import JobContext
 from distill.execute.hooks import crash_point
 from distill.execute.ports import Ports
@@ -25,7 +24,6 @@ from distill.rollouts import Runner, RunnerError
 from distill.spec import digest
 from distill.storage import BlobWriter
 
-REQUEST_BYTES = 4 * 1024 * 1024
 SILENCE_SECONDS = 120.0
 
 
@@ -153,7 +151,7 @@ def _render(work: Work, ports: Ports, job: JobContext, passed: list[Passed], par
     with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
         try:
             runner.ensure_open(key, **body)
-            for batch in _batches(passed):
+            for batch in batches(passed, lambda each: each.trace):
                 _render_batch(runner, key, job, batch, part)
                 crash_point("prepare.mid_work")
                 work.check()
@@ -168,17 +166,3 @@ def _render_batch(runner: Runner, key: str, job: JobContext, batch: list[Passed]
     for event in runner.request("render_rows", silence_seconds=SILENCE_SECONDS, **request):
         if event["event"] in ("row", "rejected"):
             part.take(batch[int(event["trace_digest"])], event)
-
-
-def _batches(passed: list[Passed]) -> Iterator[list[Passed]]:
-    batch: list[Passed] = []
-    size = 0
-    for each in passed:
-        length = len(orjson.dumps(each.trace))
-        if batch and size + length > REQUEST_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(each)
-        size += length
-    if batch:
-        yield batch

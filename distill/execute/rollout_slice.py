@@ -102,6 +102,11 @@ class Slice:
         key = item.digests[n]
         return Stored(n, self.traces.get(key), self.scores.get((key, item.example.digest)))
 
+    def statuses(self, item: Item) -> list[str | None]:
+        """Of an example's rollouts by number; None for one that has no trace yet."""
+        found = [self.traces.get(key) for key in item.digests]
+        return [None if trace is None else trace["status"] for trace in found]
+
     def pending(self, phase: Phase) -> list[Item]:
         """The examples that still lack something in a phase. Of equal inputs only the first: the others wait for its trace."""
         seen: set[str] = set()

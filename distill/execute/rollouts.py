@@ -5,10 +5,8 @@ paid for. Only the item's own facts and counts are fenced.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-import orjson
 from sqlalchemy import select
 
 from distill.catalog import row_facts, scores, traces
@@ -17,7 +15,8 @@ from distill.catalog.scores import NewScore
 from distill.catalog.traces import NewTrace
 from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
-from distill.execute import facts, flow
+from distill.execute import flow, rollout_facts
+from distill.execute.batches import batches
 from distill.execute.buffer import Buffer
 from distill.execute.hooks import crash_point
 from distill.execute.ports import Ports
@@ -29,13 +28,12 @@ from distill.jobs.models import JobStep
 from distill.jobs.status import Step
 from distill.pipeline import bootstrap
 from distill.pipeline.bootstrap import SmokeTest
-from distill.pipeline.refusals import Reason, Refused
+from distill.pipeline.refusals import Reason, Refused, all_rollouts_failed
 from distill.rollouts import Runner, RunnerError
 
 ROUNDS = 3
 PAUSE_SECONDS = 2.0
 EXAMPLE_SECONDS = 900.0
-REQUEST_BYTES = 4 * 1024 * 1024
 
 HOPELESS = frozenset({"time_limit", "too_large", "bad_request"})
 """Trouble of one example that another try would meet again: it stays undecided and the others go on."""
@@ -54,10 +52,7 @@ def run(work: Work, ports: Ports) -> None:
         spending = Spending.begin(s, ports.relay, job, piece.cast, work.claim.width)
     with spending, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
         for phase in piece.phases:
-            if not smoke.failed:
-                _run_phase(_Running(work, ports, piece, phase, spending, buffer, smoke))
-    if smoke.failed:
-        _refuse(work, piece)
+            _run_phase(_Running(work, ports, piece, phase, spending, buffer, smoke))
     _publish(work, piece, spending)
 
 
@@ -65,8 +60,16 @@ def _smoke_test(s: Session, work: Work, piece: Slice) -> SmokeTest:
     """Watches a job's only teacher; of several, one may fail and the others still be worth their calls."""
     if not piece.is_bootstrap or len(piece.job.spec.teachers) > 1:
         return SmokeTest({}, watching=False)
-    query = select(JobStep.counts).where(JobStep.job_id == work.claim.job_id, JobStep.name == str(Step.BOOTSTRAP))
-    return SmokeTest(s.scalar(query) or {})
+    smoke = SmokeTest(_published(s, work))
+    for item in piece.items:
+        smoke.add(piece.statuses(item))
+    return smoke
+
+
+def _published(s: Session, work: Work) -> Json:
+    """The counts of this step's slices that are done."""
+    query = select(JobStep.counts).where(JobStep.job_id == work.claim.job_id, JobStep.name == str(work.claim.step))
+    return dict(s.scalar(query) or {})
 
 
 def _flush(work: Work, batch: list[NewTrace | NewScore]) -> None:
@@ -97,8 +100,9 @@ class _Running:
     def take(self, event: Json) -> None:
         """Keep what an event tells."""
         if event["event"] == "trace":
-            self.buffer.add(self.piece.take_trace(self.by_index[event["index"]], event["n"], event["trace"]))
-            self.smoke.add(event["trace"]["status"])
+            item = self.by_index[event["index"]]
+            self.buffer.add(self.piece.take_trace(item, event["n"], event["trace"]))
+            self.smoke.add(self.piece.statuses(item))
             crash_point(f"{self.work.claim.step}.mid_work")
         elif event["event"] == "score":
             self.buffer.add(self.piece.take_score(self.by_index[event["index"]], event["n"], event["score"]))
@@ -122,18 +126,25 @@ class _Running:
         }
         for event in runner.request("rollouts", silence_seconds=EXAMPLE_SECONDS + 60, **body):
             self.take(event)
-            if self.smoke.failed:
-                return
+            self.heed_smoke_test()
+
+    def heed_smoke_test(self) -> None:
+        """Raises Refused when the smoke test has failed, unless another slice of the job has an answer: then it is over."""
+        if not self.smoke.failed:
+            return
+        if _others_answer(self.work, self.piece):
+            self.smoke.look_away()
+        else:
+            _refuse(self.work, self.piece)
 
 
 def _run_phase(running: _Running) -> None:
     """Rounds until nothing is pending: what met trouble is put back in the queue of this item, after a pause."""
+    running.heed_smoke_test()
     bad_rounds = 0
     while pending := running.piece.pending(running.phase):
         running.troubles.clear()
         _round(running, pending)
-        if running.smoke.failed:
-            return
         _settle_troubles(running)
         if running.troubles:
             bad_rounds += 1
@@ -148,27 +159,11 @@ def _round(running: _Running, pending: list[Item]) -> None:
     with running.ports.runners.runner(job.project_id, job.job_id) as runner, running.work.telling(lambda _: runner.kill()):
         try:
             runner.ensure_open(running.phase.program_key, **running.phase.cast.runner_body())
-            for batch in _batches(running.piece.request(item, running.phase) for item in pending):
+            requests = (running.piece.request(item, running.phase) for item in pending)
+            for batch in batches(requests, lambda request: request):
                 running.ask(runner, batch)
-                if running.smoke.failed:
-                    return
         except RunnerError as error:
             raise Troubled(f"runner_{error.code}", error.message) from error
-
-
-def _batches(examples: Iterator[Json]) -> Iterator[list[Json]]:
-    """Requests that fit a line of the runner's protocol."""
-    batch: list[Json] = []
-    size = 0
-    for example in examples:
-        length = len(orjson.dumps(example))
-        if batch and size + length > REQUEST_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(example)
-        size += length
-    if batch:
-        yield batch
 
 
 def _settle_troubles(running: _Running) -> None:
@@ -237,14 +232,27 @@ def _facts(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
         assert stored.trace is not None  # noqa: S101 - for the type checker; `used` yields no other
         key, index = item.digests[stored.n], item.example.index
         reused = key in piece.known
-        rows.append(facts.rollout_fact(piece.job.job_id, piece.role, index, stored.n, key, stored.trace, stored.score, reused=reused))
+        rows.append(
+            rollout_facts.rollout_fact(piece.job.job_id, piece.role, index, stored.n, key, stored.trace, stored.score, reused=reused)
+        )
         counts[stored.trace["status"]] += 1
         passed |= {index} if bootstrap.has_passed(stored.score) else set()
         fresh |= set() if reused else {index}
-    for index, (code, message) in piece.undecided.items():
-        rows.append(NewFact(piece.job.job_id, "rollout", piece.role, index, 0, facts.UNDECIDED, message=f"{code}: {message}"[:300]))
+    decided = Counter(row.example_index for row in rows)
+    for index, why in piece.undecided.items():
+        rows.append(rollout_facts.undecided_fact(piece.job.job_id, piece.role, index, decided[index], *why))
     counts.update(passed=len(passed), undecided=len(piece.undecided), reused=len(piece.items) - len(fresh) - len(piece.undecided))
+    counts["failed_examples"] = sum(bootstrap.has_failed(piece.statuses(item)) for item in piece.items)
     return rows, counts
+
+
+def _others_answer(work: Work, piece: Slice) -> bool:
+    """Whether a rollout of the job's other slices gave an answer; also of those that are still run elsewhere."""
+    lms = [phase.cast.lms_digest for phase in piece.phases]
+    with unit_of_work() as s:
+        if _published(s, work).get("ok"):
+            return True
+        return traces.has_answer(s, piece.job.project_id, work.claim.job_id, piece.cast.program_digest, lms)
 
 
 def _refuse(work: Work, piece: Slice) -> None:
@@ -252,9 +260,6 @@ def _refuse(work: Work, piece: Slice) -> None:
     rows, counts = _facts(piece)
     with unit_of_work() as s:
         _store(s, rows)
-        total = SmokeTest(_smoke_test(s, work, piece).counts)
-        for status in bootstrap.FACTS:
-            total.add(status, counts[status])
-        reason = bootstrap.verdict(total.counts, facts.commonest_errors(s, work.claim.job_id))
-    if reason is not None:
-        raise Refused(reason)
+        total = Counter(_published(s, work)) + counts
+        reason = all_rollouts_failed(total, rollout_facts.commonest_errors(s, work.claim.job_id))
+    raise Refused(reason)

@@ -7,7 +7,9 @@ from typing import Any
 
 from distill.pipeline.refusals import Reason, all_rollouts_failed
 
-SMOKE_TEST_ROLLOUTS = 10
+SMOKE_TEST_EXAMPLES = 10
+SMOKE_TEST_ROLLOUTS = 30
+"""With one rollout an example, ten examples of a teacher that answers one time in five all fail in a tenth of all jobs."""
 FACTS = frozenset({"ok", "failed", "unparsable"})
 
 
@@ -49,19 +51,37 @@ def has_passed(score: Mapping[str, Any] | None) -> bool:
     return bool(score is not None and score["status"] == "ok" and score["passed"])
 
 
+def has_failed(statuses: Sequence[str | None]) -> bool:
+    """Whether an example is lost: every one of its rollouts was run (None: not yet), and none gave an answer."""
+    return bool(statuses) and not {None, "ok"} & set(statuses)
+
+
 class SmokeTest:
-    """Fails once the first rollouts of a step have all gone wrong: a whole trainset of them would cost as much and say no more."""
+    """Fails once the first examples have failed in every rollout: a whole trainset of them would cost more and say no more.
+
+    `counts` are those of the slices that are done. One answer ends the watch for good.
+    """
 
     def __init__(self, counts: Mapping[str, Any], *, watching: bool = True) -> None:
-        self.counts = {status: int(counts.get(status, 0)) for status in FACTS}
-        self._watching = watching
+        self._examples = int(counts.get("failed_examples", 0))
+        self._rollouts = int(counts.get("failed", 0)) + int(counts.get("unparsable", 0))
+        self._watching = watching and not counts.get("ok")
 
-    def add(self, status: str, many: int = 1) -> None:
-        self.counts[status] += many
+    def add(self, statuses: Sequence[str | None]) -> None:
+        """How the rollouts of an example stand now. Told again after each of them, a failed example counts with its last."""
+        if "ok" in statuses:
+            self.look_away()
+        elif has_failed(statuses):
+            self._examples += 1
+            self._rollouts += len(statuses)
+
+    def look_away(self) -> None:
+        """There is an answer: whatever fails from now on, the teacher can do it."""
+        self._watching = False
 
     @property
     def failed(self) -> bool:
-        return self._watching and self.counts["ok"] == 0 and sum(self.counts.values()) >= SMOKE_TEST_ROLLOUTS
+        return self._watching and self._examples >= SMOKE_TEST_EXAMPLES and self._rollouts >= SMOKE_TEST_ROLLOUTS
 
 
 def verdict(counts: Mapping[str, int], errors: Mapping[str, int]) -> Reason | None:

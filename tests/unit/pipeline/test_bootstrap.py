@@ -2,10 +2,20 @@ from typing import Any
 
 import pytest
 
-from distill.pipeline.bootstrap import Missing, SmokeTest, Stored, example_is_done, missing, verdict
+from distill.pipeline.bootstrap import (
+    SMOKE_TEST_EXAMPLES,
+    SMOKE_TEST_ROLLOUTS,
+    Missing,
+    SmokeTest,
+    Stored,
+    example_is_done,
+    missing,
+    verdict,
+)
 
 OK: dict[str, Any] = {"status": "ok"}
 PASS: dict[str, Any] = {"status": "ok", "passed": True, "value": 1.0}
+LOST = ["failed", "unparsable", "failed", "failed"]
 MISS: dict[str, Any] = {"status": "ok", "passed": False, "value": 0.0}
 
 
@@ -38,19 +48,47 @@ class TestExampleIsDone:
 
 
 class TestSmokeTest:
-    def test_ten_failures_and_no_answer_fail_it(self) -> None:
-        smoke = SmokeTest({"failed": 7, "unparsable": 2})
+    def test_ten_examples_without_any_answer_fail_it(self) -> None:
+        smoke = SmokeTest({"failed_examples": 8, "failed": 20, "unparsable": 12})
+        smoke.add(LOST)
         assert not smoke.failed
-        smoke.add("failed")
+        smoke.add(LOST)
         assert smoke.failed
 
-    def test_one_answer_is_enough_to_go_on(self) -> None:
-        smoke = SmokeTest({"ok": 1})
-        smoke.add("failed", 99)
+    def test_rollouts_of_one_example_are_one_failure(self) -> None:
+        smoke = SmokeTest({})
+        smoke.add(["unparsable"] * 64)
         assert not smoke.failed
 
+    def test_an_example_counts_once_all_its_rollouts_are_over(self) -> None:
+        smoke = SmokeTest({"failed_examples": 9, "failed": 36})
+        for done in range(1, 5):
+            assert not smoke.failed
+            smoke.add(["failed"] * done + [None] * (4 - done))
+        assert smoke.failed
+
+    def test_with_one_rollout_an_example_it_waits_for_more_of_them(self) -> None:
+        smoke = SmokeTest({})
+        for _ in range(SMOKE_TEST_ROLLOUTS - 1):
+            smoke.add(["unparsable"])
+        assert not smoke.failed
+        smoke.add(["unparsable"])
+        assert smoke.failed
+
+    @pytest.mark.parametrize("rollouts", [1, 2, 4, 8])
+    def test_a_teacher_that_answers_one_time_in_five_does_not_fail_by_chance(self, rollouts: int) -> None:
+        examples = max(SMOKE_TEST_EXAMPLES, SMOKE_TEST_ROLLOUTS / rollouts)
+        assert 0.8 ** (examples * rollouts) < 1 / 500
+
+    def test_one_answer_is_enough_to_go_on(self) -> None:
+        for smoke in (SmokeTest({"ok": 1}), SmokeTest({})):
+            smoke.add(["failed", "ok", None, None])
+            for _ in range(99):
+                smoke.add(LOST)
+            assert not smoke.failed
+
     def test_it_may_look_away(self) -> None:
-        assert not SmokeTest({"failed": 99}, watching=False).failed
+        assert not SmokeTest({"failed_examples": 99, "failed": 99}, watching=False).failed
 
 
 class TestVerdict:

@@ -39,10 +39,15 @@ def rollout_fact(
     )
 
 
+def undecided_fact(job_id: str, role: str, example: int, n: int, code: str, message: str) -> NewFact:
+    """An example that could not be run to its end; `n` is the number of the rollout that is missing."""
+    return NewFact(job_id, "rollout", role, example, n, UNDECIDED, message=f"{code}: {message}"[:300])
+
+
 def commonest_errors(s: Session, job_id: str, limit: int = 3) -> dict[str, int]:
-    """The errors of a job's teacher rollouts with their counts, the commonest first."""
+    """The errors of a job's teacher rollouts with their counts, the commonest first; also what kept some from being run."""
     query = select(RowFact.message, func.count()).where(RowFact.job_id == job_id, RowFact.kind == "rollout", RowFact.role.like("teacher:%"))
-    query = query.where(RowFact.status.in_(["failed", "unparsable"]), RowFact.message.is_not(None))
+    query = query.where(RowFact.status.in_(["failed", "unparsable", UNDECIDED]), RowFact.message.is_not(None))
     rows = s.execute(query.group_by(RowFact.message).order_by(func.count().desc(), RowFact.message).limit(limit))
     return {" ".join(str(message).split())[:160]: count for message, count in rows}
 
