@@ -65,9 +65,10 @@ SELECT sum(units) / NULLIF(sum(extract(epoch FROM finished_at - started_at)), 0)
 BEAT = text("""
 UPDATE work_items w
    SET lease_expires_at = clock_timestamp() + make_interval(secs => :lease_seconds),
-       losses = CASE WHEN CAST(:progress AS text) IS NULL OR :progress = w.progress::text THEN w.losses ELSE 0 END,
+       losses = CASE WHEN COALESCE(f.checkpoint_step, CAST(:done AS bigint)) > w.furthest THEN 0 ELSE w.losses END,
+       furthest = GREATEST(w.furthest, COALESCE(f.checkpoint_step, CAST(:done AS bigint))),
        progress = COALESCE(CAST(:progress AS json), w.progress)
-  FROM jobs j
+  FROM jobs j LEFT JOIN fine_tune_jobs f ON f.id = :fine_tune_job_id
  WHERE w.id = :id AND w.fence = :fence AND w.status = 'leased' AND w.lease_expires_at > clock_timestamp() AND j.id = w.job_id
 RETURNING j.cancel_requested_at IS NOT NULL OR j.status IN ('succeeded', 'failed', 'cancelled') AS cancel,
           j.pause_requested_at IS NOT NULL AS pause

@@ -140,10 +140,12 @@ def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
 
 
 def beat(s: Session, claim: Claim, progress: Mapping[str, Any] | None = None) -> BeatReply:
-    """Renew the lease and learn what is asked of the job. `progress` also goes out as an event, at most one a second a job."""
+    """Renew the lease and learn what is asked of the job. `progress` also goes out as an event, at most one a second a job.
+
+    Its `done`, for a training the newest checkpoint's step, is how far the item is: further than ever before forgives lost leases.
+    """
     timers = get_settings().timers
-    values = {**_ticket(claim), "lease_seconds": timers.lease_seconds, "progress": None if progress is None else json.dumps(progress)}
-    row = s.execute(sql.BEAT, values).first()
+    row = s.execute(sql.BEAT, {**_ticket(claim), "lease_seconds": timers.lease_seconds, **_how_far(claim, progress)}).first()
     if row is None:
         return BeatReply(lost=True, cancel=False, pause=False)
     devices.renew(s, claim.item_id, timers.lease_seconds)
@@ -152,6 +154,14 @@ def beat(s: Session, claim: Claim, progress: Mapping[str, Any] | None = None) ->
         data = {**progress, "step": str(claim.step.public), "item": claim.ordinal}
         events.append_progress(s, claim.job_id, f"{claim.step.public}.progress", message, data, timers.progress_event_seconds)
     return BeatReply(lost=False, cancel=row.cancel, pause=row.pause)
+
+
+def _how_far(claim: Claim, progress: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "progress": None if progress is None else json.dumps(progress),
+        "done": 0 if progress is None else int(progress.get("done", 0)),
+        "fine_tune_job_id": claim.fine_tune_job_id,
+    }
 
 
 # ------------------------------------------------------------------ the ends of a lease
@@ -256,7 +266,7 @@ def reap(s: Session) -> int | None:
     """End one lapsed lease and return its item's id; None when there is none.
 
     Nothing is reaped until the server has been up for a whole lease: holders could not beat while it was down. A lost lease costs no
-    attempt, but the third in a row without progress fails the job: such an item kills its workers.
+    attempt, but the third in a row fails the job unless the item got further than ever before in between: it kills its workers.
     """
     timers = get_settings().timers
     row = s.execute(sql.REAP, {"grace": timers.reap_grace_seconds, "lease_seconds": timers.lease_seconds, "poison": POISON_AFTER}).first()

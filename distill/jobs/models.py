@@ -141,7 +141,9 @@ class WorkItem(Base):
     attempts: Mapped[int] = mapped_column(server_default="0")
     max_attempts: Mapped[int] = mapped_column(server_default="5")
     losses: Mapped[int] = mapped_column(server_default="0")
-    """Leases lost in a row without progress; three make it poison."""
+    """Leases lost since the item last got further than ever before; three make it poison."""
+    furthest: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """The most that any of its leases had finished: examples, or the step of a checkpoint."""
     run_after: Mapped[datetime] = mapped_column(server_default=CLOCK)
     hinted_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     width: Mapped[int] = mapped_column(server_default="0")
