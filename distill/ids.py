@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import re
 import secrets
 import threading
 import time
 
-_ID = re.compile(r"^(?P<prefix>[a-z]+)-[0-9a-v]{26}$")
 _lock = threading.Lock()
 _last_tick = 0
 
@@ -16,12 +14,6 @@ _last_tick = 0
 def new_id(prefix: str) -> str:
     """`cjob` → `cjob-` and 26 characters: a UUIDv7 in base32hex, whose alphabet sorts like its bytes."""
     return f"{prefix}-{base64.b32hexencode(_uuid7_bytes()).decode().rstrip('=').lower()}"
-
-
-def has_prefix(value: str, prefix: str) -> bool:
-    """True when `value` is a well-formed id of this kind."""
-    match = _ID.match(value)
-    return match is not None and match["prefix"] == prefix
 
 
 def short_token(length: int = 8) -> str:

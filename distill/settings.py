@@ -60,7 +60,7 @@ class LmHostSettings(_Section):
 class ConnectionSettings(_Section):
     """One `[connections.NAME]` table. The key itself is never here: `api_key_env` names the variable that the relay's process reads."""
 
-    kind: Literal["lm_host", "training_service"] = "lm_host"
+    kind: Literal["lm_host"] = "lm_host"
     base_url: str
     models: list[str] | Literal["*"] = "*"
     api_key_env: str | None = None

@@ -1,4 +1,4 @@
-"""Connections: LM hosts and training services. Rows mirror the settings file; keys stay in the relay's environment."""
+"""Connections: LM hosts. Rows mirror the settings file; keys stay in the relay's environment."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 from sqlalchemy import func, select, text
 
 from distill.catalog.models import ApiKey, Project
-from distill.db import Listing, Page, Session, paginate
+from distill.db import Session
 from distill.errors import Invalid, NotFound, Unauthenticated
 from distill.ids import new_id, short_token
 from distill.spec import did_you_mean
@@ -97,10 +97,6 @@ def revoke(s: Session, project_id: str, key_id: str) -> ApiKey:
         s.flush()
         s.refresh(key)
     return key
-
-
-def list_keys(s: Session, project_id: str, page: Page) -> Listing[ApiKey]:
-    return paginate(s, select(ApiKey).where(ApiKey.project_id == project_id), ApiKey.id, page)
 
 
 def _hash(secret: str) -> str:

@@ -45,11 +45,11 @@ class ApiKey(Base):
 
 
 class Connection(Base):
-    """An LM host or training service. `revision` grows with every change and is part of an LM's digest. Keys are never here."""
+    """An LM host. `revision` grows with every change and is part of an LM's digest. Keys are never here."""
 
     __tablename__ = "connections"
     __table_args__ = (
-        CheckConstraint("kind IN ('lm_host', 'training_service')", name="kind"),
+        CheckConstraint("kind = 'lm_host'", name="kind"),
         CheckConstraint("source IN ('settings', 'api')", name="source"),
         CheckConstraint("max_in_flight >= 1", name="max_in_flight"),
     )

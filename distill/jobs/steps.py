@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, insert, text, update
+from sqlalchemy import func, insert, text
 
 from distill.db import Session
 from distill.jobs import events, outbox
@@ -50,14 +50,6 @@ def open_step(s: Session, job: Job, name: Step | str, items: Sequence[NewItem], 
     _insert(s, job, step, items)
     _point(s, job)
     events.append(s, job.id, "step", f"{step.public} opened", {"step": str(step.public), "total": units, "status": "queued"})
-
-
-def add_items(s: Session, job: Job, name: Step | str, items: Sequence[NewItem]) -> None:
-    """Give an open step of a locked job more work; its total grows by the items' units."""
-    step = Step(name)
-    grow = update(JobStep).where(JobStep.job_id == job.id, JobStep.name == str(step))
-    s.execute(grow.values(total=JobStep.total + sum(item.units for item in items)), execution_options={"synchronize_session": False})
-    _insert(s, job, step, items)
 
 
 def release_held(s: Session, job: Job, name: Step | str, kind: str | None = None) -> int:

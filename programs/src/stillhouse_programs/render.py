@@ -15,15 +15,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import dspy
 import pydantic
 
 from stillhouse_programs import prompts
 from stillhouse_programs.spec import DemosMode
-
-Module = TypeVar("Module", bound=dspy.Module)
 
 
 @dataclass(frozen=True)
@@ -165,13 +163,6 @@ def student_demos(predictor: dspy.Predict, mode: DemosMode | None = None) -> lis
         number = next(at for at, demo in enumerate(predictor.demos) if not _is_complete(demo, predictor.signature))
         raise IncompleteDemo(f"demo {number + 1} lacks a field; use demos: auto to leave out incomplete demos")
     return complete
-
-
-def apply_demos(program: Module, mode: DemosMode | None = None) -> Module:
-    """Give every predictor of `program` the demos it runs with after it is compiled; returns `program`. Raises IncompleteDemo."""
-    for _, predictor in program.named_predictors():
-        predictor.demos = student_demos(predictor, mode)
-    return program
 
 
 def _is_complete(demo: Any, signature: Any) -> bool:

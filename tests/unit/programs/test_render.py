@@ -7,7 +7,7 @@ import pytest
 
 from stillhouse_programs import prompts
 from stillhouse_programs.prove import ScriptedAdapter
-from stillhouse_programs.render import IncompleteDemo, Rejection, Row, apply_demos, render_row, student_demos
+from stillhouse_programs.render import IncompleteDemo, Rejection, Row, render_row, student_demos
 from tests.unit.programs.samples import DEMO, Item, Level, Order, Support
 
 CHAT = prompts.make_prompt_adapter("chat")
@@ -126,8 +126,7 @@ class TestDemos:
         assert isinstance(rejected, Rejection)
         assert rejected.reason == "incomplete_demo"
 
-    def test_the_program_runs_with_the_demos_of_its_rows(self) -> None:
-        student = apply_demos(self.student(), "auto")
-        assert student_demos(student.reply, "keep") == student.reply.demos == student_demos(self.student().reply)
-        with pytest.raises(IncompleteDemo):
-            apply_demos(self.student(), "keep")
+    def test_keep_names_the_incomplete_demo(self) -> None:
+        assert [dict(demo) for demo in student_demos(self.student().reply)] == [DEMO]
+        with pytest.raises(IncompleteDemo, match="lacks a field"):
+            student_demos(self.student().reply, "keep")
