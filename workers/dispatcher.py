@@ -60,17 +60,28 @@ class Dispatcher:
 
     def round(self) -> int:
         """Send what is due now and, at its time, reap; returns the number of hints sent."""
-        sent = self._dispatch(outbox.take) + self._dispatch(outbox.take_due)
-        sent += self._dispatch(lambda s: outbox.take_overdue(s, self._timers.resend_seconds))
+        self._remind(outbox.take_due)
+        self._remind(lambda s: outbox.take_overdue(s, self._timers.resend_seconds))
+        sent = self._dispatch()
         if time.monotonic() >= self._next_reap:
             self._next_reap = time.monotonic() + self._timers.reap_period_seconds
             self.reap()
         return sent
 
-    def _dispatch(self, take: TakeHints) -> int:
+    def _remind(self, take: TakeHints) -> None:
+        """Put hints for items that were told of too early, or in vain, into the outbox.
+
+        They are not sent from here: marking the items locks them, and a worker passes over a locked item and does not look again.
+        """
+        with unit_of_work() as s:
+            for hint in take(s):
+                for _ in range(min(hint.many, MAX_HINTS)):
+                    outbox.add(s, hint.queue)
+
+    def _dispatch(self) -> int:
         """Send inside the transaction that marks: if sending fails, the rows are unmarked again."""
         with unit_of_work() as s:
-            hints = take(s)
+            hints = outbox.take(s)
             numbers = [min(hint.many, MAX_HINTS) for hint in hints]
             for hint, number in zip(hints, numbers, strict=True):
                 for _ in range(number):

@@ -17,7 +17,7 @@ from distill.db import listen_dsn, unit_of_work
 from distill.jobs import events, outbox
 from distill.jobs.outbox import Hint
 from distill.settings import TimerSettings
-from tests.integration.core.world import World, at_once, execute, items, job
+from tests.integration.core.world import World, at_once, claim, execute, items, job
 from workers.dispatcher import Dispatcher
 
 SECONDS = 60
@@ -116,6 +116,17 @@ class TestDispatcher:
         dispatchers = [Dispatcher(TimerSettings(), send=sent.append) for _ in range(4)]
         at_once(4, lambda index: dispatchers[index].round())
         assert sent == ["rollouts"] * 4
+
+    @pytest.mark.parametrize("hinted_at", ["run_after - interval '1 second'", "run_after"], ids=["due", "overdue"])
+    def test_a_reminder_comes_when_its_item_can_be_claimed(self, hinted_at: str, world: World) -> None:
+        """A worker looks as soon as the hint is sent and passes over locked rows; a row still locked then would wait a minute."""
+        world.submit()
+        assert _pending() == [Hint("rollouts", 1)]
+        execute("UPDATE work_items SET run_after = clock_timestamp() - interval '1 hour'")
+        execute(f"UPDATE work_items SET hinted_at = {hinted_at}")
+        claimed: list[bool] = []
+        Dispatcher(TimerSettings(), send=lambda queue: claimed.append(claim(queue) is not None)).round()
+        assert claimed == [True]
 
     def test_reaper_cleans_up_behind_a_finished_job(self, world: World) -> None:
         job_id = world.submit()
