@@ -44,7 +44,7 @@ format: $(V)/ready ## format everything and apply the safe fixes
 openapi: $(V)/ready ## write openapi.json anew
 	@$(PY) -m app.openapi
 
-bench: $(V)/ready ## measure, side by side with stock DSPy and TRL
+bench: $(V)/bench ## measure, side by side with stock DSPy and TRL
 	@$(PY) -m bench $(ARGS)
 
 # Every package is pinned with its hashes; the newest torch build and what belongs to it are left to `torch` below.
@@ -53,6 +53,9 @@ lock: $(V)/uv ## resolve the dependencies anew into constraints.txt
 		--no-emit-index-url --no-emit-find-links --no-emit-package torch --no-emit-package stillhouse-programs --no-annotate --no-header \
 		-o $(V)/resolved.txt pyproject.toml programs/pyproject.toml client/pyproject.toml
 	@awk '/^[a-z]/ {drop = /^(nvidia-|cuda-|triton)/} !drop' $(V)/resolved.txt > constraints.txt
+	@env -u UV_FIND_LINKS $(V)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--no-emit-package torch --no-annotate --no-header -c constraints.txt -o $(V)/resolved.txt bench/requirements.in
+	@awk '/^[a-z]/ {drop = /^(nvidia-|cuda-|triton)/} !drop' $(V)/resolved.txt > bench/requirements.txt
 
 clean: ## remove caches and the virtual environment; the data in .stillhouse stay
 	@rm -rf $(V) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info */*.egg-info */src/*.egg-info
@@ -84,4 +87,8 @@ $(V)/model: $(V)/uv model.txt
 
 $(V)/ready: $(V)/torch $(V)/model pyproject.toml programs/pyproject.toml client/pyproject.toml
 	@$(UV) --no-deps -e . -e programs -e client
+	@touch $@
+
+$(V)/bench: $(V)/ready bench/requirements.txt
+	@$(UV) --no-deps --require-hashes -r bench/requirements.txt
 	@touch $@
