@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -59,7 +60,9 @@ async def _stream(services: Services, job_id: str, after: int) -> AsyncIterator[
         while (left := deadline - loop.time()) > 0:
             batch, more = await run_in_threadpool(_read, job_id, after)
             for event in batch:
-                yield ServerSentEvent(id=str(event.id), event=event.type, data=event.model_dump_json())
+                # In ASCII: many clients take U+2028 and its like for the end of a line.
+                data = json.dumps(event.model_dump(mode="json"))
+                yield ServerSentEvent(id=str(event.id), event=event.type, data=data)
                 after = event.id
             if not more:
                 return

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from distill.db import unit_of_work
 from distill.jobs import events
+from stillhouse import Stillhouse
 from tests.integration.api.conftest import Tokens, job_body
 
 STREAM = {"Accept": "text/event-stream"}
@@ -56,6 +57,14 @@ class TestStream:
         assert [json.loads(message["data"]) for message in sent] == listed
         assert [int(message["id"]) for message in sent] == [event["id"] for event in listed]
         assert sent[-1]["event"] == "done"
+
+    def test_a_message_with_a_line_separator_stays_one_event(self, address: str, tokens: Tokens, finished: str) -> None:
+        """Clients split lines as Unicode does, which knows more line breaks than the format has."""
+        odd = "one\u2028two\u2029three\x85four \N{SNOWMAN}"
+        with unit_of_work() as s:
+            events.append(s, finished, "log", odd)
+        with Stillhouse(address, tokens.all) as client:
+            assert odd in [event.message for event in client.compile_jobs.events.stream(finished)]
 
     def test_last_event_id_resumes_after_it(self, api: TestClient, finished: str) -> None:
         sent = messages(api.get(f"/v1/compile_jobs/{finished}/events", headers={**STREAM, "Last-Event-ID": "4"}).text)
