@@ -37,12 +37,10 @@ def list_call(path: str, model: type[M], params: dict[str, Any]) -> Call[Rows[M]
     return call
 
 
-class Page(Generic[M]):
-    """`data` is this page; iterating goes on through all pages after it."""
+class _Read(Generic[M]):
+    """The page that has been read."""
 
-    def __init__(self, client: Stillhouse, rows: Rows[M]) -> None:
-        self._client = client
-        self._rows = rows
+    _rows: Rows[M]
 
     @property
     def data(self) -> list[M]:
@@ -51,6 +49,14 @@ class Page(Generic[M]):
     @property
     def has_more(self) -> bool:
         return self._rows.after is not None
+
+
+class Page(_Read[M]):
+    """`data` is this page; iterating goes on through all pages after it."""
+
+    def __init__(self, client: Stillhouse, rows: Rows[M]) -> None:
+        self._client = client
+        self._rows = rows
 
     def __iter__(self) -> Iterator[M]:
         rows = self._rows
@@ -61,20 +67,12 @@ class Page(Generic[M]):
             rows = self._client.send(rows.after)
 
 
-class AsyncPage(Generic[M]):
+class AsyncPage(_Read[M]):
     """`data` is this page; `async for` goes on through all pages after it."""
 
     def __init__(self, client: AsyncStillhouse, rows: Rows[M]) -> None:
         self._client = client
         self._rows = rows
-
-    @property
-    def data(self) -> list[M]:
-        return self._rows.data
-
-    @property
-    def has_more(self) -> bool:
-        return self._rows.after is not None
 
     async def __aiter__(self) -> AsyncIterator[M]:
         rows = self._rows
