@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from stillhouse import Stillhouse
 from stillhouse.cli.files import parse_pairs, read_job
-from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_json_line, show_table, when
+from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_json_line, show_rows, show_table, when
 from stillhouse.types import CompileJob, Event
 
 app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop.")
@@ -69,10 +69,7 @@ def list_jobs(
     filters: dict[str, Any] = {key: value for key, value in {"status": status, "program": program}.items() if value}
     with connected() as client:
         jobs = client.compile_jobs.list(limit=limit, **filters).data
-        if as_json:
-            show_json(jobs)
-            return
-        show_table(
+        show_rows(
             jobs,
             [
                 ("ID", lambda job: job.id),
@@ -82,6 +79,7 @@ def list_jobs(
                 ("PROGRAM", lambda job: job.program_name),
                 ("CREATED", lambda job: when(job.created_at)),
             ],
+            as_json,
         )
 
 

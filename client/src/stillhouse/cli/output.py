@@ -88,6 +88,14 @@ def _plain(value: Any) -> Any:
 Column = tuple[str, Callable[[Any], object]]
 
 
+def show_rows(rows: Sequence[Any], columns: Sequence[Column], as_json: bool) -> None:
+    """The rows as they came, or as a table."""
+    if as_json:
+        show_json(rows)
+    else:
+        show_table(rows, columns)
+
+
 def show_table(rows: Iterable[Any], columns: Sequence[Column]) -> None:
     """A table whose cells are made by each column's function."""
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stillhouse.cli.files import FileProblem, parse_pairs, read_document
-from stillhouse.cli.output import connected, console, show_json, show_table, when
+from stillhouse.cli.output import connected, console, show_json, show_rows, show_table, when
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
@@ -61,10 +61,7 @@ def list_artifacts(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_
     """List artifacts, newest first."""
     with connected() as client:
         found = client.artifacts.list(limit=limit).data
-        if as_json:
-            show_json(found)
-            return
-        show_table(
+        show_rows(
             found,
             [
                 ("ID", lambda artifact: artifact.id),
@@ -72,6 +69,7 @@ def list_artifacts(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_
                 ("JOB", lambda artifact: artifact.compile_job_id),
                 ("CREATED", lambda artifact: when(getattr(artifact, "created_at", None))),
             ],
+            as_json,
         )
 
 
@@ -109,10 +107,7 @@ def list_models(as_json: Json = False) -> None:
     """List the models that the gateway takes."""
     with connected() as client:
         found = client.models.list().data
-        if as_json:
-            show_json(found)
-            return
-        show_table(
+        show_rows(
             found,
             [
                 ("ID", lambda model: model.id),
@@ -120,6 +115,7 @@ def list_models(as_json: Json = False) -> None:
                 ("BASE", lambda model: model.parent),
                 ("CONNECTION", lambda model: model.connection),
             ],
+            as_json,
         )
 
 
