@@ -5,22 +5,45 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from distill.db import is_outage
+
 T = TypeVar("T")
 
-BATCH = 100
+BATCH = 50
+"""Twice as many may be unwritten at any time: this many that wait, and those that are being written."""
 SECONDS = 0.5
-BACKLOG = 20 * BATCH
+PATIENCE_SECONDS = 60.0
+PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Buffer(Generic[T]):
-    """Hands what is added to `write`, at 100 items or half a second after the first, whichever comes first.
+    """Hands what is added to `write`, at `batch` items or half a second after the first, whichever comes first.
 
-    Leaving the block writes the rest, also when the block raised: what was paid for is kept. An error of `write` is raised by the next
-    `add`, or at the end. `add` waits while the backlog is long.
+    Leaving the block writes the rest, also when the block raised: what was paid for is kept. While the database is away, `write` is tried
+    again for `patience` seconds. Its last error, or any other, is raised by the next `add`, or at the end. `add` waits while twice a batch
+    is unwritten.
     """
 
-    def __init__(self, write: Callable[[list[T]], None], *, batch: int = BATCH, seconds: float = SECONDS) -> None:
+    def __init__(
+        self,
+        write: Callable[[list[T]], None],
+        *,
+        batch: int = BATCH,
+        seconds: float = SECONDS,
+        patience: float = PATIENCE_SECONDS,
+        pause: float = PAUSE_SECONDS,
+    ) -> None:
         self._write, self._batch, self._seconds = write, batch, seconds
+        self._retrying = Retrying(
+            retry=retry_if_exception(is_outage),
+            stop=stop_after_delay(patience),
+            wait=wait_random_exponential(multiplier=pause, max=LONGEST_PAUSE_SECONDS),
+            reraise=True,
+        )
+        self._writing = 0
         self._waiting: list[T] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -41,10 +64,13 @@ class Buffer(Generic[T]):
 
     def add(self, item: T) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) < BACKLOG or self._error is not None)
+            self._changed.wait_for(lambda: self._has_room() or self._error is not None)
             self._raise()
             self._waiting.append(item)
             self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return len(self._waiting) + self._writing < 2 * self._batch
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -53,7 +79,7 @@ class Buffer(Generic[T]):
     def _run(self) -> None:
         while batch := self._next():
             try:
-                self._write(batch)
+                self._retrying(self._write, batch)
             except Exception as error:
                 with self._changed:
                     self._error = error
@@ -62,8 +88,10 @@ class Buffer(Generic[T]):
 
     def _next(self) -> list[T]:
         with self._changed:
+            self._writing = 0
+            self._changed.notify_all()
             self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
             self._changed.wait_for(lambda: len(self._waiting) >= self._batch or self._closed, timeout=self._seconds)
-            batch, self._waiting = self._waiting, []
-            self._changed.notify_all()
+            batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+            self._writing = len(batch)
             return batch

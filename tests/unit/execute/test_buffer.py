@@ -2,6 +2,7 @@ import queue
 import threading
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from distill.execute.buffer import Buffer
 
@@ -31,6 +32,54 @@ class TestBuffer:
         with pytest.raises(RuntimeError, match="work"):
             work()
         assert written.get_nowait() == [1]
+
+    def test_what_a_passing_outage_held_up_is_written_after_it(self) -> None:
+        written: list[int] = []
+        outages = [OperationalError("COPY", None, OSError("the server is starting up")) for _ in range(2)]
+
+        def write(batch: list[int]) -> None:
+            if outages:
+                raise outages.pop()
+            written.extend(batch)
+
+        with Buffer(write, batch=2, pause=0.001) as buffer:
+            for number in range(5):
+                buffer.add(number)
+        assert written == [0, 1, 2, 3, 4]
+
+    def test_an_outage_that_lasts_stops_the_work(self) -> None:
+        def refuse(batch: list[int]) -> None:
+            raise OperationalError("COPY", None, OSError("no route to host"))
+
+        def work() -> None:
+            with Buffer(refuse, patience=0.05, pause=0.001) as buffer:
+                buffer.add(1)
+
+        with pytest.raises(OperationalError, match="no route"):
+            work()
+
+    def test_no_more_than_a_batch_waits_beside_the_one_that_is_being_written(self) -> None:
+        writing, go_on, added = threading.Event(), threading.Event(), []
+
+        def write(batch: list[int]) -> None:
+            assert len(batch) <= 2
+            writing.set()
+            assert go_on.wait(5)
+
+        def fill(buffer: Buffer[int]) -> None:
+            for number in range(10):
+                buffer.add(number)
+                added.append(number)
+
+        with Buffer(write, batch=2) as buffer:
+            filler = threading.Thread(target=fill, args=(buffer,))
+            filler.start()
+            assert writing.wait(5)
+            filler.join(0.2)
+            assert len(added) <= 4
+            go_on.set()
+            filler.join(5)
+        assert len(added) == 10
 
     def test_a_failed_write_stops_the_work(self) -> None:
         failed = threading.Event()
