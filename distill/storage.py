@@ -1,4 +1,4 @@
-"""Blobs in a folder, named by their SHA-256. A blob is whole or absent: temporary file → fsync → rename → fsync of the folder."""
+"""Blobs in a folder, named by their SHA-256. A blob is whole or absent: temporary file → fsync → rename → fsync of the folders."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class FolderStore:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self._lasting: set[str] = set()
 
     def put(self, source: Source) -> str:
         """Store bytes, a file, a stream or chunks; returns `sha256:…`. Raises StorageError when the disk refuses."""
@@ -128,9 +129,16 @@ class FolderStore:
         place = self._place(digest)
         if place.is_file():
             return
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make_lasting(place.parent)
         temporary.rename(place)
         _sync_folder(place.parent)
+
+    def _make_lasting(self, folder: Path) -> None:
+        """Once a process, whoever made the folder: another process may not have got as far as its fsync."""
+        if folder.name not in self._lasting:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _sync_folder(self.root)
+            self._lasting.add(folder.name)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A blob is whole or absent, and its name is its content."""
 
 import io
+import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -46,6 +47,19 @@ class TestPut:
     def test_racing_writers_of_the_same_bytes_both_succeed(self, store: FolderStore) -> None:
         assert set(at_once(4, lambda _: store.put(DATA))) == {DIGEST}
         assert store.read(DIGEST) == DATA
+
+    def test_a_new_folder_is_made_lasting_before_the_blob_is(self, store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Else a power cut may take the folder away, and the blob with it."""
+        synced: list[str] = []
+        real = os.fsync
+
+        def fsync(handle: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+            real(handle)
+
+        monkeypatch.setattr("os.fsync", fsync)
+        store.put(DATA)
+        assert synced[1:] == [str(store.root), str(store.path(DIGEST).parent)]
 
     def test_broken_stream_leaves_nothing(self, store: FolderStore) -> None:
         def broken() -> Iterator[bytes]:
