@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 
 class InFlight:
@@ -46,14 +46,22 @@ class InFlight:
     def release(self) -> None:
         """Hand the place to the next in line, or free it."""
         with self._lock:
-            while self._waiting and self.used <= self.limit:
-                loop, turn = self._waiting.popleft()
-                try:
-                    loop.call_soon_threadsafe(self._give, turn)
-                except RuntimeError:  # that loop is closed
-                    continue
-                return
             self.used -= 1
+            self._admit()
+
+    def resize(self, limit: int) -> None:
+        """Change the limit. A higher one lets in who waits; with a lower one, places that are left stay empty until it holds."""
+        with self._lock:
+            self.limit = limit
+            self._admit()
+
+    def _admit(self) -> None:
+        """Give free places to those who wait, in their order. The caller holds the lock."""
+        while self._waiting and self.used < self.limit:
+            loop, turn = self._waiting.popleft()
+            with suppress(RuntimeError):  # that loop is closed
+                loop.call_soon_threadsafe(self._give, turn)
+                self.used += 1
 
     def _give(self, turn: asyncio.Future[None]) -> None:
         if turn.done():  # cancelled while the place was on its way

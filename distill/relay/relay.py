@@ -75,13 +75,19 @@ class Relay:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def grant(self, targets: Mapping[str, Target], max_calls: int | None = None, refill: Callable[[], int] | None = None) -> Grant:
-        """Let the bearer of the new token call these slots, `max_calls` times and as often as `refill` adds."""
+        """Let the bearer of the new token call these slots, `max_calls` times and as often as `refill` adds.
+
+        What the targets say of their connections' `max_in_flight` holds from now on, also for calls of older grants.
+        """
+        for target in targets.values():
+            self._limiter(target).resize(target.max_in_flight)
         grant = Grant(dict(targets), max_calls, self._revoke, refill)
         self._grants[grant.token] = grant
         return grant
 
     async def forward(self, target: Target, body: Mapping[str, Any], stream: bool = False) -> RelayReply:
         """One call from the caller's own event loop, with the same limits and retries. A stream's chunks are the LM host's bytes."""
+        self._limiter(target).resize(target.max_in_flight)
         return await self._upstream().send(target, body, stream=stream)
 
     async def close_here(self) -> None:
@@ -105,9 +111,7 @@ class Relay:
 
     def _limiter(self, target: Target) -> InFlight:
         with self._lock:
-            limiter = self._in_flight.setdefault(target.connection, InFlight(target.max_in_flight))
-            limiter.limit = target.max_in_flight
-            return limiter
+            return self._in_flight.setdefault(target.connection, InFlight(target.max_in_flight))
 
     # ------------------------------------------------------------ the runners' door
 

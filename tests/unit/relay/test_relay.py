@@ -197,6 +197,30 @@ class TestGrants:
             assert asyncio.run(many([grant.token for grant in grants])) == [200] * 24
         assert lm.peak_in_flight == 5
 
+    def test_raising_the_limit_lets_in_those_that_wait(self, relay: Relay) -> None:
+        async def raise_it() -> None:
+            calls = [asyncio.create_task(post(relay, narrow.token)) for _ in range(4)]
+            await asyncio.to_thread(lm.wait_for_calls, 1)
+            relay.grant({"student": target(lm, max_in_flight=3)})
+            await asyncio.to_thread(lm.wait_for_calls, 3)
+            narrow.revoke()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+        with ScriptedLM(answer=lambda ask: Hang()) as lm:
+            narrow = relay.grant({"student": target(lm, max_in_flight=1)})
+            asyncio.run(raise_it())
+        assert lm.peak_in_flight == 3
+
+    def test_the_newest_grant_says_how_many_may_be_in_flight(self, relay: Relay) -> None:
+        async def many() -> None:
+            await asyncio.gather(*(post(relay, old.token) for _ in range(12)))
+
+        with ScriptedLM(answer=first(), latency=0.02) as lm:
+            old = relay.grant({"student": target(lm, max_in_flight=6)})
+            relay.grant({"student": target(lm, max_in_flight=2)})
+            asyncio.run(many())
+        assert lm.peak_in_flight == 2
+
     def test_key_is_not_in_reprs(self) -> None:
         assert "sk-secret" not in repr(Target("house", "http://x", "m", api_key="sk-secret"))
 
