@@ -171,7 +171,8 @@ class CompileSpec(SpecPart):
     prompt_adapter: PromptAdapter | None = None
     train_options: TrainOptions = TrainOptions()
     num_threads: Annotated[int, Field(ge=1, le=1000)] = 8
-    render: Literal["student", "teacher"] = "student"
+    render: Literal["student"] = "student"
+    """Rows are rendered as the student is asked."""
     evaluate: Evaluate = Evaluate()
     budget: Budget = Budget()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -34,7 +34,7 @@ class JobCreate(Body):
     prompt_adapter: PromptAdapterIn | None = None
     train_options: TrainOptions | None = None
     num_threads: Positive | None = None
-    render: Literal["student", "teacher"] | None = None
+    render: Literal["student"] | None = None
     evaluate: Evaluate | None = None
     budget: Budget | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**31)

@@ -22,6 +22,7 @@ from stillhouse_programs.spec import (
     check_metric,
     columns,
     expand,
+    input_names,
     lm_roles,
     metric_fields,
     parse_prompt_adapter,
@@ -60,9 +61,6 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
 def _check_words(spec: CompileSpec) -> None:
     if spec.teacher == "labels":
         raise Unsupported("teacher: training on the labels is not offered here; name a teacher LM", code="teacher_labels", param="teacher")
-    if spec.render == "teacher":
-        message = "render: rows are rendered as the student is asked; the teacher's own prompts as rows are not offered here"
-        raise Unsupported(message, code="render_teacher", param="render")
     if spec.valset and spec.holdout:
         raise Invalid("holdout: give `valset` or `holdout`, not both", code="valset_and_holdout", param="holdout")
     if len(set(spec.evaluate.roles)) != len(spec.evaluate.roles):
@@ -112,7 +110,8 @@ def _teacher(s: Session, project_id: str, resolver: LmResolver, spec: CompileSpe
     if teacher.program_id and teacher.program_id != spec.program_id:
         row = programs.get(s, project_id, teacher.program_id)
         program, program_id, digest = programs.spec_of(row), row.id, row.digest
-        _check_same_predictors(student, program, f"{param}.program")
+        _check_same("predictors", predictor_names(student), predictor_names(program), f"{param}.program")
+        _check_same("inputs", input_names(student), input_names(program), f"{param}.program")
     roles = _known_roles(lm_roles(program), teacher.lms, f"{param}.lms")
     lms = {role: resolver.teacher(teacher, role, f"{param}.lms.{role}") for role in roles}
     return TeacherSpec(program_id=program_id, program_digest=digest, lms=lms)
@@ -127,14 +126,13 @@ def _known_roles(roles: list[str], given: object, param: str) -> list[str]:
     return roles
 
 
-def _check_same_predictors(student: ProgramSpec, teacher: ProgramSpec, param: str) -> None:
-    ours, theirs = predictor_names(student), predictor_names(teacher)
+def _check_same(what: str, ours: list[str], theirs: list[str], param: str) -> None:
     if set(ours) == set(theirs):
         return
     lacks = ", ".join(name for name in ours if name not in theirs) or "nothing"
     extra = ", ".join(name for name in theirs if name not in ours) or "nothing"
-    message = f"{param}: teacher and student need the same predictor names; the teacher lacks {lacks}, and has {extra} beside"
-    raise Invalid(message, code="predictors_differ", param=param)
+    message = f"{param}: teacher and student need {what} of the same names; the teacher lacks {lacks}, and has {extra} beside"
+    raise Invalid(message, code=f"{what}_differ", param=param)
 
 
 def _dataset(s: Session, project_id: str, reference: str, program: ProgramSpec, param: str) -> Dataset:

@@ -101,7 +101,7 @@ class TestRefusals:
             ({"trainset": "ds-nothere"}, "dataset_not_found", "trainset"),
             ({"valset": "gold@latest"}, "dataset_not_found", "valset"),
             ({"teacher": "labels"}, "teacher_labels", "teacher"),
-            ({"render": "teacher"}, "render_teacher", "render"),
+            ({"render": "teacher"}, "invalid_value", "render"),
             ({"valset": "SAME", "holdout": {"n": 3}}, "valset_and_holdout", "holdout"),
             ({"holdout": {"n": 3, "fraction": 0.1}}, "invalid_value", "holdout"),
             ({"evaluate": {"roles": ["teacher", "teacher"]}}, "duplicate_role", "evaluate.roles"),
@@ -176,6 +176,15 @@ class TestRefusals:
         message = assert_refused(world, {"teacher": [{"program_id": other}]}, "predictors_differ", "teacher[0].program")
         assert "lacks self" in message
         assert "has classify, reply" in message
+
+    def test_teacher_with_other_inputs(self, world: World) -> None:
+        predictor = PROGRAM["predictors"][0]
+        fields = [*predictor["signature"]["fields"], {"name": "customer", "role": "input"}]
+        wider = {**PROGRAM, "predictors": [{**predictor, "signature": {**predictor["signature"], "fields": fields}}]}
+        with unit_of_work() as s:
+            other = world.program(s, wider)
+        message = assert_refused(world, {"teacher": [{"program_id": other}]}, "inputs_differ", "teacher[0].program")
+        assert "lacks nothing, and has customer beside" in message
 
     def test_another_projects_program(self, world: World) -> None:
         with unit_of_work() as s:

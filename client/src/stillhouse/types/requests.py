@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import Required, TypedDict
 
@@ -28,7 +28,7 @@ class JobCreateParams(TypedDict, total=False):
     prompt_adapter: str | Mapping[str, Any]
     train_options: Mapping[str, Any]
     num_threads: int
-    render: str
+    render: Literal["student"]
     evaluate: Mapping[str, Any]
     budget: Mapping[str, Any]
     seed: int
