@@ -53,7 +53,7 @@ class Spending:
 
         Raises Refused for a connection that has changed, NotFound for one that is gone.
         """
-        targets = targets_of(s, cast.slots)
+        targets = targets_of(s, cast)
         if budget.left(s, job.job_id) is None:
             return cls(relay.grant(targets), None)
         purse = Purse(job.job_id, width * max(1, len(cast.lms)))

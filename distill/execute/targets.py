@@ -5,14 +5,26 @@ from collections.abc import Mapping
 from distill.catalog import connections
 from distill.catalog.targets import target_of
 from distill.db import Session
+from distill.pipeline.refusals import Reason, Refused
+from distill.pipeline.roles import Cast
 from distill.relay import Target
 from distill.spec import LmSpec
 
 
-def targets_of(s: Session, slots: Mapping[str, LmSpec]) -> dict[str, Target]:
-    """`{slot: target}`. Raises NotFound for a connection that is gone."""
-    rows = {lm.connection_id: connections.by_id(s, lm.connection_id) for lm in slots.values()}
-    return {slot: target_of(rows[lm.connection_id], lm.model) for slot, lm in slots.items()}
+def targets_of(s: Session, cast: Cast) -> dict[str, Target]:
+    """`{slot: target}`. Raises Refused for a connection that leads elsewhere than at submit, NotFound for one that is gone."""
+    rows = {lm.connection_id: connections.by_id(s, lm.connection_id) for lm in cast.slots.values()}
+    for lm in cast.slots.values():
+        if rows[lm.connection_id].revision != lm.connection_revision:
+            raise Refused(_changed(cast.role, rows[lm.connection_id].name))
+    return {slot: target_of(rows[lm.connection_id], lm.model) for slot, lm in cast.slots.items()}
+
+
+def _changed(role: str, connection: str) -> Reason:
+    """Its answers would be stored as those of the LM host that the job was submitted for."""
+    text = f"Connection {connection} leads to another LM host than when the job was submitted. Submit it again to call the new one."
+    step, param = "bootstrap" if ":" in role else "evaluate", "teacher" if role.startswith("teacher") else "lms"
+    return Reason("connection_changed", text, step, param, retryable=False)
 
 
 def any_waiting(s: Session, slots: Mapping[str, LmSpec]) -> bool:

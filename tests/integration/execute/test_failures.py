@@ -2,13 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from distill.catalog import row_facts
+from distill.catalog import connections, row_facts
 from distill.db import unit_of_work
 from distill.execute.run import run_queue
 from distill.execute.steps import STEPS
 from distill.jobs import repository
 from distill.jobs.claims import WorkerInfo
 from distill.jobs.models import Job
+from distill.settings import Settings
 from tests.integration.execute.house import SUPPORT, House, knows, rows
 from tests.support.scripted_lm import Answer, Ask, Fail
 
@@ -76,6 +77,17 @@ class TestTrouble:
         job = house.compile(rows(6))
         assert error(job)["code"] == "connection_unauthorized"
         assert error(job)["param"] == "teacher"
+
+    def test_a_connection_that_leads_elsewhere_since_the_submit_is_not_called(self, house: House) -> None:
+        job_id = house.submit(rows(6))
+        moved = house.connections["teacher"].model_copy(update={"base_url": house.student.url})
+        with unit_of_work() as s:
+            connections.sync(s, Settings(connections={**house.connections, "teacher": moved}))
+        job = house.run(job_id)
+        fault = error(job)
+        assert (fault["code"], fault["param"], fault["retryable"]) == ("connection_changed", "teacher", False)
+        assert "teacher" in str(fault["message"])
+        assert house.teacher.calls == house.student.calls == []
 
     def test_some_examples_that_fail_do_not_stop_the_job(self, house: House) -> None:
         house.teacher.answer = lambda ask: "not a field" if "Message 2 " in ask.text else knows(ask)
