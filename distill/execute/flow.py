@@ -1,5 +1,6 @@
 """What opens when a step closes. Every function runs in the transaction that closed it, with the job's row locked."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -18,7 +19,7 @@ from distill.jobs.status import Step, StepStatus
 from distill.jobs.steps import NewItem, open_step, release_held
 from distill.pipeline import bootstrap
 from distill.pipeline.plan import Plan, job_keys, lm_of_key, lms_of_key, roles_to_evaluate, train_options
-from distill.pipeline.refusals import Reason
+from distill.pipeline.refusals import Reason, failed_examples
 from distill.pipeline.roles import teacher_role
 
 COMPILED = "compiled"
@@ -58,7 +59,7 @@ def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
 
 def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
     """Stop when no rollout gave an answer, else render rows."""
-    row.cost = cost(s, row)
+    _warn_of_failed(s, row, rollout_facts.failed_examples(s, row.id), closed.total)
     reason = bootstrap.verdict(closed.counts, rollout_facts.commonest_errors(s, row.id))
     if reason is not None:
         stop(s, row, reason)
@@ -83,7 +84,6 @@ def after_assemble(s: Session, row: Job, closed: StepClosed) -> None:
 
 def after_train(s: Session, row: Job, closed: StepClosed) -> None:
     """The compiled program exists. It is measured once its models are loaded; without a holdout it is packaged at once."""
-    row.cost = cost(s, row)
     if not release_compiled(s, row):
         package_when_done(s, row)
 
@@ -107,8 +107,9 @@ def all_ready(s: Session, job_id: str) -> bool:
 def after_evaluate(s: Session, row: Job, closed: StepClosed) -> None:
     """Tell the scores; package when training is over too."""
     job = contexts.load(s, row.id)
-    row.evaluation, row.cost = rollout_facts.evaluation_of(s, job), cost(s, row)
+    row.evaluation = rollout_facts.evaluation_of(s, job)
     s.flush()
+    _warn_of_uncounted(s, row, rollout_facts.undecided_examples(s, row.id), closed.total)
     if row.evaluation is not None:
         events.append(s, row.id, "eval.result", _evaluation_line(row.evaluation), row.evaluation)
     package_when_done(s, row)
@@ -133,12 +134,17 @@ def after_package(s: Session, row: Job, closed: StepClosed) -> None:
     service.succeed(s, row)
 
 
-def cost(s: Session, row: Job) -> dict[str, Any]:
-    """Calls and tokens of the steps that are over, and the seconds of training."""
-    names = ("calls", "prompt_tokens", "completion_tokens")
-    counts = s.scalars(select(JobStep.counts).where(JobStep.job_id == row.id).execution_options(populate_existing=True)).all()
-    seconds = [float((key.result or {}).get("seconds", 0)) for key in fine_tune_jobs(s, row.id)]
-    return {**{name: sum(int(each.get(name, 0)) for each in counts) for name in names}, "compute_seconds": round(sum(seconds), 1)}
+def _warn_of_failed(s: Session, row: Job, why: Mapping[str, int], total: int) -> None:
+    """Examples of the trainset from which nothing can be learned."""
+    if why:
+        service.warn(s, row, "examples_failed", failed_examples(why, total), f"/v1/compile_jobs/{row.id}/rejections")
+
+
+def _warn_of_uncounted(s: Session, row: Job, why: Mapping[str, int], total: int) -> None:
+    """Held-out examples that are in nobody's score; the rejections are the teacher's alone, so this points at the rollouts."""
+    if why:
+        text = f"Evaluation: {failed_examples(why, total)}. The scores leave them out."
+        service.warn(s, row, "examples_failed", text, f"/v1/compile_jobs/{row.id}/traces")
 
 
 def stop(s: Session, row: Job, reason: Reason) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, case, func, select
 
 from distill.catalog import row_facts
 from distill.catalog.facts import RowFact
@@ -50,6 +50,25 @@ def commonest_errors(s: Session, job_id: str, limit: int = 3) -> dict[str, int]:
     query = query.where(RowFact.status.in_(["failed", "unparsable", UNDECIDED]), RowFact.message.is_not(None))
     rows = s.execute(query.group_by(RowFact.message).order_by(func.count().desc(), RowFact.message).limit(limit))
     return {" ".join(str(message).split())[:160]: count for message, count in rows}
+
+
+def failed_examples(s: Session, job_id: str) -> dict[str, int]:
+    """How many examples gave a teacher no answer, by what went wrong."""
+    return _examples(s, job_id, RowFact.role.like("teacher:%"), ~func.bool_or(RowFact.status == "ok"))
+
+
+def undecided_examples(s: Session, job_id: str) -> dict[str, int]:
+    """How many held-out examples could not be run to their end, over all roles, by what kept them."""
+    return _examples(s, job_id, RowFact.role.not_like("teacher:%"), func.bool_or(RowFact.status == UNDECIDED))
+
+
+def _examples(s: Session, job_id: str, roles: ColumnElement[bool], having: ColumnElement[bool]) -> dict[str, int]:
+    """Examples by reason, each counted once a role: the code of what kept it from being run before the status of its rollouts."""
+    code = func.max(case((RowFact.status == UNDECIDED, func.split_part(RowFact.message, ":", 1))))
+    why = func.coalesce(code, func.min(RowFact.status)).label("why")
+    each = select(why).where(RowFact.job_id == job_id, RowFact.kind == "rollout", roles).group_by(RowFact.role, RowFact.example_index)
+    found = each.having(having).subquery()
+    return {str(reason): count for reason, count in s.execute(select(found.c.why, func.count()).group_by(found.c.why))}
 
 
 def evaluation_of(s: Session, job: JobContext) -> dict[str, Any] | None:

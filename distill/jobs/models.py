@@ -68,7 +68,6 @@ class Job(Base):
     """What `validate` found out: predictors, keys, prompt hashes, slices. Later steps read it."""
     estimate: Mapped[dict[str, Any] | None]
     evaluation: Mapped[dict[str, Any] | None]
-    cost: Mapped[dict[str, Any] | None]
     warnings: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
     error: Mapped[dict[str, Any] | None]
     user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))

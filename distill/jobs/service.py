@@ -142,8 +142,8 @@ def succeed(s: Session, job: Job, message: str = "Succeeded") -> None:
 
 
 def warn(s: Session, job: Job, code: str, message: str, url: str | None = None) -> None:
-    """Add a warning to a locked job, once per code, with its event."""
-    if any(entry["code"] == code for entry in job.warnings):
+    """Add a warning to a locked job, once per code and text, with its event."""
+    if any((entry["code"], entry["message"]) == (code, message) for entry in job.warnings):
         return
     job.warnings = [*job.warnings, {"code": code, "message": message, "url": url}]
     s.flush()

@@ -101,6 +101,16 @@ def all_rollouts_failed(counts: Mapping[str, int], errors: Mapping[str, int]) ->
     )
 
 
+def failed_examples(why: Mapping[str, int], total: int) -> str:
+    """`3 of 640 examples failed: 2 timeout, 1 unparsable`, for a job that goes on without them. `why` maps the reason to its count."""
+    causes = sorted(why.items(), key=lambda cause: (-cause[1], cause[0]))
+    text = ", ".join(f"{count} {_CAUSES.get(code, code.replace('_', ' '))}" for code, count in causes)
+    return f"{sum(why.values())} of {_count(total, 'example')} failed: {text}"
+
+
+_CAUSES = {"time_limit": "timeout", "bad_request": "refused by the LM host"}
+
+
 def _undecided(counts: Mapping[str, int]) -> str:
     return f", {counts['undecided']} could not be run" if counts.get("undecided") else ""
 

@@ -252,7 +252,7 @@ def _jobs() -> None:
         *maybe(STAMP, "progress_event_at"),
         *maybe(sa.BigInteger(), "max_calls"),
         sa.Column("calls_taken", sa.BigInteger(), server_default="0", nullable=False),
-        *maybe(JSON_DOC, "plan", "estimate", "evaluation", "cost"),
+        *maybe(JSON_DOC, "plan", "estimate", "evaluation"),
         sa.Column("warnings", JSON_DOC, server_default=sa.text("'[]'"), nullable=False),
         *maybe(JSON_DOC, "error"),
         sa.Column("metadata", JSON_DOC, server_default=EMPTY, nullable=False),

@@ -12,6 +12,7 @@ from distill.pipeline.bootstrap import (
     missing,
     verdict,
 )
+from distill.pipeline.refusals import failed_examples
 
 OK: dict[str, Any] = {"status": "ok"}
 PASS: dict[str, Any] = {"status": "ok", "passed": True, "value": 1.0}
@@ -107,3 +108,8 @@ class TestVerdict:
 
     def test_one_answer_is_enough_to_go_on(self) -> None:
         assert verdict({"ok": 1, "failed": 99}, {}) is None
+
+
+class TestFailedExamples:
+    def test_the_commonest_cause_stands_first_and_a_code_is_told_in_words(self) -> None:
+        assert failed_examples({"unparsable": 1, "time_limit": 2}, 640) == "3 of 640 examples failed: 2 timeout, 1 unparsable"
