@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from stack.home import leftovers
 from stack.network import free_port
 from stack.processes import descendants, is_running, send
 
@@ -35,7 +36,8 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = 120.0) -> 
 
 
 def processes_with(variable: str, value: str) -> list[int]:
-    """Every running process that was started with this variable, wherever in the tree it is now."""
+    """The running processes that were started with this variable, wherever in the tree they are now; but for those that have since
+    written their own title over their environment, as Valkey and Celery do."""
     found, wanted = [], f"{variable}={value}".encode()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -83,7 +85,9 @@ class ServerProcess:
 
     def processes(self) -> list[int]:
         """Everything of this home: supervisor, its helper, servers, parts, and their children."""
-        return processes_with("STILLHOUSE_HOME", str(self.home))
+        parents = [*leftovers(self.home), *([self._process.pid] if self._process and self._process.poll() is None else [])]
+        trees = [pid for parent in parents for pid in descendants(parent) if is_running(pid)]
+        return sorted({*trees, *processes_with("STILLHOUSE_HOME", str(self.home))})
 
     def parts(self, words: str) -> list[int]:
         """The processes whose command line holds these words."""
@@ -103,16 +107,18 @@ class ServerProcess:
     def kill_everything(self) -> None:
         """`kill -9` of every process at once; those that are being started at that moment follow."""
         assert self._process
+        left = self.processes()
         send(self._process.pid, signal.SIGKILL)  # first, or it would start others in place of the dead
-        while left := self.processes():
+        while left:
             for pid in left:
                 send(pid, signal.SIGKILL)
+            left = self.processes()
         self._process.wait()
 
     def interrupt(self, seconds: float = 90.0) -> int:
         """Ctrl-C, and the exit code. Raises AssertionError when any process that ran before still runs."""
         assert self._process
-        running = {*self.processes(), *descendants(self._process.pid)}
+        running = self.processes()
         self._process.send_signal(signal.SIGINT)
         code = self._process.wait(seconds)
         assert not [pid for pid in {*running, *self.processes()} if is_running(pid)], self.said
