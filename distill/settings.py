@@ -57,6 +57,15 @@ class LmHostSettings(_Section):
     max_in_flight: int = Field(default=32, ge=1)
 
 
+class DeviceSettings(_Section):
+    """One `[devices.NAME]` table, for a device on which an LM host and a trainer both run.
+
+    `pause`: the host sleeps while a model is trained. `share`: both run at once, so the device has to hold both.
+    """
+
+    on_train: Literal["share", "pause"] = "pause"
+
+
 class ConnectionSettings(_Section):
     """One `[connections.NAME]` table. The key itself is never here: `api_key_env` names the variable that the relay's process reads."""
 
@@ -93,6 +102,7 @@ class Settings(BaseSettings):
     blobs: BlobSettings = BlobSettings()
     lmhost: LmHostSettings = LmHostSettings()
     connections: dict[str, ConnectionSettings] = {}
+    devices: dict[str, DeviceSettings] = {}
 
     @property
     def blob_root(self) -> Path:

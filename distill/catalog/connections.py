@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from sqlalchemy import func, select, update
 
+from distill.catalog import devices
 from distill.catalog.models import Connection
 from distill.db import Session
 from distill.errors import NotFound
 from distill.ids import new_id
-from distill.settings import ConnectionSettings, Settings
+from distill.settings import ConnectionSettings, DeviceSettings, Settings
 
 HOUSE = "house"
 """The embedded LM host's connection."""
@@ -45,6 +46,14 @@ def sync(s: Session, settings: Settings, *, disable_others: bool = True) -> None
     if gone and disable_others:
         s.execute(update(Connection).where(Connection.id.in_(gone)).values(disabled_at=func.clock_timestamp()))
     s.flush()
+    for device, entry in _devices(settings, wanted, known_only=not disable_others).items():
+        devices.configure(s, device, entry.on_train)
+
+
+def _devices(settings: Settings, wanted: dict[str, dict[str, Any]], *, known_only: bool) -> dict[str, DeviceSettings]:
+    """The devices of these connections, in the order of their names; `known_only`: those that the settings name."""
+    names = sorted({values["device"] for values in wanted.values() if values["device"]})
+    return {name: settings.devices.get(name, DeviceSettings()) for name in names if name in settings.devices or not known_only}
 
 
 def _wanted(settings: Settings) -> dict[str, dict[str, Any]]:

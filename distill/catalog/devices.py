@@ -15,6 +15,10 @@ from sqlalchemy import Row, text
 from distill.db import Session
 
 _ENSURE = text("INSERT INTO devices (id, on_train) VALUES (:id, :on_train) ON CONFLICT (id) DO NOTHING")
+_CONFIGURE = text("""
+INSERT INTO devices (id, on_train) VALUES (:id, :on_train)
+ON CONFLICT (id) DO UPDATE SET on_train = EXCLUDED.on_train WHERE devices.on_train <> EXCLUDED.on_train
+""")
 _ACQUIRE = text("""
 UPDATE devices SET item_id = :item_id, fence = fence + CASE WHEN item_id IS DISTINCT FROM :item_id THEN 1 ELSE 0 END,
        lease_expires_at = clock_timestamp() + make_interval(secs => :seconds),
@@ -68,6 +72,11 @@ class DeviceState:
 
 def ensure(s: Session, device_id: str, on_train: str = "pause") -> None:
     s.execute(_ENSURE, {"id": device_id, "on_train": on_train})
+
+
+def configure(s: Session, device_id: str, on_train: str) -> None:
+    """Set what happens to the LM host on a device while a model is trained there: `pause` or `share`."""
+    s.execute(_CONFIGURE, {"id": device_id, "on_train": on_train})
 
 
 def acquire(s: Session, device_id: str, item_id: int, seconds: float) -> DeviceState | None:

@@ -12,6 +12,7 @@ WAKE_SECONDS = 300.0
 LOAD_SECONDS = 120.0
 ANSWER_SECONDS = 120.0
 QUICK_SECONDS = 10.0
+_NO_SUCH_ROUTE = (404, 405)
 
 
 class HostUnreachable(Exception):
@@ -24,6 +25,10 @@ class HostRefused(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class CannotSleep(Exception):
+    """The LM host has no way to free its device: vLLM has one only with its sleep mode."""
 
 
 class LmHostClient:
@@ -63,8 +68,13 @@ class LmHostClient:
         return str(reply["choices"][0]["message"]["content"])
 
     def sleep(self) -> None:
-        """Returns when running requests are over and the memory is free."""
-        self._call("POST", "/sleep", {}, DRAIN_SECONDS)
+        """Returns when running requests are over and the memory is free. Raises CannotSleep."""
+        try:
+            self._call("POST", "/sleep", {}, DRAIN_SECONDS)
+        except HostRefused as refused:
+            if refused.status in _NO_SUCH_ROUTE:
+                raise CannotSleep(str(refused)) from refused
+            raise
 
     def wake_up(self) -> None:
         """Returns when the base model is loaded."""
@@ -75,7 +85,7 @@ class LmHostClient:
         try:
             return bool(self._call("GET", "/is_sleeping", None, QUICK_SECONDS)["is_sleeping"])
         except HostRefused as refused:
-            if refused.status == 404:
+            if refused.status in _NO_SUCH_ROUTE:
                 return False
             raise
 

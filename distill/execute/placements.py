@@ -13,7 +13,7 @@ from distill.catalog.models import Connection, Model, Placement
 from distill.db import Session, unit_of_work
 from distill.errors import JobFault, StorageError
 from distill.execute import flow
-from distill.execute.lm_host import HostRefused, LmHostClient
+from distill.execute.lm_host import CannotSleep, HostRefused, LmHostClient
 from distill.jobs import claims, repository, service
 from distill.jobs.status import JobStatus
 from distill.storage import FolderStore
@@ -40,10 +40,16 @@ class Agent:
         self._connection, self._host, self._store, self._cache, self._name = connection, host, store, cache, name
 
     def tick(self) -> None:
-        """Hand the device over, or load and unload. Raises HostUnreachable, HostRefused."""
+        """Hand the device over, or load and unload. Raises HostUnreachable, HostRefused.
+
+        Only a tick that got through counts as a sign of life: an agent whose host does not obey hands nothing over.
+        """
         if self._host_is_up():
             self._reconcile()
             self._resume()
+        if self._connection.device is not None:
+            with unit_of_work() as s:
+                devices.seen(s, self._connection.device)
 
     # ------------------------------------------------------------ device
 
@@ -54,11 +60,9 @@ class Agent:
             return True
         with unit_of_work() as s:
             devices.ensure(s, device)
-            devices.seen(s, device)
             state = devices.state(s, device)
         if state.wanted:
-            self._hand_over(device, state.fence)
-            return False
+            return not self._hand_over(device, state.fence)
         if state.leased and state.acknowledged:
             return False
         if self._host.is_sleeping():
@@ -66,11 +70,19 @@ class Agent:
             self._host.wake_up()
         return True
 
-    def _hand_over(self, device: str, fence: int) -> None:
-        log.info("device_handed_over", device=device, fence=fence)
-        self._host.sleep()
+    def _hand_over(self, device: str, fence: int) -> bool:
+        """False when the host can't free the device: trainers share it from now on, until the settings are read again."""
+        try:
+            self._host.sleep()
+        except CannotSleep as error:
+            log.warning("device_is_shared", device=device, reason=str(error), advice=f'set on_train = "share" in [devices.{device}]')
+            with unit_of_work() as s:
+                devices.configure(s, device, "share")
+            return False
         with unit_of_work() as s:
             devices.acknowledge(s, device, fence)
+        log.info("device_handed_over", device=device, fence=fence)
+        return True
 
     def _resume(self) -> None:
         """Let work for this host be claimed again; only now, since its models had to be loaded first."""

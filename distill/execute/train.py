@@ -14,6 +14,7 @@ from distill.execute import context as contexts
 from distill.execute import flow, train_folder
 from distill.execute.context import JobContext
 from distill.execute.hooks import crash_point
+from distill.execute.lm_host import DRAIN_SECONDS
 from distill.execute.ports import Ports
 from distill.execute.train_report import TrainReport
 from distill.execute.work import Troubled, Work
@@ -29,6 +30,9 @@ from distill.trainers.base import TrainOutcome, TrainRequest
 GRACE_SECONDS = {"lost": 0.0, "cancel": 5.0, "pause": 60.0, "drain": 60.0}
 LOOK_SECONDS = 0.5
 AGENT_SECONDS = 60.0
+"""An agent that has not been heard of for so long before the device was asked for is not there."""
+HAND_OVER_SECONDS = DRAIN_SECONDS + AGENT_SECONDS
+"""As long as a host may drain, and a little."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +72,31 @@ def run(work: Work, ports: Ports) -> None:
 
 
 def _wait_for_device(work: Work, device: str) -> None:
-    """Lease the device and wait until the LM host that shares it has handed it over. The lease ends with the item's."""
+    """Lease the device and wait until the LM host that shares it has handed it over. The lease ends with the item's.
+
+    Raises Stopped; Troubled when nobody is there to hand over, or the hand-over takes longer than any host drains. While another
+    training has the device, there is no bound.
+    """
     seconds = get_settings().timers.lease_seconds
     work.progress(message=f"Waiting for {device}")
     waited = 0.0
     while True:
         with unit_of_work() as s:
             state = devices.acquire(s, device, work.claim.item_id, seconds)
-            alone = state is not None and not devices.has_agent(s, device, AGENT_SECONDS)
+            alone = not devices.has_agent(s, device, AGENT_SECONDS + waited)
         if state is not None and state.granted:
             return
-        if alone and waited >= AGENT_SECONDS:
-            raise Troubled("no_agent", f"Nobody hands {device} over: no lm-agent has been seen beside its LM host")
+        if state is not None and waited >= (AGENT_SECONDS if alone else HAND_OVER_SECONDS):
+            raise Troubled(*_not_handed_over(device, alone=alone))
         work.wait(LOOK_SECONDS)
-        waited += LOOK_SECONDS
+        waited = 0.0 if state is None else waited + LOOK_SECONDS
+
+
+def _not_handed_over(device: str, *, alone: bool) -> tuple[str, str]:
+    if alone:
+        return "no_agent", f"Nobody hands {device} over: no lm-agent is at work beside its LM host"
+    advice = f'Read the log of its lm-agent; on_train = "share" in [devices.{device}] trains beside the host'
+    return "not_handed_over", f"The LM host has not freed {device} in {HAND_OVER_SECONDS:.0f} s. {advice}."
 
 
 # ------------------------------------------------------------------ trainer

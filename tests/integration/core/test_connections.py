@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import text
 
-from distill.catalog import connections
+from distill.catalog import connections, devices
 from distill.db import unit_of_work
-from distill.settings import ConnectionSettings
+from distill.settings import ConnectionSettings, DeviceSettings
 from tests.integration.core.world import World, connection, execute, settings
 
 
@@ -68,3 +68,27 @@ class TestConnections:
 def _somebody_waits() -> bool:
     with unit_of_work() as s:
         return bool(s.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
+
+
+class TestDevices:
+    def on_train(self, device: str = "cpu-0") -> str:
+        with unit_of_work() as s:
+            return devices.state(s, device).on_train
+
+    def sync(self, *, disable_others: bool = True, **tables: str) -> None:
+        with unit_of_work() as s:
+            named = {device.replace("_", "-"): DeviceSettings.model_validate({"on_train": word}) for device, word in tables.items()}
+            connections.sync(s, settings(devices=named), disable_others=disable_others)
+
+    def test_the_host_is_paused_unless_the_settings_say_share(self, world: World) -> None:
+        self.sync()
+        assert self.on_train() == "pause"
+        self.sync(cpu_0="share")
+        assert self.on_train() == "share"
+        self.sync()
+        assert self.on_train() == "pause"
+
+    def test_a_worker_without_the_file_leaves_it(self, world: World) -> None:
+        self.sync(cpu_0="share")
+        self.sync(disable_others=False)
+        assert self.on_train() == "share"

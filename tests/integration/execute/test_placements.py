@@ -1,14 +1,19 @@
 """The agent beside an LM host: what is wanted gets loaded, tried, loaded again, and given up on in the end."""
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from distill.catalog import connections, devices, fine_tuned
 from distill.db import unit_of_work
-from distill.execute.lm_host import HostRefused
+from distill.execute import train
+from distill.execute.lm_host import CannotSleep, HostRefused, HostUnreachable
 from distill.execute.placements import MOST_ATTEMPTS
-from distill.jobs import repository
+from distill.jobs import events, repository
 from distill.jobs.models import Job
 from tests.integration.execute.house import House, rows
+from tests.support.scripted_lm import ScriptedLM
 
 
 def placements(job: Job) -> dict[str, str]:
@@ -74,10 +79,7 @@ class TestHandOver:
     def test_the_host_sleeps_while_a_trainer_has_the_device_and_then_comes_back_with_its_models(self, house: House) -> None:
         job = house.compile(rows(6), valset=rows(12)[6:])
         loaded = dict(house.host.loaded)
-        with unit_of_work() as s:
-            assert house.house is not None
-            connections.by_id(s, house.house.id).device = "cpu-7"
-        house.house.device = "cpu-7"
+        share_device(house, "cpu-7")
         item = lease(job, "cpu-7")
 
         house.agent.tick()
@@ -91,6 +93,74 @@ class TestHandOver:
         assert not house.host.is_sleeping()
         assert house.host.loaded == loaded
         assert not is_waiting(house)
+
+    def test_a_host_that_cannot_sleep_is_trained_beside_and_goes_on_serving(self, house: House) -> None:
+        job = house.compile(rows(6), valset=rows(12)[6:])
+        loaded = dict(house.host.loaded)
+        share_device(house, "cpu-7")
+        house.host.sleep = cannot_sleep  # type: ignore[method-assign]
+        lease(job, "cpu-7")
+        house.agent.tick()
+        with unit_of_work() as s:
+            assert devices.state(s, "cpu-7").granted
+            assert devices.has_agent(s, "cpu-7")
+        assert house.host.loaded == loaded
+        assert not is_waiting(house)
+
+    def test_an_agent_whose_host_does_not_obey_is_not_taken_for_one_at_work(self, house: House) -> None:
+        job = house.compile(rows(6), valset=rows(12)[6:])
+        share_device(house, "cpu-7")
+        house.host.sleep = is_unreachable  # type: ignore[method-assign]
+        lease(job, "cpu-7")
+        with pytest.raises(HostUnreachable):
+            house.agent.tick()
+        with unit_of_work() as s:
+            assert not devices.has_agent(s, "cpu-7")
+
+
+class TestWaiting:
+    """A train item waits for its device, but not for ever."""
+
+    @pytest.fixture
+    def shared(self, database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
+        with House(tmp_path, teacher, student, device="cpu-7") as house:
+            yield house
+
+    def test_for_an_agent_that_is_not_there(self, shared: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(train, "AGENT_SECONDS", 0.0)
+        assert "Nobody hands cpu-7 over" in first_trouble(shared, shared.submit(rows(6)))
+
+    def test_for_a_host_that_never_frees_the_device(self, shared: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(train, "HAND_OVER_SECONDS", 0.5)
+        shared.agent.tick()
+        assert "The LM host has not freed cpu-7" in first_trouble(shared, shared.submit(rows(6)))
+
+
+def first_trouble(house: House, job_id: str) -> str:
+    """What the job says before it tries its training again."""
+
+    def told() -> list[str]:
+        with unit_of_work() as s:
+            return [event.message for event in events.after(s, job_id, 0) if event.message.startswith("Will try again")]
+
+    house.run(job_id, until=lambda job: bool(told()))
+    return told()[0]
+
+
+def share_device(house: House, device: str) -> None:
+    """From now on the house's LM host is on this device."""
+    with unit_of_work() as s:
+        assert house.house is not None
+        connections.by_id(s, house.house.id).device = device
+    house.house.device = device
+
+
+def cannot_sleep() -> None:
+    raise CannotSleep("POST /sleep: 404")
+
+
+def is_unreachable() -> None:
+    raise HostUnreachable("POST /sleep: connection refused")
 
 
 def lease(job: Job, device: str) -> int:
