@@ -8,7 +8,7 @@ from fastapi import Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from app.archive import archive
-from app.auth import ModelUser, Reader
+from app.auth import ArtifactUser, ModelUser, Reader
 from app.calls import prepare, run
 from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
 from app.errors import ApiError
@@ -35,7 +35,7 @@ def list_artifacts(
 
 
 @routes.get("/artifacts/{artifact_id}", summary="Read an artifact", responses=errors(404))
-def get_artifact(artifact_id: ObjectId, caller: Reader, session: SessionDep) -> ArtifactRead:
+def get_artifact(artifact_id: ObjectId, caller: ArtifactUser, session: SessionDep) -> ArtifactRead:
     """Its files with their digests, its models and its scores."""
     return artifact_read(artifacts.get(session, caller.project_id, artifact_id))
 
@@ -46,7 +46,7 @@ def get_artifact(artifact_id: ObjectId, caller: Reader, session: SessionDep) -> 
     response_class=Response,
     responses={**errors(404), 200: {"description": "A tar.gz of all files", "content": {"application/gzip": {}}}},
 )
-def artifact_content(artifact_id: ObjectId, caller: Reader, session: SessionDep, services: ServicesDep) -> StreamingResponse:
+def artifact_content(artifact_id: ObjectId, caller: ArtifactUser, session: SessionDep, services: ServicesDep) -> StreamingResponse:
     """The bytes are the same at every download; check each file against the digests in the artifact."""
     row = artifacts.get(session, caller.project_id, artifact_id)
     for entry in row.files.values():
@@ -62,7 +62,7 @@ def artifact_content(artifact_id: ObjectId, caller: Reader, session: SessionDep,
     responses={**errors(404), 200: {"description": "The file", "content": {"application/octet-stream": {}}}},
 )
 def artifact_file(
-    artifact_id: ObjectId, path: Annotated[str, Path(max_length=1024)], caller: Reader, session: SessionDep, services: ServicesDep
+    artifact_id: ObjectId, path: Annotated[str, Path(max_length=1024)], caller: ArtifactUser, session: SessionDep, services: ServicesDep
 ) -> FileResponse:
     """By its path inside the artifact."""
     row = artifacts.get(session, caller.project_id, artifact_id)

@@ -44,11 +44,12 @@ def _listed(session: Session) -> list[ModelRead]:
 @routes.get("/models/{model_id:path}", summary="Read a model", responses=errors(404))
 def get_model(model_id: Annotated[str, Path(max_length=256)], caller: ModelReader, session: SessionDep) -> ModelRead:
     """By its id, with or without `openai/` in front, or `connection/model`."""
-    name = model_id.removeprefix("openai/")
-    for model in _listed(session):
-        if model.id == name:
-            return model
-    served = fine_tuned.served(session, caller.project_id, name)
+    bare = model_id.removeprefix("openai/")
+    listed = {model.id: model for model in _listed(session)}
+    for name in (model_id, bare):
+        if name in listed:
+            return listed[name]
+    served = fine_tuned.served(session, caller.project_id, bare)
     return model_read(served.model, served.placement, served.connection.name)
 
 

@@ -37,10 +37,14 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
 
     Raises NotFound; a fine-tuned model's id never falls back to another model.
     """
-    name = name.removeprefix(_ROUTING_PREFIX)
-    if name.startswith(_TUNED_PREFIX):
-        return _tuned(s, project_id, name)
-    return Resolved(_of_connection(s, name), "ready")
+    bare = name.removeprefix(_ROUTING_PREFIX)
+    if bare.startswith(_TUNED_PREFIX):
+        return _tuned(s, project_id, bare)
+    # A connection may itself be called `openai`: its name goes before the routing prefix of OpenAI's clients.
+    target = _named(s, name) or _named(s, bare)
+    if target is None:
+        raise _unknown(s, bare)
+    return Resolved(target, "ready")
 
 
 def _tuned(s: Session, project_id: str, model_id: str) -> Resolved:
@@ -55,13 +59,19 @@ def _tuned(s: Session, project_id: str, model_id: str) -> Resolved:
     return Resolved(target, "loading", f"{model_id} is being loaded")
 
 
-def _of_connection(s: Session, name: str) -> Target:
+def _named(s: Session, name: str) -> Target | None:
     prefix, _, rest = name.partition("/")
     connection = connections.find(s, prefix) if rest else None
     if connection is not None and (connection.models is None or rest in connection.models):
         return target_of(connection, rest)
-    listing = [row for row in connections.list_connections(s) if name in (row.models or ())]
-    if len(listing) == 1:
-        return target_of(listing[0], name)
-    hint = "; name it as connection/model" if listing else "; GET /v1/models lists what there is"
-    raise NotFound(f"no model {name[:200]}{hint}", code="model_not_found", param="model")
+    listing = _listing(s, name)
+    return target_of(listing[0], name) if len(listing) == 1 else None
+
+
+def _listing(s: Session, name: str) -> list[Connection]:
+    return [row for row in connections.list_connections(s) if name in (row.models or ())]
+
+
+def _unknown(s: Session, name: str) -> NotFound:
+    hint = "; name it as connection/model" if _listing(s, name) else "; GET /v1/models lists what there is"
+    return NotFound(f"no model {name[:200]}{hint}", code="model_not_found", param="model")

@@ -1,6 +1,6 @@
 """The one exception that says why a program cannot travel as a spec."""
 
-OPTIONS = 'Options: run it here (execution="client"), send the code (ship_code=True), or name an installed class ("pkg.mod:Support").'
+OPTIONS = 'A spec is a straight line: give each value on as it is, or in an f-string. Otherwise write the spec by hand.'
 
 
 class NotASpec(BaseException):

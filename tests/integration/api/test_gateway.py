@@ -9,9 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.gateway import chat
-from distill.catalog import fine_tuned
+from distill.catalog import connections, fine_tuned
 from distill.db import unit_of_work
 from distill.jobs import events
+from distill.settings import get_settings
 from tests.integration.api.conftest import SPEC, Tokens
 from tests.integration.api.finished import MODEL, Finished, finish, load
 from tests.support.scripted_lm import Answer, Ask, Drip, Fail, ScriptedLM
@@ -52,6 +53,13 @@ class TestResolve:
         reply = ask(api, name)
         assert reply.status_code == 200, reply.text
         assert reply.json()["choices"][0]["message"]["content"] == "I am tiny"
+
+    def test_a_connection_called_like_the_routing_prefix(self, monkeypatch: pytest.MonkeyPatch, lm_url: str, api: TestClient) -> None:
+        monkeypatch.setenv("STILLHOUSE_CONNECTIONS__OPENAI__BASE_URL", lm_url)
+        get_settings.cache_clear()
+        with unit_of_work() as s:
+            connections.sync(s, get_settings())
+        assert ask(api, "openai/big-1").json()["choices"][0]["message"]["content"] == "I am big-1"
 
     @pytest.mark.parametrize("name", [MODEL, f"openai/{MODEL}"])
     def test_a_loaded_model(self, api: TestClient, finished: Finished, name: str) -> None:
@@ -217,3 +225,12 @@ class TestFineTuningJobs:
         reply = api.post(f"/v1/fine_tuning/jobs/{child}/cancel")
         assert reply.status_code == 409
         assert finished.job_id in reply.json()["error"]["message"]
+
+
+class TestScopes:
+    def test_a_model_user_loads_artifacts(self, bare: TestClient, tokens: Tokens, finished: Finished) -> None:
+        headers = {"Authorization": f"Bearer {tokens.use}"}
+        artifact = bare.get("/v1/artifacts", headers={"Authorization": f"Bearer {tokens.read}"}).json()["data"][0]["id"]
+        assert bare.get(f"/v1/artifacts/{artifact}", headers=headers).status_code == 200
+        assert bare.get(f"/v1/artifacts/{artifact}/content", headers=headers).status_code == 200
+        assert bare.get("/v1/artifacts", headers=headers).status_code == 403
