@@ -241,7 +241,8 @@ def _facts(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
     decided = Counter(row.example_index for row in rows)
     for index, why in piece.undecided.items():
         rows.append(rollout_facts.undecided_fact(piece.job.job_id, piece.role, index, decided[index], *why))
-    counts.update(passed=len(passed), undecided=len(piece.undecided), reused=len(piece.items) - len(fresh) - len(piece.undecided))
+    untouched = {item.example.index for item in piece.items} - fresh - piece.undecided.keys()
+    counts.update(passed=len(passed), undecided=len(piece.undecided), reused=len(untouched))
     counts["failed_examples"] = sum(bootstrap.has_failed(piece.statuses(item)) for item in piece.items)
     return rows, counts
 
