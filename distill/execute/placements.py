@@ -154,7 +154,12 @@ class Agent:
         """A warning when the model answers its own training prompts exactly as its base model does: the weights may not be in use."""
         for messages in _probe_prompts(self._store, model):
             tuned = self._host.answer(model.id, messages, PROBE_TOKENS)
-            if tuned != self._host.answer(model.base_model, messages, PROBE_TOKENS):
+            try:
+                base = self._host.answer(model.base_model, messages, PROBE_TOKENS)
+            except HostRefused as error:
+                # The host may serve the base model under another name; that is no reason not to serve the fine-tuned one.
+                return f"Model {model.id} could not be compared with its base model: {error}"
+            if tuned != base:
                 return None
         return f"Model {model.id} answers the prompts it was tried on exactly as its base model does."
 

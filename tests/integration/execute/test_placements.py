@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,19 @@ class TestLoading:
         house.host.deaf = True
         job = house.compile(rows(6), valset=rows(12)[6:])
         assert [warning["code"].partition(":")[0] for warning in job.warnings] == ["no_difference"]
+
+    def test_a_host_that_knows_the_base_model_by_another_name_still_serves(self, house: House) -> None:
+        answer = house.host.answer
+
+        def only_tuned(model: str, messages: list[dict[str, Any]], max_tokens: int) -> str:
+            if not model.startswith("sh-"):
+                raise HostRefused(404, f"no model {model}")
+            return answer(model, messages, max_tokens)
+
+        house.host.answer = only_tuned  # type: ignore[method-assign]
+        job = house.compile(rows(6), valset=rows(12)[6:])
+        assert job.status == "succeeded"
+        assert "could not be compared with its base model" in job.warnings[0]["message"]
 
     def test_a_model_that_never_loads_fails_its_job(self, house: House) -> None:
         tries: list[str] = []
