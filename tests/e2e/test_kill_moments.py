@@ -263,7 +263,7 @@ def test_two_moments_in_each_step_and_every_victim_as_often() -> None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
-def test_killed_at(moment: Moment, killable: Killable, undisturbed: Findings, record_property: Callable[[str, object], None]) -> None:
+def test_killed_at(moment: Moment, killable: Killable, undisturbed: Findings) -> None:
     with killable.client(1 + MOMENTS.index(moment)) as client:
         run = killable.submit(client)
         killable.kill(run, moment)
@@ -276,7 +276,7 @@ def test_killed_at(moment: Moment, killable: Killable, undisturbed: Findings, re
         events = run.events()
         assert [event.id for event in events] == list(range(1, len(events) + 1))
         repeated = len(run.calls()) - len(set(run.calls()))
-        record_property("repeated_calls", repeated)
+        print(f"{moment}: {repeated} of {len(set(run.calls()))} calls were paid twice")  # for `pytest -rP`
         assert repeated <= (MOST_REPEATED if moment.point in PAYING else 0)
         assert done.artifact is not None
         wait_until(lambda: answers(f"{killable.server.base_url}/readyz"), "the server is not whole again")
