@@ -118,7 +118,10 @@ class TeacherSpec(SpecPart):
 
 
 class Holdout(SpecPart):
-    """Rows of the trainset kept for evaluation. With neither word: 20 %, at least 50 rows, none under 100 rows."""
+    """Rows of the trainset kept for evaluation. With neither word: 20 %, and none under 100 rows.
+
+    With a fraction, a row that is held out stays so while the trainset grows; with `n`, rows that are added may take its place.
+    """
 
     fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     n: Annotated[int, Field(ge=0)] | None = None

@@ -1,12 +1,14 @@
 """Which examples are kept away from training, so that a verdict means something."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 DEFAULT_FRACTION = 0.2
-DEFAULT_FEWEST = 50
 TOO_FEW_TO_SPLIT = 100
+FEW = 50
+"""With fewer held-out rows a verdict is rarely anything but inconclusive."""
 _SCALE = 2**64
 
 
@@ -33,39 +35,36 @@ class Split:
 def split(groups: Sequence[str], rule: HoldoutRule) -> Split:
     """Assign each row, given its group: rows of one group (the digest of a row's inputs) never stand on both sides.
 
-    The default holds out 20 % of the rows and at least 50, and nothing under 100 rows. A row's place depends on the hash of its own group,
-    so a growing trainset never moves a row from training into the holdout.
+    The default holds out 20 % of the rows, and nothing under 100 rows. With a fraction, a group's side depends on its own hash alone. So
+    a trainset may grow for ever: a row that was held out is never trained on. (The other way, rows that were trained on while there were
+    fewer than 100, or the very last that was left to train on, may be held out later.)
+    With `n` the rows with the lowest hashes are held out, at least so many: rows that are added may take the place of some of them.
     """
     if rule.is_default and len(groups) < TOO_FEW_TO_SPLIT:
         return Split(tuple(range(len(groups))), ())
-    held = _held_groups(groups, rule)
+    held = _lowest(groups, rule.n) if rule.n is not None else _under(groups, DEFAULT_FRACTION if rule.fraction is None else rule.fraction)
     return Split(
         tuple(i for i, group in enumerate(groups) if group not in held),
         tuple(i for i, group in enumerate(groups) if group in held),
     )
 
 
-def _held_groups(groups: Sequence[str], rule: HoldoutRule) -> set[str]:
-    fraction, fewest = _thresholds(rule)
-    sizes: dict[str, int] = {}
-    for group in groups:
-        sizes[group] = sizes.get(group, 0) + 1
+def _under(groups: Sequence[str], fraction: float) -> set[str]:
+    """Never every group: the one with the highest hash is trained on."""
+    last = max(groups, key=place, default=None)
+    return {group for group in set(groups) if place(group) < fraction and group != last}
+
+
+def _lowest(groups: Sequence[str], n: int) -> set[str]:
+    sizes = Counter(groups)
     held: set[str] = set()
     rows = 0
-    for group in sorted(sizes, key=place):
-        if (place(group) >= fraction and rows >= fewest) or len(held) == len(sizes) - 1:
+    for group in sorted(sizes, key=place)[: len(sizes) - 1]:
+        if rows >= n:
             break
         held.add(group)
         rows += sizes[group]
     return held
-
-
-def _thresholds(rule: HoldoutRule) -> tuple[float, int]:
-    if rule.n is not None:
-        return 0.0, rule.n
-    if rule.fraction is not None:
-        return rule.fraction, 1 if rule.fraction > 0 else 0
-    return DEFAULT_FRACTION, DEFAULT_FEWEST
 
 
 def place(group: str, salt: str = "holdout") -> float:

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from distill.pipeline.holdout import HoldoutRule, Split, split
+from distill.pipeline.holdout import FEW, HoldoutRule, Split, split
 from distill.pipeline.keys import Key, Predictor, fine_tune_keys
-from distill.pipeline.roles import Cast, teacher_role
+from distill.pipeline.roles import Cast
 from distill.spec import CompileSpec, LmSpec, TrainOptions, inputs_digest, lm_key
 from stillhouse_programs.spec import ProgramSpec, input_names
 
@@ -30,10 +30,6 @@ class Plan(BaseModel):
 
     def prompt_hash(self, cast: Cast) -> str:
         return self.prompt_hashes[cast.prompts]
-
-    def side_size(self, role: str) -> int:
-        """How many examples a role runs: teachers learn from the trainset's side, everybody is measured on the holdout."""
-        return self.train_examples if role.startswith(teacher_role(0)[:-1]) else self.holdout_examples
 
 
 def inputs_of(program: ProgramSpec, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +66,10 @@ def warnings(spec: CompileSpec, sides: Split, source: Source | None, overlap: in
             f"No rows are held out ({rows} rows), so there will be no evaluation and no verdict. Give a `valset`, or ask for a `holdout`."
         )
         found.append({"code": "no_holdout", "message": text})
+    elif source == "trainset" and len(sides.holdout) < FEW and (spec.holdout is None or spec.holdout.n is None):
+        held, rows = len(sides.holdout), len(sides.train) + len(sides.holdout)
+        text = f"{held} of {rows} rows are held out: so few rarely give a verdict. Give a `valset`, or more rows."
+        found.append({"code": "few_held_out", "message": text})
     if overlap:
         text = f"{overlap} rows of the valset have inputs that are in the trainset too: the scores count rows the model was trained on."
         found.append({"code": "valset_overlap", "message": text})

@@ -41,10 +41,6 @@ class Cast:
     def _slot_of(self) -> dict[tuple[str, str], str]:
         return {place: f"slot{i}" for i, place in enumerate(dict.fromkeys(_place(lm) for lm in self.lms.values()))}
 
-    @property
-    def connection_ids(self) -> list[str]:
-        return sorted({lm.connection_id for lm in self.lms.values()})
-
     def runner_body(self) -> dict[str, Any]:
         """`program`, `lms` and `prompt_adapter` of the runner's protocol; predictors whose LMs are equal share an entry of `lms`."""
         texts = {name: lm.model_dump_json() for name, lm in self.lms.items()}

@@ -35,7 +35,7 @@ class TestDivide:
     def test_many_rows_hold_some_out_by_themselves(self) -> None:
         sides, source = divide(spec(), groups(400), None)
         assert source == "trainset"
-        assert len(sides.holdout) >= 50
+        assert 50 <= len(sides.holdout) <= 110
 
     def test_few_rows_hold_out_what_was_asked_for(self) -> None:
         assert divide(spec(), groups(40), None)[1] is None
@@ -47,6 +47,14 @@ class TestWarnings:
         (warning,) = warnings(spec(), Split((0, 1), ()), None, 0)
         assert warning["code"] == "no_holdout"
         assert "(2 rows)" in warning["message"]
+
+    def test_few_held_out_rows_are_told_unless_a_number_was_asked_for(self) -> None:
+        sides = Split(tuple(range(20, 120)), tuple(range(20)))
+        (warning,) = warnings(spec(), sides, "trainset", 0)
+        assert warning["code"] == "few_held_out"
+        assert warning["message"].startswith("20 of 120 rows are held out")
+        assert warnings(spec(holdout={"n": 20}), sides, "trainset", 0) == []
+        assert warnings(spec(), Split(tuple(range(50, 250)), tuple(range(50))), "trainset", 0) == []
 
     def test_a_valset_that_was_trained_on_is_told(self) -> None:
         (warning,) = warnings(spec(), Split((0,), ()), "valset", 3)
