@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from distill.catalog.copying import clean, copy_in
 from distill.catalog.facts import RowFact
@@ -70,6 +71,12 @@ def page(
 def every(s: Session, job_id: str, kind: Kind, role: str | None = None) -> list[RowFact]:
     """All facts of one kind, by example, rollout and call."""
     return list(s.scalars(_of(job_id, kind, role).order_by(RowFact.role, RowFact.example_index, RowFact.rollout, RowFact.call)))
+
+
+def stream(s: Session, job_id: str, kind: Kind, *columns: InstrumentedAttribute[Any]) -> Iterator[Row[Any]]:
+    """Some columns of all facts of one kind, in no order, a few thousand at a time: a job may have as many as its trainset has rows."""
+    query = select(*columns).where(RowFact.job_id == job_id, RowFact.kind == kind)
+    return iter(s.execute(query.execution_options(yield_per=2000)))
 
 
 def reasons(s: Session, job_id: str) -> dict[str, int]:

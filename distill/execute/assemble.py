@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from sqlalchemy import Row as Fact
 from sqlalchemy import func, select, update
 
 from distill.catalog import blobs, row_facts
@@ -22,10 +23,23 @@ from distill.pipeline.prepare import Assembly, Filter, KeyRows, Rejected, Row, a
 from distill.pipeline.refusals import Reason, Refused
 from distill.storage import FolderStore
 
+_WHY = (RowFact.predictor, RowFact.reason)
+_FACTS = (
+    RowFact.predictor,
+    RowFact.row_digest,
+    RowFact.trace_digest,
+    RowFact.score,
+    RowFact.role,
+    RowFact.example_index,
+    RowFact.rollout,
+    RowFact.call,
+    RowFact.data,
+)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row's text is."""
+    """Where a row's text is: only this is held in memory."""
 
     part: str
     offset: int
@@ -64,15 +78,15 @@ def run(work: Work, ports: Ports) -> None:
 
 
 def _assemble(s: Session, job: JobContext) -> Assembly:
-    rows = [_row(fact) for fact in row_facts.every(s, job.job_id, "kept")]
-    rejected = [Rejected(str(fact.predictor), str(fact.reason)) for fact in row_facts.every(s, job.job_id, "rejected")]
+    rows = map(_row, row_facts.stream(s, job.job_id, "kept", *_FACTS))
+    rejected = (Rejected(str(fact.predictor), str(fact.reason)) for fact in row_facts.stream(s, job.job_id, "rejected", *_WHY))
     spec = job.spec
     keep = Filter(spec.filter.min_score, spec.filter.top_k, spec.filter.max_rows, spec.filter.dedup)
     keys = job_keys(spec, job.student)
     return assemble(rows, rejected, keys, keep, spec.seed, {key.lm_key for key in keys if train_options(spec, key).early_stopping})
 
 
-def _row(fact: RowFact) -> Row:
+def _row(fact: Fact[Any]) -> Row:
     data = fact.data or {}
     order = (int(fact.role.partition(":")[2]), fact.example_index, fact.rollout, fact.call)
     place = Place(data["part"], data["offset"], data["length"])

@@ -11,9 +11,9 @@ from distill.db import unit_of_work
 from distill.errors import CancelRequested, JobFault, LostLease, StillhouseError
 from distill.execute.ports import Ports
 from distill.execute.work import Stopped, Troubled, Work
-from distill.jobs import claims, events
+from distill.jobs import claims, events, repository
 from distill.jobs.claims import Claim, WorkerInfo
-from distill.jobs.status import Step
+from distill.jobs.status import JobStatus, Step
 from distill.pipeline.refusals import Refused
 from distill.rollouts import RunnerDied
 
@@ -43,13 +43,12 @@ class Shift:
         for work in works:
             work.stop("drain")
 
-    def wait_until_idle(self, seconds: float) -> bool:
-        """True when every item has been given back or published in time."""
-        deadline = time.monotonic() + seconds
-        pause = threading.Event()
-        while self._works and time.monotonic() < deadline:
-            pause.wait(0.05)
-        return not self._works
+    def end_job(self, job_id: str) -> None:
+        """A job is over: its other items here stop now, not at their next beat."""
+        with self._lock:
+            works = [work for work in self._works if work.claim.job_id == job_id]
+        for work in works:
+            work.stop("cancel")
 
     def begin(self, work: Work) -> None:
         with self._lock:
@@ -88,7 +87,18 @@ def run_item(claim: Claim, ports: Ports, shift: Shift, run: StepRunner) -> None:
             _run(work, ports, run)
     finally:
         shift.end(work)
+        _end_job(claim, ports, shift)
         structlog.contextvars.unbind_contextvars("job_id", "step", "item", "attempt")
+
+
+def _end_job(claim: Claim, ports: Ports, shift: Shift) -> None:
+    """Leave nothing of a job that is over running on this machine, least of all the warm process with its user's code."""
+    with unit_of_work() as s:
+        job = repository.by_id(s, claim.job_id)
+        is_over = JobStatus(job.status).is_terminal or job.cancel_requested_at is not None
+    if is_over:
+        shift.end_job(claim.job_id)
+        ports.runners.end_job(claim.project_id, claim.job_id)
 
 
 def _run(work: Work, ports: Ports, run: StepRunner) -> None:

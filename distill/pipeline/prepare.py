@@ -27,7 +27,7 @@ class Filter:
     dedup: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """The facts of one rendered row; its text stays where `ref` says. `order` is (teacher, example, rollout, call)."""
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -9,6 +10,7 @@ from sqlalchemy import text
 from distill.catalog import row_facts
 from distill.db import unit_of_work
 from distill.jobs import repository, service
+from distill.rollouts import Runner
 from tests.integration.execute.house import House, rows
 from tests.support.scripted_lm import ScriptedLM
 
@@ -95,3 +97,19 @@ class TestLostLease:
             (step,) = [view for view in repository.steps(s, job_id) if view.name == "bootstrap"]
         assert len(facts) == ROWS
         assert (step.done, step.counts["ok"]) == (ROWS, ROWS)
+
+
+class TestEndOfAJob:
+    def test_no_process_of_its_program_stays(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        started: list[Runner] = []
+        start = Runner.__init__
+
+        def keep(runner: Runner, *given: Any) -> None:
+            started.append(runner)
+            start(runner, *given)
+
+        monkeypatch.setattr(Runner, "__init__", keep)
+        first = house.run(house.submit(rows(6)), until=lambda job: any(runner.alive for runner in started))
+        assert house.run(first.id).status == "succeeded"
+        assert started
+        assert not any(runner.alive for runner in started)
