@@ -31,9 +31,10 @@ class TestNothingToTrainOn:
 
     def test_the_smoke_test_stops_a_long_trainset_early(self, house: House) -> None:
         house.teacher.answer = lambda ask: "no field here"
-        job = house.compile(rows(200), num_threads=4)
+        job = house.compile(rows(1500))
         assert error(job)["code"] == "all_rollouts_failed"
-        assert len(house.teacher.calls) < 40
+        # A loopback teacher answers faster than its failures are read; a slice of 512 is the most that can be under way.
+        assert len(house.teacher.calls) < 600
 
     def test_no_trace_passes(self, house: House) -> None:
         house.teacher.answer = lambda ask: (
