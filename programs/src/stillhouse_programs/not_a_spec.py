@@ -1,6 +1,6 @@
 """The one exception that says why a program cannot travel as a spec."""
 
-OPTIONS = 'A spec is a straight line: give each value on as it is, or in an f-string. Otherwise write the spec by hand.'
+OPTIONS = "A spec is a straight line: give each value on as it is, or in an f-string. Otherwise write the spec by hand."
 
 
 class NotASpec(BaseException):
