@@ -78,7 +78,7 @@ def rows(n: int) -> list[dict[str, str]]:
     return [{"message": f"Message {i} about {CATEGORIES[i % 3]}", "category": CATEGORIES[i % 3]} for i in range(n)]
 
 
-def knows(ask: Ask) -> Answer:
+def knows(ask: Ask) -> dict[str, str]:
     """A teacher that reads the category off the message."""
     said = ask.inputs["message"].split()[-1]
     return {"category": said} if "category" in ask.outputs else {"answer": f"Team {said} will help."}
