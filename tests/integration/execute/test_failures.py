@@ -51,7 +51,7 @@ class TestNothingToTrainOn:
         levels = {"name": "level", "role": "output", "schema": {"title": "Level", "enum": [1, 2], "x-enum-names": ["LOW", "HIGH"]}}
         reply = SUPPORT["predictors"][1]
         signature = {**reply["signature"], "fields": [*reply["signature"]["fields"], levels]}
-        house.teacher.answer = lambda ask: {"category": "billing", "answer": "x", "level": "LOW"}
+        house.teacher.answer = lambda ask: {**knows(ask), "level": "LOW"}
         job = house.compile(
             rows(6), program={**SUPPORT, "predictors": [SUPPORT["predictors"][0], {**reply, "signature": signature}]}, multitask=False
         )
