@@ -1,6 +1,8 @@
 """Keeping one LM host in line with what the database wants loaded on it, and handing its device over to trainers."""
 
+import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,8 @@ def _copy(store: FolderStore, digest: str, place: Path) -> None:
     source = store.path(digest)
     if place.is_file() and place.stat().st_size == source.stat().st_size:
         return
-    temporary = place.with_name(place.name + ".incoming")
-    temporary.write_bytes(source.read_bytes())
-    temporary.replace(place)
+    # A name of its own: an agent that was thought dead may still be copying the same file.
+    descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+    with os.fdopen(descriptor, "wb") as file, source.open("rb") as blob:
+        shutil.copyfileobj(blob, file)
+    os.replace(temporary, place)

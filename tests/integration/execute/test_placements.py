@@ -1,16 +1,17 @@
 """The agent beside an LM host: what is wanted gets loaded, tried, loaded again, and given up on in the end."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from distill.catalog import connections, devices, fine_tuned
 from distill.db import unit_of_work
 from distill.execute import train
-from distill.execute.lm_host import CannotSleep, HostRefused, HostUnreachable
-from distill.execute.placements import MOST_ATTEMPTS
+from distill.execute.lm_host import CannotSleep, HostRefused, HostUnreachable, LmHostClient
+from distill.execute.placements import MOST_ATTEMPTS, Agent
 from distill.jobs import events, repository
 from distill.jobs.models import Job
 from tests.integration.execute.house import House, rows
@@ -36,6 +37,17 @@ class TestLoading:
         assert set(placements(job).values()) == {"ready"}
         folders = {(folder / "adapter_model.safetensors").read_text() for folder in house.host.loaded.values()}
         assert len(folders) == 2
+
+    def test_agents_that_fetch_the_same_files_at_once_do_not_meet(self, house: House) -> None:
+        house.compile(rows(6))
+        house.host.loaded.clear()
+        assert house.house is not None
+        host = cast("LmHostClient", house.host)
+        agents = [Agent(house.house, host, house.store, house.folder / "shared", f"agent-{n}") for n in range(8)]
+        with ThreadPoolExecutor(len(agents)) as pool:
+            list(pool.map(Agent.tick, agents))
+        (folder,) = house.host.loaded.values()
+        assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
     def test_a_restarted_host_gets_its_models_back(self, house: House) -> None:
         house.compile(rows(6))
