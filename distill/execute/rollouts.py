@@ -110,7 +110,6 @@ class _Running:
             self.troubles[event["index"]] = (event["code"], event["message"])
         elif event["event"] == "example_done":
             self.work.progress(**_progress(self.piece))
-        self.spending.top_up()
 
     def ask(self, runner: Runner, batch: list[Json]) -> None:
         spec = self.piece.job.spec

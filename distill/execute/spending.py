@@ -67,9 +67,6 @@ class Spending:
         if self._purse is not None:
             self._purse.close(self.counts()["calls"])
 
-    def top_up(self) -> None:
-        """Nothing is to be done beside: the relay refills a grant that has run dry."""
-
     def counts(self) -> Counter[str]:
         """Calls and tokens so far, over all slots."""
         total = Counter(calls=0, prompt_tokens=0, completion_tokens=0)
