@@ -19,23 +19,9 @@ from app.main import create_app
 from distill.catalog import keys, projects
 from distill.db import unit_of_work
 from distill.settings import get_settings
+from tests.integration.core.world import PROGRAM
 
-SPEC: dict[str, Any] = {
-    "spec_version": 1,
-    "predictors": [
-        {
-            "name": "self",
-            "lm": "student",
-            "signature": {
-                "instructions": "Route a customer message to one team.",
-                "fields": [
-                    {"name": "message", "role": "input"},
-                    {"name": "category", "role": "output", "schema": {"type": "string", "enum": ["billing", "technical"]}},
-                ],
-            },
-        }
-    ],
-}
+SPEC = PROGRAM
 ROWS: list[dict[str, Any]] = [
     {"message": "I was charged twice", "category": "billing"},
     {"message": "It crashes", "category": "technical"},
