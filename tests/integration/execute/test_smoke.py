@@ -6,7 +6,7 @@ from distill.catalog import row_facts
 from distill.db import unit_of_work
 from distill.jobs import repository
 from tests.integration.execute.house import House, knows, rows
-from tests.support.scripted_lm import Answer, Ask
+from tests.support.scripted_lm import Answer, Ask, Hang
 
 
 def message_number(ask: Ask) -> int:
@@ -15,11 +15,11 @@ def message_number(ask: Ask) -> int:
 
 class TestStop:
     def test_a_teacher_that_never_answers_stops_it_early_and_what_was_seen_is_kept(self, house: House) -> None:
-        house.teacher.answer = lambda ask: "no field here"
+        house.teacher.answer = lambda ask: "no field here" if ask.n < 40 else Hang()  # a run that goes on never ends
         job = house.compile(rows(200), num_threads=4)
         assert job.error is not None
         assert job.error["code"] == "all_rollouts_failed"
-        assert len(house.teacher.calls) < 60
+        assert len(house.teacher.calls) <= 44
         with unit_of_work() as s:
             assert len(row_facts.every(s, job.id, "rollout", "teacher:0")) >= 30
 
