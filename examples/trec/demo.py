@@ -82,7 +82,8 @@ def _demonstrate(console: Console, home: Path, port: int, size: Size, teacher: s
         ready = time.monotonic()
         with Stillhouse(base_url=server.base_url, api_key=server.api_key) as client:
             job = _compile(console, client, split, size, teacher)
-            folder = client.artifacts.download(_artifact_id(job), home / "artifacts")
+            artifact_id = _artifact_id(job)
+            folder = client.artifacts.download(artifact_id, home / "artifacts" / artifact_id)
             report = reporting.build_report(job, ready - started, time.monotonic() - started, size.seed)
         (home / "demo-report.json").write_text(json.dumps(report, indent=2) + "\n")
         _show(console, report, size, teacher)

@@ -60,6 +60,15 @@ def _unpack_one(tar: tarfile.TarFile, member: tarfile.TarInfo, expected: set[str
         shutil.copyfileobj(source, out)
 
 
+def is_intact(folder: Path, files: Sequence[ArtifactFile]) -> bool:
+    """Whether `folder` holds all of these files unchanged."""
+    try:
+        check(folder, files)
+    except DamagedArtifact:
+        return False
+    return True
+
+
 def check(folder: Path, files: Sequence[ArtifactFile]) -> None:
     """Compare every listed file with its digest. Raises DamagedArtifact with the first that differs."""
     for file in files:

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stillhouse._archive import check
+from stillhouse._archive import is_intact
 from stillhouse._client import Stillhouse
 from stillhouse._config import look_up
-from stillhouse._exceptions import DamagedArtifact
 from stillhouse.types import ArtifactFile
 
 
@@ -72,10 +71,10 @@ def _intact(folder: Path, listing: Path) -> bool:
     if not (folder.is_dir() and listing.is_file()):
         return False
     try:
-        check(folder, [ArtifactFile.model_validate(file) for file in json.loads(listing.read_text(encoding="utf-8"))])
-    except (DamagedArtifact, ValueError):
+        files = [ArtifactFile.model_validate(file) for file in json.loads(listing.read_text(encoding="utf-8"))]
+    except ValueError:
         return False
-    return True
+    return is_intact(folder, files)
 
 
 def _cache(cache_dir: str | Path | None) -> Path:

@@ -81,6 +81,19 @@ class TestDownload:
             client.artifacts.download("art-1", tmp_path / "out")
         assert (tmp_path / "out" / "mine").read_text() == "x"
 
+    def test_a_second_time_finds_it_there(self, tmp_path: Path) -> None:
+        client, script = scripted(reply(artifact(FILES)), httpx.Response(200, content=tarball(FILES)), reply(artifact(FILES)))
+        folder = client.artifacts.download("art-1", tmp_path / "out")
+        assert client.artifacts.download("art-1", tmp_path / "out") == folder
+        assert len(script.requests) == 3
+
+    def test_a_damaged_copy_is_not_written_over(self, tmp_path: Path) -> None:
+        client, _ = scripted(reply(artifact(FILES)), httpx.Response(200, content=tarball(FILES)), reply(artifact(FILES)))
+        folder = client.artifacts.download("art-1", tmp_path / "out")
+        (folder / "manifest.json").write_bytes(b"changed")
+        with pytest.raises(FileExistsError):
+            client.artifacts.download("art-1", tmp_path / "out")
+
 
 class TestCache:
     def test_an_intact_copy_needs_no_server(self, tmp_path: Path) -> None:

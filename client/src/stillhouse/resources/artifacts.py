@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Unpack
 
 from stillhouse import _request
-from stillhouse._archive import install
+from stillhouse._archive import install, is_intact
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
 from stillhouse.types import Artifact, ArtifactCall
@@ -49,13 +49,15 @@ class Artifacts:
         return Page(self._client, self._client.send(_list(params)))
 
     def download(self, artifact_id: str, folder: str | Path) -> Path:
-        """Unpack an artifact into `folder`, which must not exist or be empty, and return it.
+        """Unpack an artifact into `folder`, and return it. A folder that has this artifact already is left as it is.
 
         Raises:
             DamagedArtifact: a file lacks its digest; nothing is left behind.
-            FileExistsError: the folder has something in it.
+            FileExistsError: the folder has something else in it.
         """
         artifact, target = self.retrieve(artifact_id), Path(folder)
+        if is_intact(target, artifact.files):
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target.parent) as archive:
             with self._client.stream(_content(artifact.id)) as response:
@@ -82,6 +84,8 @@ class AsyncArtifacts:
     async def download(self, artifact_id: str, folder: str | Path) -> Path:
         """Unpack an artifact into `folder`; see `Artifacts.download`."""
         artifact, target = await self.retrieve(artifact_id), Path(folder)
+        if is_intact(target, artifact.files):
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target.parent) as archive:
             async with self._client.stream(_content(artifact.id)) as response:
