@@ -37,6 +37,8 @@ LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 PublicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 PromptAdapter = Annotated[PromptAdapterSpec, BeforeValidator(lambda value: parse_prompt_adapter(value))]
 Metric = Annotated[MetricSpec, BeforeValidator(lambda value: parse_metric(value) if isinstance(value, str | dict) else value)]
+Render = Literal["student", "teacher"]
+Rows = Literal["own", "all"]
 Role = Literal["baseline", "baseline_constrained", "teacher", "compiled"]
 
 
@@ -174,8 +176,11 @@ class CompileSpec(SpecPart):
     prompt_adapter: PromptAdapter | None = None
     train_options: TrainOptions = TrainOptions()
     num_threads: Annotated[int, Field(ge=1, le=1000)] = 8
-    render: Literal["student"] = "student"
-    """Rows are rendered as the student is asked."""
+    render: Render = "student"
+    """Whose signature, instructions, demos and prompt adapter a row is rendered with: those that the student is asked with, or the
+    teacher's, as `dspy.BootstrapFinetune` does."""
+    rows: Rows = "own"
+    """Which rows a key is trained on: those of its own predictors, or those of all predictors, as `dspy.BootstrapFinetune` does."""
     evaluate: Evaluate = Evaluate()
     budget: Budget = Budget()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

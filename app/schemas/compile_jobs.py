@@ -9,7 +9,8 @@ from pydantic import ConfigDict, Field
 from app.schemas.common import Body, Metadata, Name, Reply
 from app.schemas.fine_tuning import ChildFineTuneJob
 from app.schemas.lms import LmIn, LmName, PromptAdapterIn, TeacherIn
-from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Rollouts, TrainOptions
+from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Render, Rollouts, TrainOptions
+from distill.spec import Rows as RowsOfKey
 
 Rows = list[dict[str, Any]]
 
@@ -34,7 +35,8 @@ class JobCreate(Body):
     prompt_adapter: PromptAdapterIn | None = None
     train_options: TrainOptions | None = None
     num_threads: Positive | None = None
-    render: Literal["student"] | None = None
+    render: Render | None = Field(default=None, description="Whose prompts the rows are rendered with")
+    rows: RowsOfKey | None = Field(default=None, description="`all`: every key trains on the rows of all predictors")
     evaluate: Evaluate | None = None
     budget: Budget | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**31)
@@ -144,6 +146,7 @@ class JobRead(Reply):
     train_options: dict[str, Any]
     num_threads: int
     render: str
+    rows: str
     evaluate: dict[str, Any]
     budget: dict[str, Any]
     seed: int

@@ -76,7 +76,19 @@ def _asked(spec: CompileSpec) -> dict[str, Any]:
         "suffix": spec.suffix,
         **{
             name: plain[name]
-            for name in ("filter", "rollouts", "multitask", "demos", "train_options", "num_threads", "render", "evaluate", "budget", "seed")
+            for name in (
+                "filter",
+                "rollouts",
+                "multitask",
+                "demos",
+                "train_options",
+                "num_threads",
+                "render",
+                "rows",
+                "evaluate",
+                "budget",
+                "seed",
+            )
         },
         "auto_start": spec.auto_start,
     }

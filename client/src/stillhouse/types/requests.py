@@ -28,7 +28,8 @@ class JobCreateParams(TypedDict, total=False):
     prompt_adapter: str | Mapping[str, Any]
     train_options: Mapping[str, Any]
     num_threads: int
-    render: Literal["student"]
+    render: Literal["student", "teacher"]
+    rows: Literal["own", "all"]
     evaluate: Mapping[str, Any]
     budget: Mapping[str, Any]
     seed: int
