@@ -11,7 +11,16 @@ from distill.catalog.models import Dataset
 from distill.db import Session
 from distill.jobs import repository
 from distill.pipeline.plan import Plan, group_of, inputs_of, labels_of
-from distill.pipeline.roles import Cast, baseline_cast, compiled_cast, compiled_program, teacher_cast
+from distill.pipeline.roles import (
+    Cast,
+    baseline_cast,
+    compiled_cast,
+    compiled_program,
+    rendering_cast,
+    teacher_cast,
+    teacher_number,
+    teacher_rendering_cast,
+)
 from distill.spec import CompileSpec, example_digest, inputs_digest
 from distill.storage import FolderStore
 from stillhouse_programs.spec import ProgramSpec
@@ -63,8 +72,15 @@ class JobContext:
             return compiled_cast(self.spec, self.student, self.models)
         if role in ("baseline", "baseline_constrained"):
             return baseline_cast(self.spec, self.student, constrained=role == "baseline_constrained")
-        number = int(role.partition(":")[2] or 0)
+        number = teacher_number(role)
         return teacher_cast(number, self.spec, self.teachers[number])
+
+    def rendering_cast(self, role: str) -> Cast:
+        """Whose prompts the rows of a teacher's role are rendered with."""
+        if self.spec.render == "student":
+            return rendering_cast(self.spec, self.student)
+        number = teacher_number(role)
+        return teacher_rendering_cast(number, self.spec, self.student, self.teachers[number])
 
     def side_of(self, role: str) -> Side:
         return "train" if ":" in role else "holdout"

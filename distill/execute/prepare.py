@@ -19,7 +19,6 @@ from distill.execute.hooks import crash_point
 from distill.execute.ports import Ports
 from distill.execute.work import Troubled, Work
 from distill.pipeline.prepare import passes
-from distill.pipeline.roles import rendering_cast
 from distill.rollouts import Runner, RunnerError
 from distill.spec import digest
 from distill.storage import BlobWriter
@@ -145,8 +144,7 @@ def _passes(job: JobContext, fact: RowFact) -> bool:
 def _render(work: Work, ports: Ports, job: JobContext, passed: list[Passed], part: Part) -> None:
     if not passed:
         return
-    cast = rendering_cast(job.spec, job.student)
-    body = cast.runner_body()
+    body = job.rendering_cast(work.claim.kind).runner_body()
     key = digest(body)
     with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
         try:

@@ -1,6 +1,7 @@
 """Validate: the programs load, every prompt renders, the data is divided. No LM is called."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from distill.catalog import blobs, datasets
@@ -14,7 +15,7 @@ from distill.jobs.models import Job
 from distill.pipeline.holdout import Split
 from distill.pipeline.plan import Plan, Source, divide, group_of, warnings
 from distill.pipeline.refusals import Reason, Refused
-from distill.pipeline.roles import Cast, baseline_cast, prompt_adapters, rendering_cast, teacher_cast
+from distill.pipeline.roles import Cast, baseline_cast, prompt_adapters, rendering_cast, same_prompts, teacher_cast, teacher_role
 from distill.pipeline.samples import fixed_samples
 from distill.rollouts import RunnerError
 from distill.storage import FolderStore
@@ -42,7 +43,7 @@ def run(work: Work, ports: Ports) -> None:
         holdout_examples=job.valset.row_count if source == "valset" and job.valset else len(sides.holdout),
         holdout_from=source,
     )
-    told = warnings(job.spec, sides, source, overlap)
+    told = [*warnings(job.spec, sides, source, overlap), *_prompt_warnings(job)]
 
     def keep(s: Session) -> None:
         blobs.register(s, digest, ports.store.size(digest))
@@ -65,7 +66,7 @@ def _ask_runner(work: Work, ports: Ports, job: JobContext) -> tuple[list[dict[st
     """The samples, and what the runner says of the programs' prompts on them."""
     constrained = "baseline_constrained" in job.spec.evaluate.roles
     student = baseline_cast(job.spec, job.student, constrained=constrained)
-    others = [rendering_cast(job.spec, job.student), *(teacher_cast(i, job.spec, program) for i, program in enumerate(job.teachers))]
+    others = [rendering_cast(job.spec, job.student), *_teacher_casts(job)]
     samples = fixed_samples(job.student, list(datasets.rows(ports.store, job.trainset, 0, 2)))
     with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
         try:
@@ -75,6 +76,27 @@ def _ask_runner(work: Work, ports: Ports, job: JobContext) -> tuple[list[dict[st
         except RunnerError as error:
             raise Refused(Reason(error.code, error.message, "validate", error.param, retryable=False)) from error
     return samples, reply
+
+
+def _teacher_casts(job: JobContext) -> Iterator[Cast]:
+    """The teachers as they are asked, and as rows are rendered with their prompts if they are."""
+    for number, program in enumerate(job.teachers):
+        yield teacher_cast(number, job.spec, program)
+        if job.spec.render == "teacher":
+            yield job.rendering_cast(teacher_role(number))
+
+
+def _prompt_warnings(job: JobContext) -> list[dict[str, str]]:
+    """A model that is trained on a teacher's prompts and asked with the student's."""
+    student = rendering_cast(job.spec, job.student)
+    others = [number for number in range(len(job.teachers)) if not same_prompts(student, job.rendering_cast(teacher_role(number)))]
+    if not others:
+        return []
+    text = (
+        f"render: rows have the prompts of teacher[{others[0]}], which are not those that the student is asked with. "
+        "`student` trains on the student's own."
+    )
+    return [{"code": "prompts_differ", "message": text}]
 
 
 def _request(student: Cast, others: list[Cast]) -> dict[str, Any]:

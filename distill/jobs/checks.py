@@ -47,7 +47,7 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
     row = programs.get(s, project_id, spec.program_id)
     program = programs.spec_of(row)
     _check_words(spec)
-    _check_demos(spec, program)
+    _check_demos(spec, program, "program")
     spec = _with_defaults(spec, row, program)
     spec = _with_lms(s, project_id, spec, program)
     trainset = _dataset(s, project_id, spec.trainset, program, "trainset")
@@ -70,12 +70,12 @@ def _check_words(spec: CompileSpec) -> None:
         raise Invalid(f"num_threads: at most {most} on this server", code="too_many_threads", param="num_threads")
 
 
-def _check_demos(spec: CompileSpec, program: ProgramSpec) -> None:
+def _check_demos(spec: CompileSpec, program: ProgramSpec, param: str) -> None:
     """Demos that are kept are complete; else every training row of the predictor would be rejected, after the teacher was paid for."""
     try:
         with_demos(expand(program), spec.demos)
     except SpecError as error:
-        raise Invalid(f"demos: program.{error.message}", code="incomplete_demo", param="demos") from None
+        raise Invalid(f"demos: {param}.{error.message}", code="incomplete_demo", param="demos") from None
 
 
 def _with_defaults(spec: CompileSpec, row: Program, program: ProgramSpec) -> CompileSpec:
@@ -112,6 +112,8 @@ def _teacher(s: Session, project_id: str, resolver: LmResolver, spec: CompileSpe
         program, program_id, digest = programs.spec_of(row), row.id, row.digest
         _check_same("predictors", predictor_names(student), predictor_names(program), f"{param}.program")
         _check_same("inputs", input_names(student), input_names(program), f"{param}.program")
+        if spec.render == "teacher":
+            _check_demos(spec, program, f"{param}.program")
     roles = _known_roles(lm_roles(program), teacher.lms, f"{param}.lms")
     lms = {role: resolver.teacher(teacher, role, f"{param}.lms.{role}") for role in roles}
     return TeacherSpec(program_id=program_id, program_digest=digest, lms=lms)

@@ -75,6 +75,11 @@ def teacher_role(number: int) -> str:
     return f"teacher:{number}"
 
 
+def teacher_number(role: str) -> int:
+    """The teacher (0-based) that a role means; evaluation's `teacher` is the first."""
+    return int(role.partition(":")[2] or 0)
+
+
 def teacher_cast(number: int, spec: CompileSpec, program: ProgramSpec) -> Cast:
     """Teacher `number` (0-based), who runs `program`."""
     return _cast(teacher_role(number), spec, program, _by_predictor(program, spec.teachers[number].lms))
@@ -98,8 +103,26 @@ def rendering_cast(spec: CompileSpec, student: ProgramSpec) -> Cast:
     return _cast("compiled", spec, compiled_program(spec, student), _by_predictor(student, spec.lms))
 
 
+def teacher_rendering_cast(number: int, spec: CompileSpec, student: ProgramSpec, teacher: ProgramSpec) -> Cast:
+    """Teacher `number` (0-based) as rows are rendered under `render: "teacher"`: its prompts and prompt adapter, for the student's LMs.
+
+    The LMs decide which fields go through features of their own, and it is the student's that will be asked.
+    """
+    asked = teacher_cast(number, spec, teacher)
+    return Cast(asked.role, compiled_program(spec, teacher), asked.prompt_adapter, _by_predictor(student, spec.lms))
+
+
+def same_prompts(one: Cast, other: Cast) -> bool:
+    """Whether predictors of one name are asked alike: the same signature, demos and prompt adapter."""
+
+    def asked(cast: Cast) -> dict[str, Any]:
+        return {predictor.name: (predictor.signature, predictor.demos) for predictor in expand(cast.program).predictors}
+
+    return one.prompt_adapter == other.prompt_adapter and asked(one) == asked(other)
+
+
 def compiled_program(spec: CompileSpec, student: ProgramSpec) -> ProgramSpec:
-    """The program whose prompts the rows are rendered with, and which the artifact holds.
+    """The program with the demos that rows are rendered with; of the student, it is what the artifact holds.
 
     Demos: `keep` all, `drop` all, `auto` leaves out those that lack a field.
     """

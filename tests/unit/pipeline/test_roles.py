@@ -1,6 +1,15 @@
 from typing import Any
 
-from distill.pipeline.roles import Cast, baseline_cast, compiled_cast, compiled_program, teacher_cast
+from distill.pipeline.roles import (
+    Cast,
+    baseline_cast,
+    compiled_cast,
+    compiled_program,
+    rendering_cast,
+    same_prompts,
+    teacher_cast,
+    teacher_rendering_cast,
+)
 from distill.spec import CompileSpec, Rollouts, program_digest, read_spec
 from stillhouse_programs.spec import parse_spec
 
@@ -19,6 +28,13 @@ STUDENT = parse_spec(
             {"id": "b", "predictor": "second", "args": {"message": {"from": "a.answer"}}},
         ],
         "outputs": {"answer": {"from": "b.answer"}},
+    }
+)
+INSTRUCTED = STUDENT.model_copy(
+    update={
+        "predictors": [
+            p.model_copy(update={"signature": p.signature.model_copy(update={"instructions": "Be exact."})}) for p in STUDENT.predictors
+        ]
     }
 )
 LMS = {
@@ -102,3 +118,27 @@ class TestDemos:
 
     def test_complete_demos_leave_the_program_as_it_was(self) -> None:
         assert compiled_cast(spec(), STUDENT, {"first": "a", "second": "b"}).program_digest == program_digest(STUDENT)
+
+
+class TestRenderingAsTheTeacher:
+    def taught(self, **more: Any) -> Cast:
+        return teacher_rendering_cast(0, spec(render="teacher", **more), STUDENT, INSTRUCTED)
+
+    def test_has_the_teachers_program_on_the_students_lms(self) -> None:
+        cast = self.taught()
+        assert cast.program == INSTRUCTED
+        assert cast.lms == rendering_cast(spec(), STUDENT).lms
+
+    def test_demos_are_the_teachers_unless_they_are_dropped(self) -> None:
+        assert self.taught().program.predictors[0].demos
+        assert not self.taught(demos="drop").program.predictors[0].demos
+
+    def test_has_the_teachers_prompt_adapter(self) -> None:
+        asked = {name: {**lm, "prompt_adapter": {"type": "xml"}} for name, lm in TEACHER.items()}
+        assert self.taught(teacher=({"lms": asked},)).prompt_adapter.type == "xml"
+
+    def test_other_instructions_or_another_prompt_adapter_are_other_prompts(self) -> None:
+        student = rendering_cast(spec(), STUDENT)
+        assert not same_prompts(student, self.taught())
+        assert same_prompts(student, teacher_rendering_cast(0, spec(), STUDENT, STUDENT))
+        assert not same_prompts(student, rendering_cast(spec(prompt_adapter={"type": "json"}), STUDENT))
