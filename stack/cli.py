@@ -29,6 +29,7 @@ Home = Annotated[Path | None, typer.Option("--home", help="Folder with all data.
 @app.command()
 def up(
     home: Home = None,
+    host: Annotated[str | None, typer.Option(help="Address that the API listens on. Default: [server] host, 127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the API. Default: [server] port, 8400")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Slices of rollouts that run side by side.")] = 2,
     lm_host: Annotated[bool, typer.Option("--lm-host/--no-lm-host", help="Start the embedded LM host.")] = True,
@@ -38,6 +39,7 @@ def up(
     settings = _settings(home)
     stack = Stack(
         settings.home,
+        host=host or settings.server.host,
         port=port or settings.server.port,
         rollout_workers=workers,
         lm_host=lm_host,

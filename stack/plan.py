@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stack.network import LOOPBACK
+from stack.network import LOOPBACK, reached_at
 from stack.parts import Part, line, reachable
 
 QUEUES = ("light", "rollouts", "train")
@@ -21,6 +21,7 @@ class Layout:
     Attributes:
         home: absolute.
         port: of the API.
+        host: the address that the API listens on; the other parts are reached on the loopback address alone.
         database_url, redis_url: of the servers.
         rollout_workers: work items of the queue `rollouts` that run side by side.
         lm_port, lm_key: where the LM host listens and what it asks for; no LM host without a port.
@@ -32,6 +33,7 @@ class Layout:
     port: int
     database_url: str
     redis_url: str
+    host: str = LOOPBACK
     rollout_workers: int = 2
     lm_port: int | None = None
     lm_key: str = ""
@@ -40,7 +42,8 @@ class Layout:
 
     @property
     def base_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        """Where this machine reaches the API."""
+        return f"http://{reached_at(self.host)}:{self.port}"
 
     @property
     def lm_url(self) -> str | None:
@@ -112,7 +115,7 @@ def _worker(layout: Layout, queue: str, threads: int) -> Part:
 def _api(layout: Layout) -> Part:
     return Part(
         name="api",
-        command=api_command(LOOPBACK, layout.port),
+        command=api_command(layout.host, layout.port),
         tier=_API,
         ready=reachable(f"{layout.base_url}/livez"),
         environment=layout.server_environment(),

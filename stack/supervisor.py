@@ -16,7 +16,7 @@ from stack.console import Reporter, Silent
 from stack.crew import Crew
 from stack.errors import PartFailed, StackError
 from stack.home import HomeLock, open_home, read_state, write_private, write_state
-from stack.network import LOOPBACK, free_port, require_free
+from stack.network import LOOPBACK, free_port, reached_at, require_free
 from stack.parts import Part
 from stack.plan import Layout, part_environment, standard_parts, without_secrets
 from stack.servers import Servers, plan_servers
@@ -35,6 +35,7 @@ class Stack:
 
     Args:
         home: everything the stack keeps; created when missing.
+        host: the address that the API listens on.
         port: of the API; None takes a free one.
         rollout_workers: work items of the queue `rollouts` side by side.
         lm_host: start the embedded LM host and its agent.
@@ -55,6 +56,7 @@ class Stack:
         self,
         home: Path,
         *,
+        host: str = LOOPBACK,
         port: int | None = None,
         rollout_workers: int = 2,
         lm_host: bool = True,
@@ -67,6 +69,7 @@ class Stack:
         patience: Patience | None = None,
     ) -> None:
         self.home = open_home(home)
+        self.host = host
         self.port = port or free_port()
         self.fast = fast
         self._rollout_workers, self._lm_host, self._base_model = rollout_workers, lm_host, base_model
@@ -84,7 +87,7 @@ class Stack:
 
     @property
     def base_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"http://{reached_at(self.host)}:{self.port}"
 
     @property
     def stop_asked(self) -> bool:
@@ -120,7 +123,7 @@ class Stack:
         self._lock = HomeLock(self.home)
         try:
             self._lock.acquire()
-            require_free(LOOPBACK, self.port)
+            require_free(self.host, self.port)
         except StackError:
             self._lock.release()
             raise
@@ -155,6 +158,7 @@ class Stack:
     def _make_layout(self, servers: Servers) -> Layout:
         return Layout(
             home=self.home,
+            host=self.host,
             port=self.port,
             database_url=servers.database_url,
             redis_url=servers.redis_url,

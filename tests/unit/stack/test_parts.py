@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from rich.console import Console
 
 from stack.child import LogFile, ending
 from stack.console import Shown
+from stack.errors import PortTaken, StackError
 from stack.home import HomeLock, leftovers, open_home, read_state, remember_processes, write_private, write_state
+from stack.network import free_port, require_free
 from stack.parts import is_root
 from stack.plan import Layout, part_environment, standard_parts, without_secrets, worker_command
 from stack.postgres import EmbeddedPostgres
@@ -58,6 +62,20 @@ class TestPlan:
         found = part_environment(tmp_path / "home", {"STILLHOUSE_CONFIG": "mine.toml"})
         assert found["STILLHOUSE_CONFIG"] == str(tmp_path / "mine.toml")
         assert found["PYTHONSAFEPATH"] == "1"
+
+    def test_the_api_listens_on_the_address_of_the_settings_and_is_reached_on_this_machine(self, tmp_path: Path) -> None:
+        open_to_all = replace(layout(tmp_path), host="0.0.0.0")
+        api = standard_parts(open_to_all)[-1]
+        assert "--host 0.0.0.0" in " ".join(api.command)
+        assert open_to_all.base_url == api.environment["STILLHOUSE_BASE_URL"] == "http://127.0.0.1:8400"
+        assert replace(layout(tmp_path), host="::1").base_url == "http://[::1]:8400"
+        assert replace(layout(tmp_path), host="192.0.2.7").base_url == "http://192.0.2.7:8400"
+
+    def test_an_address_of_another_machine_is_told_apart_from_a_taken_port(self) -> None:
+        with pytest.raises(StackError, match=r"no address 192\.0\.2\.7"):
+            require_free("192.0.2.7", free_port())
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortTaken):
+            require_free("127.0.0.1", taken.getsockname()[1])
 
     def test_workers_use_threads_and_the_queues_given(self) -> None:
         command = " ".join(worker_command(["light", "train"], 3))
