@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,25 @@ def fetch(artifact_id: str, client: Stillhouse, cache_dir: str | Path | None = N
     return folder
 
 
-def derive(program: Any, sample: Mapping[str, Any], lm_names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The spec of a dspy program, made by running its `forward` once on symbols; `sample` holds one example's inputs.
+def derive(
+    program: Any, sample: Mapping[str, Any], lm_names: Mapping[str, str] | None = None, *, rows: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The spec of a dspy program, made by running its `forward` once on symbols, and proved; `sample` holds one example's inputs.
 
-    `lm_names` gives the role of each predictor's LM (default `student`). Needs `pip install stillhouse[dspy]`.
+    The proof runs the program and the one that the spec builds on scripted answers, no LM asked, and compares every byte of their
+    prompts on `sample` and `rows` (inputs alone): give rows that take different branches. `lm_names` gives the role of each
+    predictor's LM (default `student`). Needs `pip install stillhouse[dspy]`.
+
+    Raises:
+        stillhouse_programs.not_a_spec.NotASpec: the program cannot travel as a spec; the text says at which line, or on which row.
+        ImportError: the `dspy` extra is not installed.
     """
     from stillhouse_programs import derive as deriving
+    from stillhouse_programs import prove as proving
     from stillhouse_programs import spec as specs
 
     derived = deriving.derive(program, dict(sample), dict(lm_names or {}))
+    proving.prove(program, derived, [dict(sample), *map(dict, rows)])
     result: dict[str, Any] = json.loads(specs.canonical_json(derived))
     return result
 
