@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from examples.trec import around_bars
 from examples.trec import report as reporting
 from examples.trec.data import DataUnavailable, Split, balanced_demos, load_split
 from examples.trec.program import student_spec, teacher_spec
@@ -66,7 +67,7 @@ def main(
     port: int = 8400,
 ) -> None:
     """Run the whole path on TREC-6 and report what came out."""
-    console = Console()
+    console = around_bars.console(sys.stdout)
     size = Size(train, held_out, rollouts, demos, seed)
     try:
         _demonstrate(console, home.resolve(), port, size, teacher)

