@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from distill.db import unit_of_work
+from distill.db import Session, unit_of_work
 from distill.errors import CancelRequested, JobFault, LostLease, StillhouseError
 from distill.execute.ports import Ports
 from distill.execute.work import Stopped, Troubled, Work
@@ -125,16 +125,16 @@ def _let_go(claim: Claim, *, give_back: bool) -> None:
 def _fail(claim: Claim, error: Exception) -> None:
     fault, retryable = judge(error, claim)
     log.warning("item_failed", code=fault.code, error=str(error), retryable=retryable, exc_info=fault.code == "internal")
-    if isinstance(error, Refused):
-        _tell(claim, error)
     with suppress(LostLease), unit_of_work() as s:
+        if isinstance(error, Refused):
+            _tell(s, claim, error)
         claims.fail(s, claim, fault, retryable)
 
 
-def _tell(claim: Claim, refused: Refused) -> None:
-    """The counts behind a refusal, for the job's log; before the job ends, since its event stream ends with it."""
-    with unit_of_work() as s:
-        events.append(s, claim.job_id, "log", refused.reason.message, {"code": refused.reason.code, **refused.reason.data}, "error")
+def _tell(s: Session, claim: Claim, refused: Refused) -> None:
+    """The counts behind a refusal, for the job's log; before the job ends, since its event stream ends with it. Raises LostLease."""
+    claims.hold(s, claim)
+    events.append(s, claim.job_id, "log", refused.reason.message, {"code": refused.reason.code, **refused.reason.data}, "error")
 
 
 def judge(error: Exception, claim: Claim) -> tuple[JobFault, bool]:

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import update
 
 from distill.db import Session, unit_of_work
+from distill.errors import LostLease
 from distill.execute.work import Work
-from distill.jobs import events
+from distill.jobs import claims, events
 from distill.jobs.models import FineTuneJob
 from distill.trainers.base import TrainCallbacks, TrainProgress
 
@@ -49,7 +50,7 @@ class TrainReport:
             self._checkpoint = int(place.name.removeprefix("step-"))
 
     def tell(self, last: bool = False) -> None:
-        """Write what is new, unless it is too early for more."""
+        """Write what is new, unless it is too early for more; nothing once the lease is lost, and the work hears of it."""
         if not last and time.monotonic() - self._told_at < EVERY_SECONDS:
             return
         with self._lock:
@@ -58,8 +59,12 @@ class TrainReport:
         if curve is None and progress is None and checkpoint is None:
             return
         self._told_at = time.monotonic()
-        with unit_of_work() as s:
-            self._write(s, curve, progress, checkpoint)
+        try:
+            with unit_of_work() as s:
+                claims.hold(s, self._work.claim)
+                self._write(s, curve, progress, checkpoint)
+        except LostLease:
+            self._work.stop("lost")
 
     def _write(self, s: Session, curve: dict[str, Any] | None, progress: TrainProgress | None, checkpoint: int | None) -> None:
         values: dict[str, Any] = {} if progress is None else {"progress": asdict(progress)}

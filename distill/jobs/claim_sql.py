@@ -74,6 +74,8 @@ RETURNING j.cancel_requested_at IS NOT NULL OR j.status IN ('succeeded', 'failed
           j.pause_requested_at IS NOT NULL AS pause
 """)
 
+HOLD = text("SELECT 1 FROM work_items WHERE id = :id AND fence = :fence AND status = 'leased' FOR SHARE")
+
 END = text("""
 UPDATE work_items
    SET status = :status, width = 0, lease_owner = NULL, lease_expires_at = NULL, finished_at = clock_timestamp(), losses = 0,

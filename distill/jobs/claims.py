@@ -22,7 +22,7 @@ from distill.jobs import events, outbox, repository
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
 from distill.jobs.slices import cut
-from distill.jobs.status import JobStatus, Step
+from distill.jobs.status import JobStatus, Step, StepStatus
 from distill.jobs.steps import point_at_oldest_open
 from distill.settings import get_settings
 
@@ -164,6 +164,12 @@ def _how_far(claim: Claim, progress: Mapping[str, Any] | None) -> dict[str, Any]
     }
 
 
+def hold(s: Session, claim: Claim) -> None:
+    """Before writing what only the holder of the lease may write: it cannot end before this transaction does. Raises LostLease."""
+    if s.execute(sql.HOLD, _ticket(claim)).first() is None:
+        raise LostLease(f"work item {claim.item_id} is not held with fence {claim.fence}")
+
+
 # ------------------------------------------------------------------ the ends of a lease
 
 
@@ -210,11 +216,18 @@ def _count(s: Session, claim: Claim, counts: Mapping[str, int | float]) -> StepC
 
 
 def _close_step(s: Session, job: Job, closed: StepClosed, on_closed: OnClosed | None) -> None:
-    data = {"step": str(closed.name.public), "status": "succeeded", "total": closed.total, "counts": dict(closed.counts)}
-    events.append(s, job.id, "step", f"{closed.name.public} succeeded", data)
+    _tell_closed(s, job, closed)
     if on_closed is not None:
         on_closed(s, job, closed)
     point_at_oldest_open(s, job)
+
+
+def _tell_closed(s: Session, job: Job, closed: StepClosed) -> None:
+    """As readers see the step: prepare is over with its assembly."""
+    view = next(view for view in repository.steps(s, job.id) if view.name == closed.name.public)
+    if view.status == StepStatus.SUCCEEDED:
+        data = {"step": view.name, "status": view.status, "total": view.total, "counts": dict(view.counts)}
+        events.append(s, job.id, "step", f"{view.name} succeeded", data)
 
 
 def fail(s: Session, claim: Claim, error: JobFault, retryable: bool = False) -> bool:

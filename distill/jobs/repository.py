@@ -116,14 +116,14 @@ def _view(row: JobStep, assemble: JobStep | None) -> StepView:
     if row.name != Step.PREPARE:
         return StepView(row.name, row.status, row.done, row.total, row.counts, row.error, row.started_at, row.finished_at)
     if assemble is None:
-        # Its slices may all be done, but prepare is not until their parts are put together.
+        # Its examples may all be done, but prepare is not until their parts are put together.
         status = StepStatus.RUNNING if row.status == StepStatus.SUCCEEDED else row.status
-        return StepView(row.name, str(status), row.done, row.total + 1, row.counts, row.error, row.started_at, None)
+        return StepView(row.name, str(status), row.done, row.total, row.counts, row.error, row.started_at, None)
     return StepView(
         row.name,
         StepStatus.RUNNING if assemble.status == StepStatus.QUEUED else assemble.status,
-        row.done + assemble.done,
-        row.total + assemble.total,
+        row.done,
+        row.total,
         {**row.counts, **assemble.counts},
         assemble.error or row.error,
         row.started_at,

@@ -38,7 +38,7 @@ class NewItem:
 
 
 def open_step(s: Session, job: Job, name: Step | str, items: Sequence[NewItem], total: int | None = None) -> None:
-    """Open a step of a locked job: its row, its items, their hints, and the event.
+    """Open a step of a locked job: its row, its items, their hints, and the event; assemble goes on with what readers see as prepare.
 
     `total` is the sum of the items' units unless given. Raises ValueError when there is nothing to do, since such a step never closes.
     """
@@ -49,7 +49,8 @@ def open_step(s: Session, job: Job, name: Step | str, items: Sequence[NewItem], 
     s.execute(insert(JobStep).values(job_id=job.id, name=str(step), total=units))
     _insert(s, job, step, items)
     _point(s, job)
-    events.append(s, job.id, "step", f"{step.public} opened", {"step": str(step.public), "total": units, "status": "queued"})
+    if step is step.public:
+        events.append(s, job.id, "step", f"{step} opened", {"step": str(step), "total": units, "status": "queued"})
 
 
 def release_held(s: Session, job: Job, name: Step | str, kind: str | None = None) -> int:

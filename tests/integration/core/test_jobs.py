@@ -185,12 +185,12 @@ class TestSteps:
     def test_readers_see_prepare_and_its_assembly_as_one(self, world: World) -> None:
         job_id = world.submit()
         publish(taken(), on_closed=lambda s, row, _: steps.open_step(s, row, Step.PREPARE, [steps.NewItem("teacher:0")]))
-        assert _step(job_id, "prepare") == ("queued", 0, 2)
+        assert _step(job_id, "prepare") == ("queued", 0, 1)
         publish(taken(), on_closed=lambda s, row, _: steps.open_step(s, row, Step.ASSEMBLE, [steps.NewItem("assemble")]))
-        assert _step(job_id, "prepare") == ("running", 1, 2)
+        assert _step(job_id, "prepare") == ("running", 1, 1)
         assert job(job_id).step == "prepare"
         publish(taken("light"))
-        assert _step(job_id, "prepare") == ("succeeded", 2, 2)
+        assert _step(job_id, "prepare") == ("succeeded", 1, 1)
 
 
 class TestOutbox:

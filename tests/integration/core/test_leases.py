@@ -150,6 +150,17 @@ class TestBeat:
         assert _types(job_id).count("validate.progress") == 1
 
 
+class TestHold:
+    def test_only_the_holder_may_write(self, world: World, fast_reaper: None) -> None:
+        world.submit()
+        zombie = taken()
+        assert _holds(zombie)
+        lapse()
+        _reap()
+        assert not _holds(zombie)
+        assert _holds(taken())
+
+
 class TestFail:
     def test_retryable_fault_waits_and_tries_again(self, world: World) -> None:
         job_id = world.submit()
@@ -301,6 +312,15 @@ def _key(s: Session, name: str) -> service.NewFineTuneJob:
 def _beat(held: Claim, progress: dict[str, Any] | None = None) -> claims.BeatReply:
     with unit_of_work() as s:
         return claims.beat(s, held, progress)
+
+
+def _holds(held: Claim) -> bool:
+    try:
+        with unit_of_work() as s:
+            claims.hold(s, held)
+    except LostLease:
+        return False
+    return True
 
 
 def _lose(held: Claim, progress: dict[str, Any]) -> None:

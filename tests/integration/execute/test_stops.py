@@ -9,9 +9,10 @@ from sqlalchemy import text
 
 from distill.catalog import row_facts
 from distill.db import unit_of_work
-from distill.jobs import repository, service
+from distill.jobs import events, repository, service
 from distill.rollouts import Runner
-from tests.integration.execute.house import House, rows
+from distill.trainers.base import TrainCallbacks, Training, TrainOutcome, TrainRequest
+from tests.integration.execute.house import House, PretendTrainer, rows
 from tests.support.scripted_lm import ScriptedLM
 
 ROWS = 40
@@ -33,6 +34,44 @@ def once_asked(house: House, calls: int, do: Callable[[], object]) -> threading.
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     return thread
+
+
+def take_away() -> None:
+    """As the reaper and another worker's claim would."""
+    with unit_of_work() as s:
+        s.execute(text("UPDATE work_items SET fence = fence + 1 WHERE status = 'leased'"))
+        s.execute(
+            text("UPDATE work_items SET status = 'queued', width = 0, lease_owner = NULL, lease_expires_at = NULL WHERE status = 'leased'")
+        )
+
+
+class Robbed:
+    """A training that goes on until it is stopped."""
+
+    stopped = False
+
+    def wait(self, timeout: float | None = None) -> TrainOutcome | None:
+        return TrainOutcome("killed", None, signal=9) if self.stopped else None
+
+    def stop(self, grace: float) -> None:
+        self.stopped = True
+
+
+class RobbedOnce:
+    """Its first training has something to tell when its lease is gone."""
+
+    def __init__(self) -> None:
+        self.robbed = Robbed()
+        self._next = PretendTrainer()
+        self._starts = 0
+
+    def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:
+        self._starts += 1
+        if self._starts > 1:
+            return self._next.start(request, callbacks)
+        take_away()
+        callbacks.on_curve({"step": 1, "epoch": 1.0, "loss": 9.0, "learning_rate": 0.1, "tokens_per_second": 9.0, "at": 0.0})
+        return self.robbed
 
 
 class TestCancel:
@@ -77,17 +116,6 @@ class TestLostLease:
     def test_a_worker_that_lost_its_lease_publishes_nothing_and_the_work_is_done_once(self, house: House) -> None:
         job_id = house.submit(rows(ROWS), num_threads=2)
 
-        def take_away() -> None:
-            """As the reaper and another worker's claim would."""
-            with unit_of_work() as s:
-                s.execute(text("UPDATE work_items SET fence = fence + 1 WHERE status = 'leased'"))
-                s.execute(
-                    text(
-                        "UPDATE work_items SET status = 'queued', width = 0, lease_owner = NULL, lease_expires_at = NULL "
-                        "WHERE status = 'leased'"
-                    )
-                )
-
         asking = once_asked(house, 12, take_away)
         job = house.run(job_id)
         asking.join(10)
@@ -97,6 +125,16 @@ class TestLostLease:
             (step,) = [view for view in repository.steps(s, job_id) if view.name == "bootstrap"]
         assert len(facts) == ROWS
         assert (step.done, step.counts["ok"]) == (ROWS, ROWS)
+
+    def test_what_a_training_tells_after_it_is_not_written(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        trainer = RobbedOnce()
+        monkeypatch.setitem(house.ports.trainers, "local", trainer)
+        job = house.compile(rows(6))
+        assert job.status == "succeeded", job.error
+        assert trainer.robbed.stopped
+        with unit_of_work() as s:
+            told = [event.data["loss"] for event in events.after(s, job.id, 0) if event.type == "train.curve" and event.data]
+        assert told == [0.5]
 
 
 class TestEndOfAJob:

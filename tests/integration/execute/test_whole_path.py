@@ -5,7 +5,7 @@ from collections import Counter
 
 from distill.catalog import artifacts, row_facts
 from distill.db import unit_of_work
-from distill.jobs import repository
+from distill.jobs import events, repository
 from distill.jobs.repository import StepView
 from tests.integration.execute.house import CATEGORIES, House, PretendTrainer, rows
 from tests.support.scripted_lm import Answer, Answerer, Ask
@@ -43,6 +43,16 @@ class TestCompile:
         (training,) = house.trainer.jobs
         objectives = [text["prompt"][0]["content"].split("objective is:")[1].split()[0] for text in training["texts"]]
         assert sorted(objectives) == ["Answer"] * 9 + ["Route"] * 9
+
+    def test_each_step_is_told_once_and_counts_examples(self, house: House) -> None:
+        job = house.compile(rows(12), valset=rows(3))
+        with unit_of_work() as s:
+            told = [event for event in events.after(s, job.id, 0) if event.type == "step"]
+            totals = {view.name: (view.done, view.total) for view in repository.steps(s, job.id)}
+        assert sorted(event.message for event in told) == sorted(f"{name} {what}" for name in totals for what in ("opened", "succeeded"))
+        assert totals["prepare"] == (12, 12)
+        counts = next(event.data["counts"] for event in told if event.message == "prepare succeeded" and event.data)
+        assert (counts["kept"], counts["rows"]) == (24, 24)
 
     def test_without_a_holdout_there_is_no_verdict_and_a_warning(self, house: House) -> None:
         job = house.compile(rows(9))
