@@ -129,7 +129,8 @@ class TestPlaces:
 
     @pytest.mark.parametrize(("verb", "path", "status"), [("GET", "/v1/nothing", 404), ("PUT", "/v1/me", 405)])
     def test_the_routers_own_refusals(self, api: TestClient, verb: str, path: str, status: int) -> None:
-        error_of(api.request(verb, path), status)
+        error = error_of(api.request(verb, path), status)
+        assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
 
     def test_query_parameters(self, api: TestClient) -> None:
         error = error_of(api.get("/v1/compile_jobs?limit=1000"), 422)

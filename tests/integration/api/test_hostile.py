@@ -21,7 +21,7 @@ FIELDS = sorted(job_body(lms=0, teacher=0, valset=0, holdout=0, filter=0, rollou
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def answered(reply: Any) -> None:
+def assert_answered(reply: Any) -> None:
     assert reply.status_code < 500, reply.text
     assert reply.headers["x-request-id"]
     if reply.status_code >= 400:
@@ -32,7 +32,7 @@ class TestBodies:
     @SLOW
     @given(changes=st.dictionaries(st.sampled_from(FIELDS), VALUE, min_size=1, max_size=2))
     def test_jobs(self, api: TestClient, changes: dict[str, Any]) -> None:
-        answered(api.post("/v1/compile_jobs", content=json.dumps(job_body(**changes)), headers={"Content-Type": "application/json"}))
+        assert_answered(api.post("/v1/compile_jobs", content=json.dumps(job_body(**changes)), headers={"Content-Type": "application/json"}))
 
     @SLOW
     @given(
@@ -40,7 +40,7 @@ class TestBodies:
         body=VALUE,
     )
     def test_others(self, api: TestClient, path: str, body: Any) -> None:
-        answered(api.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"}))
+        assert_answered(api.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"}))
 
     @SLOW
     @given(
@@ -49,7 +49,7 @@ class TestBodies:
     )
     def test_bytes(self, api: TestClient, body: bytes, kind: str) -> None:
         for path in ("/v1/datasets", "/v1/compile_jobs"):
-            answered(api.post(path, content=body, headers={"Content-Type": kind}))
+            assert_answered(api.post(path, content=body, headers={"Content-Type": kind}))
 
     def test_a_deep_spec(self, api: TestClient) -> None:
         schema: dict[str, Any] = {"type": "string"}
@@ -57,14 +57,14 @@ class TestBodies:
             schema = {"type": "array", "items": schema}
         spec = json.loads(json.dumps(SPEC))
         spec["predictors"][0]["signature"]["fields"][1]["schema"] = schema
-        answered(api.post("/v1/programs", json=spec))
+        assert_answered(api.post("/v1/programs", json=spec))
 
 
 class TestAddresses:
     @pytest.mark.parametrize("noun", ["compile_jobs", "programs", "datasets", "artifacts", "models", "fine_tuning/jobs"])
     @pytest.mark.parametrize("name", ["%00", "a%00b", "%ff", "..%2f..", "%F0%9F%98%80", "a" * 2000, "'", "%25", "x@v99999999999"])
     def test_ids(self, api: TestClient, noun: str, name: str) -> None:
-        answered(api.get(f"/v1/{noun}/{name}"))
+        assert_answered(api.get(f"/v1/{noun}/{name}"))
 
     @pytest.mark.parametrize(
         "query",
@@ -73,7 +73,7 @@ class TestAddresses:
     )  # fmt: skip
     def test_queries(self, api: TestClient, query: str) -> None:
         api.post("/v1/compile_jobs", json=job_body())
-        answered(api.get(f"/v1/compile_jobs?{query}"))
+        assert_answered(api.get(f"/v1/compile_jobs?{query}"))
 
     def test_a_job_named_with_nul(self, api: TestClient) -> None:
         reply = api.post("/v1/compile_jobs", json=job_body(name="a\0b"))

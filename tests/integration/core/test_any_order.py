@@ -148,7 +148,10 @@ class TestAnyOrder:
         get_settings.cache_clear()
 
         class Here(AnyOrder):
+            runs = 0
+
             def __init__(self) -> None:
+                Here.runs += 1
                 for table in ("outbox", "jobs"):
                     execute(f"DELETE FROM {table}")
                 super().__init__(world)
@@ -164,3 +167,4 @@ class TestAnyOrder:
             suppress_health_check=list(HealthCheck),
         )
         run_state_machine_as_test(Here, settings=effort)
+        assert Here.runs >= 15

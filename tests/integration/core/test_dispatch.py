@@ -62,14 +62,14 @@ def wait_for(job_id: str, holds: Callable[[], bool]) -> None:
                 pass
 
 
-def ends_as(job_id: str, status: str) -> None:
+def assert_ends_as(job_id: str, status: str) -> None:
     wait_for(job_id, lambda: job(job_id).status == status)
 
 
 class TestHints:
     def test_a_job_runs_without_anybody_polling_for_it(self, world: World, redis_url: str) -> None:
         with process("workers.dispatcher"), process(*CELERY, *QUIET):
-            ends_as(world.submit(), "succeeded")
+            assert_ends_as(world.submit(), "succeeded")
 
     def test_losing_all_of_redis_loses_no_job(self, world: World, redis_url: str) -> None:
         dispatcher = Dispatcher(TimerSettings())
@@ -79,7 +79,7 @@ class TestHints:
             assert client.dbsize() > 0
             client.flushall()
         with process("workers.dispatcher", STILLHOUSE_TIMERS__RESEND_SECONDS="0.5"), process(*CELERY, *QUIET):
-            ends_as(job_id, "succeeded")
+            assert_ends_as(job_id, "succeeded")
 
     def test_terminated_worker_gives_its_work_back(self, world: World, redis_url: str) -> None:
         with process("workers.dispatcher") as dispatcher, process(*CELERY, *QUIET) as worker:

@@ -32,7 +32,7 @@ def _targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def _check_command(line: str) -> None:
+def _assert_known(line: str) -> None:
     """A command of ours: its verbs and options exist. Raises AssertionError."""
     name, *words = shlex.split(line.replace("…", ""))
     command: Any = get_command(server_cli if name == "stillhouse-server" else client_cli)
@@ -91,27 +91,27 @@ class TestConsole:
             if words[0] == "make":
                 assert words[1] in _targets(), line
             elif words[0].startswith("stillhouse"):
-                _check_command(line)
+                _assert_known(line)
             else:
                 assert words[0] in _FREE, line
 
     @pytest.mark.parametrize("page", RUN)
     def test_commands_in_the_text(self, page: str) -> None:
         for command in _INLINE.findall((ROOT / page).read_text()):
-            _check_command(command)
+            _assert_known(command)
 
     def test_a_wrong_option_is_noticed(self) -> None:
         with pytest.raises(AssertionError, match="no option --thread"):
-            _check_command("stillhouse-server worker --thread 4")
+            _assert_known("stillhouse-server worker --thread 4")
         with pytest.raises(AssertionError, match="no command promote"):
-            _check_command("stillhouse artifacts promote art-1")
+            _assert_known("stillhouse artifacts promote art-1")
 
 
 class TestSettings:
     @pytest.mark.parametrize("page", RUN)
     def test_every_toml_block_is_a_settings_file(self, page: str) -> None:
         for block in blocks(page, "toml"):
-            Settings(**tomllib.loads(block))
+            assert Settings(**tomllib.loads(block)).model_fields_set
 
 
 class TestImages:

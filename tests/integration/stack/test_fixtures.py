@@ -1,6 +1,7 @@
 """The shared fixtures do what they promise."""
 
 import psycopg
+import pytest
 import redis
 from sqlalchemy import make_url, text
 from sqlalchemy.orm import Session
@@ -15,13 +16,11 @@ class TestDatabase:
         with psycopg.connect(dsn(database)) as connection:
             assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
 
-    def test_rows_of_one_test_are_gone_in_the_next(self, database: str) -> None:
+    @pytest.mark.parametrize("time", ["first", "second"])
+    def test_rows_of_one_test_are_gone_in_the_next(self, time: str, database: str) -> None:
         with psycopg.connect(dsn(database)) as connection:
             assert connection.execute("SELECT count(*) FROM projects").fetchone() == (0,)
             connection.execute("INSERT INTO projects (id, name) VALUES ('proj-x', 'x')")
-
-    def test_rows_of_one_test_are_gone_in_the_next_again(self, database: str) -> None:
-        self.test_rows_of_one_test_are_gone_in_the_next(database)
 
 
 class TestSession:

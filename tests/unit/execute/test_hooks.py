@@ -4,15 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distill.execute.hooks import crash_point
-
 PASS_THREE_TIMES = (
     "from distill.execute.hooks import crash_point\nfor i in range(3): print(i, flush=True); crash_point('package.before_publish')"
 )
 
 
-def run(at: str, markers: Path) -> tuple[int, list[str]]:
-    environment = {**os.environ, "STILLHOUSE_CRASH_AT": at, "STILLHOUSE_CRASH_MARKERS": str(markers)}
+def run(at: str | None, markers: Path) -> tuple[int, list[str]]:
+    environment = {**os.environ, "STILLHOUSE_CRASH_MARKERS": str(markers)} | ({"STILLHOUSE_CRASH_AT": at} if at else {})
     done = subprocess.run([sys.executable, "-c", PASS_THREE_TIMES], env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.split()
 
@@ -32,5 +30,6 @@ class TestCrashPoint:
         (tmp_path / "package.before_publish").touch()
         assert run("package.before_publish", tmp_path) == (0, ["0", "1", "2"])
 
-    def test_nothing_asked_for_nothing_happens(self) -> None:
-        crash_point("package.before_publish")
+    def test_nothing_asked_for_nothing_happens(self, tmp_path: Path) -> None:
+        assert run(None, tmp_path) == (0, ["0", "1", "2"])
+        assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from stillhouse_programs.derive import derive
 from stillhouse_programs.not_a_spec import NotASpec
 from stillhouse_programs.prompts import make_prompt_adapter, pin, stand_in_lm
 from stillhouse_programs.prove import prove
-from stillhouse_programs.spec import canonical_json, parse_spec
+from stillhouse_programs.spec import PROMPT_ADAPTERS, canonical_json, parse_spec
 from tests.unit.programs.samples import ROUTER, SAMPLES, SUPPORT, Order, Route, Support
 
 
@@ -191,7 +191,7 @@ class TestTaken:
     @pytest.mark.parametrize(("forward", "uses"), TAKEN, ids=lambda value: getattr(value, "__name__", ""))
     def test_traced_and_proved(self, forward: Callable[..., Any], uses: str) -> None:
         program = program_of(forward, uses)
-        prove(program, derive(program, SAMPLES[0]), SAMPLES)
+        assert set(prove(program, derive(program, SAMPLES[0]), SAMPLES)) == set(PROMPT_ADAPTERS)
 
     def test_the_class_gives_the_worked_spec(self) -> None:
         derived = derive(Support(), SAMPLES[0])
