@@ -20,18 +20,29 @@ class Tokens(_Part):
     cached_tokens: int
 
 
-class TraceUsage(Tokens):
+class LmUsage(Tokens):
     calls: int
 
 
+class TraceUsage(LmUsage):
+    """`lms` is the same for each slot that was asked."""
+
+    lms: dict[str, LmUsage]
+
+
 class TraceCall(_Part):
+    """`lm` is the slot that was asked; None when the call failed before."""
+
     predictor: str
     inputs: Json
     outputs: Json | None
     raw: str | None
     overrides: list[str]
+    lm: str | None
     usage: Tokens
     seconds: float
+    reasoning: str | None = None
+    tool_calls: list[Any] | None = None
 
 
 class TraceError(_Part):

@@ -47,6 +47,11 @@ class Prepared:
     def runs_as_task(self) -> bool:
         return hasattr(self.program, "aforward")
 
+    @property
+    def lm(self) -> dspy.BaseLM | None:
+        """The LM of the first predictor: what predictors without an LM of their own ask, such as the one that Refine makes."""
+        return next((predictor.lm for predictor in self.predictors.values()), None)
+
 
 def prepare_program(program: dspy.Module, prompt_adapter: dspy.Adapter, output_types: dict[str, Any] | None = None) -> Prepared:
     """Tag the predictors of a program whose LMs are set."""
@@ -68,7 +73,10 @@ async def run_rollout(
     """
     recorder = Recorder(token, seed, prepared.named, prepared.prompt_adapter)
     started = time.perf_counter()
-    outcome = await within(time_limit_seconds, _outcome(prepared, inputs, recorder, threads))
+    try:
+        outcome = await within(time_limit_seconds, _outcome(prepared, inputs, recorder, threads))
+    finally:
+        recorder.close()
     if recorder.infrastructure is not None:
         raise recorder.infrastructure
     return _trace(inputs, outcome, recorder, time.perf_counter() - started)
@@ -112,7 +120,7 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _run(prepared: Prepared, inputs: Json, recorder: Recorder, threads: Executor | None) -> Json:
-    settings = {SETTING: recorder, "trace": [], "adapter": prepared.prompt_adapter, "lm": None}
+    settings = {SETTING: recorder, "trace": [], "adapter": prepared.prompt_adapter, "lm": prepared.lm}
     with dspy.context(disable_history=True, track_usage=False, **settings):
         if prepared.runs_as_task:
             prediction = await prepared.program.acall(**inputs)
@@ -145,7 +153,7 @@ def _trace(inputs: Json, outcome: _Outcome, recorder: Recorder, seconds: float) 
         "outputs": outcome.outputs,
         "calls": [call.as_json() for call in recorder.calls],
         "error": outcome.error,
-        "usage": {"calls": recorder.usage.calls, **recorder.usage.tokens()},
+        "usage": {**recorder.usage.as_json(), "lms": {slot: usage.as_json() for slot, usage in recorder.usage_of.items()}},
         "foreign_calls": recorder.foreign_calls,
         "seconds": round(seconds, 4),
     }

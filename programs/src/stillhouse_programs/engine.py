@@ -18,7 +18,7 @@ from dspy.dsp.utils.settings import settings
 
 from stillhouse_programs import protocol
 from stillhouse_programs.protocol import InfrastructureError
-from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Call, Recorder, SignatureType, Usage
+from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Answer, Recorder, SignatureType, Usage
 from stillhouse_programs.relay_http import AsyncRelayClient, RelayUnreachable, Reply, SyncRelayClient
 
 Grammar = dict[str, Any]
@@ -61,7 +61,8 @@ class RelayEngine:
         """The body of one call. Raises RuntimeError outside of a rollout."""
         recorder = settings.get(SETTING)
         if not isinstance(recorder, Recorder):
-            raise RuntimeError("a predictor was called in a thread that the program started itself; use dspy.Parallel instead")
+            raise RuntimeError("a predictor was called outside of a rollout: in a thread that was started before it, or in another process")
+        recorder.check_open()
         body: dict[str, Any] = {"model": self.slot, "messages": messages}
         body.update({name: value for name, value in options.items() if value is not None and name not in _NOT_SENT})
         call = CURRENT_CALL.get()
@@ -78,19 +79,13 @@ class RelayEngine:
             raise _refusal(recorder, reply)
         try:
             body = protocol.decode(reply.body)
-            choice = body["choices"][0]
-            text = choice["message"].get("content") or ""
+            answer = _answer(body["choices"][0])
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as fault:
             error = InfrastructureError("bad_answer", "the LM host answered with something else than a chat completion")
             raise recorder.fail(error) from fault
-        call = CURRENT_CALL.get()
-        usage = _usage(body.get("usage") or {})
-        if call is None:
-            recorder.foreign_call(usage)
-        else:
-            _note(call, usage, text, choice.get("finish_reason") == "length")
-        answer: dict[str, Any] = body
-        return answer
+        recorder.answered(self.slot, _usage(body.get("usage") or {}), answer)
+        reply_body: dict[str, Any] = body
+        return reply_body
 
     def read_response(self, recorder: Recorder, reply: Reply) -> lm15.Response:
         return lm15.response_from_openai_chat(self.read_reply(recorder, reply), model=self.slot)
@@ -179,10 +174,17 @@ def _usage(usage: dict[str, Any]) -> Usage:
     return Usage(1, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0, details.get("cached_tokens") or 0)
 
 
-def _note(call: Call, usage: Usage, text: str, truncated: bool) -> None:
-    call.usage.add(usage)
-    call.raws.append(text)
-    call.truncated = call.truncated or truncated
+def _answer(choice: dict[str, Any]) -> Answer:
+    """Reasoning has two names among LM hosts."""
+    message = choice["message"]
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    tool_calls = message.get("tool_calls")
+    return Answer(
+        message.get("content") or "",
+        choice.get("finish_reason") == "length",
+        reasoning if isinstance(reasoning, str) else None,
+        tool_calls if isinstance(tool_calls, list) else None,
+    )
 
 
 def _refusal(recorder: Recorder, reply: Reply) -> BaseException:

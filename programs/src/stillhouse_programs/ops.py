@@ -18,7 +18,7 @@ from stillhouse_programs.executor import Plan, Slice
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
 from stillhouse_programs.metrics import make_metric
 from stillhouse_programs.preview import output_types, render_messages
-from stillhouse_programs.prompts import describe_prompt_adapter, make_prompt_adapter, pin
+from stillhouse_programs.prompts import describe_prompt_adapter, make_prompt_adapter
 from stillhouse_programs.protocol import InfrastructureError, Json, RequestError, field
 from stillhouse_programs.prove import prompt_hash
 from stillhouse_programs.recorder import SignatureType
@@ -33,6 +33,7 @@ from stillhouse_programs.spec import (
     parse_prompt_adapter,
     parse_spec,
 )
+from stillhouse_programs.threads import inherit_rollouts
 
 Emit = Callable[[Json], Awaitable[None]]
 _MAX_WIDTH = 2048
@@ -50,6 +51,7 @@ class Ops:
     """Holds the opened programs and the connections to the relay."""
 
     def __init__(self, socket_path: str) -> None:
+        inherit_rollouts()
         self._clients = (SyncRelayClient(socket_path), AsyncRelayClient(socket_path))
         self._opened: dict[str, Opened] = {}
         self._table: dict[str, Callable[[Json, Emit], Awaitable[Json]]] = {
@@ -169,9 +171,7 @@ class Ops:
         prompt_adapter = make_prompt_adapter(parse_prompt_adapter(chosen))
         program = build_program(spec)
         self._set_lms(program, spec, field(body, "lms", dict), prompt_adapter)
-        prepared = prepare_program(program, prompt_adapter, output_types(program, spec))
-        pin(program, prompt_adapter)
-        return Opened(spec, prepared)
+        return Opened(spec, prepare_program(program, prompt_adapter, output_types(program, spec)))
 
     def _set_lms(self, program: dspy.Module, spec: ProgramSpec, lms: Json, prompt_adapter: dspy.Adapter) -> None:
         made = {role: self._lm(role, lm, prompt_adapter) for role, lm in lms.items()}

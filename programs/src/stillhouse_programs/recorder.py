@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -42,12 +43,24 @@ class Usage:
         self.completion_tokens += other.completion_tokens
         self.cached_tokens += other.cached_tokens
 
+    def as_json(self) -> dict[str, int]:
+        return {"calls": self.calls, **self.tokens()}
+
     def tokens(self) -> dict[str, int]:
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "cached_tokens": self.cached_tokens,
         }
+
+
+class Answer(NamedTuple):
+    """What an LM host sent back. `reasoning` is the text that reasoning models give beside their answer, `tool_calls` OpenAI's list."""
+
+    text: str
+    truncated: bool = False
+    reasoning: str | None = None
+    tool_calls: list[Any] | None = None
 
 
 @dataclass
@@ -63,19 +76,28 @@ class Call:
     parent: Call | None
     usage: Usage = field(default_factory=Usage)
     outputs: dict[str, Any] | None = None
-    raws: list[str] = field(default_factory=list)
-    truncated: bool = False
+    answers: list[Answer] = field(default_factory=list)
+    slot: str | None = None
     seconds: float = 0.0
 
+    @property
+    def truncated(self) -> bool:
+        return any(answer.truncated for answer in self.answers)
+
     def as_json(self) -> dict[str, Any]:
+        """`lm` is the slot that was asked; what of an answer is not text is there only when there is some."""
+        first = self.answers[0] if self.answers else Answer("")
+        extra = {"reasoning": first.reasoning, "tool_calls": first.tool_calls}
         return {
             "predictor": self.predictor,
             "inputs": self.inputs,
             "outputs": self.outputs,
-            "raw": self.raws[0] if self.raws else None,
+            "raw": first.text if self.answers else None,
             "overrides": self.overrides,
+            "lm": self.slot,
             "usage": self.usage.tokens(),
             "seconds": round(self.seconds, 4),
+            **{name: value for name, value in extra.items() if value},
         }
 
 
@@ -153,18 +175,21 @@ class _recorded:
 
 
 class Recorder:
-    """Records the predictor calls of one rollout. It travels in dspy's settings, which reach dspy's own threads."""
+    """Records the predictor calls of one rollout. It travels in dspy's settings, which reach the threads of dspy and of the program."""
 
     def __init__(self, token: str, seed: int | None, named: Mapping[str, Own], prompt_adapter: dspy.Adapter) -> None:
         self.token = token
         self.calls: list[Call] = []
         self.foreign_calls = 0
         self.usage = Usage()
+        self.usage_of: dict[str, Usage] = {}
         self.infrastructure: InfrastructureError | None = None
         self._seed = seed
         self._named = named
         self._prompt_adapter = prompt_adapter
         self._ordinals: dict[str | None, int] = {}
+        self._closed = False
+        self._lock = threading.Lock()
 
     def begin(self, predictor: dspy.Predict, kwargs: dict[str, Any]) -> Call:
         name = getattr(predictor, TAG, None)
@@ -186,25 +211,43 @@ class Recorder:
         """`output` is None for a call that raised."""
         CURRENT_CALL.set(call.parent)
         call.seconds = time.perf_counter() - call.started
-        self.usage.add(call.usage)
         if call.predictor is None:
-            self.foreign_calls += 1
+            with self._lock:
+                self.foreign_calls += 1
             return
         if isinstance(output, dspy.Prediction):
             call.outputs = _plain(call, {name: output[name] for name in fields_of(call.signature).outputs if name in output})
         self.calls.append(call)
 
-    def foreign_call(self, usage: Usage) -> None:
-        """An LM call that no predictor of the program made."""
-        self.foreign_calls += 1
-        self.usage.add(usage)
+    def answered(self, slot: str, usage: Usage, answer: Answer) -> None:
+        """One LM call has its answer: it belongs to the predictor that is running, or to none of the program's."""
+        call = CURRENT_CALL.get()
+        with self._lock:
+            self.usage.add(usage)
+            self.usage_of.setdefault(slot, Usage()).add(usage)
+            if call is None:
+                self.foreign_calls += 1
+                return
+            call.usage.add(usage)
+            call.answers.append(answer)
+            call.slot = slot
 
     def next_seed(self, name: str | None) -> int | None:
         """Each call of a predictor has a seed of its own: a loop or BestOfN that asks twice wants two samples."""
         if self._seed is None:
             return None
-        ordinal = self._ordinals[name] = self._ordinals.get(name, -1) + 1
+        with self._lock:
+            ordinal = self._ordinals[name] = self._ordinals.get(name, -1) + 1
         return (self._seed + ordinal) & 0x7FFFFFFF
+
+    def close(self) -> None:
+        """The rollout is over. A thread that it left behind asks no LM any more."""
+        self._closed = True
+
+    def check_open(self) -> None:
+        """Raises InfrastructureError for a call after the end."""
+        if self._closed:
+            raise InfrastructureError("rollout_over", "the rollout that this call belongs to is over")
 
     def fail(self, error: InfrastructureError) -> InfrastructureError:
         """Remember it, so that a program that swallows even BaseException still ends as infrastructure."""

@@ -10,6 +10,7 @@ import asyncio
 import http.client
 import socket
 import threading
+import weakref
 from typing import NamedTuple, cast
 
 PATH = "/v1/chat/completions"
@@ -115,25 +116,29 @@ def _parse_head(head: bytes) -> tuple[int, str | None, int, bool]:
 
 
 class AsyncRelayClient:
-    """For tasks: as many connections as there are calls in flight, kept for the next ones. Bound to the loop of its first call."""
+    """For tasks: as many connections as there are calls in flight, kept for the next ones of the same event loop.
+
+    A program may run loops of its own, with `asyncio.run` in a thread.
+    """
 
     def __init__(self, socket_path: str) -> None:
         self._path = socket_path
-        self._idle: list[_Connection] = []
+        self._idle: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Connection]] = weakref.WeakKeyDictionary()
 
     async def post(self, token: str, body: bytes) -> Reply:
         """Raises RelayUnreachable. A kept connection that turns out to be closed costs a new connection, not an error."""
         data = _request_bytes(token, body)
-        while self._idle:
-            connection = self._idle.pop()
+        idle = self._idle.setdefault(asyncio.get_running_loop(), [])
+        while idle:
+            connection = idle.pop()
             if connection.closed:
                 continue
             try:
-                return await self._exchange(connection, data)
+                return await _exchange(idle, connection, data)
             except RelayUnreachable:
                 if connection.answer_started:
                     raise
-        return await self._exchange(await self._connect(), data)
+        return await _exchange(idle, await self._connect(), data)
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -143,16 +148,17 @@ class AsyncRelayClient:
             raise RelayUnreachable(f"no relay: {fault.strerror}") from fault
         return connection
 
-    async def _exchange(self, connection: _Connection, data: bytes) -> Reply:
-        reply = await connection.send(data)
-        if not connection.closed:
-            self._idle.append(connection)
-        return reply
-
     def close(self) -> None:
-        for connection in self._idle:
+        """Close what this loop keeps."""
+        for connection in self._idle.pop(asyncio.get_running_loop(), []):
             connection.close()
-        self._idle.clear()
+
+
+async def _exchange(idle: list[_Connection], connection: _Connection, data: bytes) -> Reply:
+    reply = await connection.send(data)
+    if not connection.closed:
+        idle.append(connection)
+    return reply
 
 
 class _UnixHTTPConnection(http.client.HTTPConnection):

@@ -14,6 +14,7 @@ from stillhouse_programs.collect import Prepared, prepare_program, run_rollout
 from stillhouse_programs.engine import RelayLM, make_lm
 from stillhouse_programs.prompts import make_prompt_adapter
 from stillhouse_programs.relay_http import AsyncRelayClient, Reply, SyncRelayClient
+from stillhouse_programs.threads import inherit_rollouts
 from tests.support.scripted_lm import Answerer, Fail, complete, echo
 
 Json = dict[str, Any]
@@ -54,6 +55,7 @@ class ScriptedRelay:
 
 
 def prepared(program: dspy.Module, relay: ScriptedRelay, prompt_adapter: str = "chat", **types: Any) -> Prepared:
+    inherit_rollouts()
     program.set_lm(relay.lm())
     return prepare_program(program, make_prompt_adapter(prompt_adapter), types)
 

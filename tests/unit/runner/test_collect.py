@@ -14,81 +14,6 @@ from tests.support.scripted_lm import Fail
 from tests.unit.runner.support import Json, ScriptedRelay, Steps, called, prepared, rollout
 
 
-async def answer_twice(self: Any, q: str) -> dspy.Prediction:
-    for step in ("1", "2"):
-        await self.act.acall(q=q, step=step)
-    return await self.answer.acall(q=q)
-
-
-class TestWhoseCallItWas:
-    def test_looped_predictor(self) -> None:
-        program = Steps(answer_twice, act=dspy.Predict("q, step -> act"), answer=dspy.ChainOfThought("q -> answer"))
-        trace = rollout(prepared(program, ScriptedRelay()), q="x")
-        assert called(trace) == ["act", "act", "answer.predict"]
-        assert [call["inputs"] for call in trace["calls"]] == [{"q": "x", "step": "1"}, {"q": "x", "step": "2"}, {"q": "x"}]
-        assert trace["outputs"] == {"reasoning": "reasoning", "answer": "answer"}
-
-    def test_list_and_nesting_and_equal_signatures(self) -> None:
-        async def body(self: Any, q: str) -> dspy.Prediction:
-            for hop in (self.hops[1], self.hops[0]):
-                await hop.acall(q=q)
-            return await self.inner.last.acall(q=q)
-
-        inner = Steps(answer_twice, last=dspy.Predict("q -> a"))
-        program = Steps(body, hops=[dspy.Predict("q -> a"), dspy.Predict("q -> a")], inner=inner)
-        assert called(rollout(prepared(program, ScriptedRelay()), q="x")) == ["hops[1]", "hops[0]", "inner.last"]
-
-    def test_copies_that_best_of_n_makes(self) -> None:
-        best = dspy.BestOfN(dspy.ChainOfThought("q -> a"), N=3, reward_fn=lambda args, pred: float(pred.a == "good"), threshold=1.0)
-        relay = ScriptedRelay(lambda ask: {"reasoning": "r", "a": "good" if ask.n == 2 else "bad"})
-        trace = rollout(prepared(best, relay), seed=7, q="x")
-        assert called(trace) == ["module.predict"] * 3
-        assert trace["outputs"]["a"] == "good"
-        assert len({body["seed"] for body in relay.bodies}) == 3, "three equal prompts want three samples"
-
-    def test_foreign_predictor_is_dropped_and_counted(self) -> None:
-        relay = ScriptedRelay()
-
-        async def body(self: Any, q: str) -> dspy.Prediction:
-            await dspy.Predict("q -> hint").acall(q=q, lm=relay.lm())
-            return await self.answer.acall(q=q)
-
-        trace = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), relay), q="x")
-        assert called(trace) == ["answer"]
-        assert (trace["foreign_calls"], trace["usage"]["calls"]) == (1, 2)
-
-    def test_threads_of_dspy_parallel(self) -> None:
-        class Both(dspy.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.a, self.b = dspy.Predict("q -> a"), dspy.Predict("q -> b")
-
-            def forward(self, q: str) -> dspy.Prediction:
-                one, two = dspy.Parallel(num_threads=2, disable_progress_bar=True)([(self.a, {"q": q}), (self.b, {"q": q})])
-                return dspy.Prediction(a=one.a, b=two.b)
-
-        trace = rollout(prepared(Both(), ScriptedRelay()), q="x")
-        assert sorted(called(trace)) == ["a", "b"]
-        assert trace["outputs"] == {"a": "a", "b": "b"}
-
-    def test_program_without_aforward_runs_in_threads(self) -> None:
-        class Plain(dspy.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.answer = dspy.Predict("q -> a")
-
-            def forward(self, q: str) -> dspy.Prediction:
-                return self.answer(q=q)
-
-        relay = ScriptedRelay()
-        trace = rollout(prepared(Plain(), relay), seed=3, q="x")
-        assert (called(trace), trace["calls"][0]["raw"], relay.bodies[0]["seed"]) == (
-            ["answer"],
-            "[[ ## a ## ]]\na\n\n[[ ## completed ## ]]\n",
-            3,
-        )
-
-
 class TestWhatIsKept:
     def test_usage_raw_text_and_token(self) -> None:
         relay = ScriptedRelay(lambda ask: {"a": "two words"})
@@ -96,7 +21,9 @@ class TestWhatIsKept:
         call = trace["calls"][0]
         assert call["raw"] == "[[ ## a ## ]]\ntwo words\n\n[[ ## completed ## ]]\n"
         assert call["usage"]["completion_tokens"] == 12
-        assert trace["usage"] == {"calls": 1, **call["usage"]}
+        spent = {"calls": 1, **call["usage"]}
+        assert trace["usage"] == {**spent, "lms": {"student": spent}}
+        assert call["lm"] == "student"
         assert relay.tokens == ["t"]
 
     def test_messages_are_those_of_the_prompt_adapter(self) -> None:
@@ -217,15 +144,6 @@ class TestHowItEnds:
         with pytest.raises(InfrastructureError) as trouble:
             rollout(prepared(Steps(body), ScriptedRelay()), limit=0.05, q="x")
         assert trouble.value.code == "time_limit"
-
-    def test_calls_from_a_thread_of_the_programs_own_fail_clearly(self) -> None:
-        async def body(self: Any, q: str) -> dspy.Prediction:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(None, lambda: self.answer(q=q))
-
-        trace = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), ScriptedRelay()), q="x")
-        assert trace["status"] == "failed"
-        assert "dspy.Parallel" in trace["error"]["message"]
 
 
 class Color(enum.Enum):
