@@ -35,8 +35,13 @@ def rollout_fact(
         passed=bool(score["passed"]) if score else trace["status"] == "ok",
         reused=reused,
         message=f"{error['type']}: {error['message']}"[:300] if error else (score or {}).get("error"),
-        data={"score": score["status"] if score else None, "seconds": trace["seconds"], "usage": trace["usage"]},
+        data={"score": score["status"] if score else None, "seconds": trace["seconds"], "usage": _spent(trace["usage"])},
     )
+
+
+def _spent(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """A rollout's usage as a whole; by LM it is in the trace."""
+    return {name: value for name, value in usage.items() if name != "lms"}
 
 
 def undecided_fact(job_id: str, role: str, example: int, n: int, code: str, message: str) -> NewFact:

@@ -155,7 +155,8 @@ class Ops:
         trace = await run_rollout(opened.prepared, inputs, token=field(request, "token", str), time_limit_seconds=limit)
         if trace["status"] != "ok":
             raise RequestError(f"program_{trace['status']}", f"{trace['error']['type']}: {trace['error']['message']}")
-        await emit({"event": "called", "outputs": trace["outputs"], "usage": trace["usage"], "seconds": trace["seconds"]})
+        usage = {name: count for name, count in trace["usage"].items() if name != "lms"}
+        await emit({"event": "called", "outputs": trace["outputs"], "usage": usage, "seconds": trace["seconds"]})
         return {}
 
     def _open_program(self, request: Json) -> Opened:
