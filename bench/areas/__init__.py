@@ -12,6 +12,7 @@ AREAS = {
     "jobs": "submit to first claim, overhead a work item, requests of jobs",
     "runner": "start of a runner",
     "rollouts": "rollouts a second against dspy.Evaluate",
+    "scale": "memory and time an example at 1,000 and at 100,000 examples",
     "training": "training and held-out score against TRL",
     "lm_host": "LM host against transformers' generate",
     "celery": "Celery threads against prefork",
