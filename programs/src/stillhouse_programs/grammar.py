@@ -34,7 +34,7 @@ class NoGrammar(ValueError):
 def derive_grammar(signature: Any, prompt_adapter: Any, most_text: int = MOST_TEXT) -> Grammar:
     """Derive the grammar of the answers to `signature` under a dspy prompt adapter.
 
-    Returns `{"regex": …}` where a regular expression says it, `{"json": schema}` for the JSON prompt adapter, and
+    Returns `{"regex": …}` where a regular expression says it, `{"json": schema}` for the prompt adapters that ask for JSON, and
     `{"grammar": …}` in llguidance's Lark dialect for objects that need more. Raises NoGrammar for types whose answers dspy does
     not always read, and for prompt adapters that are not known.
     """
@@ -45,7 +45,7 @@ def derive_grammar(signature: Any, prompt_adapter: Any, most_text: int = MOST_TE
     fields = [_Field(name, info.annotation) for name, info in signature.output_fields.items()]
     for field in fields:
         field.check()
-    if kind == "json":
+    if kind in ("json", "baml"):
         for field in fields:
             field.check_choices()
         return {"json": answer_schema({field.name: field.annotation for field in fields}, MOST_JSON_TEXT, most_text)}

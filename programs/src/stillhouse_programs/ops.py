@@ -18,7 +18,7 @@ from stillhouse_programs.executor import Plan, Slice
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
 from stillhouse_programs.metrics import make_metric
 from stillhouse_programs.preview import output_types, render_messages
-from stillhouse_programs.prompts import describe_prompt_adapter, make_prompt_adapter
+from stillhouse_programs.prompts import CannotRender, describe_prompt_adapter, make_prompt_adapter
 from stillhouse_programs.protocol import InfrastructureError, Json, RequestError, field
 from stillhouse_programs.prove import prompt_hash
 from stillhouse_programs.recorder import SignatureType
@@ -70,6 +70,8 @@ class Ops:
             return await self._table[request["op"]](request, emit)
         except SpecError as error:
             raise RequestError("invalid_program", str(error), error.param) from error
+        except CannotRender as fault:
+            raise RequestError("cannot_render", str(fault), "prompt_adapter") from fault
         except InfrastructureError as trouble:
             raise RequestError(trouble.code, trouble.message) from trouble
 

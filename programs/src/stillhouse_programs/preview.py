@@ -8,14 +8,17 @@ from typing import Any
 import dspy
 
 from stillhouse_programs.collect import Prepared
-from stillhouse_programs.prompts import Message, render
+from stillhouse_programs.prompts import CannotRender, Message, render
 from stillhouse_programs.spec import FromRef, ProgramSpec, Reference, ValueRef, expand
 
 _INPUT = "input"
 
 
 def render_messages(spec: ProgramSpec, prepared: Prepared, inputs: Mapping[str, Any]) -> dict[str, list[Message]]:
-    """The messages that each predictor would send, at its first step. A value that comes from an LM stands as `{step.field}`."""
+    """The messages that each predictor would send, at its first step. A value that comes from an LM stands as `{step.field}`.
+
+    Raises CannotRender.
+    """
     predictors = dict(prepared.program.named_predictors())
     messages: dict[str, list[Message]] = {}
     for step in expand(spec).steps or []:
@@ -23,9 +26,15 @@ def render_messages(spec: ProgramSpec, prepared: Prepared, inputs: Mapping[str, 
         known = {name: _preview(reference, inputs) for name, reference in step.args.items()}
         given = {name: value for name, value in known.items() if value is not _NOT_GIVEN}
         if step.predictor not in messages:
-            rendered = render(prepared.prompt_adapter, predictor, predictor.lm, predictor.demos, given)
-            messages[step.predictor] = rendered.messages
+            messages[step.predictor] = _messages(prepared.prompt_adapter, step.predictor, predictor, given)
     return messages
+
+
+def _messages(prompt_adapter: dspy.Adapter, name: str, predictor: dspy.Predict, given: Mapping[str, Any]) -> list[Message]:
+    try:
+        return render(prompt_adapter, predictor, predictor.lm, predictor.demos, given).messages
+    except CannotRender as fault:
+        raise CannotRender(f"predictor {name}: {fault}") from fault
 
 
 _NOT_GIVEN = object()

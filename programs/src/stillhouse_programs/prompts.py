@@ -3,17 +3,23 @@
 A prompt is rendered by the same planning that dspy does at run time, so that a training row and a later call have equal bytes.
 """
 
+import contextlib
 import functools
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import dspy
+import pydantic
+from dspy.adapters.baml_adapter import BAMLAdapter
+from dspy.adapters.types import Type as DspyType
 from dspy.adapters.utils import apply_output_field_defaults, get_annotation_name, parse_value
 from pydantic_core import PydanticUndefined
 
-from stillhouse_programs.spec import PromptAdapterSpec, SpecError, parse_prompt_adapter
+from stillhouse_programs.spec import PromptAdapterSpec, SpecError, no_prompt_adapter, parse_prompt_adapter
+from stillhouse_programs.types import is_union
 
 Message = dict[str, Any]
 PinnedModule = TypeVar("PinnedModule", bound=dspy.Module)
@@ -25,6 +31,10 @@ _CALL_CONFIG = "_stillhouse_call_config"
 
 class Unparsable(ValueError):
     """An answer that the prompt adapter cannot read."""
+
+
+class CannotRender(ValueError):
+    """A prompt that the prompt adapter cannot write, for the types in its signature or the inputs it was given."""
 
 
 # ------------------------------------------------------------------ prompt adapters
@@ -83,15 +93,40 @@ class FastXMLAdapter(_SystemMessageOnce, dspy.XMLAdapter):
     """dspy's XMLAdapter with the same bytes."""
 
 
+class FastBAMLAdapter(_PlainInputs, BAMLAdapter):
+    """dspy's BAMLAdapter with the same bytes, for objects in whatever form they come: a stored call has a dict where the program that
+    made it passed an object, and dspy writes only the object on lines of its own."""
+
+    def format_user_message_content(
+        self, signature: Any, inputs: Mapping[str, Any], prefix: str = "", suffix: str = "", main_request: bool = False
+    ) -> str:
+        objects = {name: _as_object(inputs[name], info.annotation) for name, info in signature.input_fields.items() if name in inputs}
+        return super().format_user_message_content(signature, {**inputs, **objects}, prefix, suffix, main_request)
+
+
+def _as_object(value: Any, annotation: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    for part in typing.get_args(annotation) if is_union(annotation) else (annotation,):
+        if isinstance(part, type) and issubclass(part, pydantic.BaseModel) and not issubclass(part, DspyType):
+            with contextlib.suppress(pydantic.ValidationError):
+                return part.model_validate(dict(value))
+    return value
+
+
 def make_prompt_adapter(spec: PromptAdapterSpec | Mapping[str, Any] | str | None = None) -> dspy.Adapter:
     """Build a prompt adapter; `chat` if nothing is named. Raises SpecError for an unknown one.
 
     The fallback to JSON is off: a parse failure is counted, not asked again with another prompt.
     """
     kind = parse_prompt_adapter(spec).type
-    if kind == "json":
-        return FastJSONAdapter()
+    if kind in _JSON_KINDS:
+        return _JSON_KINDS[kind]()
     return (FastXMLAdapter if kind == "xml" else FastChatAdapter)(use_json_adapter_fallback=False)
+
+
+# Both answer with one JSON object.
+_JSON_KINDS: dict[str, Any] = {"json": FastJSONAdapter, "baml": FastBAMLAdapter}
 
 
 def describe_prompt_adapter(prompt_adapter: dspy.Adapter) -> PromptAdapterSpec:
@@ -99,12 +134,12 @@ def describe_prompt_adapter(prompt_adapter: dspy.Adapter) -> PromptAdapterSpec:
     kinds = (
         ("xml", (dspy.XMLAdapter, FastXMLAdapter)),
         ("json", (dspy.JSONAdapter, FastJSONAdapter)),
+        ("baml", (BAMLAdapter, FastBAMLAdapter)),
         ("chat", (dspy.ChatAdapter, FastChatAdapter)),
     )
     kind = next((name for name, classes in kinds if type(prompt_adapter) in classes), None)
     if kind is None:
-        name = type(prompt_adapter).__name__
-        raise SpecError(f"the prompt adapter {name} is not known; use ChatAdapter, JSONAdapter or XMLAdapter", "prompt_adapter")
+        raise SpecError(f"prompt_adapter: {no_prompt_adapter(type(prompt_adapter).__name__)}", "prompt_adapter")
     return parse_prompt_adapter(kind)
 
 
@@ -153,12 +188,19 @@ def stand_in_lm() -> dspy.LM:
 def render(
     prompt_adapter: dspy.Adapter, predictor: dspy.Predict, lm: dspy.LM | None, demos: Sequence[Any], inputs: Mapping[str, Any]
 ) -> Rendered:
-    """Render the messages that `predictor` would send: defaults filled in, and planned for `lm` (a stand-in if None)."""
+    """Render the messages that `predictor` would send: defaults filled in, and planned for `lm` (a stand-in if None).
+
+    Raises CannotRender.
+    """
     signature = predictor.signature
     defaults = {name: field.default for name, field in signature.input_fields.items() if field.default is not PydanticUndefined}
     filled = {**inputs, **{name: value for name, value in defaults.items() if name not in inputs}}
-    planned = plan(prompt_adapter, lm or stand_in_lm(), dict(predictor.config), signature, filled)
-    return Rendered(messages_of(prompt_adapter, planned, demos, filled), planned)
+    try:
+        planned = plan(prompt_adapter, lm or stand_in_lm(), dict(predictor.config), signature, filled)
+        return Rendered(messages_of(prompt_adapter, planned, demos, filled), planned)
+    except Exception as error:
+        # Prompt adapters raise many kinds over a type or a value that they have no form for.
+        raise CannotRender(f"{type(prompt_adapter).__name__.removeprefix('Fast')} cannot write this prompt: {error}") from error
 
 
 def plan(prompt_adapter: dspy.Adapter, lm: dspy.LM, options: dict[str, Any], signature: Any, inputs: Mapping[str, Any]) -> Any:

@@ -44,7 +44,7 @@ class Rejection:
     """Why a call gives no row.
 
     `reason` is one of override, unparsable, foreign_predictor, missing_input, missing_output, output_type, incomplete_demo,
-    not_text, not_round_trip.
+    cannot_render, not_text, not_round_trip.
     """
 
     reason: str
@@ -76,6 +76,8 @@ def render_row(
         return Row(predictor_name, _text_messages(rendered.messages), [{"role": "assistant", "content": answer}])
     except _Rejected as rejected:
         return rejected.rejection
+    except prompts.CannotRender as fault:
+        return Rejection("cannot_render", str(fault))
     except IncompleteDemo as incomplete:
         return Rejection("incomplete_demo", str(incomplete))
 

@@ -20,6 +20,7 @@ from stillhouse_programs.spec_errors import SpecError, from_validation
 from stillhouse_programs.spec_expand import expand_spec, number_steps
 from stillhouse_programs.spec_metrics import F1, METRICS, ExactMatch, FieldEquals, MetricSpec, check_metric_of, metric_fields, parse_metric
 from stillhouse_programs.spec_models import (
+    PROMPT_ADAPTER_TYPES,
     FieldSpec,
     FromRef,
     GenerationConfig,
@@ -31,18 +32,19 @@ from stillhouse_programs.spec_models import (
     StepSpec,
     TemplateRef,
     ValueRef,
+    no_prompt_adapter,
 )
 from stillhouse_programs.spec_rows import Column, RowCheck, RowFault, cast_cell, input_columns, label_columns
 
 __all__ = [
     "ProgramSpec", "PredictorSpec", "SignatureSpec", "FieldSpec", "StepSpec", "Reference", "FromRef", "ValueRef", "TemplateRef",
-    "GenerationConfig", "PromptAdapterSpec", "PROMPT_ADAPTERS", "DEFAULT_PROMPT_ADAPTER", "SpecError",
+    "GenerationConfig", "PromptAdapterSpec", "PROMPT_ADAPTERS", "DEFAULT_PROMPT_ADAPTER", "no_prompt_adapter", "SpecError",
     "parse_spec", "parse_prompt_adapter", "expand", "canonical_json", "input_names", "required_input_names", "output_names",
     "lm_roles", "predictor_names", "columns", "Column", "check_row", "RowFault", "cast_row",
     "DemosMode", "with_demos", "METRICS", "MetricSpec", "ExactMatch", "F1", "FieldEquals", "parse_metric", "check_metric", "metric_fields",
 ]  # fmt: skip
 
-PROMPT_ADAPTERS = frozenset({"chat", "json", "xml"})
+PROMPT_ADAPTERS = frozenset(PROMPT_ADAPTER_TYPES)
 DEFAULT_PROMPT_ADAPTER = PromptAdapterSpec()
 
 

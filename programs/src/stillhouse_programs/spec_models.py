@@ -1,9 +1,9 @@
 """The wire form of a program spec as pydantic models: leaf predictors with typed signatures, and straight-line wiring."""
 
 import difflib
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 STRING_SCHEMA: dict[str, Any] = {"type": "string"}
@@ -16,6 +16,18 @@ RoleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$"
 StepId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
 # Each part has a limit of its own: a reference stays valid when its step gets the id of the canonical form.
 ReferencePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}(\.[A-Za-z][A-Za-z0-9_]{0,399}){1,20}$")]
+
+
+PromptAdapterType = Literal["chat", "json", "xml", "baml"]
+PROMPT_ADAPTER_TYPES: tuple[str, ...] = get_args(PromptAdapterType)
+
+
+def no_prompt_adapter(name: str) -> str:
+    """Say why there is no prompt adapter of this name, and what to use."""
+    known = ", ".join(PROMPT_ADAPTER_TYPES)
+    if name.lower().replace("_", "").replace("-", "").startswith("twostep"):
+        return f"under {name} a second LM reads the answers, so no row can say what the student is to write; use one of {known}"
+    return f"no rows can be rendered for the prompt adapter {name[:80]}; use one of {known}{nearest(name, list(PROMPT_ADAPTER_TYPES))}"
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -152,7 +164,14 @@ class StepSpec(SpecModel):
 class PromptAdapterSpec(SpecModel):
     """The prompt adapter that formats prompts and parses answers."""
 
-    type: Literal["chat", "json", "xml"] = "chat"
+    type: PromptAdapterType = "chat"
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _refuse_unknown(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in PROMPT_ADAPTER_TYPES:
+            raise PydanticCustomError("unknown_prompt_adapter", "{why}", {"why": no_prompt_adapter(value)})
+        return value
 
 
 class ProgramSpec(SpecModel):

@@ -74,7 +74,7 @@ def readable(adapter: dspy.Adapter, signature: Any, outputs: dict[str, Any], ans
         return False
 
 
-@pytest.mark.parametrize("kind", ["chat", "json", "xml"])
+@pytest.mark.parametrize("kind", ["baml", "chat", "json", "xml"])
 @pytest.mark.parametrize("annotation", COMMON, ids=str)
 class TestCommonTypes:
     def test_lets_through_what_a_program_answers(self, annotation: Any, kind: str) -> None:
@@ -150,7 +150,7 @@ class TestForms:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("kind", ["chat", "json", "xml"])
+    @pytest.mark.parametrize("kind", ["baml", "chat", "json", "xml"])
     def test_a_union_with_text(self, kind: str) -> None:
         with pytest.raises(NoGrammar, match="field out_0: dspy cannot read every text"):
             derive_grammar(signature_of(int | str), prompts.make_prompt_adapter(kind))
@@ -167,5 +167,5 @@ class TestRefusals:
         class Mine(dspy.ChatAdapter):
             pass
 
-        with pytest.raises(NoGrammar, match="Mine is not known"):
+        with pytest.raises(NoGrammar, match="for the prompt adapter Mine"):
             derive_grammar(Route, Mine())

@@ -8,7 +8,9 @@ import textwrap
 from typing import Any
 
 import dspy
+import pydantic
 import pytest
+from dspy.adapters.baml_adapter import BAMLAdapter
 
 from stillhouse_programs import prompts
 from stillhouse_programs.build import build_program
@@ -16,8 +18,8 @@ from stillhouse_programs.prove import ScriptedAdapter, prompt_hash, prove
 from stillhouse_programs.spec import SpecError, parse_spec
 from tests.unit.programs.samples import ROUTER, SAMPLES, SUPPORT, Item, Reply, Route, Support, copy_of
 
-PLAIN = {"chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "xml": dspy.XMLAdapter}
-KINDS = ["chat", "json", "xml"]
+PLAIN = {"baml": BAMLAdapter, "chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "xml": dspy.XMLAdapter}
+KINDS = ["baml", "chat", "json", "xml"]
 
 
 class TestSameBytes:
@@ -36,6 +38,14 @@ class TestSameBytes:
         ours, theirs = prompts.make_prompt_adapter(kind), PLAIN[kind]()
         for inputs in ({"item": Item(name="pen"), "names": ["a", "b"]}, {"names": "x"}, {}):
             assert ours.format(signature, [], inputs) == theirs.format(signature, [], inputs)
+
+    @pytest.mark.parametrize("annotation", [Item, Item | None])
+    def test_baml_writes_a_stored_object_as_the_object_that_it_was(self, annotation: Any) -> None:
+        signature = dspy.Signature({"item": (annotation, dspy.InputField()), "y": (str, dspy.OutputField())}, "Do it.")
+        item, ours = Item(name="pen", qty=2), prompts.make_prompt_adapter("baml")
+        live = BAMLAdapter().format(signature, [], {"item": item})
+        assert ours.format(signature, [], {"item": item.model_dump()}) == ours.format(signature, [], {"item": item}) == live
+        assert ours.format(signature, [], {"item": {"no": "item"}}) == BAMLAdapter().format(signature, [], {"item": {"no": "item"}})
 
     def test_a_signature_changed_in_place_is_rendered_anew(self) -> None:
         ours, signature = prompts.make_prompt_adapter("chat"), dspy.Signature("message -> category", "First.")
@@ -75,8 +85,15 @@ class TestPromptAdapters:
         assert prompts.describe_prompt_adapter(prompts.make_prompt_adapter(kind)).type == kind
 
     def test_others_have_no_spec(self) -> None:
-        with pytest.raises(SpecError, match="TwoStepAdapter is not known"):
+        with pytest.raises(SpecError, match="a second LM reads the answers"):
             prompts.describe_prompt_adapter(dspy.TwoStepAdapter(prompts.stand_in_lm()))
+
+    def test_what_it_has_no_form_for(self) -> None:
+        nested = pydantic.create_model("Pair", first=(Item, ...), second=(Item, ...))
+        pair = dspy.Signature({"q": (str, dspy.InputField()), "a": (nested, dspy.OutputField())})
+        prompts.render(prompts.make_prompt_adapter("json"), dspy.Predict(pair), None, [], {"q": "x"})
+        with pytest.raises(prompts.CannotRender, match=r"BAMLAdapter cannot write this prompt: .* recursive"):
+            prompts.render(prompts.make_prompt_adapter("baml"), dspy.Predict(pair), None, [], {"q": "x"})
 
     def test_unparsable_answers(self) -> None:
         adapter = prompts.make_prompt_adapter("chat")

@@ -292,10 +292,20 @@ class TestPromptAdapter:
         assert parse_prompt_adapter("xml").type == "xml"
         assert parse_prompt_adapter({"type": "json"}).type == "json"
 
-    def test_unknown(self) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [
+            ("two_step", "a second LM reads the answers, so no row can say what the student is to write; use one of chat, json, xml, baml"),
+            ("MyAdapter", "no rows can be rendered for the prompt adapter MyAdapter; use one of chat, json, xml, baml"),
+            ("jason", "did you mean `json`?"),
+            (3, "expected one of 'chat', 'json', 'xml' or 'baml'"),
+        ],
+    )
+    def test_unknown(self, kind: Any, message: str) -> None:
         with pytest.raises(SpecError) as caught:
-            parse_prompt_adapter({"type": "baml"})
+            parse_prompt_adapter({"type": kind})
         assert caught.value.param == "prompt_adapter.type"
+        assert message in caught.value.message
 
 
 def metric_fault(metric: Any) -> str | None:

@@ -62,6 +62,18 @@ class TestOtherOps:
             runner.ask("validate", program=loose, lms={"teacher": {"slot": "teacher", "constrain": True}}, samples=[])
         assert (fault.value.code, fault.value.param) == ("cannot_constrain", "lms")
 
+    def test_a_prompt_that_cannot_be_written_is_refused_before_any_call(self, runner: Runner) -> None:
+        item = {"type": "object", "title": "Item", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+        pair = {"properties": {"one": {"$ref": "#/$defs/Item"}, "two": {"$ref": "#/$defs/Item"}}, "required": ["one", "two"]}
+        schema = {"$defs": {"Item": item}, "type": "object", "title": "Pair", **pair}
+        fields = [{"name": "message", "role": "input"}, {"name": "pair", "role": "output", "schema": schema}]
+        program = {"predictors": [{"name": "self", "lm": "teacher", "signature": {"fields": fields}}]}
+        body: Json = {"program": program, "lms": LMS, "samples": [{"message": "hi"}]}
+        assert runner.ask("validate", **body)["predictors"]
+        with pytest.raises(RunnerError, match="predictor self: BAMLAdapter cannot write this prompt") as fault:
+            runner.ask("validate", **body, prompt_adapter={"type": "baml"})
+        assert (fault.value.code, fault.value.param) == ("cannot_render", "prompt_adapter")
+
     def test_constrained_lm_sends_the_grammar_of_the_predictor(self, relay: Relay, runner: Runner) -> None:
         runner.ensure_open("constrained", program=ROUTER, lms={"teacher": {"slot": "teacher", "constrain": True}})
         with ScriptedLM(answer=route) as lm:
