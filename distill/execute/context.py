@@ -10,7 +10,7 @@ from distill.catalog import datasets, programs
 from distill.catalog.models import Dataset
 from distill.db import Session
 from distill.jobs import repository
-from distill.pipeline.plan import Plan, group_of, inputs_of, labels_of
+from distill.pipeline.plan import Plan, group_of, inputs_of, labels_of, row_inputs
 from distill.pipeline.roles import (
     Cast,
     baseline_cast,
@@ -100,8 +100,12 @@ class JobContext:
             if number in wanted:
                 yield Example(number, row)
 
+    def inputs_digest(self, example: Example) -> str:
+        return row_inputs(self.student, example.row)
+
     def group(self, example: Example) -> str:
-        return group_of(self.student, example.row)
+        """What stays on one side of every split."""
+        return group_of(self.spec, self.student, example.row)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class Ports:
     def close(self) -> None:
         """End the children and the relay."""
         self.runners.close()
+        for trainer in self.trainers.values():
+            trainer.close()
         self.relay.stop()
 
 

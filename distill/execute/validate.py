@@ -1,7 +1,7 @@
 """Validate: the programs load, every prompt renders, the data is divided. No LM is called."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distill.catalog import blobs, datasets
@@ -10,11 +10,12 @@ from distill.execute import context as contexts
 from distill.execute import flow
 from distill.execute.context import JobContext
 from distill.execute.ports import Ports
+from distill.execute.tokens import Scale
 from distill.execute.work import Work
 from distill.jobs.models import Job
-from distill.pipeline.holdout import Split
-from distill.pipeline.plan import Plan, Source, divide, group_of, warnings
-from distill.pipeline.refusals import Reason, Refused
+from distill.pipeline.holdout import Split, without_held_inputs
+from distill.pipeline.plan import Plan, Source, divide, group_of, measures, row_inputs, warning_of_held_inputs, warnings
+from distill.pipeline.refusals import Reason, Refused, nothing_left_to_train
 from distill.pipeline.roles import Cast, baseline_cast, prompt_adapters, rendering_cast, same_prompts, teacher_cast, teacher_role
 from distill.pipeline.samples import fixed_samples
 from distill.rollouts import RunnerError
@@ -30,8 +31,9 @@ def run(work: Work, ports: Ports) -> None:
     _check_prompt_adapters(job)
     work.progress(message="Loading the programs")
     samples, reply = _ask_runner(work, ports, job)
+    Scale(ports.trainers, measures(job.spec, job.student)).check()
     work.check()
-    sides, source, overlap = _divide(ports.store, job)
+    sides, source, told_of_rows = _divide(ports.store, job)
     digest = ports.store.put(json.dumps({"train": sides.train, "holdout": sides.holdout}).encode())
     plan = Plan(
         samples=samples,
@@ -43,7 +45,7 @@ def run(work: Work, ports: Ports) -> None:
         holdout_examples=job.valset.row_count if source == "valset" and job.valset else len(sides.holdout),
         holdout_from=source,
     )
-    told = [*warnings(job.spec, sides, source, overlap), *_prompt_warnings(job)]
+    told = [*told_of_rows, *_prompt_warnings(job)]
 
     def keep(s: Session) -> None:
         blobs.register(s, digest, ports.store.size(digest))
@@ -107,11 +109,23 @@ def _metric(job: JobContext) -> dict[str, Any]:
     return job.spec.metric.model_dump(mode="json")
 
 
-def _divide(store: FolderStore, job: JobContext) -> tuple[Split, Source | None, int]:
-    """The sides, where the holdout comes from, and how many of the valset's rows have inputs that are trained on."""
-    groups = [group_of(job.student, row) for row in datasets.rows(store, job.trainset)]
-    if job.valset is None:
-        return *divide(job.spec, groups, None), 0
-    known = set(groups)
-    overlap = sum(group_of(job.student, row) in known for row in datasets.rows(store, job.valset))
-    return *divide(job.spec, groups, job.valset.row_count), overlap
+def _divide(store: FolderStore, job: JobContext) -> tuple[Split, Source | None, list[dict[str, str]]]:
+    """The sides, where the holdout comes from, and what the user should know of them. Raises Refused when nothing is left to train on."""
+    places = [_place(job, row) for row in datasets.rows(store, job.trainset)]
+    groups, inputs = [group for group, _ in places], [each for _, each in places]
+    overlap = 0
+    if job.valset is not None:
+        known = set(groups) | set(inputs)
+        overlap = sum(not known.isdisjoint(_place(job, row)) for row in datasets.rows(store, job.valset))
+    all_sides, source = divide(job.spec, groups, job.valset.row_count if job.valset else None)
+    sides = without_held_inputs(all_sides, inputs)
+    if not sides.train:
+        raise Refused(nothing_left_to_train(len(groups)))
+    left_out = len(all_sides.train) - len(sides.train)
+    return sides, source, [*warnings(job.spec, sides, source, overlap), *warning_of_held_inputs(left_out)]
+
+
+def _place(job: JobContext, row: Mapping[str, Any]) -> tuple[str, str]:
+    """The row's group, and the digest of its inputs: the same text unless the job groups its rows."""
+    group = group_of(job.spec, job.student, row)
+    return group, row_inputs(job.student, row) if job.spec.filter.group_by else group

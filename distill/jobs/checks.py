@@ -52,6 +52,7 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
     spec = _with_lms(s, project_id, spec, program)
     trainset = _dataset(s, project_id, spec.trainset, program, "trainset")
     valset = _dataset(s, project_id, spec.valset, program, "valset") if spec.valset else None
+    _check_group(spec, trainset)
     _check_metric(spec, program, trainset, "trainset")
     if valset is not None:
         _check_metric(spec, program, valset, "valset")
@@ -141,6 +142,14 @@ def _dataset(s: Session, project_id: str, reference: str, program: ProgramSpec, 
     row = datasets.resolve(s, project_id, reference, param)
     check_summary(program, row, param)
     return row
+
+
+def _check_group(spec: CompileSpec, trainset: Dataset) -> None:
+    """The field by which rows are grouped is in the rows; it need not be a field of the program."""
+    field, known = spec.filter.group_by, [entry["name"] for entry in trainset.fields]
+    if field is not None and field not in known:
+        message = f"filter.group_by: the rows have no field `{field}`{did_you_mean(field, known)}"
+        raise Invalid(message, code="unknown_field", param="filter.group_by")
 
 
 def _check_metric(spec: CompileSpec, program: ProgramSpec, dataset: Dataset, param: str) -> None:

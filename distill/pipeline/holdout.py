@@ -33,7 +33,7 @@ class Split:
 
 
 def split(groups: Sequence[str], rule: HoldoutRule) -> Split:
-    """Assign each row, given its group: rows of one group (the digest of a row's inputs) never stand on both sides.
+    """Assign each row, given its group: rows of one group (equal inputs, or an equal value of `group_by`) never stand on both sides.
 
     The default holds out 20 % of the rows, and nothing under 100 rows. With a fraction, a group's side depends on its own hash alone. So
     a trainset may grow for ever: a row that was held out is never trained on. (The other way, rows that were trained on while there were
@@ -47,6 +47,12 @@ def split(groups: Sequence[str], rule: HoldoutRule) -> Split:
         tuple(i for i, group in enumerate(groups) if group not in held),
         tuple(i for i, group in enumerate(groups) if group in held),
     )
+
+
+def without_held_inputs(sides: Split, inputs: Sequence[str]) -> Split:
+    """Leave out of training what has the inputs of a held-out row: where rows are grouped by a field, two groups may hold equal inputs."""
+    held = {inputs[i] for i in sides.holdout}
+    return Split(tuple(i for i in sides.train if inputs[i] not in held), sides.holdout)
 
 
 def _under(groups: Sequence[str], fraction: float) -> set[str]:

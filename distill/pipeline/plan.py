@@ -1,6 +1,7 @@
 """What validate finds out about a job, kept with it: later steps read this instead of asking again."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from distill.pipeline.holdout import FEW, HoldoutRule, Split, split
 from distill.pipeline.keys import Key, Predictor, fine_tune_keys
 from distill.pipeline.roles import Cast
-from distill.spec import CompileSpec, LmSpec, TrainOptions, inputs_digest, lm_key
+from distill.spec import CompileSpec, LmSpec, TrainOptions, digest, inputs_digest, lm_key
 from stillhouse_programs.spec import ProgramSpec, input_names
 
 Source = Literal["valset", "trainset"]
@@ -43,9 +44,20 @@ def labels_of(program: ProgramSpec, row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in inputs}
 
 
-def group_of(student: ProgramSpec, row: Mapping[str, Any]) -> str:
-    """Rows with equal inputs are one group: they stay on one side of every split."""
+def row_inputs(student: ProgramSpec, row: Mapping[str, Any]) -> str:
+    """The digest of a row's inputs."""
     return inputs_digest(inputs_of(student, row))
+
+
+def group_of(spec: CompileSpec, student: ProgramSpec, row: Mapping[str, Any]) -> str:
+    """What stays on one side of every split: rows with equal inputs, or with `filter.group_by` rows of equal value there.
+
+    A row without a value (null, or no such field) is a group by its inputs.
+    """
+    field = spec.filter.group_by
+    if field is None or row.get(field) is None:
+        return row_inputs(student, row)
+    return digest([field, row[field]])
 
 
 def divide(spec: CompileSpec, groups: Sequence[str], valset_rows: int | None) -> tuple[Split, Source | None]:
@@ -76,6 +88,14 @@ def warnings(spec: CompileSpec, sides: Split, source: Source | None, overlap: in
     return found
 
 
+def warning_of_held_inputs(rows: int) -> list[dict[str, str]]:
+    """For `rows` rows that are on neither side: their group is trained on, but held-out rows have their inputs."""
+    if not rows:
+        return []
+    text = f"{rows} rows are left out of training: rows of other groups that are held out have the same inputs."
+    return [{"code": "held_inputs_left_out", "message": text}]
+
+
 def roles_to_evaluate(spec: CompileSpec, source: Source | None) -> list[str]:
     """The roles that run the holdout, in the order of the spec; none without a holdout."""
     if source is None:
@@ -101,3 +121,22 @@ def lm_of_key(spec: CompileSpec, key: Key) -> LmSpec:
 def train_options(spec: CompileSpec, key: Key) -> TrainOptions:
     """How a key is trained: its LM's options, else the job's."""
     return lm_of_key(spec, key).train_options or spec.train_options
+
+
+@dataclass(frozen=True)
+class Measure:
+    """By what a row's length is judged: the trainer's tokenizer of a base model, and the most tokens a row may have."""
+
+    trainer: str
+    base_model: str
+    max_seq_length: int | Literal["auto"]
+
+
+def measures(spec: CompileSpec, student: ProgramSpec) -> dict[str, tuple[Measure, ...]]:
+    """Each predictor's measures: one for each key that trains on its rows, equal ones once."""
+    found: dict[str, dict[Measure, None]] = {predictor.name: {} for predictor in student.predictors}
+    for key in job_keys(spec, student):
+        lm = lm_of_key(spec, key)
+        for name in found if spec.rows == "all" else key.predictors:
+            found[name][Measure(lm.trainer, lm.base_model, train_options(spec, key).max_seq_length)] = None
+    return {name: tuple(each) for name, each in found.items()}

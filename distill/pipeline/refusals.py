@@ -87,6 +87,18 @@ def _rejections(counts: Mapping[str, Any]) -> str:
     return f"{sum(rejected.values())} rows rejected ({', '.join(f'{n} {why}' for why, n in sorted(rejected.items()))})"
 
 
+def nothing_left_to_train(rows: int) -> Reason:
+    """Every row that is not held out has the inputs of one that is."""
+    message = f"Of {_count(rows, 'row')} none is left to train on: the others have the inputs of held-out rows. Give a `valset`."
+    return Reason(code="nothing_left_to_train", step="validate", param="filter.group_by", message=message, retryable=False)
+
+
+def base_model_unusable(base_model: str, why: str) -> Reason:
+    """The trainer cannot read the base model, so it could not train it either."""
+    message = f"The base model {base_model} cannot be used. {why}"
+    return Reason(code="base_model_unusable", step="validate", param="lms", message=message)
+
+
 def all_rollouts_failed(counts: Mapping[str, int], errors: Mapping[str, int]) -> Reason:
     """The teacher answered nothing that can be scored: stop before training, with the commonest errors."""
     total = sum(counts.get(name, 0) for name in ("ok", "failed", "unparsable"))

@@ -4,13 +4,29 @@
 TrainOutcome. No back end loads torch in this process.
 """
 
-from distill.trainers.base import OutcomeKind, TrainCallbacks, Trainer, Training, TrainOutcome, TrainProgress, TrainRequest
+from distill.trainers.base import (
+    CannotCount,
+    CounterDied,
+    OutcomeKind,
+    RowTokens,
+    TokenCounts,
+    TrainCallbacks,
+    Trainer,
+    Training,
+    TrainOutcome,
+    TrainProgress,
+    TrainRequest,
+)
 from distill.trainers.local import LocalTrainer, LocalTraining
 
 __all__ = [
+    "CannotCount",
+    "CounterDied",
     "LocalTrainer",
     "LocalTraining",
     "OutcomeKind",
+    "RowTokens",
+    "TokenCounts",
     "TrainCallbacks",
     "TrainOutcome",
     "TrainProgress",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -63,6 +63,44 @@ class TrainCallbacks:
     on_checkpoint: Callable[[Path], None] = field(default=_ignore)
 
 
+MaxLength = int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """Tokens of one row as it is trained on, the end-of-turn token included; `fault` says why it cannot be trained on."""
+
+    prompt: int = 0
+    completion: int = 0
+    fault: str | None = None
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Of rows in the order they were asked for; `longest` is the most tokens that a row may have."""
+
+    longest: int
+    rows: tuple[RowTokens, ...] = ()
+
+
+class CannotCount(Exception):
+    """The trainer could not train on this base model either; trying again changes nothing."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+class CounterDied(Exception):
+    """No answer this time."""
+
+
 class Training(Protocol):
     """A training under way."""
 
@@ -80,4 +118,12 @@ class Trainer(Protocol):
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:
         """Begin to train. Returns at once."""
+        ...
+
+    def count(self, base_model: str, max_seq_length: MaxLength, rows: Sequence[Mapping[str, Any]]) -> TokenCounts:
+        """Tokens of rows with the base model's own tokenizer and chat template, without a device. Raises CannotCount, CounterDied."""
+        ...
+
+    def close(self) -> None:
+        """End what was kept warm for `count`; trainings under way go on."""
         ...

@@ -14,12 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from distill.trainers.base import TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
+from distill.trainers.base import MaxLength, TokenCounts, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
+from distill.trainers.counter import LocalCounter
+from distill.trainers.environment import child_environment
 
 logger = logging.getLogger(__name__)
 
@@ -28,24 +30,6 @@ LOG_TAIL_BYTES = 4000
 # Of an earlier attempt in the same folder; the trainer takes the curve up again from its checkpoint.
 LEFT_BEHIND = ("curve.jsonl", "progress.json", "result.json", "error.json")
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_DRAINED = 0, 2, 3
-# What a trainer may know of us: where things are, how much machine it gets. Never keys or addresses of our own stores.
-PASSED_ON = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "PYTHONPATH",
-    "VIRTUAL_ENV",
-    "STILLHOUSE_HOME",
-    "STILLHOUSE_MODELS",
-    "STILLHOUSE_ALLOW_HUB",
-    "HF_HOME",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-    "LD_LIBRARY_PATH",
-)
 
 
 class LocalTrainer:
@@ -55,14 +39,20 @@ class LocalTrainer:
         self._python = python
         self._extra = dict(extra_environment or {})
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainer-starter")
+        self._counter = LocalCounter(python, self._extra)
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> LocalTraining:
         """Start the trainer on ``request.folder``. Raises OSError if the interpreter cannot be started."""
         process = self._starter.submit(self._spawn, request.folder).result()
         return LocalTraining(request.folder, process, callbacks, self._starter)
 
+    def count(self, base_model: str, max_seq_length: MaxLength, rows: Sequence[Mapping[str, Any]]) -> TokenCounts:
+        """How many tokens rows have for a base model. Raises CannotCount, CounterDied."""
+        return self._counter.count(base_model, max_seq_length, rows)
+
     def close(self) -> None:
         """Let the starting thread end; trainings under way go on where the system does not tie them to it."""
+        self._counter.close()
         self._starter.shutdown(wait=False)
 
     def _spawn(self, folder: Path) -> subprocess.Popen[bytes]:
@@ -167,12 +157,6 @@ class LocalTraining:
         whole = fresh[: fresh.rfind(b"\n") + 1]
         self._curve_offset += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
-
-
-def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of ``environment`` that a trainer gets: a fixed list of names, none of which holds a secret."""
-    ours = {"PYTHONUNBUFFERED": "1", "STILLHOUSE_DIE_WITH_PARENT": "1"}
-    return {name: environment[name] for name in PASSED_ON if name in environment} | ours
 
 
 def _classify(folder: Path, code: int) -> TrainOutcome:

@@ -1,5 +1,6 @@
 """The files and bodies by which the rest of the system talks to the engines."""
 
+from engines.schemas.counter import CountReply, CountRequest, RowCount
 from engines.schemas.trainer import (
     ChatMessage,
     CurveLine,
@@ -15,10 +16,13 @@ from engines.schemas.trainer import (
 
 __all__ = [
     "ChatMessage",
+    "CountReply",
+    "CountRequest",
     "CurveLine",
     "EarlyStopping",
     "Progress",
     "ResolvedOptions",
+    "RowCount",
     "TrainOptions",
     "TrainerError",
     "TrainerJob",

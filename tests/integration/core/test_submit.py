@@ -114,6 +114,7 @@ class TestRefusals:
             ({"teacher": [{"lms": {"student": {"constrain": True}}}]}, "constrain_unsupported", "teacher[0].lms.student.constrain"),
             ({"teacher": [{"lms": {"other": {}}}]}, "unknown_lm", "teacher[0].lms.other"),
             ({"metric": {"type": "exact_match", "fields": ["team"]}}, "invalid_metric", "metric.fields[0]"),
+            ({"filter": {"group_by": "talk"}}, "unknown_field", "filter.group_by"),
             ({"metric": "exact"}, "invalid_value", "metric.type"),
             ({"rollouts": {"n": 2, "temperature": 0.0}}, "samples_all_equal", "rollouts.temperature"),
             ({"train_options": {"epochs": 3}}, "unknown_option", "train_options.epochs"),

@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,7 @@ from distill.rollouts import RunnerPool
 from distill.settings import ConnectionSettings, Settings
 from distill.spec import read_spec
 from distill.storage import FolderStore
-from distill.trainers.base import TrainCallbacks, Trainer, TrainOutcome, TrainRequest
+from distill.trainers.base import MaxLength, RowTokens, TokenCounts, TrainCallbacks, Trainer, TrainOutcome, TrainRequest
 from stillhouse_programs.spec import parse_spec
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
@@ -106,11 +106,24 @@ class PretendTraining:
         return
 
 
+def _words(messages: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(str(message["content"]).split()) for message in messages)
+
+
 @dataclass
 class PretendTrainer:
     """Trains in no time: the weights are the digests of the rows."""
 
     jobs: list[dict[str, Any]] = field(default_factory=list)
+    longest: int = 4096
+
+    def count(self, base_model: str, max_seq_length: MaxLength, rows: Sequence[Mapping[str, Any]]) -> TokenCounts:
+        """A token a word."""
+        counts = tuple(RowTokens(_words(row["prompt"]), _words(row["completion"])) for row in rows)
+        return TokenCounts(self.longest if max_seq_length == "auto" else max_seq_length, counts)
+
+    def close(self) -> None:
+        return
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> PretendTraining:
         job = json.loads((request.folder / "job.json").read_text())

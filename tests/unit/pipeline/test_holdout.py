@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.pipeline.holdout import HoldoutRule, split
+from distill.pipeline.holdout import HoldoutRule, Split, split, without_held_inputs
 
 
 def rows(n: int) -> list[str]:
@@ -63,3 +63,8 @@ class TestSplit:
     def test_a_number_of_rows_is_no_fixed_set_when_rows_are_added(self) -> None:
         before, after = split(rows(40), HoldoutRule(n=10)), split(rows(80), HoldoutRule(n=10))
         assert set(before.holdout) & set(after.train)
+
+
+class TestHeldInputs:
+    def test_rows_with_the_inputs_of_held_out_rows_are_not_trained_on(self) -> None:
+        assert without_held_inputs(Split((0, 1, 2), (3, 4)), ["hello", "a", "b", "hello", "c"]) == Split((1, 2), (3, 4))

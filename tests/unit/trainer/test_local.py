@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from distill.trainers import LocalTrainer, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
-from distill.trainers.local import child_environment
+from distill.trainers.environment import child_environment
 from tests.unit.trainer.conftest import MakeJob, make_rows
 
 LONG = {"n_epochs": 2000, "batch_size": 4}
