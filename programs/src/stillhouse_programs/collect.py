@@ -120,7 +120,8 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _run(prepared: Prepared, inputs: Json, recorder: Recorder, threads: Executor | None) -> Json:
-    settings = {SETTING: recorder, "trace": [], "adapter": prepared.prompt_adapter, "lm": prepared.lm}
+    trace: list[Any] = []
+    settings = {SETTING: recorder, "trace": trace, "adapter": prepared.prompt_adapter, "lm": prepared.lm}
     with dspy.context(disable_history=True, track_usage=False, **settings):
         if prepared.runs_as_task:
             prediction = await prepared.program.acall(**inputs)
@@ -128,6 +129,7 @@ async def _run(prepared: Prepared, inputs: Json, recorder: Recorder, threads: Ex
             context = contextvars.copy_context()
             loop = asyncio.get_running_loop()
             prediction = await loop.run_in_executor(threads, lambda: context.run(lambda: prepared.program(**inputs)))
+    recorder.mark_discarded(trace)
     if not isinstance(prediction, dspy.Prediction):
         raise TypeError(f"the program returned {type(prediction).__name__}, not a dspy.Prediction")
     return {name: value if type(value) is str else jsonable(value) for name, value in prediction.items()}
@@ -202,7 +204,7 @@ def rebuild_calls(prepared: Prepared, trace: Json) -> list[tuple[dspy.Predict, J
     calls = []
     for call in trace["calls"]:
         predictor = prepared.predictors.get(call["predictor"])
-        if predictor is None or call["outputs"] is None:
+        if predictor is None or call["outputs"] is None or call.get("discarded"):
             continue
         types = fields_of(predictor.signature).outputs
         outputs = {name: typed(value, types.get(name)) for name, value in call["outputs"].items()}

@@ -79,15 +79,17 @@ class Call:
     answers: list[Answer] = field(default_factory=list)
     slot: str | None = None
     seconds: float = 0.0
+    prediction: dspy.Prediction | None = None
+    discarded: bool = False
 
     @property
     def truncated(self) -> bool:
         return any(answer.truncated for answer in self.answers)
 
     def as_json(self) -> dict[str, Any]:
-        """`lm` is the slot that was asked; what of an answer is not text is there only when there is some."""
+        """`lm` is the slot that was asked; what of an answer is not text, and `discarded`, is there only when there is some."""
         first = self.answers[0] if self.answers else Answer("")
-        extra = {"reasoning": first.reasoning, "tool_calls": first.tool_calls}
+        extra = {"reasoning": first.reasoning, "tool_calls": first.tool_calls, "discarded": self.discarded}
         return {
             "predictor": self.predictor,
             "inputs": self.inputs,
@@ -216,8 +218,17 @@ class Recorder:
                 self.foreign_calls += 1
             return
         if isinstance(output, dspy.Prediction):
+            call.prediction = output
             call.outputs = _plain(call, {name: output[name] for name in fields_of(call.signature).outputs if name in output})
         self.calls.append(call)
+
+    def mark_discarded(self, trace: list[Any]) -> None:
+        """Mark the calls that are not in dspy's own trace: BestOfN and Refine leave only their best attempt there."""
+        if len(trace) >= settings.max_trace_size:
+            return  # dspy has dropped the oldest
+        kept = {id(prediction) for _, _, prediction in trace}
+        for call in self.calls:
+            call.discarded = call.prediction is not None and id(call.prediction) not in kept
 
     def answered(self, slot: str, usage: Usage, answer: Answer) -> None:
         """One LM call has its answer: it belongs to the predictor that is running, or to none of the program's."""

@@ -43,7 +43,7 @@ class Row:
 class Rejection:
     """Why a call gives no row.
 
-    `reason` is one of override, unparsable, foreign_predictor, missing_input, missing_output, output_type, incomplete_demo,
+    `reason` is one of discarded, override, unparsable, foreign_predictor, missing_input, missing_output, output_type, incomplete_demo,
     cannot_render, not_text, not_round_trip.
     """
 
@@ -83,6 +83,8 @@ def render_row(
 
 
 def _check_call(call: Mapping[str, Any]) -> None:
+    if call.get("discarded"):
+        raise _Rejected("discarded", "the program threw this answer away: another attempt was better")
     if call.get("overrides"):
         names = ", ".join(call["overrides"])
         raise _Rejected("override", f"the call was made with another {names} than the predictor's own")

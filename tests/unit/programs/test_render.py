@@ -80,6 +80,7 @@ class TestRejected:
         ("result", "reason", "message"),
         [
             (lambda: render_row(Support(), "reply", call_of(overrides=["signature"]), CHAT), "override", "another signature"),
+            (lambda: render_row(Support(), "reply", {**call_of(), "discarded": True}, CHAT), "discarded", "threw this answer away"),
             (lambda: render_row(Support(), "reply", call_of(None), CHAT), "unparsable", "could not be read"),
             (lambda: render_row(Support(), "feedback", call_of(), CHAT), "foreign_predictor", "no predictor feedback"),
             (lambda: render_row(Support(), "reply", call_of(inputs={"message": "x"}), CHAT), "missing_input", "`category`"),

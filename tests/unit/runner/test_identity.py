@@ -138,6 +138,7 @@ class TestModulesOfDspy:
         assert called(trace) == ["module.predict"] * 3
         assert trace["outputs"]["a"] == "good"
         assert len({body["seed"] for body in relay.bodies}) == 3, "three equal prompts want three samples"
+        assert [call.get("discarded", False) for call in trace["calls"]] == [True, True, False]
 
     def test_refine_asks_its_own_helper_and_marks_the_calls_with_its_hint(self) -> None:
         def answer(ask: Ask) -> Answer:
@@ -149,6 +150,7 @@ class TestModulesOfDspy:
         trace = run(refined, answer)
         assert called(trace) == ["module.predict"] * 2
         assert [call["overrides"] for call in trace["calls"]] == [[], ["prompt_adapter"]]
+        assert [call.get("discarded", False) for call in trace["calls"]] == [True, False]
         assert (trace["outputs"]["a"], trace["foreign_calls"], trace["usage"]["calls"]) == ("good", 1, 3)
 
     def test_predictors_that_are_not_the_programs_are_dropped_and_counted(self) -> None:
