@@ -14,7 +14,12 @@ from sybil.example import Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 ROOT = Path(__file__).parents[3]
-RUN = ("README.md", "docs/quickstart.md", *sorted(f"docs/how-to/{path.name}" for path in (ROOT / "docs/how-to").glob("*.md")))
+RUN = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/how-it-works.md",
+    *sorted(f"docs/how-to/{path.name}" for path in (ROOT / "docs/how-to").glob("*.md")),
+)
 """Documents whose blocks are executed."""
 PAGES = tuple(sorted({*RUN, "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))}))
 _DONE = "-- block done --"
