@@ -9,7 +9,7 @@ from typing import Any
 from app.errors import ApiError
 from app.hosting import answered, check_inputs
 from app.services import Services
-from distill.catalog import artifacts
+from distill.catalog import aliases
 from distill.catalog.models import Artifact
 from distill.catalog.targets import resolve
 from distill.db import Session
@@ -31,14 +31,14 @@ class Prepared:
     targets: dict[str, Target]
 
 
-def prepare(session: Session, services: Services, project_id: str, artifact_id: str, inputs: dict[str, Any]) -> Prepared:
-    """Everything a call needs, read in one transaction.
+def prepare(session: Session, services: Services, project_id: str, reference: str, inputs: dict[str, Any]) -> Prepared:
+    """Everything a call needs, read in one transaction; `reference` is the artifact's id or an alias.
 
     Raises:
         NotFound: no such artifact, or a model of it is gone.
         ApiError: 422 for inputs that the program does not take, 503 while a model is not loaded.
     """
-    artifact = artifacts.get(session, project_id, artifact_id)
+    artifact = aliases.artifact(session, project_id, reference)
     program = _program(services, artifact)
     check_inputs(program, inputs)
     manifest = json.loads(artifact.manifest)

@@ -64,3 +64,4 @@ PageDep = Annotated[Page, Depends(_page)]
 #: Ids are looked up as they are; the pattern only keeps out what no id can hold.
 ObjectId = Annotated[str, Path(pattern=r"^[!-~]+$", max_length=256)]
 JobId = ObjectId
+ArtifactRef = Annotated[str, Path(pattern=r"^[!-~]+$", max_length=256, description="`art-…`, or `program_name@alias`")]

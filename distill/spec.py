@@ -40,6 +40,9 @@ Metric = Annotated[MetricSpec, BeforeValidator(lambda value: parse_metric(value)
 Render = Literal["student", "teacher"]
 Rows = Literal["own", "all"]
 Role = Literal["baseline", "baseline_constrained", "teacher", "compiled"]
+ALIAS_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}@[a-z0-9][a-z0-9._-]{0,62}$"
+"""`program_name@alias`."""
+AliasName = Annotated[str, Field(pattern=ALIAS_NAME)]
 
 
 class SpecPart(BaseModel):

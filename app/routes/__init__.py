@@ -1,7 +1,7 @@
 """One file a noun. Each translates a request, calls a service, translates the result."""
 
 from app.gateway import chat
-from app.routes import artifacts, compile_jobs, datasets, fine_tuning, job_parts, operations, programs, serving
+from app.routes import aliases, artifacts, compile_jobs, datasets, fine_tuning, job_parts, operations, programs, serving
 
 ALL_ROUTERS = (
     compile_jobs.routes,
@@ -10,6 +10,7 @@ ALL_ROUTERS = (
     datasets.uploads,
     datasets.routes,
     artifacts.routes,
+    aliases.routes,
     serving.routes,
     fine_tuning.routes,
     chat.routes,

@@ -10,14 +10,14 @@ from fastapi.responses import FileResponse, StreamingResponse
 from app.archive import archive
 from app.auth import ArtifactUser, ModelUser, Reader
 from app.calls import prepare, run
-from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, ArtifactRef, PageDep, SessionDep, errors, router
 from app.errors import ApiError
 from app.schemas.common import Page
 from app.schemas.served import ArtifactRead, CallRead, CallRequest
 from app.services import ServicesDep
 from app.views.convert import page_of
 from app.views.served import artifact_read
-from distill.catalog import artifacts
+from distill.catalog import aliases, artifacts
 from distill.db import unit_of_work
 
 routes = router("artifacts")
@@ -35,9 +35,9 @@ def list_artifacts(
 
 
 @routes.get("/artifacts/{artifact_id}", summary="Read an artifact", responses=errors(404))
-def get_artifact(artifact_id: ObjectId, caller: ArtifactUser, session: SessionDep) -> ArtifactRead:
+def get_artifact(artifact_id: ArtifactRef, caller: ArtifactUser, session: SessionDep) -> ArtifactRead:
     """Its files with their digests, its models and its scores."""
-    return artifact_read(artifacts.get(session, caller.project_id, artifact_id))
+    return artifact_read(aliases.artifact(session, caller.project_id, artifact_id))
 
 
 @routes.get(
@@ -46,9 +46,9 @@ def get_artifact(artifact_id: ObjectId, caller: ArtifactUser, session: SessionDe
     response_class=Response,
     responses={**errors(404), 200: {"description": "A tar.gz of all files", "content": {"application/gzip": {}}}},
 )
-def artifact_content(artifact_id: ObjectId, caller: ArtifactUser, session: SessionDep, services: ServicesDep) -> StreamingResponse:
+def artifact_content(artifact_id: ArtifactRef, caller: ArtifactUser, session: SessionDep, services: ServicesDep) -> StreamingResponse:
     """The bytes are the same at every download; check each file against the digests in the artifact."""
-    row = artifacts.get(session, caller.project_id, artifact_id)
+    row = aliases.artifact(session, caller.project_id, artifact_id)
     for entry in row.files.values():
         services.store.path(entry["digest"])
     headers = {"content-disposition": f'attachment; filename="{row.name}-{row.id}.tar.gz"', "etag": f'"{row.digest}"'}
@@ -62,10 +62,10 @@ def artifact_content(artifact_id: ObjectId, caller: ArtifactUser, session: Sessi
     responses={**errors(404), 200: {"description": "The file", "content": {"application/octet-stream": {}}}},
 )
 def artifact_file(
-    artifact_id: ObjectId, path: Annotated[str, Path(max_length=1024)], caller: ArtifactUser, session: SessionDep, services: ServicesDep
+    artifact_id: ArtifactRef, path: Annotated[str, Path(max_length=1024)], caller: ArtifactUser, session: SessionDep, services: ServicesDep
 ) -> FileResponse:
     """By its path inside the artifact."""
-    row = artifacts.get(session, caller.project_id, artifact_id)
+    row = aliases.artifact(session, caller.project_id, artifact_id)
     entry = row.files.get(path)
     if entry is None:
         raise ApiError(404, "file_not_found", f"The artifact has no such file; it has {', '.join(sorted(row.files))}.", param="path")
@@ -74,7 +74,7 @@ def artifact_file(
 
 
 @routes.post("/artifacts/{artifact_id}/call", summary="Run a compiled program", responses={**BODY_ERRORS, **errors(404)})
-def call_artifact(artifact_id: ObjectId, body: CallRequest, caller: ModelUser, services: ServicesDep) -> CallRead:
+def call_artifact(artifact_id: ArtifactRef, body: CallRequest, caller: ModelUser, services: ServicesDep) -> CallRead:
     """Inputs in, outputs out. 503 while one of its models is being loaded."""
     with unit_of_work("api") as session:
         prepared = prepare(session, services, caller.project_id, artifact_id, body.inputs)

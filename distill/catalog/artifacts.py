@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from distill.catalog.models import Artifact
+from distill.catalog.models import Alias, Artifact
 from distill.db import Listing, Page, Session, paginate
-from distill.errors import NotFound
+from distill.errors import Conflict, NotFound
 from distill.ids import new_id
 
 
@@ -54,6 +54,10 @@ def list_artifacts(s: Session, project_id: str, page: Page, name: str | None = N
 
 
 def delete(s: Session, project_id: str, artifact_id: str) -> None:
-    """Hide an artifact. Raises NotFound."""
+    """Hide an artifact. Raises NotFound, and Conflict while an alias points at it."""
     get(s, project_id, artifact_id)
+    alias = s.scalar(select(Alias).where(Alias.artifact_id == artifact_id).limit(1))
+    if alias is not None:
+        message = f"{artifact_id} is {alias.program_name}@{alias.alias}: move or remove that alias first"
+        raise Conflict(message, code="artifact_in_use", param="id")
     s.execute(update(Artifact).where(Artifact.id == artifact_id).values(deleted_at=func.clock_timestamp()))

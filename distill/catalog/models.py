@@ -1,4 +1,4 @@
-"""Rows of what a job points at: projects, keys, connections, programs, datasets, models, devices, artifacts, blobs."""
+"""Rows of what a job points at: projects, keys, connections, programs, datasets, models, devices, artifacts, aliases, blobs."""
 
 from __future__ import annotations
 
@@ -206,6 +206,54 @@ class Artifact(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     deleted_at: Mapped[datetime | None]
     user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
+
+
+class Alias(Base):
+    """`program_name@alias` → one artifact: what production loads, and what a new job has to beat."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (
+        UniqueConstraint("project_id", "program_name", "alias"),
+        Index("ix_aliases_project_id_id", "project_id", "id"),
+        Index("ix_aliases_artifact_id", "artifact_id"),
+    )
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    program_name: Mapped[str] = mapped_column(Text)
+    alias: Mapped[str] = mapped_column(Text)
+    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.id"))
+    moved_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    moved_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
+class AliasMove(Base):
+    """Where an alias has pointed. `artifact_id` is None where it was removed, `previous_artifact_id` where it was made."""
+
+    __tablename__ = "alias_moves"
+    __table_args__ = (
+        CheckConstraint("artifact_id IS NOT NULL OR previous_artifact_id IS NOT NULL", name="moved"),
+        Index("ix_alias_moves_project_id_program_name_alias_id", "project_id", "program_name", "alias", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    program_name: Mapped[str] = mapped_column(Text)
+    alias: Mapped[str] = mapped_column(Text)
+    artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    previous_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
+    moved_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    moved_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
+class HeldOutRow(Base):
+    """The inputs of a row that an artifact was measured on, by digest: to train its successor on them would void the comparison."""
+
+    __tablename__ = "held_out_rows"
+
+    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(Text, primary_key=True)
 
 
 class Blob(Base):

@@ -17,6 +17,7 @@ from stillhouse._exceptions import APIConnectionError, APITimeoutError, error_fr
 from stillhouse._request import Call, get
 from stillhouse._retry import RetryPolicy
 from stillhouse._version import __version__
+from stillhouse.resources.aliases import Aliases, AsyncAliases
 from stillhouse.resources.artifacts import Artifacts, AsyncArtifacts
 from stillhouse.resources.compile_jobs import AsyncCompileJobs, CompileJobs
 from stillhouse.resources.datasets import AsyncDatasets, Datasets
@@ -80,6 +81,7 @@ class Stillhouse(_Core):
         super().__init__(base_url, api_key, timeout, max_retries)
         self._http = httpx.Client(headers=self._headers, transport=transport)
         self._sleep = sleep
+        self.aliases = Aliases(self)
         self.artifacts = Artifacts(self)
         self.compile_jobs = CompileJobs(self)
         self.datasets = Datasets(self)
@@ -159,6 +161,7 @@ class AsyncStillhouse(_Core):
     ) -> None:
         super().__init__(base_url, api_key, timeout, max_retries)
         self._http = httpx.AsyncClient(headers=self._headers, transport=transport)
+        self.aliases = AsyncAliases(self)
         self.artifacts = AsyncArtifacts(self)
         self.compile_jobs = AsyncCompileJobs(self)
         self.datasets = AsyncDatasets(self)

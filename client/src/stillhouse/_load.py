@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from stillhouse._archive import is_intact
 from stillhouse._client import Stillhouse
 from stillhouse._config import look_up
+from stillhouse._exceptions import APIConnectionError, ServerError
 from stillhouse.types import ArtifactFile
+
+_log = logging.getLogger(__name__)
 
 
 def load(ref: str | Path, program: Any | None = None, *, client: Stillhouse | None = None, cache_dir: str | Path | None = None) -> Any:
     """A ready `dspy.Module`, its files verified and its prompt adapters pinned.
 
-    `ref` is an artifact's folder or its id (`art-…`), which is downloaded once into `cache_dir` (default `~/.cache/stillhouse`).
+    `ref` is an artifact's folder, its id (`art-…`) or an alias (`support-router@prod`); it is downloaded once into `cache_dir` (default
+    `~/.cache/stillhouse/artifacts`). Where an alias points is asked at each load; while the server is down, its last answer counts.
     `program` is an instance of the caller's own class with the same predictors; without it the program is built from its spec.
     Needs `pip install stillhouse[dspy]`.
 
     Raises:
         DamagedArtifact: a downloaded file does not have its digest.
-        NotFoundError: no such artifact in the key's project.
+        NotFoundError: no such artifact or alias in the key's project.
         ImportError: the `dspy` extra is not installed.
     """
     from stillhouse_programs.artifact import load_artifact
@@ -70,11 +76,41 @@ def derive(
     return result
 
 
-def _fetched(artifact_id: str, client: Stillhouse | None, cache_dir: str | Path | None) -> Path:
+def _fetched(ref: str, client: Stillhouse | None, cache_dir: str | Path | None) -> Path:
     if client is not None:
-        return fetch(artifact_id, client, cache_dir)
+        return resolve(ref, client, cache_dir)
     with Stillhouse() as own:
-        return fetch(artifact_id, own, cache_dir)
+        return resolve(ref, own, cache_dir)
+
+
+def resolve(ref: str, client: Stillhouse, cache_dir: str | Path | None = None) -> Path:
+    """The folder of the artifact that an id or an alias names."""
+    return fetch(_named(ref, client, cache_dir), client, cache_dir)
+
+
+def _named(ref: str, client: Stillhouse, cache_dir: str | Path | None) -> str:
+    """The id of what `ref` names. The answer is remembered, so that a service restarts while the server is down."""
+    if "@" not in ref:
+        return ref
+    remembered = _cache(cache_dir) / f"{ref}.{_origin(client)}.alias"
+    try:
+        artifact_id = client.aliases.retrieve(ref).artifact
+    except (APIConnectionError, ServerError) as error:
+        if not remembered.is_file():
+            raise
+        artifact_id = remembered.read_text(encoding="utf-8").strip()
+        _log.warning("the server does not say where %s points (%s); loading %s, as it last did", ref, error, artifact_id)
+        return artifact_id
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    part = remembered.with_name(f"{remembered.name}.{os.getpid()}")
+    part.write_text(artifact_id, encoding="utf-8")
+    part.replace(remembered)
+    return artifact_id
+
+
+def _origin(client: Stillhouse) -> str:
+    """An alias means another artifact on another server, and for a key of another project."""
+    return sha256(f"{client.base_url} {client.api_key}".encode()).hexdigest()[:16]
 
 
 def _intact(folder: Path, listing: Path) -> bool:

@@ -71,7 +71,7 @@ def tokens(database: str, tmp_path: Path, lm_url: str) -> Tokens:
         def token(project_id: str, *scopes: str) -> str:
             return keys.create(s, project_id, "test", scopes)[1]
 
-        every = ("jobs:read", "jobs:write", "models:use")
+        every = ("jobs:read", "jobs:write", "aliases:write", "models:use")
         return Tokens(
             all=token(project.id, *every),
             read=token(project.id, "jobs:read"),

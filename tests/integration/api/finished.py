@@ -25,8 +25,8 @@ class Finished:
     placement_id: int
 
 
-def finish(api: TestClient) -> Finished:
-    """A job whose one predictor has the model MODEL, which is still to be loaded."""
+def finish(api: TestClient, model: str = MODEL) -> Finished:
+    """A job whose one predictor has the model `model`, which is still to be loaded."""
     job_id: str = api.post("/v1/compile_jobs", json=job_body(program_name="router")).json()["id"]
     with unit_of_work() as s:
         project, house = projects.get(s, "support"), connections.find(s, "house")
@@ -35,7 +35,7 @@ def finish(api: TestClient) -> Finished:
         child = service.create_fine_tune_jobs(s, repository.lock(s, job_id), [key])[0]
         fine_tuned.create(
             s,
-            model_id=MODEL,
+            model_id=model,
             project_id=project.id,
             job_id=job_id,
             fine_tune_job_id=child.id,
@@ -47,8 +47,8 @@ def finish(api: TestClient) -> Finished:
             files={},
             settings={},
         )
-        fine_tuned.want(s, MODEL, house.id)
-        manifest = {"prompt_adapter": {"type": "chat"}, "predictors": {"self": {"model": MODEL, "lm_role": "student"}}}
+        fine_tuned.want(s, model, house.id)
+        manifest = {"prompt_adapter": {"type": "chat"}, "predictors": {"self": {"model": model, "lm_role": "student"}}}
         files = _stored({"manifest.json": json.dumps(manifest), "spec.json": json.dumps(SPEC), "README.md": "# router"})
         artifact = artifacts.create(
             s,
@@ -59,7 +59,7 @@ def finish(api: TestClient) -> Finished:
             manifest=json.dumps(manifest),
             files=files,
         )
-        placement = fine_tuned.of_models(s, [MODEL])[MODEL]
+        placement = fine_tuned.of_models(s, [model])[model]
         return Finished(job_id, artifact.id, placement.id)
 
 

@@ -59,7 +59,7 @@ class TestScopes:
     def test_me_says_who(self, api: TestClient) -> None:
         me = api.get("/v1/me").json()
         assert me["project"] == "support"
-        assert me["scopes"] == ["jobs:read", "jobs:write", "models:use"]
+        assert me["scopes"] == ["aliases:write", "jobs:read", "jobs:write", "models:use"]
 
 
 class TestOtherProject:

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from stillhouse import DamagedArtifact
-from stillhouse._load import fetch
+from stillhouse import APIConnectionError, DamagedArtifact, NotFoundError
+from stillhouse._load import fetch, resolve
 from tests.unit.client.conftest import reply, scripted
 
 FILES = {"manifest.json": b"{}", "lora/weights.safetensors": b"\x00\x01" * 700}
@@ -109,3 +109,31 @@ class TestCache:
         folder = fetch("art-1", client, tmp_path)
         (folder / "manifest.json").write_bytes(b"tampered")
         assert (fetch("art-1", client, tmp_path) / "manifest.json").read_bytes() == b"{}"
+
+
+class TestAlias:
+    NAMED = reply({"id": "alias-1", "name": "router@prod", "artifact": "art-1"})
+
+    def test_is_asked_at_each_load_and_its_artifact_downloaded_once(self, tmp_path: Path) -> None:
+        fetched = (reply(artifact(FILES)), reply(artifact(FILES)), httpx.Response(200, content=tarball(FILES)))
+        client, script = scripted(self.NAMED, *fetched, self.NAMED)
+        folder = resolve("router@prod", client, tmp_path)
+        assert resolve("router@prod", client, tmp_path) == folder
+        assert [request.url.path for request in script.requests].count("/v1/aliases/router@prod") == 2
+        assert len(script.requests) == 5
+
+    def test_while_the_server_is_down_its_last_answer_counts(self, tmp_path: Path) -> None:
+        down = httpx.ConnectError("refused")
+        fetched = (reply(artifact(FILES)), reply(artifact(FILES)), httpx.Response(200, content=tarball(FILES)))
+        client, _ = scripted(self.NAMED, *fetched, down)
+        folder = resolve("router@prod", client, tmp_path)
+        assert resolve("router@prod", client, tmp_path) == folder
+        with pytest.raises(APIConnectionError):
+            resolve("router@next", client, tmp_path)
+
+    def test_an_alias_that_is_gone_is_not_served_from_memory(self, tmp_path: Path) -> None:
+        fetched = (reply(artifact(FILES)), reply(artifact(FILES)), httpx.Response(200, content=tarball(FILES)))
+        client, _ = scripted(self.NAMED, *fetched, reply({"error": {"message": "no alias", "code": "alias_not_found"}}, 404))
+        resolve("router@prod", client, tmp_path)
+        with pytest.raises(NotFoundError):
+            resolve("router@prod", client, tmp_path)

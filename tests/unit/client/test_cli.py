@@ -174,3 +174,43 @@ class TestUsage:
 
     def test_version(self, shell: Shell) -> None:
         assert shell.run("--version").output.strip().count(".") == 2
+
+
+class TestPromote:
+    FOUND = reply({"id": "art-2", "name": "router"})
+
+    def test_moves_the_alias_of_the_artifacts_program(self, shell: Shell) -> None:
+        shell.answers(self.FOUND, reply({"id": "alias-1", "name": "router@prod", "artifact": "art-2"}))
+        result = shell.run("artifacts", "promote", "art-2", "--alias", "prod", "--against", "prod", "--min-delta", "0.01")
+        assert result.exit_code == Exit.OK, result.output
+        assert shell.script.requests[1].url.path == "/v1/aliases/router@prod"
+        assert shell.sent(1) == {"artifact": "art-2", "against": "router@prod", "min_delta": 0.01}
+        assert "router@prod  art-2" in result.output
+
+    @pytest.mark.parametrize(
+        ("status", "code", "expected"),
+        [
+            (409, "worse", 5),
+            (409, "inconclusive", 6),
+            (409, "not_compared", 6),
+            (409, "alias_moved", 1),
+            (403, "missing_scope", 1),
+            (422, "other_program", 2),
+        ],
+    )
+    def test_a_pipeline_can_tell_refusals_apart(self, shell: Shell, status: int, code: str, expected: int) -> None:
+        shell.answers(self.FOUND, reply({"error": {"message": "no", "code": code, "type": "conflict_error"}}, status))
+        assert shell.run("artifacts", "promote", "art-2", "--alias", "prod", "--against", "prod").exit_code == expected
+
+    def test_history_names_who_moved_it(self, shell: Shell) -> None:
+        move = {
+            "id": "move-1",
+            "created_at": 1,
+            "name": "router@prod",
+            "artifact": "art-2",
+            "previous_artifact": "art-1",
+            "moved_by": "key-1",
+        }
+        shell.answers(reply({"data": [move], "has_more": False}))
+        output = shell.run("aliases", "history", "router@prod").output
+        assert all(word in output for word in ("art-1", "art-2", "key-1"))

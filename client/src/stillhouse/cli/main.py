@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stillhouse import __version__
-from stillhouse.cli import jobs, stored
+from stillhouse.cli import aliases, jobs, stored
 from stillhouse.cli.output import connected, console, show_json
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=(
         "Compile DSPy programs on a Stillhouse server.\n\n"
-        "Exit codes: 0 ok, 1 failed, 2 usage, 3 cancelled, 4 timeout (the job goes on).\n\n"
+        "Exit codes: 0 ok, 1 failed, 2 usage, 3 cancelled, 4 timeout (the job goes on), 5 worse, 6 inconclusive.\n\n"
         "Server and key come from STILLHOUSE_BASE_URL and STILLHOUSE_API_KEY, else from credentials.json in STILLHOUSE_HOME."
     ),
 )
@@ -23,6 +23,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(stored.programs, name="programs")
 app.add_typer(stored.datasets, name="datasets")
 app.add_typer(stored.artifacts, name="artifacts")
+app.add_typer(aliases.app, name="aliases")
 app.add_typer(stored.models, name="models")
 
 

@@ -30,6 +30,12 @@ class Exit(IntEnum):
     USAGE = 2
     CANCELLED = 3
     TIMEOUT = 4
+    WORSE = 5
+    INCONCLUSIVE = 6
+
+
+_EXITS = {"worse": Exit.WORSE, "inconclusive": Exit.INCONCLUSIVE, "not_compared": Exit.INCONCLUSIVE}
+"""Refusals that a pipeline must tell apart, by the error's code."""
 
 
 @contextmanager
@@ -44,9 +50,15 @@ def connected() -> Iterator[Stillhouse]:
         stop(str(error), Exit.USAGE)
     except APIStatusError as error:
         show_refusal(error)
-        raise typer.Exit(Exit.USAGE if error.status_code in {400, 415, 422} else Exit.FAILED) from None
+        raise typer.Exit(_exit_of(error)) from None
     except (StillhouseError, DamagedArtifact, FileExistsError) as error:
         stop(str(error), Exit.FAILED)
+
+
+def _exit_of(error: APIStatusError) -> Exit:
+    if error.status_code == 409 and error.code in _EXITS:
+        return _EXITS[error.code]
+    return Exit.USAGE if error.status_code in {400, 415, 422} else Exit.FAILED
 
 
 def stop(message: str, code: Exit) -> None:

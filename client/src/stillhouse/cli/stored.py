@@ -102,6 +102,23 @@ def call_artifact(
         show_table(called.outputs.items(), [("FIELD", lambda pair: pair[0]), ("VALUE", lambda pair: pair[1])])
 
 
+@artifacts.command("promote")
+def promote_artifact(
+    artifact_id: str,
+    alias: Annotated[str, typer.Option(help="The alias to move, such as prod.")],
+    against: Annotated[str | None, typer.Option(help="Only if better than what this alias points at.")] = None,
+    min_delta: Annotated[float, typer.Option(help="By more than this, with 95 % confidence.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Point an alias of the artifact's program at it. Exits with 5 when it is worse than --against, 6 when nobody can say."""
+    with connected() as client:
+        name = client.artifacts.retrieve(artifact_id).name
+        moved = client.aliases.move(
+            f"{name}@{alias}", artifact_id, against=None if against is None else f"{name}@{against}", min_delta=min_delta
+        )
+        show_json(moved) if as_json else console.print(f"[bold]{moved.name}[/bold]  {moved.artifact}", highlight=False)
+
+
 @models.command("list")
 def list_models(as_json: Json = False) -> None:
     """List the models that the gateway takes."""

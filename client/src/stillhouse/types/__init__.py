@@ -18,9 +18,24 @@ from stillhouse.types.compile_jobs import (
     TrainingFile,
 )
 from stillhouse.types.requests import JobCreateParams, JobListParams
-from stillhouse.types.stored import Artifact, ArtifactCall, ArtifactFile, Dataset, DatasetRow, DatasetRows, Me, Model, Program, Render
+from stillhouse.types.stored import (
+    Alias,
+    AliasMove,
+    Artifact,
+    ArtifactCall,
+    ArtifactFile,
+    Dataset,
+    DatasetRow,
+    DatasetRows,
+    Me,
+    Model,
+    Program,
+    Render,
+)
 
 __all__ = [
+    "Alias",
+    "AliasMove",
     "Artifact",
     "ArtifactCall",
     "ArtifactFile",

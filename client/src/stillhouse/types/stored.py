@@ -70,6 +70,27 @@ class Artifact(Object):
     evaluation: dict[str, Any] | None = None
 
 
+class Alias(Object):
+    """`name` is `program_name@alias`; `artifact` is the id of what it names."""
+
+    id: str
+    name: str
+    artifact: str
+    moved_at: int | None = None
+    moved_by: str | None = None
+
+
+class AliasMove(Object):
+    """`artifact` is None where the alias was removed, `previous_artifact` where it was made."""
+
+    id: str
+    created_at: int
+    name: str
+    artifact: str | None = None
+    previous_artifact: str | None = None
+    moved_by: str | None = None
+
+
 class ArtifactCall(Object):
     outputs: dict[str, Any]
 
