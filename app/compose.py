@@ -19,6 +19,8 @@ from distill.spec import CompileSpec, read_spec
 
 _PROGRAM_ID = re.compile(r"prog-[A-Za-z0-9]{1,64}")
 _DATASET = re.compile(r"ds-[A-Za-z0-9]{1,64}|[A-Za-z0-9][A-Za-z0-9._-]{0,127}@(v[0-9]{1,9}|latest)")
+_MAY_BE_NULL = {"smoke_test"}
+"""Where null says something else than a field that is left out."""
 _NAMED_APART = {"project", "program", "teacher", "trainset", "valset"}
 
 
@@ -60,7 +62,7 @@ class Composer:
             raw["valset"] = self._rows(body.valset, program_id, "valset")
         if body.teacher is not None:
             raw["teacher"] = self._teachers(body.teacher)
-        return read_spec({key: value for key, value in raw.items() if value is not None})
+        return read_spec({key: value for key, value in raw.items() if value is not None or key in _MAY_BE_NULL})
 
     def _check_project(self, project: str | None) -> None:
         own = (self._caller.project_name, self._caller.project_id)

@@ -157,6 +157,19 @@ class Rollouts(SpecPart):
     stop_on_pass: bool = True
 
 
+class SmokeTest(SpecPart):
+    """Of the teacher's first `n` examples at least `min_pass` must pass, or the job stops. A trainset no longer than that is simply run."""
+
+    n: Annotated[int, Field(ge=1, le=500)] = 10
+    min_pass: Positive = 1
+
+    @model_validator(mode="after")
+    def _can_be_passed(self) -> SmokeTest:
+        if self.min_pass > self.n:
+            raise PydanticCustomError("smoke_test", "`min_pass` is more than `n`: no teacher could pass")
+        return self
+
+
 class Evaluate(SpecPart):
     roles: tuple[Role, ...] = ("baseline", "teacher", "compiled")
 
@@ -178,6 +191,7 @@ class CompileSpec(SpecPart):
     metric: Metric = ExactMatch()
     filter: Filter = Filter()
     rollouts: Rollouts = Rollouts()
+    smoke_test: SmokeTest | None = SmokeTest()
     multitask: bool = True
     demos: Literal["keep", "drop", "auto"] = "auto"
     prompt_adapter: PromptAdapter | None = None

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from app.schemas.common import Body, Metadata, Name, Reply
 from app.schemas.fine_tuning import ChildFineTuneJob
 from app.schemas.lms import LmIn, LmName, PromptAdapterIn, TeacherIn
-from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Render, Rollouts, TrainOptions
+from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Render, Rollouts, SmokeTest, TrainOptions
 from distill.spec import Rows as RowsOfKey
 
 Rows = list[dict[str, Any]]
@@ -30,6 +30,7 @@ class JobCreate(Body):
     metric: str | dict[str, Any] = Field(default="exact_match", description="A metric's name, or `{type, …}`")
     filter: Filter | None = None
     rollouts: Rollouts | None = None
+    smoke_test: SmokeTest | None = Field(default=None, description="`{n: 10, min_pass: 1}` when absent; null switches it off")
     multitask: bool | None = None
     demos: Literal["keep", "drop", "auto"] | None = None
     prompt_adapter: PromptAdapterIn | None = None
@@ -140,6 +141,7 @@ class JobRead(Reply):
     metric: dict[str, Any]
     filter: dict[str, Any]
     rollouts: dict[str, Any]
+    smoke_test: dict[str, Any] | None
     multitask: bool
     demos: str
     prompt_adapter: dict[str, Any] | None

@@ -65,12 +65,6 @@ def known(s: Session, project_id: str, digests: Iterable[str]) -> set[str]:
     return set(s.scalars(select(Trace.digest).where(Trace.project_id == project_id, Trace.digest.in_(list(digests)))))
 
 
-def has_answer(s: Session, project_id: str, job_id: str, program_digest: str, lms_digests: Iterable[str]) -> bool:
-    """Whether a job has paid for at least one answer of a program on one of these LMs."""
-    query = select(Trace.id).where(Trace.project_id == project_id, Trace.program_digest == program_digest, Trace.job_id == job_id)
-    return s.scalar(query.where(Trace.status == "ok", Trace.lms_digest.in_(list(lms_digests))).limit(1)) is not None
-
-
 def get(s: Session, project_id: str, trace_id: str) -> StoredTrace:
     row = s.scalar(select(Trace).where(Trace.project_id == project_id, Trace.id == trace_id))
     if row is None:

@@ -1,6 +1,7 @@
 """What opens when a step closes. Every function runs in the transaction that closed it, with the job's row locked."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -33,8 +34,8 @@ def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]])
     service.create_fine_tune_jobs(s, row, _new_fine_tune_jobs(job))
     for warning in told:
         service.warn(s, row, warning["code"], warning["message"])
-    teachers = [_range_item(job, teacher_role(i), plan.train_examples) for i in range(len(job.spec.teachers))]
-    open_step(s, row, Step.BOOTSTRAP, teachers)
+    roles = [teacher_role(i) for i in range(len(job.spec.teachers))]
+    open_step(s, row, Step.BOOTSTRAP, [item for role in roles for item in _teacher_items(job, role)])
     roles = roles_to_evaluate(job.spec, plan.holdout_from)
     if roles:
         open_step(s, row, Step.EVALUATE, [_range_item(job, role, plan.holdout_examples) for role in roles])
@@ -48,6 +49,16 @@ def _new_fine_tune_jobs(job: JobContext) -> list[NewFineTuneJob]:
         names = tuple(lms_of_key(job.spec, key))
         made.append(NewFineTuneJob(key.lm_key, key.predictor, names, key.predictors, lm.connection_id, lm.base_model, lm.trainer, options))
     return made
+
+
+def _teacher_items(job: JobContext, role: str) -> list[NewItem]:
+    """The first examples are one work item, since on them it is decided whether the others are worth their calls."""
+    every = _range_item(job, role, job.plan.train_examples)
+    first = bootstrap.first_examples(job.spec.smoke_test)
+    if every.units <= first:
+        return [every]
+    head = replace(every, payload={"start": 0, "stop": first, "whole": True}, units=first)
+    return [head, replace(every, payload={"start": first, "stop": every.units}, units=every.units - first)]
 
 
 def _range_item(job: JobContext, role: str, examples: int) -> NewItem:

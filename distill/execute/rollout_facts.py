@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy import ColumnElement, and_, case, func, select
 
 from distill.catalog import row_facts
 from distill.catalog.facts import RowFact
@@ -58,8 +58,9 @@ def commonest_errors(s: Session, job_id: str, limit: int = 3) -> dict[str, int]:
 
 
 def failed_examples(s: Session, job_id: str) -> dict[str, int]:
-    """How many examples gave a teacher no answer, by what went wrong."""
-    return _examples(s, job_id, RowFact.role.like("teacher:%"), ~func.bool_or(RowFact.status == "ok"))
+    """How many examples gave a teacher nothing that could be judged, by what went wrong."""
+    judged = and_(RowFact.status == "ok", func.coalesce(RowFact.data["score"].as_string(), "") != "failed")
+    return _examples(s, job_id, RowFact.role.like("teacher:%"), ~func.bool_or(judged))
 
 
 def undecided_examples(s: Session, job_id: str) -> dict[str, int]:
@@ -70,7 +71,8 @@ def undecided_examples(s: Session, job_id: str) -> dict[str, int]:
 def _examples(s: Session, job_id: str, roles: ColumnElement[bool], having: ColumnElement[bool]) -> dict[str, int]:
     """Examples by reason, each counted once a role: the code of what kept it from being run before the status of its rollouts."""
     code = func.max(case((RowFact.status == UNDECIDED, func.split_part(RowFact.message, ":", 1))))
-    why = func.coalesce(code, func.min(RowFact.status)).label("why")
+    metric = func.max(case((RowFact.status == "ok", "metric_failed")))
+    why = func.coalesce(code, metric, func.min(RowFact.status)).label("why")
     each = select(why).where(RowFact.job_id == job_id, RowFact.kind == "rollout", roles).group_by(RowFact.role, RowFact.example_index)
     found = each.having(having).subquery()
     return {str(reason): count for reason, count in s.execute(select(found.c.why, func.count()).group_by(found.c.why))}

@@ -12,7 +12,7 @@ from distill.catalog.traces import NewTrace
 from distill.db import Session
 from distill.execute.context import CastInputs, Example, JobContext, as_inputs
 from distill.pipeline import bootstrap
-from distill.pipeline.bootstrap import Stored
+from distill.pipeline.bootstrap import Outcome, Stored
 from distill.pipeline.roles import Cast
 from distill.spec import digest, metric_digest
 
@@ -121,6 +121,15 @@ class Slice:
     def _is_done(self, item: Item, phase: Phase) -> bool:
         upto = [self.stored(item, n) for n in range(phase.numbers[-1] + 1)]
         return bootstrap.example_is_done(upto, scored=True, stop_on_pass=self.stop_on_pass)
+
+    def outcome(self, item: Item) -> Outcome | None:
+        """What became of an example; None while it is not over."""
+        trouble = self.undecided.get(item.example.index)
+        if trouble is not None:
+            return bootstrap.not_run(*trouble)
+        if not self._is_done(item, self.phases[-1]):
+            return None
+        return bootstrap.outcome([self.stored(item, n) for n in range(len(item.digests))])
 
     def request(self, item: Item, phase: Phase) -> Json:
         """An example of the runner's `rollouts` op. Seeds come from the digests, so a repeated call asks for the same sample."""

@@ -7,8 +7,6 @@ paid for. Only the item's own facts and counts are fenced.
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import select
-
 from distill.catalog import row_facts, scores, traces
 from distill.catalog.row_facts import NewFact
 from distill.catalog.scores import NewScore
@@ -24,11 +22,9 @@ from distill.execute.rollout_slice import Item, Json, Phase, Slice
 from distill.execute.spending import Spending
 from distill.execute.targets import any_waiting
 from distill.execute.work import Stopped, Troubled, Work
-from distill.jobs.models import JobStep
 from distill.jobs.status import Step
 from distill.pipeline import bootstrap
-from distill.pipeline.bootstrap import SmokeTest
-from distill.pipeline.refusals import Reason, Refused, all_rollouts_failed
+from distill.pipeline.refusals import Reason, Refused
 from distill.rollouts import Runner, RunnerError
 
 ROUNDS = 3
@@ -48,28 +44,11 @@ def run(work: Work, ports: Ports) -> None:
         examples = job.examples(ports.store, job.side_of(work.claim.kind), work.claim.payload["start"], work.claim.payload["stop"])
         piece = Slice(job, work.claim.kind, examples)
         piece.look_up(s)
-        smoke = _smoke_test(s, work, piece)
         spending = Spending.begin(s, ports.relay, job, piece.cast, work.claim.width)
     with spending, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
         for phase in piece.phases:
-            _run_phase(_Running(work, ports, piece, phase, spending, buffer, smoke))
+            _run_phase(_Running(work, ports, piece, phase, spending, buffer))
     _publish(work, piece, spending)
-
-
-def _smoke_test(s: Session, work: Work, piece: Slice) -> SmokeTest:
-    """Watches a job's only teacher; of several, one may fail and the others still be worth their calls."""
-    if not piece.is_bootstrap or len(piece.job.spec.teachers) > 1:
-        return SmokeTest({}, watching=False)
-    smoke = SmokeTest(_published(s, work))
-    for item in piece.items:
-        smoke.add(piece.statuses(item))
-    return smoke
-
-
-def _published(s: Session, work: Work) -> Json:
-    """The counts of this step's slices that are done."""
-    query = select(JobStep.counts).where(JobStep.job_id == work.claim.job_id, JobStep.name == str(work.claim.step))
-    return dict(s.scalar(query) or {})
 
 
 def _flush(work: Work, batch: list[NewTrace | NewScore]) -> None:
@@ -90,10 +69,8 @@ class _Running:
         phase: Phase,
         spending: Spending,
         buffer: Buffer[NewTrace | NewScore],
-        smoke: SmokeTest,
     ) -> None:
         self.work, self.ports, self.piece, self.phase, self.spending, self.buffer = work, ports, piece, phase, spending, buffer
-        self.smoke = smoke
         self.by_index = {item.example.index: item for item in piece.items}
         self.troubles: dict[int, tuple[str, str]] = {}
 
@@ -102,7 +79,6 @@ class _Running:
         if event["event"] == "trace":
             item = self.by_index[event["index"]]
             self.buffer.add(self.piece.take_trace(item, event["n"], event["trace"]))
-            self.smoke.add(self.piece.statuses(item))
             crash_point(f"{self.work.claim.step}.mid_work")
         elif event["event"] == "score":
             self.buffer.add(self.piece.take_score(self.by_index[event["index"]], event["n"], event["score"]))
@@ -125,26 +101,30 @@ class _Running:
         }
         for event in runner.request("rollouts", silence_seconds=EXAMPLE_SECONDS + 60, **body):
             self.take(event)
-            self.heed_smoke_test()
+            if event["event"] == "example_done":
+                self.judge_first_examples()
 
-    def heed_smoke_test(self) -> None:
-        """Raises Refused when the smoke test has failed, unless another slice of the job has an answer: then it is over."""
-        if not self.smoke.failed:
+    def judge_first_examples(self) -> None:
+        """Raises Refused when the first examples say that the others are not worth their calls."""
+        if not (self.piece.is_bootstrap and self.work.claim.payload.get("whole")):
             return
-        if _others_answer(self.work, self.piece):
-            self.smoke.look_away()
-        else:
-            _refuse(self.work, self.piece)
+        job, total = self.piece.job, len(self.piece.items)
+        outcomes = [self.piece.outcome(item) for item in self.piece.items]
+        reason = bootstrap.judge(outcomes, job.spec.smoke_test, _teacher_name(self.piece), job.plan.train_examples - total)
+        if reason is not None:
+            _keep_for_readers(self.piece)
+            raise Refused(reason)
 
 
 def _run_phase(running: _Running) -> None:
     """Rounds until nothing is pending: what met trouble is put back in the queue of this item, after a pause."""
-    running.heed_smoke_test()
+    running.judge_first_examples()
     bad_rounds = 0
     while pending := running.piece.pending(running.phase):
         running.troubles.clear()
         _round(running, pending)
         _settle_troubles(running)
+        running.judge_first_examples()
         if running.troubles:
             bad_rounds += 1
             _give_up_after(running, bad_rounds)
@@ -221,10 +201,13 @@ def _store(s: Session, rows: list[NewFact]) -> None:
     row_facts.store(s, rows)
 
 
+_COUNTED = ("ok", "failed", "unparsable", "metric_failed", "inconclusive", "passed", "reused", "undecided")
+
+
 def _facts(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
     """The rows of this slice, and its counts: rollouts by status; examples that passed, were reused, failed or stay undecided."""
     rows: list[NewFact] = []
-    counts: Counter[str] = Counter(dict.fromkeys(("ok", "failed", "unparsable", "passed", "reused", "undecided"), 0))
+    counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
     passed: set[int] = set()
     fresh: set[int] = set()
     for item, stored in piece.used():
@@ -235,6 +218,8 @@ def _facts(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
             rollout_facts.rollout_fact(piece.job.job_id, piece.role, index, stored.n, key, stored.trace, stored.score, reused=reused)
         )
         counts[stored.trace["status"]] += 1
+        if stored.score is not None and stored.score["status"] != "ok":
+            counts["metric_failed" if stored.score["status"] == "failed" else "inconclusive"] += 1
         passed |= {index} if bootstrap.has_passed(stored.score) else set()
         fresh |= set() if reused else {index}
     decided = Counter(row.example_index for row in rows)
@@ -246,20 +231,13 @@ def _facts(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
     return rows, counts
 
 
-def _others_answer(work: Work, piece: Slice) -> bool:
-    """Whether a rollout of the job's other slices gave an answer; also of those that are still run elsewhere."""
-    lms = [phase.cast.lms_digest for phase in piece.phases]
-    with unit_of_work() as s:
-        if _published(s, work).get("ok"):
-            return True
-        return traces.has_answer(s, piece.job.project_id, work.claim.job_id, piece.cast.program_digest, lms)
+def _teacher_name(piece: Slice) -> str:
+    """`the teacher`; of several, which one."""
+    return "the teacher" if len(piece.job.spec.teachers) == 1 else f"teacher {int(piece.role.partition(':')[2]) + 1}"
 
 
-def _refuse(work: Work, piece: Slice) -> None:
-    """The smoke test has failed: keep what this slice saw for the reader, and say so. Raises Refused."""
-    rows, counts = _facts(piece)
+def _keep_for_readers(piece: Slice) -> None:
+    """What a slice saw, before its job stops: nothing is published any more."""
+    rows, _ = _facts(piece)
     with unit_of_work() as s:
         _store(s, rows)
-        total = Counter(_published(s, work)) + counts
-        reason = all_rollouts_failed(total, rollout_facts.commonest_errors(s, work.claim.job_id))
-    raise Refused(reason)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import Select, and_, case, func, or_, select
 
 from distill.catalog.facts import RowFact, Trace
 from distill.db import Listing, Page, Session
@@ -40,16 +40,34 @@ def list_rejections(s: Session, job: Job, page: Page, *, reason: str | None = No
     """Calls that did not become a training row, and the teacher's rollouts that did not pass."""
     failed = and_(RowFact.kind == "rollout", RowFact.role.like("teacher:%"), RowFact.passed.is_not(True))
     query = select(RowFact).where(RowFact.job_id == job.id, or_(RowFact.kind == "rejected", failed))
-    if reason == NOT_PASSED:
-        query = query.where(failed, RowFact.status == "ok")
-    elif reason is not None:
-        query = query.where(or_(RowFact.reason == reason, and_(failed, RowFact.status == reason)))
+    if reason is not None:
+        query = query.where(or_(RowFact.reason == reason, and_(failed, why_rejected == reason)))
     return _page(s, query, page)
 
 
 def reason_of(fact: RowFact) -> str:
-    """Why a fact is among the rejections: its reason, the rollout's status, or that its score is below the bar."""
-    return fact.reason or (NOT_PASSED if fact.status == "ok" else fact.status)
+    """Why a fact is among the rejections: its reason; or that of its rollout, as `why_rejected` says it to the database.
+
+    A rollout is rejected as `failed` or `unparsable`; by the code of what kept it from being run (`time_limit`, …); or by its score:
+    `metric_failed`, `inconclusive`, `not_passed`.
+    """
+    if fact.reason is not None:
+        return fact.reason
+    if fact.status == UNDECIDED:
+        return (fact.message or UNDECIDED).partition(":")[0]
+    if fact.status != "ok":
+        return fact.status
+    return _BY_SCORE.get(str((fact.data or {}).get("score")), NOT_PASSED)
+
+
+UNDECIDED = "undecided"
+_BY_SCORE = {"failed": "metric_failed", "inconclusive": "inconclusive"}
+why_rejected = case(
+    (RowFact.status == UNDECIDED, func.split_part(func.coalesce(RowFact.message, UNDECIDED), ":", 1)),
+    (RowFact.status != "ok", RowFact.status),
+    *[(RowFact.data["score"].as_string() == status, reason) for status, reason in _BY_SCORE.items()],
+    else_=NOT_PASSED,
+)
 
 
 def _page(s: Session, query: Select[RowFact], page: Page) -> Listing[RowFact]:

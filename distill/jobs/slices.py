@@ -38,7 +38,8 @@ def slice_length(units_per_second: float | None) -> int:
 
 
 def _is_range(payload: dict[str, Any], units: int) -> bool:
-    return "start" in payload and "stop" in payload and payload["stop"] - payload["start"] == units
+    """A range that is marked `whole` is never cut: what is decided of its examples is decided in one place."""
+    return not payload.get("whole") and "start" in payload and "stop" in payload and payload["stop"] - payload["start"] == units
 
 
 def _rate(s: Session, row: Row[Any]) -> float | None:

@@ -1,15 +1,16 @@
 """What an example still needs, and whether the teacher's answers are worth going on with."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from distill.pipeline.refusals import Reason, all_rollouts_failed
+from distill.pipeline.refusals import Reason, all_rollouts_failed, hopeless, smoke_test_failed
+from distill.spec import SmokeTest
 
-SMOKE_TEST_EXAMPLES = 10
-SMOKE_TEST_ROLLOUTS = 30
-"""With one rollout an example, ten examples of a teacher that answers one time in five all fail in a tenth of all jobs."""
+HOPELESS_EXAMPLES = 10
+"""So many first examples that all fail with one error, and nothing else, end a job."""
 FACTS = frozenset({"ok", "failed", "unparsable"})
 
 
@@ -56,32 +57,79 @@ def has_failed(statuses: Sequence[str | None]) -> bool:
     return bool(statuses) and not {None, "ok"} & set(statuses)
 
 
-class SmokeTest:
-    """Fails once the first examples have failed in every rollout: a whole trainset of them would cost more and say no more.
+# ------------------------------------------------------------------ the first examples
 
-    `counts` are those of the slices that are done. One answer ends the watch for good.
-    """
 
-    def __init__(self, counts: Mapping[str, Any], *, watching: bool = True) -> None:
-        self._examples = int(counts.get("failed_examples", 0))
-        self._rollouts = int(counts.get("failed", 0)) + int(counts.get("unparsable", 0))
-        self._watching = watching and not counts.get("ok")
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one example: `passed`, or why not. `errors` are those of its rollouts, each with what makes it the same as another."""
 
-    def add(self, statuses: Sequence[str | None]) -> None:
-        """How the rollouts of an example stand now. Told again after each of them, a failed example counts with its last."""
-        if "ok" in statuses:
-            self.look_away()
-        elif has_failed(statuses):
-            self._examples += 1
-            self._rollouts += len(statuses)
+    kind: str
+    errors: Mapping[str, str] = field(default_factory=dict)
 
-    def look_away(self) -> None:
-        """There is an answer: whatever fails from now on, the teacher can do it."""
-        self._watching = False
 
-    @property
-    def failed(self) -> bool:
-        return self._watching and self._examples >= SMOKE_TEST_EXAMPLES and self._rollouts >= SMOKE_TEST_ROLLOUTS
+def outcome(rollouts: Sequence[Stored]) -> Outcome:
+    """Of an example whose rollouts are over. An answer below the bar tells more than one that could not be read, and so on."""
+    found = [_rollout_outcome(stored) for stored in rollouts if stored.trace is not None]
+    kind = min((each.kind for each in found), key=_KINDS.index)
+    return Outcome(kind, {key: text for each in found for key, text in each.errors.items()})
+
+
+def not_run(code: str, message: str) -> Outcome:
+    """Of an example that could not be run to its end."""
+    return Outcome("undecided", {code: f"{code}: {message}"})
+
+
+_KINDS = ("passed", "not_passed", "inconclusive", "metric_failed", "unparsable", "failed", "undecided")
+
+
+def _rollout_outcome(stored: Stored) -> Outcome:
+    trace, score = stored.trace or {}, stored.score or {}
+    if has_passed(stored.score):
+        return Outcome("passed")
+    if trace["status"] != "ok":
+        error = trace.get("error") or {}
+        text = f"{error.get('type')}: {error.get('message')}"
+        return Outcome(trace["status"], {_place(trace["status"], error) or text: text})
+    if score.get("status") == "failed":
+        text = str(score.get("error"))
+        return Outcome("metric_failed", {"metric " + text.partition(":")[0]: f"the metric: {text}"})
+    return Outcome("inconclusive" if score.get("status") == "inconclusive" else "not_passed")
+
+
+def _place(status: str, error: Mapping[str, Any]) -> str | None:
+    """Type and innermost frame: the same fault raised at the same place, whatever of the example its message repeats."""
+    frame = str(error.get("traceback") or "").rpartition("\n")[2]
+    return f"{error.get('type')} {frame}" if status == "failed" and frame else None
+
+
+def first_examples(smoke_test: SmokeTest | None) -> int:
+    """How many examples a teacher runs before the others."""
+    return max(HOPELESS_EXAMPLES, smoke_test.n if smoke_test else 0)
+
+
+def judge(outcomes: Sequence[Outcome | None], smoke_test: SmokeTest | None, teacher: str, rest: int) -> Reason | None:
+    """A reason to stop, by what is known of the first examples so far (None: not over yet); `rest` are the examples after them."""
+    error = _only_error(outcomes[:HOPELESS_EXAMPLES])
+    if error is not None:
+        return hopeless(HOPELESS_EXAMPLES, error, teacher, len(outcomes) + rest - HOPELESS_EXAMPLES)
+    if smoke_test is None or rest + len(outcomes) <= smoke_test.n:
+        return None
+    over = [each for each in outcomes[: smoke_test.n] if each is not None]
+    passed = sum(each.kind == "passed" for each in over)
+    if passed + smoke_test.n - len(over) >= smoke_test.min_pass:
+        return None
+    errors = Counter(text for each in over for text in each.errors.values())
+    return smoke_test_failed(smoke_test.n, smoke_test.min_pass, Counter(each.kind for each in over), errors, teacher)
+
+
+def _only_error(outcomes: Sequence[Outcome | None]) -> str | None:
+    """The error that all of ten examples ended with, and no other."""
+    known = [each for each in outcomes if each is not None and each.kind not in ("passed", "not_passed", "inconclusive")]
+    keys = {key for each in known for key in each.errors}
+    if len(known) < HOPELESS_EXAMPLES or len(keys) != 1:
+        return None
+    return next(text for each in known for text in each.errors.values())
 
 
 def verdict(counts: Mapping[str, int], errors: Mapping[str, int]) -> Reason | None:

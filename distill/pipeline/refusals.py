@@ -113,6 +113,48 @@ def all_rollouts_failed(counts: Mapping[str, int], errors: Mapping[str, int]) ->
     )
 
 
+def hopeless(n: int, error: str, teacher: str, rest: int) -> Reason:
+    """The first examples all ended with one error: the others would too."""
+    return Reason(
+        code="all_rollouts_failed",
+        step="bootstrap",
+        param="teacher",
+        message=f"The first {n} examples of {teacher} all failed with the same error: {_one_line(error)}. "
+        f"The job stopped before the other {_count(rest, 'example')}; nothing was trained.",
+        data={"examples": n, "error": _one_line(error)},
+    )
+
+
+def smoke_test_failed(n: int, min_pass: int, kinds: Mapping[str, int], errors: Mapping[str, int], teacher: str) -> Reason:
+    """Too few of the first examples passed."""
+    over, passed = sum(kinds.values()), kinds.get("passed", 0)
+    run = f"{passed} passed" if over == n else f"{over} were run and {passed} passed"
+    rest = {kind: count for kind, count in kinds.items() if kind != "passed"}
+    causes = ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in sorted(rest.items(), key=lambda each: (-each[1], each[0])))
+    commonest = sorted(errors.items(), key=lambda each: (-each[1], each[0]))[:3]
+    worst = "; ".join(f"{count} × {_one_line(text)}" for text, count in commonest)
+    return Reason(
+        code="smoke_test_failed",
+        step="bootstrap",
+        param="smoke_test",
+        message=f"Of the first {n} examples of {teacher} {run}, at least {min_pass} must: {causes}{'. ' + worst if worst else ''}. "
+        'The job stopped before the others. Look at its rejections; `"smoke_test": null` goes on all the same, and what was run is reused.',
+        data={"n": n, "min_pass": min_pass, "examples": dict(kinds), "errors": {_one_line(text): count for text, count in commonest}},
+    )
+
+
+_KINDS = {
+    "not_passed": "scored below the bar",
+    "inconclusive": "without a verdict of the metric",
+    "metric_failed": "on which the metric failed",
+    "undecided": "that could not be run",
+}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:160]
+
+
 def failed_examples(why: Mapping[str, int], total: int) -> str:
     """`3 of 640 examples failed: 2 timeout, 1 unparsable`, for a job that goes on without them. `why` maps the reason to its count."""
     causes = sorted(why.items(), key=lambda cause: (-cause[1], cause[0]))
@@ -120,7 +162,7 @@ def failed_examples(why: Mapping[str, int], total: int) -> str:
     return f"{sum(why.values())} of {_count(total, 'example')} failed: {text}"
 
 
-_CAUSES = {"time_limit": "timeout", "bad_request": "refused by the LM host"}
+_CAUSES = {"time_limit": "timeout", "metric_failed": "on which the metric failed", "bad_request": "refused by the LM host"}
 
 
 def _undecided(counts: Mapping[str, int]) -> str:

@@ -1,22 +1,16 @@
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from distill.pipeline.bootstrap import (
-    SMOKE_TEST_EXAMPLES,
-    SMOKE_TEST_ROLLOUTS,
-    Missing,
-    SmokeTest,
-    Stored,
-    example_is_done,
-    missing,
-    verdict,
-)
-from distill.pipeline.refusals import failed_examples
+from distill.errors import Invalid
+from distill.pipeline.bootstrap import Missing, Stored, example_is_done, judge, missing, not_run, outcome, verdict
+from distill.pipeline.refusals import Reason, failed_examples
+from distill.spec import SmokeTest, read_spec
 
+DEFAULT = SmokeTest()
 OK: dict[str, Any] = {"status": "ok"}
 PASS: dict[str, Any] = {"status": "ok", "passed": True, "value": 1.0}
-LOST = ["failed", "unparsable", "failed", "failed"]
 MISS: dict[str, Any] = {"status": "ok", "passed": False, "value": 0.0}
 
 
@@ -48,48 +42,96 @@ class TestExampleIsDone:
         assert not example_is_done([Stored(0, None, None), Stored(1, OK, PASS)], scored=True, stop_on_pass=True)
 
 
+def ended(status: str, error: str = "", place: str = "p.py:3 in forward", score: Any = None) -> Stored:
+    kind, _, message = error.partition(": ")
+    fault = {"type": kind, "message": message, "traceback": f"x.py:1 in a\n{place}"} if error else None
+    return Stored(0, {"status": status, "error": fault}, score)
+
+
+def stop(
+    stored: Sequence[Stored | None], smoke_test: SmokeTest | None = DEFAULT, *, rest: int = 90, teacher: str = "the teacher"
+) -> Reason | None:
+    return judge([None if each is None else outcome([each]) for each in stored], smoke_test, teacher, rest)
+
+
+def message(*args: Any, **kwargs: Any) -> str:
+    reason = stop(*args, **kwargs)
+    assert reason is not None
+    return reason.message
+
+
+UNREADABLE = ended("unparsable", "AdapterParseError: found no a in the answer")
+BELOW = ended("ok", score=MISS)
+GOOD = ended("ok", score=PASS)
+
+
+class TestOneErrorOnly:
+    def test_ten_first_examples_with_the_same_error_end_the_job(self) -> None:
+        reason = stop([UNREADABLE] * 10, None)
+        assert reason is not None
+        assert reason.code == "all_rollouts_failed"
+        assert reason.message == (
+            "The first 10 examples of the teacher all failed with the same error: AdapterParseError: found no a in the answer. "
+            "The job stopped before the other 90 examples; nothing was trained."
+        )
+
+    def test_the_same_fault_at_the_same_place_is_one_error_whatever_it_says_of_the_example(self) -> None:
+        assert "KeyError: 'row 0'" in message([ended("failed", f"KeyError: 'row {n}'") for n in range(10)], None)
+        assert stop([ended("failed", "KeyError: 'x'", place=f"p.py:{n} in forward") for n in range(10)], None) is None
+
+    def test_a_metric_that_always_fails_is_one_error_too(self) -> None:
+        broken = ended("ok", score={"status": "failed", "value": None, "passed": False, "error": "NoLabel: no label `a`"})
+        assert "the metric: NoLabel" in message([broken] * 10, None)
+
+    @pytest.mark.parametrize("other", [BELOW, GOOD, None, ended("failed", "ValueError: no")])
+    def test_one_example_that_ends_otherwise_is_enough_to_go_on(self, other: Stored | None) -> None:
+        assert stop([UNREADABLE] * 9 + [other], None) is None
+
+    def test_what_could_not_be_run_counts_by_its_code(self) -> None:
+        reason = judge([not_run("time_limit", f"not done within {n} s") for n in range(10)], None, "the teacher", 5)
+        assert reason is not None
+        assert "time_limit: not done" in reason.message
+
+
 class TestSmokeTest:
-    def test_ten_examples_without_any_answer_fail_it(self) -> None:
-        smoke = SmokeTest({"failed_examples": 8, "failed": 20, "unparsable": 12})
-        smoke.add(LOST)
-        assert not smoke.failed
-        smoke.add(LOST)
-        assert smoke.failed
+    def test_too_few_that_pass_end_the_job_with_the_counts(self) -> None:
+        reason = stop([BELOW] * 6 + [UNREADABLE] * 3 + [ended("failed", "ValueError: no")], teacher="teacher 2")
+        assert reason is not None
+        assert (reason.code, reason.param) == ("smoke_test_failed", "smoke_test")
+        assert reason.message.startswith(
+            "Of the first 10 examples of teacher 2 0 passed, at least 1 must: 6 scored below the bar, 3 unparsable, 1 failed. "
+            "3 × AdapterParseError: found no a in the answer; 1 × ValueError: no. The job stopped before the others."
+        )
+        assert reason.data["examples"] == {"not_passed": 6, "unparsable": 3, "failed": 1}
 
-    def test_rollouts_of_one_example_are_one_failure(self) -> None:
-        smoke = SmokeTest({})
-        smoke.add(["unparsable"] * 64)
-        assert not smoke.failed
+    def test_as_many_as_asked_for_are_enough(self) -> None:
+        assert stop([BELOW] * 8 + [GOOD] * 2, SmokeTest(n=10, min_pass=2)) is None
+        assert stop([BELOW] * 8 + [GOOD] * 2, SmokeTest(n=10, min_pass=3)) is not None
 
-    def test_an_example_counts_once_all_its_rollouts_are_over(self) -> None:
-        smoke = SmokeTest({"failed_examples": 9, "failed": 36})
-        for done in range(1, 5):
-            assert not smoke.failed
-            smoke.add(["failed"] * done + [None] * (4 - done))
-        assert smoke.failed
+    def test_it_ends_as_soon_as_the_rest_cannot_make_up_for_it(self) -> None:
+        half_way = [BELOW] * 6 + [None] * 4
+        assert message(half_way, SmokeTest(n=10, min_pass=5)).startswith(
+            "Of the first 10 examples of the teacher 6 were run and 0 passed, at least 5 must: 6 scored below the bar."
+        )
+        assert stop(half_way, SmokeTest(n=10, min_pass=4)) is None
 
-    def test_with_one_rollout_an_example_it_waits_for_more_of_them(self) -> None:
-        smoke = SmokeTest({})
-        for _ in range(SMOKE_TEST_ROLLOUTS - 1):
-            smoke.add(["unparsable"])
-        assert not smoke.failed
-        smoke.add(["unparsable"])
-        assert smoke.failed
+    def test_only_the_first_examples_count(self) -> None:
+        assert stop([BELOW, GOOD] + [BELOW] * 8, SmokeTest(n=1)) is not None
+        assert stop([GOOD] + [BELOW] * 9, SmokeTest(n=1)) is None
 
-    @pytest.mark.parametrize("rollouts", [1, 2, 4, 8])
-    def test_a_teacher_that_answers_one_time_in_five_does_not_fail_by_chance(self, rollouts: int) -> None:
-        examples = max(SMOKE_TEST_EXAMPLES, SMOKE_TEST_ROLLOUTS / rollouts)
-        assert 0.8 ** (examples * rollouts) < 1 / 500
+    def test_a_trainset_that_is_no_longer_is_simply_run(self) -> None:
+        assert stop([BELOW] * 10, rest=0) is None
 
-    def test_one_answer_is_enough_to_go_on(self) -> None:
-        for smoke in (SmokeTest({"ok": 1}), SmokeTest({})):
-            smoke.add(["failed", "ok", None, None])
-            for _ in range(99):
-                smoke.add(LOST)
-            assert not smoke.failed
+    def test_switched_off(self) -> None:
+        assert stop([BELOW] * 10, None) is None
 
-    def test_it_may_look_away(self) -> None:
-        assert not SmokeTest({"failed_examples": 99, "failed": 99}, watching=False).failed
+    def test_an_example_counts_by_its_best_rollout(self) -> None:
+        assert outcome([UNREADABLE, BELOW, ended("failed", "ValueError: no")]).kind == "not_passed"
+        assert outcome([UNREADABLE, GOOD]).kind == "passed"
+
+    def test_more_to_pass_than_there_are_is_refused(self) -> None:
+        with pytest.raises(Invalid, match="no teacher could pass"):
+            read_spec({"program_id": "prog-1", "trainset": "ds-1", "smoke_test": {"n": 3, "min_pass": 4}})
 
 
 class TestVerdict:

@@ -23,6 +23,7 @@ class JobCreateParams(TypedDict, total=False):
     teacher: Sequence[Mapping[str, Any]] | Mapping[str, Any] | str | None
     filter: Mapping[str, Any]
     rollouts: Mapping[str, Any]
+    smoke_test: Mapping[str, Any] | None
     multitask: bool
     demos: str
     prompt_adapter: str | Mapping[str, Any]
