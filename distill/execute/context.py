@@ -1,7 +1,8 @@
 """A job as a step sees it: its spec, programs, data and plan, read once at the start of an item."""
 
 import json
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -92,7 +93,7 @@ class JobContext:
             return [Example(start + i, row) for i, row in enumerate(datasets.rows(store, self.valset, start, stop))]
         return list(self._picked(store, read_split(store, self.plan.split)[side][start:stop]))
 
-    def _picked(self, store: FolderStore, numbers: list[int]) -> Iterator[Example]:
+    def _picked(self, store: FolderStore, numbers: Sequence[int]) -> Iterator[Example]:
         if not numbers:
             return
         wanted = set(numbers)
@@ -125,14 +126,14 @@ def as_inputs(program: ProgramSpec, example: Example) -> CastInputs:
 
 
 @lru_cache(maxsize=8)
-def _split(path: str) -> dict[str, list[int]]:
+def _split(path: str) -> dict[str, "array[int]"]:
     with open(path, encoding="ascii") as file:
         sides: dict[str, list[int]] = json.load(file)
-    return sides
+    return {side: array("Q", numbers) for side, numbers in sides.items()}
 
 
-def read_split(store: FolderStore, digest: str) -> dict[str, list[int]]:
-    """`{"train": [row numbers], "holdout": [row numbers]}`, ascending."""
+def read_split(store: FolderStore, digest: str) -> dict[str, "array[int]"]:
+    """`{"train": [row numbers], "holdout": [row numbers]}`, ascending. As arrays: every worker holds those of its last few jobs."""
     return _split(str(store.path(digest)))
 
 

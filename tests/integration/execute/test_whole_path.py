@@ -70,21 +70,6 @@ class TestCompile:
         assert (len(asked), len(held)) == (30, 10)
         assert asked.isdisjoint(held)
 
-    def test_a_second_job_pays_only_for_what_is_new(self, house: House) -> None:
-        house.compile(rows(12))
-        paid = len(house.teacher.calls)
-        job = house.compile(rows(15))
-        assert len(house.teacher.calls) == paid + 3 * 2
-        counts = step(job.id, "bootstrap").counts
-        assert (counts["reused"], counts["teacher_calls"], counts["calls"]) == (12, 3 * 2, 3 * 2)
-
-    def test_another_metric_scores_again_without_a_call(self, house: House) -> None:
-        house.compile(rows(6))
-        paid = len(house.teacher.calls)
-        job = house.compile(rows(6), metric={"type": "f1", "field": "category"})
-        assert job.status == "succeeded"
-        assert len(house.teacher.calls) == paid
-
     def test_rows_with_equal_inputs_are_asked_once(self, house: House) -> None:
         house.compile([*rows(4), *rows(4)])
         assert len(house.teacher.calls) == 4 * 2
