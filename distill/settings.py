@@ -66,6 +66,20 @@ class DeviceSettings(_Section):
     on_train: Literal["share", "pause"] = "pause"
 
 
+class PriceSettings(_Section):
+    """US dollars per million tokens. `cached_input` is for the cached part of a prompt; `input` unless given."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached_input: float | None = Field(default=None, ge=0)
+
+
+class CostSettings(_Section):
+    """What is not priced by call."""
+
+    training_hour_usd: float | None = Field(default=None, ge=0)
+
+
 class ConnectionSettings(_Section):
     """One `[connections.NAME]` table. The key itself is never here: `api_key_env` names the variable that the relay's process reads."""
 
@@ -79,6 +93,8 @@ class ConnectionSettings(_Section):
     supports: list[str] = []
     device: str | None = None
     trainer: str | None = None
+    prices: dict[str, PriceSettings] = {}
+    """By model, `*` for those that are not named. They win over the published prices of a known provider."""
 
 
 class Settings(BaseSettings):
@@ -101,6 +117,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     blobs: BlobSettings = BlobSettings()
     lmhost: LmHostSettings = LmHostSettings()
+    costs: CostSettings = CostSettings()
     connections: dict[str, ConnectionSettings] = {}
     devices: dict[str, DeviceSettings] = {}
 

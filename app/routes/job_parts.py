@@ -16,12 +16,13 @@ from app.schemas.compile_jobs import CostRead, CurveRead, EvaluationsRead, Event
 from app.schemas.fine_tuning import FineTuneJobRead
 from app.schemas.served import ArtifactRead
 from app.services import ServicesDep
-from app.views.compile_jobs import cost_read, event_read
+from app.views.compile_jobs import event_read
 from app.views.convert import page_of
+from app.views.costs import cost_read
 from app.views.facts import curve_read, evaluations_read, rejection_read, trace_read, training_files
 from app.views.fine_tuning import fine_tune_read
 from app.views.served import artifact_read
-from distill.catalog import artifacts
+from distill.catalog import artifacts, usage
 from distill.catalog.keys import Caller
 from distill.db import unit_of_work
 from distill.jobs import events, facts, repository
@@ -114,7 +115,7 @@ def list_evaluations(job_id: JobId, caller: Reader, session: SessionDep) -> Eval
 def get_cost(job_id: JobId, caller: Reader, session: SessionDep) -> CostRead:
     """Parts that nobody priced are named in `unknown`."""
     job = repository.get(session, caller.project_id, job_id)
-    return cost_read(repository.steps(session, job.id), repository.fine_tune_jobs(session, job.id))
+    return cost_read(usage.of_jobs(session, [job.id]).get(job.id, []), repository.fine_tune_jobs(session, job.id))
 
 
 @routes.get("/compile_jobs/{job_id}/fine_tuning_jobs", summary="Fine-tune jobs of a job", responses=errors(404))

@@ -100,18 +100,36 @@ class ArtifactLink(Reply):
     content: str = Field(description="Path of the tar.gz")
 
 
+class ModelCost(Reply):
+    """One LM, on one side: what was `paid` for, or `saved` by traces of earlier jobs. `usd` is null where the price is not known."""
+
+    model: str = Field(description="`connection/model`")
+    side: Literal["teacher", "student"]
+    kind: Literal["paid", "saved"]
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    usd: float | None
+
+
 class CostRead(Reply):
-    """What is known so far; parts that nobody priced are named in `unknown`, and the total is null then."""
+    """What is known so far, in US dollars; parts that nobody priced are null and named in `unknown`, and the total is null then."""
 
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     teacher_usd: float | None = None
+    student_usd: float | None = Field(default=None, description="The student's own calls, for its scores before and after training")
     judge_usd: float | None = None
     compute_seconds: float = 0
+    compute_usd: float | None = None
+    saved_calls: int = Field(default=0, description="Calls that were not made, since an earlier job of the project had made them")
     saved_by_reuse_usd: float | None = None
     total_usd: float | None = None
     unknown: list[str] = Field(default_factory=list)
+    models: list[ModelCost] = Field(default_factory=list)
 
 
 class JobRead(Reply):
@@ -192,6 +210,7 @@ class TraceRead(Reply):
     outputs: dict[str, Any] | None
     calls: list[dict[str, Any]]
     usage: dict[str, Any]
+    cost_usd: float | None = Field(default=None, description="What the rollout cost whoever ran it; null where the price is not known")
     error: dict[str, Any] | None
     score: dict[str, Any] | None
 

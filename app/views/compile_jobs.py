@@ -8,7 +8,6 @@ from typing import Any
 
 from app.schemas.compile_jobs import (
     ArtifactLink,
-    CostRead,
     EventRead,
     JobErrorRead,
     JobRead,
@@ -19,6 +18,7 @@ from app.schemas.compile_jobs import (
 )
 from app.schemas.fine_tuning import ChildFineTuneJob
 from app.views.convert import seconds
+from app.views.costs import cost_read
 from distill.jobs.models import FineTuneJob, Job, JobEvent
 from distill.jobs.overview import Overview
 from distill.jobs.repository import StepView, spec_of
@@ -26,7 +26,6 @@ from distill.spec import CompileSpec, LmSpec, TeacherSpec
 
 #: Share of a job's time that each step usually takes, in percent.
 _WEIGHTS: Mapping[str, int] = {"validate": 2, "bootstrap": 38, "prepare": 5, "train": 35, "evaluate": 17, "package": 3}
-_COUNTED = ("calls", "prompt_tokens", "completion_tokens")
 _INTERNAL = {"connection_id", "connection_revision"}
 
 
@@ -51,7 +50,7 @@ def job_read(job: Job, parts: Overview, project: str) -> JobRead:
         queue=QueueRead(position=parts.waiting.position, reason=parts.waiting.reason) if parts.waiting else None,
         fine_tuning_jobs=[child(one) for one in parts.fine_tune_jobs],
         evaluation=job.evaluation,
-        cost=cost_read(parts.steps, parts.fine_tune_jobs),
+        cost=cost_read(parts.costs, parts.fine_tune_jobs),
         warnings=[WarningRead.model_validate(warning) for warning in job.warnings],
         artifact=artifact_link(parts.artifact.id, parts.artifact.name) if parts.artifact else None,
         spec_digest=job.spec_digest,
@@ -155,13 +154,6 @@ def child(one: FineTuneJob) -> ChildFineTuneJob:
         progress=one.progress if one.status == "running" else None,
         fine_tuned_model=one.model_id,
     )
-
-
-def cost_read(steps: Sequence[StepView], children: Sequence[FineTuneJob]) -> CostRead:
-    """What is known of the cost so far: calls and tokens that were paid for, and the seconds of finished trainings."""
-    totals = {name: sum(int(step.counts.get(name) or 0) for step in steps) for name in _COUNTED}
-    seconds_trained = sum(float((one.result or {}).get("seconds") or 0) for one in children)
-    return CostRead(**totals, compute_seconds=round(seconds_trained, 1), unknown=["prices of LM calls", "price of compute"])
 
 
 def artifact_link(artifact_id: str, name: str) -> ArtifactLink:

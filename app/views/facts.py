@@ -31,6 +31,7 @@ def trace_read(rollout: Rollout) -> TraceRead:
         outputs=body.get("outputs"),
         calls=body.get("calls", []),
         usage=body.get("usage", {}),
+        cost_usd=body.get("usage", {}).get("usd"),
         error=body.get("error") or ({"type": fact.reason or fact.status, "message": fact.message or ""} if not trace else None),
         score={"value": fact.score, "passed": fact.passed} if fact.score is not None or fact.passed is not None else None,
     )

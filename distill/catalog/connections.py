@@ -27,6 +27,7 @@ _VALUES = (
     "max_in_flight",
     "default_student",
     "default_teacher",
+    "prices",
 )
 _CHANGES_ANSWERS = frozenset({"kind", "base_url"})
 
@@ -76,7 +77,8 @@ def _wanted(settings: Settings) -> dict[str, dict[str, Any]]:
 
 def _values(entry: ConnectionSettings) -> dict[str, Any]:
     values = {name: getattr(entry, name) for name in _VALUES}
-    return {**values, "models": None if entry.models == "*" else list(entry.models)}
+    prices = {model: price.model_dump(exclude_none=True) for model, price in entry.prices.items()}
+    return {**values, "models": None if entry.models == "*" else list(entry.models), "prices": prices}
 
 
 def _store(s: Session, row: Connection | None, name: str, values: dict[str, Any], *, embedded: bool) -> None:

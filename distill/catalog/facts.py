@@ -72,6 +72,33 @@ class Score(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
 
 
+class LmUsage(Base):
+    """What one claim of a work item asked of one LM: `paid` for, or `saved` by traces that an earlier job paid for.
+
+    Written as it comes, without a fence: it was paid for whoever holds the lease now.
+    """
+
+    __tablename__ = "lm_usage"
+    __table_args__ = (CheckConstraint("kind IN ('paid', 'saved')", name="kind"), Index("ix_lm_usage_job_id", "job_id"))
+
+    item_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    fence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    model: Mapped[str] = mapped_column(Text, primary_key=True)
+    """`connection/model`."""
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(Text)
+    calls: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float]
+    usd: Mapped[float | None]
+    """None: the price is not known."""
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
 class RowFact(Base):
     """What became of one rollout, or of one rendered call of it, inside one job.
 

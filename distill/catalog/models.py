@@ -67,6 +67,8 @@ class Connection(Base):
     max_in_flight: Mapped[int]
     default_student: Mapped[bool] = mapped_column(server_default=text("false"))
     default_teacher: Mapped[bool] = mapped_column(server_default=text("false"))
+    prices: Mapped[dict[str, Any]] = mapped_column(server_default=NO_JSON)
+    """`{model: {input, output, cached_input}}` in dollars per million tokens, as the operator said; `*` is any other model."""
     source: Mapped[str] = mapped_column(Text, server_default="settings")
     revision: Mapped[int] = mapped_column(server_default="1")
     waiting_since: Mapped[datetime | None]

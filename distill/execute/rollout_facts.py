@@ -10,6 +10,7 @@ from distill.catalog.facts import RowFact
 from distill.catalog.row_facts import NewFact
 from distill.db import Session
 from distill.execute.context import JobContext
+from distill.pipeline.costs import TOKENS
 from distill.pipeline.evaluate import Outcome, evaluation
 from distill.pipeline.plan import roles_to_evaluate
 from stillhouse_programs.spec import MetricSpec, metric_fields
@@ -35,13 +36,13 @@ def rollout_fact(
         passed=bool(score["passed"]) if score else trace["status"] == "ok",
         reused=reused,
         message=f"{error['type']}: {error['message']}"[:300] if error else (score or {}).get("error"),
-        data={"score": score["status"] if score else None, "seconds": trace["seconds"], "usage": _spent(trace["usage"])},
+        data={"score": score["status"] if score else None, "seconds": trace["seconds"], "usage": _tokens(trace["usage"])},
     )
 
 
-def _spent(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """A rollout's usage as a whole; by LM it is in the trace."""
-    return {name: value for name, value in usage.items() if name != "lms"}
+def _tokens(usage: Mapping[str, Any]) -> dict[str, int]:
+    """A rollout's calls and tokens; by model, and what they cost, is in the trace."""
+    return {name: usage[name] for name in ("calls", *TOKENS) if name in usage}
 
 
 def undecided_fact(job_id: str, role: str, example: int, n: int, code: str, message: str) -> NewFact:

@@ -1,6 +1,6 @@
 """The examples of one slice under one role: what is stored of them, what is missing, what came in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -13,6 +13,7 @@ from distill.db import Session
 from distill.execute.context import CastInputs, Example, JobContext, as_inputs
 from distill.pipeline import bootstrap
 from distill.pipeline.bootstrap import Outcome, Stored
+from distill.pipeline.costs import Asked, Spent, saved
 from distill.pipeline.roles import Cast
 from distill.spec import digest, metric_digest
 
@@ -52,6 +53,7 @@ class Slice:
     scores: dict[tuple[str, str], Json] = field(default_factory=dict)
     undecided: dict[int, tuple[str, str]] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
+    paid_by_others: frozenset[str] = frozenset()
 
     @cached_property
     def cast(self) -> Cast:
@@ -93,7 +95,9 @@ class Slice:
     def look_up(self, s: Session) -> None:
         """Read what is stored of these examples."""
         wanted = [digest for item in self.items for digest in item.digests]
-        self.traces = {key: found.body for key, found in traces.lookup(s, self.job.project_id, wanted).items()}
+        stored = traces.lookup(s, self.job.project_id, wanted)
+        self.traces = {key: found.body for key, found in stored.items()}
+        self.paid_by_others = frozenset(key for key, found in stored.items() if found.job_id != self.job.job_id)
         self.known = frozenset(self.traces)
         pairs = [(digest, item.example.digest) for item in self.items for digest in item.digests if digest in self.traces]
         self.scores = scores.lookup(s, self.job.project_id, self.metric_digest, pairs, self.job.spec.filter.min_score)
@@ -162,6 +166,11 @@ class Slice:
         key = item.digests[n]
         self.scores[key, item.example.digest] = score
         return NewScore(self.job.project_id, key, self.metric_digest, item.example.digest, score)
+
+    def saved(self, slots: Mapping[str, Asked]) -> dict[str, Spent]:
+        """What the traces that an earlier job paid for would have cost again, by model."""
+        reused = {item.digests[stored.n]: stored.trace for item, stored in self.used() if item.digests[stored.n] in self.paid_by_others}
+        return saved([trace for trace in reused.values() if trace is not None], slots.values())
 
     def used(self) -> Iterator[tuple[Item, Stored]]:
         """The rollouts that count for this job, example by example: up to the first pass where that ends an example."""

@@ -7,7 +7,7 @@ paid for. Only the item's own facts and counts are fenced.
 from collections import Counter
 from typing import Any
 
-from distill.catalog import row_facts, scores, traces
+from distill.catalog import row_facts, scores, traces, usage
 from distill.catalog.row_facts import NewFact
 from distill.catalog.scores import NewScore
 from distill.catalog.traces import NewTrace
@@ -19,11 +19,12 @@ from distill.execute.buffer import Buffer
 from distill.execute.hooks import crash_point
 from distill.execute.ports import Ports
 from distill.execute.rollout_slice import Item, Json, Phase, Slice
-from distill.execute.spending import Spending
+from distill.execute.spending import Spending, usage_row
 from distill.execute.targets import any_waiting
 from distill.execute.work import Stopped, Troubled, Work
 from distill.jobs.status import Step
 from distill.pipeline import bootstrap
+from distill.pipeline.costs import priced
 from distill.pipeline.refusals import Reason, Refused
 from distill.rollouts import Runner, RunnerError
 
@@ -44,7 +45,7 @@ def run(work: Work, ports: Ports) -> None:
         examples = job.examples(ports.store, job.side_of(work.claim.kind), work.claim.payload["start"], work.claim.payload["stop"])
         piece = Slice(job, work.claim.kind, examples)
         piece.look_up(s)
-        spending = Spending.begin(s, ports.relay, job, piece.cast, work.claim.width)
+        spending = Spending.begin(s, ports.relay, work.claim, job, piece.cast)
     with spending, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
         for phase in piece.phases:
             _run_phase(_Running(work, ports, piece, phase, spending, buffer))
@@ -78,7 +79,7 @@ class _Running:
         """Keep what an event tells."""
         if event["event"] == "trace":
             item = self.by_index[event["index"]]
-            self.buffer.add(self.piece.take_trace(item, event["n"], event["trace"]))
+            self.buffer.add(self.piece.take_trace(item, event["n"], priced(event["trace"], self.spending.slots)))
             crash_point(f"{self.work.claim.step}.mid_work")
         elif event["event"] == "score":
             self.buffer.add(self.piece.take_score(self.by_index[event["index"]], event["n"], event["score"]))
@@ -194,7 +195,13 @@ def _publish(work: Work, piece: Slice, spending: Spending) -> None:
     spent = spending.counts()
     counts.update(spent, teacher_calls=spent["calls"] if piece.role.startswith("teacher") else 0)
     closed = flow.after_bootstrap if work.claim.step is Step.BOOTSTRAP else flow.after_evaluate
-    work.publish(counts=counts, before=lambda s: _store(s, rows), on_closed=closed)
+    saved = [usage_row(work.claim, "saved", piece.role, model, spent) for model, spent in piece.saved(spending.slots).items()]
+
+    def before(s: Session) -> None:
+        _store(s, rows)
+        usage.record(s, saved)
+
+    work.publish(counts=counts, before=before, on_closed=closed)
 
 
 def _store(s: Session, rows: list[NewFact]) -> None:

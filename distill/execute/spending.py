@@ -1,13 +1,18 @@
-"""The LM calls of one item: a grant of the relay, and the job's budget behind it, taken in blocks and settled at the end."""
+"""The LM calls of one item: a grant of the relay, the job's budget behind it, taken in blocks and settled at the end, and their cost."""
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 
+from distill.catalog import usage
+from distill.catalog.usage import Kind, NewUsage
 from distill.db import Session, unit_of_work
 from distill.execute.context import JobContext
-from distill.execute.targets import targets_of
+from distill.execute.targets import asked, targets_of
 from distill.jobs import budget
+from distill.jobs.claims import Claim
+from distill.pipeline.costs import Asked, Spent
 from distill.pipeline.roles import Cast
 from distill.relay import Grant, Relay
 
@@ -41,23 +46,26 @@ class Purse:
 
 
 class Spending:
-    """Use it as a block: leaving it revokes the grant and gives back what was not spent. `purse` is None without a budget."""
+    """Use it as a block: leaving it revokes the grant, gives back what was not spent, and writes down what was. `purse` is None without
+    a budget; `slots` name the LMs as costs do."""
 
-    def __init__(self, grant: Grant, purse: Purse | None) -> None:
+    def __init__(self, grant: Grant, purse: Purse | None, claim: Claim, role: str, slots: Mapping[str, Asked]) -> None:
         self.grant = grant
-        self._purse = purse
+        self.slots = slots
+        self._purse, self._claim, self._role = purse, claim, role
 
     @classmethod
-    def begin(cls, s: Session, relay: Relay, job: JobContext, cast: Cast, width: int) -> "Spending":
-        """Open a grant for the slots of a role. Of a budget it takes as many calls at once as `width` examples make, when it needs them.
+    def begin(cls, s: Session, relay: Relay, claim: Claim, job: JobContext, cast: Cast) -> "Spending":
+        """Open a grant for the slots of a role. Of a budget it takes as many calls at once as the claim's width makes, when it needs them.
 
         Raises Refused for a connection that has changed, NotFound for one that is gone.
         """
         targets = targets_of(s, cast)
+        slots = asked(cast, targets)
         if budget.left(s, job.job_id) is None:
-            return cls(relay.grant(targets), None)
-        purse = Purse(job.job_id, width * max(1, len(cast.lms)))
-        return cls(relay.grant(targets, 0, purse.refill), purse)
+            return cls(relay.grant(targets), None, claim, cast.role, slots)
+        purse = Purse(job.job_id, claim.width * max(1, len(cast.lms)))
+        return cls(relay.grant(targets, 0, purse.refill), purse, claim, cast.role, slots)
 
     def __enter__(self) -> "Spending":
         return self
@@ -66,10 +74,29 @@ class Spending:
         self.grant.revoke()
         if self._purse is not None:
             self._purse.close(self.counts()["calls"])
+        with unit_of_work() as s:
+            usage.record(s, self._paid())
+
+    def _paid(self) -> list[NewUsage]:
+        return [
+            usage_row(
+                self._claim, "paid", self._role, self.slots[slot].name,
+                Spent(used.calls, used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.seconds, used.usd),
+            )
+            for slot, used in self.grant.usage().items()
+        ]  # fmt: skip
 
     def counts(self) -> Counter[str]:
         """Calls and tokens so far, over all slots."""
         total = Counter(calls=0, prompt_tokens=0, completion_tokens=0)
-        for usage in self.grant.usage().values():
-            total.update(calls=usage.calls, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+        for used in self.grant.usage().values():
+            total.update(calls=used.calls, prompt_tokens=used.prompt_tokens, completion_tokens=used.completion_tokens)
         return total
+
+
+def usage_row(claim: Claim, kind: Kind, role: str, model: str, spent: Spent) -> NewUsage:
+    """What a claim asked of one model."""
+    return NewUsage(
+        claim.item_id, claim.fence, kind, model, claim.project_id, claim.job_id, role, spent.calls, spent.prompt_tokens,
+        spent.completion_tokens, spent.cached_tokens, spent.seconds, spent.usd,
+    )  # fmt: skip

@@ -1,10 +1,13 @@
 """Where the calls of a role go."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from distill.catalog import connections
+from distill.catalog.prices import price_of
 from distill.catalog.targets import target_of
 from distill.db import Session
+from distill.pipeline.costs import Asked
 from distill.pipeline.refusals import Reason, Refused
 from distill.pipeline.roles import Cast
 from distill.relay import Target
@@ -17,7 +20,13 @@ def targets_of(s: Session, cast: Cast) -> dict[str, Target]:
     for lm in cast.slots.values():
         if rows[lm.connection_id].revision != lm.connection_revision:
             raise Refused(_changed(cast.role, rows[lm.connection_id].name))
-    return {slot: target_of(rows[lm.connection_id], lm.model) for slot, lm in cast.slots.items()}
+    found = {slot: (rows[lm.connection_id], lm.model) for slot, lm in cast.slots.items()}
+    return {slot: replace(target_of(*place), price=price_of(*place)) for slot, place in found.items()}
+
+
+def asked(cast: Cast, targets: Mapping[str, Target]) -> dict[str, Asked]:
+    """`{slot: the LM as costs name it}`."""
+    return {slot: Asked(f"{lm.connection}/{lm.model}", targets[slot].price) for slot, lm in cast.slots.items()}
 
 
 def _changed(role: str, connection: str) -> Reason:

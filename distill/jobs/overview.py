@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from distill.catalog import usage
 from distill.catalog.models import Artifact
+from distill.catalog.usage import LmCost
 from distill.db import Session
 from distill.jobs import repository
 from distill.jobs.models import FineTuneJob, Job, JobStep
@@ -23,6 +25,7 @@ class Overview:
     fine_tune_jobs: list[FineTuneJob]
     waiting: Waiting | None
     artifact: Artifact | None
+    costs: list[LmCost]
 
 
 def overviews(s: Session, jobs: Sequence[Job]) -> dict[str, Overview]:
@@ -36,7 +39,14 @@ def overviews(s: Session, jobs: Sequence[Job]) -> dict[str, Overview]:
     for child in s.scalars(query.execution_options(populate_existing=True)):
         children[child.job_id].append(child)
     artifacts = {row.job_id: row for row in s.scalars(select(Artifact).where(Artifact.job_id.in_(ids), Artifact.deleted_at.is_(None)))}
+    costs = usage.of_jobs(s, ids)
     return {
-        job.id: Overview(repository.step_views(steps[job.id]), children[job.id], repository.waiting(s, job), artifacts.get(job.id))
+        job.id: Overview(
+            repository.step_views(steps[job.id]),
+            children[job.id],
+            repository.waiting(s, job),
+            artifacts.get(job.id),
+            costs.get(job.id, []),
+        )
         for job in jobs
     }

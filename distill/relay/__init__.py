@@ -2,6 +2,6 @@
 
 from distill.relay.grants import Grant, SlotUsage
 from distill.relay.relay import Relay
-from distill.relay.targets import RelayLimits, RelayReply, Target
+from distill.relay.targets import Price, RelayLimits, RelayReply, Target
 
-__all__ = ["Grant", "Relay", "RelayLimits", "RelayReply", "SlotUsage", "Target"]
+__all__ = ["Grant", "Price", "Relay", "RelayLimits", "RelayReply", "SlotUsage", "Target"]

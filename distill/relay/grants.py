@@ -15,7 +15,10 @@ from distill.relay.targets import RelayReply, Target
 
 @dataclass(frozen=True)
 class SlotUsage:
-    """What one slot of a grant has used. `calls` are answered calls; `seconds` is their time, queueing and retries included."""
+    """What one slot of a grant has used. `calls` are answered calls; `seconds` is their time, queueing and retries included.
+
+    `usd` is what they cost; None where the price is not known.
+    """
 
     calls: int = 0
     failed: int = 0
@@ -24,6 +27,7 @@ class SlotUsage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     seconds: float = 0.0
+    usd: float | None = 0.0
 
 
 @dataclass(eq=False)
@@ -106,6 +110,7 @@ class Grant:
         """Book a finished call; one without an answer (reply None: cut off) gives its reservation back."""
         answered = reply is not None and reply.code is None
         details = usage.get("prompt_tokens_details") or {}
+        usd = self._usd(slot, usage) if answered else 0.0
         with self._lock:
             self._taken -= not answered
             before = self._usage.get(slot, SlotUsage())
@@ -118,4 +123,10 @@ class Grant:
                 completion_tokens=before.completion_tokens + (usage.get("completion_tokens") or 0),
                 cached_tokens=before.cached_tokens + (details.get("cached_tokens") or 0),
                 seconds=before.seconds + seconds,
+                usd=None if before.usd is None or usd is None else before.usd + usd,
             )
+
+    def _usd(self, slot: str, usage: Mapping[str, Any]) -> float | None:
+        """An answer that does not say its usage has no known price."""
+        price = self.targets[slot].price
+        return price(usage) if price is not None and usage else None

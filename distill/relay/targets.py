@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import orjson
 
 ERROR_HEADER = "stillhouse-error"
+Price = Callable[[Mapping[str, Any]], float]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Target:
     api_key: str | None = field(default=None, repr=False)
     max_in_flight: int = 16
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    price: Price | None = field(default=None, repr=False, compare=False)
+    """Of the usage of one answer, in US dollars; None where nobody knows it."""
 
     @property
     def chat_url(self) -> str:

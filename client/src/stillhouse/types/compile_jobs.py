@@ -73,8 +73,16 @@ class Cost(Object):
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    teacher_usd: float | None = None
+    student_usd: float | None = None
+    compute_seconds: float = 0.0
+    compute_usd: float | None = None
+    saved_calls: int = 0
+    saved_by_reuse_usd: float | None = None
     total_usd: float | None = None
     unknown: list[str] = Field(default_factory=list)
+    models: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class CompileJob(Object):

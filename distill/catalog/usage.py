@@ -1,0 +1,70 @@
+"""What LM calls were paid for or saved: written once a claim, read as sums by job, side and model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import case, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from distill.catalog.facts import LmUsage
+from distill.db import Session
+
+Kind = Literal["paid", "saved"]
+Side = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewUsage:
+    """Of one claim (item and fence) and one model, `connection/model`. `usd` is None where the price is not known."""
+
+    item_id: int
+    fence: int
+    kind: Kind
+    model: str
+    project_id: str
+    job_id: str
+    role: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    seconds: float
+    usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LmCost:
+    """The sum over a job's claims. The `teacher` side is bootstrap and the teacher's evaluation; all other roles are the student's."""
+
+    kind: Kind
+    side: Side
+    model: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    usd: float | None
+
+
+def record(s: Session, rows: Iterable[NewUsage]) -> None:
+    """Told again, it stays as it was."""
+    values = [{name: getattr(row, name) for name in NewUsage.__dataclass_fields__} for row in rows]
+    if values:
+        s.execute(insert(LmUsage).values(values).on_conflict_do_nothing())
+
+
+def of_jobs(s: Session, job_ids: Sequence[str]) -> Mapping[str, list[LmCost]]:
+    """`{job id: its sums}`, in one query."""
+    side = case((LmUsage.role.like("teacher%"), "teacher"), else_="student")
+    usd = case((func.bool_or(LmUsage.usd.is_(None)), None), else_=func.sum(LmUsage.usd))
+    counts = (LmUsage.calls, LmUsage.prompt_tokens, LmUsage.completion_tokens, LmUsage.cached_tokens)
+    keys = (LmUsage.job_id, LmUsage.kind, side, LmUsage.model)
+    query = select(*keys, *[func.sum(count) for count in counts], usd).where(LmUsage.job_id.in_(list(job_ids)))
+    found: dict[str, list[LmCost]] = defaultdict(list)
+    for job_id, kind, of, model, calls, prompt, completion, cached, cost in s.execute(query.group_by(*keys).order_by(*keys)):
+        found[job_id].append(LmCost(kind, of, model, int(calls), int(prompt), int(completion), int(cached), cost))
+    return found
