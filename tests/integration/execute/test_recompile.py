@@ -65,27 +65,24 @@ class TestTheSameAgain:
 
 
 class TestSomethingElse:
-    def test_added_examples_pay_for_themselves_and_another_metric_or_bar_for_nothing(self, house: House) -> None:
-        until_trained(house, 6)
-        with requests(house) as longer:
-            job = until_trained(house, 9)
+    def test_only_what_is_new_to_the_teacher_is_paid(self, house: House) -> None:
+        until_trained(house, 3)
+        with requests(house) as added:
+            job = until_trained(house, 5)
         counts = bootstrap_counts(job)
-        assert longer.learned == 3 * CALLS_OF_AN_EXAMPLE
-        assert (counts["reused"], counts["teacher_calls"], counts["calls"]) == (6, 3 * CALLS_OF_AN_EXAMPLE, 3 * CALLS_OF_AN_EXAMPLE)
+        assert added.learned == 2 * CALLS_OF_AN_EXAMPLE
+        assert (counts["reused"], counts["teacher_calls"], counts["calls"]) == (3, 2 * CALLS_OF_AN_EXAMPLE, 2 * CALLS_OF_AN_EXAMPLE)
+
         with requests(house) as rescored:
-            job = until_trained(house, 9, metric={"type": "f1", "field": "category"}, filter={"min_score": 0.5})
+            job = until_trained(house, 5, metric={"type": "f1", "field": "category"}, filter={"min_score": 0.5})
         assert rescored.learned == 0
-        assert (bootstrap_counts(job)["passed"], bootstrap_counts(job)["reused"]) == (9, 9)
+        assert (bootstrap_counts(job)["passed"], bootstrap_counts(job)["reused"]) == (5, 5)
 
-    def test_rows_rendered_otherwise_cost_nothing(self, house: House) -> None:
-        until_trained(house, 3)
-        with requests(house) as found:
-            until_trained(house, 3, demos="drop", render="teacher", multitask=False, seed=7)
-        assert found.learned == 0
+        with requests(house) as rendered_otherwise:
+            until_trained(house, 5, demos="drop", render="teacher", multitask=False, seed=7)
+        assert rendered_otherwise.learned == 0
 
-    def test_a_teacher_that_is_asked_otherwise_is_paid(self, house: House) -> None:
-        until_trained(house, 3)
         warmer = [{"lms": {"student": {"connection": "teacher", "model": "big", "temperature": 0.5}}}]
-        with requests(house) as found:
-            until_trained(house, 3, teacher=warmer)
-        assert found.learned == 3 * CALLS_OF_AN_EXAMPLE
+        with requests(house) as asked_otherwise:
+            until_trained(house, 5, teacher=warmer)
+        assert asked_otherwise.learned == 5 * CALLS_OF_AN_EXAMPLE
