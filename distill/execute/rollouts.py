@@ -27,10 +27,10 @@ from distill.pipeline import bootstrap
 from distill.pipeline.costs import priced
 from distill.pipeline.refusals import Reason, Refused
 from distill.rollouts import Runner, RunnerError
+from distill.settings import get_settings
 
 ROUNDS = 3
 PAUSE_SECONDS = 2.0
-EXAMPLE_SECONDS = 900.0
 
 HOPELESS = frozenset({"time_limit", "too_large", "bad_request"})
 """Trouble of one example that another try would meet again: it stays undecided and the others go on."""
@@ -89,18 +89,18 @@ class _Running:
             self.work.progress(**_progress(self.piece))
 
     def ask(self, runner: Runner, batch: list[Json]) -> None:
-        spec = self.piece.job.spec
+        spec, limit = self.piece.job.spec, get_settings().limits.example_seconds
         body = {
             "program_key": self.phase.program_key,
             "token": self.spending.grant.token,
             "width": self.work.claim.width,
-            "time_limit_seconds": EXAMPLE_SECONDS,
+            "time_limit_seconds": limit,
             "metric": spec.metric.model_dump(mode="json"),
             "min_score": spec.filter.min_score,
             "stop_on_pass": self.piece.stop_on_pass,
             "examples": batch,
         }
-        for event in runner.request("rollouts", silence_seconds=EXAMPLE_SECONDS + 60, **body):
+        for event in runner.request("rollouts", silence_seconds=limit + 60, **body):
             self.take(event)
             if event["event"] == "example_done":
                 self.judge_first_examples()

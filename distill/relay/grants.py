@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from distill.relay.limiter import Waiting
 from distill.relay.targets import RelayReply, Target
 
 
@@ -45,6 +47,7 @@ class Grant:
     _taken: int = 0
     _usage: dict[str, SlotUsage] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any] | None] = field(default_factory=set)
+    _waits: defaultdict[str, Waiting] = field(default_factory=lambda: defaultdict(Waiting), repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _refilling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
@@ -52,6 +55,10 @@ class Grant:
         """By slot, so far."""
         with self._lock:
             return dict(self._usage)
+
+    def waiting(self, rollout: str) -> Waiting:
+        """The clock of one rollout, by the name that its calls carry. From the relay's own loop only."""
+        return self._waits[rollout]
 
     def extend(self, calls: int) -> None:
         """Raise the budget by another block."""

@@ -4,9 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+
+class Waiting:
+    """How long the calls of one rollout have waited for their places. A moment in which several wait counts once. For one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._since = 0.0
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """So far, calls that still wait included."""
+        return self._seconds + (time.monotonic() - self._since if self._waiting else 0.0)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Around one call's wait."""
+        if not self._waiting:
+            self._since = time.monotonic()
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._seconds += time.monotonic() - self._since
 
 
 class InFlight:

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from distill.relay.grants import Grant
 from distill.relay.limiter import InFlight
-from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target, error_reply
+from distill.relay.targets import ERROR_HEADER, ROLLOUT_HEADER, RelayLimits, RelayReply, Target, error_reply
 from distill.relay.upstream import Upstream
 
 log = structlog.get_logger(__name__)
@@ -129,6 +129,7 @@ class Relay:
         self._stop = asyncio.Event()
         application = web.Application(client_max_size=self._limits.max_body_bytes)
         application.router.add_post("/v1/chat/completions", self._chat)
+        application.router.add_get("/v1/waiting", self._waited)
         server = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await server.setup()
         await web.UnixSite(server, self.socket_path, backlog=4096).start()
@@ -141,8 +142,18 @@ class Relay:
             await server.cleanup()
             await self.close_here()
 
+    def _grant_of(self, request: web.Request) -> Grant | None:
+        return self._grants.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+
+    async def _waited(self, request: web.Request) -> web.Response:
+        """How long a rollout's calls have waited for a place: time that is not its own, and does not count against its limit."""
+        grant = self._grant_of(request)
+        if grant is None:
+            return _response(error_reply(401, "unauthorized", "unknown or revoked token"))
+        return web.json_response({"seconds": grant.waiting(_rollout_of(request)).seconds})
+
     async def _chat(self, request: web.Request) -> web.Response:
-        grant = self._grants.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+        grant = self._grant_of(request)
         if grant is None:
             return _response(error_reply(401, "unauthorized", "unknown or revoked token"))
         with grant.cutting_off():
@@ -169,7 +180,7 @@ class Relay:
         started = time.monotonic()
         reply: RelayReply | None = None
         try:
-            reply = await self._upstream().send(target, body)
+            reply = await self._upstream().send(target, body, waiting=grant.waiting(_rollout_of(request)))
             return reply
         finally:
             grant.settle(slot, reply, _usage(reply), time.monotonic() - started)
@@ -181,6 +192,10 @@ def _loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _rollout_of(request: web.Request) -> str:
+    return request.headers.get(ROLLOUT_HEADER, "")
 
 
 def _usage(reply: RelayReply | None) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import orjson
 
 ERROR_HEADER = "stillhouse-error"
+ROLLOUT_HEADER = "stillhouse-rollout"
 Price = Callable[[Mapping[str, Any]], float]
 
 

@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from distill.relay.limiter import InFlight
+from distill.relay.limiter import InFlight, Waiting
 from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target, error_reply
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -47,11 +47,11 @@ class Upstream:
     async def close(self) -> None:
         await self._session.close()
 
-    async def send(self, target: Target, body: Mapping[str, Any], *, stream: bool = False) -> RelayReply:
-        """The LM host's answer, or an error reply. Never raises for what an LM host does."""
+    async def send(self, target: Target, body: Mapping[str, Any], *, stream: bool = False, waiting: Waiting | None = None) -> RelayReply:
+        """The LM host's answer, or an error reply. Never raises for what an LM host does. `waiting` runs while the call has no place."""
         wire = target.body(body)
         wire.pop("stream", None)
-        call = _Call(target, orjson.dumps({**wire, "stream": True} if stream else wire), stream, self._limits)
+        call = _Call(target, orjson.dumps({**wire, "stream": True} if stream else wire), stream, self._limits, waiting or Waiting())
         try:
             reply = await self._attempt(call)
         except _TryAgain as first:
@@ -76,7 +76,8 @@ class Upstream:
 
     async def _attempt(self, call: _Call) -> RelayReply:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._in_flight(call.target).place())
+            with call.waiting.counting():
+                await stack.enter_async_context(self._in_flight(call.target).place())
             call.begin_attempt()
             try:
                 async with asyncio.timeout(call.attempt_seconds()):
@@ -150,10 +151,11 @@ def _close_soon(loop: asyncio.AbstractEventLoop, resources: AsyncExitStack) -> N
 class _Call:
     """The state of one call: its clock starts when it first gets a place, since waiting for others is no fault of the LM host."""
 
-    def __init__(self, target: Target, data: bytes, stream: bool, limits: RelayLimits) -> None:
+    def __init__(self, target: Target, data: bytes, stream: bool, limits: RelayLimits, waiting: Waiting) -> None:
         self.target = target
         self.data = data
         self.stream = stream
+        self.waiting = waiting
         self.attempts = 0
         self._limits = limits
         self._deadline = float("inf")

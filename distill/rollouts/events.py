@@ -108,6 +108,15 @@ class ExampleDoneEvent(_Event):
     rollouts_used: int
 
 
+class WaitingEvent(_Event):
+    """An example's time would be up, but its calls have waited so long for a place at their LM host."""
+
+    event: Literal["waiting"]
+    index: int
+    n: int
+    seconds: float
+
+
 class Message(_Part):
     role: str
     content: str
@@ -147,7 +156,7 @@ class OtherEvent(_Event):
     event: Literal["done", "validated", "rendered", "called"]
 
 
-_KINDS = ("trace", "score", "infra", "example_done", "row", "rejected", "error")
+_KINDS = ("trace", "score", "infra", "example_done", "waiting", "row", "rejected", "error")
 
 
 def _kind(value: Any) -> str:
@@ -161,6 +170,7 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(
         | Annotated[ScoreEvent, Tag("score")]
         | Annotated[InfraEvent, Tag("infra")]
         | Annotated[ExampleDoneEvent, Tag("example_done")]
+        | Annotated[WaitingEvent, Tag("waiting")]
         | Annotated[RowEvent, Tag("row")]
         | Annotated[RejectedEvent, Tag("rejected")]
         | Annotated[ErrorEvent, Tag("error")]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -28,8 +29,10 @@ from stillhouse_programs.recorder import SETTING, Own, Recorder, fields_of, json
 MAX_MESSAGE_CHARS = 2000
 _MAX_FRAMES = 5
 _GRACE_SECONDS = 1.0
+_LEAST_SECONDS = 0.01
 
 Metric = Callable[..., Any]
+Waited = Callable[[str], Awaitable[float]]  # of a rollout's name: the seconds its LM calls have waited for a place so far
 T = TypeVar("T")
 
 
@@ -66,15 +69,18 @@ async def run_rollout(
     seed: int | None = None,
     time_limit_seconds: float | None = None,
     threads: Executor | None = None,
+    waited: Waited | None = None,
 ) -> Json:
     """The trace of one rollout, as JSON. Raises InfrastructureError.
 
+    The limit does not count what `waited` tells: the time in which LM calls only stood in a queue.
     A program without `aforward` runs in `threads`; one that overruns its limit there cannot be stopped, only left behind.
     """
     recorder = Recorder(token, seed, prepared.named, prepared.prompt_adapter)
     started = time.perf_counter()
     try:
-        outcome = await within(time_limit_seconds, _outcome(prepared, inputs, recorder, threads))
+        uncounted = None if waited is None else functools.partial(waited, recorder.rollout)
+        outcome = await within(time_limit_seconds, _outcome(prepared, inputs, recorder, threads), uncounted)
     finally:
         recorder.close()
     if recorder.infrastructure is not None:
@@ -101,14 +107,14 @@ async def _outcome(prepared: Prepared, inputs: Json, recorder: Recorder, threads
         return _Outcome("failed", error=_describe(fault))
 
 
-async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Raises InfrastructureError when it takes longer than `seconds` (None: no limit).
+async def within(seconds: float | None, work: Coroutine[Any, Any, T], uncounted: Callable[[], Awaitable[float]] | None = None) -> T:
+    """The result of `work`. Raises InfrastructureError when it takes longer than `seconds` (None: no limit) and what is `uncounted`.
 
     Work that will not be cancelled is left behind: a program may swallow CancelledError, a thread cannot be stopped.
     """
     task = asyncio.create_task(work)
     try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
+        done = await _finishes(task, seconds, uncounted)
     except asyncio.CancelledError:
         task.cancel()
         raise
@@ -117,6 +123,18 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait({task}, timeout=_GRACE_SECONDS)
         raise InfrastructureError("time_limit", f"not done within {seconds} s")
     return task.result()
+
+
+async def _finishes(task: asyncio.Task[Any], seconds: float | None, uncounted: Callable[[], Awaitable[float]] | None) -> bool:
+    """Whether a task ends in time. What does not count is asked for only once the time seems to be up."""
+    started, left = time.monotonic(), seconds
+    while not (await asyncio.wait({task}, timeout=left))[0]:
+        if seconds is None or uncounted is None:
+            return False
+        left = started + seconds + await uncounted() - time.monotonic()
+        if left < _LEAST_SECONDS:
+            return False
+    return True
 
 
 async def _run(prepared: Prepared, inputs: Json, recorder: Recorder, threads: Executor | None) -> Json:

@@ -49,7 +49,7 @@ class RelayEngine:
         body = _openai_body(request)
         recorder, data = self.prepare(body.pop("messages"), body)
         try:
-            reply = self._client.post(recorder.token, data)
+            reply = self._client.post(recorder.token, recorder.rollout, data)
         except RelayUnreachable as fault:
             raise recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
         return self.read_response(recorder, reply)
@@ -113,7 +113,7 @@ class AsyncRelayEngine:
     async def post(self, messages: list[Any], options: dict[str, Any]) -> tuple[Recorder, Reply]:
         recorder, data = self.engine.prepare(messages, options)
         try:
-            return recorder, await self._client.post(recorder.token, data)
+            return recorder, await self._client.post(recorder.token, recorder.rollout, data)
         except RelayUnreachable as fault:
             raise recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
 

@@ -6,6 +6,7 @@ Memory stays flat: examples come from the request, results leave through `emit`,
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
@@ -31,6 +32,8 @@ class Plan:
     metric: Metric | None
     min_score: float
     stop_on_pass: bool
+    waited: Callable[[str, str], Awaitable[float]] | None = None
+    """Of a token and a rollout's name: how long its LM calls have waited for a place."""
 
 
 @dataclass
@@ -102,12 +105,20 @@ class Slice:
             seed=rollout.get("seed"),
             time_limit_seconds=self.plan.time_limit_seconds,
             threads=self.threads,
+            waited=functools.partial(self._waited, place) if self.plan.waited is not None else None,
         )
         await self.emit({"event": "trace", **place, "trace": trace})
         self._in_a_row = 0
         self.counts[trace["status"]] += 1
         self.counts["foreign_calls"] += trace["foreign_calls"]
         return trace
+
+    async def _waited(self, place: Json, rollout: str) -> float:
+        """Told as an event too: a slice whose calls all stand in a queue is not silent, as one that hangs is."""
+        assert self.plan.waited is not None  # noqa: S101 - for the type checker; it is not asked otherwise
+        seconds = await self.plan.waited(self.plan.token, rollout)
+        await self.emit({"event": "waiting", **place, "seconds": round(seconds, 3)})
+        return seconds
 
     async def _trouble(self, trouble: InfrastructureError, place: Json) -> None:
         self.counts["infra"] += 1

@@ -113,6 +113,7 @@ class Ops:
             metric=_metric(request.get("metric")),
             min_score=float(field(request, "min_score", (int, float), 1.0)),
             stop_on_pass=field(request, "stop_on_pass", bool, False),
+            waited=self._clients[1].waited,
         )
         examples = field(request, "examples", list)
         _check_examples(examples)

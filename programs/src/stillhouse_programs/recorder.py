@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -181,6 +182,7 @@ class Recorder:
 
     def __init__(self, token: str, seed: int | None, named: Mapping[str, Own], prompt_adapter: dspy.Adapter) -> None:
         self.token = token
+        self.rollout = secrets.token_hex(8)
         self.calls: list[Call] = []
         self.foreign_calls = 0
         self.usage = Usage()

@@ -13,8 +13,12 @@ import threading
 import weakref
 from typing import NamedTuple, cast
 
+import orjson
+
 PATH = "/v1/chat/completions"
+WAITING_PATH = "/v1/waiting"
 ERROR_HEADER = "stillhouse-error"
+ROLLOUT_HEADER = "stillhouse-rollout"
 _MAX_HEAD_BYTES = 64 * 1024
 
 
@@ -30,9 +34,9 @@ class Reply(NamedTuple):
     body: bytes
 
 
-def _request_bytes(token: str, body: bytes) -> bytes:
+def _request_bytes(token: str, rollout: str, body: bytes, start: str = f"POST {PATH}") -> bytes:
     head = (
-        f"POST {PATH} HTTP/1.1\r\nhost: relay\r\nauthorization: Bearer {token}\r\n"
+        f"{start} HTTP/1.1\r\nhost: relay\r\nauthorization: Bearer {token}\r\n{ROLLOUT_HEADER}: {rollout}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode("latin-1") + body
@@ -125,9 +129,19 @@ class AsyncRelayClient:
         self._path = socket_path
         self._idle: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Connection]] = weakref.WeakKeyDictionary()
 
-    async def post(self, token: str, body: bytes) -> Reply:
+    async def post(self, token: str, rollout: str, body: bytes) -> Reply:
         """Raises RelayUnreachable. A kept connection that turns out to be closed costs a new connection, not an error."""
-        data = _request_bytes(token, body)
+        return await self._send(_request_bytes(token, rollout, body))
+
+    async def waited(self, token: str, rollout: str) -> float:
+        """Seconds that a rollout's calls have waited for a place; 0 when the relay does not say."""
+        try:
+            reply = await self._send(_request_bytes(token, rollout, b"", f"GET {WAITING_PATH}"))
+            return float(orjson.loads(reply.body)["seconds"]) if reply.status == 200 else 0.0
+        except (RelayUnreachable, ValueError, KeyError, TypeError):
+            return 0.0
+
+    async def _send(self, data: bytes) -> Reply:
         idle = self._idle.setdefault(asyncio.get_running_loop(), [])
         while idle:
             connection = idle.pop()
@@ -178,9 +192,9 @@ class SyncRelayClient:
         self._path = socket_path
         self._local = threading.local()
 
-    def post(self, token: str, body: bytes) -> Reply:
+    def post(self, token: str, rollout: str, body: bytes) -> Reply:
         """Raises RelayUnreachable."""
-        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json", ROLLOUT_HEADER: rollout}
         for fresh in (False, True):
             connection = self._connection(fresh)
             try:

@@ -103,8 +103,8 @@ class TestConsole:
     def test_a_wrong_option_is_noticed(self) -> None:
         with pytest.raises(AssertionError, match="no option --thread"):
             _assert_known("stillhouse-server worker --thread 4")
-        with pytest.raises(AssertionError, match="no command promote"):
-            _assert_known("stillhouse artifacts promote art-1")
+        with pytest.raises(AssertionError, match="no command publish"):
+            _assert_known("stillhouse artifacts publish art-1")
 
 
 class TestSettings:

@@ -43,11 +43,11 @@ class ScriptedRelay:
         relay = self
 
         class Sync:
-            def post(self, token: str, data: bytes) -> Reply:
+            def post(self, token: str, rollout: str, data: bytes) -> Reply:
                 return relay.reply(token, data)
 
         class Async:
-            async def post(self, token: str, data: bytes) -> Reply:
+            async def post(self, token: str, rollout: str, data: bytes) -> Reply:
                 await asyncio.sleep(0)
                 return relay.reply(token, data)
 

@@ -8,7 +8,7 @@ import dspy
 import pydantic
 import pytest
 
-from stillhouse_programs.collect import score_trace
+from stillhouse_programs.collect import score_trace, within
 from stillhouse_programs.protocol import InfrastructureError
 from tests.support.scripted_lm import Fail
 from tests.unit.runner.support import Json, ScriptedRelay, Steps, called, prepared, rollout
@@ -144,6 +144,35 @@ class TestHowItEnds:
         with pytest.raises(InfrastructureError) as trouble:
             rollout(prepared(Steps(body), ScriptedRelay()), limit=0.05, q="x")
         assert trouble.value.code == "time_limit"
+
+
+class TestTimeLimit:
+    def test_what_does_not_count_is_added_to_the_limit(self) -> None:
+        async def scenario() -> str:
+            release = asyncio.Event()
+
+            async def work() -> str:
+                await release.wait()
+                return "done"
+
+            async def uncounted() -> float:
+                release.set()
+                return 60.0
+
+            return await within(0.01, work(), uncounted)
+
+        assert asyncio.run(scenario()) == "done"
+
+    def test_it_is_over_when_nothing_is_left_of_both(self) -> None:
+        asked: list[float] = []
+
+        async def uncounted() -> float:
+            asked.append(0.02)
+            return 0.02
+
+        with pytest.raises(InfrastructureError, match=r"not done within 0\.01 s"):
+            asyncio.run(within(0.01, asyncio.sleep(60), uncounted))
+        assert len(asked) in (1, 2)
 
 
 class Color(enum.Enum):

@@ -1,8 +1,9 @@
 """Rollouts through a real runner process, a real relay and a scripted LM host."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
-from distill.relay import Relay, RelayLimits
+from distill.relay import Relay, RelayLimits, Target
 from distill.rollouts import Runner
 from tests.support.scripted_lm import Answer, Fail, Hang, ScriptedLM
 from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant, of, route, run
@@ -99,6 +100,29 @@ class TestRollouts:
         with ScriptedLM(answer=route, latency=5) as lm:
             events = run(runner, grant(relay, lm).token, [example(0, "x", "other")], time_limit_seconds=0.1)
         assert of(events, "infra")[0]["code"] == "time_limit"
+
+    def test_time_in_the_queue_of_a_busy_host_does_not_count(self, relay: Relay, runner: Runner) -> None:
+        """The host's one place is held by somebody else until the example's time would be up."""
+        with ScriptedLM(answer=lambda ask: Hang() if ask.n == 0 else route(ask)) as lm:
+            target = {"teacher": Target("busy", lm.url, "upstream", max_in_flight=1)}
+            other, ours = relay.grant(target), relay.grant(target)
+            with fresh(relay) as holder, ThreadPoolExecutor(1) as threads:
+                holder.ensure_open("router", program=ROUTER, lms=LMS)
+                holding = threads.submit(run, holder, other.token, [example(0, "x", "other")])
+                lm.wait_for_calls(1)
+                body: Json = {
+                    "program_key": "router",
+                    "token": ours.token,
+                    "time_limit_seconds": 1.5,
+                    "examples": [example(0, "x", "other")],
+                }
+                kinds = []
+                for event in runner.request("rollouts", **body):
+                    kinds.append(event["event"])
+                    if event["event"] == "waiting":
+                        other.revoke()
+                holding.result()
+        assert kinds == ["waiting", "trace", "example_done", "done"]
 
     def test_spent_budget_stops_the_slice(self, relay: Relay, runner: Runner) -> None:
         with ScriptedLM(answer=route) as lm:
