@@ -26,7 +26,7 @@ class Cast:
     @property
     def prompts(self) -> str:
         """What the prompts depend on besides inputs: the name under which the plan keeps their hash."""
-        return f"{self.program_digest} {self.prompt_adapter.type}"
+        return f"{self.program_digest} {prompt_adapter_name(self.prompt_adapter)}"
 
     @cached_property
     def lms_digest(self) -> str:
@@ -141,8 +141,14 @@ def _complete(demos: list[dict[str, Any]], fields: list[str]) -> list[dict[str, 
 
 
 def prompt_adapters(lms: Mapping[str, LmSpec]) -> list[str]:
-    """The different prompt adapters that LMs ask for, by type; a program has one."""
-    return sorted({lm.prompt_adapter.type for lm in lms.values() if lm.prompt_adapter})
+    """The different prompt adapters that LMs ask for, by name; a program has one."""
+    return sorted({prompt_adapter_name(lm.prompt_adapter) for lm in lms.values() if lm.prompt_adapter})
+
+
+def prompt_adapter_name(prompt_adapter: PromptAdapterSpec) -> str:
+    """The type, and what differs from what the type does by itself."""
+    tools = prompt_adapter.native_tools
+    return prompt_adapter.type if tools is None else f"{prompt_adapter.type}{'+' if tools else '-'}tools"
 
 
 def _cast(role: str, spec: CompileSpec, program: ProgramSpec, lms: Mapping[str, LmSpec]) -> Cast:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import dspy
@@ -33,11 +33,14 @@ _CONTEXT_LENGTH = "context_length_exceeded"
 class RelayEngine:
     """The engine of one slot, for threads. Knows the calling predictor through the recorder: its seed and its grammar differ by predictor.
 
-    `derive_grammar` is None where answers are not constrained.
+    `derive_grammar` is None where answers are not constrained. `native` holds the features (`tools`, `reasoning`) that the LM has beside
+    text; dspy asks the engine for them when it plans a call.
     """
 
-    def __init__(self, slot: str, client: SyncRelayClient, derive_grammar: DeriveGrammar | None) -> None:
+    def __init__(self, slot: str, client: SyncRelayClient, derive_grammar: DeriveGrammar | None, native: Collection[str] = ()) -> None:
         self.slot = slot
+        self.supports_function_calling = "tools" in native
+        self.supports_reasoning = "reasoning" in native
         self._client = client
         self._derive_grammar = functools.lru_cache(_KEPT_GRAMMARS)(derive_grammar) if derive_grammar is not None else None
 
@@ -145,9 +148,10 @@ def make_lm(
     options: dict[str, Any],
     clients: tuple[SyncRelayClient, AsyncRelayClient],
     derive_grammar: DeriveGrammar | None = None,
+    native: Collection[str] = (),
 ) -> RelayLM:
-    """The LM of one role. `options` are generation options (temperature, max_tokens, top_p, …)."""
-    engine = RelayEngine(slot, clients[0], derive_grammar)
+    """The LM of one role. `options` are generation options (temperature, max_tokens, top_p, …), `native` its features beside text."""
+    engine = RelayEngine(slot, clients[0], derive_grammar, native)
     return RelayLM(slot, engine, AsyncRelayEngine(engine, clients[1]), options)
 
 

@@ -138,7 +138,7 @@ class Ops:
                     await emit({"event": "rejected", **place, "reason": row.reason, "message": row.message})
                 else:
                     counts["rows"] += 1
-                    await emit({"event": "row", **place, "prompt": row.prompt, "completion": row.completion, "digest": row.digest})
+                    await emit({"event": "row", **place, **row.as_json(), "digest": row.digest})
         return {"counts": counts}
 
     async def render(self, request: Json, emit: Emit) -> Json:
@@ -191,7 +191,7 @@ class Ops:
     def _lm(self, role: str, lm: Json, prompt_adapter: dspy.Adapter) -> RelayLM:
         options = {name: value for name, value in (lm.get("options") or {}).items() if value is not None}
         constrain = (lambda signature: derive_grammar(signature, prompt_adapter)) if lm.get("constrain") else None
-        return make_lm(lm.get("slot") or role, options, self._clients, constrain)
+        return make_lm(lm.get("slot") or role, options, self._clients, constrain, lm.get("native") or ())
 
 
 def _check_grammar(name: str, signature: SignatureType, prompt_adapter: dspy.Adapter) -> None:

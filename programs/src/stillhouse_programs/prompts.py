@@ -15,7 +15,7 @@ import dspy
 import pydantic
 from dspy.adapters.baml_adapter import BAMLAdapter
 from dspy.adapters.types import Type as DspyType
-from dspy.adapters.utils import apply_output_field_defaults, get_annotation_name, parse_value
+from dspy.adapters.utils import annotation_allows_none, apply_output_field_defaults, get_annotation_name, parse_value
 from pydantic_core import PydanticUndefined
 
 from stillhouse_programs.spec import PromptAdapterSpec, SpecError, no_prompt_adapter, parse_prompt_adapter
@@ -119,13 +119,14 @@ def make_prompt_adapter(spec: PromptAdapterSpec | Mapping[str, Any] | str | None
 
     The fallback to JSON is off: a parse failure is counted, not asked again with another prompt.
     """
-    kind = parse_prompt_adapter(spec).type
-    if kind in _JSON_KINDS:
-        return _JSON_KINDS[kind]()
-    return (FastXMLAdapter if kind == "xml" else FastChatAdapter)(use_json_adapter_fallback=False)
+    wanted = parse_prompt_adapter(spec)
+    options: dict[str, Any] = {} if wanted.native_tools is None else {"use_native_function_calling": wanted.native_tools}
+    if wanted.type in _JSON_KINDS:
+        return _JSON_KINDS[wanted.type](**options)
+    return (FastXMLAdapter if wanted.type == "xml" else FastChatAdapter)(use_json_adapter_fallback=False, **options)
 
 
-# Both answer with one JSON object.
+# Both answer with one JSON object, and send tools beside the text unless told otherwise.
 _JSON_KINDS: dict[str, Any] = {"json": FastJSONAdapter, "baml": FastBAMLAdapter}
 
 
@@ -140,7 +141,8 @@ def describe_prompt_adapter(prompt_adapter: dspy.Adapter) -> PromptAdapterSpec:
     kind = next((name for name, classes in kinds if type(prompt_adapter) in classes), None)
     if kind is None:
         raise SpecError(f"prompt_adapter: {no_prompt_adapter(type(prompt_adapter).__name__)}", "prompt_adapter")
-    return parse_prompt_adapter(kind)
+    tools = prompt_adapter.use_native_function_calling
+    return PromptAdapterSpec(type=kind, native_tools=None if tools == (kind in _JSON_KINDS) else tools)
 
 
 def annotation_name(annotation: Any) -> str:
@@ -153,6 +155,11 @@ def read_value(text: str, annotation: Any) -> Any:
     return parse_value(text, annotation)
 
 
+def may_be_left_out(field: Any) -> bool:
+    """Whether a call need not give an input: it has a default, or its type has None, and the prompt then says nothing of it."""
+    return not field.is_required() or bool(annotation_allows_none(field.annotation))
+
+
 def nests_in_xml(annotation: Any) -> bool:
     """Whether the XML prompt adapter writes a type as nested elements, not as text."""
     return bool(dspy.XMLAdapter._uses_nested_xml(annotation))
@@ -163,10 +170,14 @@ def nests_in_xml(annotation: Any) -> bool:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The messages of one call, and the signature they were rendered with: that of the predictor less its native fields."""
+    """The messages of one call, and the signature they were rendered with: that of the predictor less its native fields.
+
+    `options` are what the call sends beside the messages: the predictor's own, and those of native features, as `tools`.
+    """
 
     messages: list[Message]
     signature: Any
+    options: dict[str, Any]
 
 
 class _NoEngine:
@@ -196,8 +207,9 @@ def render(
     defaults = {name: field.default for name, field in signature.input_fields.items() if field.default is not PydanticUndefined}
     filled = {**inputs, **{name: value for name, value in defaults.items() if name not in inputs}}
     try:
-        planned = plan(prompt_adapter, lm or stand_in_lm(), dict(predictor.config), signature, filled)
-        return Rendered(messages_of(prompt_adapter, planned, demos, filled), planned)
+        options = dict(predictor.config)
+        planned = plan(prompt_adapter, lm or stand_in_lm(), options, signature, filled)
+        return Rendered(messages_of(prompt_adapter, planned, demos, filled), planned, options)
     except Exception as error:
         # Prompt adapters raise many kinds over a type or a value that they have no form for.
         raise CannotRender(f"{type(prompt_adapter).__name__.removeprefix('Fast')} cannot write this prompt: {error}") from error
@@ -229,6 +241,17 @@ def parse(prompt_adapter: dspy.Adapter, signature: Any, text: str) -> dict[str, 
         # Parsers of dspy and of pydantic raise many kinds; all mean that the text does not say what the signature asks for.
         raise Unparsable(f"{type(error).__name__}: {error}") from error
     return dict(apply_output_field_defaults(signature, outputs))
+
+
+def read_native(prompt_adapter: dspy.Adapter, rendered: Rendered, predictor: dspy.Predict, message: Message) -> dict[str, Any]:
+    """Read an answer that is not text alone, an assistant message in OpenAI's shape, as dspy does after a call. Raises Unparsable."""
+    given: Message = {"text": message["content"]}
+    given |= {name: message[name] for name in ("tool_calls", "reasoning_content") if name in message}
+    lm, options = predictor.lm or stand_in_lm(), dict(rendered.options)
+    try:
+        return dict(prompt_adapter._call_postprocess(rendered.signature, predictor.signature, [given], lm, options)[0])
+    except Exception as error:
+        raise Unparsable(f"{type(error).__name__}: {error}") from error
 
 
 # ------------------------------------------------------------------ pinning

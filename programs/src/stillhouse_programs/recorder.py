@@ -15,6 +15,7 @@ import dspy
 from dspy.dsp.utils.settings import settings
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from stillhouse_programs.native import storable
 from stillhouse_programs.prompts import pinned_prompt_adapter
 from stillhouse_programs.protocol import InfrastructureError, encode
 
@@ -295,7 +296,7 @@ def _plain(call: Call, values: dict[str, Any]) -> dict[str, Any]:
 
 def jsonable(value: Any) -> Any:
     """A value as JSON that a line of the protocol can hold. Raises ValueError, also for an integer of more than 64 bits."""
-    plain = to_jsonable_python(value)
+    plain = to_jsonable_python(storable(value))
     encode(plain)
     return plain
 

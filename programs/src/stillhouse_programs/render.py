@@ -20,22 +20,30 @@ from typing import Any
 import dspy
 import pydantic
 
-from stillhouse_programs import prompts
+from stillhouse_programs import native, prompts
 from stillhouse_programs.spec import DemosMode
 
 
 @dataclass(frozen=True)
 class Row:
-    """One training row: the prompt's messages, and the one assistant message that the loss is on."""
+    """One training row: the prompt's messages, and the one assistant message that the loss is on.
+
+    `tools` are those that go with the request, in OpenAI's shape, where the student calls them natively.
+    """
 
     predictor: str
     prompt: list[prompts.Message]
     completion: list[prompts.Message]
+    tools: list[dict[str, Any]] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """`prompt`, `completion` and, where there are some, `tools`."""
+        return {"prompt": self.prompt, "completion": self.completion, **({"tools": self.tools} if self.tools else {})}
 
     @property
     def digest(self) -> str:
-        """`v1:` + SHA-256 of prompt and completion as compact JSON."""
-        text = json.dumps({"prompt": self.prompt, "completion": self.completion}, ensure_ascii=False, separators=(",", ":"))
+        """`v1:` + SHA-256 of the row as compact JSON."""
+        text = json.dumps(self.as_json(), ensure_ascii=False, separators=(",", ":"))
         return "v1:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -71,9 +79,9 @@ def render_row(
         _check_call(call)
         kept = student_demos(predictor, demos)
         rendered = prompts.render(prompt_adapter, predictor, predictor.lm, kept, _inputs(predictor.signature, call["inputs"]))
-        outputs = _typed_outputs(rendered.signature, call["outputs"])
-        answer = _answer(prompt_adapter, rendered.signature, outputs)
-        return Row(predictor_name, _text_messages(rendered.messages), [{"role": "assistant", "content": answer}])
+        answer = _completion(prompt_adapter, predictor, rendered, call["outputs"])
+        *prompt, completion = native.numbered([*_text_messages(rendered.messages), answer])
+        return Row(predictor_name, prompt, [completion], rendered.options.get("tools"))
     except _Rejected as rejected:
         return rejected.rejection
     except prompts.CannotRender as fault:
@@ -93,10 +101,43 @@ def _check_call(call: Mapping[str, Any]) -> None:
 
 
 def _inputs(signature: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    missing = [name for name, field in signature.input_fields.items() if name not in inputs and field.is_required()]
+    missing = [name for name, field in signature.input_fields.items() if name not in inputs and not prompts.may_be_left_out(field)]
     if missing:
         raise _Rejected("missing_input", f"the call has no input `{missing[0]}`, which the student's predictor asks for")
-    return {name: inputs[name] for name in signature.input_fields if name in inputs}
+    return native.restored(signature, {name: inputs[name] for name in signature.input_fields if name in inputs})
+
+
+def _completion(
+    prompt_adapter: dspy.Adapter, predictor: dspy.Predict, rendered: prompts.Rendered, outputs: Mapping[str, Any]
+) -> prompts.Message:
+    """The assistant message that the student is to write: text alone, or native tool calls and reasoning beside it."""
+    if len(rendered.signature.output_fields) == len(predictor.signature.output_fields):
+        return {"role": "assistant", "content": _answer(prompt_adapter, rendered.signature, _typed_outputs(rendered.signature, outputs))}
+    return _native_answer(prompt_adapter, predictor, rendered, outputs)
+
+
+def _native_answer(
+    prompt_adapter: dspy.Adapter, predictor: dspy.Predict, rendered: prompts.Rendered, outputs: Mapping[str, Any]
+) -> prompts.Message:
+    """Beside tool calls, text is left out for fields that have none, as LMs do; the whole is read back as dspy reads it after a call."""
+    moved = {name: info for name, info in predictor.signature.output_fields.items() if name not in rendered.signature.output_fields}
+    values = {name: _typed(name, info.annotation, outputs[name]) for name, info in moved.items() if outputs.get(name) is not None}
+    calls = next((value for value in values.values() if isinstance(value, dspy.ToolCalls)), None)
+    written = rendered.signature
+    for name in written.output_fields if calls is not None and calls.tool_calls else ():
+        written = written if outputs.get(name) is not None else written.delete(name)
+    texts = _typed_outputs(written, outputs)
+    content = prompts.render_answer(prompt_adapter, written, texts) if texts else ""
+    if not content and "tool_calls" not in native.answer_message("", calls, None):
+        raise _Rejected("missing_output", "the call has neither text nor tool calls")
+    reasoning = next((value.content for value in values.values() if isinstance(value, dspy.Reasoning)), None)
+    message = native.answer_message(content, calls, reasoning)
+    try:
+        read = prompts.read_native(prompt_adapter, rendered, predictor, message)
+    except prompts.Unparsable as error:
+        raise _Rejected("not_round_trip", f"the prompt adapter cannot read the answer back: {error}") from None
+    _check_same({**dict.fromkeys(predictor.signature.output_fields), **texts, **values}, read)
+    return message
 
 
 def _typed_outputs(signature: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,15 +169,20 @@ def _answer(prompt_adapter: dspy.Adapter, signature: Any, outputs: Mapping[str, 
         read = prompts.parse(prompt_adapter, signature, answer)
     except prompts.Unparsable as error:
         raise _Rejected("not_round_trip", f"the prompt adapter cannot read the answer back: {error}") from None
-    changed = [name for name in outputs if not _same(outputs[name], read[name])]
-    if changed:
-        raise _Rejected(
-            "not_round_trip", f"output `{changed[0]}` is read back as {_short(read[changed[0]])}, not {_short(outputs[changed[0]])}"
-        )
+    _check_same(outputs, read)
     return answer
 
 
+def _check_same(outputs: Mapping[str, Any], read: Mapping[str, Any]) -> None:
+    changed = [name for name in outputs if not _same(outputs[name], read[name])]
+    if changed:
+        message = f"output `{changed[0]}` is read back as {_short(read[changed[0]])}, not {_short(outputs[changed[0]])}"
+        raise _Rejected("not_round_trip", message)
+
+
 def _same(one: Any, two: Any) -> bool:
+    if isinstance(one, dspy.ToolCalls) and isinstance(two, dspy.ToolCalls):
+        return native.calls_said(one) == native.calls_said(two)
     return type(one) is type(two) and bool(one == two or (one != one and two != two))
 
 
@@ -146,9 +192,10 @@ def _short(value: Any) -> str:
 
 
 def _text_messages(messages: Sequence[prompts.Message]) -> list[prompts.Message]:
-    if not all(isinstance(message.get("content"), str) for message in messages):
+    if not all(isinstance(message.get("content"), str) or message.get("tool_calls") for message in messages):
         raise _Rejected("not_text", "the prompt holds images or other parts that are not text")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    kept = ("role", "content", "tool_calls", "tool_call_id", "name")
+    return [{**{name: message[name] for name in kept if name in message}, "content": message.get("content") or ""} for message in messages]
 
 
 # ------------------------------------------------------------------ demos

@@ -3,7 +3,18 @@
 import difflib
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 STRING_SCHEMA: dict[str, Any] = {"type": "string"}
@@ -165,6 +176,14 @@ class PromptAdapterSpec(SpecModel):
     """The prompt adapter that formats prompts and parses answers."""
 
     type: PromptAdapterType = "chat"
+    native_tools: bool | None = Field(
+        None, description="Whether tools go beside the text to LMs that take them; dspy's own choice for the type if left out."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Digests are made of this text.
+        return {name: value for name, value in handler(self).items() if value is not None}
 
     @field_validator("type", mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -39,7 +39,7 @@ class ScriptedRelay:
             return Reply(self.refuse.status, self.code, orjson.dumps(error))
         return Reply(200, None, orjson.dumps(complete(self.answer, len(self.bodies) - 1, body)))
 
-    def lm(self, **options: Any) -> RelayLM:
+    def lm(self, native: Collection[str] = (), **options: Any) -> RelayLM:
         relay = self
 
         class Sync:
@@ -51,7 +51,7 @@ class ScriptedRelay:
                 await asyncio.sleep(0)
                 return relay.reply(token, data)
 
-        return make_lm("student", options, (cast("SyncRelayClient", Sync()), cast("AsyncRelayClient", Async())))
+        return make_lm("student", options, (cast("SyncRelayClient", Sync()), cast("AsyncRelayClient", Async())), None, native)
 
 
 def prepared(program: dspy.Module, relay: ScriptedRelay, prompt_adapter: str = "chat", **types: Any) -> Prepared:
