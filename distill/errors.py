@@ -122,7 +122,7 @@ class CancelRequested(LostLease):
 class JobFault:
     """What a job's, step's or work item's `error` holds, as the interface shows it.
 
-    `retryable` tells the user whether `retry` may help; `category` says whose fault it is.
+    `retryable` tells the user whether `retry` may help; `category` says whose fault it is; `data` holds the counts behind the message.
     """
 
     code: str
@@ -131,6 +131,8 @@ class JobFault:
     param: str | None = None
     step: str | None = None
     retryable: bool = False
+    data: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without `data` where there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "data" or value is not None}

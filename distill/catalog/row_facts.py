@@ -73,9 +73,13 @@ def every(s: Session, job_id: str, kind: Kind, role: str | None = None) -> list[
     return list(s.scalars(_of(job_id, kind, role).order_by(RowFact.role, RowFact.example_index, RowFact.rollout, RowFact.call)))
 
 
-def stream(s: Session, job_id: str, kind: Kind, *columns: InstrumentedAttribute[Any]) -> Iterator[Row[Any]]:
+def stream(
+    s: Session, job_id: str, kind: Kind, *columns: InstrumentedAttribute[Any], predictors: Sequence[str] | None = None
+) -> Iterator[Row[Any]]:
     """Some columns of all facts of one kind, in no order, a few thousand at a time: a job may have as many as its trainset has rows."""
     query = select(*columns).where(RowFact.job_id == job_id, RowFact.kind == kind)
+    if predictors is not None:
+        query = query.where(RowFact.predictor.in_(predictors))
     return iter(s.execute(query.execution_options(yield_per=2000)))
 
 
@@ -83,6 +87,21 @@ def reasons(s: Session, job_id: str) -> dict[str, int]:
     """How many rows were rejected, by reason."""
     query = select(RowFact.reason, func.count()).where(RowFact.job_id == job_id, RowFact.kind == "rejected").group_by(RowFact.reason)
     return {str(reason): count for reason, count in s.execute(query.order_by(func.count().desc(), RowFact.reason))}
+
+
+def rejections_by_predictor(s: Session, job_id: str) -> dict[tuple[str, str], int]:
+    """How many rows were rejected, by (predictor, reason)."""
+    query = select(RowFact.predictor, RowFact.reason, func.count()).where(RowFact.job_id == job_id, RowFact.kind == "rejected")
+    rows = s.execute(query.group_by(RowFact.predictor, RowFact.reason))
+    return {(str(predictor), str(reason)): count for predictor, reason, count in rows}
+
+
+def traces_by_predictor(s: Session, job_id: str) -> dict[str, int]:
+    """In how many of the rendered rollouts each predictor was called."""
+    rollouts = select(RowFact.predictor, RowFact.role, RowFact.example_index, RowFact.rollout).distinct()
+    calls = rollouts.where(RowFact.job_id == job_id, RowFact.kind.in_(("kept", "rejected"))).subquery()
+    rows = s.execute(select(calls.c.predictor, func.count()).group_by(calls.c.predictor))
+    return {str(predictor): count for predictor, count in rows}
 
 
 def _of(job_id: str, kind: Kind, role: str | None) -> Select[RowFact]:

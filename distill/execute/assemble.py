@@ -1,9 +1,14 @@
-"""Assemble: the parts of all slices become one training file a key, or the job stops and says what it lacks."""
+"""Assemble: the parts of all slices become one training file a key, or the job stops and says what it lacks.
 
-from collections.abc import Sequence
+Rows are streamed: only counts, and what a Shelf holds, stay in memory.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Row as Fact
 from sqlalchemy import func, select, update
@@ -14,16 +19,20 @@ from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
 from distill.execute import flow
 from distill.execute.context import JobContext
+from distill.execute.parts import PartTexts
 from distill.execute.ports import Ports
+from distill.execute.shelf import DiskShelf
 from distill.execute.work import Work
 from distill.jobs import events
 from distill.jobs.models import FineTuneJob, Job
-from distill.pipeline.plan import job_keys, train_options
-from distill.pipeline.prepare import Assembly, Filter, KeyRows, Rejected, Row, assemble, refuse
-from distill.pipeline.refusals import Reason, Refused
+from distill.pipeline.coverage import Seen, Tallies, coverage, refuse
+from distill.pipeline.keys import Key
+from distill.pipeline.plan import job_keys, predictors_of_rows, train_options
+from distill.pipeline.prepare import Filter, Row, Shelf, settle
+from distill.pipeline.refusals import Refused
+from distill.pipeline.sides import FEWEST_ROWS_TO_VALIDATE, FEWEST_ROWS_TO_WATCH, validation_groups
 from distill.storage import FolderStore
 
-_WHY = (RowFact.predictor, RowFact.reason)
 _FACTS = (
     RowFact.predictor,
     RowFact.row_digest,
@@ -37,95 +46,120 @@ _FACTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row's text is: only this is held in memory."""
-
-    part: str
-    offset: int
-    length: int
-
-
 @dataclass(frozen=True)
 class TrainingFile:
     """The two sides of a key's rows, as blobs; `validation` is None where no rows watch the training."""
 
-    rows: KeyRows
+    tallies: Tallies
     train: str
+    train_rows: int
     validation: str | None
+    validation_rows: int
 
 
 def run(work: Work, ports: Ports) -> None:
     """Raises Refused when there is nothing to train on."""
     with unit_of_work() as s:
         job = contexts.load(s, work.claim.job_id)
-        made = _assemble(s, job)
-        reason = _refusal(s, job, made)
+        files = _assemble(s, work, ports, job)
+        report = coverage(_seen(s, job), (file.tallies for file in files))
+        reason = refuse(report, job.spec.filter.min_score, _scores(s, job))
     if reason is not None:
         raise Refused(reason)
-    files = [_write(ports.store, rows) for rows in made.files]
-    counts = {"rows": sum(len(file.rows.train) for file in files), "validation_rows": sum(len(file.rows.validation) for file in files)}
+    counts = {"rows": sum(file.train_rows for file in files), "validation_rows": sum(file.validation_rows for file in files)}
 
     def keep(s: Session) -> None:
         for file in files:
             _point_at(s, ports.store, job, file)
 
     def closed(s: Session, row: Job, step: Any) -> None:
-        events.append(s, row.id, "log", "Training files are ready", {"coverage": made.coverage})
+        events.append(s, row.id, "log", "Training files are ready", {"coverage": report})
         flow.after_assemble(s, row, step)
 
-    work.publish(counts=counts, result={"coverage": made.coverage}, locked=keep, on_closed=closed)
+    work.publish(counts=counts, result={"coverage": report}, locked=keep, on_closed=closed)
 
 
-def _assemble(s: Session, job: JobContext) -> Assembly:
-    rows = map(_row, row_facts.stream(s, job.job_id, "kept", *_FACTS))
-    rejected = (Rejected(str(fact.predictor), str(fact.reason)) for fact in row_facts.stream(s, job.job_id, "rejected", *_WHY))
-    spec = job.spec
-    keep = Filter(spec.filter.min_score, spec.filter.top_k, spec.filter.max_rows, spec.filter.dedup)
-    keys = job_keys(spec, job.student)
-    return assemble(rows, rejected, keys, keep, spec.seed, {key.lm_key for key in keys if train_options(spec, key).early_stopping})
+def _assemble(s: Session, work: Work, ports: Ports, job: JobContext) -> list[TrainingFile]:
+    """One training file a key, also where it would be empty: the report then says why."""
+    ports.work_root.mkdir(parents=True, exist_ok=True)
+    with PartTexts(ports.store) as texts, tempfile.TemporaryDirectory(prefix="assemble-", dir=ports.work_root) as folder:
+        files = []
+        for number, key in enumerate(job_keys(job.spec, job.student)):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            files.append(_assemble_key(s, ports.store, job, key, DiskShelf(place), texts))
+            work.check()
+        return files
+
+
+def _assemble_key(s: Session, store: FolderStore, job: JobContext, key: Key, shelf: Shelf, texts: PartTexts) -> TrainingFile:
+    wanted, spec = job.spec.filter, job.spec
+    names = predictors_of_rows(spec, job.student, key)
+    facts = row_facts.stream(s, job.job_id, "kept", *_FACTS, predictors=names)
+    keep = Filter(wanted.min_score, wanted.top_k, wanted.max_rows, wanted.dedup)
+    settled = settle(key, map(_row, facts), keep, spec.seed, shelf)
+    fewest = FEWEST_ROWS_TO_WATCH if train_options(spec, key).early_stopping else FEWEST_ROWS_TO_VALIDATE
+    held = validation_groups(settled.rows, shelf, fewest)
+    return _write(store, settled.rows, held, Tallies(key, names, settled.left_out), texts)
 
 
 def _row(fact: Fact[Any]) -> Row:
     data = fact.data or {}
-    order = (int(fact.role.partition(":")[2]), fact.example_index, fact.rollout, fact.call)
-    place = Place(data["part"], data["offset"], data["length"])
-    return Row(str(fact.predictor), str(fact.row_digest), str(fact.trace_digest), data["group"], fact.score, order, place)
+    prompt, completion = data["tokens"]
+    return Row(
+        str(fact.predictor),
+        str(fact.row_digest),
+        str(fact.trace_digest),
+        data.get("inputs", data["group"]),
+        data["group"],
+        fact.score,
+        (int(fact.role.partition(":")[2]), fact.example_index, fact.rollout, fact.call),
+        (prompt, completion),
+        data.get("labels", {}),
+        (data["part"], data["offset"], data["length"]),
+    )
 
 
-def _refusal(s: Session, job: JobContext, made: Assembly) -> Reason | None:
-    teachers = [RowFact.job_id == job.job_id, RowFact.kind == "rollout", RowFact.role.like("teacher:%"), RowFact.trace_digest.is_not(None)]
-    scores = list(s.scalars(select(RowFact.score).where(*teachers)))
-    bar = job.spec.filter.min_score
-    passed = s.scalar(select(func.count()).where(*teachers, RowFact.status == "ok", RowFact.score >= bar)) or 0
-    return refuse(made, traces=len(scores), passed=passed, min_score=bar, scores=scores)
-
-
-def _write(store: FolderStore, rows: KeyRows) -> TrainingFile:
-    return TrainingFile(rows, _write_side(store, rows.train), _write_side(store, rows.validation) if rows.validation else None)
-
-
-def _write_side(store: FolderStore, rows: Sequence[Row]) -> str:
-    """Copy rows out of their parts, in order; a part is opened once."""
-    with ExitStack() as stack, store.writer() as out:
-        opened: dict[str, BinaryIO] = {}
+def _write(store: FolderStore, rows: Iterable[Row], held: frozenset[str], tallies: Tallies, texts: PartTexts) -> TrainingFile:
+    """Copy rows out of their parts, in order, each to its side."""
+    with ExitStack() as stack:
+        train = stack.enter_context(store.writer())
+        validation = stack.enter_context(store.writer()) if held else None
         for row in rows:
-            place: Place = row.ref
-            if place.part not in opened:
-                opened[place.part] = stack.enter_context(store.open(place.part))
-            opened[place.part].seek(place.offset)
-            out.write(opened[place.part].read(place.length))
-    return out.digest
+            is_held = row.group in held
+            tallies.add(row, held=is_held)
+            side = validation if validation is not None and is_held else train
+            side.write(texts.read(*row.ref))
+    return TrainingFile(tallies, train.digest, tallies.trained, validation.digest if validation else None, tallies.held)
+
+
+def _seen(s: Session, job: JobContext) -> Seen:
+    teachers = _teacher_rollouts(job)
+    passing = (RowFact.status == "ok", RowFact.score >= job.spec.filter.min_score)
+    return Seen(
+        traces=s.scalar(select(func.count()).where(*teachers)) or 0,
+        passed=s.scalar(select(func.count()).where(*teachers, *passing)) or 0,
+        called=row_facts.traces_by_predictor(s, job.job_id),
+        rejected=row_facts.rejections_by_predictor(s, job.job_id),
+    )
+
+
+def _scores(s: Session, job: JobContext) -> Iterator[float | None]:
+    yield from s.scalars(select(RowFact.score).where(*_teacher_rollouts(job)).execution_options(yield_per=2000))
+
+
+def _teacher_rollouts(job: JobContext) -> list[Any]:
+    return [RowFact.job_id == job.job_id, RowFact.kind == "rollout", RowFact.role.like("teacher:%"), RowFact.trace_digest.is_not(None)]
 
 
 def _point_at(s: Session, store: FolderStore, job: JobContext, file: TrainingFile) -> None:
     for digest in filter(None, (file.train, file.validation)):
         blobs.register(s, digest, store.size(digest))
-    key = file.rows.key
+    key = file.tallies.key
     which = (FineTuneJob.job_id == job.job_id, FineTuneJob.lm_key == key.lm_key, FineTuneJob.predictor == key.predictor)
     values = {
-        "rows": len(file.rows.train),
-        "validation_rows": len(file.rows.validation),
+        "rows": file.train_rows,
+        "validation_rows": file.validation_rows,
         "training_file": file.train,
         "validation_file": file.validation,
     }

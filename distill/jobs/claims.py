@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Row
@@ -235,9 +235,7 @@ def fail(s: Session, claim: Claim, error: JobFault, retryable: bool = False) -> 
 
     `retryable` says that another attempt may go better by itself; attempts and their backoff are the item's. Raises LostLease.
     """
-    fault = (
-        error if error.step else JobFault(error.code, error.message, error.category, error.param, str(claim.step.public), error.retryable)
-    )
+    fault = error if error.step else replace(error, step=str(claim.step.public))
     timers = get_settings().timers
     values = {**_ticket(claim), "error": json.dumps(fault.as_json()), "base": timers.retry_base_seconds, "cap": timers.retry_cap_seconds}
     if retryable and s.execute(sql.RETRY_LATER, values).first() is not None:

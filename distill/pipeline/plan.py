@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distill.pipeline.holdout import FEW, HoldoutRule, Split, split
-from distill.pipeline.keys import Key, Predictor, fine_tune_keys
+from distill.pipeline.keys import SHARED, Key, Predictor, fine_tune_keys
 from distill.pipeline.roles import Cast
 from distill.spec import CompileSpec, LmSpec, TrainOptions, digest, inputs_digest, lm_key
 from stillhouse_programs.spec import ProgramSpec, input_names
@@ -123,6 +123,12 @@ def train_options(spec: CompileSpec, key: Key) -> TrainOptions:
     return lm_of_key(spec, key).train_options or spec.train_options
 
 
+def predictors_of_rows(spec: CompileSpec, student: ProgramSpec, key: Key) -> tuple[str, ...]:
+    """The predictors whose rows train a key: its own; with `rows: "all"` a key that predictors share takes all of the program's."""
+    everyone = spec.rows == "all" and key.predictor == SHARED
+    return tuple(predictor.name for predictor in student.predictors) if everyone else key.predictors
+
+
 @dataclass(frozen=True)
 class Measure:
     """By what a row's length is judged: the trainer's tokenizer of a base model, and the most tokens a row may have."""
@@ -137,6 +143,6 @@ def measures(spec: CompileSpec, student: ProgramSpec) -> dict[str, tuple[Measure
     found: dict[str, dict[Measure, None]] = {predictor.name: {} for predictor in student.predictors}
     for key in job_keys(spec, student):
         lm = lm_of_key(spec, key)
-        for name in found if spec.rows == "all" else key.predictors:
+        for name in predictors_of_rows(spec, student, key):
             found[name][Measure(lm.trainer, lm.base_model, train_options(spec, key).max_seq_length)] = None
     return {name: tuple(each) for name, each in found.items()}

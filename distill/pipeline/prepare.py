@@ -1,25 +1,21 @@
-"""Which traces become training rows, and which of those rows go into which training file."""
+"""Which traces become training rows, and which of those rows go into which training file.
+
+Rows come and go as streams: a job may have more of them than fit in memory. What has to be sorted or read twice lies on a Shelf.
+"""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple, Protocol
 
-from distill.pipeline.holdout import place
-from distill.pipeline.keys import Key, key_of
-from distill.pipeline.refusals import Reason, no_rows_for_predictor, no_rows_kept
-
-VALIDATION_FRACTION = 0.1
-FEWEST_ROWS_TO_VALIDATE = 50
-FEWEST_ROWS_TO_WATCH = 2
-"""When early stopping is asked for: it needs rows that are not trained on."""
-MOST_VALIDATION_ROWS = 256
+from distill.pipeline.keys import Key
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows are kept: the bar, at most `top_k` traces of equal inputs, at most `max_rows` rows a key, no two equal rows."""
+    """Which rows are kept: the bar, at most `top_k` different answers to equal inputs, at most `max_rows` rows a key, no two equal rows."""
 
     min_score: float = 1.0
     top_k: int | None = None
@@ -27,45 +23,44 @@ class Filter:
     dedup: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The facts of one rendered row; its text stays where `ref` says. `order` is (teacher, example, rollout, call)."""
+class Row(NamedTuple):
+    """The facts of one rendered row; its text stays where `ref` says (part, offset, length).
+
+    `inputs` and `group` are digests: of the example's inputs, and of what stays on one side. `order` is (teacher, example, rollout, call),
+    `tokens` (prompt, completion), `labels` what was answered in fields with a closed set of values.
+    """
 
     predictor: str
     digest: str
     trace_digest: str
+    inputs: str
     group: str
     score: float | None
     order: tuple[int, int, int, int]
-    ref: Any = None
+    tokens: tuple[int, int] = (0, 0)
+    labels: Mapping[str, str] = {}
+    ref: tuple[str, int, int] = ("", 0, 0)
+
+
+class Shelf(Protocol):
+    """Where rows lie that may not fit in memory. What it returns can be read several times."""
+
+    def sort(self, rows: Iterable[Row], key: Callable[[Row], Any]) -> Iterable[Row]:
+        """The rows in the order of `key`."""
+        ...
+
+    def keep(self, rows: Iterable[Row]) -> Iterable[Row]:
+        """The rows as they come."""
+        ...
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """A call that gives no row, and why."""
-
-    predictor: str
-    reason: str
-
-
-@dataclass
-class KeyRows:
-    """The rows of one key, shuffled, on their two sides."""
+class Settled:
+    """The rows of one key in the order of its files, both sides. `left_out` counts what was rendered and not kept: (predictor, why)."""
 
     key: Key
-    train: list[Row] = field(default_factory=list)
-    validation: list[Row] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.train) + len(self.validation)
-
-
-@dataclass(frozen=True)
-class Assembly:
-    """The training files of a job, and how every predictor fared."""
-
-    files: tuple[KeyRows, ...]
-    coverage: Mapping[str, Mapping[str, Any]]
+    rows: Iterable[Row]
+    left_out: Mapping[tuple[str, str], int]
 
 
 def passes(status: str, score: Mapping[str, Any] | None, min_score: float, *, scored: bool) -> bool:
@@ -77,89 +72,57 @@ def passes(status: str, score: Mapping[str, Any] | None, min_score: float, *, sc
     return score is not None and score["status"] == "ok" and score["value"] is not None and float(score["value"]) >= min_score
 
 
-def assemble(
-    rows: Iterable[Row], rejected: Iterable[Rejected], keys: Sequence[Key], keep: Filter, seed: int, watched: Container[str] = ()
-) -> Assembly:
-    """One training file a key, from the rows of that key's predictors alone; the same rows give the same files in any order of arrival.
+def settle(key: Key, rows: Iterable[Row], keep: Filter, seed: int, shelf: Shelf) -> Settled:
+    """Filter and shuffle the rows of one key; the same rows give the same order whatever order they arrive in.
 
-    `watched` holds the `lm_key` of LMs that train with early stopping: they get validation rows even when there are few.
+    Equal rows have one place in the shuffle, so twins stand side by side there.
     """
-    ranked = _top_traces(sorted(rows, key=lambda row: row.order), keep.top_k)
-    owner = key_of(keys)
-    files = {key.id: KeyRows(key) for key in keys}
-    for row in ranked:
-        if row.predictor in owner:
-            files[owner[row.predictor].id].train.append(row)
-    for file in files.values():
-        _settle(file, keep, seed, FEWEST_ROWS_TO_WATCH if file.key.lm_key in watched else FEWEST_ROWS_TO_VALIDATE)
-    return Assembly(tuple(files.values()), _coverage(files.values(), ranked, rejected))
+    left_out: Counter[tuple[str, str]] = Counter()
+    if keep.top_k is not None:
+        rows = _top_traces(shelf.sort(rows, lambda row: (row.inputs, row.order)), keep.top_k, keep.dedup, left_out)
+    mixed = shelf.sort(rows, lambda row: (_shuffle_place(row.digest, seed), row.order))
+    if keep.dedup:
+        mixed = _without_twins(mixed, left_out)
+    return Settled(key, shelf.keep(_first(mixed, keep.max_rows, left_out)), left_out)
 
 
-def refuse(assembly: Assembly, *, traces: int, passed: int, min_score: float, scores: Iterable[float | None]) -> Reason | None:
-    """The reason to stop before training, if there is one: no trace passed, or a key has no rows."""
-    if not passed:
-        return no_rows_kept(traces, min_score, scores)
-    bare = [name for file in assembly.files if not len(file) for name in file.key.predictors]
-    return no_rows_for_predictor(bare, assembly.coverage) if bare else None
+def _top_traces(rows: Iterable[Row], top_k: int, dedup: bool, left_out: Counter[tuple[str, str]]) -> Iterator[Row]:
+    """Of the rows of equal inputs, which stand together, those of the best traces; with `dedup`, traces that give equal rows count once."""
+    for _, some in groupby(rows, key=lambda row: row.inputs):
+        traces: dict[str, list[Row]] = {}
+        for row in some:
+            traces.setdefault(row.trace_digest, []).append(row)
+        taken: set[frozenset[str]] = set()
+        for trace in sorted(traces.values(), key=lambda each: min(map(_rank, each))):
+            content = frozenset(row.digest for row in trace) if dedup else frozenset({trace[0].trace_digest})
+            if content in taken or len(taken) < top_k:
+                taken.add(content)
+                yield from trace
+            else:
+                left_out.update((row.predictor, "top_k") for row in trace)
 
 
-def _top_traces(rows: list[Row], top_k: int | None) -> list[Row]:
-    if top_k is None:
-        return rows
-    best: dict[str, dict[str, tuple[float, tuple[int, ...]]]] = {}
+def _rank(row: Row) -> tuple[float, tuple[int, ...]]:
+    return -(row.score if row.score is not None else 0.0), row.order[:3]
+
+
+def _without_twins(rows: Iterable[Row], left_out: Counter[tuple[str, str]]) -> Iterator[Row]:
+    last = None
     for row in rows:
-        rank = (-(row.score if row.score is not None else 0.0), row.order[:3])
-        best.setdefault(row.group, {}).setdefault(row.trace_digest, rank)
-    kept = {(group, digest) for group, ranks in best.items() for digest in sorted(ranks, key=ranks.__getitem__)[:top_k]}
-    return [row for row in rows if (row.group, row.trace_digest) in kept]
+        if row.digest == last:
+            left_out[row.predictor, "duplicate"] += 1
+        else:
+            yield row
+        last = row.digest
 
 
-def _settle(file: KeyRows, keep: Filter, seed: int, fewest: int) -> None:
-    rows = _without_twins(file.train) if keep.dedup else file.train
-    rows = sorted(rows, key=lambda row: (_shuffle_place(row.digest, seed), row.order))[: keep.max_rows]
-    groups = validation_groups([row.group for row in rows], fewest)
-    file.train = [row for row in rows if row.group not in groups]
-    file.validation = [row for row in rows if row.group in groups]
-
-
-def _without_twins(rows: Iterable[Row]) -> list[Row]:
-    return list({row.digest: row for row in reversed(list(rows))}.values())
+def _first(rows: Iterable[Row], most: int | None, left_out: Counter[tuple[str, str]]) -> Iterator[Row]:
+    for at, row in enumerate(rows):
+        if most is None or at < most:
+            yield row
+        else:
+            left_out[row.predictor, "max_rows"] += 1
 
 
 def _shuffle_place(digest: str, seed: int) -> str:
     return sha256(f"{seed}:{digest}".encode()).hexdigest()
-
-
-def validation_groups(groups: Sequence[str], fewest: int = FEWEST_ROWS_TO_VALIDATE) -> set[str]:
-    """The groups whose rows watch the training: about a tenth of the rows, at least 1 and at most 256; none under `fewest` rows."""
-    if len(groups) < fewest:
-        return set()
-    wanted = max(1, min(MOST_VALIDATION_ROWS, round(len(groups) * VALIDATION_FRACTION)))
-    sizes = Counter(groups)
-    chosen: set[str] = set()
-    rows = 0
-    for group in sorted(sizes, key=lambda name: place(name, "validation")):
-        if rows >= wanted or len(chosen) == len(sizes) - 1:
-            break
-        if rows + sizes[group] <= wanted * 2:
-            chosen.add(group)
-            rows += sizes[group]
-    return chosen
-
-
-def _coverage(files: Iterable[KeyRows], rendered: Iterable[Row], rejected: Iterable[Rejected]) -> dict[str, dict[str, Any]]:
-    made = Counter(row.predictor for row in rendered)
-    why: dict[str, Counter[str]] = {}
-    for rejection in rejected:
-        why.setdefault(rejection.predictor, Counter())[rejection.reason] += 1
-    report: dict[str, dict[str, Any]] = {}
-    for file in files:
-        kept, held = Counter(row.predictor for row in file.train), Counter(row.predictor for row in file.validation)
-        for name in file.key.predictors:
-            report[name] = {
-                "rendered": made[name],
-                "rows": kept[name],
-                "validation_rows": held[name],
-                "rejected": dict(sorted(why.get(name, Counter()).items())),
-            }
-    return report

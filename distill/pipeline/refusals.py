@@ -10,7 +10,7 @@ from distill.errors import JobFault
 
 @dataclass(frozen=True)
 class Reason:
-    """What a stopped job shows in its `error`; the user can act on it. `data` holds the counts behind the message, for the job's event."""
+    """What a stopped job shows in its `error`; the user can act on it. `data` holds the counts behind the message."""
 
     code: str
     message: str
@@ -20,7 +20,7 @@ class Reason:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def fault(self) -> JobFault:
-        return JobFault(self.code, self.message, category="user", param=self.param, step=self.step, retryable=self.retryable)
+        return JobFault(self.code, self.message, "user", self.param, self.step, self.retryable, dict(self.data) or None)
 
 
 class Refused(Exception):
@@ -37,7 +37,7 @@ def histogram(scores: Iterable[float | None]) -> list[dict[str, Any]]:
     return [{"score": score, "count": counts[score]} for score in sorted(counts, reverse=True)]
 
 
-def no_rows_kept(traces: int, min_score: float, scores: Iterable[float | None]) -> Reason:
+def no_rows_kept(traces: int, min_score: float, scores: Iterable[float | None], coverage: Mapping[str, Any]) -> Reason:
     """No trace reached the bar: say how high they came and how to lower it without paying the teacher again."""
     bars = histogram(scores)
     return Reason(
@@ -45,7 +45,7 @@ def no_rows_kept(traces: int, min_score: float, scores: Iterable[float | None]) 
         step="prepare",
         param="filter.min_score",
         message=f"{_count(traces, 'trace')}, 0 rows with score >= {_score(min_score)} ({_highest(bars)}). {_advice(bars, min_score)}",
-        data={"traces": traces, "min_score": min_score, "histogram": bars},
+        data={"traces": traces, "min_score": min_score, "histogram": bars, "coverage": coverage},
     )
 
 
@@ -66,17 +66,18 @@ def _score(value: float) -> str:
     return str(round(float(value), 4))
 
 
-def no_rows_for_predictor(predictors: Iterable[str], coverage: Mapping[str, Mapping[str, Any]]) -> Reason:
-    """Traces passed, but a predictor that is to be trained has no row of its own."""
+def no_rows_for_predictor(predictors: Iterable[str], coverage: Mapping[str, Any]) -> Reason:
+    """Traces passed, but a predictor that is to be trained has no row of its own. `coverage` is the whole report."""
     names = sorted(predictors)
-    counts = "; ".join(f"`{name}`: {_rejections(coverage.get(name, {}))}" for name in names)
+    found = {name: counts for key in coverage["keys"] for name, counts in key["predictors"].items()}
+    counts = "; ".join(f"`{name}`: {_rejections(found.get(name, {}))}" for name in names)
     return Reason(
         code="no_rows_for_predictor",
         step="prepare",
         param="program",
         message=f"No training row for {_names(names)}. {counts}. Read the job's rejections, "
         'or compile with "multitask": true so that predictors of one LM share their rows.',
-        data={"predictors": names, "coverage": {name: dict(coverage.get(name, {})) for name in names}},
+        data={"predictors": names, "coverage": coverage},
     )
 
 

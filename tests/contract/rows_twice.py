@@ -13,12 +13,13 @@ from typing import Any
 import dspy
 
 from distill.pipeline.keys import Predictor, fine_tune_keys
-from distill.pipeline.prepare import Filter, Row, assemble, passes
+from distill.pipeline.prepare import Filter, Row, passes, settle
 from stillhouse_programs import render
 from stillhouse_programs.collect import Prepared, score_trace
 from stillhouse_programs.prompts import make_prompt_adapter
 from stillhouse_programs.spec import DemosMode
 from tests.support.scripted_lm import Answerer, Ask, complete
+from tests.support.shelves import MemoryShelf
 from tests.unit.runner.support import Json, ScriptedRelay, prepared, rollout
 
 Metric = Callable[..., Any]
@@ -170,7 +171,7 @@ def _render(found: Ours, asked: dspy.Module, trace: Json, place: tuple[int, int,
         else:
             found.rendered.append(row)
             text = _text([*row.prompt, *row.completion])
-            found.kept.append(Row(row.predictor, row.digest, str(place), str(place[1]), 1.0, (*place, at), text))
+            found.kept.append(Row(row.predictor, row.digest, str(place), str(place[1]), str(place[1]), 1.0, (*place, at), ref=(text, 0, 0)))
 
 
 def _by_key(student: dspy.Module, kept: list[Row], multitask: bool, rows: str, keep: Filter) -> Rows:
@@ -178,8 +179,8 @@ def _by_key(student: dspy.Module, kept: list[Row], multitask: bool, rows: str, k
     keys = fine_tune_keys(predictors, {predictor.lm: predictor.lm for predictor in predictors}, multitask)
     if multitask and rows == "all":
         keys = tuple(replace(key, predictors=tuple(each.name for each in predictors)) for key in keys)
-    files = [file for key in keys for file in assemble(kept, [], [key], keep, seed=0).files]
-    return {(file.key.lm, file.key.predictor): sorted(row.ref for row in (*file.train, *file.validation)) for file in files}
+    files = [settle(key, [row for row in kept if row.predictor in key.predictors], keep, 0, MemoryShelf()) for key in keys]
+    return {(file.key.lm, file.key.predictor): sorted(row.ref[0] for row in file.rows) for file in files}
 
 
 def _text(messages: Sequence[Json]) -> str:

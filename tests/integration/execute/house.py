@@ -29,7 +29,7 @@ from distill.rollouts import RunnerPool
 from distill.settings import ConnectionSettings, Settings
 from distill.spec import read_spec
 from distill.storage import FolderStore
-from distill.trainers.base import MaxLength, RowTokens, TokenCounts, TrainCallbacks, Trainer, TrainOutcome, TrainRequest
+from distill.trainers.base import CannotCount, MaxLength, RowTokens, TokenCounts, TrainCallbacks, Trainer, TrainOutcome, TrainRequest
 from stillhouse_programs.spec import parse_spec
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
@@ -115,12 +115,15 @@ class PretendTrainer:
     """Trains in no time: the weights are the digests of the rows."""
 
     jobs: list[dict[str, Any]] = field(default_factory=list)
-    longest: int = 4096
+    unusable: str | None = None
+    """Why the base model cannot be used."""
 
     def count(self, base_model: str, max_seq_length: MaxLength, rows: Sequence[Mapping[str, Any]]) -> TokenCounts:
         """A token a word."""
+        if self.unusable is not None:
+            raise CannotCount("base_model_unusable", self.unusable)
         counts = tuple(RowTokens(_words(row["prompt"]), _words(row["completion"])) for row in rows)
-        return TokenCounts(self.longest if max_seq_length == "auto" else max_seq_length, counts)
+        return TokenCounts(4096 if max_seq_length == "auto" else max_seq_length, counts)
 
     def close(self) -> None:
         return

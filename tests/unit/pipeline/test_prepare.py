@@ -2,113 +2,97 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from distill.pipeline.keys import Predictor, fine_tune_keys
-from distill.pipeline.prepare import Assembly, Filter, Rejected, Row, assemble, passes, refuse, validation_groups
+from distill.pipeline.keys import Key
+from distill.pipeline.prepare import Filter, Row, Settled, passes, settle
+from tests.support.shelves import MemoryShelf, row
 
-PREDICTORS = [Predictor("classify", "student"), Predictor("reply", "student")]
-APART = fine_tune_keys(PREDICTORS, {"student": "v1:s"}, multitask=False)
-TOGETHER = fine_tune_keys(PREDICTORS, {"student": "v1:s"}, multitask=True)
-
-
-def row(predictor: str, example: int, *, n: int = 0, digest: str | None = None, score: float = 1.0, group: str | None = None) -> Row:
-    trace = f"t{example}.{n}"
-    return Row(
-        predictor,
-        digest or f"{predictor}{trace}",
-        trace,
-        group or f"g{example}",
-        score,
-        (0, example, n, 0 if predictor == "classify" else 1),
-    )
+KEY = Key("v1:s", "", "student", ("classify", "reply"))
 
 
 def both(n: int) -> list[Row]:
     return [row(name, i) for i in range(n) for name in ("classify", "reply")]
 
 
-def digests(made: Assembly) -> list[list[str]]:
-    return [[r.digest for r in (*file.train, *file.validation)] for file in made.files]
+def settled(rows: list[Row], seed: int = 0, **keep: Any) -> Settled:
+    return settle(KEY, rows, Filter(**keep), seed, MemoryShelf())
 
 
-class TestAssemble:
-    def test_rows_land_on_their_own_predictor(self) -> None:
-        made = assemble(both(8), [], APART, Filter(), seed=0)
-        assert [{r.predictor for r in file.train} for file in made.files] == [{"classify"}, {"reply"}]
+def digests(made: Settled) -> list[str]:
+    return [each.digest for each in made.rows]
 
-    def test_a_shared_key_takes_both(self) -> None:
-        (file,) = assemble(both(8), [], TOGETHER, Filter(), seed=0).files
-        assert len(file) == 16
 
-    def test_a_helper_predictor_of_no_key_is_left_out(self) -> None:
-        made = assemble([*both(2), row("feedback", 0)], [], APART, Filter(), seed=0)
-        assert sum(len(file) for file in made.files) == 4
-
-    def test_any_order_of_arrival_gives_the_same_files(self) -> None:
+class TestSettle:
+    def test_any_order_of_arrival_gives_the_same_order(self) -> None:
         rows = both(120)
         mixed = random.Random(5).sample(rows, len(rows))
-        assert digests(assemble(rows, [], APART, Filter(), seed=3)) == digests(assemble(mixed, [], APART, Filter(), seed=3))
+        assert digests(settled(rows, 3)) == digests(settled(mixed, 3))
 
-    def test_another_seed_gives_another_order(self) -> None:
-        assert digests(assemble(both(50), [], APART, Filter(), seed=1)) != digests(assemble(both(50), [], APART, Filter(), seed=2))
+    def test_another_seed_gives_another_order_of_the_same_rows(self) -> None:
+        one, two = digests(settled(both(50), 1)), digests(settled(both(50), 2))
+        assert one != two
+        assert sorted(one) == sorted(two)
 
-    def test_equal_rows_are_kept_once(self) -> None:
+    def test_equal_rows_are_kept_once_and_counted(self) -> None:
         rows = [row("classify", i, digest="same") for i in range(5)]
-        assert len(assemble(rows, [], APART, Filter(), seed=0).files[0]) == 1
-        assert len(assemble(rows, [], APART, Filter(dedup=False), seed=0).files[0]) == 5
+        made = settled(rows)
+        assert digests(made) == ["same"]
+        assert made.left_out == {("classify", "duplicate"): 4}
+        assert len(digests(settled(rows, dedup=False))) == 5
+
+    def test_of_equal_rows_the_first_example_is_kept(self) -> None:
+        rows = [row("classify", i, digest="same") for i in (4, 2, 3)]
+        assert [each.order[1] for each in settled(rows).rows] == [2]
 
     def test_top_k_keeps_the_best_traces_of_equal_inputs_whole(self) -> None:
         rows = [row(p, 0, n=n, score=s) for n, s in enumerate([0.8, 1.0, 0.9]) for p in ("classify", "reply")]
-        (file,) = assemble(rows, [], TOGETHER, Filter(top_k=1), seed=0).files
-        assert {r.trace_digest for r in file.train} == {"t0.1"}
-        assert len(file) == 2
+        made = settled(rows, top_k=1)
+        assert {each.trace_digest for each in made.rows} == {"t0.1"}
+        assert len(digests(made)) == 2
+        assert made.left_out == {("classify", "top_k"): 2, ("reply", "top_k"): 2}
 
-    def test_max_rows_caps_each_key(self) -> None:
-        assert [len(file) for file in assemble(both(90), [], APART, Filter(max_rows=20), seed=0).files] == [20, 20]
+    def test_equally_good_traces_count_in_the_order_of_their_rollouts(self) -> None:
+        rows = [row("classify", 0, n=n) for n in (3, 1, 2)]
+        assert {each.trace_digest for each in settled(rows, top_k=2).rows} == {"t0.1", "t0.2"}
 
-    def test_equal_inputs_never_stand_on_both_sides(self) -> None:
-        rows = [row("classify", i, n=n, group=f"g{i}") for i in range(60) for n in range(3)]
-        file = assemble(rows, [], APART, Filter(), seed=0).files[0]
-        assert file.validation
-        assert {r.group for r in file.train}.isdisjoint(r.group for r in file.validation)
+    def test_top_k_counts_different_answers(self) -> None:
+        rows = [row("classify", 0, n=0, digest="a"), row("classify", 0, n=1, digest="a"), row("classify", 0, n=2, digest="b")]
+        assert sorted(digests(settled(rows, top_k=2))) == ["a", "b"]
+        assert digests(settled(rows, top_k=2, dedup=False)) == ["a", "a"]
 
-    def test_early_stopping_gets_rows_to_watch_even_when_there_are_few(self) -> None:
-        made = assemble(both(12), [], APART, Filter(), seed=0, watched={"v1:s"})
-        assert [(len(file.train), len(file.validation)) for file in made.files] == [(11, 1), (11, 1)]
+    def test_a_trace_that_two_examples_share_ranks_by_its_better_score(self) -> None:
+        shared = row("classify", 0, n=0, score=0.5)
+        rows = [shared, shared._replace(score=1.0, order=(0, 9, 0, 0)), row("classify", 0, n=1, score=0.8)]
+        assert {each.trace_digest for each in settled(rows, top_k=1).rows} == {"t0.0"}
 
-    def test_coverage_tells_each_predictors_fate(self) -> None:
-        made = assemble(both(3), [Rejected("reply", "not_round_trip")] * 2, TOGETHER, Filter(), seed=0)
-        assert made.coverage["reply"] == {"rendered": 3, "rows": 3, "validation_rows": 0, "rejected": {"not_round_trip": 2}}
+    def test_max_rows_caps_a_key_exactly(self) -> None:
+        made = settled(both(90), max_rows=20)
+        assert len(digests(made)) == 20
+        assert sum(made.left_out.values()) == 160
 
+    def test_max_rows_counts_after_equal_rows_have_gone(self) -> None:
+        rows = [row("classify", i, digest=f"d{i % 7}") for i in range(70)]
+        assert len(set(digests(settled(rows, max_rows=7)))) == 7
 
-class TestRefuse:
-    def test_nothing_passed(self) -> None:
-        made = assemble([], [], APART, Filter(), seed=0)
-        reason = refuse(made, traces=640, passed=0, min_score=1.0, scores=[0.8] * 512 + [0.5] * 128)
-        assert reason is not None
-        assert reason.code == "no_rows_kept"
-        assert reason.param == "filter.min_score"
-        assert reason.message.startswith("640 traces, 0 rows with score >= 1.0 (highest 0.8; 512 at 0.8).")
-        assert '{"filter": {"min_score": 0.8}}' in reason.message
-        assert reason.data["histogram"] == [{"score": 0.8, "count": 512}, {"score": 0.5, "count": 128}]
-
-    def test_a_lower_bar_is_not_advised_when_all_scores_are_zero(self) -> None:
-        reason = refuse(assemble([], [], APART, Filter(), seed=0), traces=3, passed=0, min_score=1.0, scores=[0.0] * 3)
-        assert reason is not None
-        assert 'min_score":' not in reason.message
-        assert "Check the metric" in reason.message
-
-    def test_a_predictor_without_rows_is_named_with_its_rejections(self) -> None:
-        made = assemble([row("classify", 0)], [Rejected("reply", "not_round_trip")], APART, Filter(), seed=0)
-        reason = refuse(made, traces=1, passed=1, min_score=1.0, scores=[1.0])
-        assert reason is not None
-        assert reason.code == "no_rows_for_predictor"
-        assert "No training row for predictor `reply`" in reason.message
-        assert "1 rows rejected (1 not_round_trip)" in reason.message
-
-    def test_a_shared_key_with_rows_is_enough(self) -> None:
-        made = assemble([row("classify", 0)], [], TOGETHER, Filter(), seed=0)
-        assert refuse(made, traces=1, passed=1, min_score=1.0, scores=[1.0]) is None
+    @given(
+        st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4), st.integers(0, 3), st.sampled_from([0.5, 0.8, 1.0])), max_size=60),
+        st.sampled_from([None, 1, 2]),
+        st.sampled_from([None, 5]),
+        st.booleans(),
+    )
+    def test_every_row_is_kept_or_counted(
+        self, drawn: list[tuple[int, int, int, float]], top_k: int | None, max_rows: int | None, dedup: bool
+    ) -> None:
+        rows = list({(e, n): row("classify", e, n=n, digest=f"d{d}", score=s) for e, n, d, s in drawn}.values())
+        made = settled(rows, top_k=top_k, max_rows=max_rows, dedup=dedup)
+        kept = list(made.rows)
+        assert len(kept) + sum(made.left_out.values()) == len(rows)
+        assert max_rows is None or len(kept) <= max_rows
+        assert not dedup or len(set(digests(made))) == len(kept)
+        for example in {each.inputs for each in kept} if dedup else ():
+            assert top_k is None or len({each.digest for each in kept if each.inputs == example}) <= top_k
 
 
 class TestPasses:
@@ -128,15 +112,3 @@ class TestPasses:
     def test_without_a_metric_every_answer_passes(self) -> None:
         assert passes("ok", None, 1.0, scored=False)
         assert not passes("unparsable", None, 1.0, scored=False)
-
-
-class TestValidationGroups:
-    def test_few_rows_are_all_trained_on(self) -> None:
-        assert validation_groups([f"g{i}" for i in range(49)]) == set()
-
-    def test_a_tenth_watches_and_never_more_than_256(self) -> None:
-        assert len(validation_groups([f"g{i}" for i in range(200)])) == 20
-        assert len(validation_groups([f"g{i}" for i in range(9000)])) == 256
-
-    def test_one_group_of_everything_is_trained_on(self) -> None:
-        assert validation_groups(["g"] * 100) == set()
