@@ -7,7 +7,7 @@ A work folder holds ``job.json`` (TrainerJob), the rows (one TrainingRow a line)
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,19 +70,27 @@ class TrainerJob(Contract):
 
 
 class ChatMessage(Contract):
-    """One chat turn."""
+    """One chat turn, in the shape of OpenAI's chat completions: an assistant may call tools and reason beside the text."""
 
     role: str
     content: str
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
 
 
 class TrainingRow(BaseModel):
-    """One line of rows.jsonl: the loss is on ``completion`` alone, its end-of-turn token included. Other keys are ignored."""
+    """One line of rows.jsonl: the loss is on ``completion`` alone, its end-of-turn token included. Other keys are ignored.
+
+    ``tools`` are those the request offers, in OpenAI's shape.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     prompt: Annotated[list[ChatMessage], Field(min_length=1)]
     completion: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
     digest: str | None = None
 
 

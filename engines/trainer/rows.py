@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engines.schemas import TrainingRow
+from engines.schemas import ChatMessage, TrainingRow
 from engines.trainer.errors import BadInput
 
 
@@ -44,16 +45,45 @@ def encode_file(path: Path, tokenizer: Any, max_seq_length: int, param: str) -> 
 
 def encode(row: TrainingRow, tokenizer: Any, name: str, param: str) -> EncodedRow:
     """Tokens of one row through the tokenizer's chat template. Raises BadInput where prompt and row do not line up."""
-    prompt = [message.model_dump() for message in row.prompt]
-    whole = prompt + [message.model_dump() for message in row.completion]
+    prompt, completion = ([_for_template(message) for message in side] for side in (row.prompt, row.completion))
     try:
-        start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        text = tokenizer.apply_chat_template(whole, add_generation_prompt=False, tokenize=False)
+        start = tokenizer.apply_chat_template(prompt, tools=row.tools, add_generation_prompt=True, tokenize=False)
+        text = _render(tokenizer, [*prompt, *completion], row.tools)
     except Exception as error:  # a template raises what it likes
         raise BadInput("row_not_renderable", f"{name}: the chat template refuses it: {error}", param) from error
     if not text.startswith(start):
         raise BadInput("row_not_renderable", f"{name}: the chat template changes the prompt once the completion follows it.", param)
+    if missing := _left_out(tokenizer, [*prompt, *completion], row.tools, text):
+        raise BadInput("row_not_renderable", f"{name}: the base model's chat template says nothing of {missing}.", param)
     return _join(tokenizer, start, text[len(start) :], name, param)
+
+
+def _render(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+    return str(tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=False, tokenize=False))
+
+
+def _for_template(message: ChatMessage) -> dict[str, Any]:
+    """The message as chat templates take it: a tool call's arguments are an object there, and text on the wire."""
+    plain = message.model_dump(exclude_none=True)
+    if message.tool_calls:
+        plain["tool_calls"] = [_with_object(call) for call in message.tool_calls]
+    return plain
+
+
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.loads(function["arguments"] or "{}")}}
+
+
+def _left_out(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, text: str) -> str | None:
+    """What of a row stands beside its text and is not in what the template made of it: without it, the template makes the same."""
+    if tools and _render(tokenizer, messages, None) == text:
+        return "tools"
+    for key, name in (("tool_calls", "tool calls"), ("reasoning_content", "reasoning")):
+        plainer = [{word: value for word, value in message.items() if word != key} for message in messages]
+        if plainer != messages and _render(tokenizer, plainer, tools) == text:
+            return name
+    return None
 
 
 def _join(tokenizer: Any, start: str, rest: str, name: str, param: str) -> EncodedRow:

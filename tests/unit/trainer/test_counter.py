@@ -19,6 +19,17 @@ from tests.unit.trainer.conftest import make_rows
 DEMOS = [{"role": "user", "content": "who is it"}, {"role": "assistant", "content": "human"}]
 
 
+TOOL = {"type": "function", "function": {"name": "look_up", "description": "Look.", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"id": "call_0", "type": "function", "function": {"name": "look_up", "arguments": '{"city": "Rome"}'}}
+# Of the kind that models with tools have: arguments are an object in it.
+TOOL_TEMPLATE = """{% for tool in tools or [] %}<tool>{{ tool.function.name }}</tool>{% endfor %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}{{ message.content }}
+{%- for call in message.tool_calls or [] %}<call>{{ call.function.name }} {{ call.function.arguments.city }}</call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
 @pytest.fixture(scope="module")
 def trainer() -> Iterator[LocalTrainer]:
     trainer = LocalTrainer()
@@ -49,6 +60,21 @@ class TestCount:
         assert first.fault is not None
         assert (second.fault, second.completion > 0) == (None, True)
 
+    @pytest.mark.parametrize(
+        ("beside", "what"),
+        [
+            ({"tools": [TOOL]}, "tools"),
+            ({"completion": [{"role": "assistant", "content": "", "tool_calls": [CALL]}]}, "tool calls"),
+            ({"completion": [{"role": "assistant", "content": "human", "reasoning_content": "why"}]}, "reasoning"),
+        ],
+    )
+    def test_what_the_chat_template_leaves_out_is_not_trained_on(
+        self, trainer: LocalTrainer, tiny_model: Path, beside: dict[str, Any], what: str
+    ) -> None:
+        (counted,) = trainer.count(str(tiny_model), "auto", [{**make_rows(1)[0], **beside}]).rows
+        assert counted.fault is not None
+        assert counted.fault.endswith(f"the base model's chat template says nothing of {what}.")
+
     def test_an_unknown_base_model_is_named(self, trainer: LocalTrainer) -> None:
         with pytest.raises(CannotCount, match="no-such-model"):
             trainer.count("no-such-model", "auto", [])
@@ -60,3 +86,15 @@ class TestCount:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert trainer.count(str(tiny_model), "auto", make_rows(1)) == before
+
+
+class TestToolRows:
+    def test_tool_calls_and_reasoning_are_what_the_loss_is_on(self, tiny_model: Path) -> None:
+        tokenizer = resolve(str(tiny_model)).load_tokenizer()
+        tokenizer.chat_template = TOOL_TEMPLATE
+        answer = {"role": "assistant", "content": "", "tool_calls": [CALL], "reasoning_content": "look first"}
+        row = {"prompt": [{"role": "user", "content": "Rome?"}], "completion": [answer], "tools": [TOOL]}
+        encoded = encode(TrainingRow.model_validate(row), tokenizer, "row", "rows")
+        prompt, completion = (tokenizer.decode(ids) for ids in (encoded.ids[: encoded.prompt_length], encoded.ids[encoded.prompt_length :]))
+        assert "<tool>look_up</tool>" in prompt
+        assert completion == "<think>look first</think><call>look_up Rome</call><|im_end|>"
