@@ -171,7 +171,10 @@ class SmokeTest(SpecPart):
 
 
 class Evaluate(SpecPart):
+    """Who runs the held-out rows; `incumbent` (`program_name@alias`) names what the compiled program is to beat."""
+
     roles: tuple[Role, ...] = ("baseline", "teacher", "compiled")
+    incumbent: AliasName | None = None
 
 
 class Budget(SpecPart):
@@ -207,6 +210,8 @@ class CompileSpec(SpecPart):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     suffix: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,18}$")] | None = None
     program_name: PublicName | None = None
+    incumbent_artifact: str | None = None
+    """What `evaluate.incumbent` pointed at when the job was submitted; None where it points at nothing yet."""
     name: Annotated[str, Field(max_length=128)] | None = None
     auto_start: bool = True
     metadata: dict[str, str] = Field(default_factory=dict)

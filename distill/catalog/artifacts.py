@@ -38,6 +38,14 @@ def get(s: Session, project_id: str, artifact_id: str) -> Artifact:
     return row
 
 
+def by_id(s: Session, artifact_id: str) -> Artifact:
+    """An artifact that a job refers to, deleted or not. Raises NotFound."""
+    row = s.get(Artifact, artifact_id)
+    if row is None:
+        raise NotFound(f"no artifact {artifact_id}", code="artifact_not_found")
+    return row
+
+
 def of_job(s: Session, job_id: str) -> Artifact | None:
     return s.scalar(select(Artifact).where(Artifact.job_id == job_id, Artifact.deleted_at.is_(None)))
 

@@ -3,16 +3,17 @@
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from distill.catalog import datasets, programs
+from distill.catalog import artifacts, connections, datasets, programs
 from distill.catalog.models import Dataset
 from distill.db import Session
 from distill.jobs import repository
 from distill.pipeline.plan import Plan, group_of, inputs_of, labels_of, row_inputs
 from distill.pipeline.roles import (
+    INCUMBENT,
     Cast,
     baseline_cast,
     compiled_cast,
@@ -55,6 +56,7 @@ class JobContext:
     valset: Dataset | None
     stored_plan: Plan | None
     models: Mapping[str, str]
+    incumbent: Cast | None = None
 
     @property
     def plan(self) -> Plan:
@@ -68,7 +70,11 @@ class JobContext:
         return compiled_program(self.spec, self.student)
 
     def cast(self, role: str) -> Cast:
-        """Who runs under a role. Raises KeyError for `compiled` before every predictor has its model."""
+        """Who runs under a role. Raises KeyError for `compiled` before every predictor has its model, and for an absent incumbent."""
+        if role == INCUMBENT:
+            if self.incumbent is None:
+                raise KeyError(role)
+            return self.incumbent
         if role == "compiled":
             return compiled_cast(self.spec, self.student, self.models)
         if role in ("baseline", "baseline_constrained"):
@@ -139,6 +145,15 @@ def read_split(store: FolderStore, digest: str) -> dict[str, "array[int]"]:
 
 def load(s: Session, job_id: str) -> JobContext:
     """Read a job. Raises NotFound."""
+    job = _load(s, job_id)
+    if job.spec.incumbent_artifact is None:
+        return job
+    beaten = _load(s, artifacts.by_id(s, job.spec.incumbent_artifact).job_id).cast("compiled")
+    revisions = {lm.connection_id: connections.by_id(s, lm.connection_id).revision for lm in beaten.lms.values()}
+    return replace(job, incumbent=beaten.as_incumbent(revisions))
+
+
+def _load(s: Session, job_id: str) -> JobContext:
     job = repository.by_id(s, job_id)
     spec = repository.spec_of(job)
     student = programs.load(s, spec.program_id)

@@ -38,7 +38,14 @@ def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]])
     open_step(s, row, Step.BOOTSTRAP, [item for role in roles for item in _teacher_items(job, role)])
     roles = roles_to_evaluate(job.spec, plan.holdout_from)
     if roles:
+        _want_incumbent(s, job)
         open_step(s, row, Step.EVALUATE, [_range_item(job, role, plan.holdout_examples) for role in roles])
+
+
+def _want_incumbent(s: Session, job: JobContext) -> None:
+    """What production loads is loaded already, as a rule; else it is loaded for this evaluation."""
+    for lm in job.incumbent.slots.values() if job.incumbent else ():
+        fine_tuned.want(s, lm.model, lm.connection_id)
 
 
 def _new_fine_tune_jobs(job: JobContext) -> list[NewFineTuneJob]:

@@ -10,6 +10,7 @@ from distill.catalog.facts import RowFact
 from distill.catalog.row_facts import NewFact
 from distill.db import Session
 from distill.execute.context import JobContext
+from distill.jobs.pairs import score_of
 from distill.pipeline.costs import TOKENS
 from distill.pipeline.evaluate import Outcome, evaluation
 from distill.pipeline.plan import roles_to_evaluate
@@ -84,19 +85,13 @@ def evaluation_of(s: Session, job: JobContext) -> dict[str, Any] | None:
     roles = roles_to_evaluate(job.spec, job.plan.holdout_from)
     outcomes = {role: [_outcome(fact) for fact in row_facts.every(s, job.job_id, "rollout", role)] for role in roles}
     decided = {role: [outcome for outcome in found if outcome.status != UNDECIDED] for role, found in outcomes.items()}
-    return evaluation(decided, metric_name(job.spec.metric))
+    beaten = {"artifact": job.spec.incumbent_artifact, "alias": job.spec.evaluate.incumbent}
+    return evaluation(decided, metric_name(job.spec.metric), beaten)
 
 
 def _outcome(fact: RowFact) -> Outcome:
     data = fact.data or {}
-    return Outcome(fact.example_index, _score(fact, data.get("score")), fact.status, data.get("seconds") or 0.0, data.get("usage") or {})
-
-
-def _score(fact: RowFact, score_status: str | None) -> float | None:
-    """A failed or unparsable answer scores 0, as does one that broke the metric; what the metric could not decide is not counted."""
-    if fact.status != "ok" or score_status == "failed":
-        return 0.0
-    return fact.score if score_status == "ok" else None
+    return Outcome(fact.example_index, score_of(fact), fact.status, data.get("seconds") or 0.0, data.get("usage") or {})
 
 
 def metric_name(metric: MetricSpec) -> str:

@@ -26,6 +26,7 @@ from distill.jobs.status import Step
 from distill.pipeline import bootstrap
 from distill.pipeline.costs import priced
 from distill.pipeline.refusals import Reason, Refused
+from distill.pipeline.roles import INCUMBENT
 from distill.rollouts import Runner, RunnerError
 from distill.settings import get_settings
 
@@ -158,7 +159,7 @@ def _settle_troubles(running: _Running) -> None:
 
 def _may_be_loading(piece: Slice, code: str) -> bool:
     """An LM host that has just started does not know our models yet: its agent is about to load them."""
-    return piece.role == "compiled" and code == "model_not_found"
+    return piece.role in ("compiled", INCUMBENT) and code == "model_not_found"
 
 
 def _refusal(piece: Slice, code: str, message: str) -> Reason:
@@ -167,7 +168,8 @@ def _refusal(piece: Slice, code: str, message: str) -> Reason:
         spent = f"The budget of {piece.job.spec.budget.max_calls} LM calls is spent."
         text = f"{spent} What was paid for is kept: a job with a larger budget reuses it."
         return Reason(code, text, step, "budget.max_calls")
-    param = "lms" if piece.role in ("baseline", "baseline_constrained", "compiled") else "teacher"
+    students = ("baseline", "baseline_constrained", "compiled")
+    param = "evaluate.incumbent" if piece.role == INCUMBENT else "lms" if piece.role in students else "teacher"
     return Reason(code, f"The LM host refused the calls of {piece.role}: {message}", step, param)
 
 

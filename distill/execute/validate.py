@@ -68,7 +68,7 @@ def _ask_runner(work: Work, ports: Ports, job: JobContext) -> tuple[list[dict[st
     """The samples, and what the runner says of the programs' prompts on them."""
     constrained = "baseline_constrained" in job.spec.evaluate.roles
     student = baseline_cast(job.spec, job.student, constrained=constrained)
-    others = [rendering_cast(job.spec, job.student), *_teacher_casts(job)]
+    others = [rendering_cast(job.spec, job.student), *_teacher_casts(job), *([job.incumbent] if job.incumbent else [])]
     samples = fixed_samples(job.student, list(datasets.rows(ports.store, job.trainset, 0, 2)))
     with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
         try:

@@ -13,6 +13,7 @@ from distill.catalog.fields import check_summary
 from distill.catalog.models import Dataset, Program
 from distill.db import Session
 from distill.errors import Invalid, Unsupported
+from distill.jobs.incumbents import incumbent
 from distill.jobs.lm_checks import LmResolver
 from distill.settings import get_settings
 from distill.spec import CompileSpec, Rollouts, TeacherSpec, did_you_mean
@@ -56,7 +57,12 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
     _check_metric(spec, program, trainset, "trainset")
     if valset is not None:
         _check_metric(spec, program, valset, "valset")
-    return Checked(spec.model_copy(update={"trainset": trainset.id, "valset": valset.id if valset else None}), row, trainset, valset)
+    found = {
+        "trainset": trainset.id,
+        "valset": valset.id if valset else None,
+        "incumbent_artifact": incumbent(s, project_id, spec, program),
+    }
+    return Checked(spec.model_copy(update=found), row, trainset, valset)
 
 
 def _check_words(spec: CompileSpec) -> None:

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from math import ceil
 from statistics import fmean, median
 from typing import Any
 
-from distill.pipeline.intervals import Interval, mean_interval, paired_difference
+from distill.pipeline.intervals import Interval, mcnemar, mean_interval, paired_difference
 
 AGAINST = ("incumbent", "baseline_constrained", "baseline")
 
@@ -70,13 +71,26 @@ def evaluation(by_role: Mapping[str, Sequence[Outcome]], metric: str, incumbent:
 
 
 def delta(by_role: Mapping[str, Sequence[Outcome]]) -> dict[str, Any] | None:
-    """`compiled` minus the one to beat, over the examples that both have a score for; None when either is missing."""
+    """`compiled` minus the one to beat, over the examples that both have a score for; None when either is missing.
+
+    `fixes` are the examples that only `compiled` gets (more) right, `regressions` those that it gets (more) wrong. The verdict comes from
+    the interval alone; `p_value` (McNemar's exact test, of yes-or-no scores) is there for those who want it.
+    """
     against = next((role for role in AGAINST if by_role.get(role)), None)
     if against is None or not by_role.get("compiled"):
         return None
     ours, theirs = _paired(by_role["compiled"], by_role[against])
     difference = paired_difference(ours, theirs)
-    return {"against": against, "pairs": len(ours), **_rounded(difference, "value"), "verdict": str(verdict(difference))}
+    p_value = mcnemar(ours, theirs)
+    return {
+        "against": against,
+        "pairs": len(ours),
+        **_rounded(difference, "value"),
+        "verdict": str(verdict(difference)),
+        "fixes": sum(a > b for a, b in zip(ours, theirs, strict=True)),
+        "regressions": sum(a < b for a, b in zip(ours, theirs, strict=True)),
+        "p_value": None if p_value is None else round(p_value, 6),
+    }
 
 
 def verdict(difference: Interval | None) -> Verdict:
@@ -97,8 +111,11 @@ def _rounded(interval: Interval | None, name: str = "score") -> dict[str, float 
 
 
 def _latency(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
-    seconds = [o.seconds for o in outcomes if o.status != "failed"]
-    return {"mean": round(fmean(seconds), 4), "median": round(median(seconds), 4)} if seconds else {"mean": None, "median": None}
+    seconds = sorted(o.seconds for o in outcomes if o.status != "failed")
+    if not seconds:
+        return dict.fromkeys(("mean", "median", "p95"))
+    figures = {"mean": fmean(seconds), "median": median(seconds), "p95": seconds[ceil(0.95 * len(seconds)) - 1]}
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
 def _usage(outcomes: Iterable[Outcome]) -> dict[str, int]:

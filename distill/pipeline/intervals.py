@@ -3,7 +3,8 @@
 Sources:
 - Wilson (1927), "Probable inference, the law of succession, and statistical inference".
 - Bonett and Price (2012), "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data".
-- Student's t quantile: Abramowitz and Stegun, 26.7.5 (within 0.3 % of the table from 4 degrees of freedom).
+- McNemar (1947), "Note on the sampling error of the difference between correlated proportions", exact.
+Why these and no resampling: `docs/decisions/0017-paired-intervals.md`.
 """
 
 import math
@@ -74,12 +75,21 @@ def _student(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - spread, mean + spread)
 
 
+def mcnemar(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """The p-value of McNemar's exact test on yes-or-no scores: of the pairs that differ, each side is as likely to win.
+
+    None for other scores, and when no pair differs. Raises ValueError when the two differ in length.
+    """
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    won, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    if not won + lost or any(score not in (0.0, 1.0) for score in (*ours, *theirs)):
+        return None
+    from scipy.stats import binomtest  # half a second that only the end of an evaluation needs
+
+    return float(binomtest(won, won + lost, 0.5).pvalue)
+
+
 def _t_quantile(freedom: int) -> float:
-    z = _Z
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return float(z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms)))
+    from scipy.stats import t  # as above
+
+    return float(t.ppf(0.5 + CONFIDENCE / 2, freedom))

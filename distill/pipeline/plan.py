@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from distill.pipeline.holdout import FEW, HoldoutRule, Split, split
 from distill.pipeline.keys import SHARED, Key, Predictor, fine_tune_keys
-from distill.pipeline.roles import Cast
+from distill.pipeline.roles import INCUMBENT, Cast
 from distill.spec import CompileSpec, LmSpec, TrainOptions, digest, inputs_digest, lm_key
 from stillhouse_programs.spec import ProgramSpec, input_names
 
@@ -82,6 +82,9 @@ def warnings(spec: CompileSpec, sides: Split, source: Source | None, overlap: in
         held, rows = len(sides.holdout), len(sides.train) + len(sides.holdout)
         text = f"{held} of {rows} rows are held out: so few rarely give a verdict. Give a `valset`, or more rows."
         found.append({"code": "few_held_out", "message": text})
+    if spec.evaluate.incumbent and not spec.incumbent_artifact:
+        text = f"{spec.evaluate.incumbent} points at nothing yet, so there is no incumbent to beat; the baseline takes its place."
+        found.append({"code": "no_incumbent", "message": text})
     if overlap:
         text = f"{overlap} rows of the valset have inputs that are in the trainset too: the scores count rows the model was trained on."
         found.append({"code": "valset_overlap", "message": text})
@@ -100,7 +103,8 @@ def roles_to_evaluate(spec: CompileSpec, source: Source | None) -> list[str]:
     """The roles that run the holdout, in the order of the spec; none without a holdout."""
     if source is None:
         return []
-    return [role for role in dict.fromkeys(spec.evaluate.roles) if role != "teacher" or spec.teachers]
+    asked = [role for role in dict.fromkeys(spec.evaluate.roles) if role != "teacher" or spec.teachers]
+    return [*asked, INCUMBENT] if spec.incumbent_artifact else [*asked]
 
 
 def job_keys(spec: CompileSpec, student: ProgramSpec) -> tuple[Key, ...]:

@@ -9,6 +9,8 @@ from typing import Any
 from distill.spec import CompileSpec, LmSpec, Rollouts, lms_digest, program_digest, trace_digest
 from stillhouse_programs.spec import ProgramSpec, PromptAdapterSpec, canonical_json, expand
 
+INCUMBENT = "incumbent"
+
 
 @dataclass(frozen=True)
 class Cast:
@@ -62,6 +64,11 @@ class Cast:
     def trace_digest(self, inputs: str, rollout: int, prompt_hash: str) -> str:
         """`inputs` is a digest; `prompt_hash` is this program's, made at validate."""
         return trace_digest(self.program_digest, self.lms_digest, inputs, rollout, self.prompt_adapter, prompt_hash)
+
+    def as_incumbent(self, revisions: Mapping[str, int]) -> "Cast":
+        """A compiled program as another job's incumbent; `revisions` says what each connection leads to now."""
+        lms = {name: lm.model_copy(update={"connection_revision": revisions[lm.connection_id]}) for name, lm in self.lms.items()}
+        return Cast(INCUMBENT, self.program, self.prompt_adapter, lms)
 
     def for_rollout(self, n: int, rollouts: Rollouts) -> "Cast":
         """The cast of rollout `n`: samples after the first may have a temperature of their own."""

@@ -34,7 +34,7 @@ class TestEvaluation:
         assert report["baseline"]["score"] == 0.5
         assert report["baseline"]["parse_failures"] == 1
         assert report["baseline"]["usage"] == {"calls": 6}
-        assert report["baseline"]["latency_seconds"]["median"] == 0.5
+        assert report["baseline"]["latency_seconds"] == {"mean": 0.375, "median": 0.5, "p95": 0.5}
 
     def test_nothing_held_out_is_no_evaluation(self) -> None:
         assert evaluation({"baseline": [], "compiled": []}, "exact_match") is None
@@ -73,3 +73,8 @@ class TestDelta:
 
     def test_nobody_to_beat(self) -> None:
         assert delta({"compiled": outcomes(1.0)}) is None
+
+    def test_counts_fixes_and_regressions(self) -> None:
+        found = delta({"baseline": outcomes(0.0, 0.0, 1.0, 1.0, 1.0, None), "compiled": outcomes(1.0, 1.0, 0.0, 1.0, 1.0, 1.0)})
+        assert found is not None
+        assert (found["fixes"], found["regressions"], found["pairs"], found["p_value"]) == (2, 1, 5, 1.0)

@@ -1,6 +1,8 @@
+from math import factorial
+
 import pytest
 
-from distill.pipeline.intervals import mean_interval, paired_difference
+from distill.pipeline.intervals import mcnemar, mean_interval, paired_difference
 
 
 class TestMeanInterval:
@@ -20,7 +22,7 @@ class TestMeanInterval:
         # mean 3, s = 1.5811, t(4) = 2.7764: half width 1.9632.
         interval = mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
         assert interval is not None
-        assert interval.high - interval.value == pytest.approx(1.9632, rel=2e-3)
+        assert interval.high - interval.value == pytest.approx(1.9632, abs=1e-4)
 
     def test_no_scores_have_no_mean(self) -> None:
         assert mean_interval([]) is None
@@ -53,3 +55,42 @@ class TestPairedDifference:
     def test_unequal_lengths_are_a_mistake(self) -> None:
         with pytest.raises(ValueError, match="argument"):
             paired_difference([1.0] * 6, [1.0] * 5)
+
+
+def trinomial(won: int, lost: int, n: int, share_won: float, share_lost: float) -> float:
+    """How likely `won` and `lost` pairs of `n` are."""
+    ways = factorial(n) // (factorial(won) * factorial(lost) * factorial(n - won - lost))
+    return float(ways * share_won**won * share_lost**lost * (1 - share_won - share_lost) ** (n - won - lost))
+
+
+def paired(won: int, lost: int, n: int) -> tuple[list[float], list[float]]:
+    same = n - won - lost
+    return [1.0] * won + [0.0] * lost + [1.0] * same, [0.0] * won + [1.0] * lost + [1.0] * same
+
+
+class TestVerdictsError:
+    """While at most half of the pairs differ; `docs/decisions/0017-paired-intervals.md` says what is beyond."""
+
+    @pytest.mark.parametrize("differing", [0.1, 0.3, 0.5])
+    @pytest.mark.parametrize("n", [10, 30])
+    def test_two_equal_programs_are_told_apart_in_at_most_one_case_of_twenty(self, n: int, differing: float) -> None:
+        wrong = 0.0
+        for won in range(n + 1):
+            for lost in range(n + 1 - won):
+                interval = paired_difference(*paired(won, lost, n))
+                assert interval is not None
+                if not interval.low <= 0.0 <= interval.high:
+                    wrong += trinomial(won, lost, n, differing / 2, differing / 2)
+        assert wrong <= 0.05
+
+
+class TestMcNemar:
+    def test_matches_the_binomial_table(self) -> None:
+        # Of 12 pairs that differ 10 are won: 2 × (1 + 12 + 66) / 4096.
+        assert mcnemar(*paired(10, 2, 20)) == pytest.approx(158 / 4096)
+
+    def test_pairs_that_never_differ_have_none(self) -> None:
+        assert mcnemar(*paired(0, 0, 20)) is None
+
+    def test_graded_scores_have_none(self) -> None:
+        assert mcnemar([0.5, 1.0], [0.0, 1.0]) is None
