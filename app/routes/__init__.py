@@ -1,11 +1,12 @@
 """One file a noun. Each translates a request, calls a service, translates the result."""
 
 from app.gateway import chat
-from app.routes import aliases, artifacts, compile_jobs, datasets, fine_tuning, job_parts, operations, programs, serving
+from app.routes import aliases, artifacts, compile_jobs, datasets, evaluations, fine_tuning, job_parts, operations, programs, serving
 
 ALL_ROUTERS = (
     compile_jobs.routes,
     job_parts.routes,
+    evaluations.routes,
     programs.routes,
     datasets.uploads,
     datasets.routes,

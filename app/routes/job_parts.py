@@ -1,4 +1,4 @@
-"""What a compile job made on its way: events, traces, rejections, training files, curves, evaluations, cost, children, artifact."""
+"""What a compile job made on its way: events, traces, rejections, training files, curves, cost, children, artifact."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from app.deps import JobId, PageDep, SessionDep, errors, router
 from app.errors import ApiError
 from app.following import event_stream, position
 from app.schemas.common import Page
-from app.schemas.compile_jobs import CostRead, CurveRead, EvaluationsRead, EventRead, RejectionRead, TraceRead, TrainingFileRead
+from app.schemas.compile_jobs import CostRead, CurveRead, EventRead, RejectionRead, TraceRead, TrainingFileRead
 from app.schemas.fine_tuning import FineTuneJobRead
 from app.schemas.served import ArtifactRead
 from app.services import ServicesDep
 from app.views.compile_jobs import event_read
 from app.views.convert import page_of
 from app.views.costs import cost_read
-from app.views.facts import curve_read, evaluations_read, rejection_read, trace_read, training_files
+from app.views.facts import curve_read, rejection_read, trace_read, training_files
 from app.views.fine_tuning import fine_tune_read
 from app.views.served import artifact_read
 from distill.catalog import artifacts, usage
@@ -103,12 +103,6 @@ def list_training_files(job_id: JobId, caller: Reader, session: SessionDep, serv
     """One for each fine-tune job, once `prepare` is done."""
     job = repository.get(session, caller.project_id, job_id)
     return Page(data=training_files(services.store, repository.fine_tune_jobs(session, job.id)))
-
-
-@routes.get("/compile_jobs/{job_id}/evaluations", summary="Scores on held-out examples, by role", responses=errors(404))
-def list_evaluations(job_id: JobId, caller: Reader, session: SessionDep) -> EvaluationsRead:
-    """Empty until the evaluation is done; each example's own score is in the traces of its role."""
-    return evaluations_read(repository.get(session, caller.project_id, job_id).evaluation)
 
 
 @routes.get("/compile_jobs/{job_id}/cost", summary="What a job has cost so far", responses=errors(404))

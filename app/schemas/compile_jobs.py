@@ -259,14 +259,3 @@ class CurveRead(Reply):
     lm: str
     predictor: str
     points: list[CurvePoint]
-
-
-class EvaluationsRead(Reply):
-    """Scores with 95 % intervals, by role, and the verdict on the compiled program."""
-
-    object: Literal["list"] = "list"
-    data: list[dict[str, Any]]
-    has_more: Literal[False] = False
-    n: int | None
-    metric: str | None
-    delta: dict[str, Any] | None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.schemas.compile_jobs import CurveRead, EvaluationsRead, RejectionRead, TraceRead, TrainingFileRead
+from app.schemas.compile_jobs import CurveRead, RejectionRead, TraceRead, TrainingFileRead
 from app.views.convert import seconds
 from distill.catalog.facts import RowFact
 from distill.jobs.facts import Rollout, reason_of
@@ -74,10 +74,3 @@ def curve_read(store: FolderStore, row: FineTuneJob, told: Sequence[Mapping[str,
     lines = store.read(row.curve).splitlines() if row.curve else []
     points = [json.loads(line) for line in lines if line.strip()] if row.curve else list(told)
     return CurveRead(fine_tuning_job=row.id, lm=",".join(row.lms), predictor=row.predictor, points=points)
-
-
-def evaluations_read(evaluation: Mapping[str, Any] | None) -> EvaluationsRead:
-    """The roles of an evaluation as a list."""
-    known = evaluation or {}
-    roles = [{"role": name, **report} for name, report in known.items() if isinstance(report, dict) and "score" in report]
-    return EvaluationsRead(data=roles, n=known.get("n"), metric=known.get("metric"), delta=known.get("delta"))

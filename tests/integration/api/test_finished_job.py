@@ -82,6 +82,15 @@ class TestFinishedJob:
         assert taught[0].score == {"value": 1.0, "passed": True}
         assert len(list(jobs.traces.list(job.id, role="compiled"))) == 12
 
+        evaluation = jobs.evaluation(job.id)
+        assert {role.role for role in evaluation.data} == {"baseline", "teacher", "compiled"}
+        assert (evaluation.delta or {})["fixes"] == 8
+        fixes = list(jobs.pairs(job.id, change="fix", limit=5))
+        assert [pair.row for pair in fixes] == [1, 2, 4, 5, 7, 8, 10, 11]
+        assert fixes[0].data == rows(1)[0]
+        assert (fixes[0].compiled["outputs"]["category"], fixes[0].against["outputs"]["category"]) == ("billing", "account")
+        assert list(jobs.pairs(job.id, change="regression")) == []
+
         files = {file.predictor: file for file in jobs.training_files(job.id).data}
         assert sum(file.rows for file in files.values()) > 0
         curves = {curve.predictor: curve.points for curve in jobs.curves(job.id).data}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markdown import Markdown
 from rich.markup import escape
 
 from stillhouse import Stillhouse
 from stillhouse.cli.files import parse_pairs, read_job
 from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_json_line, show_rows, show_table, when
+from stillhouse.cli.report import markdown
 from stillhouse.types import CompileJob, Event
 
 app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop.")
@@ -111,6 +114,25 @@ def cancel(job_id: JobId, as_json: Json = False) -> None:
     """Ask a job to stop."""
     with connected() as client:
         _show(client.compile_jobs.cancel(job_id), as_json)
+
+
+@app.command()
+def report(
+    job_id: JobId,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as for a CI summary.")] = False,
+    examples: Annotated[int, typer.Option(min=0, max=100, help="Regressions and fixes to list, at most so many each.")] = 10,
+) -> None:
+    """Show how the compiled program did: scores, verdict, what got worse and what got better."""
+    with connected() as client:
+        job, evaluation = client.compile_jobs.retrieve(job_id), client.compile_jobs.evaluation(job_id)
+        listed = {}
+        for change in ("regression", "fix"):
+            listed[change] = client.compile_jobs.pairs(job_id, change=change, limit=examples).data if examples and evaluation.data else []
+        text = markdown(job, evaluation, listed["regression"], listed["fix"])
+        if as_markdown:
+            sys.stdout.write(text)
+        else:
+            console.print(Markdown(text))
 
 
 @app.command()

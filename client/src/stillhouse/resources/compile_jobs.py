@@ -13,7 +13,20 @@ from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
 from stillhouse._stream import EventCursor
 from stillhouse._wait import Deadline, watcher
-from stillhouse.types import CompileJob, Cost, Curve, Event, FineTuneJob, JobCreateParams, JobListParams, Rejection, Trace, TrainingFile
+from stillhouse.types import (
+    CompileJob,
+    Cost,
+    Curve,
+    Evaluation,
+    Event,
+    FineTuneJob,
+    JobCreateParams,
+    JobListParams,
+    Pair,
+    Rejection,
+    Trace,
+    TrainingFile,
+)
 
 if TYPE_CHECKING:
     from stillhouse._client import AsyncStillhouse, Stillhouse
@@ -49,6 +62,14 @@ def _update(job_id: str, name: str | None, metadata: Mapping[str, str] | None) -
 
 def _part(job_id: str, part: str, model: type[M], **params: Any) -> Call[Rows[M]]:
     return list_call(f"{PATH}/{job_id}/{part}", model, params)
+
+
+def _evaluation(job_id: str) -> Call[Evaluation]:
+    return _request.get(f"{PATH}/{job_id}/evaluations", Evaluation)
+
+
+def _pairs(job_id: str, change: str | None, against: str | None, limit: int | None) -> Call[Rows[Pair]]:
+    return _part(job_id, "evaluations/pairs", Pair, change=change, against=against, limit=limit, order="asc")
 
 
 def _cost(job_id: str) -> Call[Cost]:
@@ -144,6 +165,14 @@ class CompileJobs:
     def curves(self, job_id: str) -> Page[Curve]:
         return Page(self._client, self._client.send(_part(job_id, "curves", Curve)))
 
+    def evaluation(self, job_id: str) -> Evaluation:
+        """Scores on the held-out examples, by role, and the verdict."""
+        return self._client.send(_evaluation(job_id))
+
+    def pairs(self, job_id: str, *, change: str | None = None, against: str | None = None, limit: int | None = None) -> Page[Pair]:
+        """Held-out examples one by one, from the first row on; `change="regression"` gives those that got worse."""
+        return Page(self._client, self._client.send(_pairs(job_id, change, against, limit)))
+
     def cost(self, job_id: str) -> Cost:
         return self._client.send(_cost(job_id))
 
@@ -230,6 +259,16 @@ class AsyncCompileJobs:
 
     async def curves(self, job_id: str) -> AsyncPage[Curve]:
         return AsyncPage(self._client, await self._client.send(_part(job_id, "curves", Curve)))
+
+    async def evaluation(self, job_id: str) -> Evaluation:
+        """Scores on the held-out examples, by role, and the verdict."""
+        return await self._client.send(_evaluation(job_id))
+
+    async def pairs(
+        self, job_id: str, *, change: str | None = None, against: str | None = None, limit: int | None = None
+    ) -> AsyncPage[Pair]:
+        """Held-out examples one by one; see `CompileJobs.pairs`."""
+        return AsyncPage(self._client, await self._client.send(_pairs(job_id, change, against, limit)))
 
     async def cost(self, job_id: str) -> Cost:
         return await self._client.send(_cost(job_id))

@@ -140,6 +140,41 @@ class Rejection(Object):
     score: float | None = None
 
 
+class RoleScore(Object):
+    """How one role did on the held-out examples; `low` and `high` are the ends of the 95 % interval."""
+
+    role: str
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    parse_failures: int = 0
+    failures: int = 0
+    latency_seconds: dict[str, float | None] = Field(default_factory=dict)
+    usage: dict[str, int] = Field(default_factory=dict)
+
+
+class Evaluation(Object):
+    """`delta` compares the compiled program with the one to beat; `note` says why no verdict is possible, where none is."""
+
+    data: list[RoleScore] = Field(default_factory=list)
+    n: int | None = None
+    metric: str | None = None
+    delta: dict[str, Any] | None = None
+    note: str | None = None
+
+
+class Pair(Object):
+    """One held-out example under two roles. `change` is `fix`, `regression`, `same` or `undecided`."""
+
+    row: int
+    change: str
+    difference: float | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+    compiled: dict[str, Any] = Field(default_factory=dict)
+    against: dict[str, Any] = Field(default_factory=dict)
+
+
 class TrainingFile(Object):
     lm: str
     predictor: str
