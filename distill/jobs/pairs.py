@@ -63,7 +63,7 @@ def list_pairs(s: Session, job: Job, against: str, page: Page, change: Change | 
     query = select(ours, theirs).join(theirs, same).where(ours.job_id == job.id, ours.kind == "rollout", ours.role == "compiled")
     if change is not None:
         query = query.where(_changed(_score(ours), _score(theirs), change))
-    rows = list(s.execute(_page(query, ours, page)).tuples())
+    rows = [(compiled, other) for compiled, other in s.execute(_page(query, ours, page))]
     shown = rows[: page.limit]
     traces = _traces(s, job.project_id, [fact.trace_digest for pair in shown for fact in pair if fact.trace_digest])
     return Listing([Pair(a.example_index, _side(a, traces), _side(b, traces)) for a, b in shown], len(rows) > page.limit)
