@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from app.references import metric_spec, program_spec
 from app.schemas.compile_jobs import JobCreate, Rows
 from app.schemas.lms import TeacherIn
 from app.services import Services
@@ -57,6 +58,8 @@ class Composer:
         program_id = self._program(body.program, "program")
         raw = body.model_dump(mode="json", exclude_unset=True, exclude=_NAMED_APART)
         raw["program_id"] = program_id
+        if isinstance(body.metric, dict):
+            raw["metric"] = metric_spec(self._session, self._services, self._caller.project_id, body.metric)
         raw["trainset"] = self._rows(body.trainset, program_id, "trainset")
         if body.valset is not None:
             raw["valset"] = self._rows(body.valset, program_id, "valset")
@@ -73,7 +76,7 @@ class Composer:
         if isinstance(given, str):
             _check_reference(given, _PROGRAM_ID, param, "a program's id (prog-…) or a spec")
             return programs.get(self._session, self._caller.project_id, given).id
-        spec = programs.read_program(given, param)
+        spec = program_spec(self._session, self._services, self._caller.project_id, given, param)
         return programs.ensure(self._session, self._caller.project_id, self._caller.key_id, spec).id
 
     def _rows(self, given: str | Rows, program_id: str, param: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from types import TracebackType
 from typing import Annotated, cast
@@ -39,7 +38,7 @@ class Services:
         """Warm runners whose LM calls go through `relay`. Thread-safe."""
         with self._lock:
             if self._host is None:
-                self._pool = RunnerPool(self.relay.start(), {"default": sys.executable})
+                self._pool = RunnerPool(self.relay.start(), self.settings.pythons, references=self.settings.references)
                 self._host = ProgramHost(self._pool)
             return self._host
 

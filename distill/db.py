@@ -105,6 +105,11 @@ def unit_of_work(door: Door = "worker") -> Iterator[Session]:
         yield session
 
 
+def allow_idle(session: Session, seconds: float) -> None:
+    """Let this transaction stand idle for so long while its request waits for another process."""
+    session.execute(text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)"), {"ms": str(int(seconds * 1000))})
+
+
 def is_outage(error: BaseException) -> bool:
     """True when the database is the reason, not what was asked: not reached, shut down, no free connection, too slow."""
     return isinstance(error, OperationalError | InterfaceError | TimeoutError)

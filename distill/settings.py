@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from stillhouse_programs.spec import read_prefixes
 
 
 class _Section(BaseModel):
@@ -99,6 +102,12 @@ class ConnectionSettings(_Section):
     """By model, `*` for those that are not named. They win over the published prices of a known provider."""
 
 
+class RuntimeSettings(_Section):
+    """One `[runtimes.NAME]` table: the interpreter that runs programs, with the packages that are installed for it."""
+
+    python: Path
+
+
 class Settings(BaseSettings):
     """Everything an operator sets. Nested names in the environment: `STILLHOUSE_TIMERS__LEASE_SECONDS=5`."""
 
@@ -122,6 +131,19 @@ class Settings(BaseSettings):
     costs: CostSettings = CostSettings()
     connections: dict[str, ConnectionSettings] = {}
     devices: dict[str, DeviceSettings] = {}
+    runtimes: dict[str, RuntimeSettings] = {}
+    references: Annotated[list[str], NoDecode] = []
+    """Packages and modules whose programs and metrics may be named by reference; in the environment parted by commas."""
+
+    @field_validator("references", mode="before")
+    @classmethod
+    def _read_references(cls, value: Any) -> Any:
+        return read_prefixes(value if isinstance(value, str) else ",".join(value))
+
+    @property
+    def pythons(self) -> dict[str, str]:
+        """The interpreter of each runtime; `default` is the server's own unless it is set."""
+        return {"default": sys.executable, **{name: str(runtime.python) for name, runtime in self.runtimes.items()}}
 
     @property
     def blob_root(self) -> Path:

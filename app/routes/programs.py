@@ -11,8 +11,9 @@ from app.auth import AnyCaller, Reader, Writer
 from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
 from app.hosting import answered, hosted_for_render
 from app.idempotency import Made, OnceDep
+from app.references import program_spec
 from app.schemas.common import Deleted, Page
-from app.schemas.programs import ProgramCreate, ProgramRead, RenderedCall, RenderRead, RenderRequest
+from app.schemas.programs import CODE_NOTE, ProgramCreate, ProgramRead, RenderedCall, RenderRead, RenderRequest
 from app.services import ServicesDep
 from app.views.convert import page_of
 from app.views.programs import program_read
@@ -23,13 +24,20 @@ routes = router("programs")
 
 
 @routes.post(
-    "/programs", status_code=201, response_model=ProgramRead, summary="Store a program spec", responses={**BODY_ERRORS, **errors(409)}
+    "/programs",
+    status_code=201,
+    response_model=ProgramRead,
+    summary="Store a program: a spec, or a reference to code",
+    responses={**BODY_ERRORS, **errors(409)},
 )
-def create_program(body: ProgramCreate, caller: Writer, session: SessionDep, once: OnceDep) -> Response:
-    """The same spec again is the same program: one project holds a spec once. A bare spec is taken as the body too."""
+def create_program(body: ProgramCreate, caller: Writer, session: SessionDep, once: OnceDep, services: ServicesDep) -> Response:
+    """The same spec again is the same program: one project holds a spec once. A bare spec is taken as the body too.
+
+    `reference` names a program of a package that is installed on the server and allowed there: it is made once to describe it.
+    """
 
     def make() -> Made:
-        spec = programs.read_program(body.spec, "spec")
+        spec = program_spec(session, services, caller.project_id, body.program(), body.place)
         row = programs.ensure(session, caller.project_id, caller.key_id, spec, name=body.name, metadata=body.metadata)
         return Made(program_read(row), f"/v1/programs/{row.id}")
 
@@ -62,7 +70,8 @@ def render_program(program_id: ObjectId, body: RenderRequest, caller: Reader, se
     spec = programs.spec_of(row)
     hosted = hosted_for_render(row.digest, spec, body.prompt_adapter)
     messages = answered(lambda: services.program_host.render(caller.project_id, hosted, body.inputs))
-    return RenderRead(program=row.id, calls=[RenderedCall(predictor=name, messages=sent) for name, sent in messages.items()])
+    calls = [RenderedCall(predictor=name, messages=sent) for name, sent in messages.items()]
+    return RenderRead(program=row.id, calls=calls, note=CODE_NOTE if spec.reference else None)
 
 
 @routes.get("/spec/schema.json", summary="The JSON schema of a program spec", response_class=JSONResponse)

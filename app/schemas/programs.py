@@ -5,15 +5,37 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.schemas.common import Body, Metadata, Name, Reply
 
+#: What a preview of a program that is code cannot show.
+CODE_NOTE = (
+    "This program is code: which predictors it calls, with what, shows when it runs. Inputs stand in fields of the same name; all else "
+    "stands as {predictor.field}."
+)
 
-class ProgramCreate(Body):
-    """A program spec with a name. A bare spec (`{"predictors": […]}`) is taken too."""
+
+class ReferenceParts(Body):
+    """A program that is code of a package installed on the server."""
+
+    reference: str | None = Field(default=None, description="`package.module:name` of a class or function that makes the program")
+    kwargs: dict[str, Any] | None = Field(default=None, description="Keyword arguments that it is called with")
+    lms: dict[str, str] | None = Field(default=None, description="LM role of each predictor; `student` where none is given")
+    inputs: list[str | dict[str, Any]] | None = Field(
+        default=None, description="Names of the inputs, or `{name, schema, required}`; the parameters of `forward` if absent"
+    )
+
+    def reference_body(self) -> dict[str, Any]:
+        """What was given of them."""
+        return {name: value for name in ReferenceParts.model_fields if (value := getattr(self, name)) is not None}
+
+
+class ProgramCreate(ReferenceParts):
+    """A program with a name: a spec, or a reference to code. A bare spec (`{"predictors": […]}`) is taken too."""
 
     name: Name | None = None
-    spec: dict[str, Any] = Field(description="The program spec; its schema is GET /v1/spec/schema.json")
+    spec: dict[str, Any] | None = Field(default=None, description="The program spec; its schema is GET /v1/spec/schema.json")
     metadata: Metadata = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -21,6 +43,23 @@ class ProgramCreate(Body):
     def _wrap_bare_spec(cls, value: Any) -> Any:
         is_bare = isinstance(value, dict) and "predictors" in value and "spec" not in value
         return {"spec": value} if is_bare else value
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ProgramCreate:
+        if (self.spec is None) == (self.reference is None):
+            raise PydanticCustomError("one_of", "give either `spec` or `reference`")
+        if self.reference is None and self.reference_body():
+            raise PydanticCustomError("one_of", "`kwargs`, `lms` and `inputs` belong to a `reference`")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where in the body the program stands."""
+        return "spec" if self.spec is not None else ""
+
+    def program(self) -> dict[str, Any]:
+        """The spec, or the reference."""
+        return self.reference_body() if self.spec is None else self.spec
 
 
 class ProgramRead(Reply):
@@ -30,7 +69,7 @@ class ProgramRead(Reply):
     name: str | None
     digest: str
     inputs: list[str]
-    outputs: list[str]
+    outputs: list[str] = Field(description="Empty for code, which says what it returns when it runs")
     predictors: list[str]
     lms: list[str] = Field(description="Role names that a compile job resolves in its `lms`")
     spec: dict[str, Any]
@@ -48,8 +87,9 @@ class RenderedCall(Reply):
 
 
 class RenderRead(Reply):
-    """The messages each predictor would send; later predictors show invented values for what earlier ones would answer."""
+    """The messages each predictor would send; what an LM would say stands as its reference in braces."""
 
     object: Literal["program.render"] = "program.render"
     program: str
     calls: list[RenderedCall]
+    note: str | None = Field(default=None, description="What the preview cannot show")

@@ -1,6 +1,5 @@
 """What the steps reach out through: blobs, LMs, runners, trainers. One set a process, made once."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ def open_ports(settings: Settings) -> Ports:
     return Ports(
         store=FolderStore(settings.blob_root),
         relay=relay,
-        runners=RunnerPool(relay.start(), {"default": sys.executable}),
+        runners=RunnerPool(relay.start(), settings.pythons, references=settings.references),
         trainers={"local": LocalTrainer()},
         work_root=settings.home.absolute() / "work",
     )

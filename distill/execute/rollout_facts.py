@@ -14,7 +14,7 @@ from distill.jobs.pairs import score_of
 from distill.pipeline.costs import TOKENS
 from distill.pipeline.evaluate import Outcome, evaluation
 from distill.pipeline.plan import roles_to_evaluate
-from stillhouse_programs.spec import MetricSpec, metric_fields
+from stillhouse_programs.spec import MetricSpec, ReferenceMetric, metric_fields
 
 UNDECIDED = "undecided"
 """Status of a rollout that could not be run: no fact about the program, only about this job."""
@@ -95,6 +95,8 @@ def _outcome(fact: RowFact) -> Outcome:
 
 
 def metric_name(metric: MetricSpec) -> str:
-    """`exact_match(category)`."""
+    """`exact_match(category)`; of a metric that is code its reference."""
+    if isinstance(metric, ReferenceMetric):
+        return metric.reference
     fields = metric_fields(metric)
     return f"{metric.type}({', '.join(fields)})" if fields else str(metric.type)

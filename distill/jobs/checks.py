@@ -165,12 +165,19 @@ def _check_metric(spec: CompileSpec, program: ProgramSpec, dataset: Dataset, par
     except SpecError as error:
         raise Invalid(error.message, code="invalid_metric", param=error.param) from None
     known = [entry["name"] for entry in dataset.fields]
-    labels = [name for name, column in columns(program).items() if column.role == "label"]
+    labels = _labels(program, known)
     wanted = metric_fields(spec.metric)
     if wanted is None and not any(name in known for name in labels):
-        message = f"{param}: metric {spec.metric.type} needs a label: one of {', '.join(labels)} in the rows"
+        message = f"{param}: metric {spec.metric.type} needs a label: one of {', '.join(labels) or 'the outputs'} in the rows"
         raise Invalid(message, code="missing_labels", param=param)
     for name in wanted or []:
         if name not in known:
             message = f"{param}: metric {spec.metric.type} needs the label `{name}` in the rows{did_you_mean(name, known)}"
             raise Invalid(message, code="missing_labels", param=param)
+
+
+def _labels(program: ProgramSpec, known: list[str]) -> list[str]:
+    """The columns that can be labels: the outputs, or, where the program is code, whatever is no input."""
+    if program.reference is not None:
+        return [name for name in known if name not in input_names(program)]
+    return [name for name, column in columns(program).items() if column.role == "label"]

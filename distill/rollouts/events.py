@@ -149,11 +149,11 @@ class ErrorEvent(_Event):
 
 
 class OtherEvent(_Event):
-    """Replies of the small ops: done, validated, rendered, called."""
+    """Replies of the small ops: done, validated, described, rendered, called."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    event: Literal["done", "validated", "rendered", "called"]
+    event: Literal["done", "validated", "described", "rendered", "called"]
 
 
 _KINDS = ("trace", "score", "infra", "example_done", "waiting", "row", "rejected", "error")

@@ -12,6 +12,8 @@ from distill.rollouts.pool import RunnerPool
 from distill.rollouts.runner import Runner
 
 _HOST = "program-host"
+_DESCRIBER = "describe"
+DESCRIBE_SECONDS = 120.0
 _SLACK_SECONDS = 10.0
 
 
@@ -47,6 +49,21 @@ class ProgramHost:
         reply = self._ask(project, hosted, "render", time_limit_seconds, inputs=inputs)
         messages: Json = reply["messages"]
         return messages
+
+    def describe(self, project: str, reference: Json, *, runtime: str = "default") -> Json:
+        """What a runner says of code that is named: `reference` is `{"reference", "kwargs", …}` as the `describe` op takes it.
+
+        `{"program": spec}`, or `{"source": …}` of a metric. Runners of its own: programs that are open elsewhere keep their modules.
+        Raises as `call`.
+        """
+        if not self._turns.acquire(timeout=DESCRIBE_SECONDS):
+            raise TimeoutError("the program host is busy")
+        try:
+            with self.pool.runner(project, _DESCRIBER, runtime) as runner:
+                reply = runner.ask("describe", silence_seconds=DESCRIBE_SECONDS, **reference)
+        finally:
+            self._turns.release()
+        return {name: reply[name] for name in ("program", "source") if name in reply}
 
     def _ask(self, project: str, hosted: HostedProgram, op: str, seconds: float, **body: Any) -> Json:
         if not self._turns.acquire(timeout=seconds):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -22,7 +22,7 @@ class _Idle:
 
 
 class RunnerPool:
-    """Thread-safe. `pythons` maps a runtime's name to its interpreter."""
+    """Thread-safe. `pythons` maps a runtime's name to its interpreter; `references` are the packages that programs may name as code."""
 
     def __init__(
         self,
@@ -32,10 +32,12 @@ class RunnerPool:
         limits: RunnerLimits | None = None,
         idle_seconds: float = 60.0,
         max_idle: int = 4,
+        references: Sequence[str] = (),
     ) -> None:
         self._relay_socket = relay_socket
         self._pythons = dict(pythons)
         self._limits = limits or RunnerLimits()
+        self._references = tuple(references)
         self._idle_seconds = idle_seconds
         self._max_idle = max_idle
         self._idle: dict[Key, list[_Idle]] = {}
@@ -58,7 +60,7 @@ class RunnerPool:
         Raises KeyError for an unknown runtime, RunnerDied when it does not start.
         """
         key = (project, job, runtime)
-        runner = self._take(key) or Runner(self._pythons[runtime], self._relay_socket, self._limits)
+        runner = self._take(key) or Runner(self._pythons[runtime], self._relay_socket, self._limits, self._references)
         with self._lock:
             self._busy[runner] = key
         try:

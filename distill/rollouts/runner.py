@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, Full, Queue
 from typing import IO, Any
@@ -27,9 +27,9 @@ _KEPT_PROGRAMS = 32
 class Runner:
     """Thread-safe. A runner that died stays dead: every later request raises the same RunnerDied."""
 
-    def __init__(self, python: str, relay_socket: str, limits: RunnerLimits | None = None) -> None:
+    def __init__(self, python: str, relay_socket: str, limits: RunnerLimits | None = None, references: Sequence[str] = ()) -> None:
         """Start the process and wait for its greeting. Raises RunnerDied, OSError."""
-        self._child: Child = spawn(python, relay_socket, limits or RunnerLimits())
+        self._child: Child = spawn(python, relay_socket, limits or RunnerLimits(), references)
         self._process = self._child.process
         self._ids = itertools.count(1)
         self._waiting: dict[int, Queue[Json | RunnerDied]] = {}

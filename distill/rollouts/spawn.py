@@ -11,11 +11,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from stillhouse_programs.spec import REFERENCES_VARIABLE
 
 if sys.platform != "win32":
     import resource
@@ -57,12 +60,12 @@ def _spawner() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "runner-spawner")
 
 
-def spawn(python: str, relay_socket: str, limits: RunnerLimits) -> Child:
-    """A fresh runner under the interpreter of its runtime. Raises OSError."""
-    return _spawner().submit(_spawn, python, relay_socket, limits).result()
+def spawn(python: str, relay_socket: str, limits: RunnerLimits, references: Sequence[str] = ()) -> Child:
+    """A fresh runner under the interpreter of its runtime; it may import the packages of `references`. Raises OSError."""
+    return _spawner().submit(_spawn, python, relay_socket, limits, references).result()
 
 
-def _spawn(python: str, relay_socket: str, limits: RunnerLimits) -> Child:
+def _spawn(python: str, relay_socket: str, limits: RunnerLimits, references: Sequence[str]) -> Child:
     home = Path(tempfile.mkdtemp(prefix="stillhouse-runner-"))
     command = [python, "-I", "-m", "stillhouse_programs.runner", "--parent", str(os.getpid())]
     try:
@@ -71,7 +74,7 @@ def _spawn(python: str, relay_socket: str, limits: RunnerLimits) -> Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(home, relay_socket),
+            env=_environment(home, relay_socket, references),
             cwd=home,
             start_new_session=True,
         )
@@ -82,7 +85,7 @@ def _spawn(python: str, relay_socket: str, limits: RunnerLimits) -> Child:
     return Child(process, home)
 
 
-def _environment(home: Path, relay_socket: str) -> dict[str, str]:
+def _environment(home: Path, relay_socket: str, references: Sequence[str]) -> dict[str, str]:
     folder = str(home)
     return {
         "PATH": _PATH,
@@ -91,6 +94,7 @@ def _environment(home: Path, relay_socket: str) -> dict[str, str]:
         "TMPDIR": folder,
         "DSPY_CACHEDIR": folder,
         "STILLHOUSE_RELAY_SOCKET": relay_socket,
+        REFERENCES_VARIABLE: ",".join(references),
     }
 
 

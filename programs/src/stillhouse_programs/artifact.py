@@ -4,6 +4,7 @@ An artifact is a folder of `manifest.json`, `program.json` (dspy program state),
 what is read from it are texts, demos, and LM options from a fixed list.
 """
 
+import copy
 import logging
 import os
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ from stillhouse_programs import constrain, prompts
 from stillhouse_programs.artifact_files import ArtifactError, read_json, read_manifest, verify_files
 from stillhouse_programs.build import build_program
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
-from stillhouse_programs.prove import prompt_hash
+from stillhouse_programs.prove import hash_prompts
 from stillhouse_programs.spec import ProgramSpec, parse_spec
+from stillhouse_programs.spec_reference import ReferenceFault
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ def load_artifact(folder: str | Path, base_url: str, api_key: str | None = None,
 
     `base_url` is the server that serves the tuned models. The key is read from STILLHOUSE_API_KEY at each call; `api_key` is used
     where it is given and that variable does not hold it. `program` is an instance of the user's own class with the same predictors,
-    which is copied; without it the program is built from `spec.json`. Answers are constrained where those of the job were.
+    which is copied; without it the program is built from `spec.json`, or made by the installed package that it names. Answers are
+    constrained where those of the job were.
 
     Raises ArtifactError for a missing, changed or unknown file and for answers to be constrained that no grammar holds, and
     PromptMismatch if the prompts rendered here are not those that the models were trained on.
@@ -45,12 +48,20 @@ def load_artifact(folder: str | Path, base_url: str, api_key: str | None = None,
     folder = Path(folder)
     manifest = read_manifest(folder)
     verify_files(folder, manifest["files"])
-    loaded = build_program(parse_spec(read_json(folder, "spec.json"))) if program is None else prompts.unpin(program.deepcopy())
+    spec = parse_spec(read_json(folder, "spec.json"))
+    loaded = _build(spec) if program is None else prompts.unpin(program.deepcopy())
     register_models(base_url)
     apply_state(loaded, read_json(folder, "program.json"), api_key)
     prompt_adapter = prompts.make_prompt_adapter(manifest["prompt_adapter"])
-    _check_prompts(loaded, manifest, prompt_adapter)
+    _check_prompts(loaded, spec, manifest, prompt_adapter)
     return prompts.pin(loaded, prompt_adapter, _constrained(loaded, manifest, prompt_adapter))
+
+
+def _build(spec: ProgramSpec) -> dspy.Module:
+    try:
+        return build_program(spec)
+    except ReferenceFault as fault:
+        raise ArtifactError(f"{fault.message}. The program is code: install its package here, or pass `program=`") from None
 
 
 def register_models(base_url: str) -> None:
@@ -70,8 +81,8 @@ def register_models(base_url: str) -> None:
     register_provider(constrain.provider(access), supports=supports, replace=True)
 
 
-def _check_prompts(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> None:
-    here = prompt_hash(program, manifest["prompt_samples"], prompt_adapter)
+def _check_prompts(program: dspy.Module, spec: ProgramSpec, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> None:
+    here = hash_prompts(program, spec, manifest["prompt_samples"], prompt_adapter)
     trained, installed = manifest.get("dspy_version"), version("dspy")
     if here != manifest["prompt_hash"]:
         raise PromptMismatch(
@@ -139,17 +150,22 @@ def _lm(state: Mapping[str, Any], api_key: str | None) -> dspy.LM:
     return dspy.LM(state["model"], cache=False, num_retries=int(state.get("num_retries", 3)), **options)
 
 
-def program_state(spec: ProgramSpec, lms: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
-    """Return the content of `program.json`: dspy program state that `Module.load` takes too.
+def program_state(program: dspy.Module, lms: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """Return the content of `program.json` for a program: dspy program state that `Module.load` takes too.
 
     `lms` maps predictors to `{"model": "tune/sh-…", "temperature": …, …}`; only sampling options are kept. A predictor without
     one has no LM in the state, and uses the one the app configures.
     """
-    program = build_program(spec)
-    state: dict[str, Any] = program.dump_state(json_mode=True)
-    for name, options in (lms or {}).items():
-        (state if isinstance(program, dspy.Predict) else state[name])["lm"] = lm_state(options)
+    states = {name: _state_of(predictor, (lms or {}).get(name)) for name, predictor in program.named_predictors()}
+    state = states["self"] if isinstance(program, dspy.Predict) else states
     return {**state, "metadata": {"dependency_versions": {"dspy": version("dspy")}}}
+
+
+def _state_of(predictor: dspy.Predict, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    bare = copy.copy(predictor)
+    bare.lm = None
+    state: dict[str, Any] = bare.dump_state(json_mode=True)
+    return {**state, "lm": None if options is None else lm_state(options)}
 
 
 def lm_state(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""A runnable dspy program from a spec. Nothing a client sent is evaluated: signatures are made of (type, field) pairs only."""
+"""A runnable dspy program from a spec. Nothing a client sent is evaluated: signatures are made of (type, field) pairs only, and a reference
+is imported if it may be."""
 
 import re
 import warnings
@@ -9,6 +10,8 @@ import dspy
 import pydantic
 from pydantic_core import PydanticUndefined
 
+from stillhouse_programs.describe import open_program
+from stillhouse_programs.reference import Allowed
 from stillhouse_programs.schema_check import SchemaFault
 from stillhouse_programs.spec import FieldSpec, FromRef, PredictorSpec, ProgramSpec, Reference, SignatureSpec, StepSpec, ValueRef, expand
 from stillhouse_programs.spec_checks import INPUT
@@ -19,11 +22,14 @@ _NAME_PARTS = re.compile(r"[^.\[\]]+|\[\d+\]")
 _MISSING = object()
 
 
-def build_program(spec: ProgramSpec) -> dspy.Module:
+def build_program(spec: ProgramSpec, allowed: Allowed = None) -> dspy.Module:
     """Build a program whose `named_predictors()` carry the spec's names.
 
-    A spec of the one predictor `self` becomes a plain `dspy.Predict`. Raises SpecError for a type that cannot be built.
+    A spec of the one predictor `self` becomes a plain `dspy.Predict`; one with a reference is made by the code it names, see
+    `reference` for what `allowed` means. Raises SpecError for a type that cannot be built and a reference that cannot be used.
     """
+    if spec.reference is not None:
+        return open_program(spec, allowed)
     expanded = expand(spec)
     if [predictor.name for predictor in expanded.predictors] == ["self"]:
         return build_predictor(expanded.predictors[0], "predictors[0]")

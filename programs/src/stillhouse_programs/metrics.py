@@ -5,13 +5,14 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
-from stillhouse_programs.spec import F1, ExactMatch, MetricSpec, parse_metric
+from stillhouse_programs.reference import make_reference_metric
+from stillhouse_programs.spec import F1, ExactMatch, FieldEquals, MetricSpec, ReferenceMetric, parse_metric
 
 Metric = Callable[..., Any]
 
@@ -49,21 +50,24 @@ class Score:
         return {"value": self.value, "passed": self.passed, "status": self.status, "feedback": self.feedback, "error": self.error}
 
 
-def make_metric(spec: Any) -> Metric:
-    """Build a built-in metric from its name or spec, called with `(example, prediction, trace)`.
+def make_metric(spec: Any, allowed: Sequence[str] | None = None) -> Metric:
+    """Build a metric from its name or spec, called with `(example, prediction, trace)`.
 
-    Both may be mappings or dspy objects. Raises SpecError for an unknown metric; the metric raises NoLabel for a row without a
-    label to compare with.
+    Both may be mappings or dspy objects. Raises SpecError for an unknown metric, and for one that is code and not in a package of
+    `allowed`; a built-in metric raises NoLabel for a row without a label to compare with.
     """
     metric: MetricSpec = parse_metric(spec)
+    if isinstance(metric, ReferenceMetric):
+        return make_reference_metric(metric, allowed or [])
+    built_in: ExactMatch | F1 | FieldEquals = metric
 
     def score(example: Any, prediction: Any, trace: Any = None) -> bool | float:
-        return _score(metric, _values(example), _values(prediction))
+        return _score(built_in, _values(example), _values(prediction))
 
     return score
 
 
-def _score(metric: MetricSpec, labels: Mapping[str, Any], outputs: Mapping[str, Any]) -> bool | float:
+def _score(metric: ExactMatch | F1 | FieldEquals, labels: Mapping[str, Any], outputs: Mapping[str, Any]) -> bool | float:
     if isinstance(metric, ExactMatch):
         names = metric.fields or [name for name in outputs if name in labels]
         if not names:

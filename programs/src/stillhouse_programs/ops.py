@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 
 from stillhouse_programs.artifact import program_state
 from stillhouse_programs.build import build_program
 from stillhouse_programs.collect import Metric, Prepared, prepare_program, run_rollout
+from stillhouse_programs.describe import describe
 from stillhouse_programs.engine import RelayLM, make_lm
 from stillhouse_programs.executor import Plan, Slice
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
@@ -20,22 +23,27 @@ from stillhouse_programs.metrics import make_metric
 from stillhouse_programs.preview import output_types, render_messages
 from stillhouse_programs.prompts import CannotRender, describe_prompt_adapter, make_prompt_adapter
 from stillhouse_programs.protocol import InfrastructureError, Json, RequestError, field
-from stillhouse_programs.prove import prompt_hash
+from stillhouse_programs.prove import hash_prompts
 from stillhouse_programs.recorder import SignatureType
+from stillhouse_programs.reference import forget, source_of
 from stillhouse_programs.relay_http import AsyncRelayClient, SyncRelayClient
 from stillhouse_programs.render import Rejection, render_row
 from stillhouse_programs.spec import (
     ProgramSpec,
+    ReferenceFault,
+    ReferenceMetric,
     SpecError,
     canonical_json,
     check_metric,
     check_row,
+    parse_metric,
     parse_prompt_adapter,
     parse_spec,
 )
 from stillhouse_programs.threads import inherit_rollouts
 
 Emit = Callable[[Json], Awaitable[None]]
+T = TypeVar("T")
 _MAX_WIDTH = 2048
 
 
@@ -48,10 +56,13 @@ class Opened:
 
 
 class Ops:
-    """Holds the opened programs and the connections to the relay."""
+    """Holds the opened programs and the connections to the relay. `references` are the packages that programs may name as code."""
 
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, socket_path: str, references: Sequence[str] = ()) -> None:
         inherit_rollouts()
+        self._references = list(references)
+        # dspy may be configured by one thread only; a package that does it at import does it here, whoever asks for it.
+        self._importer = ThreadPoolExecutor(1, "importer")
         self._clients = (SyncRelayClient(socket_path), AsyncRelayClient(socket_path))
         self._opened: dict[str, Opened] = {}
         self._table: dict[str, Callable[[Json, Emit], Awaitable[Json]]] = {
@@ -61,6 +72,7 @@ class Ops:
             "render_rows": self.render_rows,
             "render": self.render,
             "call": self.call,
+            "describe": self.describe,
             "close": self.close,
         }
 
@@ -68,6 +80,8 @@ class Ops:
         """Serve one request; returns what goes into its `done`. Raises RequestError."""
         try:
             return await self._table[request["op"]](request, emit)
+        except ReferenceFault as fault:
+            raise RequestError(fault.code, fault.message, fault.param) from fault
         except SpecError as error:
             raise RequestError("invalid_program", str(error), error.param) from error
         except CannotRender as fault:
@@ -78,27 +92,40 @@ class Ops:
     async def validate(self, request: Json, emit: Emit) -> Json:
         """Build every program and render its predictors on the samples. No LM call."""
         samples = field(request, "samples", list, [])
-        student = self._load(request)
-        programs = [student, *(self._load(teacher, request) for teacher in field(request, "teachers", list, []))]
+        student = await self._load(request)
+        programs = [student, *[await self._load(teacher, request) for teacher in field(request, "teachers", list, [])]]
         if request.get("metric") is not None:
             check_metric(request["metric"], student.spec)
-            make_metric(request["metric"])
+            await self._metric(request["metric"])
         hashes: dict[str, str] = {}
         states: dict[str, Json] = {}
         for opened, body in zip(programs, [request, *request.get("teachers", [])], strict=True):
             _check_samples(opened.spec, samples)
             render_messages(opened.spec, opened.prepared, samples[0] if samples else {})
             key = _digest_of(opened.spec, body)
-            hashes[key] = prompt_hash(opened.prepared.program, samples, opened.prepared.prompt_adapter)
+            hashes[key] = hash_prompts(opened.prepared.program, opened.spec, samples, opened.prepared.prompt_adapter)
             # The student comes first: a teacher that runs the same program has other LMs, and its options are not the artifact's.
-            states.setdefault(key, program_state(opened.spec, _lm_options(opened.spec, body["lms"])))
+            states.setdefault(key, program_state(opened.prepared.program, _lm_options(opened.spec, body["lms"])))
         found = {"predictors": _predictor_table(student), "prompt_hash": hashes, "program_state": states}
         await emit({"event": "validated", **found, "dspy_version": dspy.__version__})
         return {}
 
     async def open(self, request: Json, emit: Emit) -> Json:
         key = field(request, "program_key", str)
-        self._opened[key] = self._load(request)
+        self._opened[key] = await self._load(request)
+        return {}
+
+    async def describe(self, request: Json, emit: Emit) -> Json:
+        """What a server stores of a reference: of a program its spec, of a metric the source of its package."""
+        target, kwargs = field(request, "reference", str), field(request, "kwargs", dict, {})
+        if request.get("metric"):
+            metric = {"type": "reference", "reference": target, "kwargs": kwargs}
+            await self._metric(metric, anew=True)
+            await emit({"event": "described", "source": source_of(target)})
+            return {}
+        lms, inputs = field(request, "lms", dict, {}), field(request, "inputs", list, None)
+        spec = await self._import(lambda: describe(target, kwargs, lms, inputs, self._references))
+        await emit({"event": "described", "program": json.loads(canonical_json(spec))})
         return {}
 
     async def close(self, request: Json, emit: Emit) -> Json:
@@ -110,7 +137,7 @@ class Ops:
             token=field(request, "token", str),
             width=max(1, min(field(request, "width", int, 1), _MAX_WIDTH)),
             time_limit_seconds=field(request, "time_limit_seconds", (int, float), None),
-            metric=_metric(request.get("metric")),
+            metric=await self._metric(request.get("metric")),
             min_score=float(field(request, "min_score", (int, float), 1.0)),
             stop_on_pass=field(request, "stop_on_pass", bool, False),
             waited=self._clients[1].waited,
@@ -168,14 +195,28 @@ class Ops:
             raise RequestError("not_open", f"no open program {key}", "program_key")
         return self._opened[key]
 
-    def _load(self, body: Json, defaults: Json | None = None) -> Opened:
+    async def _load(self, body: Json, defaults: Json | None = None) -> Opened:
         """Build a program with its LMs and prompt adapter. Raises SpecError, RequestError."""
         spec = parse_spec(field(body, "program", dict))
         chosen = body.get("prompt_adapter") or (defaults or {}).get("prompt_adapter") or spec.prompt_adapter
         prompt_adapter = make_prompt_adapter(parse_prompt_adapter(chosen))
-        program = build_program(spec)
+        program = build_program(spec) if spec.reference is None else await self._import(lambda: build_program(spec, self._references))
         self._set_lms(program, spec, field(body, "lms", dict), prompt_adapter)
         return Opened(spec, prepare_program(program, prompt_adapter, output_types(program, spec)))
+
+    async def _metric(self, metric: Json | None, anew: bool = False) -> Metric | None:
+        if metric is None:
+            return None
+        parsed = parse_metric(metric)
+        if not isinstance(parsed, ReferenceMetric):
+            return make_metric(parsed)
+        if anew:
+            await self._import(lambda: forget(parsed.reference))
+        return await self._import(lambda: make_metric(parsed, self._references))
+
+    async def _import(self, work: Callable[[], T]) -> T:
+        """Run what imports and calls the code of a reference."""
+        return await asyncio.get_running_loop().run_in_executor(self._importer, work)
 
     def _set_lms(self, program: dspy.Module, spec: ProgramSpec, lms: Json, prompt_adapter: dspy.Adapter) -> None:
         made = {role: self._lm(role, lm, prompt_adapter) for role, lm in lms.items()}
@@ -199,10 +240,6 @@ def _check_grammar(name: str, signature: SignatureType, prompt_adapter: dspy.Ada
         derive_grammar(signature, prompt_adapter)
     except NoGrammar as fault:
         raise RequestError("cannot_constrain", f"predictor {name}: {fault}", "lms") from fault
-
-
-def _metric(metric: Json | None) -> Metric | None:
-    return None if metric is None else make_metric(metric)
 
 
 def _digest_of(spec: ProgramSpec, body: Json) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dspy
@@ -20,6 +20,8 @@ def render_messages(spec: ProgramSpec, prepared: Prepared, inputs: Mapping[str, 
     Raises CannotRender.
     """
     predictors = dict(prepared.program.named_predictors())
+    if spec.reference is not None:
+        return {name: _alone(prepared, name, predictor, inputs) for name, predictor in predictors.items()}
     messages: dict[str, list[Message]] = {}
     for step in expand(spec).steps or []:
         predictor = predictors[step.predictor]
@@ -35,6 +37,17 @@ def _messages(prompt_adapter: dspy.Adapter, name: str, predictor: dspy.Predict, 
         return render(prompt_adapter, predictor, predictor.lm, predictor.demos, given).messages
     except CannotRender as fault:
         raise CannotRender(f"predictor {name}: {fault}") from fault
+
+
+def _alone(prepared: Prepared, name: str, predictor: dspy.Predict, inputs: Mapping[str, Any]) -> list[Message]:
+    """Of a predictor that code calls: inputs of the program go into fields of the same name, all else stands as `{predictor.field}`."""
+    known = {field: inputs.get(field, "{" + f"{name}.{field}" + "}") for field in predictor.signature.input_fields}
+    try:
+        return _messages(prepared.prompt_adapter, name, predictor, known)
+    except CannotRender:
+        # Braces are no value of every type, of an image for instance; such a field is left out.
+        texts = {field: known[field] for field, info in predictor.signature.input_fields.items() if info.annotation is str}
+        return _messages(prepared.prompt_adapter, name, predictor, texts)
 
 
 _NOT_GIVEN = object()
@@ -61,6 +74,8 @@ def _follow(reference: FromRef, inputs: Mapping[str, Any]) -> Any:
 def output_types(program: dspy.Module, spec: ProgramSpec) -> dict[str, Any]:
     """The declared type of each returned field that is one field of one step."""
     predictors = dict(program.named_predictors())
+    if spec.reference is not None:
+        return _agreed_types(predictors.values())
     expanded = expand(spec)
     types = {}
     for name, reference in (expanded.outputs or {}).items():
@@ -69,4 +84,13 @@ def output_types(program: dspy.Module, spec: ProgramSpec) -> dict[str, Any]:
         info = predictors[step.predictor].signature.output_fields.get(parts[1]) if step else None
         if info is not None:
             types[name] = info.annotation
+    return types
+
+
+def _agreed_types(predictors: Iterable[dspy.Predict]) -> dict[str, Any]:
+    """What code returns under the name of a predictor's output most likely is that output; where their types differ, none is taken."""
+    types: dict[str, Any] = {}
+    for predictor in predictors:
+        for name, info in predictor.signature.output_fields.items():
+            types[name] = info.annotation if types.get(name, info.annotation) == info.annotation else None
     return types

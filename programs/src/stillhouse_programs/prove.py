@@ -15,6 +15,7 @@ from stillhouse_programs.build import build_program
 from stillhouse_programs.fake_values import fake_value
 from stillhouse_programs.not_a_spec import NotASpec
 from stillhouse_programs.spec import PROMPT_ADAPTERS, ProgramSpec
+from stillhouse_programs.types import type_name
 
 SEEDS = range(6)
 HASH_VERSION = "v1:"
@@ -88,6 +89,53 @@ def prompt_hash(program: dspy.Module, samples: Sequence[Mapping[str, Any]], prom
         for seed in SEEDS:
             digest.update(_text(transcript(copied, sample, real, seed)).encode())
     return HASH_VERSION + digest.hexdigest()
+
+
+def predictors_hash(program: dspy.Module, prompt_adapter: PromptAdapterLike = None) -> str:
+    """Return `v1:` + SHA-256 over the prompts of every predictor on made-up inputs: the hash of a program that is code.
+
+    Its `forward` is not run, since that may use tools, the clock or chance; only what its predictors would say is in the hash.
+    """
+    real = prompt_adapter if isinstance(prompt_adapter, dspy.Adapter) else prompts.make_prompt_adapter(prompt_adapter)
+    digest = hashlib.sha256()
+    for name, predictor in program.named_predictors():
+        for seed in SEEDS:
+            digest.update(_text([name, *_prompt(predictor, real, random.Random(seed))]).encode())  # noqa: S311 - made-up inputs
+    return HASH_VERSION + digest.hexdigest()
+
+
+def _prompt(predictor: dspy.Predict, real: dspy.Adapter, rnd: random.Random) -> list[Any]:
+    """The messages that a predictor would send, its options, and the form of its answer."""
+    inputs = {name: _made_up(info.annotation, rnd) for name, info in predictor.signature.input_fields.items()}
+    try:
+        rendered = prompts.render(real, predictor, None, predictor.demos, inputs)
+    except prompts.CannotRender:
+        # A made-up value is no value of every type, of a conversation for instance; such a field is left out.
+        texts = {name: inputs[name] for name, info in predictor.signature.input_fields.items() if info.annotation is str}
+        rendered = prompts.render(real, predictor, None, predictor.demos, texts)
+    options = {name: value for name, value in predictor.config.items() if isinstance(value, (str, int, float, bool, list))}
+    outputs = {name: _made_up(info.annotation, rnd) for name, info in rendered.signature.output_fields.items()}
+    answer = None
+    # An output that no answer can hold (a native one) is in no text.
+    with contextlib.suppress(Exception):
+        answer = prompts.render_answer(real, rendered.signature, outputs)
+    return [rendered.messages, options, answer]
+
+
+def _made_up(annotation: Any, rnd: random.Random) -> Any:
+    try:
+        return fake_value(annotation, rnd)
+    except pydantic.PydanticUserError:
+        return f"{type_name(annotation)}-{rnd.randint(0, 99)}"
+
+
+def hash_prompts(
+    program: dspy.Module, spec: ProgramSpec, samples: Sequence[Mapping[str, Any]], prompt_adapter: PromptAdapterLike = None
+) -> str:
+    """Return the prompt hash of a program with this spec: of scripted runs, or of its predictors alone where it is code."""
+    if spec.reference is not None:
+        return predictors_hash(program, prompt_adapter)
+    return prompt_hash(program, samples, prompt_adapter)
 
 
 def prove(program: dspy.Module, spec: ProgramSpec, samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:

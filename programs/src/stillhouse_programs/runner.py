@@ -16,6 +16,7 @@ from typing import Any
 
 from stillhouse_programs import protocol
 from stillhouse_programs.protocol import InfrastructureError, Json, RequestError, field, read_request
+from stillhouse_programs.spec_reference import REFERENCES_VARIABLE, read_prefixes
 
 _PR_SET_PDEATHSIG = 1
 
@@ -73,7 +74,7 @@ class Runner:
         if self._ops is None:
             from stillhouse_programs.ops import Ops
 
-            self._ops = Ops(self._socket_path)
+            self._ops = Ops(self._socket_path, read_prefixes(os.environ.get(REFERENCES_VARIABLE, "")))
         done = await self._ops.handle(request, lambda event: self._emit(request["id"], event))
         return {"event": "done", **done}
 

@@ -18,13 +18,25 @@ from stillhouse_programs.spec_checks import check_predictors, check_wiring
 from stillhouse_programs.spec_demos import DemosMode, with_demos
 from stillhouse_programs.spec_errors import SpecError, from_validation
 from stillhouse_programs.spec_expand import expand_spec, number_steps
-from stillhouse_programs.spec_metrics import F1, METRICS, ExactMatch, FieldEquals, MetricSpec, check_metric_of, metric_fields, parse_metric
+from stillhouse_programs.spec_metrics import (
+    F1,
+    METRICS,
+    ExactMatch,
+    FieldEquals,
+    MetricSpec,
+    ReferenceMetric,
+    check_metric_of,
+    metric_fields,
+    parse_metric,
+)
 from stillhouse_programs.spec_models import (
     PROMPT_ADAPTER_TYPES,
     FieldSpec,
     FromRef,
     GenerationConfig,
+    InputSpec,
     PredictorSpec,
+    ProgramReference,
     ProgramSpec,
     PromptAdapterSpec,
     Reference,
@@ -34,6 +46,7 @@ from stillhouse_programs.spec_models import (
     ValueRef,
     no_prompt_adapter,
 )
+from stillhouse_programs.spec_reference import REFERENCES_VARIABLE, ReferenceFault, check_allowed, read_prefixes
 from stillhouse_programs.spec_rows import Column, RowCheck, RowFault, cast_cell, input_columns, label_columns
 
 __all__ = [
@@ -42,6 +55,7 @@ __all__ = [
     "parse_spec", "parse_prompt_adapter", "expand", "canonical_json", "input_names", "required_input_names", "output_names",
     "lm_roles", "predictor_names", "columns", "Column", "check_row", "RowFault", "cast_row",
     "DemosMode", "with_demos", "METRICS", "MetricSpec", "ExactMatch", "F1", "FieldEquals", "parse_metric", "check_metric", "metric_fields",
+    "ProgramReference", "InputSpec", "ReferenceMetric", "REFERENCES_VARIABLE", "ReferenceFault", "check_allowed", "read_prefixes",
 ]  # fmt: skip
 
 PROMPT_ADAPTERS = frozenset(PROMPT_ADAPTER_TYPES)
@@ -137,7 +151,7 @@ def required_input_names(spec: ProgramSpec) -> list[str]:
 
 
 def output_names(spec: ProgramSpec) -> list[str]:
-    """Names of the program's outputs, in order."""
+    """Names of the program's outputs, in order; none where the program is code, which says at the end of a run what it returns."""
     return list(expand_spec(spec).outputs or {})
 
 

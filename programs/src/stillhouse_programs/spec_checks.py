@@ -12,6 +12,7 @@ from stillhouse_programs.spec_models import (
     FromRef,
     JsonObject,
     PredictorSpec,
+    ProgramReference,
     ProgramSpec,
     Reference,
     StepSpec,
@@ -33,15 +34,32 @@ INPUT = "input"
 def check_predictors(spec: ProgramSpec) -> None:
     """Check the predictors of a spec as it was written. Raises SpecError with the JSON path of the first fault."""
     _check_unique([predictor.name for predictor in spec.predictors], "predictor", "predictors", "name")
-    _check_tree([predictor.name for predictor in spec.predictors])
+    if spec.reference is None:
+        _check_tree([predictor.name for predictor in spec.predictors])
     for number, predictor in enumerate(spec.predictors):
         _check_predictor(predictor, f"predictors[{number}]")
 
 
 def check_wiring(spec: ProgramSpec) -> None:
     """Check steps and outputs of an expanded spec whose predictors were checked. Raises SpecError."""
+    if spec.reference is not None:
+        _check_inputs(spec, spec.reference)
+        return
     _check_unique([step.id for step in spec.steps or []], "step", "steps", "id")
     _check_wiring(spec)
+
+
+def _check_inputs(spec: ProgramSpec, reference: ProgramReference) -> None:
+    """The wiring of a program that is code: none, only its inputs."""
+    for part, given in (("steps", spec.steps), ("outputs", spec.outputs)):
+        if given is not None:
+            raise SpecError(f"`{part}` cannot stand beside `reference`: the program runs by its own code", part)
+    _check_unique([each.name for each in reference.inputs], "input", "reference.inputs", "name")
+    for number, each in enumerate(reference.inputs):
+        try:
+            check_schema(each.json_schema)
+        except SchemaFault as fault:
+            raise SpecError(f"input {each.name}: {fault}", f"reference.inputs[{number}].schema{fault.path}") from None
 
 
 def references(reference: Reference) -> Iterator[FromRef]:
@@ -61,6 +79,9 @@ def _check_unique(names: list[str], what: str, path: str, key: str) -> None:
 def _check_tree(names: list[str]) -> None:
     """A predictor is a leaf: `a` and `a.b` cannot both be one, `self` stands alone, list members count up from [0]."""
     for number, name in enumerate(names):
+        if "['" in name:
+            message = f"predictor `{name}`: only a program that runs by its own code has predictors in a dict"
+            raise SpecError(message, f"predictors[{number}].name")
         inside = [other for other in names if other.startswith((f"{name}.", f"{name}["))]
         if inside:
             raise SpecError(f"predictor `{name}` cannot contain another predictor, `{inside[0]}`", f"predictors[{number}].name")

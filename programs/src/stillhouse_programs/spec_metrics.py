@@ -1,11 +1,11 @@
 """The built-in metrics: their options, and the check of a metric against a program. What they compute is in `metrics`."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from stillhouse_programs.spec_errors import SpecError, from_validation
-from stillhouse_programs.spec_models import FieldName, ProgramSpec, SpecModel, nearest
+from stillhouse_programs.spec_models import FieldName, JsonObject, ProgramSpec, Source, SpecModel, Target, nearest
 
 
 class ExactMatch(SpecModel):
@@ -31,30 +31,42 @@ class FieldEquals(SpecModel):
     strip: bool = False
 
 
-MetricSpec: TypeAlias = ExactMatch | F1 | FieldEquals
-METRICS: dict[str, type[ExactMatch] | type[F1] | type[FieldEquals]] = {"exact_match": ExactMatch, "f1": F1, "field_equals": FieldEquals}
+class ReferenceMetric(SpecModel):
+    """A metric of an installed package: a function of (example, prediction, trace), or what makes one when it is called with `kwargs`."""
 
-_READER: TypeAdapter[MetricSpec] = TypeAdapter(Annotated[MetricSpec, Field(discriminator="type")])
+    type: Literal["reference"] = "reference"
+    reference: Target = Field(description="`package.module:name`.")
+    kwargs: JsonObject = Field(default_factory=dict)
+    source: Source = Field(default_factory=dict, description="SHA-256 of every module of the package; the server fills it in.")
+
+
+MetricSpec: TypeAlias = ExactMatch | F1 | FieldEquals | ReferenceMetric
+METRICS: dict[str, type[ExactMatch] | type[F1] | type[FieldEquals]] = {"exact_match": ExactMatch, "f1": F1, "field_equals": FieldEquals}
+_MODELS: dict[str, type[ExactMatch] | type[F1] | type[FieldEquals] | type[ReferenceMetric]] = {**METRICS, "reference": ReferenceMetric}
 
 
 def parse_metric(metric: Any) -> MetricSpec:
     """Read a metric: a name, or an object with `type` and options. Raises SpecError with `param` below `metric`."""
+    if isinstance(metric, (ExactMatch, F1, FieldEquals, ReferenceMetric)):
+        return metric
     raw = {"type": metric} if isinstance(metric, str) else metric
     if not isinstance(raw, dict):
         raise SpecError("metric: expected a name or an object with `type`", "metric")
     kind = raw.get("type")
-    if not isinstance(kind, str) or kind not in METRICS:
-        hint = nearest(str(kind), list(METRICS))
+    if not isinstance(kind, str) or kind not in _MODELS:
+        hint = nearest(str(kind), list(_MODELS))
         raise SpecError(f"metric.type: unknown metric `{kind}`; built in are {', '.join(METRICS)}{hint}", "metric.type")
     try:
-        return METRICS[kind].model_validate(raw)
+        return _MODELS[kind].model_validate(raw)
     except ValidationError as error:
         fault = from_validation(error, raw)
         raise SpecError(f"metric.{fault.message}", f"metric.{fault.param}") from None
 
 
 def metric_fields(metric: MetricSpec) -> list[str] | None:
-    """Return the outputs a metric looks at; None for all that have labels."""
+    """Return the outputs a metric looks at: none that are known of a metric that is code; None for all that have labels."""
+    if isinstance(metric, ReferenceMetric):
+        return []
     return metric.fields if isinstance(metric, ExactMatch) else [metric.field]
 
 
@@ -67,5 +79,7 @@ def check_metric_fields(metric: MetricSpec, outputs: list[str]) -> None:
 
 
 def check_metric_of(metric: Any, spec: ProgramSpec) -> None:
-    """Check a metric against an expanded spec. Raises SpecError."""
-    check_metric_fields(parse_metric(metric), list(spec.outputs or {}))
+    """Check a metric against an expanded spec. What a program that is code returns is not known. Raises SpecError."""
+    parsed = parse_metric(metric)
+    if spec.reference is None:
+        check_metric_fields(parsed, list(spec.outputs or {}))

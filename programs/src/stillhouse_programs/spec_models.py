@@ -18,11 +18,15 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 STRING_SCHEMA: dict[str, Any] = {"type": "string"}
-PREDICTOR_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*|\[\d{1,3}\])*$"
+# Members of dicts have names only in references: `steps['first']`.
+PREDICTOR_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*|\[\d{1,3}\]|\['[^'\\\[\]\x00-\x1f]{1,100}'\])*$"
+# A class of a module, a function, or a function of a class.
+TARGET_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)?$"
 
 JsonObject: TypeAlias = dict[str, Any]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
 PredictorName = Annotated[str, StringConstraints(pattern=PREDICTOR_PATTERN, max_length=200)]
+Target = Annotated[str, StringConstraints(pattern=TARGET_PATTERN, max_length=300)]
 RoleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=100)]
 StepId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
 # Each part has a limit of its own: a reference stays valid when its step gets the id of the canonical form.
@@ -193,11 +197,39 @@ class PromptAdapterSpec(SpecModel):
         return value
 
 
+# Modules of a package by name, each with the SHA-256 of its file: the code that was described.
+Source: TypeAlias = Annotated[
+    dict[Annotated[str, StringConstraints(max_length=300)], Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]],
+    Field(max_length=2000),
+]
+
+
+class InputSpec(SpecModel):
+    """An input of a program whose `forward` is code; without `schema` any value is taken."""
+
+    name: FieldName
+    json_schema: JsonObject = Field(default_factory=dict, alias="schema", description="JSON schema of its type.")
+    required: bool = True
+
+
+class ProgramReference(SpecModel):
+    """Where the code of a program is: a class or function of an installed package, called to make it. The server finds out the rest."""
+
+    target: Target = Field(description="`package.module:name` of what makes the program when it is called.")
+    kwargs: JsonObject = Field(default_factory=dict, description="Keyword arguments of that call.")
+    inputs: list[InputSpec] = Field(max_length=100)
+    source: Source = Field(min_length=1, description="SHA-256 of every module of the package that was imported to make it.")
+
+
 class ProgramSpec(SpecModel):
-    """A whole program. A single predictor may leave out `steps` and `outputs`; see `expand`."""
+    """A whole program. A single predictor may leave out `steps` and `outputs`; see `expand`.
+
+    With a `reference` the program runs by its own code, and `predictors` describe what is inside it.
+    """
 
     spec_version: Literal[1] = 1
     predictors: list[PredictorSpec] = Field(min_length=1, max_length=100)
+    reference: ProgramReference | None = Field(None, description="The code that runs instead of `steps`.")
     steps: list[StepSpec] | None = Field(None, min_length=1, max_length=1000)
     outputs: dict[FieldName, Reference] | None = Field(None, min_length=1)
     prompt_adapter: PromptAdapterSpec | None = Field(None, description="`chat` if neither the spec nor the job names one.")

@@ -30,6 +30,8 @@ class Column:
 
 def input_columns(spec: ProgramSpec) -> dict[str, Column]:
     """Map each input of an expanded spec to its column, in the order of first use."""
+    if spec.reference is not None:
+        return {each.name: Column(each.name, INPUT, each.json_schema, each.required) for each in spec.reference.inputs}
     columns: dict[str, Column] = {}
     for step in spec.steps or []:
         predictor = spec.predictor(step.predictor)
@@ -55,8 +57,20 @@ def _add_inputs(columns: dict[str, Column], reference: Reference, field: FieldSp
 
 def label_columns(spec: ProgramSpec) -> dict[str, Column]:
     """Map each output of an expanded spec to its column; the type is that of the field it comes from."""
+    if spec.reference is not None:
+        return _likely_labels(spec)
     outputs = spec.outputs or {}
     return {name: Column(name, "label", _output_schema(spec, reference), required=False) for name, reference in outputs.items()}
+
+
+def _likely_labels(spec: ProgramSpec) -> dict[str, Column]:
+    """What code returns is not known: it likely goes by the name of a predictor's output, and where those agree, by its type."""
+    schemas: dict[str, list[JsonObject]] = {}
+    for predictor in spec.predictors:
+        for field in predictor.signature.of_role("output"):
+            schemas.setdefault(field.name, []).append(field.json_schema)
+    agreed = {name: found[0] if all(each == found[0] for each in found) else {} for name, found in schemas.items()}
+    return {name: Column(name, "label", schema, required=False) for name, schema in agreed.items()}
 
 
 def _output_schema(spec: ProgramSpec, reference: Reference) -> JsonObject:
@@ -74,7 +88,8 @@ class RowCheck:
 
     def __init__(self, spec: ProgramSpec) -> None:
         inputs = input_columns(spec)
-        labels = [column for name, column in label_columns(spec).items() if name not in inputs]
+        known = {} if spec.reference is not None else label_columns(spec)
+        labels = [column for name, column in known.items() if name not in inputs]
         self.columns = [*inputs.values(), *labels]
 
     def faults(self, row: Any) -> list[RowFault]:

@@ -59,7 +59,7 @@ def files_of(spec: dict[str, Any] = SUPPORT, lms: Any = LMS) -> dict[str, bytes]
     parsed = parse_spec(spec)
     return {
         "spec.json": canonical_json(parsed).encode(),
-        "program.json": json.dumps(program_state(parsed, lms)).encode(),
+        "program.json": json.dumps(program_state(build_program(parsed), lms)).encode(),
         "README.md": b"# support\n",
         "lora/sh-support-reply-7f3a/adapter_model.safetensors": b"\0" * 64,
     }

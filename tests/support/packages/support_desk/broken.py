@@ -1,0 +1,3 @@
+"""Cannot be imported."""
+
+raise RuntimeError("the licence in /srv/secret/licence.key has run out")
