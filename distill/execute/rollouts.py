@@ -35,6 +35,8 @@ PAUSE_SECONDS = 2.0
 
 HOPELESS = frozenset({"time_limit", "too_large", "bad_request"})
 """Trouble of one example that another try would meet again: it stays undecided and the others go on."""
+ONE_BY_ONE = frozenset({"timeout", "unavailable", "bad_answer"})
+"""Trouble that may be an example's own: a host that answers the others, and never this one."""
 REFUSED = frozenset({"connection_unauthorized", "quota_exhausted", "model_not_found", "budget_exhausted", "unknown_slot"})
 """Trouble that every further call would meet, until somebody changes something."""
 
@@ -180,8 +182,18 @@ def _give_up_after(running: _Running, bad_rounds: int) -> None:
         if any_waiting(s, running.phase.cast.slots):
             running.work.stop("drain")
             raise Stopped("drain")
-    if bad_rounds >= ROUNDS:
+    if bad_rounds < ROUNDS:
+        return
+    if not _only_theirs(running):
         raise Troubled(code, f"{len(running.troubles)} examples could not be run: {message}")
+    running.piece.undecided.update(running.troubles)
+
+
+def _only_theirs(running: _Running) -> bool:
+    """Whether the trouble is that of a few examples: then they are left out, instead of holding up all the others for ever."""
+    few = len(running.troubles) <= max(1, len(running.piece.items) // 10)
+    others = sum(running.piece.outcome(item) is not None for item in running.piece.items if item.example.index not in running.troubles)
+    return few and others > len(running.troubles) and all(code in ONE_BY_ONE for code, _ in running.troubles.values())
 
 
 def _progress(piece: Slice) -> dict[str, Any]:

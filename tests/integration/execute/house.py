@@ -185,6 +185,9 @@ class House:
     base_model: str = "tiny"
     device: str | None = None
     project: str = "default"
+    call_seconds: float = 2.0
+    """How long the relay tries one LM call."""
+    python: str = sys.executable
 
     def __enter__(self) -> House:
         self.store = FolderStore(self.folder / "blobs")
@@ -210,8 +213,8 @@ class House:
 
     def open(self) -> None:
         """Start what a worker process has; `close` and `open` are its restart."""
-        relay = Relay(RelayLimits(total_seconds=2.0, first_pause_seconds=0.05, longest_pause_seconds=0.2))
-        runners = RunnerPool(relay.start(), {"default": sys.executable})
+        relay = Relay(RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2))
+        runners = RunnerPool(relay.start(), {"default": self.python})
         self.shift = Shift()
         self.ports = Ports(self.store, relay, runners, {"local": self.trainer}, self.folder / "work")
         assert self.house is not None

@@ -1,5 +1,8 @@
 """Jobs that go on without some of their examples, and say so."""
 
+import pytest
+
+from distill.execute import rollouts
 from distill.jobs.models import Job
 from tests.integration.execute.house import House, guesses, knows, rows
 from tests.support.scripted_lm import Answer, Ask, Fail
@@ -23,6 +26,16 @@ class TestBootstrap:
         assert job.status == "succeeded", job.error
         text = "3 of 9 examples failed: 2 too large, 1 unparsable"
         assert warned(job) == [(text, f"/v1/compile_jobs/{job.id}/rejections")]
+
+    def test_an_example_that_the_host_never_answers_holds_up_nobody(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rollouts, "PAUSE_SECONDS", 0.01)
+        house.close()
+        house.call_seconds = 0.3
+        house.open()
+        house.teacher.answer = lambda ask: Fail(500) if "Message 4 " in ask.text else knows(ask)
+        job = house.compile(rows(9))
+        assert job.status == "succeeded", job.error
+        assert warned(job) == [("1 of 9 examples failed: 1 unavailable", f"/v1/compile_jobs/{job.id}/rejections")]
 
     def test_an_example_that_one_rollout_answers_has_not_failed(self, house: House) -> None:
         asked: set[str] = set()

@@ -1,0 +1,46 @@
+"""A runner whose program and metric go wrong on certain messages. Run in place of `python -m stillhouse_programs.runner`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from stillhouse_programs import ops, runner
+
+RAISES, HANGS, METRIC_RAISES, METRIC_NAN = "raises", "hangs", "metric raises", "metric gives nan"
+
+
+def odd_program(build: Any) -> Any:
+    """`build_program`, with a `forward` that looks at the message first."""
+
+    def build_odd(*args: Any, **kwargs: Any) -> Any:
+        program = build(*args, **kwargs)
+        base = type(program)
+
+        async def aforward(self: Any, **inputs: Any) -> Any:
+            how = inputs["message"].split(": ")[0]
+            if how == RAISES:
+                raise KeyError("no such customer")
+            if how == HANGS:
+                await asyncio.Event().wait()
+            return await base.aforward(self, **inputs)
+
+        program.__class__ = type(base.__name__, (base,), {"aforward": aforward})
+        return program
+
+    return build_odd
+
+
+def odd_metric(example: Any, prediction: Any, trace: Any = None) -> float:
+    how = example.message.split(": ")[0]
+    if how == METRIC_RAISES:
+        raise ZeroDivisionError("division by zero")
+    return float("nan") if how == METRIC_NAN else float(example.category == prediction.category)
+
+
+if __name__ == "__main__":
+    ops.build_program = odd_program(ops.build_program)  # type: ignore[attr-defined]
+    ops.make_metric = lambda metric: odd_metric  # type: ignore[attr-defined,assignment]
+    sys.argv = ["runner", *sys.argv[sys.argv.index("--parent") :]]
+    runner.main()

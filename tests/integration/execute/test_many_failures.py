@@ -1,0 +1,93 @@
+"""A run in which three examples of ten fail, in five different ways: the others are trained on, and each failure has its reason."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.views.facts import rejection_read
+from distill.db import Page, unit_of_work
+from distill.jobs import facts, repository
+from distill.settings import get_settings
+from tests.integration.execute import odd_runner
+from tests.integration.execute.house import CATEGORIES, House, guesses, knows
+from tests.support.scripted_lm import Answer, Ask, ScriptedLM
+
+GARBAGE = "garbage"
+WAYS = {odd_runner.RAISES: 3, GARBAGE: 3, odd_runner.HANGS: 2, odd_runner.METRIC_RAISES: 2, odd_runner.METRIC_NAN: 2}
+EXAMPLES = 40
+
+
+def rows() -> list[dict[str, str]]:
+    """12 of 40 go wrong: every third one, until there are no more ways."""
+    ways = [way for way, count in WAYS.items() for _ in range(count)]
+    hows = [ways.pop(0) if at % 3 == 2 and ways else "fine" for at in range(EXAMPLES)]
+    return [{"message": f"{how}: message {at} about {CATEGORIES[at % 3]}", "category": CATEGORIES[at % 3]} for at, how in enumerate(hows)]
+
+
+def answer(ask: Ask) -> Answer:
+    return "no field here" if ask.inputs["message"].startswith(GARBAGE) else knows(ask)
+
+
+@pytest.fixture
+def house(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    """Its runners run the odd program and the odd metric, and two seconds are all that an example gets."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{odd_runner.__file__}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("STILLHOUSE_LIMITS__EXAMPLE_SECONDS", "2")
+    get_settings.cache_clear()
+    with (
+        ScriptedLM(answer=answer) as teacher,
+        ScriptedLM(answer=guesses) as student,
+        House(tmp_path, teacher, student, python=str(python)) as opened,
+    ):
+        yield opened
+    get_settings.cache_clear()
+
+
+class TestThreeOfTen:
+    def test_the_job_succeeds_says_what_became_of_each_and_pays_for_none_twice(self, house: House) -> None:
+        job = house.compile(rows(), num_threads=8, evaluate={"roles": []}, holdout={"n": 0})
+        assert job.status == "succeeded", job.error
+        assert counts(job.id) == {"ok": 32, "failed": 3, "unparsable": 3, "metric_failed": 4, "passed": 28, "undecided": 2}
+        assert reasons(job) == {
+            ("failed", "KeyError: 'no such customer'"): 3,
+            ("unparsable", "AdapterParseError: ChatAdapter found no category in the answer"): 3,
+            ("time_limit", "time_limit: not done within 2.0 s"): 2,
+            ("metric_failed", "ZeroDivisionError: division by zero"): 2,
+            ("metric_failed", "the metric returned float nan, expected a number, True or False"): 2,
+        }
+        with unit_of_work() as s:
+            made = [(one.rows or 0) + (one.validation_rows or 0) for one in repository.fine_tune_jobs(s, job.id)]
+        assert made == [56], "two predictors, 28 examples"
+        told = next(warning["message"] for warning in job.warnings if warning["code"] == "examples_failed")
+        assert told == "12 of 40 examples failed: 4 on which the metric failed, 3 failed, 3 unparsable, 2 timeout"
+        assert asked(house) == 2 * (EXAMPLES - 3 - 3 - 2) + 3
+
+        before = asked(house)
+        again = house.compile(rows()[:24], num_threads=8, evaluate={"roles": []}, holdout={"n": 0})
+        assert again.status == "succeeded", again.error
+        assert asked(house) == before, "what is a fact is not asked again; the two that hang never came to ask"
+        assert counts(again.id) == {"ok": 16, "failed": 3, "unparsable": 3, "metric_failed": 0, "passed": 16, "undecided": 2}
+
+
+def counts(job_id: str) -> dict[str, Any]:
+    with unit_of_work() as s:
+        found = next(view.counts for view in repository.steps(s, job_id) if view.name == "bootstrap")
+    return {name: found[name] for name in ("ok", "failed", "unparsable", "metric_failed", "passed", "undecided")}
+
+
+def reasons(job: Any) -> Counter[tuple[str, str | None]]:
+    with unit_of_work() as s:
+        read = [rejection_read(fact) for fact in facts.list_rejections(s, job, Page(limit=100)).data]
+        for why in {each.reason for each in read}:
+            assert len(facts.list_rejections(s, job, Page(limit=100), reason=why).data) == sum(each.reason == why for each in read)
+    return Counter((each.reason, each.message) for each in read)
+
+
+def asked(house: House) -> int:
+    return len(house.teacher.calls)
