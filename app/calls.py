@@ -79,5 +79,5 @@ def _hosted(artifact: Artifact, program: ProgramSpec, job: CompileSpec, slots: d
     for predictor in body["predictors"]:
         lm = job.lms[predictor["lm"]]
         predictor["lm"] = slot = slots[predictor["name"]]
-        lms[slot] = {"slot": slot, "options": lm.options(), "constrain": lm.constrain}
+        lms[slot] = {"slot": slot, "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
     return HostedProgram(f"artifact:{artifact.id}", body, lms, prompt_adapter)

@@ -37,6 +37,7 @@ LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 PublicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 PromptAdapter = Annotated[PromptAdapterSpec, BeforeValidator(lambda value: parse_prompt_adapter(value))]
 Metric = Annotated[MetricSpec, BeforeValidator(lambda value: parse_metric(value) if isinstance(value, str | dict) else value)]
+NativeFeature = Literal["tools", "reasoning"]
 Render = Literal["student", "teacher"]
 Rows = Literal["own", "all"]
 Role = Literal["baseline", "baseline_constrained", "teacher", "compiled"]
@@ -110,6 +111,8 @@ class LmSpec(GenerationOptions):
     train_options: TrainOptions | None = None
     prompt_adapter: PromptAdapter | None = None
     constrain: bool = False
+    native: tuple[NativeFeature, ...] = ()
+    """What goes beside the text of a message: tools and tool calls, or reasoning. The connection must support it."""
     connection_id: str = ""
     connection_revision: int = 0
 
@@ -288,8 +291,13 @@ def program_digest(spec: ProgramSpec) -> str:
 
 
 def lm_digest(lm: LmSpec) -> str:
-    """What an answer depends on: connection and its revision, model, sorted generation options, constrain."""
-    return digest([lm.connection_id, lm.connection_revision, lm.model, lm.options(), lm.constrain])
+    """What an answer depends on: connection and its revision, model, sorted generation options, constrain, native features."""
+    return digest([lm.connection_id, lm.connection_revision, lm.model, lm.options(), lm.constrain, *_native(lm)])
+
+
+def _native(lm: LmSpec) -> list[list[str]]:
+    """No part of a digest where there are none."""
+    return [sorted(lm.native)] if lm.native else []
 
 
 def lms_digest(lm_of_predictor: Mapping[str, LmSpec]) -> str:
@@ -299,7 +307,7 @@ def lms_digest(lm_of_predictor: Mapping[str, LmSpec]) -> str:
 
 def lm_key(lm: LmSpec) -> str:
     """Of all that is trained: everything but the name and the generation options. Equal keys are one fine-tune job."""
-    return digest([lm.connection_id, lm.base_model, lm.trainer, lm.train_options, lm.prompt_adapter])
+    return digest([lm.connection_id, lm.base_model, lm.trainer, lm.train_options, lm.prompt_adapter, *_native(lm)])
 
 
 def inputs_digest(inputs: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.schemas.common import Body
-from distill.spec import TrainOptions
+from distill.spec import NativeFeature, TrainOptions
 
 LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 PromptAdapterIn = str | dict[str, Any]
@@ -25,6 +25,7 @@ class LmIn(Body):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
+    native: tuple[NativeFeature, ...] | None = Field(default=None, description="What goes beside the text: `tools`, `reasoning`")
     constrain: bool | None = Field(default=None, description="Ask the LM host to let only answers through that parse")
 
 

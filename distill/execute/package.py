@@ -123,7 +123,8 @@ def _tuned(job: JobContext, trained: Trained, name: str, lm: str) -> TunedPredic
 
 def _lm(lm: LmSpec) -> dict[str, Any]:
     """How the LM is to be asked; nothing that tells of this server's addresses."""
-    return {"connection": lm.connection, "base_model": lm.base_model, "options": lm.options(), "constrain": lm.constrain}
+    plain = {"connection": lm.connection, "base_model": lm.base_model, "options": lm.options(), "constrain": lm.constrain}
+    return {**plain, "native": list(lm.native)} if lm.native else plain
 
 
 def _data(job: JobContext) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class LmResolver:
         connection = self._connection(lm, side, param)
         if lm.constrain:
             _check_constrain(connection, f"{param}.constrain")
+        _check_native(connection, lm, f"{param}.native")
         found = {"connection": connection.name, "connection_id": connection.id, "connection_revision": connection.revision}
         return lm.model_copy(update={**found, "model": _model(connection, lm.model, param)}), connection
 
@@ -108,3 +109,10 @@ def _check_constrain(connection: Connection, param: str) -> None:
     if "structured_outputs" not in connection.supports:
         message = f"{param}: connection {connection.name} cannot constrain answers (no `structured_outputs`)"
         raise Invalid(message, code="constrain_unsupported", param=param)
+
+
+def _check_native(connection: Connection, lm: LmSpec, param: str) -> None:
+    lacking = [feature for feature in lm.native if feature not in connection.supports]
+    if lacking:
+        message = f"{param}: connection {connection.name} does not take {lacking[0]} beside the text (`supports` lacks `{lacking[0]}`)"
+        raise Invalid(message, code="native_unsupported", param=param)

@@ -59,7 +59,7 @@ class Cast:
         }
 
     def _runner_lm(self, lm: LmSpec) -> dict[str, Any]:
-        return {"slot": self._slot_of[_place(lm)], "options": lm.options(), "constrain": lm.constrain}
+        return {"slot": self._slot_of[_place(lm)], "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
 
     def trace_digest(self, inputs: str, rollout: int, prompt_hash: str) -> str:
         """`inputs` is a digest; `prompt_hash` is this program's, made at validate."""

@@ -54,6 +54,7 @@ def load_artifact(folder: str | Path, base_url: str, api_key: str | None = None,
     apply_state(loaded, read_json(folder, "program.json"), api_key)
     prompt_adapter = prompts.make_prompt_adapter(manifest["prompt_adapter"])
     _check_prompts(loaded, spec, manifest, prompt_adapter)
+    _make_native(loaded, manifest)
     return prompts.pin(loaded, prompt_adapter, _constrained(loaded, manifest, prompt_adapter))
 
 
@@ -92,6 +93,32 @@ def _check_prompts(program: dspy.Module, spec: ProgramSpec, manifest: Mapping[st
         )
     if trained != installed:
         logger.debug("artifact made with dspy %s, loaded with %s; the prompts are the same", trained, installed)
+
+
+class NativeLM(dspy.LM):
+    """A tuned model that tools and reasoning go beside the text to; dspy asks the LM for them when it plans a call."""
+
+    native: tuple[str, ...] = ()
+
+    @property
+    def supports_function_calling(self) -> bool:
+        return "tools" in self.native
+
+    @property
+    def supports_reasoning(self) -> bool:
+        return "reasoning" in self.native
+
+
+def _make_native(program: dspy.Module, manifest: Mapping[str, Any]) -> None:
+    """Ask the models of the roles that were trained so as they were trained."""
+    roles = {name: entry["lm_role"] for name, entry in manifest.get("predictors", {}).items()}
+    for name, predictor in program.named_predictors():
+        features = manifest.get("lms", {}).get(roles.get(name), {}).get("native")
+        if features and predictor.lm is not None:
+            # The LiteLLM route would look the model up in a table that does not know it.
+            predictor.lm = predictor.lm.copy(engine="lm15")
+            predictor.lm.__class__ = NativeLM
+            predictor.lm.native = tuple(features)
 
 
 def _constrained(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> dict[str, prompts.CallConfig]:

@@ -112,6 +112,7 @@ class TestRefusals:
             ({"lms": {"student": {"connection": "teachers"}}}, "not_trainable", "lms.student.connection"),
             ({"lms": {"student": {"trainer": "cloud"}}}, "unknown_trainer", "lms.student.trainer"),
             ({"teacher": [{"lms": {"student": {"constrain": True}}}]}, "constrain_unsupported", "teacher[0].lms.student.constrain"),
+            ({"lms": {"student": {"native": ["tools"]}}}, "native_unsupported", "lms.student.native"),
             ({"teacher": [{"lms": {"other": {}}}]}, "unknown_lm", "teacher[0].lms.other"),
             ({"metric": {"type": "exact_match", "fields": ["team"]}}, "invalid_metric", "metric.fields[0]"),
             ({"filter": {"group_by": "talk"}}, "unknown_field", "filter.group_by"),

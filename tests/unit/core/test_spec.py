@@ -53,6 +53,7 @@ class TestDigests:
         [
             ({"temperature": 0.7}, True, False),
             ({"constrain": True}, True, False),
+            ({"native": ["tools"]}, True, True),
             ({"connection_revision": 3}, True, False),
             ({"model": "big"}, True, False),
             ({"base_model": "big"}, False, True),

@@ -1,6 +1,7 @@
 """Artifacts as a user loads them: files verified, calls to the right models with the right key, prompts as trained."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -248,6 +249,34 @@ def test_json_answers_are_held_by_nothing_but_the_grammar(tmp_path: Path, server
     load_artifact(tmp_path, server.base_url, "k")(message="hi")
     assert [sorted(grammar or {}) for grammar in grammars(server)] == [["json"] if constrain else []] * 2
     assert not any("response_format" in body for _, _, body in server.requests)
+
+
+class Asks(dspy.Signature):
+    message: str = dspy.InputField()
+    tools: list[dspy.Tool] = dspy.InputField()
+    calls: dspy.ToolCalls = dspy.OutputField()
+
+
+def look_up(city: str) -> str:
+    """Look."""
+    return city
+
+
+@pytest.mark.parametrize("native", [["tools"], []])
+def test_models_that_were_trained_on_native_tool_calls_get_tools_beside_the_text(
+    tmp_path: Path, server: Scripted, native: list[str]
+) -> None:
+    adapter = {"type": "chat", "native_tools": True}
+    state = {**dspy.Predict(Asks).dump_state(), "lm": lm_state({"model": "tune/sh-agent-self-1"})}
+    manifest = {"predictors": {"self": {"lm_role": "student"}}, "lms": {"student": {"native": native}}, "prompt_adapter": adapter}
+    files = {**files_of(ROUTER, {}), "program.json": json.dumps(state).encode()}
+    write(tmp_path, files, **manifest, prompt_hash=prompt_hash(dspy.Predict(Asks), SAMPLES, adapter))
+    program = load_artifact(tmp_path, server.base_url, "k", dspy.Predict(Asks))
+    with contextlib.suppress(dspy.utils.exceptions.AdapterParseError):
+        program(message="hi", tools=[dspy.Tool(look_up)])
+    body = server.requests[0][2]
+    assert [tool["function"]["name"] for tool in body.get("tools", [])] == (["look_up"] if native else [])
+    assert ("[[ ## tools ## ]]" in body["messages"][-1]["content"]) == (not native)
 
 
 class TestRefused:
