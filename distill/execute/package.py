@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill.catalog import artifacts, blobs, fine_tuned
+from distill.catalog import artifacts, blobs, fine_tuned, held_out
 from distill.catalog.models import Model
 from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
@@ -17,6 +17,7 @@ from distill.execute.work import Work
 from distill.jobs import repository
 from distill.jobs.models import FineTuneJob, Job
 from distill.pipeline.package import Facts, File, TunedPredictor, manifest, pretty, readme
+from distill.pipeline.plan import row_inputs
 from distill.pipeline.roles import rendering_cast
 from distill.spec import LmSpec, example_digest
 from distill.storage import FolderStore
@@ -39,6 +40,7 @@ def run(work: Work, ports: Ports) -> None:
         row = repository.by_id(s, job.job_id)
         keys = tuple(repository.fine_tune_jobs(s, job.job_id))
         trained = Trained(keys, {model.id: model for model in fine_tuned.of_job(s, job.job_id)})
+        held_inputs = _held_inputs(ports.store, job)
         facts = _facts(ports.store, job, trained, row.evaluation)
     files = dict(_lora_files(trained.models))
     for name, content in _texts(job, facts).items():
@@ -50,7 +52,7 @@ def run(work: Work, ports: Ports) -> None:
     def keep(s: Session) -> None:
         for entry in files.values():
             blobs.register(s, entry["digest"], entry["size_bytes"])
-        artifacts.create(
+        made = artifacts.create(
             s,
             project_id=job.project_id,
             job_id=job.job_id,
@@ -59,6 +61,7 @@ def run(work: Work, ports: Ports) -> None:
             manifest=text.decode(),
             files=files,
         )
+        held_out.store(s, made.id, held_inputs)
 
     def closed(s: Session, row: Job, step: Any) -> None:
         flow.after_package(s, row, step)
@@ -136,6 +139,13 @@ def _data(job: JobContext) -> dict[str, Any]:
         "holdout_examples": plan.holdout_examples,
         "holdout_from": plan.holdout_from,
     }
+
+
+def _held_inputs(store: FolderStore, job: JobContext) -> list[str]:
+    """What a later job must not train on, whatever labels it has."""
+    if job.plan.holdout_from is None:
+        return []
+    return sorted({row_inputs(job.student, example.row) for example in job.examples(store, "holdout", 0, job.plan.holdout_examples)})
 
 
 def _holdout_digests(store: FolderStore, job: JobContext) -> list[str]:

@@ -9,6 +9,7 @@ from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
 from distill.execute import flow
 from distill.execute.context import JobContext
+from distill.execute.leaks import leaks
 from distill.execute.ports import Ports
 from distill.execute.tokens import Scale
 from distill.execute.work import Work
@@ -45,7 +46,9 @@ def run(work: Work, ports: Ports) -> None:
         holdout_examples=job.valset.row_count if source == "valset" and job.valset else len(sides.holdout),
         holdout_from=source,
     )
-    told = [*told_of_rows, *_prompt_warnings(job)]
+    with unit_of_work() as s:
+        leaked = leaks(s, ports.store, job, sides, source)
+    told = [*told_of_rows, *leaked, *_prompt_warnings(job)]
 
     def keep(s: Session) -> None:
         blobs.register(s, digest, ports.store.size(digest))
