@@ -43,6 +43,7 @@ class TraceCall(_Part):
     seconds: float
     reasoning: str | None = None
     tool_calls: list[Any] | None = None
+    discarded: bool = False
 
 
 class TraceError(_Part):
@@ -118,8 +119,14 @@ class WaitingEvent(_Event):
 
 
 class Message(_Part):
+    """A chat message in OpenAI's shape."""
+
     role: str
     content: str
+    tool_calls: list[Json] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
 
 
 class RowEvent(_Event):
@@ -129,6 +136,7 @@ class RowEvent(_Event):
     predictor: str
     prompt: list[Message]
     completion: list[Message]
+    tools: list[Json] | None = None
     digest: str
 
 

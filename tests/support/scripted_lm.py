@@ -4,7 +4,7 @@
         ...  # base URL lm.url; afterwards lm.calls, lm.peak_in_flight
 
 An answer is a dict of output fields (written in the format that the prompt asks for: chat, JSON or XML), a str (sent as it is), or one of
-`Fail`, `HangUp`, `Hang` and `Drip`. `answer` may also be a dict from a piece of the user's message to an answer.
+`Fail`, `HangUp`, `Hang`, `Drip` and `Says`. `answer` may also be a dict from a piece of the user's message to an answer.
 `python -m tests.support.scripted_lm --port 9000` serves the default answer: every field says its own name.
 """
 
@@ -57,6 +57,13 @@ class Drip:
 
 
 @dataclass(frozen=True)
+class Says:
+    """A whole assistant message: tool calls or reasoning beside its text."""
+
+    message: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Ask:
     """One request. `outputs` are the fields asked for, `inputs` the fields of the last user message (chat format), `n` counts from 0."""
 
@@ -69,7 +76,7 @@ class Ask:
     inputs: dict[str, str]
 
 
-Answer = str | Mapping[str, Any] | Fail | HangUp | Hang | Drip
+Answer = str | Mapping[str, Any] | Fail | HangUp | Hang | Drip | Says
 Answerer = Callable[[Ask], Answer]
 
 
@@ -189,6 +196,8 @@ class ScriptedLM:
         if isinstance(answer, Hang):
             await self._stop.wait()
             return web.Response(status=503)
+        if isinstance(answer, Says):
+            return web.json_response(_completion(ask, "", answer.message))
         drip = answer if isinstance(answer, Drip) else Drip(answer if isinstance(answer, str) else write(ask, answer), 0.0)
         if ask.body.get("stream"):
             return await _stream(request, ask, drip)
@@ -245,8 +254,8 @@ def _usage(ask: Ask, text: str) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion, "prompt_tokens_details": details}
 
 
-def _completion(ask: Ask, text: str) -> dict[str, Any]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+def _completion(ask: Ask, text: str, message: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **(message or {})}, "finish_reason": "stop"}
     return {"id": f"chatcmpl-{ask.n}", "object": "chat.completion", "model": ask.model, "choices": [choice], "usage": _usage(ask, text)}
 
 

@@ -50,6 +50,13 @@ def restored(signature: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _restored(signature.input_fields[name].annotation, value) for name, value in inputs.items()}
 
 
+def stands_for(annotation: Any, text: str) -> Any:
+    """What stands in a prompt for a value that is not known yet: `text`, or nothing where text is no value."""
+    if annotation is dspy.History:
+        return dspy.History(messages=[])
+    return [] if typing.get_origin(annotation) is list and typing.get_args(annotation) == (dspy.Tool,) else text
+
+
 def _restored(annotation: Any, value: Any) -> Any:
     if annotation is dspy.Tool:
         return _tool(value)

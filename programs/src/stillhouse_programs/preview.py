@@ -8,6 +8,7 @@ from typing import Any
 import dspy
 
 from stillhouse_programs.collect import Prepared
+from stillhouse_programs.native import stands_for
 from stillhouse_programs.prompts import CannotRender, Message, render
 from stillhouse_programs.spec import FromRef, ProgramSpec, Reference, ValueRef, expand
 
@@ -41,7 +42,9 @@ def _messages(prompt_adapter: dspy.Adapter, name: str, predictor: dspy.Predict, 
 
 def _alone(prepared: Prepared, name: str, predictor: dspy.Predict, inputs: Mapping[str, Any]) -> list[Message]:
     """Of a predictor that code calls: inputs of the program go into fields of the same name, all else stands as `{predictor.field}`."""
-    known = {field: inputs.get(field, "{" + f"{name}.{field}" + "}") for field in predictor.signature.input_fields}
+    known = {field: inputs[field] for field in predictor.signature.input_fields if field in inputs}
+    for field, info in predictor.signature.input_fields.items():
+        known.setdefault(field, stands_for(info.annotation, "{" + f"{name}.{field}" + "}"))
     try:
         return _messages(prepared.prompt_adapter, name, predictor, known)
     except CannotRender:

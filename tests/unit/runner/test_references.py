@@ -1,5 +1,6 @@
 """Programs and metrics that are code: what a runner imports, what it says of them, and what it refuses."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from distill.relay import Relay, Target
 from distill.rollouts import Runner, RunnerError, RunnerPool
 from stillhouse_programs.spec import parse_spec
 from tests.support.installed import PACKAGE, make_runtime, module_file
-from tests.support.scripted_lm import Ask, ScriptedLM
+from tests.support.scripted_lm import Ask, Says, ScriptedLM
 
 Json = dict[str, Any]
 
@@ -175,6 +176,10 @@ class TestRuns:
             assert "billing desk" in trace["calls"][1]["inputs"]["trajectory"]
             assert trace["outputs"]["answer"] == "The billing desk."
 
+    def test_attempts_that_were_thrown_away(self, relay: Relay, code: Runner) -> None:
+        with rolled(relay, code, describe(code, "programs:make_picky"), {"message": "Who is there?"}) as trace:
+            assert [call.get("discarded", False) for call in trace["calls"]] == [False, True]
+
     def test_threads(self, relay: Relay, code: Runner) -> None:
         with rolled(relay, code, describe(code, "programs:Panel", inputs=["message"]), {"message": "Well?"}) as trace:
             assert sorted(call["predictor"] for call in trace["calls"]) == ["opinions[0]", "opinions[1]"]
@@ -207,6 +212,32 @@ class TestRuns:
         found = [code.ask("validate", program=program, lms=LMS, samples=[{"message": "x"}])["prompt_hash"] for _ in range(2)]
         assert found[0] == found[1]
         assert next(iter(found[0].values())).startswith("v1:")
+
+
+class TestNativeTools:
+    def calls(self, ask: Ask) -> Says:
+        turn = sum(message["role"] == "tool" for message in ask.messages)
+        name, arguments = (("on_duty", {"team": "billing"}), ("submit", {"answer": "The desk."}))[turn]
+        call = {"id": f"random-{turn}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+        return Says({"content": "[[ ## next_thought ## ]]\nHm.\n\n[[ ## completed ## ]]\n", "tool_calls": [call]})
+
+    def test_an_agents_turns_become_rows_with_tools(self, relay: Relay, code: Runner) -> None:
+        asked: Json = {"program": describe(code, "programs:make_caller"), "prompt_adapter": {"type": "chat", "native_tools": True}}
+        asked["lms"] = {"student": {**LMS["student"], "native": ["tools"]}}
+        assert code.ask("validate", **asked, samples=[{"message": "x"}])["predictors"][0]["name"] == "react"
+        code.ask("open", program_key="caller", **asked)
+        with ScriptedLM(answer=self.calls) as lm:
+            token = relay.grant({"student": Target("scripted", lm.url, "upstream", max_in_flight=8)}).token
+            body = {"index": 0, "inputs": {"message": "Who is there?"}, "labels": {}, "rollouts": [{"n": 0, "seed": 1}]}
+            events = list(code.request("rollouts", program_key="caller", token=token, examples=[body]))
+        trace = next(each for each in events if each["event"] == "trace")["trace"]
+        assert trace["outputs"]["answer"] == "The desk."
+        found = list(code.request("render_rows", program_key="caller", demos="auto", traces=[{"trace_digest": "v1:0", "trace": trace}]))
+        rows = [row for row in found if row["event"] == "row"]
+        assert [row["completion"][0]["tool_calls"][0]["function"]["name"] for row in rows] == ["on_duty", "submit"]
+        assert [[tool["function"]["name"] for tool in row["tools"]] for row in rows] == [["on_duty", "submit"]] * 2
+        assert [message["role"] for message in rows[1]["prompt"]] == ["system", "user", "assistant", "tool", "user"]
+        assert [message["content"] for message in rows[1]["prompt"]] == [message["content"] for message in lm.calls[1].body["messages"]]
 
 
 class TestChangedSource:

@@ -49,6 +49,16 @@ def make_agent() -> dspy.ReAct:
     return dspy.ReAct("message -> answer", tools=[on_duty], max_iters=3)
 
 
+def make_picky() -> dspy.BestOfN:
+    """Asks twice, is content with neither answer, and takes the first."""
+    return dspy.BestOfN(dspy.Predict("message -> answer"), N=2, reward_fn=lambda args, made: 0.0, threshold=1.0)
+
+
+def make_caller() -> dspy.ReActV2:
+    """The same by tool calls, which an LM may make beside the text."""
+    return dspy.ReActV2("message -> answer", tools=[on_duty], max_iters=3)
+
+
 class Panel(dspy.Module):
     """Two opinions at once, in threads."""
 
