@@ -76,7 +76,7 @@ def list_traces(
     caller: Reader,
     session: SessionDep,
     page: PageDep,
-    role: Annotated[str | None, Query(description="`teacher:0`, `baseline`, `baseline_constrained`, `teacher` or `compiled`")] = None,
+    role: Annotated[str | None, Query(description="`teacher:0`, `baseline`, `teacher`, `compiled`, `incumbent`, …")] = None,
     passed: Annotated[bool | None, Query(description="Only those whose score passes, or does not")] = None,
 ) -> Page[TraceRead]:
     """Also those that were reused from the project's earlier jobs."""

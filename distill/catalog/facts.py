@@ -116,7 +116,7 @@ class RowFact(Base):
     job_id: Mapped[str] = mapped_column(Text, primary_key=True)
     kind: Mapped[str] = mapped_column(Text, primary_key=True)
     role: Mapped[str] = mapped_column(Text, primary_key=True)
-    """`teacher:0`, `baseline`, `baseline_constrained`, `teacher`, `compiled`."""
+    """`teacher:0`, `baseline`, `baseline_constrained`, `teacher`, `compiled`, `incumbent`."""
     example_index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     rollout: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     call: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default="-1")

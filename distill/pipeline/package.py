@@ -97,7 +97,7 @@ def readme(facts: Facts) -> bytes:
 
 def _scores(evaluation: Mapping[str, Any] | None) -> Iterable[str]:
     if evaluation is None:
-        yield "Nothing was held out, so there is no score. Give a `valset` or ask for a `holdout` to get one."
+        yield "Nothing was held out, so there is no score, and no verdict is possible. Give a `valset` or ask for a `holdout` to get one."
         return
     yield f"{evaluation['n']} held-out examples, metric `{evaluation['metric']}`, 95 % intervals."
     yield ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.testclient import TestClient
 
-from tests.integration.api.conftest import Tokens
+from tests.integration.api.conftest import Tokens, job_body
 from tests.integration.api.finished import finish
 
 PROD = "/v1/aliases/router@prod"
@@ -75,3 +75,24 @@ class TestAliases:
 def finish_again(api: TestClient) -> str:
     """A second artifact of the same program."""
     return finish(api, model="sh-router-self-second00").artifact_id
+
+
+class TestIncumbent:
+    def test_a_program_without_the_alias_has_nothing_to_beat_yet(self, api: TestClient) -> None:
+        body = job_body(program_name="router", evaluate={"incumbent": "router@prod"})
+        job = api.post("/v1/compile_jobs", json=body)
+        assert job.status_code == 201
+        assert job.json()["evaluate"] == {"roles": ["baseline", "teacher", "compiled"], "incumbent": "router@prod"}
+
+    def test_an_alias_of_nothing_is_refused(self, api: TestClient) -> None:
+        reply = api.post("/v1/compile_jobs", json=job_body(program_name="router", evaluate={"incumbent": "ruoter@prod"}))
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"], error["param"]) == (422, "alias_not_found", "evaluate.incumbent")
+        assert 'did you mean "router@prod"' in error["message"]
+        assert api.post("/v1/compile_jobs", json=job_body(evaluate={"incumbent": "prod"})).status_code == 422
+
+    def test_an_unfinished_job_has_no_pairs_and_says_nothing_yet(self, api: TestClient) -> None:
+        job_id = api.post("/v1/compile_jobs", json=job_body()).json()["id"]
+        assert api.get(f"/v1/compile_jobs/{job_id}/evaluations/pairs").json()["data"] == []
+        assert api.get(f"/v1/compile_jobs/{job_id}/evaluations").json()["delta"] is None
+        assert api.get(f"/v1/compile_jobs/{job_id}/evaluations/pairs?change=worse").status_code == 422

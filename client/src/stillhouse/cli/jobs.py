@@ -209,6 +209,8 @@ def _show_scores(job: CompileJob) -> None:
             ("PARSE FAILURES", lambda pair: pair[1].get("parse_failures")),
         ],
     )
+    if delta := (job.evaluation or {}).get("delta"):
+        console.print(f"  compared with {delta['against']}: [bold]{delta['verdict']}[/bold]", highlight=False)
 
 
 def _number(value: Any) -> str:
