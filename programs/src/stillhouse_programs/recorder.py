@@ -142,15 +142,16 @@ def tag_predictors(program: dspy.Module) -> dict[str, Own]:
 
 @functools.cache
 def _recorded_class(base: Any) -> Any:
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    # Not `__call__`: some programs call `forward` itself, of which dspy only warns.
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _recorded(self, kwargs) as record:
-            return record.returned(base.__call__(self, *args, **kwargs))
+            return record.returned(base.forward(self, *args, **kwargs))
 
-    async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def aforward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _recorded(self, kwargs) as record:
-            return record.returned(await base.acall(self, *args, **kwargs))
+            return record.returned(await base.aforward(self, *args, **kwargs))
 
-    own = {"__call__": call, "acall": acall, "__module__": base.__module__, _RECORDED: True}
+    own = {"forward": forward, "aforward": aforward, "__module__": base.__module__, _RECORDED: True}
     return type(base.__name__, (base,), own)
 
 

@@ -39,8 +39,13 @@ def odd_metric(example: Any, prediction: Any, trace: Any = None) -> float:
     return float("nan") if how == METRIC_NAN else float(example.category == prediction.category)
 
 
+def the_odd_metric(spec: Any, allowed: Any = None) -> Any:
+    """Whatever metric a job names."""
+    return odd_metric
+
+
 if __name__ == "__main__":
     ops.build_program = odd_program(ops.build_program)  # type: ignore[attr-defined]
-    ops.make_metric = lambda metric: odd_metric  # type: ignore[attr-defined,assignment]
+    ops.make_metric = the_odd_metric  # type: ignore[attr-defined]
     sys.argv = ["runner", *sys.argv[sys.argv.index("--parent") :]]
     runner.main()

@@ -10,9 +10,11 @@ from typing import Any, cast
 import dspy
 import orjson
 
+from distill.rollouts.events import read_event
 from stillhouse_programs.collect import Prepared, prepare_program, run_rollout
 from stillhouse_programs.engine import RelayLM, make_lm
 from stillhouse_programs.prompts import make_prompt_adapter
+from stillhouse_programs.protocol import encode
 from stillhouse_programs.relay_http import AsyncRelayClient, Reply, SyncRelayClient
 from stillhouse_programs.threads import inherit_rollouts
 from tests.support.scripted_lm import Answerer, Fail, complete, echo
@@ -63,7 +65,9 @@ def prepared(program: dspy.Module, relay: ScriptedRelay, prompt_adapter: str = "
 def rollout(ready: Prepared, seed: int | None = None, limit: float | None = 5.0, **inputs: Any) -> Json:
     """One rollout, in threads where the program needs them."""
     with ThreadPoolExecutor(2) as threads:
-        return asyncio.run(run_rollout(ready, inputs, token="t", seed=seed, time_limit_seconds=limit, threads=threads))
+        trace = asyncio.run(run_rollout(ready, inputs, token="t", seed=seed, time_limit_seconds=limit, threads=threads))
+    read_event(encode({"v": 1, "id": 1, "event": "trace", "index": 0, "n": 0, "trace": trace}))  # the server takes no other
+    return trace
 
 
 class Steps(dspy.Module):

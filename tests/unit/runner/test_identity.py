@@ -105,6 +105,14 @@ class TestControlFlow:
         names = ["hops[1].predict", "by['en']", "inner.last", "hops[0]", "by['de'].inner.last", "hops[0]"]
         assert called(run(program)) == names
 
+    def test_forward_called_by_its_name(self) -> None:
+        def body(self: Any, q: str) -> dspy.Prediction:
+            self.chain.forward(q="chain")
+            return self.answer.forward(q=q)
+
+        trace = run(Program(body, answer=dspy.Predict("q -> a"), chain=dspy.ChainOfThought("q -> a")))
+        assert (called(trace), trace["foreign_calls"]) == (["chain.predict", "answer"], 0)
+
     def test_copy_made_inside_forward(self) -> None:
         def body(self: Any, q: str) -> dspy.Prediction:
             return self.deepcopy().answer(q=q)
