@@ -18,6 +18,18 @@ class Typed(dspy.Signature):
     c_tone: Literal["yes", "no"] = dspy.OutputField()
 
 
+class Thinks(dspy.Signature):
+    q: str = dspy.InputField()
+    reasoning: dspy.Reasoning = dspy.OutputField()
+    answer: str = dspy.OutputField()
+
+
+class Reasoner(dspy.LM):
+    """An LM that reasons beside its text."""
+
+    supports_reasoning = True
+
+
 class Two(dspy.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ import pytest
 
 from stillhouse_programs import prompts
 from stillhouse_programs.prove import ScriptedAdapter
-from tests.contract.known_programs import OTHER, SAME, AsyncOnly, Overriding, Raw, Two, Typed, bad_then_good, best
+from tests.contract.known_programs import OTHER, SAME, AsyncOnly, Overriding, Raw, Reasoner, Thinks, Two, Typed, bad_then_good, best
 from tests.contract.random_programs import Chance
 from tests.contract.rows_twice import PLAIN, examples, lm, ours, say, upstream, upstream_jobs
 from tests.support.scripted_lm import Answer, Answerer, Ask
@@ -240,6 +240,28 @@ class TestB10:
         assert "Another task." not in theirs["fake/small", "p"][0]
         made = ours(students(Overriding), [Overriding()], TRAINSET[:1])
         assert made.rejected == {"override": 1}
+
+    def test_native_reasoning_stands_beside_the_text_as_it_will_be_asked_for(self) -> None:
+        def student() -> dspy.Module:
+            program = dspy.Predict(Thinks)
+            program.lm = lm(kind=Reasoner)
+            return program
+
+        asked: list[str] = []
+
+        def answer(ask: Ask) -> Answer:
+            asked.append(str(ask.messages[0]["content"]))
+            return say(ask)
+
+        running = student()
+        running.lm = lm(kind=Reasoner, answer=answer)
+        running(q="easy 0")
+        theirs = upstream(student(), [teachers(lambda: dspy.Predict(Thinks))], TRAINSET[:1])
+        assert json.loads(theirs["fake/small", "self"][0])[0]["content"] != asked[0]
+        (row,) = ours(student(), [dspy.Predict(Thinks)], TRAINSET[:1]).rendered
+        assert row.prompt[0]["content"] == asked[0]
+        assert row.completion[0]["reasoning_content"].startswith("reasoning ")
+        assert "reasoning" not in row.completion[0]["content"]
 
     @pytest.mark.parametrize("adapter", ["json", "baml"])
     def test_prompt_adapters_that_upstream_has_no_rows_for(self, adapter: str) -> None:
