@@ -188,6 +188,9 @@ class House:
     call_seconds: float = 2.0
     """How long the relay tries one LM call."""
     python: str = sys.executable
+    """The interpreter that runs programs."""
+    references: tuple[str, ...] = ()
+    """The packages that programs may name as code."""
 
     def __enter__(self) -> House:
         self.store = FolderStore(self.folder / "blobs")
@@ -214,7 +217,7 @@ class House:
     def open(self) -> None:
         """Start what a worker process has; `close` and `open` are its restart."""
         relay = Relay(RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2))
-        runners = RunnerPool(relay.start(), {"default": self.python})
+        runners = RunnerPool(relay.start(), {"default": self.python}, references=self.references)
         self.shift = Shift()
         self.ports = Ports(self.store, relay, runners, {"local": self.trainer}, self.folder / "work")
         assert self.house is not None

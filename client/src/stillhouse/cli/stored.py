@@ -26,9 +26,11 @@ def _show_new(thing: Any, as_json: bool, text: str) -> None:
 
 @programs.command("create")
 def create_program(file: File, name: Name = None, as_json: Json = False) -> None:
-    """Store a program spec (JSON or YAML)."""
+    """Store a program spec, or a reference to code (JSON or YAML)."""
     with connected() as client:
-        program = client.programs.create(read_document(file), name=name)
+        document = read_document(file)
+        code = isinstance(document.get("reference"), str)
+        program = client.programs.create(name=name, **document) if code else client.programs.create(document, name=name)
         _show_new(program, as_json, f"inputs {', '.join(program.inputs)}; outputs {', '.join(program.outputs)}")
 
 

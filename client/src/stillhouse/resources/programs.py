@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import Unpack
+from typing_extensions import TypedDict, Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
@@ -19,8 +19,23 @@ if TYPE_CHECKING:
 PATH = "/v1/programs"
 
 
-def _create(spec: Mapping[str, Any], name: str | None, metadata: Mapping[str, str] | None, key: str | None) -> Call[Program]:
-    return _request.create(PATH, Program, _request.given({"spec": spec, "name": name, "metadata": metadata}), key)
+class ReferenceParams(TypedDict, total=False):
+    """A program that is code of a package which is installed and allowed on the server, in place of a spec."""
+
+    reference: str
+    """`package.module:name` of a class or function that makes the program."""
+    kwargs: Mapping[str, Any]
+    """Keyword arguments that it is called with."""
+    lms: Mapping[str, str]
+    """LM role of each predictor; `student` where none is given."""
+    inputs: Sequence[str | Mapping[str, Any]]
+    """Names of the inputs; the parameters of `forward` if left out."""
+
+
+def _create(
+    spec: Mapping[str, Any] | None, code: ReferenceParams, name: str | None, metadata: Mapping[str, str] | None, key: str | None
+) -> Call[Program]:
+    return _request.create(PATH, Program, _request.given({"spec": spec, **code, "name": name, "metadata": metadata}), key)
 
 
 def _render(program_id: str, inputs: Mapping[str, Any]) -> Call[Render]:
@@ -37,14 +52,15 @@ class Programs:
 
     def create(
         self,
-        spec: Mapping[str, Any],
+        spec: Mapping[str, Any] | None = None,
         *,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        **code: Unpack[ReferenceParams],
     ) -> Program:
-        """Store a program spec. Raises UnprocessableEntityError with the JSON path of what is wrong."""
-        return self._client.send(_create(spec, name, metadata, idempotency_key))
+        """Store a program: a spec, or `reference=` to code. Raises UnprocessableEntityError with the JSON path of what is wrong."""
+        return self._client.send(_create(spec, code, name, metadata, idempotency_key))
 
     def retrieve(self, program_id: str) -> Program:
         return self._client.send(_request.get(f"{PATH}/{program_id}", Program))
@@ -66,14 +82,15 @@ class AsyncPrograms:
 
     async def create(
         self,
-        spec: Mapping[str, Any],
+        spec: Mapping[str, Any] | None = None,
         *,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        **code: Unpack[ReferenceParams],
     ) -> Program:
-        """Store a program spec. Raises UnprocessableEntityError with the JSON path of what is wrong."""
-        return await self._client.send(_create(spec, name, metadata, idempotency_key))
+        """Store a program: a spec, or `reference=` to code. Raises UnprocessableEntityError with the JSON path of what is wrong."""
+        return await self._client.send(_create(spec, code, name, metadata, idempotency_key))
 
     async def retrieve(self, program_id: str) -> Program:
         return await self._client.send(_request.get(f"{PATH}/{program_id}", Program))

@@ -25,6 +25,7 @@ class Render(Object):
 
     program: str
     calls: list[dict[str, Any]]
+    note: str | None = None
 
 
 class Dataset(Object):
