@@ -1,13 +1,14 @@
 """Whose prompts the training rows have."""
 
 import copy
+import json
 import re
 from typing import Any
 
 from distill.catalog import programs
 from distill.db import unit_of_work
 from stillhouse_programs.spec import parse_spec
-from tests.integration.execute.house import SUPPORT, House, PretendTrainer, rows
+from tests.integration.execute.house import CATEGORIES, SUPPORT, House, PretendTrainer, rows
 from tests.support.scripted_lm import Answer, Ask
 
 DEMO = {"message": "Refund me", "category": "billing"}
@@ -52,3 +53,11 @@ class TestRender:
         prompts, warned = compiled(house, render="teacher")
         assert all("Think of the team first." in text and "<message>\nRefund me\n</message>" in text for text in prompts)
         assert "prompts_differ" in warned
+
+    def test_under_the_baml_prompt_adapter(self, house: House) -> None:
+        job = house.compile(rows(6), prompt_adapter={"type": "baml"}, multitask=False)
+        assert job.status == "succeeded", job.error
+        assert isinstance(house.trainer, PretendTrainer)
+        row = house.trainer.jobs[0]["texts"][0]
+        assert 'Output field `category` should be of type: "billing" or "technical" or "account"' in row["prompt"][0]["content"]
+        assert json.loads(row["completion"][0]["content"])["category"] in CATEGORIES
