@@ -83,8 +83,8 @@ class JobContext:
         return teacher_cast(number, self.spec, self.teachers[number])
 
     def rendering_cast(self, role: str) -> Cast:
-        """Whose prompts the rows of a teacher's role are rendered with."""
-        if self.spec.render == "student":
+        """Whose prompts the rows of a teacher's role are rendered with; where labels teach, there are the student's alone."""
+        if self.spec.render == "student" or not self.teachers:
             return rendering_cast(self.spec, self.student)
         number = teacher_number(role)
         return teacher_rendering_cast(number, self.spec, self.student, self.teachers[number])
