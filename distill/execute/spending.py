@@ -5,6 +5,9 @@ from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
 from distill.catalog import usage
 from distill.catalog.usage import Kind, NewUsage
 from distill.db import Session, unit_of_work
@@ -15,6 +18,8 @@ from distill.jobs.claims import Claim
 from distill.pipeline.costs import Asked, Spent
 from distill.pipeline.roles import Cast
 from distill.relay import Grant, Relay
+
+log = structlog.get_logger(__name__)
 
 
 class Purse:
@@ -74,8 +79,13 @@ class Spending:
         self.grant.revoke()
         if self._purse is not None:
             self._purse.close(self.counts()["calls"])
-        with unit_of_work() as s:
-            usage.record(s, self._paid())
+        try:
+            with unit_of_work() as s:
+                usage.record(s, self._paid())
+        except SQLAlchemyError as fault:
+            if error is None:
+                raise
+            log.warning("usage_not_recorded", item=self._claim.item_id, error=str(fault))
 
     def _paid(self) -> list[NewUsage]:
         return [
