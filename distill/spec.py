@@ -153,11 +153,15 @@ class Filter(SpecPart):
 
 
 class Rollouts(SpecPart):
-    """Up to `n` samples an example; `temperature` is that of the samples after the first."""
+    """Up to `n` samples an example; `temperature` is that of the samples after the first.
+
+    With `stored_only` no teacher is called, for training or in the evaluation: what is not in the trace store is left out.
+    """
 
     n: Annotated[int, Field(ge=1, le=64)] = 1
     temperature: Temperature | None = None
     stop_on_pass: bool = True
+    stored_only: bool = False
 
 
 class SmokeTest(SpecPart):
@@ -326,6 +330,13 @@ def metric_digest(metric: MetricSpec) -> str:
 def trace_digest(program: str, lms: str, inputs: str, rollout: int, prompt_adapter: PromptAdapterSpec, prompt_hash: str) -> str:
     """`program`, `lms` and `inputs` are digests. The dspy version is not part of it: the prompt hash says whether prompts changed."""
     return digest([program, lms, inputs, rollout, prompt_adapter, prompt_hash])
+
+
+def training_digest(
+    *, trainer: str, base: str, rows: str, validation_rows: str | None, options: Mapping[str, Any], seed: int, schema_version: int
+) -> str:
+    """Of all that decides a training: equal digests would make equal weights. `base`, `rows`, `validation_rows` are digests of content."""
+    return digest([trainer, schema_version, base, rows, validation_rows, dict(sorted(options.items())), seed])
 
 
 def row_digest(prompt: Sequence[Mapping[str, Any]], completion: Sequence[Mapping[str, Any]]) -> str:

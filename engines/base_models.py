@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -236,3 +237,17 @@ def _forget_paths(folder: Path) -> None:
         content = json.loads(file.read_text())
         kept = {key: value for key, value in content.items() if key not in {"_name_or_path", "name_or_path", "quantization_config"}}
         file.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def main(names: list[str]) -> int:
+    """`python -m engines.base_models NAME` prints the digest of that model's weights; 2 and a line on stderr where there are none."""
+    try:
+        print(resolve(*names).digest)
+    except (BaseModelError, OSError, TypeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

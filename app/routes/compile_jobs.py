@@ -1,4 +1,4 @@
-"""/v1/compile_jobs: create, list, read, change, start, cancel."""
+"""/v1/compile_jobs: create, list, read, change, start, cancel, retry, refilter."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from app.following import wait_for_change
 from app.idempotency import Made, OnceDep
 from app.queries import metadata_query
 from app.schemas.common import Page
-from app.schemas.compile_jobs import JobCreate, JobRead, JobUpdate
+from app.schemas.compile_jobs import JobCreate, JobRead, JobUpdate, RefilterIn, RetryIn
 from app.services import ServicesDep
 from app.views.compile_jobs import job_read
 from app.views.convert import page_of
 from distill.catalog.keys import Caller
 from distill.db import Session, unit_of_work
-from distill.jobs import repository, service
+from distill.jobs import refiltering, repository, retrying, service
 from distill.jobs.models import Job
 from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
@@ -111,6 +111,41 @@ def update_compile_job(job_id: JobId, body: JobUpdate, caller: Writer, session: 
 def start_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
     """For a job that was created with `auto_start: false`; any other is a conflict."""
     return read_job(session, caller, service.start(session, caller.project_id, job_id))
+
+
+@routes.post(
+    "/compile_jobs/{job_id}/retry",
+    summary="Retry a failed job",
+    response_model=JobRead,
+    responses={**BODY_ERRORS, **errors(404, 409)},
+)
+def retry_compile_job(job_id: JobId, caller: Writer, session: SessionDep, once: OnceDep, body: RetryIn | None = None) -> Response:
+    """The job goes on where it failed, with its id and one `round` more; what succeeded stays, what was paid for is not paid again."""
+
+    def make() -> Made:
+        job = retrying.retry(session, caller.project_id, job_id, body.fine_tuning_job if body else None)
+        return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}", status=200)
+
+    return once.reply(make)
+
+
+@routes.post(
+    "/compile_jobs/{job_id}/refilter",
+    status_code=201,
+    response_model=JobRead,
+    summary="Make another job from a job's traces",
+    responses={**BODY_ERRORS, **errors(404, 409)},
+)
+def refilter_compile_job(job_id: JobId, body: RefilterIn, caller: Writer, session: SessionDep, once: OnceDep) -> Response:
+    """Another bar, another prompt adapter, another student: no teacher is called, and a key whose training is the same is not trained."""
+
+    def make() -> Made:
+        repository.get(session, caller.project_id, job_id)
+        with naming_no_path():
+            job = refiltering.refilter(session, caller.project_id, caller, job_id, body.model_dump(mode="json", exclude_unset=True))
+        return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}")
+
+    return once.reply(make)
 
 
 @routes.post("/compile_jobs/{job_id}/cancel", summary="Cancel a job", responses=errors(404, 409))

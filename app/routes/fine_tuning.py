@@ -48,18 +48,10 @@ def list_fine_tuning_events(
     """The events of its compile job that concern training, in order."""
     row = repository.fine_tune_job(session, caller.project_id, job_id)
     start = int(after.rsplit("-", 1)[1]) if after else 0
-    later = events.after(session, row.job_id, start, _MOST)
-    found = [event for event in later if event.type in _TRAINING and _concerns(event.data, row.id)]
+    found = events.concerning(session, row.job_id, row.id, _TRAINING, start, limit + 1)
     data = [fine_tune_event(event) for event in found[:limit]]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
     return Page(data=data, first_id=first, last_id=last, has_more=len(found) > limit)
 
 
-_MOST = 10_000
 _TRAINING = frozenset({"status", "done", "train.curve", "train.progress", "checkpoint", "log", "warning"})
-
-
-def _concerns(data: dict[str, object] | None, fine_tune_job_id: str) -> bool:
-    """Events that name a fine-tune job are that job's alone."""
-    named = (data or {}).get("fine_tuning_job")
-    return named is None or named == fine_tune_job_id

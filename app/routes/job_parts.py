@@ -13,14 +13,14 @@ from app.errors import ApiError
 from app.following import event_stream, position
 from app.schemas.common import Page
 from app.schemas.compile_jobs import CostRead, CurveRead, EventRead, RejectionRead, TraceRead, TrainingFileRead
-from app.schemas.fine_tuning import FineTuneJobRead
+from app.schemas.fine_tuning import FineTuneJobRead, LogRead
 from app.schemas.served import ArtifactRead
 from app.services import ServicesDep
 from app.views.compile_jobs import event_read
 from app.views.convert import page_of
 from app.views.costs import cost_read
 from app.views.facts import curve_read, rejection_read, trace_read, training_files
-from app.views.fine_tuning import fine_tune_read
+from app.views.fine_tuning import fine_tune_read, log_read
 from app.views.served import artifact_read
 from distill.catalog import artifacts, usage
 from distill.catalog.keys import Caller
@@ -118,6 +118,25 @@ def list_child_jobs(job_id: JobId, caller: Reader, session: SessionDep) -> Page[
     job = repository.get(session, caller.project_id, job_id)
     data = [fine_tune_read(row) for row in repository.fine_tune_jobs(session, job.id)]
     return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
+
+
+@routes.get("/compile_jobs/{job_id}/logs", summary="Logs of a job's trainings", responses=errors(404))
+def list_logs(
+    job_id: JobId,
+    caller: Reader,
+    session: SessionDep,
+    services: ServicesDep,
+    fine_tuning_job: Annotated[str | None, Query(max_length=256, description="Only that of this fine-tune job")] = None,
+) -> Page[LogRead]:
+    """One for each fine-tune job that has begun to train, by LM and predictor."""
+    job = repository.get(session, caller.project_id, job_id)
+    rows = repository.fine_tune_jobs(session, job.id)
+    if fine_tuning_job is not None:
+        rows = [row for row in rows if row.id == fine_tuning_job]
+        if not rows:
+            raise ApiError(404, "not_found", "The job has no such fine-tune job.", param="fine_tuning_job")
+    begun = [row for row in rows if fine_tuning_job is not None or row.log is not None or row.log_tail is not None]
+    return Page(data=[log_read(services.store, row) for row in begun])
 
 
 @routes.get("/compile_jobs/{job_id}/curves", summary="Training curves of a job", responses=errors(404))

@@ -46,6 +46,32 @@ class JobCreate(Body):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class RetryIn(Body):
+    """Nothing, or the one fine-tune job to be trained again."""
+
+    fine_tuning_job: str | None = Field(default=None, max_length=256, description="`ftjob-…`: of the failed ones, only this")
+
+
+class RefilterIn(Body):
+    """What is to be other than in the job whose traces are used; absent fields stay, objects are merged field by field."""
+
+    filter: Filter | None = None
+    prompt_adapter: PromptAdapterIn | None = Field(default=None, description="Of the student; the traces were made with the teacher's")
+    demos: Literal["keep", "drop", "auto"] | None = None
+    lms: dict[LmName, LmIn] | None = Field(default=None, description="The student's LMs")
+    train_options: TrainOptions | None = None
+    multitask: bool | None = None
+    render: Render | None = None
+    rows: RowsOfKey | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    evaluate: Evaluate | None = None
+    name: str | None = Field(default=None, max_length=128)
+    program_name: Name | None = None
+    suffix: str | None = Field(default=None, pattern=r"^[a-z0-9-]{1,18}$")
+    auto_start: bool = True
+    metadata: Metadata = Field(default_factory=dict)
+
+
 class JobUpdate(Body):
     """What may change while a job stands; absent fields stay."""
 

@@ -9,6 +9,12 @@ from pydantic import Field
 from app.schemas.common import Reply
 
 
+class FineTuneError(Reply):
+    code: str
+    message: str
+    param: str | None = None
+
+
 class ChildFineTuneJob(Reply):
     """A fine-tune job inside its compile job."""
 
@@ -20,12 +26,8 @@ class ChildFineTuneJob(Reply):
     rows: int | None
     progress: dict[str, Any] | None = Field(description="While it trains: step, total_steps, percent, seconds_remaining")
     fine_tuned_model: str | None
-
-
-class FineTuneError(Reply):
-    code: str
-    message: str
-    param: str | None = None
+    reused_from: str | None = Field(description="The fine-tune job that trained the model, where an equal training was found")
+    error: FineTuneError | None
 
 
 class FineTuneJobRead(Reply):
@@ -60,3 +62,16 @@ class FineTuneEventRead(Reply):
     message: str
     type: Literal["message", "metrics"] = "message"
     data: dict[str, Any] = Field(default_factory=dict)
+
+
+class LogRead(Reply):
+    """What the trainer wrote for one fine-tune job; while it trains, the last 16 KiB."""
+
+    object: Literal["fine_tuning.job.log"] = "fine_tuning.job.log"
+    fine_tuning_job: str
+    lm: str
+    predictor: str
+    status: str
+    reused_from: str | None = Field(description="The fine-tune job whose training this log is of, where it was not trained again")
+    text: str
+    truncated: bool = Field(description="It begins later than the log does")

@@ -19,6 +19,7 @@ from app.schemas.compile_jobs import (
 from app.schemas.fine_tuning import ChildFineTuneJob
 from app.views.convert import seconds
 from app.views.costs import cost_read
+from app.views.fine_tuning import fine_tune_error
 from distill.jobs.models import FineTuneJob, Job, JobEvent
 from distill.jobs.overview import Overview
 from distill.jobs.repository import StepView, spec_of
@@ -153,6 +154,8 @@ def child(one: FineTuneJob) -> ChildFineTuneJob:
         rows=one.rows,
         progress=one.progress if one.status == "running" else None,
         fine_tuned_model=one.model_id,
+        reused_from=one.reused_from,
+        error=fine_tune_error(one.error),
     )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.schemas.fine_tuning import FineTuneError, FineTuneEventRead, FineTuneJobRead
+from app.schemas.fine_tuning import FineTuneError, FineTuneEventRead, FineTuneJobRead, LogRead
 from app.views.convert import seconds
 from distill.jobs.models import FineTuneJob, JobEvent
+from distill.storage import FolderStore
+
+_MOST_LOG_BYTES = 2**20
 
 
 def fine_tune_read(row: FineTuneJob) -> FineTuneJobRead:
@@ -26,15 +29,39 @@ def fine_tune_read(row: FineTuneJob) -> FineTuneJobRead:
         method={"type": "supervised", "supervised": {"hyperparameters": options}},
         seed=int(row.options.get("seed") or 0),
         organization_id=row.project_id,
-        error=_error(row.error),
-        metadata={"compile_job_id": row.job_id, "lm": ",".join(row.lms), "predictor": row.predictor},
+        error=fine_tune_error(row.error),
+        metadata={
+            "compile_job_id": row.job_id,
+            "lm": ",".join(row.lms),
+            "predictor": row.predictor,
+            **({"reused_from": row.reused_from} if row.reused_from else {}),
+        },
     )
 
 
-def _error(error: dict[str, Any] | None) -> FineTuneError | None:
+def fine_tune_error(error: dict[str, Any] | None) -> FineTuneError | None:
     if not error:
         return None
     return FineTuneError(code=str(error.get("code", "error")), message=str(error.get("message", "")), param=error.get("param"))
+
+
+def log_read(store: FolderStore, row: FineTuneJob) -> LogRead:
+    """The end of what is there now while it trains, else the log of its last attempt."""
+    text, truncated = row.log_tail or "", True
+    if row.log_tail is None and row.log is not None:
+        size = store.size(row.log)
+        with store.open(row.log) as file:
+            file.seek(max(0, size - _MOST_LOG_BYTES))
+            text, truncated = file.read().decode("utf-8", errors="replace"), size > _MOST_LOG_BYTES
+    return LogRead(
+        fine_tuning_job=row.id,
+        lm=",".join(row.lms),
+        predictor=row.predictor,
+        status=row.status,
+        reused_from=row.reused_from,
+        text=text,
+        truncated=truncated and bool(text),
+    )
 
 
 def fine_tune_event(event: JobEvent) -> FineTuneEventRead:

@@ -82,10 +82,6 @@ def list_models(s: Session, project_id: str, page: Page) -> Listing[Model]:
     return paginate(s, select(Model).where(Model.project_id == project_id, Model.deleted_at.is_(None)), Model.id, page)
 
 
-def of_job(s: Session, job_id: str) -> list[Model]:
-    return list(s.scalars(select(Model).where(Model.job_id == job_id).order_by(Model.id)))
-
-
 def delete(s: Session, project_id: str, model_id: str) -> None:
     """Hide a model and have it unloaded. Raises NotFound."""
     get(s, project_id, model_id)

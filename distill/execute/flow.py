@@ -11,19 +11,18 @@ from distill.db import Session
 from distill.execute import context as contexts
 from distill.execute import rollout_facts
 from distill.execute.context import JobContext
-from distill.jobs import claims, events, service
+from distill.jobs import claims, events, service, trained
 from distill.jobs.claims import StepClosed
 from distill.jobs.models import Job, JobStep
 from distill.jobs.repository import fine_tune_jobs
 from distill.jobs.service import NewFineTuneJob
 from distill.jobs.status import Step, StepStatus
-from distill.jobs.steps import NewItem, open_step, release_held
+from distill.jobs.steps import NewItem, open_step
+from distill.jobs.trained import COMPILED
 from distill.pipeline import bootstrap
 from distill.pipeline.plan import Plan, job_keys, lm_of_key, lms_of_key, roles_to_evaluate, train_options
 from distill.pipeline.refusals import Reason, failed_examples
 from distill.pipeline.roles import teacher_role
-
-COMPILED = "compiled"
 
 
 def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]]) -> None:
@@ -102,24 +101,8 @@ def after_assemble(s: Session, row: Job, closed: StepClosed) -> None:
 
 def after_train(s: Session, row: Job, closed: StepClosed) -> None:
     """The compiled program exists. It is measured once its models are loaded; without a holdout it is packaged at once."""
-    if not release_compiled(s, row):
+    if not trained.release_compiled(s, row):
         package_when_done(s, row)
-
-
-def release_compiled(s: Session, row: Job) -> bool:
-    """Let the compiled program be evaluated, if training is over and its models are loaded; False when no evaluation waits for them."""
-    if _status(s, row, Step.EVALUATE) in (None, StepStatus.SUCCEEDED):
-        return False
-    if _status(s, row, Step.TRAIN) == StepStatus.SUCCEEDED and all_ready(s, row.id):
-        release_held(s, row, Step.EVALUATE, COMPILED)
-    return True
-
-
-def all_ready(s: Session, job_id: str) -> bool:
-    """True when every model of a job answers on its connection."""
-    models = [model.id for model in fine_tuned.of_job(s, job_id)]
-    placed = fine_tuned.of_models(s, models)
-    return all(model in placed and placed[model].status == "ready" for model in models)
 
 
 def after_evaluate(s: Session, row: Job, closed: StepClosed) -> None:

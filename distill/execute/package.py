@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill.catalog import artifacts, blobs, fine_tuned, held_out
+from distill.catalog import artifacts, blobs, held_out
 from distill.catalog.models import Model
 from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
@@ -16,6 +16,7 @@ from distill.execute.ports import Ports
 from distill.execute.work import Work
 from distill.jobs import repository
 from distill.jobs.models import FineTuneJob, Job
+from distill.jobs.trained import models_of
 from distill.pipeline.package import Facts, File, TunedPredictor, manifest, pretty, readme
 from distill.pipeline.plan import row_inputs
 from distill.pipeline.roles import rendering_cast
@@ -39,7 +40,7 @@ def run(work: Work, ports: Ports) -> None:
         job = contexts.load(s, work.claim.job_id)
         row = repository.by_id(s, job.job_id)
         keys = tuple(repository.fine_tune_jobs(s, job.job_id))
-        trained = Trained(keys, {model.id: model for model in fine_tuned.of_job(s, job.job_id)})
+        trained = Trained(keys, {model.id: model for model in models_of(s, job.job_id)})
         held_inputs = _held_inputs(ports.store, job)
         facts = _facts(ports.store, job, trained, row.evaluation)
     files = dict(_lora_files(trained.models))

@@ -14,9 +14,8 @@ from distill.catalog import connections, devices, fine_tuned
 from distill.catalog.models import Connection, Model, Placement
 from distill.db import Session, unit_of_work
 from distill.errors import JobFault, StorageError
-from distill.execute import flow
 from distill.execute.lm_host import CannotSleep, HostRefused, LmHostClient
-from distill.jobs import claims, repository, service
+from distill.jobs import claims, repository, service, trained
 from distill.jobs.status import JobStatus
 from distill.storage import FolderStore
 
@@ -127,7 +126,7 @@ class Agent:
             return
         with unit_of_work() as s:
             fine_tuned.set_placement(s, wanted.placement.id, "ready", agent=self._name)
-            _tell_job(s, wanted.model, warning)
+            _tell_jobs(s, wanted.model, warning)
         log.info("model_loaded", model=wanted.model.id, warning=warning)
 
     def _not_loaded(self, wanted: Wanted, message: str) -> None:
@@ -138,7 +137,8 @@ class Agent:
         with unit_of_work() as s:
             fine_tuned.set_placement(s, wanted.placement.id, "failed", error=message, agent=self._name)
             text = f"Model {wanted.model.id} could not be loaded on connection {self._connection.name}: {message}"
-            claims.fail_job(s, wanted.model.job_id, JobFault("model_not_loaded", text, "system", step="evaluate", retryable=True))
+            for job_id in trained.waiting_for(s, wanted.model.id):
+                claims.fail_job(s, job_id, JobFault("model_not_loaded", text, "system", step="evaluate", retryable=True))
 
     def _set(self, wanted: Wanted, status: fine_tuned.PlacementStatus) -> None:
         with unit_of_work() as s:
@@ -166,14 +166,15 @@ class Agent:
         return f"Model {model.id} answers the prompts it was tried on exactly as its base model does."
 
 
-def _tell_job(s: Session, model: Model, warning: str | None) -> None:
-    """The model is there: its job may go on."""
-    row = repository.lock(s, model.job_id)
-    if JobStatus(row.status).is_terminal:
-        return
-    if warning is not None:
-        service.warn(s, row, f"no_difference:{model.id}", warning)
-    flow.release_compiled(s, row)
+def _tell_jobs(s: Session, model: Model, warning: str | None) -> None:
+    """The model is there: the jobs that use it may go on."""
+    for job_id in trained.waiting_for(s, model.id):
+        row = repository.lock(s, job_id)
+        if JobStatus(row.status).is_terminal:
+            continue
+        if warning is not None:
+            service.warn(s, row, f"no_difference:{model.id}", warning)
+        trained.release_compiled(s, row)
 
 
 def _probe_prompts(store: FolderStore, model: Model) -> list[list[dict[str, Any]]]:

@@ -18,6 +18,7 @@ from distill.pipeline.roles import Cast
 from distill.spec import digest, metric_digest
 
 Json = dict[str, Any]
+NOT_STORED = ("not_stored", "Its rollout is not in the trace store, and this job calls no teacher")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Slice:
     def is_bootstrap(self) -> bool:
         return self.job.side_of(self.role) == "train"
 
+    @property
+    def stored_only(self) -> bool:
+        """No call is made: what is not stored is left out."""
+        return self.job.spec.rollouts.stored_only and self.role.startswith("teacher")
+
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
         rollouts = self.job.spec.rollouts
@@ -101,6 +107,8 @@ class Slice:
         self.known = frozenset(self.traces)
         pairs = [(digest, item.example.digest) for item in self.items for digest in item.digests if digest in self.traces]
         self.scores = scores.lookup(s, self.job.project_id, self.metric_digest, pairs, self.job.spec.filter.min_score)
+        if self.stored_only:
+            self.undecided = {item.example.index: NOT_STORED for item in self.items if not self._stored_run(item)}
 
     def stored(self, item: Item, n: int) -> Stored:
         key = item.digests[n]
@@ -123,7 +131,10 @@ class Slice:
         return found
 
     def _is_done(self, item: Item, phase: Phase) -> bool:
-        upto = [self.stored(item, n) for n in range(phase.numbers[-1] + 1)]
+        numbers = self._numbers(item, phase)
+        if not numbers:
+            return True
+        upto = [self.stored(item, n) for n in range(numbers[-1] + 1)]
         return bootstrap.example_is_done(upto, scored=True, stop_on_pass=self.stop_on_pass)
 
     def outcome(self, item: Item) -> Outcome | None:
@@ -135,10 +146,18 @@ class Slice:
             return None
         return bootstrap.outcome([self.stored(item, n) for n in range(len(item.digests))])
 
+    def _numbers(self, item: Item, phase: Phase) -> tuple[int, ...]:
+        """The rollouts of a phase that an example may have."""
+        return tuple(n for n in phase.numbers if n < self._stored_run(item)) if self.stored_only else phase.numbers
+
+    def _stored_run(self, item: Item) -> int:
+        """How many rollouts of an example are stored, from the first on without a gap."""
+        return next((n for n, key in enumerate(item.digests) if key not in self.traces), len(item.digests))
+
     def request(self, item: Item, phase: Phase) -> Json:
         """An example of the runner's `rollouts` op. Seeds come from the digests, so a repeated call asks for the same sample."""
         rollouts = []
-        for n in phase.numbers:
+        for n in self._numbers(item, phase):
             stored = self.stored(item, n)
             rollouts.append({"n": n, "seed": _seed(item.digests[n]), "trace": stored.trace, "score": stored.score})
         return {"index": item.example.index, "inputs": item.io.inputs, "labels": item.io.labels, "rollouts": rollouts}

@@ -48,7 +48,7 @@ def run(work: Work, ports: Ports) -> None:
         examples = job.examples(ports.store, job.side_of(work.claim.kind), work.claim.payload["start"], work.claim.payload["stop"])
         piece = Slice(job, work.claim.kind, examples)
         piece.look_up(s)
-        spending = Spending.begin(s, ports.relay, work.claim, job, piece.cast)
+        spending = Spending.begin(s, ports.relay, work.claim, job, piece.cast, calls=not piece.stored_only)
     with spending, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
         for phase in piece.phases:
             _run_phase(_Running(work, ports, piece, phase, spending, buffer))
@@ -110,8 +110,8 @@ class _Running:
 
     def judge_first_examples(self) -> None:
         """Raises Refused when the first examples say that the others are not worth their calls."""
-        if not (self.piece.is_bootstrap and self.work.claim.payload.get("whole")):
-            return
+        if self.piece.stored_only or not (self.piece.is_bootstrap and self.work.claim.payload.get("whole")):
+            return  # no call is at stake
         job, total = self.piece.job, len(self.piece.items)
         outcomes = [self.piece.outcome(item) for item in self.piece.items]
         reason = bootstrap.judge(outcomes, job.spec.smoke_test, _teacher_name(self.piece), job.plan.train_examples - total)

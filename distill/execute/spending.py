@@ -60,11 +60,14 @@ class Spending:
         self._purse, self._claim, self._role = purse, claim, role
 
     @classmethod
-    def begin(cls, s: Session, relay: Relay, claim: Claim, job: JobContext, cast: Cast) -> "Spending":
-        """Open a grant for the slots of a role. Of a budget it takes as many calls at once as the claim's width makes, when it needs them.
+    def begin(cls, s: Session, relay: Relay, claim: Claim, job: JobContext, cast: Cast, *, calls: bool = True) -> "Spending":
+        """Open a grant for the slots of a role, for none without `calls`. Of a budget it takes as many calls at once as the claim's width
+        makes, when it needs them.
 
         Raises Refused for a connection that has changed, NotFound for one that is gone.
         """
+        if not calls:
+            return cls(relay.grant({}), None, claim, cast.role, {})
         targets = targets_of(s, cast)
         slots = asked(cast, targets)
         if budget.left(s, job.job_id) is None:

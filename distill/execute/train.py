@@ -18,8 +18,9 @@ from distill.execute.lm_host import DRAIN_SECONDS
 from distill.execute.ports import Ports
 from distill.execute.train_report import TrainReport
 from distill.execute.work import Troubled, Work
-from distill.jobs import repository
+from distill.jobs import claims, events, repository, trained
 from distill.jobs.models import FineTuneJob
+from distill.jobs.training import key_name
 from distill.pipeline.keys import Key, model_id
 from distill.pipeline.refusals import Reason, Refused
 from distill.pipeline.roles import rendering_cast
@@ -52,20 +53,59 @@ def run(work: Work, ports: Ports) -> None:
         key = repository.fine_tune_job(s, job.project_id, str(work.claim.fine_tune_job_id))
         device = connections.by_id(s, key.connection_id).device
         train_folder.sweep(s, ports.work_root / "train")
+    base = ports.trainers[key.trainer].base_digest(key.base_model)
+    if _reuse(work, job, key, base):
+        return
     if device is not None:
         _wait_for_device(work, device)
         crash_point("train.leased_device")
+        if _reuse(work, job, key, base):  # whoever had the device may have trained the same
+            return
     home = ports.work_root / "train" / key.id
     folder = train_folder.make(home / str(work.claim.fence), ports.store, key, job.spec.seed, resume_from=train_folder.newest(home))
     outcome = _supervise(work, ports, key, folder)
+    if outcome.kind != "succeeded":
+        _keep_log(work, ports.store, key, folder)
     product = _keep(ports.store, folder, _result(work, outcome))
     work.publish(
         counts={"keys": 1, "steps": int(product.result.get("steps", 0))},
         result={"fine_tune_job": key.id},
-        locked=lambda s: record(s, ports.store, job, key, product),
+        locked=lambda s: record(s, ports.store, job, key, product, base),
         on_closed=flow.after_train,
     )
     shutil.rmtree(home, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ reuse
+
+
+def _reuse(work: Work, job: JobContext, key: FineTuneJob, base_digest: str | None) -> bool:
+    """Publish the model of an equal training, if the project has one; False when this key is to be trained."""
+    if base_digest is None:
+        return False
+    training = train_folder.training_digest(key, job.spec.seed, base_digest)
+    with unit_of_work() as s:
+        model = trained.find(s, job.project_id, key.connection_id, training)
+    if model is None:
+        return False
+    work.publish(
+        counts={"keys": 1, "reused": 1},
+        result={"fine_tune_job": key.id, "reused_from": model.fine_tune_job_id},
+        locked=lambda s: _take_over(s, job, key, model.id, training),
+        on_closed=flow.after_train,
+    )
+    return True
+
+
+def _take_over(s: Session, job: JobContext, key: FineTuneJob, model_id: str, training: str) -> None:
+    """Point a key at another's model, its curve and its log. Raises NotFound when the model has just been deleted."""
+    model = fine_tuned.get(s, job.project_id, model_id)
+    fine_tuned.want(s, model.id, model.connection_id)
+    source = repository.fine_tune_job(s, job.project_id, model.fine_tune_job_id)
+    values = {"model_id": model.id, "training_digest": training, "reused_from": source.id, "curve": source.curve, "log": source.log}
+    s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(**values))
+    text = f"{key_name(key)} is not trained again: {source.id} was trained on the same rows with the same options"
+    events.append(s, job.job_id, "log", text, {"fine_tuning_job": key.id, "reused_from": source.id, "model": model.id})
 
 
 # ------------------------------------------------------------------ device
@@ -103,7 +143,7 @@ def _not_handed_over(device: str, *, alone: bool) -> tuple[str, str]:
 
 
 def _supervise(work: Work, ports: Ports, key: FineTuneJob, folder: Path) -> TrainOutcome:
-    report = TrainReport(work, key.id)
+    report = TrainReport(work, key.id, folder / "log.txt")
     training = ports.trainers[key.trainer].start(TrainRequest(folder), report.callbacks())
     with work.telling(lambda reason: training.stop(GRACE_SECONDS[reason])):
         while (outcome := training.wait(LOOK_SECONDS)) is None:
@@ -133,6 +173,18 @@ def _keep(store: FolderStore, folder: Path, result: Mapping[str, Any]) -> Produc
     return Product(files, curve, log, result)
 
 
+def _keep_log(work: Work, store: FolderStore, key: FineTuneJob, folder: Path) -> None:
+    """The log of an attempt that failed is what its user needs most. Raises LostLease."""
+    place = folder / "log.txt"
+    if not place.is_file():
+        return
+    digest = store.put(place)
+    with unit_of_work() as s:
+        claims.hold(s, work.claim)
+        blobs.register(s, digest, store.size(digest))
+        s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(log=digest, log_tail=None))
+
+
 def _entry(store: FolderStore, place: Path) -> dict[str, Any]:
     return {"digest": store.put(place), "size_bytes": place.stat().st_size}
 
@@ -140,8 +192,11 @@ def _entry(store: FolderStore, place: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------ model
 
 
-def record(s: Session, store: FolderStore, job: JobContext, key: FineTuneJob, product: Product) -> None:
-    """The model's row, its files, and that it is wanted on the connection its LM belongs to."""
+def record(s: Session, store: FolderStore, job: JobContext, key: FineTuneJob, product: Product, base: str | None = None) -> None:
+    """The model's row, its files, and that it is wanted on the connection its LM belongs to. `base` is the digest of what it started from.
+
+    The trainer's own word for the base model goes before what was asked of it earlier.
+    """
     for digest in [entry["digest"] for entry in product.files.values()] + [each for each in (product.curve, product.log) if each]:
         blobs.register(s, digest, store.size(digest))
     name = model_id(job.program_name, Key(key.lm_key, key.predictor, key.lms[0], tuple(key.predictors)), key.id, job.spec.suffix)
@@ -160,8 +215,17 @@ def record(s: Session, store: FolderStore, job: JobContext, key: FineTuneJob, pr
         settings=_settings(job, key),
     )
     fine_tuned.want(s, name, key.connection_id)
-    values = {"model_id": name, "result": dict(product.result), "curve": product.curve, "log": product.log}
+    used = product.result.get("base_model_digest") or base
+    values = {
+        "model_id": name,
+        "result": dict(product.result),
+        "curve": product.curve,
+        "log": product.log,
+        "log_tail": None,
+        "training_digest": train_folder.training_digest(key, job.spec.seed, used) if used else None,
+    }
     s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(**values))
+    events.append(s, job.job_id, "log", f"{key_name(key)} is trained: model {name}", {"fine_tuning_job": key.id, "model": name})
 
 
 def _settings(job: JobContext, key: FineTuneJob) -> dict[str, Any]:

@@ -7,12 +7,28 @@ from typing import Any
 
 from sqlalchemy import select
 
+from distill import spec
 from distill.db import Session
 from distill.jobs.models import FineTuneJob
 from distill.jobs.status import FineTuneStatus
 from distill.storage import FolderStore
 
 SCHEMA_VERSION = 1
+
+
+def training_digest(key: FineTuneJob, seed: int, base_digest: str) -> str:
+    """Of what the trainer is given for a key, and the weights it starts from. Raises RuntimeError without rows."""
+    if key.training_file is None:
+        raise RuntimeError(f"fine-tune job {key.id} has no training file")
+    return spec.training_digest(
+        trainer=key.trainer,
+        base=base_digest,
+        rows=key.training_file,
+        validation_rows=key.validation_file,
+        options=_options(key),
+        seed=seed,
+        schema_version=SCHEMA_VERSION,
+    )
 
 
 def make(folder: Path, store: FolderStore, key: FineTuneJob, seed: int, resume_from: Path | None) -> Path:
@@ -29,19 +45,23 @@ def make(folder: Path, store: FolderStore, key: FineTuneJob, seed: int, resume_f
 
 
 def _job(key: FineTuneJob, seed: int, resume_from: Path | None) -> dict[str, Any]:
-    options = dict(key.options)
-    if key.validation_file is None:
-        options["early_stopping"] = None  # nothing would watch the training
     return {
         "schema_version": SCHEMA_VERSION,
         "base_model": key.base_model,
         "rows": "rows.jsonl",
         "validation_rows": "validation.jsonl" if key.validation_file else None,
-        "options": options,
+        "options": _options(key),
         "seed": seed,
         "resume_from": str(resume_from) if resume_from else None,
         "max_seconds": None,
     }
+
+
+def _options(key: FineTuneJob) -> dict[str, Any]:
+    options = dict(key.options)
+    if key.validation_file is None:
+        options["early_stopping"] = None  # nothing would watch the training
+    return options
 
 
 def _copy(store: FolderStore, digest: str, place: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import update
 
+from distill.catalog.copying import clean
 from distill.db import Session, unit_of_work
 from distill.errors import LostLease
 from distill.execute.work import Work
@@ -17,12 +18,13 @@ from distill.jobs.models import FineTuneJob
 from distill.trainers.base import TrainCallbacks, TrainProgress
 
 EVERY_SECONDS = 1.0
+LOG_TAIL_BYTES = 16_384
 
 
 class TrainReport:
     """The callbacks only remember; `tell` writes, from the thread that supervises."""
 
-    def __init__(self, work: Work, fine_tune_job_id: str) -> None:
+    def __init__(self, work: Work, fine_tune_job_id: str, log: Path) -> None:
         self._work = work
         self._id = fine_tune_job_id
         self._lock = threading.Lock()
@@ -30,6 +32,8 @@ class TrainReport:
         self._progress: TrainProgress | None = None
         self._checkpoint: int | None = None
         self._told_at = 0.0
+        self._log = log
+        self._log_size = 0
         self.has_begun = False
 
     def callbacks(self) -> TrainCallbacks:
@@ -56,15 +60,28 @@ class TrainReport:
         with self._lock:
             curve, progress, checkpoint = self._curve, self._progress, self._checkpoint
             self._curve = self._progress = self._checkpoint = None
-        if curve is None and progress is None and checkpoint is None:
+        log = self._new_log()
+        if curve is None and progress is None and checkpoint is None and log is None:
             return
         self._told_at = time.monotonic()
         try:
             with unit_of_work() as s:
                 claims.hold(s, self._work.claim)
+                if log is not None:
+                    s.execute(update(FineTuneJob).where(FineTuneJob.id == self._id).values(log_tail=clean(log)))
                 self._write(s, curve, progress, checkpoint)
         except LostLease:
             self._work.stop("lost")
+
+    def _new_log(self) -> str | None:
+        """The end of the trainer's log, if there is more of it than was told."""
+        size = self._log.stat().st_size if self._log.is_file() else 0
+        if size == self._log_size:
+            return None
+        self._log_size = size
+        with self._log.open("rb") as file:
+            file.seek(max(0, size - LOG_TAIL_BYTES))
+            return file.read().decode("utf-8", errors="replace")
 
     def _write(self, s: Session, curve: dict[str, Any] | None, progress: TrainProgress | None, checkpoint: int | None) -> None:
         values: dict[str, Any] = {} if progress is None else {"progress": asdict(progress)}

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from distill.db import Session, unit_of_work
 from distill.errors import JobFault, LostLease
 from distill.execute.hooks import crash_point
-from distill.jobs import claims, repository
+from distill.jobs import claims, repository, training
 from distill.jobs.claims import Claim, OnClosed
 from distill.settings import get_settings
 
@@ -130,6 +130,8 @@ class Work:
                 locked(s)
             if closed is not None and on_closed is not None:
                 on_closed(s, repository.lock(s, self.claim.job_id), closed)
+            elif closed is None and self.claim.fine_tune_job_id is not None:
+                training.fail_if_over(s, repository.lock(s, self.claim.job_id))
         self._ended.set()
         crash_point(f"{self.claim.step}.after_publish")
 

@@ -16,7 +16,7 @@ from distill.errors import Invalid, Unsupported
 from distill.jobs.incumbents import incumbent
 from distill.jobs.lm_checks import LmResolver
 from distill.settings import get_settings
-from distill.spec import CompileSpec, Rollouts, TeacherSpec, did_you_mean
+from distill.spec import CompileSpec, TeacherSpec, did_you_mean
 from stillhouse_programs.spec import (
     ProgramSpec,
     SpecError,
@@ -88,7 +88,7 @@ def _check_demos(spec: CompileSpec, program: ProgramSpec, param: str) -> None:
 def _with_defaults(spec: CompileSpec, row: Program, program: ProgramSpec) -> CompileSpec:
     rollouts = spec.rollouts
     if rollouts.n > 1 and rollouts.temperature is None:
-        rollouts = Rollouts(n=rollouts.n, temperature=DEFAULT_SAMPLING_TEMPERATURE, stop_on_pass=rollouts.stop_on_pass)
+        rollouts = rollouts.model_copy(update={"temperature": DEFAULT_SAMPLING_TEMPERATURE})
     if rollouts.n > 1 and rollouts.temperature == 0:
         message = "rollouts.temperature: at 0 all samples of an example are the same; use n = 1, or a temperature above 0"
         raise Invalid(message, code="samples_all_equal", param="rollouts.temperature")
@@ -113,6 +113,8 @@ def _with_lms(s: Session, project_id: str, spec: CompileSpec, program: ProgramSp
 
 def _teacher(s: Session, project_id: str, resolver: LmResolver, spec: CompileSpec, student: ProgramSpec, number: int) -> TeacherSpec:
     teacher, param = spec.teachers[number], f"teacher[{number}]"
+    if spec.rollouts.stored_only and teacher.lms and all(lm.connection_id for lm in teacher.lms.values()):
+        return teacher  # as it was when its traces were made; it is not called
     program, program_id, digest = student, spec.program_id, spec.program_digest
     if teacher.program_id and teacher.program_id != spec.program_id:
         row = programs.get(s, project_id, teacher.program_id)

@@ -141,5 +141,6 @@ UPDATE fine_tune_jobs SET status = :status, error = CAST(:error AS json), finish
 SWEEP = text("""
 UPDATE work_items w SET status = 'cancelled', held = false, finished_at = clock_timestamp()
  WHERE w.id IN (SELECT i.id FROM work_items i JOIN jobs j ON j.id = i.job_id
-                 WHERE i.status = 'queued' AND j.status IN ('failed', 'cancelled') LIMIT 500 FOR UPDATE OF i SKIP LOCKED)
+                 WHERE i.status = 'queued' AND j.status IN ('failed', 'cancelled') LIMIT 500
+                   FOR UPDATE OF i SKIP LOCKED FOR SHARE OF j SKIP LOCKED)
 """)

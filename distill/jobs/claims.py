@@ -18,7 +18,7 @@ from distill.catalog import devices
 from distill.db import Session
 from distill.errors import CancelRequested, JobFault, LostLease
 from distill.jobs import claim_sql as sql
-from distill.jobs import events, outbox, repository
+from distill.jobs import events, outbox, repository, training
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
 from distill.jobs.slices import cut
@@ -231,7 +231,8 @@ def _tell_closed(s: Session, job: Job, closed: StepClosed) -> None:
 
 
 def fail(s: Session, claim: Claim, error: JobFault, retryable: bool = False) -> bool:
-    """End an item with a fault. True: it will be tried again, after a pause. False: its job has failed.
+    """End an item with a fault. True: it will be tried again, after a pause. False: it has failed, and its job with it (see `training`
+    for fine-tune jobs).
 
     `retryable` says that another attempt may go better by itself; attempts and their backoff are the item's. Raises LostLease.
     """
@@ -242,20 +243,28 @@ def fail(s: Session, claim: Claim, error: JobFault, retryable: bool = False) -> 
         devices.release(s, claim.item_id)
         job = repository.lock(s, claim.job_id)
         data = {"code": fault.code, "step": fault.step, "attempt": claim.attempt}
+        if claim.fine_tune_job_id:
+            data["fine_tuning_job"] = claim.fine_tune_job_id
         events.append(s, job.id, "warning", f"Will try again: {fault.message}", data, "warning")
         _offer_width(s, job, claim)
         settle(s, job)
         return job.status != JobStatus.CANCELLED
     _end(s, claim, "failed", error=fault)
-    fail_job(s, claim.job_id, fault, claim.fine_tune_job_id)
+    _fail_for(s, claim.job_id, fault, claim.fine_tune_job_id)
     return False
 
 
-def fail_job(s: Session, job_id: str, fault: JobFault, fine_tune_job_id: str | None = None) -> None:
+def _fail_for(s: Session, job_id: str, fault: JobFault, fine_tune_job_id: str | None) -> None:
+    """An item has failed for good: with it its job, unless it was a key's and other keys are still open."""
+    if fine_tune_job_id:
+        training.fail_key(s, job_id, fine_tune_job_id, fault)
+    else:
+        fail_job(s, job_id, fault)
+
+
+def fail_job(s: Session, job_id: str, fault: JobFault) -> None:
     """Fail a job that is not terminal yet; a cancelled or already failed one stays what it is."""
     job = repository.lock(s, job_id)
-    if fine_tune_job_id:
-        s.execute(sql.FINISH_FINE_TUNE, {"id": fine_tune_job_id, "status": "failed", "error": json.dumps(fault.as_json())})
     if JobStatus(job.status).is_claimable and not job.cancel_requested_at:
         transition(s, job, JobStatus.FAILED, message=fault.message, error=fault)
     settle(s, job)
@@ -286,7 +295,7 @@ def reap(s: Session) -> int | None:
     devices.release(s, row.id)
     if row.status == "failed":
         message = f"{POISON_AFTER} workers in a row were lost while they ran this piece of {Step(row.step).public}"
-        fail_job(s, row.job_id, JobFault("poison", message, "system", None, str(Step(row.step).public), True), row.fine_tune_job_id)
+        _fail_for(s, row.job_id, JobFault("poison", message, "system", None, str(Step(row.step).public), True), row.fine_tune_job_id)
         return int(row.id)
     job = repository.lock(s, row.job_id)
     events.append(s, job.id, "warning", "A worker was lost; its work will be done again", {"step": str(Step(row.step).public)}, "warning")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any, Literal
 
-from sqlalchemy import select, text
+from sqlalchemy import or_, select, text
 
 from distill.db import Session
 from distill.jobs.models import JobEvent
@@ -47,3 +48,11 @@ def after(s: Session, job_id: str, seq: int, limit: int = 500) -> list[JobEvent]
     """Events numbered above `seq`, in order."""
     statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > seq).order_by(JobEvent.seq).limit(limit)
     return list(s.scalars(statement))
+
+
+def concerning(s: Session, job_id: str, fine_tune_job_id: str, types: Collection[str], seq: int, limit: int) -> list[JobEvent]:
+    """Events of some types that are about a fine-tune job: those that name it, and those that name none."""
+    named = JobEvent.data.op("->>")("fine_tuning_job")
+    statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > seq, JobEvent.type.in_(types))
+    statement = statement.where(or_(named.is_(None), named == fine_tune_job_id))
+    return list(s.scalars(statement.order_by(JobEvent.seq).limit(limit)))

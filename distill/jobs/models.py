@@ -165,6 +165,8 @@ class FineTuneJob(Base):
         one_of("status", FineTuneStatus, "status"),
         UniqueConstraint("job_id", "lm_key", "predictor"),
         Index("ix_fine_tune_jobs_project_id_id", "project_id", "id"),
+        Index("ix_fine_tune_jobs_training", "project_id", "training_digest", postgresql_where=text("model_id IS NOT NULL")),
+        Index("ix_fine_tune_jobs_model_id", "model_id", postgresql_where=text("model_id IS NOT NULL")),
     )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -191,6 +193,12 @@ class FineTuneJob(Base):
     progress: Mapped[dict[str, Any] | None]
     curve: Mapped[str | None] = mapped_column(Text)
     log: Mapped[str | None] = mapped_column(Text)
+    log_tail: Mapped[str | None] = mapped_column(Text)
+    """The end of the log while it trains; `log` is the whole, once an attempt has ended."""
+    training_digest: Mapped[str | None] = mapped_column(Text)
+    """Of all that the trainer is given; equal digests are one training."""
+    reused_from: Mapped[str | None] = mapped_column(ForeignKey("fine_tune_jobs.id"))
+    """The fine-tune job that trained this one's model, where it was not trained again."""
     result: Mapped[dict[str, Any] | None]
     model_id: Mapped[str | None] = mapped_column(Text)
     error: Mapped[dict[str, Any] | None]

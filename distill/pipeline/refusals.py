@@ -59,7 +59,8 @@ def _highest(bars: list[dict[str, Any]]) -> str:
 def _advice(bars: list[dict[str, Any]], min_score: float) -> str:
     if not bars or bars[0]["score"] <= 0:
         return "Check the metric and the labels on the rejected traces: a lower bar would keep answers the metric calls wrong."
-    return f'Compile again with {{"filter": {{"min_score": {_score(bars[0]["score"])}}}}}: the traces are reused, no teacher calls.'
+    body = f'{{"filter": {{"min_score": {_score(bars[0]["score"])}}}}}'
+    return f"Ask for POST …/refilter of this job with {body}: no teacher calls."
 
 
 def _score(value: float) -> str:

@@ -116,6 +116,10 @@ class Training(Protocol):
 class Trainer(Protocol):
     """A training back end."""
 
+    def base_digest(self, base_model: str) -> str | None:
+        """`sha256:…` of the weights that a training on `base_model` would start from now; None where that cannot be told."""
+        ...
+
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:
         """Begin to train. Returns at once."""
         ...

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 LOG_TAIL_BYTES = 4000
+DIGEST_SECONDS = 300.0
+"""Weights that nobody has read yet are hashed once; large ones take a while."""
 # Of an earlier attempt in the same folder; the trainer takes the curve up again from its checkpoint.
 LEFT_BEHIND = ("curve.jsonl", "progress.json", "result.json", "error.json")
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_DRAINED = 0, 2, 3
@@ -40,6 +42,17 @@ class LocalTrainer:
         self._extra = dict(extra_environment or {})
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainer-starter")
         self._counter = LocalCounter(python, self._extra)
+
+    def base_digest(self, base_model: str) -> str | None:
+        """Asked in a process of its own: the trainer's interpreter and environment know where the weights are. Blocks."""
+        command = [self._python, "-m", "engines.base_models", base_model]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=DIGEST_SECONDS, env=child_environment(os.environ) | self._extra)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            logger.warning("the digest of base model %s is not known: %s", base_model, error)
+            return None
+        told = done.stdout.decode(errors="replace").strip()
+        return told if done.returncode == 0 and told.startswith("sha256:") else None
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> LocalTraining:
         """Start the trainer on ``request.folder``. Raises OSError if the interpreter cannot be started."""

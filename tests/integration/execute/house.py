@@ -117,6 +117,10 @@ class PretendTrainer:
     jobs: list[dict[str, Any]] = field(default_factory=list)
     unusable: str | None = None
     """Why the base model cannot be used."""
+    base: str = "sha256:pretend"
+
+    def base_digest(self, base_model: str) -> str | None:
+        return self.base
 
     def count(self, base_model: str, max_seq_length: MaxLength, rows: Sequence[Mapping[str, Any]]) -> TokenCounts:
         """A token a word."""
@@ -132,12 +136,13 @@ class PretendTrainer:
         job = json.loads((request.folder / "job.json").read_text())
         lines = (request.folder / "rows.jsonl").read_text().splitlines()
         self.jobs.append({**job, "texts": [json.loads(line) for line in lines]})
+        (request.folder / "log.txt").write_text(f"trained {len(lines)} rows\n")
         out = request.folder / "out"
         out.mkdir()
         (out / "adapter_model.safetensors").write_text("\n".join(json.loads(line)["digest"] for line in lines))
         (out / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": job["base_model"]}))
         callbacks.on_curve({"step": 1, "epoch": 1.0, "loss": 0.5, "learning_rate": 0.1, "tokens_per_second": 9.0, "at": 0.0})
-        return PretendTraining(TrainOutcome("succeeded", 0, result={"steps": 1, "base_model_digest": "sha256:pretend"}))
+        return PretendTraining(TrainOutcome("succeeded", 0, result={"steps": 1, "base_model_digest": self.base}))
 
 
 @dataclass

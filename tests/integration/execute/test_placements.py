@@ -12,7 +12,7 @@ from distill.db import unit_of_work
 from distill.execute import train
 from distill.execute.lm_host import CannotSleep, HostRefused, HostUnreachable, LmHostClient
 from distill.execute.placements import MOST_ATTEMPTS, Agent
-from distill.jobs import events, repository
+from distill.jobs import events, repository, trained
 from distill.jobs.models import Job
 from tests.integration.execute.house import House, rows
 from tests.support.scripted_lm import ScriptedLM
@@ -20,7 +20,7 @@ from tests.support.scripted_lm import ScriptedLM
 
 def placements(job: Job) -> dict[str, str]:
     with unit_of_work() as s:
-        found = fine_tuned.of_models(s, [model.id for model in fine_tuned.of_job(s, job.id)])
+        found = fine_tuned.of_models(s, [model.id for model in trained.models_of(s, job.id)])
         return {model: row.status for model, row in found.items()}
 
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from stillhouse.cli.logs import unseen
 from stillhouse.cli.main import app
 from stillhouse.cli.output import Exit
 from tests.unit.client.conftest import Answer, Script, job, reply, scripted
@@ -214,3 +215,54 @@ class TestPromote:
         shell.answers(reply({"data": [move], "has_more": False}))
         output = shell.run("aliases", "history", "router@prod").output
         assert all(word in output for word in ("art-1", "art-2", "key-1"))
+
+
+class TestAgain:
+    def test_retry_names_the_fine_tune_job(self, shell: Shell) -> None:
+        shell.answers(reply(job(round=2)))
+        assert shell.run("jobs", "retry", "cjob-1", "--fine-tuning-job", "ftjob-2").exit_code == Exit.OK
+        assert shell.script.requests[0].url.path == "/v1/compile_jobs/cjob-1/retry"
+        assert shell.sent() == {"fine_tuning_job": "ftjob-2"}
+
+    def test_retry_that_waits_says_how_it_ended(self, shell: Shell) -> None:
+        shell.answers(reply(job()), reply(job("failed")))
+        assert shell.run("jobs", "retry", "cjob-1", "--wait").exit_code == Exit.FAILED
+
+    def test_refilter_sends_what_was_given_and_what_the_file_holds(self, shell: Shell, tmp_path: Path) -> None:
+        (tmp_path / "changes.yaml").write_text("filter: {max_rows: 9}\ntrain_options: {n_epochs: 2}\n")
+        shell.answers(reply(job(derived_from="cjob-1"), 201))
+        result = shell.run("jobs", "refilter", "cjob-1", "--min-score", "0.5", "-f", str(tmp_path / "changes.yaml"), "--demos", "drop")
+        assert result.exit_code == Exit.OK, result.output
+        assert shell.sent() == {"filter": {"max_rows": 9, "min_score": 0.5}, "train_options": {"n_epochs": 2}, "demos": "drop"}
+
+
+def log(text: str, number: int = 1, **more: Any) -> dict[str, Any]:
+    return {"fine_tuning_job": f"ftjob-{number}", "lm": "student", "predictor": f"p{number}", "status": "running", "text": text, **more}
+
+
+def logs(*found: dict[str, Any]) -> httpx.Response:
+    return reply({"object": "list", "data": list(found), "has_more": False})
+
+
+class TestLogs:
+    def test_each_is_named_by_lm_and_predictor(self, shell: Shell) -> None:
+        shell.answers(logs(log("loss 1\n"), log("loss 2\n", 2)))
+        printed = shell.run("jobs", "logs", "cjob-1").output.splitlines()
+        assert printed == [
+            "==> student, predictor p1 (ftjob-1, running)",
+            "loss 1",
+            "==> student, predictor p2 (ftjob-2, running)",
+            "loss 2",
+        ]
+
+    def test_following_shows_each_line_once_until_the_job_is_over(self, shell: Shell) -> None:
+        shell.answers(reply(job()), logs(log("a\n")), reply(job()), logs(log("a\nb\n")), reply(job("succeeded")), logs(log("a\nb\nc\n")))
+        printed = shell.run("jobs", "logs", "cjob-1", "-f").output.splitlines()
+        assert [line for line in printed if not line.startswith("==>")] == ["a", "b", "c"]
+
+    @pytest.mark.parametrize(
+        ("shown", "text", "fresh"),
+        [(None, "", ""), ("ab", "ab", None), ("ab", "abc", "c"), ("ab", "bc", "bc"), ("x" * 300, "x" * 200 + "y", "y")],
+    )
+    def test_what_is_new_in_a_log_that_begins_later(self, shown: str | None, text: str, fresh: str | None) -> None:
+        assert unseen(shown, text) == fresh

@@ -13,6 +13,8 @@ from rich.markup import escape
 
 from stillhouse import Stillhouse
 from stillhouse.cli.files import parse_pairs, read_job
+from stillhouse.cli.logs import LogPrinter
+from stillhouse.cli.logs import follow as follow_logs
 from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_json_line, show_rows, show_table, when
 from stillhouse.cli.report import markdown
 from stillhouse.types import CompileJob, Event
@@ -21,6 +23,9 @@ app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="cjob-…")]
+FineTuningJob = Annotated[str | None, typer.Option("--fine-tuning-job", help="Only this one (ftjob-…).")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job is done.")]
+Timeout = Annotated[str | None, typer.Option(help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -136,6 +141,58 @@ def report(
 
 
 @app.command()
+def retry(
+    job_id: JobId,
+    fine_tuning_job: FineTuningJob = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Let a failed job go on where it failed; what succeeded stays."""
+    with connected() as client:
+        _ended(client, client.compile_jobs.retry(job_id, fine_tuning_job=fine_tuning_job), wait, timeout, as_json)
+
+
+@app.command()
+def refilter(
+    job_id: JobId,
+    min_score: Annotated[float | None, typer.Option(help="The bar for rows.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="At most so many traces of one example.")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="At most so many rows a fine-tune job.")] = None,
+    prompt_adapter: Annotated[str | None, typer.Option(help="The student's: chat, json, …")] = None,
+    demos: Annotated[str | None, typer.Option(help="keep, drop or auto.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="More changes (YAML, JSON): lms, train_options, …", exists=True)] = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Make another job from a job's traces: no teacher is called, and nothing is trained that was trained before."""
+    body: dict[str, Any] = dict(read_job(file)) if file else {}
+    bars = {key: value for key, value in {"min_score": min_score, "top_k": top_k, "max_rows": max_rows}.items() if value is not None}
+    if bars:
+        body["filter"] = {**body.get("filter", {}), **bars}
+    body.update({key: value for key, value in {"prompt_adapter": prompt_adapter, "demos": demos}.items() if value is not None})
+    with connected() as client:
+        _ended(client, client.compile_jobs.refilter(job_id, **body), wait, timeout, as_json)
+
+
+@app.command()
+def logs(
+    job_id: JobId,
+    fine_tuning_job: FineTuningJob = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what the trainers wrote, by LM and predictor."""
+    with connected() as client:
+        if follow and not as_json:
+            follow_logs(client, job_id, fine_tuning_job)
+            return
+        found = client.compile_jobs.logs(job_id, fine_tuning_job=fine_tuning_job).data
+        show_json(found) if as_json else LogPrinter().show(found)
+
+
+@app.command()
 def events(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is done.")] = False,
@@ -147,6 +204,17 @@ def events(
         source = client.compile_jobs.events.stream(job_id, after=after) if follow else client.compile_jobs.events.list(job_id, after=after)
         for event in source:
             show_json_line(event) if as_json else _show_event(event)
+
+
+def _ended(client: Stillhouse, job: CompileJob, wait: bool, timeout: str | None, as_json: bool) -> None:
+    """Show a job, at its end if that is waited for: then the exit code says which."""
+    seconds = parse_seconds(timeout) if timeout else None
+    if wait and not as_json:
+        errors.print(f"{job.id} {job.status}", highlight=False)
+    job = _waited(client, job.id, seconds, as_json) if wait else job
+    _show(job, as_json)
+    if wait:
+        raise typer.Exit(exit_code(job))
 
 
 def _uploaded(client: Stillhouse, body: dict[str, Any]) -> dict[str, Any]:

@@ -23,9 +23,11 @@ from stillhouse.types import (
     JobCreateParams,
     JobListParams,
     Pair,
+    RefilterParams,
     Rejection,
     Trace,
     TrainingFile,
+    TrainingLog,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +55,14 @@ def _list(params: JobListParams) -> Call[Rows[CompileJob]]:
 
 def _verb(job_id: str, verb: str) -> Call[CompileJob]:
     return _request.post(f"{PATH}/{job_id}/{verb}", CompileJob)
+
+
+def _retry(job_id: str, fine_tuning_job: str | None, key: str | None) -> Call[CompileJob]:
+    return _request.create(f"{PATH}/{job_id}/retry", CompileJob, _request.given({"fine_tuning_job": fine_tuning_job}), key)
+
+
+def _refilter(job_id: str, params: RefilterParams, key: str | None) -> Call[CompileJob]:
+    return _request.create(f"{PATH}/{job_id}/refilter", CompileJob, _request.given(params), key)
 
 
 def _update(job_id: str, name: str | None, metadata: Mapping[str, str] | None) -> Call[CompileJob]:
@@ -153,6 +163,18 @@ class CompileJobs:
                 update(job)
         return job
 
+    def retry(self, job_id: str, *, fine_tuning_job: str | None = None, idempotency_key: str | None = None) -> CompileJob:
+        """Let a failed job go on where it failed; with a fine-tune job named, of the failed ones only that one."""
+        return self._client.send(_retry(job_id, fine_tuning_job, idempotency_key))
+
+    def refilter(self, job_id: str, *, idempotency_key: str | None = None, **params: Unpack[RefilterParams]) -> CompileJob:
+        """Start another job from this one's traces: another bar, another prompt adapter, another student. No teacher is called."""
+        return self._client.send(_refilter(job_id, params, idempotency_key))
+
+    def logs(self, job_id: str, *, fine_tuning_job: str | None = None) -> Page[TrainingLog]:
+        """What the trainer wrote, one log for each fine-tune job."""
+        return Page(self._client, self._client.send(_part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
+
     def rejections(self, job_id: str) -> Page[Rejection]:
         return Page(self._client, self._client.send(_part(job_id, "rejections", Rejection)))
 
@@ -247,6 +269,18 @@ class AsyncCompileJobs:
                 job = await self.retrieve(job_id, wait=deadline.next_wait(job))
                 update(job)
         return job
+
+    async def retry(self, job_id: str, *, fine_tuning_job: str | None = None, idempotency_key: str | None = None) -> CompileJob:
+        """Let a failed job go on where it failed; see `CompileJobs.retry`."""
+        return await self._client.send(_retry(job_id, fine_tuning_job, idempotency_key))
+
+    async def refilter(self, job_id: str, *, idempotency_key: str | None = None, **params: Unpack[RefilterParams]) -> CompileJob:
+        """Start another job from this one's traces; see `CompileJobs.refilter`."""
+        return await self._client.send(_refilter(job_id, params, idempotency_key))
+
+    async def logs(self, job_id: str, *, fine_tuning_job: str | None = None) -> AsyncPage[TrainingLog]:
+        """What the trainer wrote, one log for each fine-tune job."""
+        return AsyncPage(self._client, await self._client.send(_part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
 
     async def rejections(self, job_id: str) -> AsyncPage[Rejection]:
         return AsyncPage(self._client, await self._client.send(_part(job_id, "rejections", Rejection)))

@@ -19,8 +19,9 @@ from stillhouse.types.compile_jobs import (
     Step,
     Trace,
     TrainingFile,
+    TrainingLog,
 )
-from stillhouse.types.requests import JobCreateParams, JobListParams
+from stillhouse.types.requests import JobCreateParams, JobListParams, RefilterParams
 from stillhouse.types.stored import (
     Alias,
     AliasMove,
@@ -64,10 +65,12 @@ __all__ = [
     "Program",
     "Progress",
     "Queue",
+    "RefilterParams",
     "Rejection",
     "Render",
     "RoleScore",
     "Step",
     "Trace",
     "TrainingFile",
+    "TrainingLog",
 ]

@@ -62,11 +62,25 @@ class FineTuneJob(Object):
     rows: int | None = None
     progress: dict[str, Any] | None = None
     fine_tuned_model: str | None = None
+    reused_from: str | None = None
+    error: dict[str, Any] | None = None
 
     @property
     def percent(self) -> float:
         """How much of the training is done, 0 to 100."""
         return 100.0 if self.status == "succeeded" else float((self.progress or {}).get("percent") or 0)
+
+
+class TrainingLog(Object):
+    """What the trainer wrote for one fine-tune job; `truncated` when it begins later than the log does."""
+
+    fine_tuning_job: str
+    lm: str
+    predictor: str
+    status: str
+    text: str = ""
+    truncated: bool = False
+    reused_from: str | None = None
 
 
 class Cost(Object):
@@ -101,6 +115,8 @@ class CompileJob(Object):
     cost: Cost | None = None
     warnings: list[JobWarning] = Field(default_factory=list)
     artifact: JobArtifact | None = None
+    round: int = 1
+    derived_from: str | None = None
     error: JobError | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
 

@@ -39,6 +39,26 @@ class JobCreateParams(TypedDict, total=False):
     metadata: Mapping[str, str]
 
 
+class RefilterParams(TypedDict, total=False):
+    """Arguments of `compile_jobs.refilter`: what is to be other than in the job whose traces are used."""
+
+    filter: Mapping[str, Any]
+    prompt_adapter: str | Mapping[str, Any]
+    demos: str
+    lms: Mapping[str, Mapping[str, Any]]
+    train_options: Mapping[str, Any]
+    multitask: bool
+    render: Literal["student", "teacher"]
+    rows: Literal["own", "all"]
+    seed: int
+    evaluate: Mapping[str, Any]
+    name: str | None
+    program_name: str
+    suffix: str
+    auto_start: bool
+    metadata: Mapping[str, str]
+
+
 class ListParams(TypedDict, total=False):
     """A page's size (at most 100), where it starts, and its direction."""
 

@@ -1,0 +1,99 @@
+"""A user's retry: the one way out of `failed`. What failed is queued again, what succeeded stays.
+
+It works under the job's lock, and takes items with SKIP LOCKED as everybody does who holds it. An item that is still leased from the
+round before is left to its holder, who may publish: the job is not over any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+
+from distill.catalog import fine_tuned
+from distill.db import Session
+from distill.errors import Conflict, Invalid
+from distill.jobs import outbox, repository, steps, trained
+from distill.jobs.lifecycle import transition
+from distill.jobs.models import FineTuneJob, Job
+from distill.jobs.status import FineTuneStatus, JobStatus
+
+_REOPEN_STEPS = text("""
+UPDATE job_steps SET status = CASE WHEN started_at IS NULL THEN 'queued' ELSE 'running' END, error = NULL, finished_at = NULL
+ WHERE job_id = :job_id AND status IN ('failed', 'cancelled')
+""")
+_BEGIN_STEP_ANEW = text("""
+UPDATE job_steps SET status = 'queued', error = NULL, finished_at = NULL, started_at = NULL, done = 0, counts = '{}'
+ WHERE job_id = :job_id AND name = :step AND status = 'succeeded'
+   AND NOT EXISTS (SELECT 1 FROM job_steps f WHERE f.job_id = :job_id AND f.status = 'failed')
+RETURNING name
+""")
+_REOPEN_KEYS = text("""
+UPDATE fine_tune_jobs f
+   SET status = CASE WHEN EXISTS (SELECT 1 FROM work_items w WHERE w.fine_tune_job_id = f.id AND w.status = 'leased')
+                     THEN 'running' ELSE 'queued' END,
+       error = NULL, finished_at = NULL, progress = NULL
+ WHERE f.job_id = :job_id AND f.status IN ('failed', 'cancelled') AND f.id <> ALL (CAST(:left AS text[]))
+""")
+_REQUEUE = text("""
+UPDATE work_items
+   SET status = 'queued', held = (step = 'evaluate' AND kind = 'compiled'), attempts = 0, losses = 0, furthest = 0,
+       error = NULL, result = NULL, progress = NULL, started_at = NULL, finished_at = NULL,
+       run_after = clock_timestamp(), hinted_at = clock_timestamp()
+ WHERE id IN (SELECT id FROM work_items
+               WHERE job_id = :job_id AND (status IN ('failed', 'cancelled') OR status = 'succeeded' AND step = :anew)
+                 AND (fine_tune_job_id IS NULL OR fine_tune_job_id <> ALL (CAST(:left AS text[])))
+                 FOR UPDATE SKIP LOCKED)
+RETURNING queue, held
+""")
+
+
+def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None = None) -> Job:
+    """Queue again what failed of a job, and what its failure cancelled; with a fine-tune job named, of the failed ones only that one.
+
+    Raises NotFound, Conflict for a job that has not failed, Invalid for a fine-tune job that is not a failed one of this job.
+    """
+    repository.get(s, project_id, job_id)
+    job = repository.lock(s, job_id)
+    if job.status != JobStatus.FAILED:
+        raise Conflict(f"job {job.id} is {job.status}; only a failed job can be retried", code="wrong_status", param="id")
+    left = _left_failed(repository.fine_tune_jobs(s, job.id), fine_tune_job_id)
+    anew = _begin_anew(s, job)
+    s.execute(_REOPEN_STEPS, {"job_id": job.id})
+    s.execute(_REOPEN_KEYS, {"job_id": job.id, "left": left})
+    requeued = s.execute(_REQUEUE, {"job_id": job.id, "left": left, "anew": anew}).all()
+    job.round += 1
+    s.flush()
+    transition(s, job, JobStatus.QUEUED, message=f"Retried: round {job.round}")
+    for queue in sorted({row.queue for row in requeued if not row.held}):
+        outbox.add(s, queue, job.id)
+    _load_again(s, job)
+    steps.point_at_oldest_open(s, job)
+    s.refresh(job)
+    return job
+
+
+def _left_failed(keys: Sequence[FineTuneJob], chosen: str | None) -> list[str]:
+    """The failed fine-tune jobs that stay so."""
+    if chosen is None:
+        return []
+    failed = [key.id for key in keys if key.status == FineTuneStatus.FAILED]
+    if chosen not in failed:
+        known = f"failed: {', '.join(failed)}" if failed else "none has failed"
+        message = f"fine_tuning_job: {chosen} is not a failed fine-tune job of this job ({known})"
+        raise Invalid(message, code="not_a_failed_fine_tuning_job", param="fine_tuning_job")
+    return [key for key in failed if key != chosen]
+
+
+def _begin_anew(s: Session, job: Job) -> str | None:
+    """The step whose outcome the job failed by, although its items all succeeded: nothing less than all of it can go better."""
+    named = (job.error or {}).get("step")
+    begun: str | None = s.scalar(_BEGIN_STEP_ANEW, {"job_id": job.id, "step": named})
+    return begun
+
+
+def _load_again(s: Session, job: Job) -> None:
+    """Ask again for models that could not be loaded; let the compiled program be evaluated if all of them are there."""
+    for model in trained.models_of(s, job.id):
+        fine_tuned.want(s, model.id, model.connection_id)
+    trained.release_compiled(s, job)

@@ -1,0 +1,54 @@
+"""The models of a job's keys: trained by the job itself, or found, since an earlier job trained the same."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from distill.catalog import fine_tuned
+from distill.catalog.models import Model
+from distill.db import Session
+from distill.jobs.models import FineTuneJob, Job, JobStep
+from distill.jobs.status import JobStatus, Step, StepStatus
+from distill.jobs.steps import release_held
+
+COMPILED = "compiled"
+"""The role, and kind of work item, that waits for the models."""
+_OVER = [str(status) for status in JobStatus if status.is_terminal]
+
+
+def find(s: Session, project_id: str, connection_id: str, training_digest: str) -> Model | None:
+    """The project's model of an equal training on this connection, the oldest if there are several; deleted ones do not count."""
+    query = select(Model).join(FineTuneJob, FineTuneJob.id == Model.fine_tune_job_id)
+    query = query.where(FineTuneJob.project_id == project_id, FineTuneJob.training_digest == training_digest)
+    query = query.where(FineTuneJob.model_id.is_not(None), Model.connection_id == connection_id, Model.deleted_at.is_(None))
+    return s.scalars(query.order_by(Model.created_at, Model.id).limit(1)).first()
+
+
+def models_of(s: Session, job_id: str) -> list[Model]:
+    """The models that a job's keys have so far."""
+    used = select(FineTuneJob.model_id).where(FineTuneJob.job_id == job_id, FineTuneJob.model_id.is_not(None))
+    return list(s.scalars(select(Model).where(Model.id.in_(used)).order_by(Model.id)))
+
+
+def all_ready(s: Session, job_id: str) -> bool:
+    """True when every model of a job answers on its connection."""
+    models = [model.id for model in models_of(s, job_id)]
+    placed = fine_tuned.of_models(s, models)
+    return all(model in placed and placed[model].status == "ready" for model in models)
+
+
+def waiting_for(s: Session, model_id: str) -> list[str]:
+    """The jobs, not over yet, that use a model; by id, the order in which their rows are to be locked."""
+    query = select(Job.id).join(FineTuneJob, FineTuneJob.job_id == Job.id).where(FineTuneJob.model_id == model_id)
+    return list(s.scalars(query.where(Job.status.not_in(_OVER)).distinct().order_by(Job.id)))
+
+
+def release_compiled(s: Session, job: Job) -> bool:
+    """Let the compiled program be evaluated, if training is over and its models are loaded; False when no evaluation waits for them."""
+    query = select(JobStep.name, JobStep.status).where(JobStep.job_id == job.id)
+    status: dict[str, str] = {row.name: row.status for row in s.execute(query)}
+    if status.get(Step.EVALUATE) in (None, StepStatus.SUCCEEDED):
+        return False
+    if status.get(Step.TRAIN) == StepStatus.SUCCEEDED and all_ready(s, job.id):
+        release_held(s, job, Step.EVALUATE, COMPILED)
+    return True
