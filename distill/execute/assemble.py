@@ -61,7 +61,8 @@ def run(work: Work, ports: Ports) -> None:
     """Raises Refused when there is nothing to train on."""
     with unit_of_work() as s:
         job = contexts.load(s, work.claim.job_id)
-        files = _assemble(s, work, ports, job)
+    files = _assemble(work, ports, job)
+    with unit_of_work() as s:
         report = coverage(_seen(s, job), (file.tallies for file in files))
         reason = refuse(report, job.spec.filter.min_score, _scores(s, job))
     if reason is not None:
@@ -79,7 +80,7 @@ def run(work: Work, ports: Ports) -> None:
     work.publish(counts=counts, result={"coverage": report}, locked=keep, on_closed=closed)
 
 
-def _assemble(s: Session, work: Work, ports: Ports, job: JobContext) -> list[TrainingFile]:
+def _assemble(work: Work, ports: Ports, job: JobContext) -> list[TrainingFile]:
     """One training file a key, also where it would be empty: the report then says why."""
     ports.work_root.mkdir(parents=True, exist_ok=True)
     with PartTexts(ports.store) as texts, tempfile.TemporaryDirectory(prefix="assemble-", dir=ports.work_root) as folder:
@@ -87,17 +88,19 @@ def _assemble(s: Session, work: Work, ports: Ports, job: JobContext) -> list[Tra
         for number, key in enumerate(job_keys(job.spec, job.student)):
             place = Path(folder) / str(number)
             place.mkdir()
-            files.append(_assemble_key(s, ports.store, job, key, DiskShelf(place), texts))
+            files.append(_assemble_key(ports.store, job, key, DiskShelf(place), texts))
             work.check()
         return files
 
 
-def _assemble_key(s: Session, store: FolderStore, job: JobContext, key: Key, shelf: Shelf, texts: PartTexts) -> TrainingFile:
+def _assemble_key(store: FolderStore, job: JobContext, key: Key, shelf: Shelf, texts: PartTexts) -> TrainingFile:
     wanted, spec = job.spec.filter, job.spec
     names = predictors_of_rows(spec, job.student, key)
-    facts = row_facts.stream(s, job.job_id, "kept", *_FACTS, predictors=names)
+    with unit_of_work() as s:
+        # Read at once: the sorting of many rows takes longer than a transaction may stand idle.
+        rows = shelf.keep(map(_row, row_facts.stream(s, job.job_id, "kept", *_FACTS, predictors=names)))
     keep = Filter(wanted.min_score, wanted.top_k, wanted.max_rows, wanted.dedup)
-    settled = settle(key, map(_row, facts), keep, spec.seed, shelf)
+    settled = settle(key, rows, keep, spec.seed, shelf)
     fewest = FEWEST_ROWS_TO_WATCH if train_options(spec, key).early_stopping else FEWEST_ROWS_TO_VALIDATE
     held = validation_groups(settled.rows, shelf, fewest)
     return _write(store, settled.rows, held, Tallies(key, names, settled.left_out), texts)
