@@ -47,6 +47,7 @@ class LimitSettings(_Section):
     max_row_bytes: int = 1_000_000
     example_seconds: float = Field(default=900, gt=0)
     """Of one rollout of a program, and of one call of a metric. Time that its LM calls wait for a place does not count."""
+    max_dataset_mb: int = 1024
     api_statement_seconds: float = 5
     worker_statement_seconds: float = 60
 

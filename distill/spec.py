@@ -339,6 +339,11 @@ def training_digest(
     return digest([trainer, schema_version, base, rows, validation_rows, dict(sorted(options.items())), seed])
 
 
+def label_trace_digest(program: str, example: str) -> str:
+    """Of the trace that a row's labels make of a program; both are digests. No LM and no prompt has a part in it."""
+    return digest(["labels", program, example])
+
+
 def row_digest(prompt: Sequence[Mapping[str, Any]], completion: Sequence[Mapping[str, Any]]) -> str:
     """Of one training record: its messages, and nothing about where it came from."""
     return digest({"prompt": prompt, "completion": completion})

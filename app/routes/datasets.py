@@ -30,6 +30,7 @@ _BODY: Mapping[str, Any] = {
             "application/json": {"schema": DatasetCreate.model_json_schema(ref_template="#/components/schemas/{model}")},
             "application/jsonl": _TEXT,
             "text/csv": _TEXT,
+            "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -61,7 +62,7 @@ def create_dataset(
     once: OnceDep,
     name: Annotated[Name | None, Query(description="With a name it is that name's next version")] = None,
 ) -> Response:
-    """Rows as JSONL, CSV (cells are read by the types of the program's fields), JSON, or a file in a multipart form."""
+    """Rows as JSONL, CSV (cells are read by the types of the program's fields), Parquet, JSON, or a file in a multipart form."""
     metadata = metadata_query(request)
 
     def make() -> Made:

@@ -17,10 +17,28 @@ class DatasetCreate(Body):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class ValueRead(Reply):
+    """One of few different values of a column."""
+
+    value: Any
+    rows: int = Field(description="How many rows have it")
+    row: int = Field(description="The first of them, counted from 1")
+
+
+class KindRead(Reply):
+    """What the values of a column are: their JSON types; of a CSV's cells, what their text looks like."""
+
+    kind: str
+    rows: int
+    row: int = Field(description="The first such row, counted from 1")
+
+
 class ColumnRead(Reply):
     name: str
     types: list[str]
     missing: int = Field(description="Rows that lack the column")
+    kinds: list[KindRead] = Field(default_factory=list)
+    values: list[ValueRead] | None = Field(default=None, description="The different values, where they are few and short")
 
 
 class DatasetRead(Reply):

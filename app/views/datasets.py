@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from app.schemas.datasets import ColumnRead, DatasetRead
+from collections.abc import Mapping
+from typing import Any
+
+from app.schemas.datasets import ColumnRead, DatasetRead, KindRead, ValueRead
 from app.views.convert import seconds
 from distill.catalog.models import Dataset
 
@@ -15,10 +18,19 @@ def dataset_read(row: Dataset) -> DatasetRead:
         name=row.name,
         version=row.version,
         rows=row.row_count,
-        columns=[
-            ColumnRead(name=column["name"], types=list(column["types"]), missing=row.row_count - column["present"]) for column in row.fields
-        ],
+        columns=[_column(column, row.row_count) for column in row.fields],
         digest=row.digest,
         size_bytes=row.size_bytes,
         metadata=row.user_metadata,
+    )
+
+
+def _column(column: Mapping[str, Any], rows: int) -> ColumnRead:
+    values = column.get("values")
+    return ColumnRead(
+        name=column["name"],
+        types=list(column["types"]),
+        missing=rows - column["present"],
+        kinds=[KindRead(kind=each["kind"], rows=each["rows"], row=each["row"]) for each in column.get("kinds", [])],
+        values=None if values is None else [ValueRead(**each) for each in values],
     )

@@ -12,8 +12,9 @@ import orjson
 from sqlalchemy import func, select, update
 
 from distill.catalog import blobs
-from distill.catalog.fields import FieldSummary
+from distill.catalog.fields import CSV
 from distill.catalog.models import Dataset
+from distill.catalog.summary import FieldSummary
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import Invalid, NotFound
 from distill.ids import new_id
@@ -42,12 +43,13 @@ def create(
     """
     if name is not None and not NAME.match(name):
         raise Invalid("name: letters, digits, `.`, `_` and `-`, at most 128", param="name")
-    offsets, summary = [], FieldSummary()
+    offsets, summary = [], FieldSummary(as_text=source_format == CSV)
     with store.writer() as out:
         for index, row in enumerate(rows):
             if index % INDEX_EVERY == 0:
                 offsets.append(out.size_bytes)
             _write(out, index, row)
+            _check_size(out)
             summary.add(row)
     blobs.register(s, out.digest, out.size_bytes)
     dataset = Dataset(
@@ -82,6 +84,13 @@ def _write(out: BlobWriter, index: int, row: Any) -> None:
             f"row {index + 1} is larger than {get_settings().limits.max_row_bytes} bytes", code="row_too_large", param=f"[{index}]"
         )
     out.write(line + b"\n")
+
+
+def _check_size(out: BlobWriter) -> None:
+    """A file that is packed may hold far more than its own size."""
+    most = get_settings().limits.max_dataset_mb
+    if out.size_bytes > most * 1_000_000:
+        raise Invalid(f"the rows are larger than {most} MB; upload them in parts", code="dataset_too_large", param="rows")
 
 
 def _next_version(s: Session, project_id: str, name: str) -> int:

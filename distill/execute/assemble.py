@@ -138,7 +138,8 @@ def _write(store: FolderStore, rows: Iterable[Row], held: frozenset[str], tallie
 
 def _seen(s: Session, job: JobContext) -> Seen:
     teachers = _teacher_rollouts(job)
-    passing = (RowFact.status == "ok", RowFact.score >= job.spec.filter.min_score)
+    above = [] if job.spec.teacher == "labels" else [RowFact.score >= job.spec.filter.min_score]
+    passing = (RowFact.status == "ok", *above)
     return Seen(
         traces=s.scalar(select(func.count()).where(*teachers)) or 0,
         passed=s.scalar(select(func.count()).where(*teachers, *passing)) or 0,

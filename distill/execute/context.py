@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from distill.catalog import artifacts, connections, datasets, programs
+from distill.catalog.fields import reader_of
 from distill.catalog.models import Dataset
 from distill.db import Session
 from distill.jobs import repository
@@ -89,6 +90,10 @@ class JobContext:
         number = teacher_number(role)
         return teacher_rendering_cast(number, self.spec, self.student, self.teachers[number])
 
+    def taught_by_labels(self, role: str) -> bool:
+        """True where the rows' own labels stand for a teacher: nobody is cast for the role."""
+        return self.spec.teacher == "labels" and self.side_of(role) == "train"
+
     def side_of(self, role: str) -> Side:
         return "train" if ":" in role else "holdout"
 
@@ -96,14 +101,18 @@ class JobContext:
         """Examples `start` (0-based) up to, not including, `stop` of a side."""
         if side == "holdout" and self.plan.holdout_from == "valset":
             assert self.valset is not None  # noqa: S101 - for the type checker; the plan says so
-            return [Example(start + i, row) for i, row in enumerate(datasets.rows(store, self.valset, start, stop))]
+            return [Example(start + i, row) for i, row in enumerate(self.rows(store, self.valset, start, stop))]
         return list(self._picked(store, read_split(store, self.plan.split)[side][start:stop]))
+
+    def rows(self, store: FolderStore, dataset: Dataset, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+        """Rows of the trainset or valset as the student takes them: the cells of a CSV have the types of its fields."""
+        return map(reader_of(self.student, dataset), datasets.rows(store, dataset, start, stop))
 
     def _picked(self, store: FolderStore, numbers: Sequence[int]) -> Iterator[Example]:
         if not numbers:
             return
         wanted = set(numbers)
-        for number, row in enumerate(datasets.rows(store, self.trainset, numbers[0], numbers[-1] + 1), numbers[0]):
+        for number, row in enumerate(self.rows(store, self.trainset, numbers[0], numbers[-1] + 1), numbers[0]):
             if number in wanted:
                 yield Example(number, row)
 

@@ -22,7 +22,8 @@ from distill.jobs.trained import COMPILED
 from distill.pipeline import bootstrap
 from distill.pipeline.plan import Plan, job_keys, lm_of_key, lms_of_key, roles_to_evaluate, train_options
 from distill.pipeline.refusals import Reason, failed_examples
-from distill.pipeline.roles import teacher_role
+from distill.pipeline.roles import teacher_roles
+from distill.spec import LmSpec
 
 
 def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]]) -> None:
@@ -33,7 +34,7 @@ def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]])
     service.create_fine_tune_jobs(s, row, _new_fine_tune_jobs(job))
     for warning in told:
         service.warn(s, row, warning["code"], warning["message"])
-    roles = [teacher_role(i) for i in range(len(job.spec.teachers))]
+    roles = teacher_roles(job.spec)
     open_step(s, row, Step.BOOTSTRAP, [item for role in roles for item in _teacher_items(job, role)])
     roles = roles_to_evaluate(job.spec, plan.holdout_from)
     if roles:
@@ -58,20 +59,26 @@ def _new_fine_tune_jobs(job: JobContext) -> list[NewFineTuneJob]:
 
 
 def _teacher_items(job: JobContext, role: str) -> list[NewItem]:
-    """The first examples are one work item, since on them it is decided whether the others are worth their calls."""
+    """The first examples are one work item, since on them it is decided whether the others are worth their calls. Labels cost none."""
     every = _range_item(job, role, job.plan.train_examples)
     first = bootstrap.first_examples(job.spec.smoke_test)
-    if every.units <= first:
+    if every.units <= first or job.taught_by_labels(role):
         return [every]
     head = replace(every, payload={"start": 0, "stop": first, "whole": True}, units=first)
     return [head, replace(every, payload={"start": first, "stop": every.units}, units=every.units - first)]
 
 
 def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
-    lms = job.spec.lms if role == COMPILED else job.cast(role).slots
-    connections = sorted({lm.connection_id for lm in lms.values()})
+    connections = sorted({lm.connection_id for lm in _asked(job, role).values()})
     payload = {"start": 0, "stop": examples}
     return NewItem(role, payload, examples, needs=service.RUNS_PROGRAMS, connections=connections, held=role == COMPILED)
+
+
+def _asked(job: JobContext, role: str) -> Mapping[str, LmSpec]:
+    """The LMs whose connections an item of a role needs."""
+    if role == COMPILED:
+        return job.spec.lms
+    return {} if job.taught_by_labels(role) else job.cast(role).slots
 
 
 def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
@@ -83,8 +90,8 @@ def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
         return
     job = contexts.load(s, row.id)
     size, needs = job.plan.train_examples, service.RUNS_PROGRAMS
-    roles = [teacher_role(i) for i in range(len(job.spec.teachers))]
-    open_step(s, row, Step.PREPARE, [NewItem(role, {"start": 0, "stop": size}, size, needs=needs) for role in roles])
+    items = [NewItem(role, {"start": 0, "stop": size}, size, needs=needs) for role in teacher_roles(job.spec)]
+    open_step(s, row, Step.PREPARE, items)
 
 
 def after_prepare(s: Session, row: Job, closed: StepClosed) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from distill.catalog import datasets, held_out
+from distill.catalog import held_out
 from distill.db import Session
 from distill.execute.batches import chunks
 from distill.execute.context import JobContext
@@ -32,7 +32,7 @@ def _in_demos(store: FolderStore, job: JobContext, sides: Split, source: Source 
 def _held(store: FolderStore, job: JobContext, sides: Split, source: Source) -> Iterator[tuple[int, str]]:
     """The held-out rows of this job, with the digests of their inputs."""
     valset = job.valset if source == "valset" else None
-    rows = numbered(datasets.rows(store, job.trainset), sides.holdout) if valset is None else enumerate(datasets.rows(store, valset))
+    rows = numbered(job.rows(store, job.trainset), sides.holdout) if valset is None else enumerate(job.rows(store, valset))
     return ((number, row_inputs(job.student, row)) for number, row in rows)
 
 
@@ -42,7 +42,7 @@ def _in_training(s: Session, store: FolderStore, job: JobContext, sides: Split) 
     if not artifacts:
         return {}
     seen: dict[int, str] = {}
-    rows = ((number, row_inputs(job.student, row)) for number, row in numbered(datasets.rows(store, job.trainset), sides.train))
+    rows = ((number, row_inputs(job.student, row)) for number, row in numbered(job.rows(store, job.trainset), sides.train))
     for part in chunks(rows, LOOKED_UP_AT_ONCE):
         known = held_out.among(s, artifacts, [digest for _, digest in part])
         seen |= {number: known[digest] for number, digest in part if digest in known}

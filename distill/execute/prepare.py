@@ -72,7 +72,7 @@ def _read(s: Session, ports: Ports, work: Work, job: JobContext) -> tuple[list[P
 
 def _passes(job: JobContext, fact: RowFact) -> bool:
     score = {"status": (fact.data or {}).get("score"), "value": fact.score}
-    return passes(fact.status, score, job.spec.filter.min_score, scored=True)
+    return passes(fact.status, score, job.spec.filter.min_score, scored=job.spec.teacher != "labels")
 
 
 def _render(work: Work, ports: Ports, job: JobContext, passed: list[Passed], part: Part) -> None:

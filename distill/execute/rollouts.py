@@ -13,7 +13,7 @@ from distill.catalog.scores import NewScore
 from distill.catalog.traces import NewTrace
 from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
-from distill.execute import flow, rollout_facts
+from distill.execute import flow, label_rollouts, rollout_facts
 from distill.execute.batches import batches
 from distill.execute.buffer import Buffer
 from distill.execute.hooks import crash_point
@@ -46,6 +46,10 @@ def run(work: Work, ports: Ports) -> None:
     with unit_of_work() as s:
         job = contexts.load(s, work.claim.job_id)
         examples = job.examples(ports.store, job.side_of(work.claim.kind), work.claim.payload["start"], work.claim.payload["stop"])
+    if job.taught_by_labels(work.claim.kind):
+        label_rollouts.run(work, ports, job, examples)
+        return
+    with unit_of_work() as s:
         piece = Slice(job, work.claim.kind, examples)
         piece.look_up(s)
         spending = Spending.begin(s, ports.relay, work.claim, job, piece.cast, calls=not piece.stored_only)

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-from distill.catalog import blobs, datasets
+from distill.catalog import blobs
+from distill.catalog.fields import check_rows
 from distill.db import Session, unit_of_work
+from distill.errors import Invalid
 from distill.execute import context as contexts
 from distill.execute import flow
 from distill.execute.context import JobContext
@@ -30,6 +33,7 @@ def run(work: Work, ports: Ports) -> None:
     with unit_of_work() as s:
         job = contexts.load(s, work.claim.job_id)
     _check_prompt_adapters(job)
+    _check_rows(ports.store, job)
     work.progress(message="Loading the programs")
     samples, reply = _ask_runner(work, ports, job)
     Scale(ports.trainers, measures(job.spec, job.student)).check()
@@ -67,12 +71,24 @@ def _check_prompt_adapters(job: JobContext) -> None:
             raise Refused(Reason("mixed_prompt_adapters", message, "validate", param, retryable=False))
 
 
+def _check_rows(store: FolderStore, job: JobContext) -> None:
+    """Every row can be used; at submit a stored dataset was checked by its summary alone. Raises Refused."""
+    for param, dataset in (("trainset", job.trainset), ("valset", job.valset)):
+        if dataset is None:
+            continue
+        try:
+            check_rows(job.student, job.rows(store, dataset), param)
+        except Invalid as error:
+            details = [asdict(detail) for detail in error.details]
+            raise Refused(Reason(error.code, error.message, "validate", error.param, retryable=False, data={"details": details})) from error
+
+
 def _ask_runner(work: Work, ports: Ports, job: JobContext) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The samples, and what the runner says of the programs' prompts on them."""
     constrained = "baseline_constrained" in job.spec.evaluate.roles
     student = baseline_cast(job.spec, job.student, constrained=constrained)
     others = [rendering_cast(job.spec, job.student), *_teacher_casts(job), *([job.incumbent] if job.incumbent else [])]
-    samples = fixed_samples(job.student, list(datasets.rows(ports.store, job.trainset, 0, 2)))
+    samples = fixed_samples(job.student, list(job.rows(ports.store, job.trainset, 0, 2)))
     with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
         try:
             reply = runner.ask(
@@ -114,12 +130,12 @@ def _metric(job: JobContext) -> dict[str, Any]:
 
 def _divide(store: FolderStore, job: JobContext) -> tuple[Split, Source | None, list[dict[str, str]]]:
     """The sides, where the holdout comes from, and what the user should know of them. Raises Refused when nothing is left to train on."""
-    places = [_place(job, row) for row in datasets.rows(store, job.trainset)]
+    places = [_place(job, row) for row in job.rows(store, job.trainset)]
     groups, inputs = [group for group, _ in places], [each for _, each in places]
     overlap = 0
     if job.valset is not None:
         known = set(groups) | set(inputs)
-        overlap = sum(not known.isdisjoint(_place(job, row)) for row in datasets.rows(store, job.valset))
+        overlap = sum(not known.isdisjoint(_place(job, row)) for row in job.rows(store, job.valset))
     all_sides, source = divide(job.spec, groups, job.valset.row_count if job.valset else None)
     sides = without_held_inputs(all_sides, inputs)
     if not sides.train:

@@ -6,15 +6,17 @@ has been stored then.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from distill.catalog import datasets, programs
 from distill.catalog.fields import check_summary
 from distill.catalog.models import Dataset, Program
 from distill.db import Session
-from distill.errors import Invalid, Unsupported
+from distill.errors import Detail, Invalid, Unsupported
 from distill.jobs.incumbents import incumbent
 from distill.jobs.lm_checks import LmResolver
+from distill.jobs.name_diff import NamePair, pair_names, two_columns
 from distill.settings import get_settings
 from distill.spec import CompileSpec, TeacherSpec, did_you_mean
 from stillhouse_programs.spec import (
@@ -22,6 +24,7 @@ from stillhouse_programs.spec import (
     SpecError,
     check_metric,
     columns,
+    dspy_types,
     expand,
     input_names,
     lm_roles,
@@ -48,10 +51,12 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
     row = programs.get(s, project_id, spec.program_id)
     program = programs.spec_of(row)
     _check_words(spec)
+    _check_labels(spec, program)
+    _check_text_only(program)
     _check_demos(spec, program, "program")
     spec = _with_defaults(spec, row, program)
     spec = _with_lms(s, project_id, spec, program)
-    trainset = _dataset(s, project_id, spec.trainset, program, "trainset")
+    trainset = _dataset(s, project_id, spec.trainset, program, "trainset", labels_teach=spec.teacher == "labels")
     valset = _dataset(s, project_id, spec.valset, program, "valset") if spec.valset else None
     _check_group(spec, trainset)
     _check_metric(spec, program, trainset, "trainset")
@@ -66,8 +71,6 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
 
 
 def _check_words(spec: CompileSpec) -> None:
-    if spec.teacher == "labels":
-        raise Unsupported("teacher: training on the labels is not offered here; name a teacher LM", code="teacher_labels", param="teacher")
     if spec.valset and spec.holdout:
         raise Invalid("holdout: give `valset` or `holdout`, not both", code="valset_and_holdout", param="holdout")
     if len(set(spec.evaluate.roles)) != len(spec.evaluate.roles):
@@ -77,12 +80,39 @@ def _check_words(spec: CompileSpec) -> None:
         raise Invalid(f"num_threads: at most {most} on this server", code="too_many_threads", param="num_threads")
 
 
+def _check_labels(spec: CompileSpec, program: ProgramSpec) -> None:
+    """What goes with `teacher: "labels"`."""
+    if spec.teacher != "labels":
+        return
+    if program.reference is not None:
+        message = "teacher: only a program spec says which label is the answer to which call; code is asked through a teacher LM"
+        raise Unsupported(message, code="labels_need_a_spec", param="teacher")
+    if spec.rollouts.n > 1:
+        message = "rollouts.n: a row has one set of labels, so there is nothing to sample where the labels teach"
+        raise Invalid(message, code="labels_sampled", param="rollouts.n")
+    if spec.render == "teacher":
+        message = "render: labels have no prompts of their own; rows are rendered as the student is asked"
+        raise Invalid(message, code="labels_have_no_prompts", param="render")
+
+
 def _check_demos(spec: CompileSpec, program: ProgramSpec, param: str) -> None:
     """Demos that are kept are complete; else every training row of the predictor would be rejected, after the teacher was paid for."""
     try:
         with_demos(expand(program), spec.demos)
     except SpecError as error:
         raise Invalid(f"demos: {param}.{error.message}", code="incomplete_demo", param="demos") from None
+
+
+def _check_text_only(program: ProgramSpec) -> None:
+    """Every predictor is trained, and what is trained here reads text: rows with images would all be rejected after the teacher ran."""
+    for number, predictor in enumerate(program.predictors):
+        for at, field in enumerate(predictor.signature.fields):
+            if "Image" in dspy_types(field.json_schema):
+                message = (
+                    f"program: predictor {predictor.name} is shown an image (`{field.name}`), and no base model here is trained on images"
+                )
+                place = f"program.predictors[{number}].signature.fields[{at}]"
+                raise Unsupported(message, code="images_not_trainable", param=place)
 
 
 def _with_defaults(spec: CompileSpec, row: Program, program: ProgramSpec) -> CompileSpec:
@@ -98,7 +128,7 @@ def _with_defaults(spec: CompileSpec, row: Program, program: ProgramSpec) -> Com
             "program_name": spec.program_name or row.name or f"program-{row.digest[3:9]}",
             "prompt_adapter": spec.prompt_adapter or program.prompt_adapter or parse_prompt_adapter(None),
             "rollouts": rollouts,
-            "teacher": spec.teachers or (TeacherSpec(),),
+            "teacher": spec.teacher or (TeacherSpec(),),
         }
     )
 
@@ -107,6 +137,8 @@ def _with_lms(s: Session, project_id: str, spec: CompileSpec, program: ProgramSp
     resolver = LmResolver(s, spec)
     roles = lm_roles(program)
     lms = {role: resolver.student(role) for role in _known_roles(roles, spec.lms, "lms")}
+    if spec.teacher == "labels":
+        return spec.model_copy(update={"lms": lms})
     teachers = tuple(_teacher(s, project_id, resolver, spec, program, number) for number in range(len(spec.teachers)))
     return spec.model_copy(update={"lms": lms, "teacher": teachers})
 
@@ -140,15 +172,23 @@ def _known_roles(roles: list[str], given: object, param: str) -> list[str]:
 def _check_same(what: str, ours: list[str], theirs: list[str], param: str) -> None:
     if set(ours) == set(theirs):
         return
-    lacks = ", ".join(name for name in ours if name not in theirs) or "nothing"
-    extra = ", ".join(name for name in theirs if name not in ours) or "nothing"
-    message = f"{param}: teacher and student need {what} of the same names; the teacher lacks {lacks}, and has {extra} beside"
-    raise Invalid(message, code=f"{what}_differ", param=param)
+    pairs = pair_names(ours, theirs)
+    table = "\n".join(two_columns([("student", "teacher"), *((mine or "-", other or "-") for mine, other in pairs)]))
+    message = f"{param}: teacher and student need {what} of the same names\n{table}"
+    raise Invalid(message, code=f"{what}_differ", param=param, details=tuple(_differences(pairs)))
 
 
-def _dataset(s: Session, project_id: str, reference: str, program: ProgramSpec, param: str) -> Dataset:
+def _differences(pairs: list[NamePair]) -> Iterator[Detail]:
+    for mine, other in pairs:
+        if mine is None or other is None:
+            yield Detail("only the teacher has it" if mine is None else "only the student has it", None, mine or other)
+        elif mine != other:
+            yield Detail(f"the teacher has `{other}`", None, mine)
+
+
+def _dataset(s: Session, project_id: str, reference: str, program: ProgramSpec, param: str, *, labels_teach: bool = False) -> Dataset:
     row = datasets.resolve(s, project_id, reference, param)
-    check_summary(program, row, param)
+    check_summary(program, row, param, labels_teach=labels_teach)
     return row
 
 

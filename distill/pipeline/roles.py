@@ -87,6 +87,11 @@ def teacher_number(role: str) -> int:
     return int(role.partition(":")[2] or 0)
 
 
+def teacher_roles(spec: CompileSpec) -> list[str]:
+    """The roles whose rollouts become rows: one a teacher, and one where the labels teach."""
+    return [teacher_role(number) for number in range(1 if spec.teacher == "labels" else len(spec.teachers))]
+
+
 def teacher_cast(number: int, spec: CompileSpec, program: ProgramSpec) -> Cast:
     """Teacher `number` (0-based), who runs `program`."""
     return _cast(teacher_role(number), spec, program, _by_predictor(program, spec.teachers[number].lms))

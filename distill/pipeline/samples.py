@@ -9,6 +9,7 @@ from typing import Any
 from stillhouse_programs.spec import ProgramSpec, check_row, columns
 
 _DEEPEST = 8
+_IMAGE = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs="
 _DATED = {"date": "2026-01-02", "date-time": "2026-01-02T03:04:05", "time": "03:04:05"}
 
 
@@ -26,6 +27,8 @@ def _value(name: str, schema: Mapping[str, Any], turn: int, root: Mapping[str, A
     root = root or schema
     if depth > _DEEPEST:
         return None
+    if "x-dspy-type" in schema:
+        return {"url": _IMAGE} if schema["x-dspy-type"] == "Image" else {"messages": []}
     if "$ref" in schema:
         return _value(name, _resolve(schema["$ref"], root), turn, root, depth + 1)
     if "const" in schema or "enum" in schema:

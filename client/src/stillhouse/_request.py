@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from stillhouse._plain import plain_json
+
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
@@ -39,7 +41,7 @@ def post(path: str, model: type[M], body: Any = None, *, timeout: float | None =
 
 def create(path: str, model: type[M], body: Any, idempotency_key: str | None) -> Call[M]:
     """A POST that makes something: always with an Idempotency-Key, so that a retry cannot make two."""
-    return Call("POST", path, model.model_validate, json=body, headers=idempotency(idempotency_key))
+    return Call("POST", path, model.model_validate, json=plain_json(body), headers=idempotency(idempotency_key))
 
 
 def delete(path: str) -> Call[None]:

@@ -23,13 +23,15 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 def storable(value: Any) -> Any:
-    """`value` with tools and tool calls as JSON that says all of them; dspy's own would leave out what a tool takes and calls' ids."""
+    """`value` with tools, tool calls and images as JSON that says all of them; dspy's own leaves out what a tool takes and calls' ids."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, dspy.Tool):
         return {"name": value.name, "desc": value.desc, "args": value.args}
     if isinstance(value, dspy.ToolCalls):
         return _stored_calls(value)
+    if isinstance(value, dspy.Image):
+        return {"url": value.url}
     if isinstance(value, dspy.History):
         return {"messages": [storable(message) for message in value.messages]}
     if isinstance(value, list | tuple):

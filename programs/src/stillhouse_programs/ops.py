@@ -19,6 +19,7 @@ from stillhouse_programs.describe import describe
 from stillhouse_programs.engine import RelayLM, make_lm
 from stillhouse_programs.executor import Plan, Slice
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
+from stillhouse_programs.labels import LabelTeacher
 from stillhouse_programs.metrics import make_metric
 from stillhouse_programs.preview import output_types, render_messages
 from stillhouse_programs.prompts import CannotRender, describe_prompt_adapter, make_prompt_adapter
@@ -69,6 +70,7 @@ class Ops:
             "validate": self.validate,
             "open": self.open,
             "rollouts": self.rollouts,
+            "label_traces": self.label_traces,
             "render_rows": self.render_rows,
             "render": self.render,
             "call": self.call,
@@ -150,6 +152,15 @@ class Ops:
         finally:
             if threads is not None:
                 threads.shutdown(wait=False, cancel_futures=True)
+
+    async def label_traces(self, request: Json, emit: Emit) -> Json:
+        """The traces of rows whose labels teach: no LM, no metric, and a program that need not be open."""
+        teacher = LabelTeacher(parse_spec(field(request, "program", dict)))
+        examples = field(request, "examples", list)
+        for example in examples:
+            trace = await teacher.trace(example["inputs"], example["labels"])
+            await emit({"event": "trace", "index": example["index"], "n": 0, "trace": trace})
+        return {"counts": {"traces": len(examples)}}
 
     async def render_rows(self, request: Json, emit: Emit) -> Json:
         """Training rows of stored traces, rendered for this program: the student."""

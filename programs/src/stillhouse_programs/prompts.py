@@ -50,6 +50,10 @@ class _SystemMessageOnce:
     def __deepcopy__(self, memo: dict[int, Any]) -> "_SystemMessageOnce":
         return self
 
+    def format(self, signature: Any, demos: Sequence[Any], inputs: Mapping[str, Any]) -> Any:
+        typed = [with_dspy_types(signature, demo) for demo in demos]
+        return super().format(signature, typed, with_dspy_types(signature, inputs))  # type: ignore[misc]  # mixed into a prompt adapter
+
     def format_system_message(self, signature: Any) -> str:
         return self._once("system", signature, super().format_system_message)  # type: ignore[misc]  # mixed into a prompt adapter
 
@@ -163,6 +167,39 @@ def may_be_left_out(field: Any) -> bool:
 def nests_in_xml(annotation: Any) -> bool:
     """Whether the XML prompt adapter writes a type as nested elements, not as text."""
     return bool(dspy.XMLAdapter._uses_nested_xml(annotation))
+
+
+# ------------------------------------------------------------------ values of dspy's own types
+
+
+def with_dspy_types(signature: Any, values: Any) -> Any:
+    """`values` with images and histories as dspy's objects: in rows, traces and demos they are JSON, which dspy would write as text."""
+    kinds = _dspy_fields(signature)
+    given = [name for name in kinds if isinstance(values.get(name), str | list | dict)]
+    if not given:
+        return values
+    read = {name: pydantic.TypeAdapter(kinds[name]).validate_python(_with_urls(values[name], kinds[name])) for name in given}
+    return {**dict(values), **read}
+
+
+@functools.lru_cache(maxsize=4096)
+def _dspy_fields(signature: Any) -> dict[str, Any]:
+    """The inputs of a signature that have one of dspy's own types, or a part of one."""
+    fields = {name: field.annotation for name, field in signature.input_fields.items()}
+    return {name: kind for name, kind in fields.items() if kind is dspy.History or dspy.Image.extract_custom_type_from_annotation(kind)}
+
+
+def _with_urls(value: Any, kind: Any) -> Any:
+    """`value` with the address of an image where the image itself is meant, as `{"url": …}`."""
+    parts = typing.get_args(kind)
+    if isinstance(value, str):
+        return {"url": value} if kind is dspy.Image or (dspy.Image in parts and str not in parts) else value
+    if isinstance(value, list) and parts:
+        inner = next((part for part in parts if typing.get_origin(part) is list), kind)
+        return [_with_urls(item, typing.get_args(inner)[0]) for item in value]
+    if isinstance(value, dict) and parts and typing.get_origin(kind) is dict:
+        return {key: _with_urls(item, parts[1]) for key, item in value.items()}
+    return value
 
 
 # ------------------------------------------------------------------ rendering and reading

@@ -12,7 +12,7 @@ import orjson
 
 VERSION = 1
 MAX_LINE_BYTES = 8 * 1024 * 1024
-OPS = ("hello", "validate", "open", "rollouts", "render_rows", "render", "call", "describe", "close", "cancel")
+OPS = ("hello", "validate", "open", "rollouts", "label_traces", "render_rows", "render", "call", "describe", "close", "cancel")
 
 Json: TypeAlias = dict[str, Any]
 

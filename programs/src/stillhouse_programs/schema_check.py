@@ -7,6 +7,8 @@ from typing import Any
 Schema = Mapping[str, Any]
 
 MAX_DEPTH = 24
+# Types of dspy that a program's inputs may have: an Image is a URL or a data URI, a History `{"messages": [{field: value}]}`.
+DSPY_TYPES = ("Image", "History")
 TYPE_NAMES = ("string", "integer", "number", "boolean", "null", "array", "object")
 FORMATS = ("date", "date-time", "time")
 PROPERTY_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -153,7 +155,7 @@ def _check_keywords(schema: Schema, path: str) -> None:
 
 def _check_meaning(schema: Schema, path: str) -> None:
     if "x-dspy-type" in schema:
-        raise SchemaFault(f"the type dspy.{schema['x-dspy-type']} cannot travel as a spec", path)
+        _check_dspy_type(schema, path)
     if len(schema.get("x-enum-names", schema.get("enum", []))) != len(schema.get("enum", [])):
         raise SchemaFault("`x-enum-names` must hold one name for each value of `enum`", f"{path}.x-enum-names")
     if "x-py" in schema and (schema.get("type") != _MARKED[schema["x-py"]] or (schema["x-py"] in ("str", "int")) != ("enum" in schema)):
@@ -162,6 +164,26 @@ def _check_meaning(schema: Schema, path: str) -> None:
         raise SchemaFault("`format` stands at texts only", f"{path}.format")
     _check_properties(schema, path)
     _check_bounds(schema, path)
+
+
+def _check_dspy_type(schema: Schema, path: str) -> None:
+    name = schema["x-dspy-type"]
+    if name not in DSPY_TYPES:
+        raise SchemaFault(f"the type dspy.{name} cannot travel as a spec (these can: {', '.join(DSPY_TYPES)})", path)
+    if len(schema) > 1:
+        raise SchemaFault("`x-dspy-type` stands alone: the type is known by its name", path)
+    if name == "History" and path:
+        raise SchemaFault("a History is the type of a whole field, not a part of one", path)
+
+
+def dspy_types(schema: Any) -> set[str]:
+    """The names of dspy's own types anywhere inside a schema."""
+    if isinstance(schema, list):
+        return {name for part in schema for name in dspy_types(part)}
+    if not isinstance(schema, Mapping):
+        return set()
+    own = {str(schema["x-dspy-type"])} if "x-dspy-type" in schema else set()
+    return own.union(*(dspy_types(part) for key, part in schema.items() if key not in ("default", "examples", "enum", "const")))
 
 
 def _check_properties(schema: Schema, path: str) -> None:

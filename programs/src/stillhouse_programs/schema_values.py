@@ -1,11 +1,19 @@
 """A light check of JSON values against the JSON schemas that a spec may carry, with messages for people."""
 
 from collections.abc import Callable, Mapping
+from datetime import date, datetime, time
 from typing import Any
 
 Schema = Mapping[str, Any]
 
 _MOST_DEPTH = 24
+_MOST_INTEGER = 2**64
+_IMAGES = ("http://", "https://", "gs://", "data:image/")
+_FORMATS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "date": (date.fromisoformat, "2026-01-02"),
+    "date-time": (datetime.fromisoformat, "2026-01-02T03:04:05"),
+    "time": (time.fromisoformat, "03:04:05"),
+}
 _TYPE_WORDS = {
     "string": "text",
     "integer": "a whole number",
@@ -24,11 +32,23 @@ def value_fault(value: Any, schema: Schema, defs: Schema | None = None, depth: i
         return "nested too deeply"
     if "$ref" in schema:
         return value_fault(value, defs.get(str(schema["$ref"]).rsplit("/", 1)[-1], {}), defs, depth + 1)
+    if "x-dspy-type" in schema:
+        return _dspy_fault(value, schema["x-dspy-type"])
     if "enum" in schema or "const" in schema:
         return _choice_fault(value, schema.get("enum", [schema.get("const")]))
     if "anyOf" in schema:
         return _union_fault(value, schema["anyOf"], defs, depth)
     return _typed_fault(value, schema, defs, depth)
+
+
+def _dspy_fault(value: Any, name: str) -> str | None:
+    if name == "Image":
+        given = value.get("url") if isinstance(value, Mapping) and list(value) == ["url"] else value
+        fits = isinstance(given, str) and given.startswith(_IMAGES)
+        return None if fits else 'expected an image: an http(s) or gs address, a data URI, or {"url": …} of one'
+    messages = value.get("messages") if isinstance(value, Mapping) and list(value) == ["messages"] else None
+    fits = isinstance(messages, list) and all(isinstance(message, Mapping) for message in messages)
+    return None if fits else 'expected a conversation: {"messages": [{field: value, …}, …]}'
 
 
 def _choice_fault(value: Any, choices: list[Any]) -> str | None:
@@ -51,10 +71,21 @@ def _typed_fault(value: Any, schema: Schema, defs: Schema, depth: int) -> str | 
         return None
     if not _TYPE_TESTS[kind](value):
         return f"expected {_TYPE_WORDS[kind]}"
+    if "format" in schema:
+        return _dated_fault(value, schema["format"])
     if kind == "array":
         return _items_fault(value, schema, defs, depth)
     if kind == "object":
         return _object_fault(value, schema, defs, depth)
+    return None
+
+
+def _dated_fault(value: str, form: str) -> str | None:
+    read, example = _FORMATS[form]
+    try:
+        read(value)
+    except ValueError:
+        return f"expected a {form} such as {example}"
     return None
 
 
@@ -90,7 +121,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return _is_number(value) and (isinstance(value, int) or value.is_integer())
+    """Of at most 64 bits: no runner could be sent more."""
+    return _is_number(value) and float(value).is_integer() and -_MOST_INTEGER // 2 <= value < _MOST_INTEGER
 
 
 _TYPE_TESTS: dict[str, Callable[[Any], bool]] = {

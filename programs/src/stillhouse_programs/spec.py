@@ -9,15 +9,16 @@ A spec names the leaf predictors of a program with their typed signatures, and t
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from stillhouse_programs.schema_check import dspy_types
 from stillhouse_programs.spec_checks import check_predictors, check_wiring
 from stillhouse_programs.spec_demos import DemosMode, with_demos
 from stillhouse_programs.spec_errors import SpecError, from_validation
 from stillhouse_programs.spec_expand import expand_spec, number_steps
+from stillhouse_programs.spec_labels import Label, step_labels
 from stillhouse_programs.spec_metrics import (
     F1,
     METRICS,
@@ -47,13 +48,14 @@ from stillhouse_programs.spec_models import (
     no_prompt_adapter,
 )
 from stillhouse_programs.spec_reference import REFERENCES_VARIABLE, ReferenceFault, check_allowed, read_prefixes
-from stillhouse_programs.spec_rows import Column, RowCheck, RowFault, cast_cell, input_columns, label_columns
+from stillhouse_programs.spec_rows import Column, RowCheck, RowFault, RowReader, cast_cell, input_columns, label_columns
 
 __all__ = [
     "ProgramSpec", "PredictorSpec", "SignatureSpec", "FieldSpec", "StepSpec", "Reference", "FromRef", "ValueRef", "TemplateRef",
     "GenerationConfig", "PromptAdapterSpec", "PROMPT_ADAPTERS", "DEFAULT_PROMPT_ADAPTER", "no_prompt_adapter", "SpecError",
     "parse_spec", "parse_prompt_adapter", "expand", "canonical_json", "input_names", "required_input_names", "output_names",
-    "lm_roles", "predictor_names", "columns", "Column", "check_row", "RowFault", "cast_row",
+    "lm_roles", "predictor_names", "columns", "Column", "check_row", "RowFault", "RowReader", "cast_cell", "row_reader", "dspy_types",
+    "Label", "labels",
     "DemosMode", "with_demos", "METRICS", "MetricSpec", "ExactMatch", "F1", "FieldEquals", "parse_metric", "check_metric", "metric_fields",
     "ProgramReference", "InputSpec", "ReferenceMetric", "REFERENCES_VARIABLE", "ReferenceFault", "check_allowed", "read_prefixes",
 ]  # fmt: skip
@@ -187,10 +189,15 @@ def check_row(spec: ProgramSpec, row: Any) -> list[RowFault]:
 _last_check: tuple[ProgramSpec, RowCheck] | None = None
 
 
-def cast_row(spec: ProgramSpec, row: Mapping[str, str]) -> dict[str, Any]:
-    """Read the text cells of a CSV row by the types of the program's fields; unknown columns stay text."""
-    known = columns(spec)
-    return {name: cast_cell(text, known[name].schema if name in known else {}) for name, text in row.items()}
+def labels(spec: ProgramSpec) -> list[Label]:
+    """The gold values that a program's answers are trained on where the labels teach: one for each output field of each step."""
+    return [label for step in step_labels(expand_spec(spec)) for label in step]
+
+
+def row_reader(spec: ProgramSpec, *, as_text: bool) -> RowReader:
+    """What reads the rows of a CSV (`as_text`) or Parquet file as a program takes them; columns it does not know stay as they are."""
+    inner = {name: Column(name, "label", label.schema, required=False) for label in labels(spec) for name in label.columns}
+    return RowReader({**inner, **columns(spec)}, as_text=as_text)
 
 
 def check_metric(metric: Any, spec: ProgramSpec) -> None:

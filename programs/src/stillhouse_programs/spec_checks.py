@@ -3,7 +3,7 @@
 import keyword
 from collections.abc import Iterator
 
-from stillhouse_programs.schema_check import SchemaFault, check_schema
+from stillhouse_programs.schema_check import SchemaFault, check_schema, dspy_types
 from stillhouse_programs.schema_values import value_fault
 from stillhouse_programs.spec_errors import SpecError
 from stillhouse_programs.spec_expand import REASONING
@@ -137,6 +137,9 @@ def _check_field(predictor: PredictorSpec, field: FieldSpec, path: str) -> None:
         check_schema(field.json_schema)
     except SchemaFault as fault:
         raise SpecError(f"predictor {predictor.name}, field {field.name}: {fault}", f"{path}.schema{fault.path}") from None
+    if field.role == "output" and (found := dspy_types(field.json_schema)):
+        name = sorted(found)[0]
+        raise SpecError(f"predictor {predictor.name}, field {field.name}: a dspy.{name} cannot be an answer", f"{path}.schema")
     # None is a common default of fields that cannot otherwise hold it.
     unfit = value_fault(field.default, field.json_schema) if field.default is not None else None
     if unfit:

@@ -1,6 +1,7 @@
 """What a row of a trainset must hold for a program, checked without dspy."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from stillhouse_programs.schema_values import value_fault
 from stillhouse_programs.spec_checks import INPUT, references, schema_at
 from stillhouse_programs.spec_models import FieldSpec, FromRef, JsonObject, ProgramSpec, Reference
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,10 @@ class Column:
     role: str
     schema: JsonObject
     required: bool
+
+    def fault(self, value: Any) -> str | None:
+        """Say why a value of this column cannot be used, or return None. A label may be null: the row has none."""
+        return None if value is None and self.role == "label" else value_fault(value, self.schema)
 
 
 def input_columns(spec: ProgramSpec) -> dict[str, Column]:
@@ -102,24 +110,61 @@ class RowCheck:
 def _column_fault(column: Column, row: Mapping[str, Any]) -> RowFault | None:
     if column.name not in row:
         return RowFault(column.name, "required input is missing") if column.required else None
-    value = row[column.name]
-    if value is None and column.role == "label":
-        return None
-    message = value_fault(value, column.schema)
+    message = column.fault(row[column.name])
     return RowFault(column.name, message) if message else None
 
 
 def cast_cell(text: str, schema: JsonObject) -> Any:
     """Read a cell of a CSV file by the type of its column: digits in a text column stay text.
 
-    An empty cell of a type other than text is None. A cell that does not fit comes back as text, for `row_faults` to name.
+    An empty cell of a type other than text is None. A cell that does not fit comes back as text, for a check to name.
     """
     if not schema or value_fault(text, schema) is None:
         return text
-    if text.strip() == "":
+    plain = text.strip()
+    if plain == "":
         return None
+    for read in (_json_of, _number_of):
+        value = read(plain)
+        if value is not None and value_fault(value, schema) is None:
+            return value
+    return text
+
+
+def _json_of(text: str) -> Any:
+    """JSON, with `TRUE` and `False` as spreadsheets write them; None for what is none."""
     try:
-        value = json.loads(text.strip().lower() if text.strip().lower() in ("true", "false", "null") else text)
-    except ValueError:
-        return text
-    return value if value_fault(value, schema) is None else text
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number_of(text: str) -> int | float | None:
+    """Numbers that JSON writes otherwise: `007`, `+1`, `.5`."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if _DECIMAL.fullmatch(text) else None
+
+
+class RowReader:
+    """Reads the rows of a table as one program takes them.
+
+    `as_text`: cells are text, as in a CSV file, and are read by the types of the program's fields. A column that a table has and a row has
+    nothing in is left out, unless its type has null.
+    """
+
+    def __init__(self, columns: Mapping[str, Column], *, as_text: bool) -> None:
+        self._columns = columns
+        self._as_text = as_text
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        read = {name: self._value(name, value) for name, value in row.items()}
+        return {name: value for name, value in read.items() if value is not None or self._has_null(name)}
+
+    def _value(self, name: str, value: Any) -> Any:
+        known = self._columns.get(name)
+        return cast_cell(value, known.schema) if self._as_text and known is not None else value
+
+    def _has_null(self, name: str) -> bool:
+        known = self._columns.get(name)
+        return known is None or value_fault(None, known.schema) is None

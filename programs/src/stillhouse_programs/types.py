@@ -1,7 +1,7 @@
 """Python types to JSON schemas and back: the types of signature fields, as a spec carries them.
 
 Travel: str, int, float, bool, None, Any, Literal, Enum, date, datetime, time, Optional and unions, list, set, dict with text keys,
-tuple of fixed length, and pydantic models of these with defaults, descriptions and bounds.
+tuple of fixed length, pydantic models of these with defaults, descriptions and bounds, and dspy's Image and History.
 """
 
 import datetime
@@ -13,15 +13,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union
 
+import dspy
 import pydantic
 from pydantic.fields import FieldInfo
 from pydantic_core import SchemaError
 
 from stillhouse_programs.not_a_spec import NotASpec
-from stillhouse_programs.schema_check import BOUNDS, SchemaFault, check_schema
+from stillhouse_programs.schema_check import BOUNDS, DSPY_TYPES, SchemaFault, check_schema
 
 _SCALARS: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "null": type(None)}
 _FORMATS: dict[str, Any] = {"date": datetime.date, "date-time": datetime.datetime, "time": datetime.time}
+_DSPY: dict[str, Any] = {name: getattr(dspy, name) for name in DSPY_TYPES}
 _BARE: dict[str, Any] = {"list": list, "dict": dict}
 _ENUM_MIXINS: dict[str, type] = {"str": str, "int": int}
 _FIELD_OPTIONS = {
@@ -73,13 +75,33 @@ def _raw_schema(annotation: Any) -> dict[str, Any]:
     for name, bare in _BARE.items():
         if annotation is bare:
             return {"type": "array" if bare is list else "object", "x-py": name}
+    for name, own in _DSPY.items():
+        if annotation is own:
+            return {"x-dspy-type": name}
     try:
-        schema = pydantic.TypeAdapter(annotation).json_schema()
+        schema = _marked(pydantic.TypeAdapter(annotation).json_schema(), annotation)
     except pydantic.PydanticUserError:
         raise NotASpec(f"type {type_name(annotation)} has no JSON schema") from None
     for part in _enum_parts(schema):
         _name_members(part, annotation)
     return schema
+
+
+def _marked(schema: dict[str, Any], annotation: Any) -> dict[str, Any]:
+    """A schema with dspy's own types by their names, where pydantic tells what they are made of."""
+    own = {name for name, kind in _DSPY.items() if any(each is kind for each in _inside(annotation))}
+    defs = {name: _named(part, own) for name, part in schema.get("$defs", {}).items() if name not in own}
+    rest = _named({key: part for key, part in schema.items() if key != "$defs"}, own)
+    return {"$defs": defs, **rest} if defs else dict(rest)
+
+
+def _named(part: Any, own: set[str]) -> Any:
+    if isinstance(part, list):
+        return [_named(each, own) for each in part]
+    if not isinstance(part, dict):
+        return part
+    name = str(part.get("$ref", "")).rsplit("/", 1)[-1]
+    return {"x-dspy-type": name} if name in own else {key: _named(each, own) for key, each in part.items()}
 
 
 def _shape(annotation: Any) -> Any:
@@ -112,6 +134,8 @@ def _inside(annotation: Any, seen: set[int] | None = None) -> Iterator[Any]:
 
 def _refuse_code(annotation: Any) -> None:
     if not isinstance(annotation, type) or typing.get_origin(annotation) is not None:
+        return
+    if annotation in _DSPY.values():
         return
     if annotation.__module__.startswith("dspy."):
         raise NotASpec(f"the type dspy.{annotation.__name__} cannot travel as a spec")
@@ -186,6 +210,8 @@ class _TypeBuilder:
         self.built: dict[str, Any] = {}
 
     def build(self, schema: Mapping[str, Any], name: str) -> Any:
+        if "x-dspy-type" in schema:
+            return _DSPY[schema["x-dspy-type"]]
         if "$ref" in schema:
             return self._definition(str(schema["$ref"]).rsplit("/", 1)[-1])
         if "x-enum-names" in schema:

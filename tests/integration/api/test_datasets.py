@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from arro3.core import Array, DataType, RecordBatch
+from arro3.io import write_parquet
 from starlette.testclient import TestClient
 
 JSONL = {"Content-Type": "application/jsonl"}
@@ -27,7 +30,13 @@ class TestUpload:
         assert reply.status_code == 201, reply.text
         dataset = reply.json()
         assert dataset["rows"] == 2
-        assert dataset["columns"][1] == {"name": "n", "types": ["integer"], "missing": 1}
+        assert dataset["columns"][1] == {
+            "name": "n",
+            "types": ["integer"],
+            "missing": 1,
+            "kinds": [{"kind": "integer", "rows": 1, "row": 1}],
+            "values": [{"value": 1, "rows": 1, "row": 1}],
+        }
 
     def test_csv_cells_stay_text_and_may_span_lines(self, api: TestClient) -> None:
         body = '\ufeffmessage,zip\n"two\nlines, ""quoted""",01234\nb,5\n'.encode()
@@ -35,6 +44,24 @@ class TestUpload:
         rows = api.get(f"/v1/datasets/{dataset['id']}/rows").json()["data"]
         assert rows[0] == {"row": 1, "data": {"message": 'two\nlines, "quoted"', "zip": "01234"}}
         assert (dataset["name"], dataset["version"]) == ("support", 1)
+
+    def test_a_summary_of_the_cells_of_a_csv(self, api: TestClient) -> None:
+        body = b"n,team\n1,billing\n02,other\nx,billing\n"
+        columns = api.post("/v1/datasets", content=body, headers=CSV).json()["columns"]
+        assert columns[0]["kinds"] == [{"kind": "integer", "rows": 2, "row": 1}, {"kind": "text", "rows": 1, "row": 3}]
+        assert columns[1]["values"] == [{"value": "billing", "rows": 2, "row": 1}, {"value": "other", "rows": 1, "row": 2}]
+
+    def test_a_parquet_file(self, api: TestClient) -> None:
+        table = RecordBatch.from_pydict(
+            {"message": Array(["a", "b"], type=DataType.string()), "n": Array([7, None], type=DataType.int64())}
+        )
+        body = io.BytesIO()
+        write_parquet(table, body)
+        made = api.post("/v1/datasets", content=body.getvalue(), headers={"Content-Type": "application/vnd.apache.parquet"})
+        assert made.status_code == 201, made.text
+        assert [(each["name"], each["types"]) for each in made.json()["columns"]] == [("message", ["string"]), ("n", ["integer", "null"])]
+        rows = api.get(f"/v1/datasets/{made.json()['id']}/rows").json()["data"]
+        assert [row["data"] for row in rows] == [{"message": "a", "n": 7}, {"message": "b", "n": None}]
 
     def test_a_file_in_a_form(self, api: TestClient) -> None:
         files = {"file": ("train.jsonl", b'{"message": "a"}\n', "application/octet-stream")}
@@ -72,12 +99,18 @@ class TestRefused:
         assert error["details"][0]["row"] == row
         assert api.get("/v1/datasets").json()["data"] == []
 
+    def test_every_row_that_cannot_be_read_is_counted(self, api: TestClient) -> None:
+        body = b"".join(b'{"a": 1}\n' if number % 2 else b"{\n" for number in range(50))
+        error = api.post("/v1/datasets", content=body, headers=JSONL).json()["error"]
+        assert error["message"].endswith("25 rows cannot be read.")
+        assert [detail["row"] for detail in error["details"]] == list(range(1, 41, 2))
+
     @pytest.mark.parametrize(("body", "headers"), [(b"a,a\n1,2\n", CSV), (b"", CSV), (b"\xff\xfe", CSV)])
     def test_bad_csv(self, api: TestClient, body: bytes, headers: dict[str, str]) -> None:
         assert api.post("/v1/datasets", content=body, headers=headers).status_code == 422
 
     def test_other_types_are_415(self, api: TestClient) -> None:
-        reply = api.post("/v1/datasets", content=b"PAR1", headers={"Content-Type": "application/vnd.apache.parquet"})
+        reply = api.post("/v1/datasets", content=b"%PDF", headers={"Content-Type": "application/pdf"})
         assert reply.status_code == 415
         assert "text/csv" in reply.json()["error"]["message"]
 

@@ -107,8 +107,22 @@ class TestDatasets:
         with unit_of_work() as s:
             made = datasets.create(s, world.store, world.project_id, [{"a": 1}, {"a": "x", "b": None}, {"b": True}])
         assert made.fields == [
-            {"name": "a", "present": 2, "types": {"integer": 1, "string": 1}, "first_missing": 3},
-            {"name": "b", "present": 2, "types": {"null": 1, "boolean": 1}, "first_missing": 1},
+            {
+                "name": "a",
+                "present": 2,
+                "types": {"integer": 1, "string": 1},
+                "first_missing": 3,
+                "kinds": [{"kind": "integer", "rows": 1, "row": 1, "value": 1}, {"kind": "string", "rows": 1, "row": 2, "value": "x"}],
+                "values": [{"value": 1, "rows": 1, "row": 1}, {"value": "x", "rows": 1, "row": 2}],
+            },
+            {
+                "name": "b",
+                "present": 2,
+                "types": {"null": 1, "boolean": 1},
+                "first_missing": 1,
+                "kinds": [{"kind": "null", "rows": 1, "row": 2, "value": None}, {"kind": "boolean", "rows": 1, "row": 3, "value": True}],
+                "values": [{"value": None, "rows": 1, "row": 2}, {"value": True, "rows": 1, "row": 3}],
+            },
         ]
 
     @pytest.mark.parametrize("row", [["a list"], {"x": float("nan")}, {"x": "\ud800"}, {"x": 2**64}])

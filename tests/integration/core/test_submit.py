@@ -1,5 +1,6 @@
 """The submit check: what is filled in, and each refusal with its code and param. A refusal stores nothing."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from sqlalchemy import func, select
 
 from distill.catalog import connections, datasets, programs, projects
 from distill.db import unit_of_work
-from distill.errors import StillhouseError
+from distill.errors import Detail, Invalid, StillhouseError
 from distill.jobs import repository
 from distill.jobs.models import Job
 from distill.settings import ConnectionSettings
@@ -100,7 +101,8 @@ class TestRefusals:
             ({"program_id": "prog-nothere"}, "program_not_found", "program"),
             ({"trainset": "ds-nothere"}, "dataset_not_found", "trainset"),
             ({"valset": "gold@latest"}, "dataset_not_found", "valset"),
-            ({"teacher": "labels"}, "teacher_labels", "teacher"),
+            ({"teacher": "labels", "rollouts": {"n": 2}}, "labels_sampled", "rollouts.n"),
+            ({"teacher": "labels", "render": "teacher"}, "labels_have_no_prompts", "render"),
             ({"render": "somebody"}, "invalid_value", "render"),
             ({"rows": "some"}, "invalid_value", "rows"),
             ({"valset": "SAME", "holdout": {"n": 3}}, "valset_and_holdout", "holdout"),
@@ -173,12 +175,60 @@ class TestRefusals:
     def test_rows_without_labels(self, world: World) -> None:
         assert_refused(world, {"trainset": world.dataset([{"message": "a"}])}, "missing_labels", "trainset")
 
+    def test_values_that_do_not_fit_are_named_from_the_summary(self, world: World) -> None:
+        rows: list[dict[str, Any]] = [
+            {"message": "a", "category": "billing"},
+            {"message": 7, "category": "Billing"},
+            {"message": 8, "category": "billing"},
+        ]
+        with pytest.raises(Invalid) as refusal:
+            world.submit(trainset=world.dataset(rows))
+        assert (refusal.value.code, refusal.value.param) == ("invalid_rows", "trainset[1].category")
+        assert [(each.row, each.field) for each in refusal.value.details] == [(2, "category"), (2, "message"), (3, "message")]
+        assert "`message`: expected text (row 2)" in [each.message for each in refusal.value.details]
+
+    def test_a_csv_is_checked_as_its_cells_will_be_read(self, world: World) -> None:
+        number = {**PROGRAM["predictors"][0]["signature"]["fields"][0], "schema": {"type": "integer"}}
+        signature = {**PROGRAM["predictors"][0]["signature"], "fields": [number, PROGRAM["predictors"][0]["signature"]["fields"][1]]}
+        with unit_of_work() as s:
+            program = world.program(s, {**PROGRAM, "predictors": [{**PROGRAM["predictors"][0], "signature": signature}]})
+        bad = world.table("message,category\n" + "".join(f"{n},billing\n" for n in range(40)) + "x,billing\ny,billing\n")
+        message = assert_refused(world, {"program_id": program, "trainset": bad}, "invalid_rows", "trainset[40].message")
+        assert message == "trainset: `message`: expected a whole number (2 rows, the first is row 41)"
+        assert world.submit(program_id=program, trainset=world.table("message,category\n1,billing\n02,billing\n"))
+
+    def test_images_are_refused_before_the_teacher_is_paid(self, world: World) -> None:
+        signature = PROGRAM["predictors"][0]["signature"]
+        fields = [*signature["fields"], {"name": "scan", "role": "input", "schema": {"type": "array", "items": {"x-dspy-type": "Image"}}}]
+        with unit_of_work() as s:
+            program = world.program(s, {**PROGRAM, "predictors": [{**PROGRAM["predictors"][0], "signature": {"fields": fields}}]})
+        message = assert_refused(world, {"program_id": program}, "images_not_trainable", "program.predictors[0].signature.fields[2]")
+        assert "predictor self is shown an image (`scan`)" in message
+
+    def test_labels_that_teach_are_in_the_rows(self, world: World) -> None:
+        with unit_of_work() as s:
+            program = world.program(s, TWO)
+        rows = [{"message": "a", "answer": "b"}]
+        message = assert_refused(
+            world, {"program_id": program, "teacher": "labels", "trainset": world.dataset(rows)}, "missing_labels", "trainset"
+        )
+        assert message.endswith("they lack `category`")
+        assert world.submit(program_id=program, teacher="labels", trainset=world.dataset([{**rows[0], "category": "c"}]))
+
     def test_teacher_with_other_predictors(self, world: World) -> None:
         with unit_of_work() as s:
             other = world.program(s, TWO)
         message = assert_refused(world, {"teacher": [{"program_id": other}]}, "predictors_differ", "teacher[0].program")
-        assert "lacks self" in message
-        assert "has classify, reply" in message
+        assert message.splitlines()[1:] == ["  student  teacher", "! self     -", "! -        classify", "! -        reply"]
+
+    def test_names_that_differ_stand_side_by_side(self, world: World) -> None:
+        renamed = json.loads(json.dumps(TWO).replace("classify", "classifier"))
+        with unit_of_work() as s:
+            student, teacher = world.program(s, TWO), world.program(s, renamed)
+        with pytest.raises(Invalid) as refusal:
+            world.submit(program_id=student, teacher=[{"program_id": teacher}])
+        assert refusal.value.message.splitlines()[1:] == ["  student   teacher", "! classify  classifier", "  reply     reply"]
+        assert refusal.value.details == (Detail("the teacher has `classifier`", None, "classify"),)
 
     def test_teacher_with_other_inputs(self, world: World) -> None:
         predictor = PROGRAM["predictors"][0]
@@ -187,7 +237,7 @@ class TestRefusals:
         with unit_of_work() as s:
             other = world.program(s, wider)
         message = assert_refused(world, {"teacher": [{"program_id": other}]}, "inputs_differ", "teacher[0].program")
-        assert "lacks nothing, and has customer beside" in message
+        assert message.splitlines()[1:] == ["  student  teacher", "  message  message", "! -        customer"]
 
     def test_another_projects_program(self, world: World) -> None:
         with unit_of_work() as s:

@@ -1,5 +1,7 @@
 """A project with connections, a program and a dataset, and short ways to make jobs and claims in it."""
 
+import csv
+import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +70,12 @@ class World:
     def dataset(self, rows: Sequence[Mapping[str, Any]]) -> str:
         with unit_of_work() as s:
             return datasets.create(s, self.store, self.project_id, rows).id
+
+    def table(self, text: str) -> str:
+        """The id of a dataset from a CSV."""
+        with unit_of_work() as s:
+            rows = csv.DictReader(io.StringIO(text, newline=""))
+            return datasets.create(s, self.store, self.project_id, rows, source_format="csv").id
 
     def submit(self, project_id: str | None = None, **changes: Any) -> str:
         """The id of a new job. Changes are those of the request body."""

@@ -238,12 +238,17 @@ class House:
     # ------------------------------------------------------------ jobs
 
     def submit(
-        self, trainset: list[dict[str, Any]], program: Mapping[str, Any] = SUPPORT, valset: list[dict[str, Any]] | None = None, **more: Any
+        self,
+        trainset: list[dict[str, Any]] | str,
+        program: Mapping[str, Any] = SUPPORT,
+        valset: list[dict[str, Any]] | None = None,
+        **more: Any,
     ) -> str:
-        """Store a job; `more` are fields of the compile spec."""
+        """Store a job on rows, or on a dataset by its id; `more` are fields of the compile spec."""
         with unit_of_work() as s:
             stored = programs.ensure(s, self.project_id, None, parse_spec(dict(program)), name="support")
-            raw = {"program_id": stored.id, "trainset": datasets.create(s, self.store, self.project_id, trainset).id, **more}
+            rows = trainset if isinstance(trainset, str) else datasets.create(s, self.store, self.project_id, trainset).id
+            raw = {"program_id": stored.id, "trainset": rows, **more}
             if valset is not None:
                 raw["valset"] = datasets.create(s, self.store, self.project_id, valset).id
             raw.setdefault("metric", {"type": "exact_match", "fields": ["category"]})
@@ -263,7 +268,7 @@ class House:
                 pause.wait(0.02)
         raise AssertionError(f"job {job_id} is {self.job(job_id).status} in step {self.job(job_id).step} after {seconds} s")
 
-    def compile(self, trainset: list[dict[str, Any]], **more: Any) -> Job:
+    def compile(self, trainset: list[dict[str, Any]] | str, **more: Any) -> Job:
         return self.run(self.submit(trainset, **more))
 
     def job(self, job_id: str) -> Job:

@@ -8,6 +8,8 @@ import json
 from typing import Any
 
 import pytest
+from arro3.core import Array, DataType, RecordBatch
+from arro3.io import infer_json_schema, read_json, write_parquet
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +41,46 @@ class TestRoundTrip:
         assert read(body, "jsonl") == rows
 
 
+def parquet(**columns: Any) -> bytes:
+    out = io.BytesIO()
+    write_parquet(RecordBatch.from_pydict(columns), out)
+    return out.getvalue()
+
+
+class TestParquet:
+    def test_values_become_json(self) -> None:
+        body = parquet(
+            text=Array(["a", None], type=DataType.string()),
+            number=Array([1.5, 2.0], type=DataType.float64()),
+            day=Array([20455, 20456], type=DataType.int32()).cast(DataType.date32()),
+            raw=Array([b"ok", b"\xc3\xa9"], type=DataType.binary()),
+        )
+        assert read(body, "parquet") == [
+            {"text": "a", "number": 1.5, "day": "2026-01-02", "raw": "ok"},
+            {"text": None, "number": 2.0, "day": "2026-01-03", "raw": "é"},
+        ]
+
+    def test_lists_and_objects(self) -> None:
+        rows = [{"tags": ["x", "y"], "who": {"zeta": 1, "b": 2}}, {"tags": [], "who": {"zeta": 3, "b": 4}}]
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        out = io.BytesIO()
+        write_parquet(read_json(io.BytesIO(text), infer_json_schema(io.BytesIO(text))), out)
+        assert read(out.getvalue(), "parquet") == rows
+
+    def test_a_value_that_is_no_json_is_named(self) -> None:
+        with pytest.raises(ApiError) as raised:
+            read(parquet(score=Array([1.0, float("nan")], type=DataType.float64())), "parquet")
+        assert raised.value.details[0]["row"] == 2
+        assert raised.value.param == "[1].score"
+
+    def test_a_damaged_file_harms_nothing(self) -> None:
+        """Some files end the process that reads them: it is not this one."""
+        body = parquet(text=Array(["a"] * 100, type=DataType.string()))
+        for damaged in (b"PAR1", body[:-20] + body[-10:], body[: len(body) // 2]):
+            with pytest.raises(ApiError, match="not a Parquet file"):
+                read(damaged, "parquet")
+
+
 class TestFaults:
     @pytest.mark.parametrize(
         ("body", "kind", "row", "words"),
@@ -54,6 +96,18 @@ class TestFaults:
             read(body, kind)
         assert raised.value.details[0]["row"] == row
         assert words in raised.value.message
+
+    def test_rows_after_a_bad_one_are_read_for_their_faults_alone(self) -> None:
+        given = rows_of(Upload(io.BytesIO(b'{"a":1}\n[]\n{"a":2}\n{"a":\n'), "jsonl", ""))
+        assert next(given) == {"a": 1}
+        with pytest.raises(ApiError) as raised:
+            next(given)
+        assert [detail["row"] for detail in raised.value.details] == [2, 4]
+
+    def test_at_most_twenty_are_named_and_all_are_counted(self) -> None:
+        with pytest.raises(ApiError) as raised:
+            read(b"a,b\n" + b"1\n" * 30, "csv")
+        assert (len(raised.value.details), "30 rows cannot be read" in raised.value.message) == (20, True)
 
     def test_never_repeat_the_cells(self) -> None:
         with pytest.raises(ApiError) as raised:

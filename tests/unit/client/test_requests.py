@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
+from datetime import date
 from typing import Any
 
+import dspy
 import httpx
 import pytest
 
@@ -23,6 +26,10 @@ ERROR = {
         "details": [{"row": 3, "field": "message", "message": "missing"}],
     }
 }
+
+
+class Tone(enum.Enum):
+    WARM = "warm"
 
 
 class TestCreate:
@@ -175,6 +182,14 @@ class TestDatasets:
         assert script.requests[0].headers["content-type"] == "text/csv"
         assert script.requests[0].content == b"a\n1\n"
         assert script.requests[0].url.params["name"] == "t"
+
+    def test_values_of_rows_become_json(self) -> None:
+        client, script = scripted(reply({"id": "ds-1", "rows": 1}, 201))
+        row = {"zeta": date(2026, 1, 2), "b": Tone.WARM, "tags": ("x", "y"), "picture": dspy.Image("https://images.test/a.png")}
+        client.datasets.create([dspy.Example(row), {"b": {"zeta": 1, "a": dspy.History(messages=[{"q": "1"}])}}])
+        rows = json.loads(script.requests[0].content)["rows"]
+        assert rows[0] == {"zeta": "2026-01-02", "b": "warm", "tags": ["x", "y"], "picture": {"url": "https://images.test/a.png"}}
+        assert json.dumps(rows[1]) == '{"b": {"zeta": 1, "a": {"messages": [{"q": "1"}]}}}'
 
     def test_rows_are_sent_as_json(self) -> None:
         client, script = scripted(reply({"id": "ds-1", "rows": 1}, 201))

@@ -14,17 +14,19 @@ from stillhouse_programs.spec import (
     ProgramSpec,
     SpecError,
     canonical_json,
-    cast_row,
+    cast_cell,
     check_metric,
     check_row,
     expand,
     input_names,
+    labels,
     lm_roles,
     output_names,
     parse_prompt_adapter,
     parse_spec,
     predictor_names,
     required_input_names,
+    row_reader,
     with_demos,
 )
 from tests.unit.programs.samples import DEMO, ROUTER, SUPPORT, copy_of
@@ -129,7 +131,9 @@ class TestParse:
             ({"type": "str"}, ".type", "`type` must be one of string, integer"),
             ({"type": "string", "minlength": 3}, "", "schema keyword `minlength`"),
             ({"type": "number", "minimum": 0}, "", "at a property of an object only"),
-            ({"x-dspy-type": "Image"}, "", "dspy.Image cannot travel"),
+            ({"x-dspy-type": "Code"}, "", "dspy.Code cannot travel as a spec (these can: Image, History)"),
+            ({"x-dspy-type": "Image", "type": "object"}, "", "stands alone"),
+            ({"items": {"x-dspy-type": "History"}, "type": "array"}, ".items", "whole field"),
             ({"$ref": "#/$defs/A"}, ".$ref", "not defined"),
             ({"$defs": {"A": {"items": {"$ref": "#/$defs/A"}, "type": "array"}}, "$ref": "#/$defs/A"}, ".$defs.A.items", "contains itself"),
             ({"type": "object", "properties": {"__base__": {}}}, ".properties", "letters, digits and underscores"),
@@ -267,10 +271,61 @@ class TestRows:
         assert check_row(parsed, {"x": "a"}) == []
 
     def test_cells_are_read_by_type_and_not_by_look(self) -> None:
-        row = cast_row(parse_spec(SUPPORT), {"message": "007", "category": "billing", "confidence": "0.5", "extra": "1"})
+        read = row_reader(parse_spec(SUPPORT), as_text=True)
+        row = read({"message": "007", "category": "billing", "confidence": "0.5", "extra": "1"})
         assert row == {"message": "007", "category": "billing", "confidence": 0.5, "extra": "1"}
-        assert cast_row(parse_spec(SUPPORT), {"confidence": ""}) == {"confidence": None}
-        assert cast_row(parse_spec(field_of({"type": "boolean"})), {"y": "True"}) == {"y": True}
+        assert read({"message": "", "confidence": " "}) == {"message": ""}
+
+    @pytest.mark.parametrize(
+        ("cell", "schema", "value"),
+        [
+            ("007", {"type": "string"}, "007"),
+            ("007", {"type": "integer"}, 7),
+            ("+1.50", {"type": "number"}, 1.5),
+            ("TRUE", {"type": "boolean"}, True),
+            ("1", {"type": "boolean"}, "1"),
+            ("1.5", {"type": "integer"}, "1.5"),
+            ("2", {"enum": [1, 2]}, 2),
+            ("2", {"enum": ["1", "2"]}, "2"),
+            ("", {"anyOf": [{"type": "integer"}, {"type": "null"}]}, None),
+            ("[1, 2]", {"type": "array", "items": {"type": "integer"}}, [1, 2]),
+            ('{"zeta": 1, "b": 2}', {"type": "object"}, {"zeta": 1, "b": 2}),
+            ("2026-01-02", {"type": "string", "format": "date"}, "2026-01-02"),
+            ("[" * 5000, {"type": "array"}, "[" * 5000),
+        ],
+    )
+    def test_cells(self, cell: str, schema: dict[str, Any], value: Any) -> None:
+        assert cast_cell(cell, schema) == value
+
+    def test_a_table_leaves_empty_cells_out_where_the_type_has_no_null(self) -> None:
+        optional = field_of({"anyOf": [{"type": "integer"}, {"type": "null"}]})
+        assert row_reader(parse_spec(SUPPORT), as_text=False)({"message": "m", "confidence": None}) == {"message": "m"}
+        assert row_reader(parse_spec(optional), as_text=False)({"y": None, "x": "a"}) == {"y": None, "x": "a"}
+
+
+class TestLabels:
+    def test_what_a_program_returns_is_named_as_it_returns_it(self) -> None:
+        found = {label.field: label.columns for label in labels(parse_spec(SUPPORT))}
+        assert found["answer"] == ("answer", "reply.answer")
+        assert found["reasoning"] == ("reasoning", "classify.predict.reasoning")
+
+    def test_a_name_that_several_steps_have_is_told_apart_by_its_predictor(self) -> None:
+        spec = copy_of(SUPPORT)
+        spec["predictors"][1]["type"] = "ChainOfThought"
+        found = [label.columns for label in labels(parse_spec(spec)) if label.field == "reasoning"]
+        assert found == [("classify.predict.reasoning",), ("reply.reasoning",)]
+
+    def test_a_predictor_that_is_called_twice_is_told_apart_by_its_steps(self) -> None:
+        spec = copy_of(SUPPORT)
+        spec["steps"].append({**spec["steps"][1], "id": "again"})
+        found = [label.columns for label in labels(parse_spec(spec)) if label.field == "answer"]
+        assert found == [("answer", "r.answer"), ("again.answer",)]
+
+    def test_an_input_is_no_label(self) -> None:
+        spec = copy_of(SUPPORT)
+        spec["outputs"]["message"] = spec["outputs"].pop("answer")
+        found = next(label.columns for label in labels(parse_spec(spec)) if label.field == "answer")
+        assert found == ("answer", "reply.answer")
 
 
 class TestDemos:

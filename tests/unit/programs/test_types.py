@@ -69,8 +69,7 @@ REFUSED: list[tuple[Any, str]] = [
     (dict[int, str], "would not come back the same"),
     (bytes, "type bytes: `format` must be one of date"),
     (Annotated[int, pydantic.Field(ge=3)], "`minimum` can stand at a property"),
-    (dspy.Image, "dspy.Image cannot travel"),
-    (list[dspy.Image], "dspy.Image cannot travel"),
+    (list[dspy.History], "a History is the type of a whole field"),
     (dspy.Code, "dspy.Code cannot travel"),
     (object, "would not come back the same"),
 ]

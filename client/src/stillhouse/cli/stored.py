@@ -51,7 +51,7 @@ def render_program(program_id: str, inputs: Annotated[list[str], typer.Argument(
 
 @datasets.command("create")
 def create_dataset(file: File, name: Name = None, as_json: Json = False) -> None:
-    """Upload rows: a .jsonl, .csv or .json file."""
+    """Upload rows: a .jsonl, .csv, .parquet or .json file."""
     with connected() as client:
         dataset = client.datasets.create(file, name=name)
         columns = ", ".join(str(column.get("name")) for column in dataset.columns)

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from stillhouse._client import AsyncStillhouse, Stillhouse
 
 PATH = "/v1/datasets"
-CONTENT_TYPES: Mapping[str, str] = {".jsonl": "application/jsonl", ".ndjson": "application/jsonl", ".csv": "text/csv"}
+CONTENT_TYPES: Mapping[str, str] = {
+    ".jsonl": "application/jsonl",
+    ".ndjson": "application/jsonl",
+    ".csv": "text/csv",
+    ".parquet": "application/vnd.apache.parquet",
+}
 
 RowSource = Sequence[Mapping[str, Any]] | str | Path
-"""Rows, or the path of a .jsonl, .csv or .json file."""
+"""Rows, or the path of a .jsonl, .csv, .parquet or .json file."""
 
 
 def _create(rows: RowSource, name: str | None, metadata: Mapping[str, str] | None, key: str | None) -> Call[Dataset]:
@@ -66,7 +71,7 @@ class Datasets:
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Dataset:
-        """Upload rows, or a .jsonl, .csv or .json file. Raises UnprocessableEntityError with the rows that cannot be used."""
+        """Upload rows, or a .jsonl, .csv, .parquet or .json file. Raises UnprocessableEntityError with the rows that cannot be used."""
         return self._client.send(_create(rows, name, metadata, idempotency_key))
 
     def retrieve(self, dataset_id: str) -> Dataset:
@@ -95,7 +100,7 @@ class AsyncDatasets:
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Dataset:
-        """Upload rows, or a .jsonl, .csv or .json file."""
+        """Upload rows, or a .jsonl, .csv, .parquet or .json file."""
         return await self._client.send(_create(rows, name, metadata, idempotency_key))
 
     async def retrieve(self, dataset_id: str) -> Dataset:

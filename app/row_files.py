@@ -1,0 +1,160 @@
+"""The rows of a JSONL, CSV, JSON or Parquet file, one at a time. Rows that cannot be read are collected and refused together."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import TextIOWrapper
+from typing import IO, Any
+
+import orjson
+
+from app.body import parse_json
+from app.errors import ApiError
+
+MOST_DETAILS = 20
+_CHILD = (sys.executable, "-I", "-m", "app.parquet_rows")
+
+csv.field_size_limit(64_000_000)
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """Stands in the place of a row that cannot be read. `what` goes on after `Row 3`; it never repeats what the row holds."""
+
+    what: str
+    field: str | None = None
+
+
+Read = Iterator[dict[str, Any] | BadRow]
+
+
+@dataclass
+class _Faults:
+    total: int = 0
+    details: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, row: int, bad: BadRow) -> None:
+        self.total += 1
+        if len(self.details) < MOST_DETAILS:
+            self.details.append({"row": row, "field": bad.field, "message": bad.what})
+
+    def error(self) -> ApiError:
+        first = self.details[0]
+        rest = f" {self.total} rows cannot be read." if self.total > 1 else ""
+        place = f"[{first['row'] - 1}]" + (f".{first['field']}" if first["field"] else "")
+        return ApiError(422, "invalid_rows", f"Row {first['row']} {first['message']}.{rest}", param=place, details=self.details)
+
+
+def read_rows(file: IO[bytes], kind: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file of one of `READERS`.
+
+    Raises ApiError 400 for a body that is no JSON, and 422 `invalid_rows` once the file is read to its end, with the number of every row
+    that cannot be read, at most 20 of them; no row is given out after the first such.
+    """
+    faults = _Faults()
+    for number, row in enumerate(READERS[kind](file), start=1):
+        if isinstance(row, BadRow):
+            faults.add(number, row)
+        elif not faults.total:
+            yield row
+    if faults.total:
+        raise faults.error()
+
+
+def _object(value: Any) -> dict[str, Any] | BadRow:
+    return value if isinstance(value, dict) else BadRow("is not an object")
+
+
+# ------------------------------------------------------------------ JSON
+
+
+def _jsonl(file: IO[bytes]) -> Read:
+    return (_line(text, line) for line, text in enumerate(file, start=1) if text.strip())
+
+
+def _line(text: bytes, line: int) -> dict[str, Any] | BadRow:
+    try:
+        return _object(orjson.loads(text))
+    except orjson.JSONDecodeError as error:
+        return BadRow(f"(line {line}) is not valid JSON: see column {error.colno}")
+
+
+def _json(file: IO[bytes]) -> Read:
+    body = parse_json(file.read())
+    rows = body.get("rows") if isinstance(body, dict) else body
+    if not isinstance(rows, list):
+        raise ApiError(422, "missing_field", 'rows: expected a list of rows, or `{"rows": […]}`', param="rows")
+    return map(_object, rows)
+
+
+# ------------------------------------------------------------------ CSV
+
+
+def _csv(file: IO[bytes]) -> Read:
+    """Cells stay text: a program's field types decide later what they mean."""
+    text = TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        yield from _csv_rows(csv.reader(text, strict=True))
+    except UnicodeDecodeError:
+        raise ApiError(422, "invalid_rows", "The CSV is not UTF-8.") from None
+    finally:
+        text.detach()
+
+
+def _csv_rows(reader: Any) -> Read:
+    try:
+        header: list[str] = next(reader, [])
+        _check_header(header)
+        for cells in reader:
+            if cells:
+                yield _cells(header, cells, reader.line_num)
+    except csv.Error as error:
+        # The quotes of a CSV say where its rows end: what stands after a wrong one cannot be told.
+        yield BadRow(f"(line {reader.line_num}): {error}")
+
+
+def _check_header(header: list[str]) -> None:
+    if not header or not all(name.strip() for name in header) or len(set(header)) != len(header):
+        raise ApiError(422, "invalid_rows", "The first line of a CSV names its columns: none empty, none twice.")
+
+
+def _cells(header: list[str], cells: list[str], line: int) -> dict[str, Any] | BadRow:
+    if len(cells) != len(header):
+        return BadRow(f"(ends in line {line}) has {len(cells)} cells, the header has {len(header)}")
+    return dict(zip(header, cells, strict=True))
+
+
+# ------------------------------------------------------------------ Parquet
+
+
+def _parquet(file: IO[bytes]) -> Read:
+    """Read by a child process: a damaged file can take the process that unpacks it down, and unpacked it may be large."""
+    with tempfile.TemporaryFile() as whole:
+        shutil.copyfileobj(file, whole)
+        whole.seek(0)
+        child = subprocess.Popen(_CHILD, stdin=whole, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={})
+    with child:
+        try:
+            assert child.stdout is not None  # noqa: S101 - for the type checker; it is a pipe
+            yield from _lines_of(child.stdout)
+        finally:
+            child.kill()
+
+
+def _lines_of(lines: IO[bytes]) -> Read:
+    """A list holds a row, an object says why there is none, and null is the end."""
+    for line in lines:
+        told = orjson.loads(line)
+        if told is None:
+            return
+        yield told[0] if isinstance(told, list) else BadRow(**told)
+    raise ApiError(422, "invalid_rows", "The file is not a Parquet file that can be read.")
+
+
+READERS: Mapping[str, Callable[[IO[bytes]], Read]] = {"jsonl": _jsonl, "csv": _csv, "json": _json, "parquet": _parquet}
