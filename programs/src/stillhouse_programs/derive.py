@@ -15,7 +15,7 @@ import pydantic
 
 from stillhouse_programs import prompts, symbols
 from stillhouse_programs.not_a_spec import NotASpec
-from stillhouse_programs.spec import ProgramSpec, SpecError, expand, parse_spec
+from stillhouse_programs.spec import DEFAULT_PROMPT_ADAPTER, ProgramSpec, SpecError, expand, parse_spec
 from stillhouse_programs.symbols import Symbol, symbol
 from stillhouse_programs.types import schema_to_type, type_name, type_to_schema
 
@@ -36,6 +36,9 @@ def derive(program: dspy.Module, sample: Mapping[str, Any], lm_names: Mapping[st
     `sample` is one dict of inputs: its names and the types of its values count, not the values. `lm_names` maps predictors to LM
     roles, `student` if left out. Raises NotASpec with the line of the user's code that a spec cannot express. The result is to be
     proved with `prove`: a look at the clock or an `is None` leaves no trace on symbols.
+
+    The prompt adapter is the one that the program would run with here: pinned to it, or set with `dspy.configure(adapter=…)`. The
+    spec names none for the default. Raises NotASpec for one that no rows can be rendered for.
     """
     roles = lm_names or {}
     _check_modules(program)
@@ -46,9 +49,16 @@ def derive(program: dspy.Module, sample: Mapping[str, Any], lm_names: Mapping[st
     if not isinstance(program, dspy.Predict):
         body |= _Trace(program, sample).wiring()
     try:
-        return expand(parse_spec(body))
+        return expand(parse_spec(body | _prompt_adapter(program)))
     except SpecError as error:
         raise NotASpec(error.message) from None
+
+
+def _prompt_adapter(program: dspy.Module) -> dict[str, Any]:
+    pinned = [prompts.pinned_prompt_adapter(predictor) for _, predictor in program.named_predictors()]
+    found = pinned[0] or dspy.settings.adapter
+    described = DEFAULT_PROMPT_ADAPTER if found is None else prompts.describe_prompt_adapter(found)
+    return {} if described == DEFAULT_PROMPT_ADAPTER else {"prompt_adapter": described}
 
 
 def _check_modules(program: dspy.Module) -> None:

@@ -12,7 +12,7 @@ from stillhouse_programs.derive import derive
 from stillhouse_programs.not_a_spec import NotASpec
 from stillhouse_programs.prompts import make_prompt_adapter, pin, stand_in_lm
 from stillhouse_programs.prove import prove
-from stillhouse_programs.spec import PROMPT_ADAPTERS, canonical_json, parse_spec
+from stillhouse_programs.spec import PROMPT_ADAPTERS, PromptAdapterSpec, canonical_json, parse_spec
 from tests.unit.programs.samples import ROUTER, SAMPLES, SUPPORT, Order, Route, Support
 
 
@@ -225,6 +225,14 @@ class TestTaken:
         program = pin(Support(), make_prompt_adapter("chat"))
         assert canonical_json(derive(program, SAMPLES[0])) == canonical_json(derive(Support(), SAMPLES[0]))
 
+    def test_the_prompt_adapter_is_the_one_it_runs_with(self) -> None:
+        assert derive(Support(), SAMPLES[0]).prompt_adapter is None
+        with dspy.context(adapter=dspy.JSONAdapter()):
+            assert derive(Support(), SAMPLES[0]).prompt_adapter == PromptAdapterSpec(type="json")
+            assert derive(pin(Support(), make_prompt_adapter("xml")), SAMPLES[0]).prompt_adapter == PromptAdapterSpec(type="xml")
+        with dspy.context(adapter=dspy.ChatAdapter(use_native_function_calling=True)):
+            assert derive(Support(), SAMPLES[0]).prompt_adapter == PromptAdapterSpec(native_tools=True)
+
     def test_the_program_itself_is_left_alone(self) -> None:
         program = Support()
         before = dict(program.reply.__dict__)
@@ -257,6 +265,11 @@ class TestRefused:
     def test_modules_that_are_no_straight_line(self, program: Callable[[], dspy.Module], reason: str) -> None:
         with pytest.raises(NotASpec, match=reason):
             derive(program(), {"q": "x"})
+
+    @pytest.mark.parametrize("adapter", [dspy.TwoStepAdapter(stand_in_lm()), type("Mine", (dspy.ChatAdapter,), {})()])
+    def test_prompt_adapters_that_no_rows_can_be_rendered_for(self, adapter: dspy.Adapter) -> None:
+        with dspy.context(adapter=adapter), pytest.raises(NotASpec, match=f"{type(adapter).__name__}.*use one of chat, json, xml, baml"):
+            derive(Support(), SAMPLES[0])
 
     def test_a_predictor_that_is_never_called(self) -> None:
         with pytest.raises(NotASpec, match="predictor sort is never called"):
