@@ -29,7 +29,11 @@ logger = logging.getLogger(__name__)
 
 Allowed = Sequence[str] | None
 _MAX_MESSAGE = 500
-_FOLDERS = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\s\\/'\"()<>:,]+)*[\\/](?=[^\s\\/'\"()<>:,])")
+# An absolute path up to its last part: in quotes it may hold blanks; else it begins a word, as the slashes of "1/2" and of a URL do not.
+_FOLDERS = re.compile(
+    r"""(?<=['"])(?:[A-Za-z]:)?[\\/](?:[^'"\\/]+[\\/])*(?=[^'"\\/])"""
+    r"""|(?<![^\s(<=,])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'"()<>:,]+[\\/])*(?=[^\s\\/'"()<>:,])"""
+)
 
 
 # ------------------------------------------------------------------ programs

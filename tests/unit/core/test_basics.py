@@ -1,6 +1,7 @@
 """Ids, settings, logs and errors."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,19 @@ class TestSettings:
         assert (settings.timers.lease_seconds, settings.timers.beat_seconds) == (7, 5)
         assert settings.connections["openai"].models == "*"
         assert settings.database_url == "postgresql://db.test/x"
+
+    def test_references_and_runtimes(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert (get_settings().references, get_settings().pythons) == ([], {"default": sys.executable})
+        config.write_text('references = ["acme", "support.desk"]\n[runtimes.default]\npython = "/opt/x/bin/python"\n')
+        get_settings.cache_clear()
+        assert (get_settings().references, get_settings().pythons) == (["acme", "support.desk"], {"default": "/opt/x/bin/python"})
+        monkeypatch.setenv("STILLHOUSE_REFERENCES", "desk, acme.tools")
+        get_settings.cache_clear()
+        assert get_settings().references == ["desk", "acme.tools"]
+        monkeypatch.setenv("STILLHOUSE_REFERENCES", "desk:make")
+        get_settings.cache_clear()
+        with pytest.raises(ValidationError, match="not the name of a package"):
+            get_settings()
 
     @pytest.mark.parametrize("text", ["[timers]\nlease_second = 60\n", '[connections.x]\nbase_url = "u"\napi_key = "sk-secret"\n'])
     def test_unknown_words_are_refused(self, config: Path, text: str) -> None:
