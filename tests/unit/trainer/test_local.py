@@ -14,6 +14,7 @@ import pytest
 
 from distill.trainers import LocalTrainer, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
 from distill.trainers.environment import child_environment
+from engines.base_models import resolve
 from tests.unit.trainer.conftest import MakeJob, make_rows
 
 LONG = {"n_epochs": 2000, "batch_size": 4}
@@ -31,6 +32,14 @@ def finish(trainer: LocalTrainer, folder: Path, callbacks: TrainCallbacks | None
     outcome = trainer.start(TrainRequest(folder), callbacks or TrainCallbacks()).wait(LIMIT)
     assert outcome is not None
     return outcome
+
+
+class TestBaseDigest:
+    def test_it_is_that_of_the_weights_and_none_for_a_model_that_nobody_knows(self, tiny_model: Path) -> None:
+        trainer = LocalTrainer(extra_environment={"STILLHOUSE_MODELS": str(tiny_model.parent)})
+        assert trainer.base_digest(f"local/{tiny_model.name}") == resolve(str(tiny_model)).digest
+        assert trainer.base_digest("local/nobody") is None
+        trainer.close()
 
 
 class TestLocalTrainer:
