@@ -36,8 +36,12 @@ DEMO_SEED = 4
 ASK = """
 import sys
 import stillhouse
+from dspy.utils.exceptions import AdapterParseError
 program = stillhouse.load(sys.argv[1])
-print(program(question=sys.argv[2]).category)
+try:
+    print(program(question=sys.argv[2]).category)
+except AdapterParseError:
+    print("nothing that can be read: it has learned from too few rows")
 """
 
 

@@ -1,6 +1,8 @@
 """The TREC-6 example without its server: the split of the questions, the teacher's demos, the report."""
 
 import io
+import os
+import subprocess
 import sys
 import zipfile
 from collections import Counter
@@ -13,6 +15,7 @@ from tqdm import tqdm
 from examples.trec import around_bars
 from examples.trec import report as reporting
 from examples.trec.data import CATEGORIES, MEMBER, balanced_demos, load_split
+from examples.trec.demo import ASK
 from examples.trec.program import student_spec, teacher_spec
 from stillhouse.types import CompileJob
 from stillhouse_programs.spec import check_row, parse_spec
@@ -27,6 +30,23 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path
 
 
+STUB = """
+from types import SimpleNamespace
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+def load(folder):
+    return program
+
+def program(question):
+    try:
+        return SimpleNamespace(category=ANSWER)
+    except ZeroDivisionError:
+        raise AdapterParseError("ChatAdapter", dspy.Signature("question -> category"), "") from None
+"""
+"""Stands in for the client: a program that answers, or answers nothing that the prompt adapter can read."""
+
+
 class TestBars:
     def test_a_line_of_the_log_does_not_end_up_in_a_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:
         terminal = io.StringIO()
@@ -38,6 +58,15 @@ class TestBars:
         before, _, after = terminal.getvalue().partition("worker-train | a warning\n")
         assert before.endswith(" \r")
         assert after.startswith("\rbootstrap")
+
+
+class TestAsking:
+    @pytest.mark.parametrize(("answers", "said"), [('"person"', "person"), ("1 / 0", "nothing that can be read")])
+    def test_an_answer_that_cannot_be_read_is_no_failure(self, answers: str, said: str, tmp_path: Path) -> None:
+        (tmp_path / "stillhouse.py").write_text(STUB.replace("ANSWER", answers))
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", ASK, "folder", "Who?"], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()[: len(said)]) == (0, said), done.stderr
 
 
 class TestData:
