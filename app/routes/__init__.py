@@ -1,12 +1,25 @@
 """One file a noun. Each translates a request, calls a service, translates the result."""
 
 from app.gateway import chat
-from app.routes import aliases, artifacts, compile_jobs, datasets, evaluations, fine_tuning, job_parts, operations, programs, serving
+from app.routes import (
+    aliases,
+    artifacts,
+    compile_jobs,
+    datasets,
+    evaluations,
+    fine_tuning,
+    job_parts,
+    operations,
+    programs,
+    serving,
+    training_files,
+)
 
 ALL_ROUTERS = (
     compile_jobs.routes,
     job_parts.routes,
     evaluations.routes,
+    training_files.routes,
     programs.routes,
     datasets.uploads,
     datasets.routes,

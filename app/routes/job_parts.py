@@ -7,19 +7,20 @@ from typing import Annotated
 from fastapi import Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app import lines
 from app.auth import Reader
 from app.deps import JobId, PageDep, SessionDep, errors, router
 from app.errors import ApiError
 from app.following import event_stream, position
 from app.schemas.common import Page
-from app.schemas.compile_jobs import CostRead, CurveRead, EventRead, RejectionRead, TraceRead, TrainingFileRead
+from app.schemas.compile_jobs import CostRead, CurveRead, EventRead, RejectionRead, TraceRead
 from app.schemas.fine_tuning import FineTuneJobRead, LogRead
 from app.schemas.served import ArtifactRead
 from app.services import ServicesDep
 from app.views.compile_jobs import event_read
 from app.views.convert import page_of
 from app.views.costs import cost_read
-from app.views.facts import curve_read, rejection_read, trace_read, training_files
+from app.views.facts import curve_read, rejection_read, trace_read
 from app.views.fine_tuning import fine_tune_read, log_read
 from app.views.served import artifact_read
 from distill.catalog import artifacts, usage
@@ -70,7 +71,12 @@ def _page(caller: Caller, job_id: str, after: int, limit: int) -> Page[EventRead
     return Page(data=data, first_id=first, last_id=last, has_more=len(found) > limit)
 
 
-@routes.get("/compile_jobs/{job_id}/traces", summary="Rollouts of a job with their scores", responses=errors(404))
+@routes.get(
+    "/compile_jobs/{job_id}/traces",
+    summary="Rollouts of a job with their scores",
+    response_model=Page[TraceRead],
+    responses={**errors(404), **lines.RESPONSE},
+)
 def list_traces(
     job_id: JobId,
     caller: Reader,
@@ -78,31 +84,42 @@ def list_traces(
     page: PageDep,
     role: Annotated[str | None, Query(description="`teacher:0`, `baseline`, `teacher`, `compiled`, `incumbent`, …")] = None,
     passed: Annotated[bool | None, Query(description="Only those whose score passes, or does not")] = None,
-) -> Page[TraceRead]:
+    predictor: Annotated[str | None, Query(description="Only those that called this predictor")] = None,
+    format: lines.Format = None,
+    accept: lines.Accept = None,
+) -> Response | Page[TraceRead]:
     """Also those that were reused from the project's earlier jobs."""
     job = repository.get(session, caller.project_id, job_id)
-    found = facts.list_rollouts(session, job, page, role=role, passed=passed)
-    return page_of(found, trace_read, lambda trace: trace.cursor)
+    wanted = facts.RolloutFilter(role, passed, predictor)
+    if lines.wants_lines(format, accept):
+        place = facts.place_of(job)
+        return lines.stream(f"{job_id}-traces", lambda s, part: facts.list_rollouts(s, place, part, wanted), trace_read)
+    return page_of(facts.list_rollouts(session, facts.place_of(job), page, wanted), trace_read, lambda trace: trace.cursor)
 
 
-@routes.get("/compile_jobs/{job_id}/rejections", summary="What was not trained on, and why", responses=errors(404))
+@routes.get(
+    "/compile_jobs/{job_id}/rejections",
+    summary="What was not trained on, and why",
+    response_model=Page[RejectionRead],
+    responses={**errors(404), **lines.RESPONSE},
+)
 def list_rejections(
     job_id: JobId,
     caller: Reader,
     session: SessionDep,
     page: PageDep,
     reason: Annotated[str | None, Query(description="Only with this reason")] = None,
-) -> Page[RejectionRead]:
+    predictor: Annotated[str | None, Query(description="Only calls of this predictor")] = None,
+    format: lines.Format = None,
+    accept: lines.Accept = None,
+) -> Response | Page[RejectionRead]:
     """Rollouts of the teacher that failed or did not pass, and calls that could not be rendered as a training record."""
-    job = repository.get(session, caller.project_id, job_id)
-    return page_of(facts.list_rejections(session, job, page, reason=reason), rejection_read, lambda rejection: rejection.cursor)
-
-
-@routes.get("/compile_jobs/{job_id}/training_files", summary="Training files of a job", responses=errors(404))
-def list_training_files(job_id: JobId, caller: Reader, session: SessionDep, services: ServicesDep) -> Page[TrainingFileRead]:
-    """One for each fine-tune job, once `prepare` is done."""
-    job = repository.get(session, caller.project_id, job_id)
-    return Page(data=training_files(services.store, repository.fine_tune_jobs(session, job.id)))
+    place = facts.place_of(repository.get(session, caller.project_id, job_id))
+    wanted = facts.RejectionFilter(reason, predictor)
+    if lines.wants_lines(format, accept):
+        return lines.stream(f"{job_id}-rejections", lambda s, part: facts.list_rejections(s, place, part, wanted), rejection_read)
+    found = facts.list_rejections(session, place, page, wanted)
+    return page_of(found, rejection_read, lambda rejection: rejection.cursor)
 
 
 @routes.get("/compile_jobs/{job_id}/cost", summary="What a job has cost so far", responses=errors(404))

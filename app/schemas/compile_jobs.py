@@ -255,19 +255,7 @@ class RejectionRead(Reply):
     reason: str
     message: str | None
     score: float | None
-
-
-class TrainingFileRead(Reply):
-    """The records of one fine-tune job, as they went to the trainer."""
-
-    object: Literal["training_file"] = "training_file"
-    fine_tuning_job: str
-    lm: str
-    predictor: str
-    rows: int
-    validation_rows: int
-    digest: str
-    size_bytes: int
+    tokens: int | None = Field(default=None, description="Of a record that was too long")
 
 
 class CurvePoint(Reply):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.schemas.compile_jobs import CurveRead, RejectionRead, TraceRead, TrainingFileRead
+from app.schemas.compile_jobs import CurveRead, RejectionRead, TraceRead
 from app.views.convert import seconds
 from distill.catalog.facts import RowFact
 from distill.jobs.facts import Rollout, reason_of
@@ -49,24 +49,8 @@ def rejection_read(fact: RowFact) -> RejectionRead:
         reason=reason_of(fact),
         message=fact.message,
         score=fact.score,
+        tokens=sum((fact.data or {}).get("tokens") or ()) or None,
     )
-
-
-def training_files(store: FolderStore, jobs: Iterable[FineTuneJob]) -> list[TrainingFileRead]:
-    """The files that are made so far."""
-    return [
-        TrainingFileRead(
-            fine_tuning_job=row.id,
-            lm=",".join(row.lms),
-            predictor=row.predictor,
-            rows=row.rows or 0,
-            validation_rows=row.validation_rows or 0,
-            digest=row.training_file,
-            size_bytes=store.size(row.training_file),
-        )
-        for row in jobs
-        if row.training_file
-    ]
 
 
 def curve_read(store: FolderStore, row: FineTuneJob, told: Sequence[Mapping[str, Any]]) -> CurveRead:

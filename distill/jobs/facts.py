@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, case, func, or_, select
+from sqlalchemy import Select, and_, case, func, or_, select, text
 
 from distill.catalog.facts import RowFact, Trace
 from distill.db import Listing, Page, Session
 from distill.errors import Invalid
-from distill.jobs.models import Job, JobEvent
+from distill.jobs.models import Job, JobEvent, WorkItem
+from distill.jobs.status import Step
 
 NOT_PASSED = "not_passed"
 
@@ -24,25 +25,73 @@ class Rollout:
     trace: Trace | None
 
 
-def list_rollouts(s: Session, job: Job, page: Page, *, role: str | None = None, passed: bool | None = None) -> Listing[Rollout]:
-    """A job's rollouts by the order in which they were written. `role` is `teacher`, `baseline`, `compiled`, … or `teacher:0`."""
-    query = select(RowFact).where(RowFact.job_id == job.id, RowFact.kind == "rollout")
-    if role is not None:
-        query = query.where(RowFact.role == role)
-    if passed is not None:
-        query = query.where(RowFact.passed.is_(passed))
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose facts are read: as values, so that a list can be read page by page without holding a session."""
+
+    project_id: str
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutFilter:
+    """`role` is `teacher`, `baseline`, `compiled`, … or `teacher:0`; `predictor` narrows to traces that called it."""
+
+    role: str | None = None
+    passed: bool | None = None
+    predictor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionFilter:
+    """With a predictor only calls are listed: a rollout that did not pass is nobody's alone."""
+
+    reason: str | None = None
+    predictor: str | None = None
+
+
+def place_of(job: Job) -> Place:
+    return Place(job.project_id, job.id)
+
+
+def list_rollouts(s: Session, of: Place, page: Page, narrow: RolloutFilter = RolloutFilter()) -> Listing[Rollout]:
+    """A job's rollouts by the order in which they were written."""
+    query = select(RowFact).where(RowFact.job_id == of.job_id, RowFact.kind == "rollout")
+    if narrow.role is not None:
+        query = query.where(RowFact.role == narrow.role)
+    if narrow.passed is not None:
+        query = query.where(RowFact.passed.is_(narrow.passed))
+    if narrow.predictor is not None:
+        query = query.where(_CALLED.bindparams(project_id=of.project_id, predictor=narrow.predictor))
     facts = _page(s, query, page)
-    traces = _traces(s, job.project_id, {fact.trace_digest for fact in facts.data if fact.trace_digest})
+    traces = _traces(s, of.project_id, {fact.trace_digest for fact in facts.data if fact.trace_digest})
     return Listing([Rollout(fact, traces.get(fact.trace_digest or "")) for fact in facts.data], facts.has_more)
 
 
-def list_rejections(s: Session, job: Job, page: Page, *, reason: str | None = None) -> Listing[RowFact]:
+_CALLED = text("""
+EXISTS (SELECT 1 FROM traces t, json_array_elements(CAST(t.body AS json) -> 'calls') AS c
+         WHERE t.project_id = :project_id AND t.digest = row_facts.trace_digest AND c ->> 'predictor' = :predictor)
+""")
+
+
+def list_rejections(s: Session, of: Place, page: Page, narrow: RejectionFilter = RejectionFilter()) -> Listing[RowFact]:
     """Calls that did not become a training row, and the teacher's rollouts that did not pass."""
     failed = and_(RowFact.kind == "rollout", RowFact.role.like("teacher:%"), RowFact.passed.is_not(True))
-    query = select(RowFact).where(RowFact.job_id == job.id, or_(RowFact.kind == "rejected", failed))
-    if reason is not None:
-        query = query.where(or_(RowFact.reason == reason, and_(failed, why_rejected == reason)))
+    query = select(RowFact).where(RowFact.job_id == of.job_id, or_(RowFact.kind == "rejected", failed))
+    if narrow.reason is not None:
+        query = query.where(or_(RowFact.reason == narrow.reason, and_(failed, why_rejected == narrow.reason)))
+    if narrow.predictor is not None:
+        query = query.where(RowFact.predictor == narrow.predictor)
     return _page(s, query, page)
+
+
+def coverage(s: Session, job: Job) -> dict[str, Any] | None:
+    """What became of the job's traces, once its training files are put together, or could not be."""
+    query = select(WorkItem.result).where(WorkItem.job_id == job.id, WorkItem.step == str(Step.ASSEMBLE), WorkItem.status == "succeeded")
+    result = s.scalar(query.order_by(WorkItem.id.desc()).limit(1))
+    found = result or ((job.error or {}).get("data") or {})
+    report: dict[str, Any] | None = found.get("coverage")
+    return report
 
 
 def reason_of(fact: RowFact) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 import stillhouse
 from distill.catalog import keys
 from distill.db import unit_of_work
 from distill.settings import get_settings
-from stillhouse import Stillhouse
-from stillhouse.types import CompileJob
+from stillhouse import NotFoundError, Stillhouse
+from stillhouse.types import CompileJob, TrainingFile
 from tests.integration.api.conftest import serving
 from tests.integration.execute.house import SUPPORT, House, guesses, knows, rows
 from tests.support.scripted_lm import ScriptedLM
@@ -93,6 +95,7 @@ class TestFinishedJob:
 
         files = {file.predictor: file for file in jobs.training_files(job.id).data}
         assert sum(file.rows for file in files.values()) > 0
+        self.records_can_be_downloaded(done, files)
         curves = {curve.predictor: curve.points for curve in jobs.curves(job.id).data}
         assert {name: points[0]["loss"] for name, points in curves.items()} == {"classify": 0.5, "reply": 0.5}
         cost = jobs.cost(job.id)
@@ -104,6 +107,31 @@ class TestFinishedJob:
 
         assert job.artifact is not None
         self.artifact_runs(done, job.artifact.id, tmp_path)
+
+    def records_can_be_downloaded(self, done: Done, files: Mapping[str, TrainingFile]) -> None:
+        jobs, job_id = done.client.compile_jobs, done.job.id
+        for file in files.values():
+            plain = list(jobs.training_records(job_id, file.fine_tuning_job))
+            messages = list(jobs.training_records(job_id, file.fine_tuning_job, format="openai"))
+            assert len(plain) == len(messages) == file.rows
+            assert {frozenset(record) for record in plain} == {frozenset({"prompt", "completion"})}
+            assert messages == [{"messages": [*record["prompt"], *record["completion"]]} for record in plain]
+        with pytest.raises(NotFoundError, match="no validation rows"):
+            list(jobs.training_records(job_id, files["classify"].fine_tuning_job, part="validation"))
+        self.lists_can_be_downloaded(done)
+
+    def lists_can_be_downloaded(self, done: Done) -> None:
+        path = f"{done.client.base_url}/v1/compile_jobs/{done.job.id}"
+        headers = {"authorization": f"Bearer {done.client.api_key}"}
+        coverage = httpx.get(f"{path}/training_files", headers=headers).json()["coverage"]
+        assert (coverage["traces"], coverage["passed"]) == (24, 24)
+        assert {key["predictor"]: key["rows"] + key["validation_rows"] for key in coverage["keys"]} == {"classify": 24, "reply": 24}
+        lines = httpx.get(f"{path}/traces", params={"predictor": "reply"}, headers={**headers, "accept": "application/jsonl"})
+        assert lines.headers["content-type"] == "application/jsonl"
+        assert len({json.loads(line)["cursor"] for line in lines.text.splitlines()}) == len(lines.text.splitlines()) == 24 + 12 * 3
+        assert httpx.get(f"{path}/traces", params={"predictor": "nobody", "format": "jsonl"}, headers=headers).text == ""
+        wrong = httpx.get(f"{path}/traces", params={"passed": False, "format": "jsonl"}, headers=headers).text.splitlines()
+        assert {json.loads(line)["role"] for line in wrong} == {"baseline"}
 
     def artifact_runs(self, done: Done, artifact_id: str, tmp_path: Path) -> None:
         asked = len(done.student.calls)

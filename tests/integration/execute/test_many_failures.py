@@ -85,7 +85,9 @@ def reasons(job: Any) -> Counter[tuple[str, str | None]]:
     with unit_of_work() as s:
         read = [rejection_read(fact) for fact in facts.list_rejections(s, job, Page(limit=100)).data]
         for why in {each.reason for each in read}:
-            assert len(facts.list_rejections(s, job, Page(limit=100), reason=why).data) == sum(each.reason == why for each in read)
+            assert len(facts.list_rejections(s, job, Page(limit=100), facts.RejectionFilter(why)).data) == sum(
+                each.reason == why for each in read
+            )
     return Counter((each.reason, each.message) for each in read)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel
 from typing_extensions import Unpack
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 PATH = "/v1/compile_jobs"
+RecordFormat = Literal["trl", "openai"]
+RecordPart = Literal["train", "validation"]
 OnUpdate = Callable[[CompileJob], None]
 
 
@@ -80,6 +83,11 @@ def _evaluation(job_id: str) -> Call[Evaluation]:
 
 def _pairs(job_id: str, change: str | None, against: str | None, limit: int | None) -> Call[Rows[Pair]]:
     return _part(job_id, "evaluations/pairs", Pair, change=change, against=against, limit=limit, order="asc")
+
+
+def _records(job_id: str, fine_tuning_job: str, format: str, part: str) -> Call[None]:
+    path = f"{PATH}/{job_id}/training_files/{fine_tuning_job}/content"
+    return Call("GET", path, lambda _: None, params={"format": format, "part": part})
 
 
 def _cost(job_id: str) -> Call[Cost]:
@@ -175,11 +183,19 @@ class CompileJobs:
         """What the trainer wrote, one log for each fine-tune job."""
         return Page(self._client, self._client.send(_part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
 
-    def rejections(self, job_id: str) -> Page[Rejection]:
-        return Page(self._client, self._client.send(_part(job_id, "rejections", Rejection)))
+    def rejections(self, job_id: str, *, reason: str | None = None, predictor: str | None = None) -> Page[Rejection]:
+        return Page(self._client, self._client.send(_part(job_id, "rejections", Rejection, reason=reason, predictor=predictor)))
 
     def training_files(self, job_id: str) -> Page[TrainingFile]:
         return Page(self._client, self._client.send(_part(job_id, "training_files", TrainingFile)))
+
+    def training_records(
+        self, job_id: str, fine_tuning_job: str, *, format: RecordFormat = "trl", part: RecordPart = "train"
+    ) -> Iterator[dict[str, Any]]:
+        """The records of a training file, for TRL (prompt and completion) or OpenAI (messages); streamed, one at a time."""
+        with self._client.stream(_records(job_id, fine_tuning_job, format, part)) as response:
+            for line in response.iter_lines():
+                yield json.loads(line)
 
     def fine_tuning_jobs(self, job_id: str) -> Page[FineTuneJob]:
         return Page(self._client, self._client.send(_part(job_id, "fine_tuning_jobs", FineTuneJob)))
@@ -282,11 +298,20 @@ class AsyncCompileJobs:
         """What the trainer wrote, one log for each fine-tune job."""
         return AsyncPage(self._client, await self._client.send(_part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
 
-    async def rejections(self, job_id: str) -> AsyncPage[Rejection]:
-        return AsyncPage(self._client, await self._client.send(_part(job_id, "rejections", Rejection)))
+    async def rejections(self, job_id: str, *, reason: str | None = None, predictor: str | None = None) -> AsyncPage[Rejection]:
+        call = _part(job_id, "rejections", Rejection, reason=reason, predictor=predictor)
+        return AsyncPage(self._client, await self._client.send(call))
 
     async def training_files(self, job_id: str) -> AsyncPage[TrainingFile]:
         return AsyncPage(self._client, await self._client.send(_part(job_id, "training_files", TrainingFile)))
+
+    async def training_records(
+        self, job_id: str, fine_tuning_job: str, *, format: RecordFormat = "trl", part: RecordPart = "train"
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The records of a training file; see `CompileJobs.training_records`."""
+        async with self._client.stream(_records(job_id, fine_tuning_job, format, part)) as response:
+            async for line in response.aiter_lines():
+                yield json.loads(line)
 
     async def fine_tuning_jobs(self, job_id: str) -> AsyncPage[FineTuneJob]:
         return AsyncPage(self._client, await self._client.send(_part(job_id, "fine_tuning_jobs", FineTuneJob)))

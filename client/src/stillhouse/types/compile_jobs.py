@@ -192,9 +192,11 @@ class Pair(Object):
 
 
 class TrainingFile(Object):
+    fine_tuning_job: str
     lm: str
     predictor: str
     rows: int
+    validation_rows: int = 0
     digest: str
 
 

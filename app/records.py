@@ -1,0 +1,31 @@
+"""Training records in the shapes that others train with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+RecordFormat = Literal["trl", "openai"]
+
+
+def records(path: Path, form: RecordFormat) -> Iterator[bytes]:
+    """The lines of a stored training file in another shape. Loss is meant for the last assistant turn alone in both."""
+    shape = _openai if form == "openai" else _trl
+    with path.open("rb") as file:
+        for line in file:
+            yield orjson.dumps(shape(orjson.loads(line))) + b"\n"
+
+
+def _trl(row: Mapping[str, Any]) -> dict[str, Any]:
+    """TRL's conversational prompt-completion: it takes the loss on the completion."""
+    return {name: row[name] for name in ("prompt", "completion", "tools") if name in row}
+
+
+def _openai(row: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI takes the loss on every assistant turn that does not say otherwise: demos in the prompt do."""
+    prompt = [{**message, "weight": 0} if message["role"] == "assistant" else message for message in row["prompt"]]
+    tools = {"tools": row["tools"]} if "tools" in row else {}
+    return {"messages": [*prompt, *row["completion"]], **tools}
