@@ -1,5 +1,7 @@
 """Retry under the leases of the round before, and keys that wait for their turn."""
 
+from typing import Any
+
 import pytest
 
 from distill.db import unit_of_work
@@ -24,7 +26,7 @@ def retry(world: World, job_id: str, key: str | None = None) -> Job:
         return retrying.retry(s, world.project_id, job_id, key)
 
 
-def at_train(world: World, keys: int, **changes: object) -> tuple[str, list[str]]:
+def at_train(world: World, keys: int, **changes: Any) -> tuple[str, list[str]]:
     """A job whose train is open with so many keys, and their ids."""
     job_id = world.at_bootstrap(1, **changes)
     with unit_of_work() as s:
