@@ -29,7 +29,17 @@ from distill.rollouts import RunnerPool
 from distill.settings import ConnectionSettings, Settings
 from distill.spec import read_spec
 from distill.storage import FolderStore
-from distill.trainers.base import CannotCount, MaxLength, RowTokens, TokenCounts, TrainCallbacks, Trainer, TrainOutcome, TrainRequest
+from distill.trainers.base import (
+    CannotCount,
+    MaxLength,
+    RowTokens,
+    TokenCounts,
+    TrainCallbacks,
+    Trainer,
+    Training,
+    TrainOutcome,
+    TrainRequest,
+)
 from stillhouse_programs.spec import parse_spec
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
@@ -132,7 +142,7 @@ class PretendTrainer:
     def close(self) -> None:
         return
 
-    def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> PretendTraining:
+    def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:
         job = json.loads((request.folder / "job.json").read_text())
         lines = (request.folder / "rows.jsonl").read_text().splitlines()
         self.jobs.append({**job, "texts": [json.loads(line) for line in lines]})

@@ -11,7 +11,7 @@ from distill.errors import Conflict, Invalid
 from distill.execute.lm_host import HostRefused
 from distill.jobs import events, repository, retrying
 from distill.jobs.models import FineTuneJob, Job
-from distill.trainers.base import TrainCallbacks, TrainOutcome, TrainRequest
+from distill.trainers.base import TrainCallbacks, Training, TrainOutcome, TrainRequest
 from tests.integration.execute.house import House, PretendTrainer, PretendTraining, knows, rows
 from tests.support.scripted_lm import Fail
 
@@ -24,7 +24,7 @@ class PickyTrainer(PretendTrainer):
 
     refuses: str = "Route a customer message"
 
-    def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> PretendTraining:
+    def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:
         if self.refuses and self.refuses in (request.folder / "rows.jsonl").read_text():
             (request.folder / "log.txt").write_text("rows_too_long\n")
             return PretendTraining(TrainOutcome("bad_input", 2, error=ERROR))

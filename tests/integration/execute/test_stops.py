@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -57,18 +58,17 @@ class Robbed:
         self.stopped = True
 
 
-class RobbedOnce:
+@dataclass
+class RobbedOnce(PretendTrainer):
     """Its first training has something to tell when its lease is gone."""
 
-    def __init__(self) -> None:
-        self.robbed = Robbed()
-        self._next = PretendTrainer()
-        self._starts = 0
+    robbed: Robbed = field(default_factory=Robbed)
+    starts: int = 0
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:
-        self._starts += 1
-        if self._starts > 1:
-            return self._next.start(request, callbacks)
+        self.starts += 1
+        if self.starts > 1:
+            return super().start(request, callbacks)
         take_away()
         callbacks.on_curve({"step": 1, "epoch": 1.0, "loss": 9.0, "learning_rate": 0.1, "tokens_per_second": 9.0, "at": 0.0})
         return self.robbed
