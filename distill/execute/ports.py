@@ -26,7 +26,7 @@ class Ports:
         """End the children and the relay."""
         self.runners.close()
         for trainer in self.trainers.values():
-            trainer.close()
+            trainer.rest()
         self.relay.stop()
 
 

@@ -128,6 +128,6 @@ class Trainer(Protocol):
         """Tokens of rows with the base model's own tokenizer and chat template, without a device. Raises CannotCount, CounterDied."""
         ...
 
-    def close(self) -> None:
-        """End what was kept warm for `count`; trainings under way go on."""
+    def rest(self) -> None:
+        """End what is kept warm for `count`; trainings under way go on, and it may be used again."""
         ...

@@ -37,10 +37,14 @@ class LocalCounter:
             raise CounterDied("the token counter ended without an answer")
         return _read(reply)
 
-    def close(self) -> None:
-        """End the process."""
+    def rest(self) -> None:
+        """End the process until the next question."""
         with self._lock:
             self._end()
+
+    def close(self) -> None:
+        """End the process and the thread that started it."""
+        self.rest()
         self._starter.shutdown(wait=False)
 
     def _ask(self, line: bytes) -> bytes | None:

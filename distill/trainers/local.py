@@ -63,6 +63,10 @@ class LocalTrainer:
         """How many tokens rows have for a base model. Raises CannotCount, CounterDied."""
         return self._counter.count(base_model, max_seq_length, rows)
 
+    def rest(self) -> None:
+        """End the token counter until it is asked again."""
+        self._counter.rest()
+
     def close(self) -> None:
         """Let the starting thread end; trainings under way go on where the system does not tie them to it."""
         self._counter.close()

@@ -139,7 +139,7 @@ class PretendTrainer:
         counts = tuple(RowTokens(_words(row["prompt"]), _words(row["completion"])) for row in rows)
         return TokenCounts(4096 if max_seq_length == "auto" else max_seq_length, counts)
 
-    def close(self) -> None:
+    def rest(self) -> None:
         return
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:
