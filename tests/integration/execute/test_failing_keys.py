@@ -71,6 +71,7 @@ class TestOneKeyFails:
         assert told[-1] == ("done", None)
         assert [kind for kind, _ in told].count("done") == 1
 
+    @pytest.mark.slow
     def test_when_all_fail_all_are_named(self, house: House) -> None:
         picky(house).refuses = "Message"
         job = house.compile(rows(9), multitask=False)
@@ -96,6 +97,7 @@ class TestRetry:
         assert job.evaluation is not None
         assert job.evaluation["compiled"]["score"] == 1.0
 
+    @pytest.mark.slow
     def test_of_two_failed_keys_one_may_be_retried_alone_and_the_other_is_named_again(self, house: House) -> None:
         trainer = picky(house)
         trainer.refuses = "Message"
@@ -110,6 +112,7 @@ class TestRetry:
         assert keys(job)["reply"].id not in job.error["message"]
         assert retry(house, job).status == "succeeded"
 
+    @pytest.mark.slow
     def test_a_key_that_has_not_failed_is_refused_and_nothing_changes(self, house: House) -> None:
         picky(house)
         failed = house.compile(rows(9), multitask=False)
@@ -124,6 +127,7 @@ class TestRetry:
         with pytest.raises(Conflict):
             retry(house, job)
 
+    @pytest.mark.slow
     def test_a_teacher_that_answered_nothing_is_asked_again(self, house: House) -> None:
         house.teacher.answer = lambda ask: Fail(401, "invalid_api_key", "wrong key")
         failed = house.compile(rows(6), valset=rows(3))

@@ -67,6 +67,7 @@ class TestRefilter:
         assert keys(job)[0].reused_from == keys(first)[0].id
         assert repository.spec_of(job).lms["student"].max_tokens == 32
 
+    @pytest.mark.slow
     def test_other_train_options_train_again_on_the_same_rows(self, house: House) -> None:
         first = house.compile(rows(6), train_options={"n_epochs": 3, "lora_r": 4})
         job = refilter(house, first, train_options={"n_epochs": 5})
@@ -74,6 +75,7 @@ class TestRefilter:
         assert keys(job)[0].reused_from is None
         assert (keys(job)[0].options["n_epochs"], keys(job)[0].options["lora_r"]) == (5, 4)
 
+    @pytest.mark.slow
     def test_a_teacher_that_has_moved_since_is_not_needed(self, house: House) -> None:
         first = house.compile(rows(6), valset=rows(3))
         moved = house.connections["teacher"].model_copy(update={"base_url": house.student.url})

@@ -54,6 +54,7 @@ class TestReuse:
         assert {key.predictor: key.reused_from for key in keys(again)} == {"classify": keys(first)[0].id, "reply": None}
 
     @pytest.mark.parametrize("change", [{"seed": 7}, {"train_options": {"n_epochs": 2}}])
+    @pytest.mark.slow
     def test_another_seed_or_option_is_another_training(self, house: House, change: dict[str, Any]) -> None:
         house.compile(rows(6))
         again = house.compile(rows(6), **change)
@@ -75,12 +76,14 @@ class TestReuse:
         assert trainings(house) == 2
         assert again.status == "succeeded", again.error
 
+    @pytest.mark.slow
     def test_generation_options_are_no_part_of_a_training(self, house: House) -> None:
         house.compile(rows(6))
         again = house.compile(rows(6), lms={"student": {"max_tokens": 64}})
         assert again.status == "succeeded", again.error
         assert trainings(house) == 1
 
+    @pytest.mark.slow
     def test_a_model_that_its_host_no_longer_has_is_loaded_again(self, house: House) -> None:
         first = house.compile(rows(6), valset=rows(3))
         house.host.loaded.clear()
@@ -91,6 +94,7 @@ class TestReuse:
 
 
 class TestTrainingDigest:
+    @pytest.mark.slow
     def test_it_is_kept_with_the_key_and_is_that_of_the_files_and_options(self, house: House) -> None:
         (key,) = keys(house.compile(rows(6)))
         assert key.training_digest == training_digest(key, 0, "sha256:pretend")
