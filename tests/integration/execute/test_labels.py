@@ -77,8 +77,8 @@ class TestLabels:
         first = len(trained(house))
         job = house.compile([{**row, "answer": "Another."} for row in gold(3)], teacher="labels", multitask=False)
         assert job.status == "succeeded", job.error
-        assert len(trained(house)) == 2 * first
-        assert any("Another." in completion for _, completion in trained(house))
+        assert [completion for _, completion in trained(house)].count("[[ ## answer ## ]]\nAnother.\n\n[[ ## completed ## ]]\n") == 3
+        assert len(trained(house)) == first + 3, "the rows of `classify` are the same: its model is there already"
 
     def test_a_csv_file_teaches_typed_values(self, house: House) -> None:
         fields = SUPPORT["predictors"][1]["signature"]["fields"]

@@ -82,10 +82,11 @@ def counts(job_id: str) -> dict[str, Any]:
 
 
 def reasons(job: Any) -> Counter[tuple[str, str | None]]:
+    place = facts.place_of(job)
     with unit_of_work() as s:
-        read = [rejection_read(fact) for fact in facts.list_rejections(s, job, Page(limit=100)).data]
+        read = [rejection_read(fact) for fact in facts.list_rejections(s, place, Page(limit=100)).data]
         for why in {each.reason for each in read}:
-            assert len(facts.list_rejections(s, job, Page(limit=100), facts.RejectionFilter(why)).data) == sum(
+            assert len(facts.list_rejections(s, place, Page(limit=100), facts.RejectionFilter(why)).data) == sum(
                 each.reason == why for each in read
             )
     return Counter((each.reason, each.message) for each in read)
