@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     with _scratch() as scratch:
         session = Session(options.quick, options.seed, home, scratch, options.base_model)
-        report = run(session, options.only or list(AREAS), console, options.keep_logs)
-    report.save(out)
+        report = run(session, options.only or list(AREAS), console, out, options.keep_logs)
     Console(width=max(console.width, 150)).print(table_of(report))
     console.print(f"Written to {out}", soft_wrap=True)
     return 0 if any(run.status == "ok" for run in report.areas) else 1
@@ -51,21 +50,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(session: Session, names: Sequence[str], console: Console, keep_logs: Path | None = None) -> Report:
-    """Measure the named areas. An area that fails leaves its reason and no figure; the others go on."""
-    date, machine = today(), this_machine()
-    runs: list[AreaRun] = []
-    figures: list[Figure] = []
+def run(session: Session, names: Sequence[str], console: Console, out: Path, keep_logs: Path | None = None) -> Report:
+    """Measure the named areas. An area that fails leaves its reason and no figure; the others go on.
+
+    `out` is written after each area: a run takes an hour or two, and may be broken off.
+    """
+    report = Report(
+        date=today(),
+        quick=session.quick,
+        seed=session.seed,
+        base_model=session.base_model,
+        machine=this_machine(),
+        areas=[],
+        figures=[],
+    )
     with _progress(console) as progress:
         for name in names:
             made, found = _measure(session, name, progress)
-            runs.append(made)
-            figures += found
+            report = report.model_copy(update={"areas": [*report.areas, made], "figures": [*report.figures, *found]})
+            report.save(out)
     if keep_logs is not None:
         _copy_logs(session.scratch, keep_logs)
-    return Report(
-        date=date, quick=session.quick, seed=session.seed, base_model=session.base_model, machine=machine, areas=runs, figures=figures
-    )
+    return report
 
 
 def _progress(console: Console) -> Progress:

@@ -41,7 +41,7 @@ class TestCommand:
 
 
 class TestFailure:
-    def test_one_area_fails_alone(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_area_fails_alone(self, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(_: Session) -> list[Figure]:
             raise RuntimeError("no such thing")
 
@@ -49,12 +49,27 @@ class TestFailure:
             return [figure("celery", "one", measured("s", "lower", [1.0]), n=1)]
 
         monkeypatch.setattr(bench, "measure_of", lambda name: fails if name == "jobs" else works)
-        report = bench.run(session, ["jobs", "celery"], Console(quiet=True))
+        report = bench.run(session, ["jobs", "celery"], Console(quiet=True), tmp_path / "out.json")
         assert [(run.area, run.status, run.error) for run in report.areas] == [
             ("jobs", "failed", "RuntimeError: no such thing"),
             ("celery", "ok", None),
         ]
         assert [figure.area for figure in report.figures] == ["celery"]
+
+    def test_a_run_that_is_broken_off_has_kept_the_areas_before(
+        self, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken_off(_: Session) -> list[Figure]:
+            raise KeyboardInterrupt
+
+        def works(_: Session) -> list[Figure]:
+            return [figure("jobs", "one", measured("s", "lower", [1.0]), n=1)]
+
+        monkeypatch.setattr(bench, "measure_of", lambda name: works if name == "jobs" else broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(session, ["jobs", "celery"], Console(quiet=True), tmp_path / "out.json")
+        kept = Report.model_validate_json((tmp_path / "out.json").read_text())
+        assert [area.area for area in kept.areas] == ["jobs"]
 
 
 class TestSides:
