@@ -20,7 +20,7 @@ from distill.jobs.trained import models_of
 from distill.pipeline.package import Facts, File, TunedPredictor, manifest, pretty, readme
 from distill.pipeline.plan import row_inputs
 from distill.pipeline.roles import rendering_cast
-from distill.spec import LmSpec, example_digest
+from distill.spec import LmSpec
 from distill.storage import FolderStore
 from stillhouse_programs.spec import canonical_json
 
@@ -35,14 +35,22 @@ class Trained:
     models: Mapping[str, Model]
 
 
+@dataclass(frozen=True)
+class Holdout:
+    """Digests of the held-out rows: of their `inputs`, which a later job must not train on, whatever labels it has; and whole."""
+
+    inputs: list[str]
+    rows: list[str]
+
+
 def run(work: Work, ports: Ports) -> None:
     with unit_of_work() as s:
         job = contexts.load(s, work.claim.job_id)
         row = repository.by_id(s, job.job_id)
         keys = tuple(repository.fine_tune_jobs(s, job.job_id))
         trained = Trained(keys, {model.id: model for model in models_of(s, job.job_id)})
-        held_inputs = _held_inputs(ports.store, job)
-        facts = _facts(ports.store, job, trained, row.evaluation)
+        holdout = _holdout(ports.store, job)
+        facts = _facts(job, trained, row.evaluation, holdout)
     files = dict(_lora_files(trained.models))
     for name, content in _texts(job, facts).items():
         files[name] = _entry(ports.store, content)
@@ -62,7 +70,7 @@ def run(work: Work, ports: Ports) -> None:
             manifest=text.decode(),
             files=files,
         )
-        held_out.store(s, made.id, held_inputs)
+        held_out.store(s, made.id, holdout.inputs)
 
     def closed(s: Session, row: Job, step: Any) -> None:
         flow.after_package(s, row, step)
@@ -99,7 +107,7 @@ def program_state(template: Mapping[str, Any], models: Mapping[str, str]) -> dic
     return state
 
 
-def _facts(store: FolderStore, job: JobContext, trained: Trained, evaluation: Mapping[str, Any] | None) -> Facts:
+def _facts(job: JobContext, trained: Trained, evaluation: Mapping[str, Any] | None, holdout: Holdout) -> Facts:
     cast = rendering_cast(job.spec, job.student)
     return Facts(
         program_name=job.program_name,
@@ -114,7 +122,7 @@ def _facts(store: FolderStore, job: JobContext, trained: Trained, evaluation: Ma
         data=_data(job),
         metric=job.spec.metric.model_dump(mode="json"),
         evaluation=evaluation,
-        holdout_digests=_holdout_digests(store, job),
+        holdout_digests=holdout.rows,
     )
 
 
@@ -142,14 +150,9 @@ def _data(job: JobContext) -> dict[str, Any]:
     }
 
 
-def _held_inputs(store: FolderStore, job: JobContext) -> list[str]:
-    """What a later job must not train on, whatever labels it has."""
+def _holdout(store: FolderStore, job: JobContext) -> Holdout:
     if job.plan.holdout_from is None:
-        return []
-    return sorted({row_inputs(job.student, example.row) for example in job.examples(store, "holdout", 0, job.plan.holdout_examples)})
-
-
-def _holdout_digests(store: FolderStore, job: JobContext) -> list[str]:
-    if job.plan.holdout_from is None:
-        return []
-    return sorted({example_digest(example.row) for example in job.examples(store, "holdout", 0, job.plan.holdout_examples)})
+        return Holdout([], [])
+    examples = job.examples(store, "holdout", 0, job.plan.holdout_examples)
+    inputs = {row_inputs(job.student, example.row) for example in examples}
+    return Holdout(sorted(inputs), sorted({example.digest for example in examples}))
