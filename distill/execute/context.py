@@ -12,7 +12,8 @@ from distill.catalog.fields import reader_of
 from distill.catalog.models import Dataset
 from distill.db import Session
 from distill.jobs import repository
-from distill.pipeline.plan import Plan, group_of, inputs_of, labels_of, row_inputs
+from distill.pipeline.holdout import numbered
+from distill.pipeline.plan import Plan, RowDigests, digests_of, inputs_of, labels_of
 from distill.pipeline.roles import (
     INCUMBENT,
     Cast,
@@ -111,17 +112,11 @@ class JobContext:
     def _picked(self, store: FolderStore, numbers: Sequence[int]) -> Iterator[Example]:
         if not numbers:
             return
-        wanted = set(numbers)
-        for number, row in enumerate(self.rows(store, self.trainset, numbers[0], numbers[-1] + 1), numbers[0]):
-            if number in wanted:
-                yield Example(number, row)
+        for number, row in numbered(self.rows(store, self.trainset, numbers[0], numbers[-1] + 1), numbers, numbers[0]):
+            yield Example(number, row)
 
-    def inputs_digest(self, example: Example) -> str:
-        return row_inputs(self.student, example.row)
-
-    def group(self, example: Example) -> str:
-        """What stays on one side of every split."""
-        return group_of(self.spec, self.student, example.row)
+    def digests(self, row: Mapping[str, Any]) -> RowDigests:
+        return digests_of(self.spec, self.student, row)
 
 
 @dataclass(frozen=True)

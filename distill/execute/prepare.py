@@ -50,9 +50,9 @@ def run(work: Work, ports: Ports) -> None:
 def _read(s: Session, ports: Ports, work: Work, job: JobContext) -> tuple[list[Passed], list[RowFact]]:
     """The rollouts of this slice's examples that passed, with their traces; and all its rollouts."""
     examples = job.examples(ports.store, "train", work.claim.payload["start"], work.claim.payload["stop"])
-    groups = {example.index: (job.inputs_digest(example), job.group(example)) for example in examples}
+    digests = {example.index: job.digests(example.row) for example in examples}
     query = select(RowFact).where(RowFact.job_id == job.job_id, RowFact.kind == "rollout", RowFact.role == work.claim.kind)
-    query = query.where(RowFact.example_index.in_(groups), RowFact.trace_digest.is_not(None))
+    query = query.where(RowFact.example_index.in_(digests), RowFact.trace_digest.is_not(None))
     facts = list(s.scalars(query.order_by(RowFact.example_index, RowFact.rollout)))
     good = [fact for fact in facts if _passes(job, fact)]
     bodies = traces.lookup(s, job.project_id, [str(fact.trace_digest) for fact in good])
@@ -61,7 +61,7 @@ def _read(s: Session, ports: Ports, work: Work, job: JobContext) -> tuple[list[P
             fact.example_index,
             fact.rollout,
             str(fact.trace_digest),
-            *groups[fact.example_index],
+            *digests[fact.example_index],
             fact.score,
             bodies[str(fact.trace_digest)].body,
         )

@@ -1,7 +1,7 @@
 """Validate: the programs load, every prompt renders, the data is divided. No LM is called."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from distill.execute.tokens import Scale
 from distill.execute.work import Work
 from distill.jobs.models import Job
 from distill.pipeline.holdout import Split, without_held_inputs
-from distill.pipeline.plan import Plan, Source, divide, group_of, measures, row_inputs, warning_of_held_inputs, warnings
+from distill.pipeline.plan import Plan, Source, divide, measures, warning_of_held_inputs, warnings
 from distill.pipeline.refusals import Reason, Refused, nothing_left_to_train
 from distill.pipeline.roles import Cast, baseline_cast, prompt_adapters, rendering_cast, same_prompts, teacher_cast, teacher_role
 from distill.pipeline.samples import fixed_samples
@@ -38,7 +38,7 @@ def run(work: Work, ports: Ports) -> None:
     samples, reply = _ask_runner(work, ports, job)
     Scale(ports.trainers, measures(job.spec, job.student)).check()
     work.check()
-    sides, source, told_of_rows = _divide(ports.store, job)
+    inputs, sides, source, told_of_rows = _divide(ports.store, job)
     digest = ports.store.put(json.dumps({"train": sides.train, "holdout": sides.holdout}).encode())
     plan = Plan(
         samples=samples,
@@ -51,7 +51,7 @@ def run(work: Work, ports: Ports) -> None:
         holdout_from=source,
     )
     with unit_of_work() as s:
-        leaked = leaks(s, ports.store, job, sides, source)
+        leaked = leaks(s, ports.store, job, inputs, sides, source)
     told = [*told_of_rows, *leaked, *_prompt_warnings(job)]
 
     def keep(s: Session) -> None:
@@ -128,23 +128,20 @@ def _metric(job: JobContext) -> dict[str, Any]:
     return job.spec.metric.model_dump(mode="json")
 
 
-def _divide(store: FolderStore, job: JobContext) -> tuple[Split, Source | None, list[dict[str, str]]]:
-    """The sides, where the holdout comes from, and what the user should know of them. Raises Refused when nothing is left to train on."""
-    places = [_place(job, row) for row in job.rows(store, job.trainset)]
-    groups, inputs = [group for group, _ in places], [each for _, each in places]
+def _divide(store: FolderStore, job: JobContext) -> tuple[list[str], Split, Source | None, list[dict[str, str]]]:
+    """The digests of the trainset's inputs, the sides, where the holdout comes from, and what the user should know of them.
+
+    Raises Refused when nothing is left to train on.
+    """
+    digests = [job.digests(row) for row in job.rows(store, job.trainset)]
+    inputs, groups = [each.inputs for each in digests], [each.group for each in digests]
     overlap = 0
     if job.valset is not None:
         known = set(groups) | set(inputs)
-        overlap = sum(not known.isdisjoint(_place(job, row)) for row in job.rows(store, job.valset))
+        overlap = sum(not known.isdisjoint(job.digests(row)) for row in job.rows(store, job.valset))
     all_sides, source = divide(job.spec, groups, job.valset.row_count if job.valset else None)
     sides = without_held_inputs(all_sides, inputs)
     if not sides.train:
         raise Refused(nothing_left_to_train(len(groups)))
     left_out = len(all_sides.train) - len(sides.train)
-    return sides, source, [*warnings(job.spec, sides, source, overlap), *warning_of_held_inputs(left_out)]
-
-
-def _place(job: JobContext, row: Mapping[str, Any]) -> tuple[str, str]:
-    """The row's group, and the digest of its inputs: the same text unless the job groups its rows."""
-    group = group_of(job.spec, job.student, row)
-    return group, row_inputs(job.student, row) if job.spec.filter.group_by else group
+    return inputs, sides, source, [*warnings(job.spec, sides, source, overlap), *warning_of_held_inputs(left_out)]

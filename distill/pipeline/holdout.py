@@ -1,9 +1,10 @@
 """Which examples are kept away from training, so that a verdict means something."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 DEFAULT_FRACTION = 0.2
 TOO_FEW_TO_SPLIT = 100
@@ -76,3 +77,15 @@ def _lowest(groups: Sequence[str], n: int) -> set[str]:
 def place(group: str, salt: str = "holdout") -> float:
     """Where a group falls between 0 and 1; the same for ever."""
     return int.from_bytes(sha256(f"{salt}:{group}".encode()).digest()[:8], "big") / _SCALE
+
+
+def numbered(rows: Iterable[Mapping[str, Any]], numbers: Iterable[int], start: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows with these numbers (0-based, ascending), with them; `start` is the number of the first row."""
+    wanted = iter(numbers)
+    at = next(wanted, None)
+    for number, row in enumerate(rows, start):
+        if at is None:
+            return
+        if number == at:
+            yield number, row
+            at = next(wanted, None)

@@ -1,8 +1,7 @@
 """Held-out rows that the job has seen all the same: in what it trains on, or in the demos of a prompt."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from distill.pipeline.plan import row_inputs
 from stillhouse_programs.spec import FromRef, ProgramSpec, expand, input_names
@@ -66,15 +65,3 @@ def _rows(numbers: Iterable[int]) -> str:
     ordered = sorted(set(numbers))
     shown = ", ".join(str(number + 1) for number in ordered[:SHOWN])
     return f"row{'s' if len(ordered) > 1 else ''} {shown}" + (", …" if len(ordered) > SHOWN else "")
-
-
-def numbered(rows: Iterable[Mapping[str, Any]], numbers: Iterable[int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The rows with these numbers (0-based, ascending), with them."""
-    wanted = iter(numbers)
-    at = next(wanted, None)
-    for number, row in enumerate(rows):
-        if at is None:
-            return
-        if number == at:
-            yield number, row
-            at = next(wanted, None)

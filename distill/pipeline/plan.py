@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -49,15 +49,20 @@ def row_inputs(student: ProgramSpec, row: Mapping[str, Any]) -> str:
     return inputs_digest(inputs_of(student, row))
 
 
-def group_of(spec: CompileSpec, student: ProgramSpec, row: Mapping[str, Any]) -> str:
-    """What stays on one side of every split: rows with equal inputs, or with `filter.group_by` rows of equal value there.
+class RowDigests(NamedTuple):
+    """Of a row's inputs, and of what stays on one side of every split."""
+
+    inputs: str
+    group: str
+
+
+def digests_of(spec: CompileSpec, student: ProgramSpec, row: Mapping[str, Any]) -> RowDigests:
+    """A group are rows with equal inputs, or with `filter.group_by` rows of equal value there.
 
     A row without a value (null, or no such field) is a group by its inputs.
     """
-    field = spec.filter.group_by
-    if field is None or row.get(field) is None:
-        return row_inputs(student, row)
-    return digest([field, row[field]])
+    inputs, field = row_inputs(student, row), spec.filter.group_by
+    return RowDigests(inputs, inputs if field is None or row.get(field) is None else digest([field, row[field]]))
 
 
 def divide(spec: CompileSpec, groups: Sequence[str], valset_rows: int | None) -> tuple[Split, Source | None]:

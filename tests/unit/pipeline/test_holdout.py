@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.pipeline.holdout import HoldoutRule, Split, split, without_held_inputs
+from distill.pipeline.holdout import HoldoutRule, Split, numbered, split, without_held_inputs
 
 
 def rows(n: int) -> list[str]:
@@ -68,3 +69,11 @@ class TestSplit:
 class TestHeldInputs:
     def test_rows_with_the_inputs_of_held_out_rows_are_not_trained_on(self) -> None:
         assert without_held_inputs(Split((0, 1, 2), (3, 4)), ["hello", "a", "b", "hello", "c"]) == Split((1, 2), (3, 4))
+
+
+class TestNumbered:
+    @pytest.mark.parametrize(("numbers", "expected"), [([1, 3], ["b", "d"]), ([], []), ([0], ["a"]), ([3, 9], ["d"])])
+    def test_picks_in_order(self, numbers: list[int], expected: list[str]) -> None:
+        picked = list(numbered(({"x": letter} for letter in "abcd"), numbers))
+        assert [row["x"] for _, row in picked] == expected
+        assert [number for number, _ in picked] == [number for number in numbers if number < 4]

@@ -1,8 +1,6 @@
 from typing import Any
 
-import pytest
-
-from distill.pipeline.leaks import demos_by_inputs, numbered, warning_of_demos, warning_of_locked
+from distill.pipeline.leaks import demos_by_inputs, warning_of_demos, warning_of_locked
 from distill.pipeline.plan import row_inputs
 from stillhouse_programs.spec import ProgramSpec, parse_spec
 
@@ -60,11 +58,3 @@ class TestLocked:
             "7 of the rows that are trained on (rows 1, 2, 3, 4, 5, …) were held out for art-1, art-2, art-3 and 1 more"
         )
         assert warning_of_locked("router", {}) == []
-
-
-class TestNumbered:
-    @pytest.mark.parametrize(("numbers", "expected"), [([1, 3], ["b", "d"]), ([], []), ([0], ["a"]), ([3, 9], ["d"])])
-    def test_picks_in_order(self, numbers: list[int], expected: list[str]) -> None:
-        picked = list(numbered(({"x": letter} for letter in "abcd"), numbers))
-        assert [row["x"] for _, row in picked] == expected
-        assert [number for number, _ in picked] == [number for number in numbers if number < 4]

@@ -1,7 +1,7 @@
 from typing import Any
 
 from distill.pipeline.holdout import Split
-from distill.pipeline.plan import divide, group_of, inputs_of, labels_of, roles_to_evaluate, warnings
+from distill.pipeline.plan import digests_of, divide, inputs_of, labels_of, roles_to_evaluate, warnings
 from distill.spec import CompileSpec, read_spec
 from stillhouse_programs.spec import parse_spec
 
@@ -24,17 +24,23 @@ class TestRows:
         assert labels_of(PROGRAM, row) == {"y": 1, "note": 3}
 
     def test_labels_and_the_order_of_keys_make_no_other_group(self) -> None:
-        assert group_of(spec(), PROGRAM, {"a": 1, "b": 2, "y": 3}) == group_of(spec(), PROGRAM, {"y": 4, "b": 2, "a": 1})
-        assert group_of(spec(), PROGRAM, {"a": 1, "b": 2}) != group_of(spec(), PROGRAM, {"a": 2, "b": 1})
+        assert digests_of(spec(), PROGRAM, {"a": 1, "b": 2, "y": 3}).group == digests_of(spec(), PROGRAM, {"y": 4, "b": 2, "a": 1}).group
+        assert digests_of(spec(), PROGRAM, {"a": 1, "b": 2}).group != digests_of(spec(), PROGRAM, {"a": 2, "b": 1}).group
 
     def test_rows_of_one_conversation_are_one_group_whatever_their_inputs(self) -> None:
         by_talk = spec(filter={"group_by": "talk"})
-        assert group_of(by_talk, PROGRAM, {"a": 1, "b": 2, "talk": 7}) == group_of(by_talk, PROGRAM, {"a": 3, "b": 4, "talk": 7})
-        assert group_of(by_talk, PROGRAM, {"a": 1, "b": 2, "talk": 7}) != group_of(by_talk, PROGRAM, {"a": 1, "b": 2, "talk": "7"})
+        assert (
+            digests_of(by_talk, PROGRAM, {"a": 1, "b": 2, "talk": 7}).group
+            == digests_of(by_talk, PROGRAM, {"a": 3, "b": 4, "talk": 7}).group
+        )
+        assert (
+            digests_of(by_talk, PROGRAM, {"a": 1, "b": 2, "talk": 7}).group
+            != digests_of(by_talk, PROGRAM, {"a": 1, "b": 2, "talk": "7"}).group
+        )
 
     def test_a_row_without_a_conversation_is_grouped_by_its_inputs(self) -> None:
         by_talk = spec(filter={"group_by": "talk"})
-        assert group_of(by_talk, PROGRAM, {"a": 1, "b": 2, "talk": None}) == group_of(spec(), PROGRAM, {"a": 1, "b": 2})
+        assert digests_of(by_talk, PROGRAM, {"a": 1, "b": 2, "talk": None}).group == digests_of(spec(), PROGRAM, {"a": 1, "b": 2}).group
 
 
 class TestDivide:
