@@ -15,6 +15,8 @@ from distill.catalog.facts import RowFact
 from distill.db import Listing, Session
 
 Kind = Literal["rollout", "kept", "rejected"]
+UNDECIDED = "undecided"
+"""Status of a rollout that could not be run: no fact about the program, only about this job."""
 _COLUMNS = (
     "job_id", "kind", "role", "example_index", "rollout", "call", "predictor", "trace_digest", "row_digest", "status", "score", "passed",
     "reused", "reason", "message", "data", "created_at",

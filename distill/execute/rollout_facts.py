@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, and_, case, func, select
 
 from distill.catalog import row_facts
 from distill.catalog.facts import RowFact
-from distill.catalog.row_facts import NewFact
+from distill.catalog.row_facts import UNDECIDED, NewFact
 from distill.db import Session
 from distill.execute.context import JobContext
 from distill.jobs.pairs import score_of
@@ -15,9 +15,6 @@ from distill.pipeline.costs import TOKENS
 from distill.pipeline.evaluate import Outcome, evaluation
 from distill.pipeline.plan import roles_to_evaluate
 from stillhouse_programs.spec import MetricSpec, ReferenceMetric, metric_fields
-
-UNDECIDED = "undecided"
-"""Status of a rollout that could not be run: no fact about the program, only about this job."""
 
 
 def rollout_fact(

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, and_, case, func, or_, select, text
 
 from distill.catalog.facts import RowFact, Trace
+from distill.catalog.row_facts import UNDECIDED
 from distill.db import Listing, Page, Session
 from distill.errors import Invalid
 from distill.jobs.models import Job, JobEvent, WorkItem
@@ -64,7 +65,7 @@ def list_rollouts(s: Session, of: Place, page: Page, narrow: RolloutFilter = Rol
     if narrow.predictor is not None:
         query = query.where(_CALLED.bindparams(project_id=of.project_id, predictor=narrow.predictor))
     facts = _page(s, query, page)
-    traces = _traces(s, of.project_id, {fact.trace_digest for fact in facts.data if fact.trace_digest})
+    traces = traces_of(s, of.project_id, facts.data)
     return Listing([Rollout(fact, traces.get(fact.trace_digest or "")) for fact in facts.data], facts.has_more)
 
 
@@ -109,7 +110,6 @@ def reason_of(fact: RowFact) -> str:
     return _BY_SCORE.get(str((fact.data or {}).get("score")), NOT_PASSED)
 
 
-UNDECIDED = "undecided"
 _BY_SCORE = {"failed": "metric_failed", "inconclusive": "inconclusive"}
 why_rejected = case(
     (RowFact.status == UNDECIDED, func.split_part(func.coalesce(RowFact.message, UNDECIDED), ":", 1)),
@@ -134,8 +134,10 @@ def _number(after: str) -> int:
         raise Invalid("after: not a cursor of this list", param="after") from None
 
 
-def _traces(s: Session, project_id: str, digests: Iterable[Any]) -> dict[str, Trace]:
-    rows = s.scalars(select(Trace).where(Trace.project_id == project_id, Trace.digest.in_(list(digests))))
+def traces_of(s: Session, project_id: str, facts: Iterable[RowFact]) -> dict[str, Trace]:
+    """The traces that facts refer to, by digest."""
+    digests = {fact.trace_digest for fact in facts if fact.trace_digest}
+    rows = s.scalars(select(Trace).where(Trace.project_id == project_id, Trace.digest.in_(digests)))
     return {row.digest: row for row in rows}
 
 

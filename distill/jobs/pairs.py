@@ -9,8 +9,10 @@ from sqlalchemy import ColumnElement, Float, Select, and_, case, cast, null, or_
 from sqlalchemy.orm import aliased
 
 from distill.catalog.facts import RowFact, Trace
+from distill.catalog.row_facts import UNDECIDED
 from distill.db import Listing, Page, Session
 from distill.errors import Invalid
+from distill.jobs.facts import traces_of
 from distill.jobs.models import Job
 
 Change = Literal["fix", "regression", "same", "undecided"]
@@ -48,7 +50,7 @@ class Pair:
 
 def score_of(fact: RowFact) -> float | None:
     """What a rollout counts for: a failed or unparsable answer scores 0, as does one that broke the metric."""
-    if fact.status == "undecided":
+    if fact.status == UNDECIDED:
         return None
     judged = (fact.data or {}).get("score")
     if fact.status != "ok" or judged == "failed":
@@ -65,7 +67,7 @@ def list_pairs(s: Session, job: Job, against: str, page: Page, change: Change | 
         query = query.where(_changed(_score(ours), _score(theirs), change))
     rows = [(compiled, other) for compiled, other in s.execute(_page(query, ours, page))]
     shown = rows[: page.limit]
-    traces = _traces(s, job.project_id, [fact.trace_digest for pair in shown for fact in pair if fact.trace_digest])
+    traces = traces_of(s, job.project_id, [fact for pair in shown for fact in pair])
     return Listing([Pair(a.example_index, _side(a, traces), _side(b, traces)) for a, b in shown], len(rows) > page.limit)
 
 
@@ -73,7 +75,7 @@ def _score(fact: type[RowFact]) -> ColumnElement[float | None]:
     """`score_of`, for the database."""
     judged = fact.data["score"].as_string()
     return case(
-        (fact.status == "undecided", cast(null(), Float)),
+        (fact.status == UNDECIDED, cast(null(), Float)),
         (or_(fact.status != "ok", judged == "failed"), 0.0),
         (judged == "ok", fact.score),
         else_=cast(null(), Float),
@@ -105,7 +107,3 @@ def _row_number(after: str) -> int:
 
 def _side(fact: RowFact, traces: dict[str, Trace]) -> Side:
     return Side(fact, traces.get(fact.trace_digest or ""), score_of(fact))
-
-
-def _traces(s: Session, project_id: str, digests: list[str]) -> dict[str, Trace]:
-    return {row.digest: row for row in s.scalars(select(Trace).where(Trace.project_id == project_id, Trace.digest.in_(digests)))}
