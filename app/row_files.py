@@ -16,8 +16,8 @@ import orjson
 
 from app.body import parse_json
 from app.errors import ApiError
+from distill.catalog.fields import MAX_DETAILS
 
-MOST_DETAILS = 20
 _CHILD = (sys.executable, "-I", "-m", "app.parquet_rows")
 
 csv.field_size_limit(64_000_000)
@@ -41,7 +41,7 @@ class _Faults:
 
     def add(self, row: int, bad: BadRow) -> None:
         self.total += 1
-        if len(self.details) < MOST_DETAILS:
+        if len(self.details) < MAX_DETAILS:
             self.details.append({"row": row, "field": bad.field, "message": bad.what})
 
     def error(self) -> ApiError:

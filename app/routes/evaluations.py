@@ -11,9 +11,11 @@ from app.deps import JobId, PageDep, SessionDep, errors, router
 from app.schemas.common import Page
 from app.schemas.evaluations import Change, EvaluationsRead, PairRead
 from app.services import ServicesDep
+from app.views.convert import page_of
 from app.views.evaluations import evaluations_read, pair_read
 from distill.catalog import datasets
 from distill.jobs import pairs, repository
+from distill.jobs.pairs import Pair
 
 routes = router("compile jobs")
 
@@ -41,10 +43,12 @@ def list_evaluation_pairs(
         return Page(data=[])
     found = pairs.list_pairs(session, job, other, page, change)
     dataset = datasets.by_id(session, held_out)
-    data = [
-        pair_read(pair, dataset.id, next(datasets.rows(services.store, dataset, pair.example, pair.example + 1), {})) for pair in found.data
-    ]
-    return Page(data=data, first_id=data[0].cursor if data else None, last_id=data[-1].cursor if data else None, has_more=found.has_more)
+
+    def read(pair: Pair) -> PairRead:
+        row = next(datasets.rows(services.store, dataset, pair.example, pair.example + 1), {})
+        return pair_read(pair, dataset.id, row)
+
+    return page_of(found, read, lambda pair: pair.cursor)
 
 
 def _beaten(evaluation: dict[str, Any] | None) -> str | None:
