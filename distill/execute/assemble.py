@@ -30,6 +30,7 @@ from distill.pipeline.keys import Key
 from distill.pipeline.plan import job_keys, predictors_of_rows, train_options
 from distill.pipeline.prepare import Filter, Row, Shelf, settle
 from distill.pipeline.refusals import Refused
+from distill.pipeline.roles import teacher_number
 from distill.pipeline.sides import FEWEST_ROWS_TO_VALIDATE, FEWEST_ROWS_TO_WATCH, validation_groups
 from distill.storage import FolderStore
 
@@ -116,7 +117,7 @@ def _row(fact: Fact[Any]) -> Row:
         data.get("inputs", data["group"]),
         data["group"],
         fact.score,
-        (int(fact.role.partition(":")[2]), fact.example_index, fact.rollout, fact.call),
+        (teacher_number(fact.role), fact.example_index, fact.rollout, fact.call),
         (prompt, completion),
         data.get("labels", {}),
         (data["part"], data["offset"], data["length"]),

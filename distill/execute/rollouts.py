@@ -26,7 +26,7 @@ from distill.jobs.status import Step
 from distill.pipeline import bootstrap
 from distill.pipeline.costs import priced
 from distill.pipeline.refusals import Reason, Refused
-from distill.pipeline.roles import INCUMBENT
+from distill.pipeline.roles import INCUMBENT, teacher_number
 from distill.rollouts import Runner, RunnerError
 from distill.settings import get_settings
 
@@ -201,7 +201,7 @@ def _only_theirs(running: _Running) -> bool:
 
 
 def _progress(piece: Slice) -> dict[str, Any]:
-    done = sum(1 for item in piece.items if not any(piece.stored(item, n).trace is None for n in (0,)))
+    done = sum(piece.stored(item, 0).trace is not None for item in piece.items)
     return {"done": done, "total": len(piece.items), "start": piece.items[0].example.index if piece.items else 0}
 
 
@@ -216,14 +216,10 @@ def _publish(work: Work, piece: Slice, spending: Spending) -> None:
     saved = [usage_row(work.claim, "saved", piece.role, model, spent) for model, spent in piece.saved(spending.slots).items()]
 
     def before(s: Session) -> None:
-        _store(s, rows)
+        row_facts.store(s, rows)
         usage.record(s, saved)
 
     work.publish(counts=counts, before=before, on_closed=closed)
-
-
-def _store(s: Session, rows: list[NewFact]) -> None:
-    row_facts.store(s, rows)
 
 
 _COUNTED = ("ok", "failed", "unparsable", "metric_failed", "inconclusive", "passed", "reused", "undecided")
@@ -258,11 +254,11 @@ def _facts(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
 
 def _teacher_name(piece: Slice) -> str:
     """`the teacher`; of several, which one."""
-    return "the teacher" if len(piece.job.spec.teachers) == 1 else f"teacher {int(piece.role.partition(':')[2]) + 1}"
+    return "the teacher" if len(piece.job.spec.teachers) == 1 else f"teacher {teacher_number(piece.role) + 1}"
 
 
 def _keep_for_readers(piece: Slice) -> None:
     """What a slice saw, before its job stops: nothing is published any more."""
     rows, _ = _facts(piece)
     with unit_of_work() as s:
-        _store(s, rows)
+        row_facts.store(s, rows)

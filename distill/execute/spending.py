@@ -17,7 +17,7 @@ from distill.jobs import budget
 from distill.jobs.claims import Claim
 from distill.pipeline.costs import Asked, Spent
 from distill.pipeline.roles import Cast
-from distill.relay import Grant, Relay
+from distill.relay import Grant, Relay, SlotUsage
 
 log = structlog.get_logger(__name__)
 
@@ -91,13 +91,7 @@ class Spending:
             log.warning("usage_not_recorded", item=self._claim.item_id, error=str(fault))
 
     def _paid(self) -> list[NewUsage]:
-        return [
-            usage_row(
-                self._claim, "paid", self._role, self.slots[slot].name,
-                Spent(used.calls, used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.seconds, used.usd),
-            )
-            for slot, used in self.grant.usage().items()
-        ]  # fmt: skip
+        return [usage_row(self._claim, "paid", self._role, self.slots[slot].name, used) for slot, used in self.grant.usage().items()]
 
     def counts(self) -> Counter[str]:
         """Calls and tokens so far, over all slots."""
@@ -107,7 +101,7 @@ class Spending:
         return total
 
 
-def usage_row(claim: Claim, kind: Kind, role: str, model: str, spent: Spent) -> NewUsage:
+def usage_row(claim: Claim, kind: Kind, role: str, model: str, spent: Spent | SlotUsage) -> NewUsage:
     """What a claim asked of one model."""
     return NewUsage(
         claim.item_id, claim.fence, kind, model, claim.project_id, claim.job_id, role, spent.calls, spent.prompt_tokens,
