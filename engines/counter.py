@@ -5,12 +5,10 @@ One CountRequest a line on stdin, one CountReply a line on stdout. It ends when 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
 import select
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,12 +18,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from engines.base_models import BaseModel, BaseModelError, resolve
+from engines.process import die_with_parent, quiet_libraries
 from engines.schemas import CountReply, CountRequest, RowCount, TrainerError, TrainingRow, TrainOptions
 from engines.trainer.errors import BadInput
 
 IDLE_SECONDS = 120.0
 _UNPACK = "import sys; from engines.base_models import resolve; resolve(sys.argv[1]).folder()"
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,9 @@ def main() -> int:
 
 
 def _prepare_process() -> None:
-    if sys.platform.startswith("linux") and os.environ.get("STILLHOUSE_DIE_WITH_PARENT") == "1":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    die_with_parent()  # if it has ended already, so has stdin
+    quiet_libraries()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if os.environ.get("STILLHOUSE_ALLOW_HUB") != "1":
-        os.environ["HF_HUB_OFFLINE"] = "1"
     # A tokenizer needs no torch, but transformers imports it where it finds it: five seconds and 300 MB.
     sys.modules["torch"] = None  # type: ignore[assignment]
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
+from engines.process import die_with_parent, quiet_libraries
+
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_DRAINED = 0, 2, 3
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def main(arguments: list[str]) -> int:
@@ -22,20 +21,10 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         logging.getLogger(__name__).error("usage: python -m engines.trainer WORK_DIR")
         return EXIT_BAD_INPUT
-    if os.environ.get("STILLHOUSE_DIE_WITH_PARENT") == "1":
-        _die_with_parent(stop)
+    if die_with_parent():  # so a checkpoint, where there is one to write
+        stop.set()
     _quiet_libraries()
     return _train(Path(arguments[0]).resolve(), stop)
-
-
-def _die_with_parent(stop: threading.Event) -> None:
-    """On Linux: SIGTERM, so a checkpoint, when the thread that started us ends. Elsewhere nothing."""
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    if os.getppid() != parent:  # it ended before we asked
-        stop.set()
 
 
 def _train(folder: Path, stop: threading.Event) -> int:
@@ -60,12 +49,7 @@ def _train(folder: Path, stop: threading.Event) -> int:
 
 
 def _quiet_libraries() -> None:
-    """No progress bars in the log, no calls home, and no threads that a tokenizer keeps for itself."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if os.environ.get("STILLHOUSE_ALLOW_HUB") != "1":
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    quiet_libraries()
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
