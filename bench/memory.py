@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-import psutil  # type: ignore[import-untyped]  # it has no stubs of its own
+import psutil
 
 
 class Peak:
