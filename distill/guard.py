@@ -14,7 +14,6 @@ import select
 import signal
 import socket
 import sys
-import time
 from types import FrameType
 
 PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
@@ -29,6 +28,7 @@ class Guard:
 
     def __init__(self, lifeline: socket.socket) -> None:
         self._lifeline = lifeline
+        self._woken = -1
         self._status: int | None = None
         self._peak_kb = 0
         self.pid = 0
@@ -36,7 +36,7 @@ class Guard:
     def run(self, command: list[str]) -> int:
         """Returns the command's wait status. Raises OSError if it cannot be started."""
         _be_subreaper()
-        woken = _wake_on_signals()
+        self._woken = _wake_on_signals()
         # A group of its own, where no subreaper is to be had; and Python ignores SIGPIPE, which its children should not.
         self.pid = os.posix_spawnp(command[0], command, os.environ, setpgroup=0, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
         for number in FORWARDED:
@@ -44,7 +44,7 @@ class Guard:
         _offer_to_the_oom_killer(self.pid)
         _let_go_of_standard_streams()
         self.tell({"pid": self.pid})
-        while self._status is None and self._listen(woken):
+        while self._status is None and self._listen():
             self._reap()
         self._end_all()
         status = signal.SIGKILL if self._status is None else self._status
@@ -58,18 +58,22 @@ class Guard:
         except OSError:
             return
 
-    def _listen(self, woken: int) -> bool:
+    def _listen(self) -> bool:
         """Wait for a word or a signal; False when the tree is to end."""
         lifeline = self._lifeline.fileno()
-        readable, _, _ = select.select([lifeline, woken], [], [])
-        if woken in readable:
-            os.read(woken, 512)
-        if lifeline not in readable:
+        if lifeline not in self._wait([lifeline], None):
             return True
         word = self._lifeline.recv(64)
         for number in word:
             _send(self.pid, number)
         return bool(word)
+
+    def _wait(self, others: list[int], seconds: float | None) -> list[int]:
+        """Until a signal has come, one of the others has something to read, or the time is over; returns those others."""
+        readable, _, _ = select.select([self._woken, *others], [], [], seconds)
+        if self._woken in readable:
+            os.read(self._woken, 512)
+        return [other for other in others if other in readable]
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         _send(self.pid, number)
@@ -93,7 +97,7 @@ class Guard:
         while self._reap():
             for pid in _descendants(os.getpid()):
                 _send(pid, signal.SIGKILL)
-            time.sleep(pause)
+            self._wait([], pause)
             pause = min(2 * pause, 0.25)
 
 
