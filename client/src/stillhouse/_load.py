@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def load(ref: str | Path, program: Any | None = None, *, client: Stillhouse | None = None, cache_dir: str | Path | None = None) -> Any:
-    """A ready `dspy.Module`, its files verified and its prompt adapters pinned.
+    """A ready `dspy.Module`, its files verified and its prompt adapter pinned.
 
     `ref` is an artifact's folder, its id (`art-…`) or an alias (`support-router@prod`); it is downloaded once into `cache_dir` (default
     `~/.cache/stillhouse/artifacts`). Where an alias points is asked at each load; while the server is down, its last answer counts.

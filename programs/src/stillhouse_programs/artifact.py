@@ -19,6 +19,7 @@ from stillhouse_programs import constrain, prompts
 from stillhouse_programs.artifact_files import ArtifactError, read_json, read_manifest, verify_files
 from stillhouse_programs.build import build_program
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
+from stillhouse_programs.pinning import CallConfig, pin, unpin
 from stillhouse_programs.prove import hash_prompts
 from stillhouse_programs.spec import ProgramSpec, parse_spec
 from stillhouse_programs.spec_reference import ReferenceFault
@@ -49,13 +50,13 @@ def load_artifact(folder: str | Path, base_url: str, api_key: str | None = None,
     manifest = read_manifest(folder)
     verify_files(folder, manifest["files"])
     spec = parse_spec(read_json(folder, "spec.json"))
-    loaded = _build(spec) if program is None else prompts.unpin(program.deepcopy())
+    loaded = _build(spec) if program is None else unpin(program.deepcopy())
     register_models(base_url)
     apply_state(loaded, read_json(folder, "program.json"), api_key)
     prompt_adapter = prompts.make_prompt_adapter(manifest["prompt_adapter"])
     _check_prompts(loaded, spec, manifest, prompt_adapter)
     _make_native(loaded, manifest)
-    return prompts.pin(loaded, prompt_adapter, _constrained(loaded, manifest, prompt_adapter))
+    return pin(loaded, prompt_adapter, _constrained(loaded, manifest, prompt_adapter))
 
 
 def _build(spec: ProgramSpec) -> dspy.Module:
@@ -121,11 +122,11 @@ def _make_native(program: dspy.Module, manifest: Mapping[str, Any]) -> None:
             predictor.lm.native = tuple(features)
 
 
-def _constrained(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> dict[str, prompts.CallConfig]:
+def _constrained(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> dict[str, CallConfig]:
     """The predictors whose answers were constrained in the job, with the grammars for their calls."""
     roles = {name: entry["lm_role"] for name, entry in manifest.get("predictors", {}).items()}
     held = {role for role, lm in manifest.get("lms", {}).items() if lm.get("constrain")}
-    configs: dict[str, prompts.CallConfig] = {}
+    configs: dict[str, CallConfig] = {}
     for name, predictor in program.named_predictors():
         if roles.get(name) not in held or predictor.lm is None:
             continue

@@ -15,6 +15,7 @@ import pydantic
 
 from stillhouse_programs import prompts, symbols
 from stillhouse_programs.not_a_spec import NotASpec
+from stillhouse_programs.pinning import pinned_prompt_adapter, unpin
 from stillhouse_programs.spec import DEFAULT_PROMPT_ADAPTER, ProgramSpec, SpecError, expand, parse_spec
 from stillhouse_programs.symbols import Symbol, symbol
 from stillhouse_programs.types import schema_to_type, type_name, type_to_schema
@@ -55,8 +56,7 @@ def derive(program: dspy.Module, sample: Mapping[str, Any], lm_names: Mapping[st
 
 
 def _prompt_adapter(program: dspy.Module) -> dict[str, Any]:
-    pinned = [prompts.pinned_prompt_adapter(predictor) for _, predictor in program.named_predictors()]
-    found = pinned[0] or dspy.settings.adapter
+    found = pinned_prompt_adapter(program) or dspy.settings.adapter
     described = DEFAULT_PROMPT_ADAPTER if found is None else prompts.describe_prompt_adapter(found)
     return {} if described == DEFAULT_PROMPT_ADAPTER else {"prompt_adapter": described}
 
@@ -68,7 +68,7 @@ def _check_modules(program: dspy.Module) -> None:
         if type(part).__name__ in _REFUSED_MODULES:
             raise NotASpec(f"{type(part).__name__} cannot travel as a spec")
     for name, predictor in program.named_predictors():
-        if type(predictor) is not dspy.Predict and prompts.pinned_prompt_adapter(predictor) is None:
+        if type(predictor) is not dspy.Predict and pinned_prompt_adapter(predictor) is None:
             raise NotASpec(f"predictor {name} is a {type(predictor).__name__}, not a plain Predict")
 
 
@@ -124,7 +124,7 @@ class _Trace:
     """One run of `forward` on symbols, with every predictor replaced by a recorder."""
 
     def __init__(self, program: dspy.Module, sample: Mapping[str, Any]) -> None:
-        self.program = program.deepcopy()
+        self.program = unpin(program.deepcopy())
         self.inputs = {name: symbol(f"input.{name}", type(value)) for name, value in sample.items()}
         self.known = {f"input.{name}" for name in sample}
         self.steps: list[dict[str, Any]] = []

@@ -59,7 +59,6 @@ class LabelTeacher:
         program = build_program(expanded)
         program.set_lm(prompts.stand_in_lm())
         self._prepared: Prepared = prepare_program(program, self._adapter)
-        prompts.pin(program, self._adapter)
 
     async def trace(self, inputs: Json, labels: Json) -> Json:
         """The trace of one row, `failed` where a label is missing or does not fit; no call in it has a raw completion."""

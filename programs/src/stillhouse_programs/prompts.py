@@ -8,7 +8,7 @@ import functools
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import dspy
@@ -22,11 +22,6 @@ from stillhouse_programs.spec import PromptAdapterSpec, SpecError, no_prompt_ada
 from stillhouse_programs.types import is_union
 
 Message = dict[str, Any]
-PinnedModule = TypeVar("PinnedModule", bound=dspy.Module)
-CallConfig: TypeAlias = Callable[[Any, Any, Mapping[str, Any]], Mapping[str, Any]]  # of an LM, a signature, and the config so far
-
-_PINNED = "_stillhouse_prompt_adapter"
-_CALL_CONFIG = "_stillhouse_call_config"
 
 
 class Unparsable(ValueError):
@@ -49,6 +44,12 @@ class _SystemMessageOnce:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_SystemMessageOnce":
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_texts"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _texts=WeakKeyDictionary())
 
     def format(self, signature: Any, demos: Sequence[Any], inputs: Mapping[str, Any]) -> Any:
         typed = [with_dspy_types(signature, demo) for demo in demos]
@@ -289,60 +290,3 @@ def read_native(prompt_adapter: dspy.Adapter, rendered: Rendered, predictor: dsp
         return dict(prompt_adapter._call_postprocess(rendered.signature, predictor.signature, [given], lm, options)[0])
     except Exception as error:
         raise Unparsable(f"{type(error).__name__}: {error}") from error
-
-
-# ------------------------------------------------------------------ pinning
-
-
-def pin(program: PinnedModule, prompt_adapter: dspy.Adapter, call_configs: Mapping[str, CallConfig] | None = None) -> PinnedModule:
-    """Make every predictor of `program` use `prompt_adapter`, whatever `dspy.configure(adapter=…)` says; returns `program`.
-
-    dspy's prompt adapter is global: an app that configures another would silently send a tuned model another prompt. The pin
-    survives deep copies and is not part of the program's state. `call_configs` maps predictors to what each of their calls adds to
-    its config.
-    """
-    for name, predictor in program.named_predictors():
-        if not hasattr(predictor, _PINNED):
-            predictor.__class__ = _pinned_class(predictor.__class__)
-        setattr(predictor, _PINNED, prompt_adapter)
-        setattr(predictor, _CALL_CONFIG, (call_configs or {}).get(name))
-    return program
-
-
-def pinned_prompt_adapter(predictor: dspy.Predict) -> dspy.Adapter | None:
-    """Return the prompt adapter a predictor is pinned to, or None."""
-    return getattr(predictor, _PINNED, None)
-
-
-def unpin(program: PinnedModule) -> PinnedModule:
-    """Undo `pin`; returns `program`."""
-    for _, predictor in program.named_predictors():
-        if hasattr(predictor, _PINNED):
-            predictor.__class__ = type(predictor).__bases__[0]
-            delattr(predictor, _PINNED)
-            delattr(predictor, _CALL_CONFIG)
-    return program
-
-
-def _configured(predictor: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call with the config that the pin adds; LM and signature are found as dspy finds them."""
-    call_config: CallConfig | None = getattr(predictor, _CALL_CONFIG)
-    if call_config is None:
-        return arguments
-    lm = arguments.get("lm", predictor.lm) or dspy.settings.lm
-    signature = dspy.ensure_signature(arguments.get("signature", predictor.signature))
-    given = arguments.get("config", {})
-    return {**arguments, "config": {**given, **call_config(lm, signature, {**predictor.config, **given})}}
-
-
-@functools.cache
-def _pinned_class(base: Any) -> Any:
-    def forward(self: Any, **kwargs: Any) -> Any:
-        with dspy.context(adapter=getattr(self, _PINNED)):
-            return base.forward(self, **_configured(self, kwargs))
-
-    async def aforward(self: Any, **kwargs: Any) -> Any:
-        with dspy.context(adapter=getattr(self, _PINNED)):
-            return await base.aforward(self, **_configured(self, kwargs))
-
-    return type(base.__name__, (base,), {"forward": forward, "aforward": aforward, "__module__": base.__module__})

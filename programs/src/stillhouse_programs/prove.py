@@ -14,6 +14,7 @@ from stillhouse_programs import prompts
 from stillhouse_programs.build import build_program
 from stillhouse_programs.fake_values import fake_value
 from stillhouse_programs.not_a_spec import NotASpec
+from stillhouse_programs.pinning import unpin
 from stillhouse_programs.spec import PROMPT_ADAPTERS, ProgramSpec
 from stillhouse_programs.types import type_name
 
@@ -71,7 +72,7 @@ def transcript(program: dspy.Module, sample: Mapping[str, Any], prompt_adapter: 
 
 def scripted_copy(program: dspy.Module) -> dspy.Module:
     """Return a copy of `program` without pins, on LMs that stand in: what a proof shows must not depend on the LMs."""
-    copied = prompts.unpin(program.deepcopy())
+    copied = unpin(program.deepcopy())
     copied.set_lm(prompts.stand_in_lm())
     return copied
 

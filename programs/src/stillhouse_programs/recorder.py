@@ -16,7 +16,7 @@ from dspy.dsp.utils.settings import settings
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from stillhouse_programs.native import storable
-from stillhouse_programs.prompts import pinned_prompt_adapter
+from stillhouse_programs.pinning import pinned_prompt_adapter
 from stillhouse_programs.protocol import InfrastructureError, encode
 
 # A class made by dspy.Signature; dspy has no annotations.
@@ -127,7 +127,7 @@ def fields_of(signature: SignatureType) -> Fields:
 
 
 def tag_predictors(program: dspy.Module) -> dict[str, Own]:
-    """Name every predictor, and make it tell the recorder of its calls. Do it before `prompts.pin`, which may be undone.
+    """Name every predictor, and make it tell the recorder of its calls. Do it before `pin`, which may be undone.
 
     Tag and class survive `deepcopy`, so the copies that BestOfN and its like make keep both. dspy's callbacks would tell as much, but
     they cost more CPU than the rest of a call: each looks up its handler through a runtime protocol check.
@@ -278,7 +278,7 @@ class Recorder:
                 found.append("signature")
             if predictor.demos != own.demos and "demos" not in found:
                 found.append("demos")
-        if pinned_prompt_adapter(predictor) is None and settings.adapter is not self._prompt_adapter:
+        if settings.adapter is not (pinned_prompt_adapter(predictor) or self._prompt_adapter):
             found.append("prompt_adapter")
         return found
 

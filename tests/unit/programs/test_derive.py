@@ -10,7 +10,8 @@ import pytest
 from stillhouse_programs.build import build_program
 from stillhouse_programs.derive import derive
 from stillhouse_programs.not_a_spec import NotASpec
-from stillhouse_programs.prompts import make_prompt_adapter, pin, stand_in_lm
+from stillhouse_programs.pinning import pin
+from stillhouse_programs.prompts import make_prompt_adapter, stand_in_lm
 from stillhouse_programs.prove import prove
 from stillhouse_programs.spec import PROMPT_ADAPTERS, PromptAdapterSpec, canonical_json, parse_spec
 from tests.unit.programs.samples import ROUTER, SAMPLES, SUPPORT, Order, Route, Support

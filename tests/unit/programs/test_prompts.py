@@ -1,6 +1,5 @@
-"""Prompts: the same bytes as dspy's, the hash that stands for them, and prompt adapters that stay where they were pinned."""
+"""Prompts: the same bytes as dspy's, and the hash that stands for them."""
 
-import copy
 import json
 import subprocess
 import sys
@@ -151,45 +150,3 @@ class TestProof:
                 raise ZeroDivisionError("always")
 
         assert prompt_hash(Broken(), SAMPLES) == prompt_hash(Broken(), SAMPLES) != prompt_hash(Support(), SAMPLES)
-
-
-class TestPin:
-    def pinned(self) -> dspy.Module:
-        return prompts.pin(Support(), prompts.make_prompt_adapter("chat"))
-
-    def sent_by(self, program: dspy.Module) -> list[str]:
-        """What a program sends in an app that configured JSONAdapter."""
-        seen: list[str] = []
-
-        class Engine:
-            def complete(self, request: Any) -> Any:
-                seen.append(request.messages[-1].text)
-                raise RuntimeError("seen enough")
-
-        program.set_lm(dspy.LM("test/none", engine=Engine(), cache=False, num_retries=0))
-        with dspy.context(adapter=dspy.JSONAdapter()), pytest.raises(Exception, match="seen enough"):
-            program(message="hi")
-        return seen
-
-    def test_holds_against_the_apps_own_setting(self) -> None:
-        assert "[[ ## reasoning ## ]]" in self.sent_by(self.pinned())[0]
-        assert "Respond with a JSON object" in self.sent_by(Support())[0]
-
-    def test_survives_copies(self) -> None:
-        for copied in (self.pinned().deepcopy(), copy.deepcopy(self.pinned()), self.pinned().reset_copy()):
-            assert "[[ ## reasoning ## ]]" in self.sent_by(copied)[0]
-
-    def test_names_and_state_stay(self) -> None:
-        program = self.pinned()
-        assert [name for name, _ in program.named_predictors()] == ["classify.predict", "reply"]
-        assert program.dump_state() == Support().dump_state()
-        assert repr(program.reply) == repr(Support().reply)
-
-    def test_a_second_pin_replaces_the_first(self) -> None:
-        program = prompts.pin(self.pinned(), prompts.make_prompt_adapter("json"))
-        assert "Respond with a JSON object" in self.sent_by(program)[0]
-
-    def test_unpin(self) -> None:
-        program = prompts.unpin(self.pinned())
-        assert type(program.reply) is dspy.Predict
-        assert prompts.pinned_prompt_adapter(program.reply) is None

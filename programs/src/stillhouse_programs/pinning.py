@@ -1,0 +1,108 @@
+"""Programs that keep their prompt adapter, whatever the app around them configures.
+
+dspy's prompt adapter is global: an app that configures another would silently send a tuned model another prompt. So a pinned program runs
+under its own, as it did when it was evaluated. What happens inside of it is its own doing: the prompt adapter that Refine wraps around to
+give a hint reaches the prompt, and a predictor that is made on the way asks under the pin too.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import dspy
+
+PinnedModule = TypeVar("PinnedModule", bound=dspy.Module)
+CallConfig: TypeAlias = Callable[[Any, Any, Mapping[str, Any]], Mapping[str, Any]]  # of an LM, a signature, and the config so far
+
+_PIN = "_stillhouse_pin"
+_CALL_CONFIG = "_stillhouse_call_config"
+_SETTING = "stillhouse_pin"
+
+
+@dataclass(frozen=True, eq=False)
+class _Pin:
+    """One object for a program and all its copies, so that a part of it knows that it is run inside of it."""
+
+    prompt_adapter: dspy.Adapter
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Pin":
+        return self
+
+    @contextlib.contextmanager
+    def around(self, part: dspy.Module) -> Iterator[None]:
+        """Set the prompt adapter for the outermost part that is called; inside of it nothing is set again.
+
+        Predictors that have no LM, such as the one that Refine makes, ask the first predictor's where the app has configured none:
+        they did so when the program was evaluated.
+        """
+        if dspy.settings.get(_SETTING) is self:
+            yield
+            return
+        lm = dspy.settings.lm or next((predictor.lm for predictor in part.predictors() if predictor.lm is not None), None)
+        with dspy.context(**{_SETTING: self, "adapter": self.prompt_adapter, "lm": lm}):
+            yield
+
+
+def pin(program: PinnedModule, prompt_adapter: dspy.Adapter, call_configs: Mapping[str, CallConfig] | None = None) -> PinnedModule:
+    """Make `program` run under `prompt_adapter`, whatever `dspy.configure(adapter=…)` says; returns `program`.
+
+    Each of its parts does, too, when it is called by itself or in a thread that knows nothing of the program. The pin survives deep
+    copies and is not part of the program's state. `call_configs` maps predictors to what each of their calls adds to its config.
+    """
+    own = _Pin(prompt_adapter)
+    for part in _parts(program):
+        if not hasattr(part, _PIN):
+            part.__class__ = _pinned_class(part.__class__)
+        setattr(part, _PIN, own)
+    for name, predictor in program.named_predictors():
+        setattr(predictor, _CALL_CONFIG, (call_configs or {}).get(name))
+    return program
+
+
+def pinned_prompt_adapter(part: dspy.Module) -> dspy.Adapter | None:
+    """Return the prompt adapter that a program or a part of one is pinned to, or None."""
+    own: _Pin | None = getattr(part, _PIN, None)
+    return None if own is None else own.prompt_adapter
+
+
+def unpin(program: PinnedModule) -> PinnedModule:
+    """Undo `pin`; returns `program`."""
+    for part in _parts(program):
+        if hasattr(part, _PIN):
+            part.__class__ = type(part).__bases__[0]
+            delattr(part, _PIN)
+            vars(part).pop(_CALL_CONFIG, None)
+    return program
+
+
+def _parts(program: dspy.Module) -> list[Any]:
+    return [part for _, part in program.named_sub_modules(dspy.Module)]
+
+
+def _configured(part: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call with the config that the pin adds; LM and signature are found as dspy finds them."""
+    call_config: CallConfig | None = getattr(part, _CALL_CONFIG, None)
+    if call_config is None:
+        return arguments
+    lm = arguments.get("lm", part.lm) or dspy.settings.lm
+    signature = dspy.ensure_signature(arguments.get("signature", part.signature))
+    given = arguments.get("config", {})
+    return {**arguments, "config": {**given, **call_config(lm, signature, {**part.config, **given})}}
+
+
+@functools.cache
+def _pinned_class(base: Any) -> Any:
+    # Not `__call__`: some programs call `forward` itself, of which dspy only warns.
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with getattr(self, _PIN).around(self):
+            return base.forward(self, *args, **_configured(self, kwargs))
+
+    async def aforward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with getattr(self, _PIN).around(self):
+            return await base.aforward(self, *args, **_configured(self, kwargs))
+
+    # Which of the two a program has says how it is to be run.
+    own = {function.__name__: function for function in (forward, aforward) if hasattr(base, function.__name__)}
+    return type(base.__name__, (base,), {**own, "__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__})
