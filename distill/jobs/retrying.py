@@ -63,6 +63,7 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
     s.execute(_REOPEN_KEYS, {"job_id": job.id, "left": left})
     requeued = s.execute(_REQUEUE, {"job_id": job.id, "left": left, "anew": anew}).all()
     job.round += 1
+    job.pause_requested_at = None  # asked of the round that failed before it could pause
     s.flush()
     transition(s, job, JobStatus.QUEUED, message=f"Retried: round {job.round}")
     for queue in sorted({row.queue for row in requeued if not row.held}):

@@ -1,170 +1,326 @@
-"""Whatever order claims, publishes, faults, losses and cancels come in, the promises hold."""
+"""Whatever order claims, beats, ends of leases and callers' requests come in, alone or at once, the promises hold."""
 
-from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
-from sqlalchemy import text
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import func, text
 
 from distill.db import Session, unit_of_work
-from distill.errors import CancelRequested, Conflict, JobFault, LostLease
-from distill.jobs import claims, events, service, steps
-from distill.jobs.claims import Claim, StepClosed
+from distill.errors import CancelRequested, Conflict, Invalid, JobFault, LostLease
+from distill.execute import flow
+from distill.execute.work import Work
+from distill.jobs import claims, repository, retrying, service, steps, trained
+from distill.jobs.claims import Claim, StepClosed, WorkerInfo
+from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
-from distill.jobs.status import Step
+from distill.jobs.service import NewFineTuneJob
+from distill.jobs.status import JobStatus, Queue, Step
 from distill.settings import get_settings
-from tests.integration.core.world import World, claim, execute, items, job, publish
+from tests.integration.core.journal import Journal, ticket
+from tests.integration.core.world import World, at_once, claim, execute, job
 
 FAULT = JobFault("runner_died", "The runner died.")
+ACTORS = [
+    WorkerInfo(name, frozenset({"runtime:default", "trainer:local"}), max_width=width) for name, width in (("ada", 2), ("bo", 8), ("cy", 8))
+]
 PICK = st.integers(0, 1000)
+OF_HOLDERS = ("beat", "publish", "reject", "fail", "give_up", "release", "lapse")
+OF_CALLERS = ("start", "pause", "resume", "retry", "retry_a_key")
+ACTS = ("claim", "claim", *OF_HOLDERS, "publish", "reap", *OF_CALLERS, "cancel")
+Thunk = Callable[[], object]
+_PASS_TIME = """
+UPDATE work_items SET run_after = clock_timestamp()
+ WHERE id IN (SELECT id FROM work_items WHERE status = 'queued' AND run_after > clock_timestamp() FOR UPDATE SKIP LOCKED)
+"""
+_LAPSE = text("UPDATE work_items SET lease_expires_at = 'epoch' WHERE id = :id AND fence = :fence AND status = 'leased' RETURNING id")
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Two jobs of two steps; holders that were reaped go on as zombies."""
+    """Three jobs of five steps; holders that were reaped go on as zombies.
+
+    An act finds what it acts on before it begins, so acts that run at once may meet on one lease.
+    """
 
     def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world
+        self.journal = Journal()
         self.jobs: list[str] = []
         self.holders: list[Claim] = []
-        self.published: Counter[int] = Counter()
-        self.acknowledged: dict[str, int] = {}
-        self.lost: set[tuple[int, int]] = set()
 
     @initialize()
     def submit(self) -> None:
-        self.jobs = [self.world.submit(num_threads=threads) for threads in (2, 8)]
+        self.jobs = [self.world.submit(num_threads=threads, auto_start=threads != 3) for threads in (2, 8, 3)]
 
-    @rule(publishes=st.booleans())
-    def claim(self, publishes: bool) -> None:
-        """Time passes, so that what waits for another attempt is there too."""
-        execute("UPDATE work_items SET run_after = clock_timestamp() WHERE status = 'queued'")
-        held = claim()
-        if held is not None:
-            self.holders.append(held)
-        if held is not None and publishes:
-            self._publish(held)
+    # ------------------------------------------------------------ rules
 
-    @precondition(lambda self: self.holders)
-    @rule(pick=PICK)
-    def publish(self, pick: int) -> None:
-        self._publish(self.holders[pick % len(self.holders)])
+    @rule(pick=PICK, act=st.sampled_from(["claim", "reap", *OF_CALLERS]))
+    def one(self, act: str, pick: int) -> None:
+        self._plan(act, pick)()
 
-    def _publish(self, held: Claim) -> None:
-        try:
-            publish(held, on_closed=self._next)
-        except CancelRequested:
-            return
-        except LostLease:
-            self.holders.remove(held)
-            return
-        self.holders.remove(held)
-        self.published[held.item_id] += 1
-        assert (held.item_id, held.fence) not in self.lost, "published by a worker that had lost its lease"
-        assert held.job_id not in self.acknowledged, "published after the cancel was acknowledged"
+    @rule(pick=PICK, act=st.sampled_from([*OF_HOLDERS, "publish", "publish"]))
+    def one_holder(self, act: str, pick: int) -> None:
+        self._plan(act, pick)()
 
-    @precondition(lambda self: self.holders)
-    @rule(pick=PICK, final=st.sampled_from([False, False, False, True]))
-    def fail(self, pick: int, final: bool) -> None:
-        self._end(pick, partial(claims.fail, error=FAULT, retryable=not final))
+    @rule(pick=PICK, act=st.sampled_from(["beat", "publish", "fail", "give_up", "release"]))
+    def overtaken(self, act: str, pick: int) -> None:
+        """A worker loses its lease, another has its item, and the first does not know."""
+        if self.holders:
+            held = self.holders[pick % len(self.holders)]
+            self._lapse(held)
+            while self._reap():
+                pass
+            self._claim(pick, Queue(held.queue))
+            self._at_once([partial(getattr(self, f"_{act}"), held)])
 
-    @precondition(lambda self: self.holders)
-    @rule(pick=PICK)
-    def release(self, pick: int) -> None:
-        self._end(pick, claims.release)
+    @rule(acts=st.lists(st.tuples(st.sampled_from(ACTS), PICK), min_size=2, max_size=4))
+    def together(self, acts: list[tuple[str, int]]) -> None:
+        """Each in a thread and a session of its own."""
+        self._at_once([self._plan(act, pick) for act, pick in acts])
 
-    @precondition(lambda self: self.holders)
-    @rule(pick=PICK)
-    def lose(self, pick: int) -> None:
-        """The holder stays in the list: it does not know yet that somebody else has its item."""
-        held = self.holders[pick % len(self.holders)]
-        execute("UPDATE work_items SET lease_expires_at = 'epoch' WHERE id = :id AND status = 'leased'", id=held.item_id)
-        with unit_of_work() as s:
-            if claims.reap(s) == held.item_id:
-                self.lost.add((held.item_id, held.fence))
-        self.claim(publishes=False)
+    @rule(queue=st.sampled_from(Queue), pick=PICK)
+    def finish_together(self, queue: Queue, pick: int) -> None:
+        """Claim all there is, and publish it at once: the last items of a step among it."""
+        before = len(self.holders)
+        while len(self.holders) < before + 6 and self._claim(pick, queue):
+            pass
+        self._at_once([partial(self._publish, held) for held in self.holders[before:]])
 
-    @rule(which=st.sampled_from([None, None, None, 0, 1]))
-    def cancel(self, which: int | None) -> None:
+    @rule(pick=st.sampled_from([None, None, None, None, 0, 1, 2]))
+    def cancel(self, pick: int | None) -> None:
         """Seldom, or there is nothing left to look at."""
-        if which is None:
-            return
-        job_id = self.jobs[which]
-        try:
-            with unit_of_work() as s:
-                service.cancel(s, self.world.project_id, job_id)
-        except Conflict:
-            return
-        self.acknowledged[job_id] = len(items(job_id))
+        if pick is not None:
+            self._cancel(self.jobs[pick])
 
     @invariant()
     def promises(self) -> None:
-        assert all(count == 1 for count in self.published.values()), "an item was published twice"
+        self.journal.check(self.jobs)
+
+    def teardown(self) -> None:
+        """Every job ends, once all workers are lost, nobody asks for anything, and new workers do what is there."""
         for job_id in self.jobs:
-            self._check(job_id)
+            self._start(job_id)
+            self._resume(job_id)
+        execute("UPDATE work_items SET lease_expires_at = 'epoch' WHERE status = 'leased'")
+        while self._reap():
+            pass
+        for _ in range(2 * len(Step)):
+            for queue in Queue:
+                self.finish_together(queue, 1)
+            if all(JobStatus(job(each).status).is_terminal for each in self.jobs):
+                break
+        self.promises()
+        assert all(JobStatus(job(each).status).is_terminal for each in self.jobs), "a job that never ends"
 
-    def _check(self, job_id: str) -> None:
-        row, work = job(job_id), items(job_id)
-        statuses = {item.status for item in work}
-        if row.status in ("succeeded", "cancelled"):
-            assert not statuses & {"queued", "leased"}, f"a {row.status} job has {statuses}"
-        if row.status == "failed":
-            assert "queued" not in statuses
-        if row.status in ("queued", "running"):
-            assert statuses & {"queued", "leased"}, "a job that nobody will ever touch again"
-        assert sum(item.width for item in work) <= row.num_threads
+    # ------------------------------------------------------------ acts
+
+    def _plan(self, act: str, pick: int) -> Thunk:
+        if act == "claim":
+            return partial(self._claim, pick, list(Queue)[pick % 3])
+        if act == "reap":
+            return partial(self._reap)
+        if act in OF_CALLERS or act == "cancel":
+            return partial(getattr(self, f"_{act}"), self.jobs[pick % len(self.jobs)])
+        if not self.holders:
+            return partial(self._claim, pick, Queue.ROLLOUTS)
+        return partial(getattr(self, f"_{act}"), self.holders[pick % len(self.holders)])
+
+    def _at_once(self, thunks: list[Thunk]) -> None:
+        if thunks:
+            at_once(len(thunks), lambda index: thunks[index]())
+
+    def _claim(self, pick: int, queue: Queue) -> bool:
+        """Time passes, so that what waits for another attempt is there too."""
+        execute(_PASS_TIME)
+        held = claim(queue, ACTORS[pick % len(ACTORS)])
+        if held is not None:
+            self.journal.was_claimed(held)
+            self.holders.append(held)
+        return held is not None
+
+    def _beat(self, held: Claim) -> None:
+        known = {*self.journal.ends, *self.journal.lapsed}
         with unit_of_work() as s:
-            told = [event.seq for event in events.after(s, job_id, 0)]
-            done = s.execute(text("SELECT sum(done) FROM job_steps WHERE job_id = :id"), {"id": job_id}).scalar_one()
-        assert told == list(range(1, len(told) + 1))
-        assert done == sum(item.units for item in work if item.status == "succeeded")
+            reply = claims.beat(s, held, {"done": 1})
+        assert reply.lost or ticket(held) not in known, "a lost lease was renewed"
+        if reply.lost:
+            self._leave(held)
 
-    def _next(self, s: Session, row: Job, closed: StepClosed) -> None:
-        if closed.name is Step.VALIDATE:
-            steps.open_step(s, row, Step.BOOTSTRAP, [steps.NewItem("teacher:0", {"start": 0, "stop": 20}, 20), steps.NewItem("teacher:1")])
-        else:
-            service.succeed(s, row)
+    def _reject(self, held: Claim) -> None:
+        """Publish; should it close bootstrap, what came out is not worth going on with."""
+        self._publish(held, worthwhile=False)
 
-    def _end(self, pick: int, act: Callable[[Session, Claim], object]) -> None:
-        held = self.holders[pick % len(self.holders)]
-        self.holders.remove(held)
+    def _publish(self, held: Claim, worthwhile: bool = True) -> None:
+        gone, cancelled = ticket(held) in self.journal.ends, held.job_id in self.journal.acknowledged
+        rounds: list[int] = []
+        closed: list[str] = []
+
+        def closing(s: Session, row: Job, step: StepClosed) -> None:
+            closed.append(str(step.name))
+            self._next(s, row, step, worthwhile)
+
+        try:
+            Work(held).publish(locked=lambda s: rounds.append(repository.by_id(s, held.job_id).round), on_closed=closing)
+        except CancelRequested:
+            return
+        except LostLease:
+            self._leave(held)
+            return
+        self._leave(held)
+        self.journal.was_published(held, rounds[-1], closed[-1] if closed else None)
+        assert not gone, "published by a worker that had lost its lease"
+        assert not cancelled, "published after the cancel was acknowledged"
+
+    def _fail(self, held: Claim) -> None:
+        self._end(held, "tried again", lambda s: claims.fail(s, held, FAULT, retryable=True))
+
+    def _give_up(self, held: Claim) -> None:
+        self._end(held, "failed", lambda s: claims.fail(s, held, FAULT))
+
+    def _release(self, held: Claim) -> None:
+        self._end(held, "released", lambda s: claims.release(s, held))
+
+    def _end(self, held: Claim, how: str, act: Callable[[Session], object]) -> None:
+        self._leave(held)
+        with suppress(LostLease):
+            with unit_of_work() as s:
+                act(s)
+            self.journal.ended(ticket(held), how)
+
+    def _leave(self, held: Claim) -> None:
+        with suppress(ValueError):  # another thread of the same holder was faster
+            self.holders.remove(held)
+
+    def _lapse(self, held: Claim) -> None:
+        """Its holder stays in the list: it does not know yet."""
+        with unit_of_work() as s:
+            has_lapsed = s.execute(_LAPSE, {"id": held.item_id, "fence": held.fence}).first() is not None
+        if has_lapsed:
+            self.journal.lapsed.add(ticket(held))
+
+    def _reap(self) -> bool:
+        with unit_of_work() as s:
+            item = claims.reap(s)
+            fence = s.execute(text("SELECT fence FROM work_items WHERE id = :id"), {"id": item}).scalar()
+        if item is not None and fence is not None:
+            self.journal.ended((item, fence), "reaped")
+        return item is not None
+
+    # ------------------------------------------------------------ what callers ask
+
+    def _ask(self, ask: Callable[[Session], object]) -> bool:
         try:
             with unit_of_work() as s:
-                act(s, held)
-        except LostLease:
-            return
-        assert (held.item_id, held.fence) not in self.lost, "ended by a worker that had lost its lease"
+                ask(s)
+        except (Conflict, Invalid):
+            return False
+        return True
+
+    def _start(self, job_id: str) -> None:
+        self._ask(lambda s: service.start(s, self.world.project_id, job_id))
+
+    def _cancel(self, job_id: str) -> None:
+        if self._ask(lambda s: service.cancel(s, self.world.project_id, job_id)):
+            self.journal.acknowledged.add(job_id)
+
+    def _pause(self, job_id: str) -> None:
+        self._ask(lambda s: pause(s, job_id))
+
+    def _resume(self, job_id: str) -> None:
+        self._ask(lambda s: resume(s, job_id))
+
+    def _retry(self, job_id: str) -> None:
+        self._ask(lambda s: retrying.retry(s, self.world.project_id, job_id))
+
+    def _retry_a_key(self, job_id: str) -> None:
+        with unit_of_work() as s:
+            failed = [key.id for key in repository.fine_tune_jobs(s, job_id) if key.status == "failed"]
+        if failed:
+            self._ask(lambda s: retrying.retry(s, self.world.project_id, job_id, failed[0]))
+
+    # ------------------------------------------------------------ what opens next
+
+    def _next(self, s: Session, row: Job, closed: StepClosed, worthwhile: bool) -> None:
+        if closed.name is Step.VALIDATE:
+            keys = [NewFineTuneJob("v1:k", name, ("student",), (name,), connection_id(s), "tiny", "local") for name in ("p0", "p1")]
+            service.create_fine_tune_jobs(s, row, keys)
+            steps.open_step(s, row, Step.BOOTSTRAP, [steps.NewItem("teacher:0", {"start": 0, "stop": 20}, 20), steps.NewItem("teacher:1")])
+            steps.open_step(s, row, Step.EVALUATE, [steps.NewItem("baseline"), steps.NewItem(trained.COMPILED, held=True)])
+        elif closed.name is Step.BOOTSTRAP and not worthwhile:
+            claims.fail_job(s, row.id, JobFault("no_row_passed", "No row passed.", step="bootstrap"))
+        elif closed.name is Step.BOOTSTRAP:
+            keys_of = repository.fine_tune_jobs(s, row.id)
+            steps.open_step(s, row, Step.TRAIN, [steps.NewItem("train", fine_tune_job_id=key.id, max_attempts=3) for key in keys_of])
+        elif closed.name is Step.TRAIN:
+            flow.after_train(s, row, closed)
+        elif closed.name is Step.EVALUATE:
+            flow.package_when_done(s, row)
+        else:
+            flow.after_package(s, row, closed)
+
+
+def connection_id(s: Session) -> str:
+    return str(s.execute(text("SELECT id FROM connections WHERE name = 'house'")).scalar_one())
+
+
+def pause(s: Session, job_id: str) -> None:
+    row = repository.lock(s, job_id)
+    if JobStatus(row.status).is_claimable and not row.pause_requested_at:
+        row.pause_requested_at = func.clock_timestamp()
+        s.flush()
+        settle(s, row)
+
+
+def resume(s: Session, job_id: str) -> None:
+    row = repository.lock(s, job_id)
+    row.pause_requested_at = None
+    s.flush()
+    if row.status == JobStatus.PAUSED:
+        transition(s, row, JobStatus.QUEUED, message="Resumed")
+
+
+def run(world: World, examples: int, length: int) -> None:
+    """So many orders of so many acts. Every act is milliseconds of a real database: no shrinking, and the same orders in every run."""
+
+    class Here(AnyOrder):
+        runs = 0
+
+        def __init__(self) -> None:
+            Here.runs += 1
+            for table in ("outbox", "jobs"):
+                execute(f"DELETE FROM {table}")
+            super().__init__(world)
+
+    effort = hypothesis_settings(
+        phases=[Phase.generate],
+        derandomize=True,
+        max_examples=examples,
+        stateful_step_count=length,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Here, settings=effort)
+    assert Here.runs >= examples
 
 
 class TestAnyOrder:
-    def test_promises_hold(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "0.5")
+    @pytest.fixture(autouse=True)
+    def fast_reaper(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The test server is seconds old: a reaper with real timers would wait for a whole lease after its start."""
+        monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "2")
         monkeypatch.setenv("STILLHOUSE_TIMERS__REAP_GRACE_SECONDS", "0")
         get_settings.cache_clear()
 
-        class Here(AnyOrder):
-            runs = 0
+    def test_promises_hold(self, world: World) -> None:
+        run(world, examples=12, length=30)
 
-            def __init__(self) -> None:
-                Here.runs += 1
-                for table in ("outbox", "jobs"):
-                    execute(f"DELETE FROM {table}")
-                super().__init__(world)
-
-        # Every step is milliseconds of a real database: no shrinking, and the same orders in every run.
-        effort = hypothesis_settings(
-            phases=[Phase.generate],
-            derandomize=True,
-            max_examples=15,
-            stateful_step_count=30,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        run_state_machine_as_test(Here, settings=effort)
-        assert Here.runs >= 15
+    @pytest.mark.slow
+    def test_promises_hold_for_long(self, world: World) -> None:
+        run(world, examples=60, length=50)

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from distill.db import Page, Session, listen_dsn, unit_of_work
-from distill.errors import CancelRequested, Conflict, NotFound
+from distill.errors import CancelRequested, Conflict, JobFault, NotFound
 from distill.jobs import budget, claims, events, outbox, repository, service, steps
 from distill.jobs.claims import Claim, StepClosed
 from distill.jobs.lifecycle import transition
@@ -126,6 +126,18 @@ class TestStart:
         job_id = world.submit()
         with pytest.raises(Conflict), unit_of_work() as s:
             service.start(s, world.project_id, job_id)
+
+    def test_a_failed_job_is_not_started(self, world: World) -> None:
+        """It would be queued without any work to do, for ever; `retry` gives it some."""
+        job_id = world.submit()
+        with unit_of_work() as s:
+            claims.fail_job(s, job_id, JobFault("broken", "It broke.", step="validate"))
+        with (
+            pytest.raises(Conflict, match="is failed; only a job created with auto_start false auto_start false can be started"),
+            unit_of_work() as s,
+        ):
+            service.start(s, world.project_id, job_id)
+        assert job(job_id).status == "failed"
 
 
 class TestTransition:

@@ -11,7 +11,7 @@ from distill.jobs.claims import Claim
 from distill.jobs.models import Job
 from distill.jobs.service import NewFineTuneJob
 from distill.jobs.status import Step
-from tests.integration.core.world import World, at_once, claim, connection, items, job, publish, taken
+from tests.integration.core.world import World, at_once, claim, connection, execute, items, job, publish, taken
 
 FAULT = JobFault("broken", "It broke.", "system")
 
@@ -50,6 +50,14 @@ class TestRetry:
         closed = publish(again)
         assert closed is not None
         assert closed.total == 8
+
+    def test_a_pause_that_a_failure_overtook_does_not_stop_the_next_round(self, world: World) -> None:
+        job_id = world.at_bootstrap(4)
+        held = taken()
+        execute("UPDATE jobs SET pause_requested_at = clock_timestamp()")
+        fail(held)
+        retry(world, job_id)
+        assert taken().item_id == held.item_id
 
     def test_of_two_that_ask_at_once_one_is_refused(self, world: World) -> None:
         job_id = world.at_bootstrap(4)
