@@ -60,9 +60,7 @@ def start(s: Session, project_id: str, job_id: str) -> Job:
     repository.get(s, project_id, job_id)
     job = repository.lock(s, job_id)
     if job.status != JobStatus.CREATED:  # a failed or paused job may be queued too, but not with this request
-        raise Conflict(
-            f"job {job.id} is {job.status}; only a job that was created with auto_start false can be started", code="wrong_status"
-        )
+        raise Conflict(f"job {job.id} is {job.status}; only a job created with auto_start false can be started", code="wrong_status")
     transition(s, job, JobStatus.QUEUED, message="Queued")
     outbox.add(s, QUEUE_OF[Step.VALIDATE], job.id)
     return job

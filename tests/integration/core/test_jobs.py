@@ -132,10 +132,7 @@ class TestStart:
         job_id = world.submit()
         with unit_of_work() as s:
             claims.fail_job(s, job_id, JobFault("broken", "It broke.", step="validate"))
-        with (
-            pytest.raises(Conflict, match="is failed; only a job created with auto_start false auto_start false can be started"),
-            unit_of_work() as s,
-        ):
+        with pytest.raises(Conflict, match="is failed; only a job created with auto_start false"), unit_of_work() as s:
             service.start(s, world.project_id, job_id)
         assert job(job_id).status == "failed"
 
