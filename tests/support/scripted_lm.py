@@ -82,13 +82,14 @@ Answerer = Callable[[Ask], Answer]
 
 @dataclass(frozen=True)
 class Call:
-    """What is remembered of a request: times are `time.monotonic()` seconds."""
+    """What is remembered of a request: times are `time.monotonic()` seconds. `status` is None where the caller hung up first."""
 
     digest: str
     body: dict[str, Any]
     headers: dict[str, str]
     asked_at: float
     replied_at: float
+    status: int | None = 200
 
 
 def echo(ask: Ask) -> Answer:
@@ -174,16 +175,19 @@ class ScriptedLM:
         self._asked += 1
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        status = None
         try:
             while self.peak_in_flight < self.hold_until:
                 await asyncio.sleep(0.01)
             if self.latency:
                 await asyncio.sleep(self.latency)
-            return await self._reply(request, ask)
+            reply = await self._reply(request, ask)
+            status = reply.status
+            return reply
         finally:
             self.in_flight -= 1
             digest = hashlib.sha256(raw).hexdigest()
-            self.calls.append(Call(digest, body, dict(request.headers), asked_at, time.monotonic()))
+            self.calls.append(Call(digest, body, dict(request.headers), asked_at, time.monotonic(), status))
 
     async def _reply(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         answer = self.answer(ask) if callable(self.answer) else _look_up(self.answer, ask)

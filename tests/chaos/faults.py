@@ -1,0 +1,127 @@
+"""What is done to a world: each notes when it may have cut calls off, since that bounds how many may be paid again."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+import psutil
+import psycopg
+import redis
+
+from stack.processes import is_running, send
+from tests.chaos.world import World
+from tests.support.scripted_lm import Answer, Fail
+from tests.support.server_process import wait_until
+
+AFTER_SECONDS = 2.0
+"""What a fault sets off (a lost lease heard of, a relay that lets go) is over so much later, on a loaded machine too."""
+
+
+def kill(world: World, part: str, number: int = signal.SIGKILL) -> int:
+    """Signal one process of the stack, whose watchman starts it again; its pid. SIGTERM asks a worker to drain."""
+    pid = world.pid(part)
+    with world.disrupted(f"{signal.Signals(number).name} {part}", AFTER_SECONDS):
+        send(pid, number)
+        wait_until(lambda: not is_running(pid), f"{part} outlived {signal.Signals(number).name}")
+    return pid
+
+
+def runners(world: World) -> list[psutil.Process]:
+    """The live runners of the live workers."""
+    return _children(world, "stillhouse_programs.runner")
+
+
+def trainers(world: World) -> list[psutil.Process]:
+    return _children(world, "engines.trainer")
+
+
+def _children(world: World, module: str) -> list[psutil.Process]:
+    found = []
+    for name in world.worker_names:
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(world.pid(name)).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    found += [child] if module in child.cmdline() else []
+    return found
+
+
+def kill_child(world: World, child: psutil.Process) -> None:
+    with world.disrupted("SIGKILL child", AFTER_SECONDS), contextlib.suppress(psutil.Error):
+        child.kill()
+
+
+@contextlib.contextmanager
+def stalled(world: World, part: str) -> Iterator[None]:
+    """SIGSTOP, and SIGCONT at the end of the block: a machine that stood still."""
+    pid = world.pid(part)
+    with world.disrupted(f"SIGSTOP {part}", AFTER_SECONDS):
+        send(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            send(pid, signal.SIGCONT)
+
+
+def restart_postgres(world: World) -> None:
+    """`-m immediate`: every backend dies at once, and the log is replayed at the next start."""
+    pid = world.pid("postgres")
+    with world.disrupted("restart postgres", AFTER_SECONDS):
+        send(pid, signal.SIGQUIT)
+        wait_until(lambda: not is_running(pid), "postgres outlived SIGQUIT")
+        world.query("SELECT 1")
+
+
+def terminate_backends(world: World) -> None:
+    with world.disrupted("terminate backends", AFTER_SECONDS), contextlib.suppress(psycopg.OperationalError), world.connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+
+
+def flush_redis(world: World) -> int:
+    """FLUSHALL; how many keys it took."""
+    with redis.Redis.from_url(world.stack.layout.redis_url) as client:
+        keys = int(client.dbsize())
+        client.flushall()
+    return keys
+
+
+def restart_redis(world: World) -> None:
+    kill(world, "valkey")
+
+
+def cut_redis(world: World) -> None:
+    """Every client's connection at once."""
+    with redis.Redis.from_url(world.stack.layout.redis_url) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+
+
+def send_hints(world: World, queue: str, times: int) -> None:
+    """The same message several times, as a dispatcher that dies between sending and marking would."""
+    rows = "INSERT INTO outbox (queue) SELECT %s FROM generate_series(1, %s) RETURNING pg_notify('stillhouse_outbox', '')"
+    world.query(rows, queue, times)
+
+
+@contextlib.contextmanager
+def teacher_trouble(world: World, fail: Fail | None, latency: float = 0.0) -> Iterator[None]:
+    """While the block runs, the teacher answers with an error, or late."""
+    answer, usual = world.lm.answer, world.lm.latency
+
+    def failing(_ask: object) -> Answer:
+        assert fail is not None
+        return fail
+
+    world.lm.latency = max(usual, latency)
+    world.lm.answer = failing if fail is not None else answer
+    try:
+        yield
+    finally:
+        world.lm.answer, world.lm.latency = answer, usual
+
+
+def pause(seconds: float) -> None:
+    """Between two faults nothing tells us when it is time."""
+    threading.Event().wait(seconds)
