@@ -1,4 +1,4 @@
-"""/v1/compile_jobs: create, list, read, change, start, cancel, retry, refilter."""
+"""/v1/compile_jobs: create, list, read, change, start, pause, resume, cancel, retry, refilter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.views.compile_jobs import job_read
 from app.views.convert import page_of
 from distill.catalog.keys import Caller
 from distill.db import Session, unit_of_work
-from distill.jobs import refiltering, repository, retrying, service
+from distill.jobs import pausing, refiltering, repository, retrying, service
 from distill.jobs.models import Job
 from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
@@ -146,6 +146,19 @@ def refilter_compile_job(job_id: JobId, body: RefilterIn, caller: Writer, sessio
         return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}")
 
     return once.reply(make)
+
+
+@routes.post("/compile_jobs/{job_id}/pause", summary="Pause a job", responses=errors(404, 409))
+def pause_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
+    """A request: the job reports `paused` when its running work has stopped. Rollouts under way end, a training writes a checkpoint.
+    Asking again is no error."""
+    return read_job(session, caller, pausing.pause(session, caller.project_id, job_id))
+
+
+@routes.post("/compile_jobs/{job_id}/resume", summary="Resume a paused job", responses=errors(404, 409))
+def resume_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
+    """The job goes on where it stood. A pause that has not come yet is taken back; a job that is not paused stays as it is."""
+    return read_job(session, caller, pausing.resume(session, caller.project_id, job_id))
 
 
 @routes.post("/compile_jobs/{job_id}/cancel", summary="Cancel a job", responses=errors(404, 409))

@@ -13,6 +13,8 @@ from app.schemas.common import Page
 from app.schemas.fine_tuning import FineTuneEventRead, FineTuneJobRead
 from app.views.convert import page_of
 from app.views.fine_tuning import fine_tune_event, fine_tune_read
+from distill.catalog.keys import Caller
+from distill.db import Session
 from distill.jobs import events, repository
 
 routes = router("OpenAI-shaped")
@@ -33,8 +35,25 @@ def get_fine_tuning_job(job_id: JobId, caller: Reader, session: SessionDep) -> F
 @routes.post("/fine_tuning/jobs/{job_id}/cancel", summary="Cancel a fine-tune job", responses=errors(404, 409))
 def cancel_fine_tuning_job(job_id: JobId, caller: Writer, session: SessionDep) -> FineTuneJobRead:
     """Always a conflict for a compile job's child: cancel its parent."""
+    raise _of_parent(session, caller, job_id, "cancel")
+
+
+@routes.post("/fine_tuning/jobs/{job_id}/pause", summary="Pause a fine-tune job", responses=errors(404, 409))
+def pause_fine_tuning_job(job_id: JobId, caller: Writer, session: SessionDep) -> FineTuneJobRead:
+    """Always a conflict for a compile job's child: pause its parent."""
+    raise _of_parent(session, caller, job_id, "pause")
+
+
+@routes.post("/fine_tuning/jobs/{job_id}/resume", summary="Resume a fine-tune job", responses=errors(404, 409))
+def resume_fine_tuning_job(job_id: JobId, caller: Writer, session: SessionDep) -> FineTuneJobRead:
+    """Always a conflict for a compile job's child: resume its parent."""
+    raise _of_parent(session, caller, job_id, "resume")
+
+
+def _of_parent(session: Session, caller: Caller, job_id: str, verb: str) -> ApiError:
     row = repository.fine_tune_job(session, caller.project_id, job_id)
-    raise ApiError(409, "child_of_compile_job", f"It belongs to {row.job_id}: cancel that with POST /v1/compile_jobs/{row.job_id}/cancel.")
+    message = f"It belongs to {row.job_id}: {verb} that with POST /v1/compile_jobs/{row.job_id}/{verb}."
+    return ApiError(409, "child_of_compile_job", message)
 
 
 @routes.get("/fine_tuning/jobs/{job_id}/events", summary="What happened to a fine-tune job", responses=errors(404))

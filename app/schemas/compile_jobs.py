@@ -102,6 +102,14 @@ class QueueRead(Reply):
     reason: str
 
 
+class PauseRead(Reply):
+    """That a job is to stand still, and why. It is `paused` when its running work has stopped."""
+
+    requested_at: int
+    code: str = Field(description="`requested`: somebody asked for it")
+    message: str
+
+
 class JobErrorRead(Reply):
     """Why a job failed, and whether doing it again can help."""
 
@@ -201,6 +209,7 @@ class JobRead(Reply):
     auto_start: bool
     progress: ProgressRead
     queue: QueueRead | None
+    pause: PauseRead | None = Field(description="Of a job that is paused or about to be")
     fine_tuning_jobs: list[ChildFineTuneJob]
     evaluation: dict[str, Any] | None
     cost: CostRead

@@ -11,6 +11,7 @@ from app.schemas.compile_jobs import (
     EventRead,
     JobErrorRead,
     JobRead,
+    PauseRead,
     ProgressRead,
     QueueRead,
     StepRead,
@@ -23,6 +24,7 @@ from app.views.fine_tuning import fine_tune_error
 from distill.jobs.models import FineTuneJob, Job, JobEvent
 from distill.jobs.overview import Overview
 from distill.jobs.repository import StepView, spec_of
+from distill.jobs.status import JobStatus
 from distill.spec import CompileSpec, LmSpec, TeacherSpec
 
 #: Share of a job's time that each step usually takes, in percent.
@@ -49,6 +51,7 @@ def job_read(job: Job, parts: Overview, project: str) -> JobRead:
         steps=[_step(step) for step in parts.steps],
         progress=_progress(job, parts.steps, parts.fine_tune_jobs),
         queue=QueueRead(position=parts.waiting.position, reason=parts.waiting.reason) if parts.waiting else None,
+        pause=_pause(job),
         fine_tuning_jobs=[child(one) for one in parts.fine_tune_jobs],
         evaluation=job.evaluation,
         cost=cost_read(parts.costs, parts.fine_tune_jobs),
@@ -59,6 +62,12 @@ def job_read(job: Job, parts: Overview, project: str) -> JobRead:
         metadata=job.user_metadata,
         **_asked(spec_of(job)),
     )
+
+
+def _pause(job: Job) -> PauseRead | None:
+    if job.pause_requested_at is None or JobStatus(job.status).is_terminal:
+        return None
+    return PauseRead(requested_at=seconds(job.pause_requested_at), **(job.pause_reason or {"code": "requested", "message": "Paused"}))
 
 
 def _asked(spec: CompileSpec) -> dict[str, Any]:

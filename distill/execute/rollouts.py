@@ -16,6 +16,7 @@ from distill.execute import context as contexts
 from distill.execute import flow, label_rollouts, rollout_facts
 from distill.execute.batches import batches
 from distill.execute.buffer import Buffer
+from distill.execute.halting import halting
 from distill.execute.hooks import crash_point
 from distill.execute.ports import Ports
 from distill.execute.rollout_slice import Item, Json, Phase, Slice
@@ -143,11 +144,12 @@ def _run_phase(running: _Running) -> None:
 
 def _round(running: _Running, pending: list[Item]) -> None:
     job = running.piece.job
-    with running.ports.runners.runner(job.project_id, job.job_id) as runner, running.work.telling(lambda _: runner.kill()):
+    with running.ports.runners.runner(job.project_id, job.job_id) as runner, halting(running.work, runner):
         try:
             runner.ensure_open(running.phase.program_key, **running.phase.cast.runner_body())
             requests = (running.piece.request(item, running.phase) for item in pending)
             for batch in batches(requests, lambda request: request):
+                running.work.check()
                 running.ask(runner, batch)
         except RunnerError as error:
             raise Troubled(f"runner_{error.code}", error.message) from error

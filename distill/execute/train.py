@@ -151,7 +151,8 @@ def _supervise(work: Work, ports: Ports, key: FineTuneJob, folder: Path) -> Trai
             if report.has_begun:
                 crash_point("train.mid_work")
     report.tell(last=True)
-    work.check()
+    if outcome.kind != "succeeded":
+        work.check()
     return outcome
 
 

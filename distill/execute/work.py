@@ -20,6 +20,7 @@ from distill.settings import get_settings
 log = structlog.get_logger(__name__)
 
 StopReason = Literal["lost", "cancel", "pause", "drain"]
+_STRENGTH: Mapping[StopReason, int] = {"pause": 0, "drain": 1, "cancel": 2, "lost": 3}
 OnStop = Callable[[StopReason], None]
 Also = Callable[[Session], None]
 
@@ -81,9 +82,9 @@ class Work:
         self.check()
 
     def stop(self, reason: StopReason) -> None:
-        """Ask the work to stop; only the first reason counts, except that a lost lease always does."""
+        """Ask the work to stop. A stronger reason takes the place of a weaker one: a pause leaves time that a cancel does not."""
         with self._lock:
-            if self._stop_reason is not None and (reason != "lost" or self._stop_reason == "lost"):
+            if self._stop_reason is not None and _STRENGTH[reason] <= _STRENGTH[self._stop_reason]:
                 return
             self._stop_reason = reason
             heard = list(self._on_stop)
@@ -118,9 +119,11 @@ class Work:
         """End the item with success, in one transaction with what else it writes. Raises Stopped, LostLease, CancelRequested.
 
         `before` writes what belongs to this item alone. `locked` writes what others of the job may write too: it runs with the job's
-        row locked, and before `on_closed`, which runs if this closes the step.
+        row locked, and before `on_closed`, which runs if this closes the step. What is finished is published also when the job is to
+        pause, or the worker to drain.
         """
-        self.check()
+        if self._stop_reason in ("cancel", "lost"):
+            raise Stopped(self._stop_reason)
         crash_point(f"{self.claim.step}.before_publish")
         with unit_of_work() as s:
             if before is not None:

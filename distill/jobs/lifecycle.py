@@ -60,7 +60,7 @@ def settle(s: Session, job: Job) -> None:
     if job.cancel_requested_at:
         transition(s, job, JobStatus.CANCELLED, message="Cancelled")
     elif job.pause_requested_at and job.status != JobStatus.PAUSED:
-        transition(s, job, JobStatus.PAUSED, message="Paused")
+        transition(s, job, JobStatus.PAUSED, message=str((job.pause_reason or {}).get("message", "Paused")))
 
 
 def has_leased(s: Session, job_id: str) -> bool:
@@ -72,6 +72,8 @@ def _values(to: JobStatus, error: JobFault | None) -> dict[str, Any]:
     if to in _STAMP:
         column = getattr(Job, _STAMP[to])
         values[_STAMP[to]] = func.coalesce(column, func.clock_timestamp())
+    if to is JobStatus.QUEUED:  # whoever queues a job again wants it to run
+        values.update(pause_requested_at=None, pause_reason=None)
     values["finished_at"] = func.clock_timestamp() if to.is_terminal else None
     return values
 
@@ -86,7 +88,9 @@ def _close(s: Session, job_id: str, to: JobStatus, error: JobFault | None) -> No
 
 
 def _tell(s: Session, job: Job, to: JobStatus, message: str, error: JobFault | None) -> None:
-    data = {"status": str(to), "step": job.step, **({"error": error.as_json()} if error else {})}
+    data: dict[str, Any] = {"status": str(to), "step": job.step, **({"error": error.as_json()} if error else {})}
+    if to is JobStatus.PAUSED:
+        data["pause"] = job.pause_reason
     events.append(s, job.id, "status", message, data, "error" if to is JobStatus.FAILED else "info")
     if to.is_terminal:
         events.append(s, job.id, "done", f"The job {'is' if to is JobStatus.CANCELLED else 'has'} {to}", {"status": str(to)})

@@ -59,6 +59,8 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(server_default="0")
     cancel_requested_at: Mapped[datetime | None]
     pause_requested_at: Mapped[datetime | None]
+    pause_reason: Mapped[dict[str, Any] | None]
+    """Why it was asked to stand still: `{code, message}`, and the figures behind a budget's."""
     event_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
     progress: Mapped[dict[str, Any] | None]
     progress_event_at: Mapped[datetime | None]

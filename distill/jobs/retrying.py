@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from distill.catalog import fine_tuned
 from distill.db import Session
 from distill.errors import Conflict, Invalid
 from distill.jobs import outbox, repository, steps, trained
@@ -63,12 +62,11 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
     s.execute(_REOPEN_KEYS, {"job_id": job.id, "left": left})
     requeued = s.execute(_REQUEUE, {"job_id": job.id, "left": left, "anew": anew}).all()
     job.round += 1
-    job.pause_requested_at = None  # asked of the round that failed before it could pause
     s.flush()
     transition(s, job, JobStatus.QUEUED, message=f"Retried: round {job.round}")
     for queue in sorted({row.queue for row in requeued if not row.held}):
         outbox.add(s, queue, job.id)
-    _load_again(s, job)
+    trained.load_again(s, job)
     steps.point_at_oldest_open(s, job)
     s.refresh(job)
     return job
@@ -91,10 +89,3 @@ def _begin_anew(s: Session, job: Job) -> str | None:
     named = (job.error or {}).get("step")
     begun: str | None = s.scalar(_BEGIN_STEP_ANEW, {"job_id": job.id, "step": named})
     return begun
-
-
-def _load_again(s: Session, job: Job) -> None:
-    """Ask again for models that could not be loaded; let the compiled program be evaluated if all of them are there."""
-    for model in trained.models_of(s, job.id):
-        fine_tuned.want(s, model.id, model.connection_id)
-    trained.release_compiled(s, job)

@@ -43,6 +43,13 @@ def waiting_for(s: Session, model_id: str) -> list[str]:
     return list(s.scalars(query.where(Job.status.not_in(_OVER)).distinct().order_by(Job.id)))
 
 
+def load_again(s: Session, job: Job) -> None:
+    """Ask again for models that could not be loaded; let the compiled program be evaluated if all of them are there."""
+    for model in models_of(s, job.id):
+        fine_tuned.want(s, model.id, model.connection_id)
+    release_compiled(s, job)
+
+
 def release_compiled(s: Session, job: Job) -> bool:
     """Let the compiled program be evaluated, if training is over and its models are loaded; False when no evaluation waits for them."""
     query = select(JobStep.name, JobStep.status).where(JobStep.job_id == job.id)

@@ -86,6 +86,13 @@ class Runner:
         if len(self._opened) > _KEPT_PROGRAMS:
             self.ask("close", silence_seconds=silence_seconds, program_key=self._opened.popitem(last=False)[0])
 
+    def finish(self) -> None:
+        """Ask that no further rollout begins; what is under way ends as always. Asked again, nothing changes."""
+        with self._lock:
+            targets = list(self._waiting)
+        for target in targets:
+            self._tell("finish", target)
+
     def kill(self) -> None:
         """End the process and everything it started. Requests under way raise RunnerDied."""
         self._die("killed")
@@ -128,8 +135,12 @@ class Runner:
         with suppress(Empty):
             while True:
                 events.get_nowait()
+        self._tell("cancel", number)
+
+    def _tell(self, op: str, target: int) -> None:
+        """A word about another request, whose answer nobody waits for."""
         if self.alive:
-            line = orjson.dumps({"v": _VERSION, "id": next(self._ids), "op": "cancel", "target": number}) + b"\n"
+            line = orjson.dumps({"v": _VERSION, "id": next(self._ids), "op": op, "target": target}) + b"\n"
             with suppress(RunnerDied):
                 self._write(line)
 

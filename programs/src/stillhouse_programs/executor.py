@@ -20,6 +20,8 @@ Emit = Callable[[Json], Awaitable[None]]
 # After one of these, every further call would end the same way.
 FATAL_CODES = frozenset({"budget_exhausted", "unauthorized", "relay_lost", "memory"})
 _PATIENCE = 3
+FINISHED = "finished"
+"""Why a slice stopped that was asked to."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Slice:
         self.counts["not_started"] = len(examples) - self.counts["examples"]
         return {"counts": dict(self.counts), "stopped": self.stopped}
 
+    def finish(self) -> None:
+        """No further example or rollout begins."""
+        self.stopped = self.stopped or FINISHED
+
     async def _work(self, waiting: Iterator[Json]) -> None:
         while self.stopped is None and (example := next(waiting, None)) is not None:
             self.counts["examples"] += 1
@@ -72,6 +78,8 @@ class Slice:
     async def _example(self, example: Json) -> None:
         passed, used = False, 0
         for rollout in example["rollouts"]:
+            if used and self.stopped is not None:
+                return
             place = {"index": example["index"], "n": rollout["n"]}
             try:
                 score = await self._rollout(example, rollout, place)

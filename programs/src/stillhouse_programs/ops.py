@@ -66,6 +66,7 @@ class Ops:
         self._importer = ThreadPoolExecutor(1, "importer")
         self._clients = (SyncRelayClient(socket_path), AsyncRelayClient(socket_path))
         self._opened: dict[str, Opened] = {}
+        self._slices: dict[int, Slice] = {}
         self._table: dict[str, Callable[[Json, Emit], Awaitable[Json]]] = {
             "validate": self.validate,
             "open": self.open,
@@ -76,6 +77,7 @@ class Ops:
             "call": self.call,
             "describe": self.describe,
             "close": self.close,
+            "finish": self.finish,
         }
 
     async def handle(self, request: Json, emit: Emit) -> Json:
@@ -147,11 +149,20 @@ class Ops:
         examples = field(request, "examples", list)
         _check_examples(examples)
         threads = None if opened.prepared.runs_as_task else ThreadPoolExecutor(plan.width, "program")
+        piece = self._slices[request["id"]] = Slice(opened.prepared, plan, emit, threads)
         try:
-            return await Slice(opened.prepared, plan, emit, threads).run(examples)
+            return await piece.run(examples)
         finally:
+            del self._slices[request["id"]]
             if threads is not None:
                 threads.shutdown(wait=False, cancel_futures=True)
+
+    async def finish(self, request: Json, emit: Emit) -> Json:
+        """Begin no further rollout of a request; what has begun goes on to its end."""
+        piece = self._slices.get(field(request, "target", int))
+        if piece is not None:
+            piece.finish()
+        return {"finishing": piece is not None}
 
     async def label_traces(self, request: Json, emit: Emit) -> Json:
         """The traces of rows whose labels teach: no LM, no metric, and a program that need not be open."""

@@ -1,6 +1,7 @@
 """Protocol v1 between a server and a runner: JSON lines on stdin and stdout, one object a line, at most `MAX_LINE_BYTES` long.
 
 A request is `{"v": 1, "id": n, "op": "…", …}`; its replies are `{"v": 1, "id": n, "event": "…", …}` and end with `done` or `error`.
+`cancel` ends the request `target` at once; `finish` lets the rollouts of `target` that have begun end, and begins no other.
 Importable without dspy.
 """
 
@@ -12,7 +13,7 @@ import orjson
 
 VERSION = 1
 MAX_LINE_BYTES = 8 * 1024 * 1024
-OPS = ("hello", "validate", "open", "rollouts", "label_traces", "render_rows", "render", "call", "describe", "close", "cancel")
+OPS = ("hello", "validate", "open", "rollouts", "label_traces", "render_rows", "render", "call", "describe", "close", "cancel", "finish")
 
 Json: TypeAlias = dict[str, Any]
 

@@ -23,7 +23,7 @@ def main() -> None:
     with House(given.folder, teacher, student, device="cpu-0", project=given.project) as house:
         over = threading.Event()
         threading.Thread(target=_agent, args=(house, over), daemon=True).start()
-        house.run(given.job, SECONDS)
+        house.run(given.job, SECONDS, until=lambda job: job.status == "paused")
         over.set()
 
 

@@ -33,3 +33,17 @@ class TestCrashPoint:
     def test_nothing_asked_for_nothing_happens(self, tmp_path: Path) -> None:
         assert run(None, tmp_path) == (0, ["0", "1", "2"])
         assert list(tmp_path.iterdir()) == []
+
+
+class TestHold:
+    def test_stands_at_the_named_point_until_it_may_go(self, tmp_path: Path) -> None:
+        environment = {**os.environ, "STILLHOUSE_CRASH_MARKERS": str(tmp_path), "STILLHOUSE_HOLD_AT": "package.before_publish:2"}
+        process = subprocess.Popen([sys.executable, "-c", PASS_THREE_TIMES], env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["0\n", "1\n"]
+        marker = tmp_path / "package.before_publish"
+        while not marker.exists():
+            assert process.poll() is None
+        assert process.poll() is None
+        (tmp_path / "package.before_publish.go").touch()
+        assert process.communicate(timeout=20)[0] == "2\n"

@@ -132,6 +132,17 @@ class TestRollouts:
         assert [event["code"] for event in of(events, "infra")] == ["budget_exhausted"]
         assert (events[-1]["stopped"], events[-1]["counts"]["not_started"]) == ("budget_exhausted", 6)
 
+    def test_asked_to_finish_it_ends_what_has_begun_and_begins_nothing_else(self, relay: Relay, runner: Runner) -> None:
+        with ScriptedLM(answer=route, latency=0.2) as lm:
+            body: Json = {"program_key": "router", "token": grant(relay, lm).token, "width": 2}
+            kinds = []
+            for event in runner.request("rollouts", **body, examples=[example(at, "x", "other") for at in range(10)]):
+                kinds.append(event["event"])
+                runner.finish()
+        assert kinds.count("trace") == len(lm.calls)
+        assert 1 <= len(lm.calls) < 10
+        assert (event["stopped"], event["counts"]["not_started"]) == ("finished", 10 - len(lm.calls))
+
     def test_wrong_token_is_infrastructure(self, runner: Runner) -> None:
         events = run(runner, "wrong", [example(0, "x", "other")])
         assert of(events, "infra")[0]["code"] == "unauthorized"

@@ -24,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="cjob-…")]
 FineTuningJob = Annotated[str | None, typer.Option("--fine-tuning-job", help="Only this one (ftjob-…).")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job is done.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job is done, or paused.")]
 Timeout = Annotated[str | None, typer.Option(help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -39,13 +39,13 @@ def parse_seconds(text: str) -> float:
 
 
 def exit_code(job: CompileJob) -> Exit:
-    return {"succeeded": Exit.OK, "cancelled": Exit.CANCELLED}.get(job.status, Exit.FAILED)
+    return {"succeeded": Exit.OK, "cancelled": Exit.CANCELLED, "paused": Exit.PAUSED}.get(job.status, Exit.FAILED)
 
 
 @app.command()
 def create(
     file: Annotated[Path, typer.Option("--file", "-f", help="Job file (YAML or JSON); `{file: …}` parts are read in.", exists=True)],
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is done.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is done, or paused.")] = False,
     timeout: Annotated[str | None, typer.Option(help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key again returns the same job.")] = None,
     metadata: Annotated[list[str] | None, typer.Option("--metadata", help="name=value, may be repeated.")] = None,
@@ -94,7 +94,7 @@ def list_jobs(
 @app.command()
 def get(
     job_id: JobId,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is done.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is done, or paused.")] = False,
     timeout: Annotated[str | None, typer.Option(help="Stop waiting after this long.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -119,6 +119,20 @@ def cancel(job_id: JobId, as_json: Json = False) -> None:
     """Ask a job to stop."""
     with connected() as client:
         _show(client.compile_jobs.cancel(job_id), as_json)
+
+
+@app.command()
+def pause(job_id: JobId, as_json: Json = False) -> None:
+    """Ask a job to stand still with all it has."""
+    with connected() as client:
+        _show(client.compile_jobs.pause(job_id), as_json)
+
+
+@app.command()
+def resume(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: Json = False) -> None:
+    """Let a paused job go on where it stood."""
+    with connected() as client:
+        _ended(client, client.compile_jobs.resume(job_id), wait, timeout, as_json)
 
 
 @app.command()
@@ -238,6 +252,8 @@ def _show(job: CompileJob, as_json: bool) -> None:
     console.print(f"[bold]{job.id}[/bold]  {job.status}  {job.program_name or ''}  {job.progress.percent}%", highlight=False)
     if job.queue:
         console.print(f"  {escape(job.queue.reason)}", style="dim", highlight=False)
+    if job.pause:
+        console.print(f"  [yellow]{job.pause.code}[/yellow] {escape(job.pause.message)}", highlight=False)
     _show_steps(job)
     _show_scores(job)
     for warning in job.warnings:

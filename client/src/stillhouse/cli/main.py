@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=(
         "Compile DSPy programs on a Stillhouse server.\n\n"
-        "Exit codes: 0 ok, 1 failed, 2 usage, 3 cancelled, 4 timeout (the job goes on), 5 worse, 6 inconclusive.\n\n"
+        "Exit codes: 0 ok, 1 failed, 2 usage, 3 cancelled, 4 timeout (the job goes on), 5 worse, 6 inconclusive, 7 paused.\n\n"
         "Server and key come from STILLHOUSE_BASE_URL and STILLHOUSE_API_KEY, else from credentials.json in STILLHOUSE_HOME."
     ),
 )

@@ -32,6 +32,7 @@ class Exit(IntEnum):
     TIMEOUT = 4
     WORSE = 5
     INCONCLUSIVE = 6
+    PAUSED = 7
 
 
 _EXITS = {"worse": Exit.WORSE, "inconclusive": Exit.INCONCLUSIVE, "not_compared": Exit.INCONCLUSIVE}

@@ -156,8 +156,16 @@ class CompileJobs:
         """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
         return self._client.send(_verb(job_id, "cancel"))
 
+    def pause(self, job_id: str) -> CompileJob:
+        """Ask the job to stand still with all it has; it reports `paused` when its running work has stopped."""
+        return self._client.send(_verb(job_id, "pause"))
+
+    def resume(self, job_id: str) -> CompileJob:
+        """Let a paused job go on where it stood."""
+        return self._client.send(_verb(job_id, "resume"))
+
     def wait(self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None) -> CompileJob:
-        """Wait until the job is final and return it, whatever its status. `progress` shows a bar per step.
+        """Wait until the job is final, or paused, and return it, whatever its status. `progress` shows a bar per step.
 
         Raises:
             WaitTimeout: after `timeout` seconds; the job goes on.
@@ -166,7 +174,7 @@ class CompileJobs:
         with watcher(progress, on_update) as update:
             job = self.retrieve(job_id)
             update(job)
-            while not job.is_final:
+            while not job.stands_still:
                 job = self.retrieve(job_id, wait=deadline.next_wait(job))
                 update(job)
         return job
@@ -273,15 +281,23 @@ class AsyncCompileJobs:
         """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
         return await self._client.send(_verb(job_id, "cancel"))
 
+    async def pause(self, job_id: str) -> CompileJob:
+        """Ask the job to stand still with all it has; it reports `paused` when its running work has stopped."""
+        return await self._client.send(_verb(job_id, "pause"))
+
+    async def resume(self, job_id: str) -> CompileJob:
+        """Let a paused job go on where it stood."""
+        return await self._client.send(_verb(job_id, "resume"))
+
     async def wait(
         self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None
     ) -> CompileJob:
-        """Wait until the job is final and return it; see `CompileJobs.wait`."""
+        """Wait until the job is final, or paused, and return it; see `CompileJobs.wait`."""
         deadline = Deadline(timeout)
         with watcher(progress, on_update) as update:
             job = await self.retrieve(job_id)
             update(job)
-            while not job.is_final:
+            while not job.stands_still:
                 job = await self.retrieve(job_id, wait=deadline.next_wait(job))
                 update(job)
         return job

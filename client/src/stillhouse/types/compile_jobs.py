@@ -32,6 +32,14 @@ class Queue(Object):
     reason: str = ""
 
 
+class Pause(Object):
+    """That a job is to stand still, and why."""
+
+    requested_at: int
+    code: str
+    message: str
+
+
 class JobError(Object):
     code: str
     message: str
@@ -110,6 +118,7 @@ class CompileJob(Object):
     steps: list[Step] = Field(default_factory=list)
     progress: Progress = Field(default_factory=Progress)
     queue: Queue | None = None
+    pause: Pause | None = None
     fine_tuning_jobs: list[FineTuneJob] = Field(default_factory=list)
     evaluation: dict[str, Any] | None = None
     cost: Cost | None = None
@@ -124,6 +133,11 @@ class CompileJob(Object):
     def is_final(self) -> bool:
         """True when the status will not change again (a failed job changes only by a user's retry)."""
         return self.status in FINAL_STATUSES
+
+    @property
+    def stands_still(self) -> bool:
+        """True when nothing goes on until somebody asks for it: final, or paused."""
+        return self.is_final or self.status == "paused"
 
 
 class Event(Object):
