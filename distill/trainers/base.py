@@ -7,15 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-# The last two: killed by a signal, and ended in any other way.
-OutcomeKind = Literal["succeeded", "bad_input", "drained", "killed", "crashed"]
+OutcomeKind = Literal["succeeded", "bad_input", "drained", "out_of_memory", "stalled", "deadline", "killed", "crashed"]
+"""`stalled`, `deadline`: ended because it told nothing for too long, or took too long. `killed`: by a signal. `crashed`: anything else."""
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """One fine-tune job to train. ``folder`` exists, holds job.json and the rows, and belongs to this training alone."""
+    """One fine-tune job to train. ``folder`` exists, holds job.json and the rows, and belongs to this training alone.
+
+    It ends when it has told no progress for ``stall_seconds``. After ``max_seconds`` it is stopped, and has ``grace_seconds`` for a
+    checkpoint.
+    """
 
     folder: Path
+    stall_seconds: float | None = None
+    max_seconds: float | None = None
+    grace_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,9 @@ class TrainProgress:
 class TrainOutcome:
     """How a training ended.
 
-    ``result`` is the trainer's own report if it succeeded; ``error`` {code, message, param} if its input was bad; ``signal``
-    the number that killed it; ``log_tail`` the end of its log; ``checkpoint`` the newest checkpoint folder, if any.
+    ``result`` is the trainer's own report if it succeeded; ``error`` {code, message, param} if its input was bad or its memory ran out;
+    ``signal`` the number that killed it; ``log_tail`` the end of its log; ``checkpoint`` the newest checkpoint folder, if any. Nothing
+    of its process tree is left.
     """
 
     kind: OutcomeKind

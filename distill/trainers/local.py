@@ -1,7 +1,6 @@
 """Training on this machine, in a process of its own: ``python -m engines.trainer WORK_DIR``.
 
-The child gets a session of its own, so that all of it can be stopped, and an environment without secrets. One long-lived
-thread starts the children: where the system ties a child's life to that of its parent, it ties it to the thread that started it.
+The child gets an environment without secrets, and a guard, so that it ends with all that it started, and with this process.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from distill.trainers.base import MaxLength, TokenCounts, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
+from distill import processes
+from distill.processes import End, Tree
+from distill.trainers.base import MaxLength, OutcomeKind, TokenCounts, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
 from distill.trainers.counter import LocalCounter
 from distill.trainers.environment import child_environment
 
@@ -31,7 +32,7 @@ DIGEST_SECONDS = 300.0
 """Weights that nobody has read yet are hashed once; large ones take a while."""
 # Of an earlier attempt in the same folder; the trainer takes the curve up again from its checkpoint.
 LEFT_BEHIND = ("curve.jsonl", "progress.json", "result.json", "error.json")
-EXIT_DONE, EXIT_BAD_INPUT, EXIT_DRAINED = 0, 2, 3
+EXIT_DONE, EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_OUT_OF_MEMORY = 0, 2, 3, 4
 
 
 class LocalTrainer:
@@ -40,7 +41,6 @@ class LocalTrainer:
     def __init__(self, python: str = sys.executable, extra_environment: Mapping[str, str] | None = None) -> None:
         self._python = python
         self._extra = dict(extra_environment or {})
-        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainer-starter")
         self._counter = LocalCounter(python, self._extra)
 
     def base_digest(self, base_model: str) -> str | None:
@@ -56,8 +56,12 @@ class LocalTrainer:
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> LocalTraining:
         """Start the trainer on ``request.folder``. Raises OSError if the interpreter cannot be started."""
-        process = self._starter.submit(self._spawn, request.folder).result()
-        return LocalTraining(request.folder, process, callbacks, self._starter)
+        for name in LEFT_BEHIND:
+            (request.folder / name).unlink(missing_ok=True)
+        command = [self._python, "-m", "engines.trainer", str(request.folder)]
+        with (request.folder / "log.txt").open("ab") as log:
+            tree = processes.start(command, child_environment(os.environ) | self._extra, stdout=log, stderr=subprocess.STDOUT)
+        return LocalTraining(request, tree, callbacks)
 
     def count(self, base_model: str, max_seq_length: MaxLength, rows: Sequence[Mapping[str, Any]]) -> TokenCounts:
         """How many tokens rows have for a base model. Raises CannotCount, CounterDied."""
@@ -68,45 +72,31 @@ class LocalTrainer:
         self._counter.rest()
 
     def close(self) -> None:
-        """Let the starting thread end; trainings under way go on where the system does not tie them to it."""
+        """End the token counter and the thread that started it; trainings under way go on."""
         self._counter.close()
-        self._starter.shutdown(wait=False)
-
-    def _spawn(self, folder: Path) -> subprocess.Popen[bytes]:
-        for name in LEFT_BEHIND:
-            (folder / name).unlink(missing_ok=True)
-        with (folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                [self._python, "-m", "engines.trainer", str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=child_environment(os.environ) | self._extra,
-            )
 
 
 class LocalTraining:
     """One trainer process and the thread that follows it."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes], callbacks: TrainCallbacks, starter: Executor) -> None:
-        # Its thread must outlive the process, also when nobody else holds the LocalTrainer any more.
-        self._starter = starter
-        self._folder = folder
-        self._process = process
+    def __init__(self, request: TrainRequest, tree: Tree, callbacks: TrainCallbacks) -> None:
+        self._folder = request.folder
+        self._tree = tree
         self._callbacks = callbacks
         self._outcome: Future[TrainOutcome] = Future()
         self._curve_offset = 0
         self._told_progress: TrainProgress | None = None
-        self._told_checkpoint: Path | None = _newest_checkpoint(folder)
+        self._told_checkpoint: Path | None = _newest_checkpoint(request.folder)
+        self._watch = Watch(request)
+        self._verdict: OutcomeKind | None = None
         self._kill_at: float | None = None
         self._stopping = threading.Lock()
-        threading.Thread(target=self._follow, name=f"trainer-{process.pid}", daemon=True).start()
+        threading.Thread(target=self._follow, name=f"trainer-{tree.pid}", daemon=True).start()
 
     @property
     def pid(self) -> int:
         """The trainer's process id, which is also its process group's."""
-        return self._process.pid
+        return self._tree.pid
 
     def wait(self, timeout: float | None = None) -> TrainOutcome | None:
         """The outcome, or None if it has not ended after ``timeout`` seconds."""
@@ -120,36 +110,31 @@ class LocalTraining:
         with self._stopping:
             if self._outcome.done():
                 return
-            if self._kill_at is None:
-                self._signal(signal.SIGTERM)
+            if grace <= 0:
+                self._tree.kill()
+            elif self._kill_at is None:
+                self._tree.signal(signal.SIGTERM)
             deadline = time.monotonic() + grace
             self._kill_at = deadline if self._kill_at is None else min(self._kill_at, deadline)
 
     def _follow(self) -> None:
         try:
-            while self._exit_code() is None:
-                self._report()
-                if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                    self._signal(signal.SIGKILL)
+            end = self._until_it_ends()
             self._report()
-            # Whatever it left behind in its group ends with it.
-            self._signal(signal.SIGKILL)
-            self._outcome.set_result(_classify(self._folder, self._process.returncode))
+            self._outcome.set_result(_classify(self._folder, end, self._verdict))
         except Exception as error:  # whoever waits must learn of it
+            self._tree.kill()
             self._outcome.set_exception(error)
 
-    def _exit_code(self) -> int | None:
-        """The exit code, after at most POLL_SECONDS."""
-        try:
-            return self._process.wait(POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def _signal(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return
+    def _until_it_ends(self) -> End:
+        while (end := self._tree.wait(POLL_SECONDS)) is None:
+            self._report()
+            if self._verdict is None and (verdict := self._watch.verdict()) is not None:
+                self._verdict = verdict
+                self.stop(self._watch.grace(verdict))
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                return self._tree.end()
+        return end
 
     def _report(self) -> None:
         for line in self._new_curve_lines():
@@ -176,18 +161,78 @@ class LocalTraining:
         return [json.loads(line) for line in whole.splitlines()]
 
 
-def _classify(folder: Path, code: int) -> TrainOutcome:
-    log_tail, checkpoint = _log_tail(folder), _newest_checkpoint(folder)
-    if code < 0:
-        return TrainOutcome("killed", signal=-code, log_tail=log_tail, checkpoint=checkpoint)
-    if code == EXIT_DRAINED:
-        return TrainOutcome("drained", exit_code=code, log_tail=log_tail, checkpoint=checkpoint)
+class Watch:
+    """Whether a training still gets on. A trainer that hangs holds its memory and its device, and looks alive from outside."""
+
+    def __init__(self, request: TrainRequest) -> None:
+        self._request = request
+        self._begun = self._seen_at = time.monotonic()
+        self._seen: tuple[int, ...] = ()
+
+    def verdict(self) -> OutcomeKind | None:
+        """Called again and again; why it is to end now, or None."""
+        now, signs = time.monotonic(), self._signs()
+        if signs != self._seen:
+            self._seen, self._seen_at = signs, now
+        if self._request.stall_seconds is not None and now - self._seen_at > self._request.stall_seconds:
+            return "stalled"
+        if self._request.max_seconds is not None and now - self._begun > self._request.max_seconds:
+            return "deadline"
+        return None
+
+    def grace(self, verdict: OutcomeKind) -> float:
+        """What hangs writes no checkpoint."""
+        return self._request.grace_seconds if verdict == "deadline" else 0.0
+
+    def _signs(self) -> tuple[int, ...]:
+        """Changes when it gets on: its progress; before there is any, while it reads rows and loads the base model, its log."""
+        changed = _changed_at(self._request.folder / "progress.json")
+        return (changed,) if changed else (0, _changed_at(self._request.folder / "log.txt"))
+
+
+def _changed_at(place: Path) -> int:
+    try:
+        return place.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _classify(folder: Path, end: End, verdict: OutcomeKind | None) -> TrainOutcome:
+    """From how the process ended, and why we ended it if we did: what it managed to finish before it heard of that counts."""
     result, error = _read_json(folder / "result.json"), _read_json(folder / "error.json")
-    if code == EXIT_DONE and result is not None:
-        return TrainOutcome("succeeded", exit_code=code, result=result, log_tail=log_tail, checkpoint=checkpoint)
-    if code == EXIT_BAD_INPUT and error is not None:
-        return TrainOutcome("bad_input", exit_code=code, error=error, log_tail=log_tail, checkpoint=checkpoint)
-    return TrainOutcome("crashed", exit_code=code, log_tail=log_tail, checkpoint=checkpoint)
+    kind = _kind(end, verdict, done=result is not None, explained=error is not None)
+    return TrainOutcome(
+        kind,
+        exit_code=end.code,
+        signal=end.signal,
+        result=result if kind == "succeeded" else None,
+        error=_shortage(end, error) if kind == "out_of_memory" else error if kind == "bad_input" else None,
+        log_tail=_log_tail(folder),
+        checkpoint=_newest_checkpoint(folder),
+    )
+
+
+def _kind(end: End, verdict: OutcomeKind | None, *, done: bool, explained: bool) -> OutcomeKind:
+    if end.code == EXIT_DONE and done:
+        return "succeeded"
+    if verdict is not None:
+        return verdict
+    if end.out_of_memory or end.code == EXIT_OUT_OF_MEMORY:
+        return "out_of_memory"
+    if end.signal is not None:
+        return "killed"
+    if end.code == EXIT_BAD_INPUT and explained:
+        return "bad_input"
+    return "drained" if end.code == EXIT_DRAINED else "crashed"
+
+
+def _shortage(end: End, told: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The trainer's own words where it could still speak."""
+    if told is not None:
+        return told
+    used = f"{end.peak_memory_bytes / 2**30:.1f} GiB"
+    message = f"The system ran out of memory and ended the trainer, which had used up to {used}."
+    return {"code": "out_of_memory", "message": message, "param": None}
 
 
 def _read_progress(folder: Path) -> TrainProgress | None:

@@ -1,8 +1,9 @@
 """What the trainer reads from its work folder and what it leaves there. Pure pydantic: no torch.
 
 A work folder holds ``job.json`` (TrainerJob), the rows (one TrainingRow a line) and, while and after training,
-``curve.jsonl`` (CurveLine), ``progress.json`` (Progress), ``checkpoints/step-<n>/``, ``log.txt`` and at the end either
-``result.json`` (TrainerResult) with the LoRA adapter in ``out/``, or ``error.json`` (TrainerError).
+``curve.jsonl`` (CurveLine), ``progress.json`` (Progress, also touched while it evaluates), ``checkpoints/step-<n>/`` whose
+``manifest.json`` names every file by digest, ``log.txt`` and at the end either ``result.json`` (TrainerResult) with the LoRA adapter in
+``out/``, or ``error.json`` (TrainerError).
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ class ResolvedOptions(Contract):
 
 
 class TrainerJob(Contract):
-    """job.json. File names are relative to the work folder; ``resume_from`` is a checkpoint folder."""
+    """job.json. File names are relative to the work folder; ``resume_from`` is a checkpoint folder.
+
+    Checkpoints are at most ``checkpoint_seconds`` apart, as far as training steps are no longer than that.
+    """
 
     schema_version: Literal[1] = 1
     base_model: str
@@ -66,6 +70,7 @@ class TrainerJob(Contract):
     seed: int = 0
     resume_from: str | None = None
     max_seconds: PositiveFloat | None = None
+    checkpoint_seconds: PositiveFloat = 600.0
     dtype: Dtype | Auto = "auto"
 
 
@@ -140,7 +145,7 @@ class TrainerResult(Contract):
 
 
 class TrainerError(Contract):
-    """error.json: the input cannot be trained on; ``param`` names the part of the job that is at fault."""
+    """error.json: the input cannot be trained on, or memory has run out; ``param`` names the part of the job that is at fault."""
 
     code: str
     message: str

@@ -1,4 +1,5 @@
-"""``python -m engines.trainer WORK_DIR``: exit 0 done, 2 bad input (error.json), 3 stopped by SIGTERM, else a crash."""
+"""``python -m engines.trainer WORK_DIR``: exit 0 done, 2 bad input (error.json), 3 stopped by SIGTERM, 4 out of memory
+(error.json), else a crash."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from engines.process import die_with_parent, quiet_libraries
 
-EXIT_DONE, EXIT_BAD_INPUT, EXIT_DRAINED = 0, 2, 3
+EXIT_DONE, EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_OUT_OF_MEMORY = 0, 2, 3, 4
 
 
 def main(arguments: list[str]) -> int:
@@ -31,6 +32,7 @@ def _train(folder: Path, stop: threading.Event) -> int:
     # Imported here: torch takes seconds, and SIGTERM must be heard from the start.
     from engines.trainer.errors import BadInput
     from engines.trainer.files import write_json
+    from engines.trainer.memory import shortage
     from engines.trainer.run import Drained, run
 
     for name in ("result.json", "error.json"):
@@ -44,6 +46,12 @@ def _train(folder: Path, stop: threading.Event) -> int:
     except Drained:
         logging.getLogger(__name__).info("stopped on request")
         return EXIT_DRAINED
+    except (MemoryError, RuntimeError) as error:
+        if (message := shortage(error)) is None:
+            raise
+        logging.getLogger(__name__).error("out of memory: %s", message)
+        write_json(folder / "error.json", {"code": "out_of_memory", "message": message, "param": None})
+        return EXIT_OUT_OF_MEMORY
     logging.getLogger(__name__).info("done: %d steps, loss %.4f, %.0f s", result.steps, result.final_loss, result.seconds)
     return EXIT_DONE
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +14,6 @@ from transformers import TrainerCallback
 from engines.schemas import CurveLine, EarlyStopping, Progress
 from engines.trainer.checkpoint import Snapshot
 from engines.trainer.files import write_json
-
-CHECKPOINT_SECONDS = 600.0
 
 
 class Reporter(TrainerCallback):
@@ -62,6 +62,11 @@ class Reporter(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.flush()
 
+    def touch(self) -> None:
+        """Say that it goes on, although no training step has ended."""
+        with suppress(FileNotFoundError):
+            os.utime(self._progress)
+
     def flush(self) -> None:
         """Append the finished step's line, complete with its validation loss if it was evaluated."""
         if self._pending is None or "loss" not in self._pending:
@@ -104,17 +109,19 @@ class Validation(TrainerCallback):
 
 
 class Limits(TrainerCallback):
-    """Asks for checkpoints, at most ten minutes apart, and stops on SIGTERM or when the time is up."""
+    """Asks for checkpoints before too long, and stops on SIGTERM or when the time is up."""
 
-    def __init__(self, stop: threading.Event, max_seconds: float | None, *, validates: bool) -> None:
+    def __init__(self, stop: threading.Event, max_seconds: float | None, checkpoint_seconds: float, *, validates: bool) -> None:
         self._stop = stop
+        self._checkpoint_seconds = checkpoint_seconds
         self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self._validates = validates
-        self._saved_at = time.monotonic()
+        self._saved_at = self._stepped_at = time.monotonic()
         self.reason: Literal["drained", "max_seconds"] | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now = time.monotonic()
+        seconds, self._stepped_at = now - self._stepped_at, now
         if self._stop.is_set():
             # Also at the very last step: the caller is told to go on from the checkpoint, which then ends at once.
             self.reason = "drained"
@@ -125,7 +132,7 @@ class Limits(TrainerCallback):
             self.reason = "max_seconds"
             control.should_training_stop = True
             control.should_evaluate = self._validates
-        elif now - self._saved_at >= CHECKPOINT_SECONDS:
+        elif now - self._saved_at + seconds >= self._checkpoint_seconds:  # after another step like this one it would be too late
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

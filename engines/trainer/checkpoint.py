@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from transformers.trainer import TRAINER_STATE_NAME as STATE
 
 from engines.base_models import BaseModel as Base
 from engines.schemas import ResolvedOptions
@@ -17,10 +18,13 @@ from engines.schemas.trainer import Dtype
 from engines.trainer.errors import BadInput
 from engines.trainer.files import CONFIG, WEIGHTS, save_lora, write_json
 from engines.trainer.packing import Batch
+from engines.trainer.state import TENSORS, VALUES
 
 META = "stillhouse.json"
 BEST = "best.safetensors"
 CURVE = "curve.jsonl"
+MANIFEST = "manifest.json"
+FORMATS = frozenset({".safetensors", ".json", ".jsonl"})
 KEPT = 2
 
 
@@ -54,6 +58,22 @@ class Meta(BaseModel):
     identity: Identity
     dtype: Dtype
     counters: Counters
+
+
+class FileFacts(BaseModel):
+    """One file of a checkpoint."""
+
+    size_bytes: int
+    digest: str
+
+
+class Manifest(BaseModel):
+    """The content of a checkpoint's manifest.json: its other files."""
+
+    files: dict[str, FileFacts]
+
+
+NEEDED = (META, WEIGHTS, CONFIG, TENSORS, VALUES, STATE)
 
 
 @dataclass
@@ -107,18 +127,44 @@ class Snapshot:
 
 
 def read_meta(checkpoint: Path, identity: Identity) -> Meta:
-    """What ``checkpoint`` says of itself. Raises BadInput if it is incomplete or of another training than ``identity``."""
+    """What ``checkpoint`` says of itself. Raises BadInput if it is not whole, or of another training than ``identity``."""
+    if fault := _fault(checkpoint):
+        raise BadInput("checkpoint_unreadable", f"The checkpoint {checkpoint.name!r} cannot be read: {fault}.", "resume_from")
     try:
         meta = Meta.model_validate_json((checkpoint / META).read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         raise BadInput("checkpoint_unreadable", f"The checkpoint {checkpoint.name!r} cannot be read: {error}", "resume_from") from error
-    if not (checkpoint / WEIGHTS).is_file() or not (checkpoint / CONFIG).is_file():
-        raise BadInput("checkpoint_unreadable", f"The checkpoint {checkpoint.name!r} holds no LoRA weights.", "resume_from")
     differing = [name for name in Identity.model_fields if getattr(meta.identity, name) != getattr(identity, name)]
     if differing:
         message = f"The checkpoint {checkpoint.name!r} is of another training: {', '.join(differing)} differ."
         raise BadInput("checkpoint_mismatch", message, "resume_from")
     return meta
+
+
+def write_manifest(folder: Path) -> None:
+    """Name every file with its size and digest. Written last: a checkpoint without it was never finished."""
+    files = {place.name: _facts(place) for place in sorted(folder.iterdir())}
+    write_json(folder / MANIFEST, Manifest(files=files))
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """Why a checkpoint is not what was written, file by file; None when it is."""
+    try:
+        manifest = Manifest.model_validate_json((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        found = {place.name: place for place in checkpoint.iterdir() if place.name != MANIFEST}
+        if missing := {*NEEDED, *manifest.files} - found.keys():
+            return f"{min(missing)} is missing"
+        if unknown := [name for name in sorted(found) if name not in manifest.files or Path(name).suffix not in FORMATS]:
+            return f"{unknown[0]} does not belong to it"
+        damaged = [name for name, place in found.items() if _facts(place) != manifest.files[name]]
+    except (OSError, ValidationError) as error:
+        return type(error).__name__
+    return f"{damaged[0]} is damaged" if damaged else None
+
+
+def _facts(place: Path) -> FileFacts:
+    with place.open("rb") as file:
+        return FileFacts(size_bytes=place.stat().st_size, digest="sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def identity_of(base: Base, rows: list[Path], options: ResolvedOptions, seed: int) -> Identity:

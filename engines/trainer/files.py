@@ -53,6 +53,16 @@ def save_lora(model: Any, folder: Path, base_model: str, base_model_digest: str)
     write_json(folder / CONFIG, _lora_config(model, base_model, base_model_digest))
 
 
+def load_lora(model: Any, folder: Path) -> None:
+    """Put the weights that ``save_lora`` wrote back into ``model``."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    left = set_peft_model_state_dict(model, load_file(str(folder / WEIGHTS)))
+    if left.unexpected_keys:
+        raise ValueError(f"{WEIGHTS} holds weights that are not of this model: {left.unexpected_keys[0]}")
+
+
 def _lora_config(model: Any, base_model: str, base_model_digest: str) -> dict[str, Any]:
     config: dict[str, Any] = dict(model.peft_config["default"].to_dict())
     config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}

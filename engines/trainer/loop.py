@@ -13,12 +13,13 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from engines.trainer.callbacks import Reporter
-from engines.trainer.checkpoint import Snapshot, remove_old_checkpoints
+from engines.trainer.checkpoint import Snapshot, remove_old_checkpoints, write_manifest
 from engines.trainer.errors import BadInput
-from engines.trainer.files import folder_in_place
+from engines.trainer.files import folder_in_place, load_lora
 from engines.trainer.grouping import PrefixBatchSampler
 from engines.trainer.packing import Batch, Collator, Pass
 from engines.trainer.rows import EncodedRow
+from engines.trainer.state import load_optimizer, load_random, save_state
 
 
 class SharedPrefixTrainer(Trainer):
@@ -100,6 +101,7 @@ class SharedPrefixTrainer(Trainer):
                 batch = self._collate(self._validation[start : start + size]).to(self.args.device)
                 summed += sum(self._loss_of(self.model, one).item() for one in batch.passes)
                 targets += batch.n_targets
+                self._reporter.touch()
         metrics = {f"{metric_key_prefix}_loss": summed / targets}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -120,7 +122,23 @@ class SharedPrefixTrainer(Trainer):
         root = Path(self.args.output_dir)
         with folder_in_place(root / f"step-{self.state.global_step}") as folder:
             self._snapshot.write(self.model, folder, self.state.global_step)
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_rng_state(str(folder))
+            save_state(folder, self.optimizer, self.lr_scheduler)
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            write_manifest(folder)
         remove_old_checkpoints(root)
+
+    # What Trainer calls when it resumes; its own read pickles where they find any.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_lora(self.model, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_random(Path(checkpoint))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """There is none: float16 is not offered."""

@@ -14,6 +14,8 @@ MIN_TOKENS = 512
 MAX_TOKENS = 16384
 SHARE = 0.5
 FLOAT_BYTES = 4
+CPU_REFUSAL = "DefaultCPUAllocator: "
+"""How torch's allocator for the CPU begins what it says when it gets no memory, in a plain RuntimeError."""
 
 
 def tokens_that_fit(config: Any, device: torch.device) -> int:
@@ -32,6 +34,17 @@ def peak_memory_bytes() -> int:
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def shortage(error: Exception) -> str | None:
+    """What to say of an error that means that memory has run out, with sizes; None for any other error."""
+    text = str(error).partition("\n")[0]
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and CPU_REFUSAL not in text:
+        return None
+    said = text.rpartition(CPU_REFUSAL)[2][:300].rstrip(". ") or "an allocation was refused"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    used, free = peak_memory_bytes() / 2**30, _free_bytes(device) / 2**30
+    return f"{said}. The trainer had used up to {used:.1f} GiB; {free:.1f} GiB are free now."
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -149,7 +149,7 @@ def _device() -> torch.device:
 
 def _trainer(plan: Plan, model: Any, snapshot: Snapshot, stop: threading.Event) -> tuple[SharedPrefixTrainer, Limits, Validation]:
     reporter = Reporter(plan.folder, snapshot)
-    limits = Limits(stop, plan.job.max_seconds, validates=bool(plan.validation))
+    limits = Limits(stop, plan.job.max_seconds, plan.job.checkpoint_seconds, validates=bool(plan.validation))
     validation = Validation(snapshot, plan.options.early_stopping)
     arguments = _arguments(plan)
     model.to(arguments.device)

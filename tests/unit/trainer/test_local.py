@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from distill.trainers import LocalTrainer, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
@@ -19,6 +20,7 @@ from tests.unit.trainer.conftest import MakeJob, make_rows
 
 LONG = {"n_epochs": 2000, "batch_size": 4}
 LIMIT = 90.0
+PROGRESS = {"step": 1, "total_steps": 2, "epoch": 0.5, "percent": 50.0, "seconds_remaining": None}
 
 
 @pytest.fixture
@@ -32,6 +34,14 @@ def finish(trainer: LocalTrainer, folder: Path, callbacks: TrainCallbacks | None
     outcome = trainer.start(TrainRequest(folder), callbacks or TrainCallbacks()).wait(LIMIT)
     assert outcome is not None
     return outcome
+
+
+def pretender(place: Path, script: str) -> Path:
+    """A shell script in the place of Python; `{folder}` in it is the work folder."""
+    python = place / "python"
+    python.write_text("#!/bin/sh\nexport F=$3\n" + script.format(folder="$F") + "\n")
+    python.chmod(0o755)
+    return python
 
 
 class TestBaseDigest:
@@ -90,18 +100,47 @@ class TestLocalTrainer:
         assert outcome.kind == "killed"
 
     def test_crash_brings_the_log(self, make_job: MakeJob, tmp_path: Path) -> None:
-        python = tmp_path / "python"
-        python.write_text("#!/bin/sh\necho the disk is gone >&2\nexit 7\n")
-        python.chmod(0o755)
+        python = pretender(tmp_path, "echo the disk is gone >&2; exit 7")
         outcome = finish(LocalTrainer(str(python)), make_job("job", make_rows(2)))
         assert (outcome.kind, outcome.exit_code, outcome.log_tail) == ("crashed", 7, "the disk is gone\n")
 
+    def test_a_trainer_that_tells_nothing_is_ended_with_all_that_it_started(self, make_job: MakeJob, tmp_path: Path) -> None:
+        python = pretender(tmp_path, "setsid sh -c 'echo $$ > {folder}/deaf; trap : TERM; while :; do sleep 60; done' & wait")
+        folder = make_job("job", make_rows(2))
+        training = LocalTrainer(str(python)).start(TrainRequest(folder, stall_seconds=1.0), TrainCallbacks())
+        outcome = training.wait(LIMIT)
+        assert outcome is not None
+        assert (outcome.kind, outcome.signal) == ("stalled", signal.SIGKILL)
+        assert not psutil.pid_exists(int((folder / "deaf").read_text()))
+
+    def test_progress_keeps_a_slow_trainer_alive(self, make_job: MakeJob, tmp_path: Path) -> None:
+        told = "for i in 1 2 3 4 5 6 7 8; do touch {folder}/progress.tmp; cp {folder}/p {folder}/progress.json; sleep 0.4; done"
+        folder = make_job("job", make_rows(2))
+        (folder / "p").write_text(json.dumps(PROGRESS))
+        python = pretender(tmp_path, told + "; echo '{{}}' > {folder}/result.json")
+        training = LocalTrainer(str(python)).start(TrainRequest(folder, stall_seconds=2.5), TrainCallbacks())
+        outcome = training.wait(LIMIT)
+        assert outcome is not None
+        assert outcome.kind == "succeeded"
+
+    def test_after_its_deadline_it_may_write_a_checkpoint_and_is_ended(self, make_job: MakeJob, tmp_path: Path) -> None:
+        python = pretender(tmp_path, "trap 'mkdir -p {folder}/checkpoints/step-7; exit 3' TERM; while :; do sleep 0.1; done")
+        request = TrainRequest(make_job("job", make_rows(2)), max_seconds=1.0, grace_seconds=LIMIT)
+        outcome = LocalTrainer(str(python)).start(request, TrainCallbacks()).wait(LIMIT)
+        assert outcome is not None
+        assert outcome.kind == "deadline"
+        assert outcome.checkpoint == request.folder / "checkpoints" / "step-7"
+
+    def test_memory_that_ran_out_is_told_with_the_trainers_own_words(self, make_job: MakeJob, tmp_path: Path) -> None:
+        told = {"code": "out_of_memory", "message": "The trainer had used 3 GiB.", "param": None}
+        python = pretender(tmp_path, f"echo '{json.dumps(told).replace('{', '{{').replace('}', '}}')}' > {{folder}}/error.json; exit 4")
+        outcome = finish(LocalTrainer(str(python)), make_job("job", make_rows(2)))
+        assert (outcome.kind, outcome.error) == ("out_of_memory", told)
+
     def test_failing_callback_stops_nothing(self, make_job: MakeJob, tmp_path: Path) -> None:
         folder = make_job("job", make_rows(2))
-        progress = {"step": 1, "total_steps": 2, "epoch": 0.5, "percent": 50.0, "seconds_remaining": None}
-        python = tmp_path / "python"
-        python.write_text(f"#!/bin/sh\necho '{json.dumps(progress)}' > {folder}/progress.json\necho '{{}}' > {folder}/result.json\n")
-        python.chmod(0o755)
+        (folder / "p").write_text(json.dumps(PROGRESS))
+        python = pretender(tmp_path, "cp {folder}/p {folder}/progress.json; echo '{{}}' > {folder}/result.json")
 
         def refuse(_: Any) -> None:
             raise ValueError("no")

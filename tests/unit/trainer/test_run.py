@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import re
+import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ from safetensors.torch import load_file
 
 from engines.base_models import resolve
 from engines.trainer.errors import BadInput
+from engines.trainer.memory import shortage
 from engines.trainer.model import plain_loss
 from engines.trainer.rows import encode_file
 from engines.trainer.run import Drained, run
@@ -109,7 +115,31 @@ def validation_loss(folder: Path, tiny_model: Path) -> float:
     return loss / sum(row.n_targets for row in rows)
 
 
+def flip(place: Path) -> None:
+    """One byte in the middle of a file becomes another."""
+    content = bytearray(place.read_bytes())
+    content[len(content) // 2] ^= 1
+    place.write_bytes(content)
+
+
+HARMS: list[tuple[Callable[[Path], object], str]] = [
+    (lambda folder: os.truncate(folder / "state.safetensors", 100), "state.safetensors is damaged"),
+    (lambda folder: flip(folder / "adapter_model.safetensors"), "adapter_model.safetensors is damaged"),
+    (lambda folder: (folder / "manifest.json").unlink(), "FileNotFoundError"),
+    (lambda folder: (folder / "trainer_state.json").unlink(), "trainer_state.json is missing"),
+    (lambda folder: (folder / "rng_state.pth").write_bytes(b"a pickle"), "rng_state.pth does not belong to it"),
+]
+
+
 class TestResume:
+    @pytest.fixture
+    def drained(self, make_job: MakeJob) -> Path:
+        """The checkpoint of a training on eight rows that was stopped after its first step."""
+        folder = make_job("drained", make_rows(8), options=FAST)
+        with pytest.raises(Drained):
+            run(folder, StopAtStep(folder, 1))
+        return folder / "checkpoints" / "step-1"
+
     def test_gives_the_curve_of_an_uninterrupted_training(self, make_job: MakeJob) -> None:
         rows, validation = make_rows(12), make_rows(4, seed=1)
         whole = make_job("whole", rows, validation, options=FAST)
@@ -136,6 +166,31 @@ class TestResume:
         other = make_job("other", make_rows(8, seed=5), options=FAST, resume_from=str(part / "checkpoints" / "step-1"))
         with pytest.raises(BadInput, match="rows_digest"):
             train(other)
+
+    def test_refuses_a_checkpoint_that_is_not_what_was_written(self, drained: Path, make_job: MakeJob) -> None:
+        folder = make_job("again", make_rows(8), options=FAST, resume_from="step-1")
+        for harm, said in HARMS:
+            checkpoint = shutil.copytree(drained, folder / "step-1")
+            harm(checkpoint)
+            with pytest.raises(BadInput, match=f"The checkpoint 'step-1' cannot be read: {re.escape(said)}") as refused:
+                train(folder)
+            assert (refused.value.code, refused.value.param) == ("checkpoint_unreadable", "resume_from")
+            shutil.rmtree(checkpoint)
+
+    def test_nothing_is_unpickled(self, drained: Path, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("a pickle was read")
+
+        for module, name in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+            monkeypatch.setattr(module, name, refuse)
+        assert {place.suffix for place in drained.iterdir()} == {".json", ".jsonl", ".safetensors"}
+        train(make_job("again", make_rows(8), options=FAST, resume_from=str(drained)))
+
+    def test_checkpoints_are_no_further_apart_than_asked(self, make_job: MakeJob) -> None:
+        folder = make_job("job", make_rows(8), options=FAST, checkpoint_seconds=1e-6)
+        train(folder)
+        steps = json.loads((folder / "result.json").read_text())["steps"]
+        assert sorted(place.name for place in (folder / "checkpoints").iterdir()) == [f"step-{steps - 2}", f"step-{steps - 1}"]
 
     def test_keeps_two_checkpoints(self, make_job: MakeJob) -> None:
         rows = make_rows(8)
@@ -173,3 +228,28 @@ class TestBadInput:
     def test_misspelt_option(self, make_job: MakeJob) -> None:
         with pytest.raises(BadInput, match=r"options\.epochs"):
             train(make_job("job", make_rows(2), options={"epochs": 3}))
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"), "Tried to allocate 2.00 GiB. The trainer"),
+            (MemoryError(), "an allocation was refused. The trainer"),
+        ],
+    )
+    def test_a_shortage_is_told_with_sizes(self, error: Exception, said: str) -> None:
+        message = shortage(error)
+        assert message is not None
+        assert said in message
+        assert "GiB are free now" in message
+
+    def test_torch_on_a_cpu_says_it_in_a_plain_error(self) -> None:
+        with pytest.raises(RuntimeError) as refused:
+            torch.empty(1 << 50)
+        message = shortage(refused.value)
+        assert message is not None
+        assert message.startswith("can't allocate memory: you tried to allocate 4503599627370496 bytes")
+
+    def test_another_error_is_none(self) -> None:
+        assert shortage(RuntimeError("shapes do not match")) is None
