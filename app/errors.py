@@ -52,6 +52,7 @@ STATUSES: Mapping[type[house.StillhouseError], int] = {
     house.Unauthenticated: 401,
     house.LimitExceeded: 429,
     house.Unavailable: 503,
+    house.StorageUnavailable: 503,
     house.StillhouseError: 500,
 }
 

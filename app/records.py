@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import orjson
 
 RecordFormat = Literal["trl", "openai"]
 
 
-def records(path: Path, form: RecordFormat) -> Iterator[bytes]:
+def records(file: BinaryIO, form: RecordFormat) -> Iterator[bytes]:
     """The lines of a stored training file in another shape. Loss is meant for the last assistant turn alone in both."""
     shape = _openai if form == "openai" else _trl
-    with path.open("rb") as file:
+    with file:
         for line in file:
             yield orjson.dumps(shape(orjson.loads(line))) + b"\n"
 

@@ -15,7 +15,7 @@ from distill.jobs.notices import Notices
 from distill.relay import Relay
 from distill.rollouts import ProgramHost, RunnerPool
 from distill.settings import Settings
-from distill.storage import FolderStore
+from distill.storage import open_store
 
 
 class Services:
@@ -26,7 +26,7 @@ class Services:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = FolderStore(settings.blob_root)
+        self.store = open_store(settings)
         self.notices = Notices()
         self.relay = Relay()
         self._pool: RunnerPool | None = None

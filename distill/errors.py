@@ -10,6 +10,7 @@ StillhouseError(code, message, param, details)
 ├── LimitExceeded       a quota, a rate, a size
 ├── Unavailable         cannot answer now, retry later
 ├── StorageError        a blob is missing, damaged, or belongs to another database
+│   └── StorageUnavailable  the store cannot be read or written now
 └── LostLease           the holder's fence is stale, stop at once
     └── CancelRequested the lease holds, but the job publishes nothing any more: release the item
 """
@@ -101,9 +102,15 @@ class Unavailable(StillhouseError):
 
 
 class StorageError(StillhouseError):
-    """A blob is missing, damaged, or the store belongs to another database."""
+    """A blob is missing or damaged, or the store belongs to another database."""
 
     code = "storage"
+
+
+class StorageUnavailable(StorageError):
+    """No space, an I/O error, no connection: it may pass, so that what needs it is done again."""
+
+    retry_after = 30
 
 
 class LostLease(StillhouseError):

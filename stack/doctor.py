@@ -14,11 +14,11 @@ import redis
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from distill.catalog.blobs import store_id
+from distill.catalog.blobs import check_store, store_id
 from distill.db import unit_of_work
 from distill.errors import StillhouseError
 from distill.settings import ConnectionSettings, Settings
-from distill.storage import FolderStore
+from distill.storage import open_store
 from migrations.runner import current, head
 
 _PACKAGES = ("stillhouse-server", "stillhouse-programs", "dspy", "fastapi", "sqlalchemy", "celery", "torch", "transformers", "peft")
@@ -49,7 +49,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _guarded("PostgreSQL", _postgres)
     yield _guarded("Migrations", _migrations)
     yield _guarded("Redis", lambda: _redis(settings.redis_url))
-    yield _guarded("Blob store", lambda: _blobs(settings.blob_root))
+    yield _guarded("Blob store", lambda: _blobs(settings))
     yield _disk(settings.home)
     for name, connection in _connections(settings).items():
         yield _guarded(f"Connection {name}", lambda entry=connection: _connection(entry))  # type: ignore[misc]
@@ -93,12 +93,12 @@ def _redis(url: str) -> Finding:
     return Finding("", ok, f"{name}, maxmemory-policy {policy}" + ("" if ok else "; set noeviction, or hints are lost when memory is full"))
 
 
-def _blobs(root: Path) -> Finding:
-    root.mkdir(parents=True, exist_ok=True)
+def _blobs(settings: Settings) -> Finding:
+    store = open_store(settings)
     with unit_of_work() as session:
+        check_store(session, store)
         wanted = store_id(session)
-    FolderStore(root).claim_for(wanted)
-    return Finding("", True, f"{root} belongs to this database ({wanted})")
+    return Finding("", True, f"{store} belongs to this database ({wanted})")
 
 
 def _disk(home: Path) -> Finding:

@@ -23,7 +23,7 @@ from distill.db import unit_of_work
 from distill.execute.lm_host import HostRefused, HostUnreachable, LmHostClient
 from distill.execute.placements import Agent
 from distill.settings import Settings, get_settings
-from distill.storage import FolderStore
+from distill.storage import open_store
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class Loop:
 
 def make_agent(settings: Settings, name: str) -> Agent:
     """The agent of a connection. Raises SystemExit when there is no such connection, StorageError for another database's blobs."""
-    store = FolderStore(settings.blob_root)
+    store = open_store(settings)
     with unit_of_work() as s:
         blobs.check_store(s, store)
         connections.sync(s, settings)

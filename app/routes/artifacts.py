@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
+import structlog
 from fastapi import Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
@@ -19,7 +22,9 @@ from app.views.convert import page_of
 from app.views.served import artifact_read
 from distill.catalog import aliases, artifacts
 from distill.db import unit_of_work
+from distill.errors import StorageError
 
+log = structlog.get_logger(__name__)
 routes = router("artifacts")
 
 
@@ -49,10 +54,10 @@ def get_artifact(artifact_id: ArtifactRef, caller: ArtifactUser, session: Sessio
 def artifact_content(artifact_id: ArtifactRef, caller: ArtifactUser, session: SessionDep, services: ServicesDep) -> StreamingResponse:
     """The bytes are the same at every download; check each file against the digests in the artifact."""
     row = aliases.artifact(session, caller.project_id, artifact_id)
-    for entry in row.files.values():
-        services.store.path(entry["digest"])
     headers = {"content-disposition": f'attachment; filename="{row.name}-{row.id}.tar.gz"', "etag": f'"{row.digest}"'}
-    return StreamingResponse(archive(services.store, row.files), media_type="application/gzip", headers=headers)
+    with _whole(row.id):
+        chunks = archive(services.store, row.files)
+    return StreamingResponse(chunks, media_type="application/gzip", headers=headers)
 
 
 @routes.get(
@@ -70,7 +75,22 @@ def artifact_file(
     if entry is None:
         raise ApiError(404, "file_not_found", f"The artifact has no such file; it has {', '.join(sorted(row.files))}.", param="path")
     headers = {"etag": f'"{entry["digest"]}"', "x-content-type-options": "nosniff", "content-disposition": "attachment"}
-    return FileResponse(services.store.path(entry["digest"]), media_type="application/octet-stream", headers=headers)
+    with _whole(row.id):
+        place = services.store.path(entry["digest"])
+    return FileResponse(place, media_type="application/octet-stream", headers=headers)
+
+
+@contextmanager
+def _whole(artifact_id: str) -> Iterator[None]:
+    """Damage is told before the first byte goes out."""
+    try:
+        yield
+    except StorageError as error:
+        if error.code not in ("blob_damaged", "blob_missing"):
+            raise
+        log.error("artifact_corrupt", artifact=artifact_id, code=error.code, message=error.message)
+        message = f"A file of {artifact_id} is damaged or lost in the blob store. The operator can restore it from a backup."
+        raise ApiError(500, "artifact_corrupt", message) from error
 
 
 @routes.post("/artifacts/{artifact_id}/call", summary="Run a compiled program", responses={**BODY_ERRORS, **errors(404)})

@@ -49,4 +49,4 @@ def training_file_content(
     if row is None or digest is None:
         raise ApiError(404, "no_training_file", f"The job has no {part} rows for {fine_tuning_job}.", param="fine_tuning_job")
     headers = {**attachment(file_name(row, part)), "etag": f'"{digest}-{format}"'}
-    return StreamingResponse(records(services.store.path(digest), format), media_type=MEDIA_TYPE, headers=headers)
+    return StreamingResponse(records(services.store.open(digest), format), media_type=MEDIA_TYPE, headers=headers)

@@ -11,7 +11,7 @@ from app.views.convert import seconds
 from distill.catalog.facts import RowFact
 from distill.jobs.facts import Rollout, reason_of
 from distill.jobs.models import FineTuneJob
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 
 def trace_read(rollout: Rollout) -> TraceRead:
@@ -53,7 +53,7 @@ def rejection_read(fact: RowFact) -> RejectionRead:
     )
 
 
-def curve_read(store: FolderStore, row: FineTuneJob, told: Sequence[Mapping[str, Any]]) -> CurveRead:
+def curve_read(store: BlobStore, row: FineTuneJob, told: Sequence[Mapping[str, Any]]) -> CurveRead:
     """The points of one training: all that the trainer wrote, or what it has told while it goes on."""
     lines = store.read(row.curve).splitlines() if row.curve else []
     points = [json.loads(line) for line in lines if line.strip()] if row.curve else list(told)

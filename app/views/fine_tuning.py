@@ -7,7 +7,7 @@ from typing import Any
 from app.schemas.fine_tuning import FineTuneError, FineTuneEventRead, FineTuneJobRead, LogRead
 from app.views.convert import seconds
 from distill.jobs.models import FineTuneJob, JobEvent
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 _MOST_LOG_BYTES = 2**20
 
@@ -45,7 +45,7 @@ def fine_tune_error(error: dict[str, Any] | None) -> FineTuneError | None:
     return FineTuneError(code=str(error.get("code", "error")), message=str(error.get("message", "")), param=error.get("param"))
 
 
-def log_read(store: FolderStore, row: FineTuneJob) -> LogRead:
+def log_read(store: BlobStore, row: FineTuneJob) -> LogRead:
     """The end of what is there now while it trains, else the log of its last attempt."""
     text, truncated = row.log_tail or "", True
     if row.log_tail is None and row.log is not None:

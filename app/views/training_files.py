@@ -8,16 +8,16 @@ from typing import Any
 
 from app.schemas.training_files import CoverageRead, TrainingFileRead, TrainingFilesRead
 from distill.jobs.models import FineTuneJob, Job
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 
-def training_files_read(store: FolderStore, job: Job, rows: Iterable[FineTuneJob], coverage: Mapping[str, Any] | None) -> TrainingFilesRead:
+def training_files_read(store: BlobStore, job: Job, rows: Iterable[FineTuneJob], coverage: Mapping[str, Any] | None) -> TrainingFilesRead:
     """The files that are made so far."""
     data = [_file(store, job, row, row.training_file) for row in rows if row.training_file]
     return TrainingFilesRead(data=data, coverage=CoverageRead.model_validate(coverage) if coverage else None)
 
 
-def _file(store: FolderStore, job: Job, row: FineTuneJob, digest: str) -> TrainingFileRead:
+def _file(store: BlobStore, job: Job, row: FineTuneJob, digest: str) -> TrainingFileRead:
     return TrainingFileRead(
         fine_tuning_job=row.id,
         lm=",".join(row.lms),

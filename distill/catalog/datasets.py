@@ -19,7 +19,7 @@ from distill.db import Listing, Page, Session, paginate
 from distill.errors import Invalid, NotFound
 from distill.ids import new_id
 from distill.settings import get_settings
-from distill.storage import BlobWriter, FolderStore
+from distill.storage import BlobStore, BlobWriter
 
 INDEX_EVERY = 1000
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
@@ -28,7 +28,7 @@ _REFERENCE = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,127})@(?:v(?P<ve
 
 def create(
     s: Session,
-    store: FolderStore,
+    store: BlobStore,
     project_id: str,
     rows: Iterable[Mapping[str, Any]],
     *,
@@ -51,7 +51,7 @@ def create(
             _write(out, index, row)
             _check_size(out)
             summary.add(row)
-    blobs.register(s, out.digest, out.size_bytes)
+    blobs.register(s, store, out.digest)
     dataset = Dataset(
         id=new_id("ds"),
         project_id=project_id,
@@ -135,12 +135,12 @@ def delete(s: Session, project_id: str, dataset_id: str) -> None:
     s.execute(update(Dataset).where(Dataset.id == dataset_id).values(deleted_at=func.clock_timestamp()))
 
 
-def rows(store: FolderStore, dataset: Dataset, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+def rows(store: BlobStore, dataset: Dataset, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
     """Stream rows `start` (0-based) up to, not including, `stop`; at most 999 rows before `start` are skipped over."""
     stop = dataset.row_count if stop is None else min(stop, dataset.row_count)
     if start >= stop:
         return
-    with store.path(dataset.digest).open("rb") as file:
+    with store.open(dataset.digest) as file:
         file.seek(dataset.offsets[start // INDEX_EVERY])
         for line in islice(file, start % INDEX_EVERY, start % INDEX_EVERY + stop - start):
             yield json.loads(line)

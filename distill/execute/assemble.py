@@ -32,7 +32,7 @@ from distill.pipeline.prepare import Filter, Row, Shelf, settle
 from distill.pipeline.refusals import Refused
 from distill.pipeline.roles import teacher_number
 from distill.pipeline.sides import FEWEST_ROWS_TO_VALIDATE, FEWEST_ROWS_TO_WATCH, validation_groups
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 _FACTS = (
     RowFact.predictor,
@@ -94,7 +94,7 @@ def _assemble(work: Work, ports: Ports, job: JobContext) -> list[TrainingFile]:
         return files
 
 
-def _assemble_key(store: FolderStore, job: JobContext, key: Key, shelf: Shelf, texts: PartTexts) -> TrainingFile:
+def _assemble_key(store: BlobStore, job: JobContext, key: Key, shelf: Shelf, texts: PartTexts) -> TrainingFile:
     wanted, spec = job.spec.filter, job.spec
     names = predictors_of_rows(spec, job.student, key)
     with unit_of_work() as s:
@@ -124,7 +124,7 @@ def _row(fact: Fact[Any]) -> Row:
     )
 
 
-def _write(store: FolderStore, rows: Iterable[Row], held: frozenset[str], tallies: Tallies, texts: PartTexts) -> TrainingFile:
+def _write(store: BlobStore, rows: Iterable[Row], held: frozenset[str], tallies: Tallies, texts: PartTexts) -> TrainingFile:
     """Copy rows out of their parts, in order, each to its side."""
     with ExitStack() as stack:
         train = stack.enter_context(store.writer())
@@ -157,9 +157,8 @@ def _teacher_rollouts(job: JobContext) -> list[Any]:
     return [RowFact.job_id == job.job_id, RowFact.kind == "rollout", RowFact.role.like("teacher:%"), RowFact.trace_digest.is_not(None)]
 
 
-def _point_at(s: Session, store: FolderStore, job: JobContext, file: TrainingFile) -> None:
-    for digest in filter(None, (file.train, file.validation)):
-        blobs.register(s, digest, store.size(digest))
+def _point_at(s: Session, store: BlobStore, job: JobContext, file: TrainingFile) -> None:
+    blobs.register(s, store, *filter(None, (file.train, file.validation)))
     key = file.tallies.key
     which = (FineTuneJob.job_id == job.job_id, FineTuneJob.lm_key == key.lm_key, FineTuneJob.predictor == key.predictor)
     values = {

@@ -26,7 +26,7 @@ from distill.pipeline.roles import (
     teacher_rendering_cast,
 )
 from distill.spec import CompileSpec, example_digest, inputs_digest
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 from stillhouse_programs.spec import ProgramSpec
 
 Side = Literal["train", "holdout"]
@@ -98,18 +98,19 @@ class JobContext:
     def side_of(self, role: str) -> Side:
         return "train" if ":" in role else "holdout"
 
-    def examples(self, store: FolderStore, side: Side, start: int, stop: int) -> list[Example]:
+    def examples(self, store: BlobStore, side: Side, start: int, stop: int) -> list[Example]:
         """Examples `start` (0-based) up to, not including, `stop` of a side."""
         if side == "holdout" and self.plan.holdout_from == "valset":
             assert self.valset is not None  # noqa: S101 - for the type checker; the plan says so
             return [Example(start + i, row) for i, row in enumerate(self.rows(store, self.valset, start, stop))]
-        return list(self._picked(store, read_split(store, self.plan.split)[side][start:stop]))
+        split = read_split(store, self.plan.split)  # type: ignore[arg-type]  # a store is hashable: it is itself
+        return list(self._picked(store, split[side][start:stop]))
 
-    def rows(self, store: FolderStore, dataset: Dataset, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+    def rows(self, store: BlobStore, dataset: Dataset, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
         """Rows of the trainset or valset as the student takes them: the cells of a CSV have the types of its fields."""
         return map(reader_of(self.student, dataset), datasets.rows(store, dataset, start, stop))
 
-    def _picked(self, store: FolderStore, numbers: Sequence[int]) -> Iterator[Example]:
+    def _picked(self, store: BlobStore, numbers: Sequence[int]) -> Iterator[Example]:
         if not numbers:
             return
         for number, row in numbered(self.rows(store, self.trainset, numbers[0], numbers[-1] + 1), numbers, numbers[0]):
@@ -136,15 +137,10 @@ def as_inputs(program: ProgramSpec, example: Example) -> CastInputs:
 
 
 @lru_cache(maxsize=8)
-def _split(path: str) -> dict[str, "array[int]"]:
-    with open(path, encoding="ascii") as file:
-        sides: dict[str, list[int]] = json.load(file)
-    return {side: array("Q", numbers) for side, numbers in sides.items()}
-
-
-def read_split(store: FolderStore, digest: str) -> dict[str, "array[int]"]:
+def read_split(store: BlobStore, digest: str) -> dict[str, "array[int]"]:
     """`{"train": [row numbers], "holdout": [row numbers]}`, ascending. As arrays: every worker holds those of its last few jobs."""
-    return _split(str(store.path(digest)))
+    sides: dict[str, list[int]] = json.loads(store.read(digest))
+    return {side: array("Q", numbers) for side, numbers in sides.items()}
 
 
 def load(s: Session, job_id: str) -> JobContext:

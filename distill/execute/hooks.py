@@ -19,6 +19,7 @@ POINTS = frozenset(
     {f"{step}.{moment}" for step in ("validate", "assemble", "package") for moment in ("before_publish", "after_publish")}
     | {f"{step}.{moment}" for step in ("bootstrap", "evaluate") for moment in ("mid_work", "flushed", "before_publish", "after_publish")}
     | {f"prepare.{moment}" for moment in ("mid_work", "before_publish", "after_publish")}
+    | {f"blob.{moment}" for moment in ("writing", "synced", "renamed", "placed")}
     | {f"train.{moment}" for moment in ("leased_device", "mid_work", "before_publish", "after_publish")}
 )
 

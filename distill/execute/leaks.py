@@ -9,13 +9,13 @@ from distill.execute.context import JobContext
 from distill.pipeline.holdout import Split
 from distill.pipeline.leaks import demos_by_inputs, warning_of_demos, warning_of_locked
 from distill.pipeline.plan import Source, row_inputs
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 LOOKED_UP_AT_ONCE = 1000
 
 
 def leaks(
-    s: Session, store: FolderStore, job: JobContext, inputs: Sequence[str], sides: Split, source: Source | None
+    s: Session, store: BlobStore, job: JobContext, inputs: Sequence[str], sides: Split, source: Source | None
 ) -> list[dict[str, str]]:
     """Warnings, for a reader who would take the scores at their word. `inputs` are the digests of the inputs of the trainset's rows."""
     held = _held(store, job, inputs, sides, source)
@@ -33,7 +33,7 @@ def _in_demos(job: JobContext, rows: Iterable[tuple[int, str]]) -> list[dict[str
     return [warning for whose, found in demos.items() for warning in warning_of_demos(whose, found, held)]
 
 
-def _held(store: FolderStore, job: JobContext, inputs: Sequence[str], sides: Split, source: Source | None) -> Iterator[tuple[int, str]]:
+def _held(store: BlobStore, job: JobContext, inputs: Sequence[str], sides: Split, source: Source | None) -> Iterator[tuple[int, str]]:
     """The held-out rows of this job, with the digests of their inputs."""
     if source == "valset" and job.valset is not None:
         yield from ((number, row_inputs(job.student, row)) for number, row in enumerate(job.rows(store, job.valset)))

@@ -21,7 +21,7 @@ from distill.pipeline.package import Facts, File, TunedPredictor, manifest, pret
 from distill.pipeline.plan import row_inputs
 from distill.pipeline.roles import rendering_cast
 from distill.spec import LmSpec
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 from stillhouse_programs.spec import canonical_json
 
 TUNED = "tune/"
@@ -59,8 +59,7 @@ def run(work: Work, ports: Ports) -> None:
     files["manifest.json"] = _entry(ports.store, text)
 
     def keep(s: Session) -> None:
-        for entry in files.values():
-            blobs.register(s, entry["digest"], entry["size_bytes"])
+        blobs.register(s, ports.store, *(entry["digest"] for entry in files.values()))
         made = artifacts.create(
             s,
             project_id=job.project_id,
@@ -78,7 +77,7 @@ def run(work: Work, ports: Ports) -> None:
     work.publish(locked=keep, on_closed=closed)
 
 
-def _entry(store: FolderStore, content: bytes) -> dict[str, Any]:
+def _entry(store: BlobStore, content: bytes) -> dict[str, Any]:
     return {"digest": store.put(content), "size_bytes": len(content)}
 
 
@@ -150,7 +149,7 @@ def _data(job: JobContext) -> dict[str, Any]:
     }
 
 
-def _holdout(store: FolderStore, job: JobContext) -> Holdout:
+def _holdout(store: BlobStore, job: JobContext) -> Holdout:
     if job.plan.holdout_from is None:
         return Holdout([], [])
     examples = job.examples(store, "holdout", 0, job.plan.holdout_examples)

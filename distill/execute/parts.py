@@ -5,18 +5,17 @@ from collections import OrderedDict
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 OPEN_FILES = 256
 
 
 class PartTexts:
-    """Use it as a block. A blob's bytes are checked when it is first read from; at most OPEN_FILES are open at a time."""
+    """Use it as a block. A blob's bytes are checked when it is opened; at most OPEN_FILES are open at a time."""
 
-    def __init__(self, store: FolderStore) -> None:
+    def __init__(self, store: BlobStore) -> None:
         self._store = store
         self._open: OrderedDict[str, BinaryIO] = OrderedDict()
-        self._checked: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -34,8 +33,5 @@ class PartTexts:
     def _opened(self, part: str) -> BinaryIO:
         if len(self._open) >= OPEN_FILES:
             self._open.popitem(last=False)[1].close()
-        if part not in self._checked:
-            self._store.verify(part)
-            self._checked.add(part)
-        self._open[part] = self._store.path(part).open("rb")
+        self._open[part] = self._store.open(part)
         return self._open[part]

@@ -17,7 +17,7 @@ from distill.errors import JobFault, StorageError
 from distill.execute.lm_host import CannotSleep, HostRefused, LmHostClient
 from distill.jobs import claims, repository, service, trained
 from distill.jobs.status import JobStatus
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ class Wanted:
 class Agent:
     """One connection's agent. `tick` does what is due now; it may be called again after any error."""
 
-    def __init__(self, connection: Connection, host: LmHostClient, store: FolderStore, cache: Path, name: str) -> None:
+    def __init__(self, connection: Connection, host: LmHostClient, store: BlobStore, cache: Path, name: str) -> None:
         self._connection, self._host, self._store, self._cache, self._name = connection, host, store, cache, name
 
     def tick(self) -> None:
@@ -177,12 +177,12 @@ def _tell_jobs(s: Session, model: Model, warning: str | None) -> None:
         trained.release_compiled(s, row)
 
 
-def _probe_prompts(store: FolderStore, model: Model) -> list[list[dict[str, Any]]]:
+def _probe_prompts(store: BlobStore, model: Model) -> list[list[dict[str, Any]]]:
     digest = model.settings.get("probe_file")
     if not digest:
         return []
     prompts = []
-    with store.path(digest).open("rb") as file:
+    with store.open(digest) as file:
         for line in file:
             prompts.append(orjson.loads(line)["prompt"])
             if len(prompts) == PROBE_PROMPTS:
@@ -190,13 +190,12 @@ def _probe_prompts(store: FolderStore, model: Model) -> list[list[dict[str, Any]
     return prompts
 
 
-def _copy(store: FolderStore, digest: str, place: Path) -> None:
-    store.verify(digest)
-    source = store.path(digest)
-    if place.is_file() and place.stat().st_size == source.stat().st_size:
-        return
-    # A name of its own: an agent that was thought dead may still be copying the same file.
-    descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-    with os.fdopen(descriptor, "wb") as file, source.open("rb") as blob:
-        shutil.copyfileobj(blob, file)
+def _copy(store: BlobStore, digest: str, place: Path) -> None:
+    with store.open(digest) as blob:
+        if place.is_file() and place.stat().st_size == os.fstat(blob.fileno()).st_size:
+            return
+        # A name of its own: an agent that was thought dead may still be copying the same file.
+        descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            shutil.copyfileobj(blob, file)
     os.replace(temporary, place)

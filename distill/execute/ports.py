@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.execute.hooks import crash_point
 from distill.relay import Relay
 from distill.rollouts import RunnerPool
 from distill.settings import Settings
-from distill.storage import FolderStore
+from distill.storage import BlobStore, open_store
 from distill.trainers.base import Trainer
 from distill.trainers.local import LocalTrainer
 
@@ -16,7 +17,7 @@ from distill.trainers.local import LocalTrainer
 class Ports:
     """`work_root` is a folder of this machine that outlives the process: trainers leave their checkpoints there."""
 
-    store: FolderStore
+    store: BlobStore
     relay: Relay
     runners: RunnerPool
     trainers: Mapping[str, Trainer]
@@ -34,7 +35,7 @@ def open_ports(settings: Settings) -> Ports:
     """Start the relay and the pool of runners (no runner starts before it is needed)."""
     relay = Relay()
     return Ports(
-        store=FolderStore(settings.blob_root),
+        store=open_store(settings, passing=crash_point),
         relay=relay,
         runners=RunnerPool(relay.start(), settings.pythons, references=settings.references),
         trainers={"local": LocalTrainer()},

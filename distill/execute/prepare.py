@@ -41,7 +41,7 @@ def run(work: Work, ports: Ports) -> None:
     counts = {**part.counts, "traces": len(scores), "passed": len(passed)}
 
     def keep(s: Session) -> None:
-        blobs.register(s, out.digest, out.size_bytes)
+        blobs.register(s, ports.store, out.digest)
         row_facts.store(s, facts)
 
     work.publish(counts=counts, result={"part": out.digest}, before=keep, on_closed=flow.after_prepare)

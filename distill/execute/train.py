@@ -25,7 +25,7 @@ from distill.pipeline.keys import Key, model_id
 from distill.pipeline.refusals import Reason, Refused
 from distill.pipeline.roles import rendering_cast
 from distill.settings import get_settings
-from distill.storage import FolderStore
+from distill.storage import BlobStore, put_folder
 from distill.trainers.base import TrainOutcome, TrainRequest
 
 GRACE_SECONDS = {"lost": 0.0, "cancel": 5.0, "pause": 60.0, "drain": 60.0}
@@ -168,13 +168,13 @@ def _result(work: Work, outcome: TrainOutcome) -> Mapping[str, Any]:
     raise Troubled(f"trainer_{outcome.kind}", f"The trainer {how}: {last[:300]}")
 
 
-def _keep(store: FolderStore, folder: Path, result: Mapping[str, Any]) -> Product:
-    files = {place.name: _entry(store, place) for place in sorted((folder / "out").iterdir()) if place.is_file()}
+def _keep(store: BlobStore, folder: Path, result: Mapping[str, Any]) -> Product:
+    files = put_folder(store, folder / "out")
     curve, log = (store.put(place) if place.is_file() else None for place in (folder / "curve.jsonl", folder / "log.txt"))
     return Product(files, curve, log, result)
 
 
-def _keep_log(work: Work, store: FolderStore, key: FineTuneJob, folder: Path) -> None:
+def _keep_log(work: Work, store: BlobStore, key: FineTuneJob, folder: Path) -> None:
     """The log of an attempt that failed is what its user needs most. Raises LostLease."""
     place = folder / "log.txt"
     if not place.is_file():
@@ -182,24 +182,19 @@ def _keep_log(work: Work, store: FolderStore, key: FineTuneJob, folder: Path) ->
     digest = store.put(place)
     with unit_of_work() as s:
         claims.hold(s, work.claim)
-        blobs.register(s, digest, store.size(digest))
+        blobs.register(s, store, digest)
         s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(log=digest, log_tail=None))
-
-
-def _entry(store: FolderStore, place: Path) -> dict[str, Any]:
-    return {"digest": store.put(place), "size_bytes": place.stat().st_size}
 
 
 # ------------------------------------------------------------------ model
 
 
-def record(s: Session, store: FolderStore, job: JobContext, key: FineTuneJob, product: Product, base: str | None = None) -> None:
+def record(s: Session, store: BlobStore, job: JobContext, key: FineTuneJob, product: Product, base: str | None = None) -> None:
     """The model's row, its files, and that it is wanted on the connection its LM belongs to. `base` is the digest of what it started from.
 
     The trainer's own word for the base model goes before what was asked of it earlier.
     """
-    for digest in [entry["digest"] for entry in product.files.values()] + [each for each in (product.curve, product.log) if each]:
-        blobs.register(s, digest, store.size(digest))
+    blobs.register(s, store, *(entry["digest"] for entry in product.files.values()), *filter(None, (product.curve, product.log)))
     name = model_id(job.program_name, Key(key.lm_key, key.predictor, key.lms[0], tuple(key.predictors)), key.id, job.spec.suffix)
     fine_tuned.create(
         s,

@@ -11,7 +11,7 @@ from distill import spec
 from distill.db import Session
 from distill.jobs.models import FineTuneJob
 from distill.jobs.status import FineTuneStatus
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +31,7 @@ def training_digest(key: FineTuneJob, seed: int, base_digest: str) -> str:
     )
 
 
-def make(folder: Path, store: FolderStore, key: FineTuneJob, seed: int, resume_from: Path | None) -> Path:
+def make(folder: Path, store: BlobStore, key: FineTuneJob, seed: int, resume_from: Path | None) -> Path:
     """Write job.json and the rows. `resume_from` is a checkpoint of an earlier attempt. Raises StorageError, RuntimeError without rows."""
     if key.training_file is None:
         raise RuntimeError(f"fine-tune job {key.id} has no training file")
@@ -64,7 +64,7 @@ def _options(key: FineTuneJob) -> dict[str, Any]:
     return options
 
 
-def _copy(store: FolderStore, digest: str, place: Path) -> None:
+def _copy(store: BlobStore, digest: str, place: Path) -> None:
     with store.open(digest) as source, place.open("wb") as target:
         shutil.copyfileobj(source, target)
 

@@ -23,7 +23,7 @@ from distill.pipeline.refusals import Reason, Refused, nothing_left_to_train
 from distill.pipeline.roles import Cast, baseline_cast, prompt_adapters, rendering_cast, same_prompts, teacher_cast, teacher_role
 from distill.pipeline.samples import fixed_samples
 from distill.rollouts import RunnerError
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 SILENCE_SECONDS = 120.0
 
@@ -55,7 +55,7 @@ def run(work: Work, ports: Ports) -> None:
     told = [*told_of_rows, *leaked, *_prompt_warnings(job)]
 
     def keep(s: Session) -> None:
-        blobs.register(s, digest, ports.store.size(digest))
+        blobs.register(s, ports.store, digest)
 
     def opened(s: Session, row: Job, closed: object) -> None:
         flow.after_validate(s, row, plan, told)
@@ -71,7 +71,7 @@ def _check_prompt_adapters(job: JobContext) -> None:
             raise Refused(Reason("mixed_prompt_adapters", message, "validate", param, retryable=False))
 
 
-def _check_rows(store: FolderStore, job: JobContext) -> None:
+def _check_rows(store: BlobStore, job: JobContext) -> None:
     """Every row can be used; at submit a stored dataset was checked by its summary alone. Raises Refused."""
     for param, dataset in (("trainset", job.trainset), ("valset", job.valset)):
         if dataset is None:
@@ -128,7 +128,7 @@ def _metric(job: JobContext) -> dict[str, Any]:
     return job.spec.metric.model_dump(mode="json")
 
 
-def _divide(store: FolderStore, job: JobContext) -> tuple[list[str], Split, Source | None, list[dict[str, str]]]:
+def _divide(store: BlobStore, job: JobContext) -> tuple[list[str], Split, Source | None, list[dict[str, str]]]:
     """The digests of the trainset's inputs, the sides, where the holdout comes from, and what the user should know of them.
 
     Raises Refused when nothing is left to train on.

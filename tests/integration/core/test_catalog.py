@@ -327,8 +327,15 @@ class TestStoreId:
         with unit_of_work() as s:
             blobs.check_store(s, world.store)
             blobs.check_store(s, world.store)
-            with pytest.raises(StorageError, match="belongs to database store-of-somebody-else"):
+            with pytest.raises(StorageError, match="belongs to the database store-of-somebody-else"):
                 blobs.check_store(s, foreign)
+
+    def test_store_without_the_databases_blobs_is_refused(self, world: World, tmp_path: Any) -> None:
+        """A folder that was not mounted is not taken for a new one."""
+        empty = FolderStore(tmp_path / "empty")
+        with unit_of_work() as s, pytest.raises(StorageError, match=r"does not hold what the database .* points at"):
+            blobs.check_store(s, empty)
+        assert empty.owner() is None
 
 
 def _trace(world: World, digest: str, inputs: dict[str, Any], status: str = "ok") -> traces.NewTrace:

@@ -22,7 +22,7 @@ TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
 def read(tmp_path: Path, form: RecordFormat, *rows: dict[str, Any]) -> list[dict[str, Any]]:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return [json.loads(line) for line in b"".join(records(path, form)).splitlines()]
+    return [json.loads(line) for line in b"".join(records(path.open("rb"), form)).splitlines()]
 
 
 class TestRecords:
