@@ -10,11 +10,11 @@ from typing import Any, Literal
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from distill.db import Session, unit_of_work
+from distill.db import unit_of_work
 from distill.errors import JobFault, LostLease
 from distill.execute.hooks import crash_point
-from distill.jobs import claims, repository, training
-from distill.jobs.claims import Claim, OnClosed
+from distill.jobs import claims
+from distill.jobs.claims import Also, Claim, OnClosed
 from distill.settings import get_settings
 
 log = structlog.get_logger(__name__)
@@ -22,7 +22,6 @@ log = structlog.get_logger(__name__)
 StopReason = Literal["lost", "cancel", "pause", "drain"]
 _STRENGTH: Mapping[StopReason, int] = {"pause": 0, "drain": 1, "cancel": 2, "lost": 3}
 OnStop = Callable[[StopReason], None]
-Also = Callable[[Session], None]
 
 
 class Stopped(Exception):
@@ -128,13 +127,7 @@ class Work:
         with unit_of_work() as s:
             if before is not None:
                 before(s)
-            closed = claims.publish(s, self.claim, counts=counts, result=result)
-            if locked is not None:
-                locked(s)
-            if closed is not None and on_closed is not None:
-                on_closed(s, repository.lock(s, self.claim.job_id), closed)
-            elif closed is None and self.claim.fine_tune_job_id is not None:
-                training.fail_if_over(s, repository.lock(s, self.claim.job_id))
+            claims.publish(s, self.claim, counts=counts, result=result, locked=locked, on_closed=on_closed)
         self._ended.set()
         crash_point(f"{self.claim.step}.after_publish")
 

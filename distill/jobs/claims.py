@@ -83,6 +83,7 @@ class StepClosed:
 
 
 OnClosed = Callable[[Session, Job, StepClosed], None]
+Also = Callable[[Session], None]
 
 
 # ------------------------------------------------------------------ claim and beat
@@ -180,10 +181,12 @@ def publish(
     units: int | None = None,
     counts: Mapping[str, int | float] | None = None,
     result: Mapping[str, Any] | None = None,
+    locked: Also | None = None,
     on_closed: OnClosed | None = None,
 ) -> StepClosed | None:
-    """End an item with success. Whoever closes its step gets a StepClosed (and `on_closed` is called with the job locked), others None.
+    """End an item with success. Whoever closes its step gets a StepClosed, others None.
 
+    With the job locked `locked` is called, then `on_closed` if this closes the step; a pause that was asked for comes after both.
     `counts` are added to the step's. Raises LostLease when the fence is stale, CancelRequested when the job publishes nothing any
     more: the transaction must then be rolled back, and after CancelRequested the item released.
     """
@@ -196,8 +199,12 @@ def publish(
     closed = _count(s, claim, counts or {})
     if claim.fine_tune_job_id:
         s.execute(sql.FINISH_FINE_TUNE, {"id": claim.fine_tune_job_id, "status": "succeeded", "error": None})
+    if locked is not None:
+        locked(s)
     if closed is not None:
         _close_step(s, job, closed, on_closed)
+    elif claim.fine_tune_job_id is not None:
+        training.fail_if_over(s, job)
     _offer_width(s, job, claim)
     settle(s, job)
     return closed

@@ -130,6 +130,17 @@ class TestPause:
             assert {item.status for item in items(job_id, Step.BOOTSTRAP)} == {"queued"}
 
 
+class TestVerdictUnderAPause:
+    """What the last publish of a step decides holds, though the job is to pause."""
+
+    def test_a_job_whose_last_piece_says_that_it_fails_has_failed(self, world: World) -> None:
+        job_id = world.submit()
+        held = taken()
+        pause(world, job_id)
+        publish(held, on_closed=lambda s, row, _: claims.fail_job(s, row.id, JobFault("no_rows_kept", "Nothing to train on.", "user")))
+        assert job(job_id).status == "failed"
+
+
 class TestResume:
     def test_a_paused_job_is_queued_with_hints_for_all_its_work(self, world: World) -> None:
         job_id = world.at_bootstrap(1, items=2)
