@@ -18,7 +18,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 #: What a runner says when the LM host, not the request, is the reason.
-_UNAVAILABLE = frozenset({"unavailable", "rate_limited", "timeout", "connection_unauthorized", "quota_exhausted", "model_not_found"})
+_UNAVAILABLE = frozenset(
+    {"unavailable", "rate_limited", "timeout", "connection_waiting", "connection_unauthorized", "quota_exhausted", "model_not_found"}
+)
 
 
 def hosted_for_render(digest: str, spec: ProgramSpec, prompt_adapter: Any) -> HostedProgram:

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from distill.catalog import blobs, connections
 from distill.db import unit_of_work
 from distill.jobs.notices import Notices
-from distill.relay import Relay
+from distill.relay import Relay, RelayLimits
 from distill.rollouts import ProgramHost, RunnerPool
 from distill.settings import Settings
 from distill.storage import open_store
@@ -28,7 +28,7 @@ class Services:
         self.settings = settings
         self.store = open_store(settings)
         self.notices = Notices()
-        self.relay = Relay()
+        self.relay = Relay(RelayLimits.of(settings.timers))
         self._pool: RunnerPool | None = None
         self._host: ProgramHost | None = None
         self._lock = threading.Lock()

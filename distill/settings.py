@@ -39,6 +39,18 @@ class TimerSettings(_Section):
     """How long rollouts under way may take to end when their job is to pause."""
     retry_base_seconds: float = Field(default=10, gt=0)
     retry_cap_seconds: float = Field(default=600, gt=0)
+    call_attempt_seconds: float = Field(default=180, gt=0)
+    call_idle_seconds: float = Field(default=30, gt=0)
+    call_total_seconds: float = Field(default=300, gt=0)
+    call_stream_seconds: float = Field(default=1800, gt=0)
+    call_pause_seconds: float = Field(default=0.25, gt=0)
+    call_pause_cap_seconds: float = Field(default=20, gt=0)
+    breaker_seconds: float = Field(default=10, ge=0)
+    connection_pause_seconds: float = Field(default=10, gt=0)
+    connection_pause_cap_seconds: float = Field(default=300, gt=0)
+    connection_retry_after_cap_seconds: float = Field(default=3600, gt=0)
+    connection_patience_seconds: float = Field(default=86_400, gt=0)
+    worker_seen_seconds: float = Field(default=10, gt=0)
 
 
 class LimitSettings(_Section):

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from distill import logs
 from distill.db import Session, listen_dsn, unit_of_work
-from distill.jobs import claims, outbox
+from distill.jobs import claims, outbox, patience
 from distill.jobs.outbox import Hint
 from distill.queue import MAX_HINTS, send_hint
 from distill.settings import TimerSettings, get_settings
@@ -98,10 +98,22 @@ class Dispatcher:
                 break
             log.warning("lease reaped", item=item)
             reaped += 1
+        self._end_patience()
         with unit_of_work() as s:
             claims.sweep(s)
             outbox.prune(s)
         return reaped
+
+    def _end_patience(self) -> None:
+        """Fail the jobs that have waited for a connection for too long."""
+        with unit_of_work() as s:
+            patience.note(s)
+        while not self._stopping.is_set():
+            with unit_of_work() as s:
+                job = patience.give_up(s)
+            if job is None:
+                break
+            log.warning("job waited in vain for a connection", job=job)
 
 
 @contextmanager

@@ -38,7 +38,10 @@ UPDATE devices SET acknowledged_at = clock_timestamp(), agent_seen_at = clock_ti
  WHERE id = :id AND fence = :fence AND item_id IS NOT NULL RETURNING id
 """)
 _WAIT = text("UPDATE connections SET waiting_since = COALESCE(waiting_since, clock_timestamp()) WHERE device = :id")
-_RESUME = text("UPDATE connections SET waiting_since = NULL WHERE device = :id AND waiting_since IS NOT NULL RETURNING id")
+_RESUME = text("""
+UPDATE connections SET waiting_since = NULL, limited_reason = NULL, limited_since = NULL, limited_until = NULL, limited_times = 0
+ WHERE device = :id AND waiting_since IS NOT NULL RETURNING id
+""")
 _DUE_AGAIN = text("""
 UPDATE work_items SET run_after = clock_timestamp()
  WHERE id IN (SELECT id FROM work_items

@@ -52,6 +52,8 @@ class Connection(Base):
         CheckConstraint("kind = 'lm_host'", name="kind"),
         CheckConstraint("source IN ('settings', 'api')", name="source"),
         CheckConstraint("max_in_flight >= 1", name="max_in_flight"),
+        CheckConstraint("limited_reason IN ('rate_limited', 'quota_exhausted', 'unavailable')", name="limited_reason"),
+        CheckConstraint("num_nonnulls(limited_reason, limited_since, limited_until) IN (0, 3)", name="limited"),
     )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -73,6 +75,12 @@ class Connection(Base):
     revision: Mapped[int] = mapped_column(server_default="1")
     waiting_since: Mapped[datetime | None]
     """Set while its host has handed its device to a trainer: what needs it is not claimable."""
+    limited_reason: Mapped[str | None] = mapped_column(Text)
+    """Set while its host does not take calls, with the two below: what needs it is not claimable until then, and then tried by one."""
+    limited_since: Mapped[datetime | None]
+    limited_until: Mapped[datetime | None]
+    limited_times: Mapped[int] = mapped_column(server_default="0")
+    """How often in a row it was tried, or found, in vain: the pauses grow with it."""
     disabled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     updated_at: Mapped[datetime] = mapped_column(server_default=CLOCK)

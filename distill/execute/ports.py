@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.execute.hooks import crash_point
-from distill.relay import Relay
+from distill.relay import Relay, RelayLimits
 from distill.rollouts import RunnerPool
 from distill.settings import Settings
 from distill.storage import BlobStore, open_store
@@ -33,7 +33,7 @@ class Ports:
 
 def open_ports(settings: Settings) -> Ports:
     """Start the relay and the pool of runners (no runner starts before it is needed)."""
-    relay = Relay()
+    relay = Relay(RelayLimits.of(settings.timers))
     return Ports(
         store=open_store(settings, passing=crash_point),
         relay=relay,

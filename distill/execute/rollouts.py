@@ -19,10 +19,10 @@ from distill.execute.buffer import Buffer
 from distill.execute.halting import halting
 from distill.execute.hooks import crash_point
 from distill.execute.ports import Ports
+from distill.execute.reach import Reach
 from distill.execute.rollout_slice import Item, Json, Phase, Slice
 from distill.execute.spending import Spending, usage_row
-from distill.execute.targets import any_waiting
-from distill.execute.work import Stopped, Troubled, Work
+from distill.execute.work import Troubled, Work
 from distill.jobs.status import Step
 from distill.pipeline import bootstrap
 from distill.pipeline.costs import priced
@@ -38,7 +38,7 @@ HOPELESS = frozenset({"time_limit", "too_large", "bad_request"})
 """Trouble of one example that another try would meet again: it stays undecided and the others go on."""
 ONE_BY_ONE = frozenset({"timeout", "unavailable", "bad_answer"})
 """Trouble that may be an example's own: a host that answers the others, and never this one."""
-REFUSED = frozenset({"connection_unauthorized", "quota_exhausted", "model_not_found", "budget_exhausted", "unknown_slot"})
+REFUSED = frozenset({"connection_unauthorized", "model_not_found", "budget_exhausted", "unknown_slot"})
 """Trouble that every further call would meet, until somebody changes something."""
 
 
@@ -54,9 +54,10 @@ def run(work: Work, ports: Ports) -> None:
         piece = Slice(job, work.claim.kind, examples)
         piece.look_up(s)
         spending = Spending.begin(s, ports.relay, work.claim, job, piece.cast, calls=not piece.stored_only)
-    with spending, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
+    reach = Reach(work, ports.relay, spending.grant.targets)
+    with spending, reach, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
         for phase in piece.phases:
-            _run_phase(_Running(work, ports, piece, phase, spending, buffer))
+            _run_phase(_Running(work, ports, piece, phase, spending, reach, buffer))
     _publish(work, piece, spending)
 
 
@@ -77,9 +78,11 @@ class _Running:
         piece: Slice,
         phase: Phase,
         spending: Spending,
+        reach: Reach,
         buffer: Buffer[NewTrace | NewScore],
     ) -> None:
-        self.work, self.ports, self.piece, self.phase, self.spending, self.buffer = work, ports, piece, phase, spending, buffer
+        self.work, self.ports, self.piece, self.phase = work, ports, piece, phase
+        self.spending, self.reach, self.buffer = spending, reach, buffer
         self.by_index = {item.example.index: item for item in piece.items}
         self.troubles: dict[int, tuple[str, str]] = {}
 
@@ -88,6 +91,7 @@ class _Running:
         if event["event"] == "trace":
             item = self.by_index[event["index"]]
             self.buffer.add(self.piece.take_trace(item, event["n"], priced(event["trace"], self.spending.slots)))
+            self.reach.look()
             crash_point(f"{self.work.claim.step}.mid_work")
         elif event["event"] == "score":
             self.buffer.add(self.piece.take_score(self.by_index[event["index"]], event["n"], event["score"]))
@@ -156,8 +160,10 @@ def _round(running: _Running, pending: list[Item]) -> None:
 
 
 def _settle_troubles(running: _Running) -> None:
-    """Take out of the troubles what no further round would mend."""
+    """Take out of the troubles what no further round would mend. Raises Stopped where a connection has to wait."""
     running.work.check()
+    if running.troubles:
+        running.reach.check()
     for index, (code, message) in list(running.troubles.items()):
         if code in REFUSED and not _may_be_loading(running.piece, code):
             raise Refused(_refusal(running.piece, code, message))
@@ -182,15 +188,12 @@ def _refusal(piece: Slice, code: str, message: str) -> Reason:
 
 
 def _give_up_after(running: _Running, bad_rounds: int) -> None:
-    """Raises Troubled when the rounds are used up; a host that has handed over its device is waited for without an attempt."""
-    code, message = next(iter(running.troubles.values()))
-    with unit_of_work() as s:
-        if any_waiting(s, running.phase.cast.slots):
-            running.work.stop("drain")
-            raise Stopped("drain")
+    """Raises Troubled when the rounds are used up."""
     if bad_rounds < ROUNDS:
         return
     if not _only_theirs(running):
+        running.reach.fail_try()
+        code, message = next(iter(running.troubles.values()))
         raise Troubled(code, f"{len(running.troubles)} examples could not be run: {message}")
     running.piece.undecided.update(running.troubles)
 

@@ -11,7 +11,6 @@ from distill.pipeline.costs import Asked
 from distill.pipeline.refusals import Reason, Refused
 from distill.pipeline.roles import Cast
 from distill.relay import Target
-from distill.spec import LmSpec
 
 
 def targets_of(s: Session, cast: Cast) -> dict[str, Target]:
@@ -34,9 +33,3 @@ def _changed(role: str, connection: str) -> Reason:
     text = f"Connection {connection} leads to another LM host than when the job was submitted. Submit it again to call the new one."
     step, param = "bootstrap" if ":" in role else "evaluate", "teacher" if role.startswith("teacher") else "lms"
     return Reason("connection_changed", text, step, param, retryable=False)
-
-
-def any_waiting(s: Session, slots: Mapping[str, LmSpec]) -> bool:
-    """True when one of the LM hosts has handed its device to a trainer."""
-    ids = {lm.connection_id for lm in slots.values()}
-    return any(connections.by_id(s, each).waiting_since is not None for each in ids)

@@ -19,8 +19,8 @@ from distill.settings import get_settings
 
 log = structlog.get_logger(__name__)
 
-StopReason = Literal["lost", "cancel", "pause", "drain"]
-_STRENGTH: Mapping[StopReason, int] = {"pause": 0, "drain": 1, "cancel": 2, "lost": 3}
+StopReason = Literal["lost", "cancel", "pause", "drain", "wait"]
+_STRENGTH: Mapping[StopReason, int] = {"pause": 0, "wait": 1, "drain": 1, "cancel": 2, "lost": 3}
 OnStop = Callable[[StopReason], None]
 
 

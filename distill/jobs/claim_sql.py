@@ -21,8 +21,10 @@ WITH leased AS (
      AND w.needs <@ CAST(:capabilities AS text[])
      AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL
      AND j.num_threads > COALESCE(l.width, 0)
-     AND NOT w.connections && ARRAY(SELECT id FROM connections WHERE waiting_since IS NOT NULL)
-   ORDER BY COALESCE(r.items, 0) / p.share, w.priority DESC, w.created_at, w.id
+     AND NOT w.connections && ARRAY(SELECT id FROM connections WHERE waiting_since IS NOT NULL OR limited_until > clock_timestamp())
+   ORDER BY COALESCE(r.items, 0) / p.share, w.priority DESC,
+            CASE WHEN w.connections && ARRAY(SELECT id FROM connections WHERE limited_since IS NOT NULL) THEN w.started_at END NULLS FIRST,
+            w.created_at, w.id
    LIMIT 1 FOR UPDATE OF w SKIP LOCKED
 )
 UPDATE work_items w
@@ -31,7 +33,8 @@ UPDATE work_items w
        started_at = clock_timestamp(), finished_at = NULL, progress = NULL,
        width = CASE WHEN w.step IN ('bootstrap', 'evaluate') THEN LEAST(:max_width, pick.room, GREATEST(w.units, 1)) ELSE 1 END
   FROM pick WHERE w.id = pick.id
-RETURNING w.id, w.job_id, w.step, w.kind, w.ordinal, w.payload, w.units, w.queue, w.fence, w.attempts, w.width, w.fine_tune_job_id
+RETURNING w.id, w.job_id, w.step, w.kind, w.ordinal, w.payload, w.units, w.queue, w.fence, w.attempts, w.width, w.fine_tune_job_id,
+          ARRAY(SELECT id FROM connections WHERE id = ANY (w.connections) AND limited_since IS NOT NULL) AS tries
 """)
 
 START_STEP = text("""
@@ -51,9 +54,9 @@ CUT_ITEM = text("UPDATE work_items SET payload = CAST(:payload AS json), units =
 
 ADD_REST = text("""
 INSERT INTO work_items (job_id, step, kind, ordinal, payload, units, queue, needs, connections, priority, max_attempts, fine_tune_job_id,
-                        created_at)
+                        created_at, started_at)
 SELECT job_id, step, kind, ordinal, CAST(:payload AS json), :units, queue, needs, connections, priority, max_attempts, fine_tune_job_id,
-       created_at
+       created_at, started_at
   FROM work_items WHERE id = :id
 """)
 
@@ -109,10 +112,12 @@ UPDATE work_items
 """)
 
 RELEASE = text("""
-UPDATE work_items
+UPDATE work_items w
    SET status = 'queued', attempts = GREATEST(attempts - 1, 0), width = 0, lease_owner = NULL, lease_expires_at = NULL,
-       run_after = clock_timestamp(), hinted_at = clock_timestamp()
- WHERE id = :id AND fence = :fence AND status = 'leased' RETURNING queue
+       run_after = GREATEST(clock_timestamp(), c.until), hinted_at = clock_timestamp(),
+       waits_since = CASE WHEN c.until IS NOT NULL THEN COALESCE(w.waits_since, clock_timestamp()) END
+  FROM (SELECT max(limited_until) AS until FROM connections WHERE id = ANY (SELECT unnest(connections) FROM work_items WHERE id = :id)) c
+ WHERE w.id = :id AND w.fence = :fence AND w.status = 'leased' RETURNING w.queue, w.run_after <= clock_timestamp() AS due
 """)
 
 REAP = text("""

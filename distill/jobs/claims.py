@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from distill.catalog import devices
+from distill.catalog import devices, waits
 from distill.db import Session
 from distill.errors import CancelRequested, JobFault, LostLease
 from distill.jobs import claim_sql as sql
@@ -57,6 +57,8 @@ class Claim:
     worker: str
     queue: str
     fine_tune_job_id: str | None = None
+    tries: tuple[str, ...] = ()
+    """Connections that wait, and that this item is to try: one call at a time, until one is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,11 @@ def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
         settle(s, job)
         return None
     room = job.num_threads - int(s.execute(sql.OTHER_WIDTHS, {"job_id": job.id, "id": row.id}).scalar_one())
-    if room < 1:
+    if room < 1 or (row.tries and not waits.begin_try(s, row.tries)):
         s.execute(sql.UNCLAIM, {"id": row.id})
         return None
-    payload, units = cut(s, row)
-    width = max(1, min(row.width, room, units))
+    payload, units = cut(s, row, short=bool(row.tries))
+    width = 1 if row.tries else max(1, min(row.width, room, units))
     s.execute(sql.SET_WIDTH, {"id": row.id, "width": width})
     s.execute(sql.START_STEP, {"job_id": row.job_id, "step": row.step})
     if row.fine_tune_job_id:
@@ -136,7 +138,7 @@ def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
         transition(s, job, JobStatus.RUNNING, message="Running")
     return Claim(
         row.id, job.id, job.project_id, Step(row.step), row.kind, row.ordinal, payload, units, width,
-        row.fence, row.attempts, worker.name, row.queue, row.fine_tune_job_id,
+        row.fence, row.attempts, worker.name, row.queue, row.fine_tune_job_id, tuple(row.tries),
     )  # fmt: skip
 
 
@@ -278,14 +280,14 @@ def fail_job(s: Session, job_id: str, fault: JobFault) -> None:
 
 
 def release(s: Session, claim: Claim) -> None:
-    """Give an item back unfinished (drain, pause, cancel): no attempt is spent. Raises LostLease."""
+    """Give an item back unfinished (drain, pause, cancel, a connection that waits): no attempt is spent. Raises LostLease."""
     row = s.execute(sql.RELEASE, _ticket(claim)).first()
     if row is None:
         raise LostLease(f"work item {claim.item_id} is not held with fence {claim.fence}")
     devices.release(s, claim.item_id)
     job = repository.lock(s, claim.job_id)
     settle(s, job)
-    if JobStatus(job.status).is_claimable:
+    if JobStatus(job.status).is_claimable and row.due:
         outbox.add(s, row.queue, job.id)
 
 

@@ -147,6 +147,8 @@ class WorkItem(Base):
     """The most that any of its leases had finished: examples, or the step of a checkpoint."""
     run_after: Mapped[datetime] = mapped_column(server_default=CLOCK)
     hinted_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    waits_since: Mapped[datetime | None]
+    """Since when it gets no further for the sake of a connection that does not take calls; see `patience`."""
     width: Mapped[int] = mapped_column(server_default="0")
     units: Mapped[int] = mapped_column(BigInteger, server_default="1")
     lease_owner: Mapped[str | None] = mapped_column(Text)
@@ -207,6 +209,18 @@ class FineTuneJob(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A worker process that was heard of lately: what it listens to, and what it can do. For readers; claims do not look here."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    queues: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    capabilities: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    started_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    seen_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
 
 
 class JobEvent(Base):

@@ -37,7 +37,7 @@ UPDATE fine_tune_jobs f
 _REQUEUE = text("""
 UPDATE work_items
    SET status = 'queued', held = (step = 'evaluate' AND kind = 'compiled'), attempts = 0, losses = 0, furthest = 0,
-       error = NULL, result = NULL, progress = NULL, started_at = NULL, finished_at = NULL,
+       error = NULL, result = NULL, progress = NULL, started_at = NULL, finished_at = NULL, waits_since = NULL,
        run_after = clock_timestamp(), hinted_at = clock_timestamp()
  WHERE id IN (SELECT id FROM work_items
                WHERE job_id = :job_id AND (status IN ('failed', 'cancelled') OR status = 'succeeded' AND step = :anew)

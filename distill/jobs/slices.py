@@ -17,10 +17,10 @@ SECONDS = 60
 """A slice is cut to about this long, so that width is divided anew that often."""
 
 
-def cut(s: Session, row: Row[Any]) -> tuple[dict[str, Any], int]:
-    """The claimed item's payload and units after the cut. The caller holds the job's lock."""
+def cut(s: Session, row: Row[Any], *, short: bool = False) -> tuple[dict[str, Any], int]:
+    """The claimed item's payload and units after the cut; `short` for work that has one thread. The caller holds the job's lock."""
     payload: dict[str, Any] = dict(row.payload)
-    keep = slice_length(_rate(s, row)) if _is_range(payload, row.units) else row.units
+    keep = slice_length(None if short else _rate(s, row)) if _is_range(payload, row.units) else row.units
     if keep >= row.units:
         return payload, row.units
     middle = payload["start"] + keep

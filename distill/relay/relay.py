@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import orjson
 import structlog
 from aiohttp import web
 
+from distill.relay.breaker import Gate, Wait, waits_of
 from distill.relay.grants import Grant
-from distill.relay.limiter import InFlight
 from distill.relay.targets import ERROR_HEADER, ROLLOUT_HEADER, RelayLimits, RelayReply, Target, error_reply
 from distill.relay.upstream import Upstream
 
@@ -34,7 +34,7 @@ class Relay:
         self._limits = limits or RelayLimits()
         self._lock = threading.Lock()
         self._grants: dict[str, Grant] = {}
-        self._in_flight: dict[str, InFlight] = {}
+        self._gates: dict[str, Gate] = {}
         self._upstreams: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Upstream] = weakref.WeakKeyDictionary()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,14 +80,30 @@ class Relay:
         What the targets say of their connections' `max_in_flight` holds from now on, also for calls of older grants.
         """
         for target in targets.values():
-            self._limiter(target).resize(target.max_in_flight)
+            self._gate(target).resize(target.max_in_flight)
         grant = Grant(dict(targets), max_calls, self._revoke, refill)
         self._grants[grant.token] = grant
         return grant
 
+    def waits(self, connections: Iterable[str]) -> dict[str, Wait]:
+        """Those of these connections that do not take calls, and why; not the ones that are being tried."""
+        with self._lock:
+            return waits_of([(each, self._gates[each]) for each in connections if each in self._gates])
+
+    def begin(self, targets: Iterable[Target], probing: Collection[str] = ()) -> None:
+        """Before work that was given out: its connections may be called again. Those that are tried get one call at a time until one is
+        answered; then `is_closed` says so."""
+        for target in targets:
+            self._gate(target).begin(probing=target.connection in probing)
+
+    def is_closed(self, connection: str) -> bool:
+        """Whether a connection is called without reserve."""
+        gate = self._gates.get(connection)
+        return gate is None or gate.breaker.is_closed
+
     async def forward(self, target: Target, body: Mapping[str, Any], stream: bool = False) -> RelayReply:
         """One call from the caller's own event loop, with the same limits and retries. A stream's chunks are the LM host's bytes."""
-        self._limiter(target).resize(target.max_in_flight)
+        self._gate(target).resize(target.max_in_flight)
         return await self._upstream().send(target, body, stream=stream)
 
     async def close_here(self) -> None:
@@ -106,12 +122,15 @@ class Relay:
         loop = asyncio.get_running_loop()
         upstream = self._upstreams.get(loop)
         if upstream is None:
-            upstream = self._upstreams[loop] = Upstream(self._limits, self._limiter)
+            upstream = self._upstreams[loop] = Upstream(self._limits, self._gate)
         return upstream
 
-    def _limiter(self, target: Target) -> InFlight:
-        with self._lock:
-            return self._in_flight.setdefault(target.connection, InFlight(target.max_in_flight))
+    def _gate(self, target: Target) -> Gate:
+        gate = self._gates.get(target.connection)
+        if gate is None:
+            with self._lock:
+                gate = self._gates.setdefault(target.connection, Gate(target.max_in_flight, self._limits))
+        return gate
 
     # ------------------------------------------------------------ the runners' door
 

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from distill.settings import TimerSettings
+
 ERROR_HEADER = "stillhouse-error"
 ROLLOUT_HEADER = "stillhouse-rollout"
 Price = Callable[[Mapping[str, Any]], float]
@@ -51,15 +53,38 @@ _NEVER_FORWARDED = frozenset({"model", "base_url", "api_base", "api_key", "extra
 
 @dataclass(frozen=True)
 class RelayLimits:
-    """Seconds and bytes. `total_seconds` is the budget of one call with its retries; waiting for a free place does not count."""
+    """Seconds and bytes. `total_seconds` is the budget of one call with its retries; waiting for a free place does not count.
+
+    `idle_seconds` may pass between two pieces of an answer that has begun, `stream_seconds` until the end of one that streams. A breaker
+    opens after `breaker_seconds` without a success, and where it could be the requests' own fault after `breaker_requests` of them; it
+    stays open for as long as the host asks, else for `rest_seconds`.
+    """
 
     attempt_seconds: float = 180.0
     connect_seconds: float = 10.0
+    idle_seconds: float = 30.0
     total_seconds: float = 300.0
+    stream_seconds: float = 1800.0
     first_pause_seconds: float = 0.25
     longest_pause_seconds: float = 20.0
+    breaker_seconds: float = 10.0
+    breaker_requests: int = 3
+    rest_seconds: float = 10.0
     max_body_bytes: int = 16 * 1024 * 1024
     max_reply_bytes: int = 32 * 1024 * 1024
+
+    @classmethod
+    def of(cls, timers: TimerSettings) -> RelayLimits:
+        return cls(
+            attempt_seconds=timers.call_attempt_seconds,
+            idle_seconds=timers.call_idle_seconds,
+            total_seconds=timers.call_total_seconds,
+            stream_seconds=timers.call_stream_seconds,
+            first_pause_seconds=timers.call_pause_seconds,
+            longest_pause_seconds=timers.call_pause_cap_seconds,
+            breaker_seconds=timers.breaker_seconds,
+            rest_seconds=timers.connection_pause_seconds,
+        )
 
 
 @dataclass
@@ -67,7 +92,8 @@ class RelayReply:
     """An answer: `body`, or for a streaming call `stream`, whose chunks are to be read to the end or closed.
 
     `code` is None for a success, else why there is none: rate_limited, unavailable, timeout, connection_unauthorized, quota_exhausted,
-    model_not_found, bad_request, too_large; and from the relay's own door unauthorized, unknown_slot, budget_exhausted.
+    model_not_found, bad_request, too_large, connection_waiting (its breaker is open: it was not called); and from the relay's own door
+    unauthorized, unknown_slot, budget_exhausted.
     """
 
     status: int

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +16,12 @@ import aiohttp
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from distill.relay.limiter import InFlight, Waiting
+from distill.relay.breaker import Gate, Trouble
+from distill.relay.limiter import Waiting
 from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target, error_reply
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_OVERLOADED = frozenset({429, 503, 529})
 _CODES = {401: "connection_unauthorized", 403: "connection_unauthorized", 404: "model_not_found", 413: "too_large"}
 _SHORTEST_PAUSE_SECONDS = 0.05
 _PASSED_HEADERS = ("content-type", "retry-after", "x-request-id")
@@ -25,20 +29,21 @@ _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
 class _TryAgain(Exception):
-    """Carries the reply to give when there is no time left to try again."""
+    """Carries the reply to give when there is no time left to try again. `certain`: another request would have met the same."""
 
-    def __init__(self, reply: RelayReply, pause: float | None = None) -> None:
+    def __init__(self, reply: RelayReply, pause: float | None = None, *, certain: bool = False) -> None:
         super().__init__(reply.code)
         self.reply = reply
         self.pause = pause
+        self.certain = certain
 
 
 class Upstream:
-    """Calls LM hosts from one event loop. `in_flight` gives the shared limiter of a target's connection."""
+    """Calls LM hosts from one event loop. `gate` gives what all loops share of a target's connection."""
 
-    def __init__(self, limits: RelayLimits, in_flight: Callable[[Target], InFlight]) -> None:
+    def __init__(self, limits: RelayLimits, gate: Callable[[Target], Gate]) -> None:
         self._limits = limits
-        self._in_flight = in_flight
+        self._gate = gate
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_seconds)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60), timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
@@ -56,7 +61,7 @@ class Upstream:
             reply = await self._attempt(call)
         except _TryAgain as first:
             reply = await self._again(call, first)
-        reply.attempts = call.attempts
+        reply.attempts = max(1, call.attempts)
         return reply
 
     async def _again(self, call: _Call, first: _TryAgain) -> RelayReply:
@@ -68,31 +73,56 @@ class Upstream:
                 raise failed.pop()
             return await self._attempt(call)
 
-        retrying = AsyncRetrying(retry=retry_if_exception_type(_TryAgain), stop=call.out_of_time, wait=call.pause, reraise=True)
+        breaker = self._gate(call.target).breaker
+
+        def is_over(state: RetryCallState) -> bool:
+            """A connection that is tried is asked once: what its call waits for, all others wait for."""
+            return not breaker.is_closed or call.out_of_time(state)
+
+        retrying = AsyncRetrying(retry=retry_if_exception_type(_TryAgain), stop=is_over, wait=call.pause, reraise=True)
         try:
             return await retrying(attempt)
         except _TryAgain as last:
             return last.reply
 
     async def _attempt(self, call: _Call) -> RelayReply:
+        gate = self._gate(call.target)
         async with AsyncExitStack() as stack:
             with call.waiting.counting():
-                await stack.enter_async_context(self._in_flight(call.target).place())
+                await stack.enter_async_context(gate.places.place())
+                if pause := gate.breaker.pause_seconds():
+                    await asyncio.sleep(pause)
+            ticket = gate.breaker.admit()
+            if ticket is None:
+                return _not_called(call.target, gate)
             call.begin_attempt()
             try:
-                async with asyncio.timeout(call.attempt_seconds()):
-                    post = self._session.post(call.target.chat_url, data=call.data, headers=call.target.headers(), allow_redirects=False)
-                    response = await stack.enter_async_context(post)
-                    if call.stream and response.status == 200:
-                        return RelayReply(
-                            200, _headers(response), stream=ReplyStream(response, stack.pop_all(), self._limits.attempt_seconds)
-                        )
-                    content = await _read(response, self._limits.max_reply_bytes)
-            except TimeoutError:
-                raise _TryAgain(error_reply(504, "timeout", f"connection {call.target.connection} did not answer in time")) from None
-            except aiohttp.ClientError as fault:
-                message = f"connection {call.target.connection} cannot be reached: {type(fault).__name__}"
-                raise _TryAgain(error_reply(503, "unavailable", message)) from fault
+                reply = await self._ask(call, stack)
+            except _TryAgain as fault:
+                gate.failed(ticket, Trouble(fault.reply.code or "", call.digest, fault.pause, fault.certain))
+                raise
+            if reply.code == "quota_exhausted":
+                gate.failed(ticket, Trouble(reply.code, call.digest, certain=True))
+            else:
+                gate.succeeded(ticket)
+            return reply
+
+    async def _ask(self, call: _Call, stack: AsyncExitStack) -> RelayReply:
+        """One request and its answer. Raises _TryAgain."""
+        name = call.target.connection
+        try:
+            async with asyncio.timeout(call.attempt_seconds()):
+                post = self._session.post(call.target.chat_url, data=call.data, headers=call.target.headers(), allow_redirects=False)
+                response = await stack.enter_async_context(post)
+                if call.stream and response.status == 200:
+                    return RelayReply(200, _headers(response), stream=ReplyStream(response, stack.pop_all(), self._limits))
+                content = await _read(response, self._limits)
+        except TimeoutError as fault:
+            reply = error_reply(504, "timeout", f"connection {name} did not answer in time")
+            raise _TryAgain(reply, certain=isinstance(fault, aiohttp.ConnectionTimeoutError)) from None
+        except aiohttp.ClientError as fault:
+            reply = error_reply(503, "unavailable", f"connection {name} cannot be reached: {type(fault).__name__}")
+            raise _TryAgain(reply, certain=isinstance(fault, aiohttp.ClientConnectorError)) from fault
         if content is None:
             return error_reply(502, "too_large", "the LM host's answer is too large")
         return _judge(response, content)
@@ -101,14 +131,16 @@ class Upstream:
 class ReplyStream:
     """The bytes of a streaming answer as they come. The place in flight is held until the last one, or until `aclose`.
 
-    Raises TimeoutError when the next bytes take too long, aiohttp.ClientError when the LM host hangs up.
+    Raises TimeoutError when the next bytes or the whole take too long, aiohttp.ClientError when the LM host hangs up.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, resources: AsyncExitStack, chunk_seconds: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, resources: AsyncExitStack, limits: RelayLimits) -> None:
         self._response = response
         self._resources = resources
-        self._chunk_seconds = chunk_seconds
         self._loop = asyncio.get_running_loop()
+        self._idle_seconds = limits.idle_seconds
+        self._first_by = self._loop.time() + limits.attempt_seconds
+        self._last_by = self._loop.time() + limits.stream_seconds
         self._open = True
 
     def __del__(self) -> None:
@@ -122,8 +154,9 @@ class ReplyStream:
         return self
 
     async def __anext__(self) -> bytes:
+        next_by = max(self._first_by, self._loop.time() + self._idle_seconds)
         try:
-            async with asyncio.timeout(self._chunk_seconds):
+            async with asyncio.timeout_at(min(next_by, self._last_by)):
                 chunk = await self._response.content.readany()
         except BaseException:
             await self.aclose()
@@ -131,6 +164,7 @@ class ReplyStream:
         if not chunk:
             await self.aclose()
             raise StopAsyncIteration
+        self._first_by = 0.0
         return chunk
 
     async def aclose(self) -> None:
@@ -157,8 +191,15 @@ class _Call:
         self.stream = stream
         self.waiting = waiting
         self.attempts = 0
+        self._digest = b""
         self._limits = limits
         self._deadline = float("inf")
+
+    @property
+    def digest(self) -> bytes:
+        """Tells requests apart. Only those that fail are asked for it."""
+        self._digest = self._digest or hashlib.sha256(self.data).digest()
+        return self._digest
 
     def begin_attempt(self) -> None:
         self.attempts += 1
@@ -172,12 +213,19 @@ class _Call:
         return time.monotonic() + state.upcoming_sleep >= self._deadline
 
     def pause(self, state: RetryCallState) -> float:
-        """What the LM host asks for, else doubling pauses with jitter."""
+        """What the LM host asks for and a little more, else doubling pauses; with jitter, so that callers do not come back together."""
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
         fault = state.outcome.exception() if state.outcome else None
         if isinstance(fault, _TryAgain) and fault.pause is not None:
-            return max(fault.pause, _SHORTEST_PAUSE_SECONDS)
+            return max(fault.pause, _SHORTEST_PAUSE_SECONDS) + jitter * self._limits.first_pause_seconds
         longest: float = min(self._limits.longest_pause_seconds, self._limits.first_pause_seconds * 2.0 ** (state.attempt_number - 1))
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+        return longest * jitter
+
+
+def _not_called(target: Target, gate: Gate) -> RelayReply:
+    """No secret and nothing of the host's own words: what is known is that it is better left alone."""
+    seconds = max(1, math.ceil(gate.breaker.retry_seconds()))
+    return error_reply(503, "connection_waiting", f"connection {target.connection} is waiting", {"retry-after": str(seconds)})
 
 
 def _judge(response: aiohttp.ClientResponse, content: bytes) -> RelayReply:
@@ -192,8 +240,8 @@ def _judge(response: aiohttp.ClientResponse, content: bytes) -> RelayReply:
         reply = RelayReply(response.status, headers, content)
     reply.code = _code(response.status, error)
     reply.headers[ERROR_HEADER] = reply.code
-    if reply.code in ("rate_limited", "unavailable", "timeout"):
-        raise _TryAgain(reply, _retry_after(response))
+    if reply.code in ("rate_limited", "unavailable"):
+        raise _TryAgain(reply, _retry_after(response), certain=response.status in _OVERLOADED)
     return reply
 
 
@@ -232,12 +280,15 @@ def _headers(response: aiohttp.ClientResponse) -> dict[str, str]:
     return {name: response.headers[name] for name in _PASSED_HEADERS if name in response.headers}
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """The whole body, or None when it is longer than `limit`."""
+async def _read(response: aiohttp.ClientResponse, limits: RelayLimits) -> bytes | None:
+    """The whole body, or None when it is too long. Raises TimeoutError when it stops coming."""
     content = bytearray()
-    async for chunk in response.content.iter_any():
-        content += chunk
-        if len(content) > limit:
-            response.close()
-            return None
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(limits.idle_seconds) as silence:
+        async for chunk in response.content.iter_any():
+            silence.reschedule(loop.time() + limits.idle_seconds)
+            content += chunk
+            if len(content) > limits.max_reply_bytes:
+                response.close()
+                return None
     return bytes(content)

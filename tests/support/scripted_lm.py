@@ -4,7 +4,8 @@
         ...  # base URL lm.url; afterwards lm.calls, lm.peak_in_flight
 
 An answer is a dict of output fields (written in the format that the prompt asks for: chat, JSON or XML), a str (sent as it is), or one of
-`Fail`, `HangUp`, `Hang`, `Drip` and `Says`. `answer` may also be a dict from a piece of the user's message to an answer.
+`Fail`, `HangUp`, `Hang`, `Drip`, `Trickle` and `Says`. `answer` may also be a dict from a piece of the user's message to an answer.
+An outage is `lm.fault = Fail(429, retry_after=2)`, and its end `lm.fault = None`: while it is set, it is the answer to everything.
 `python -m tests.support.scripted_lm --port 9000` serves the default answer: every field says its own name.
 """
 
@@ -57,6 +58,15 @@ class Drip:
 
 
 @dataclass(frozen=True)
+class Trickle:
+    """Begin a plain answer at once and send its bytes in `pieces`, with a pause before each but the first."""
+
+    text: str
+    pause_seconds: float
+    pieces: int = 8
+
+
+@dataclass(frozen=True)
 class Says:
     """A whole assistant message: tool calls or reasoning beside its text."""
 
@@ -76,7 +86,7 @@ class Ask:
     inputs: dict[str, str]
 
 
-Answer = str | Mapping[str, Any] | Fail | HangUp | Hang | Drip | Says
+Answer = str | Mapping[str, Any] | Fail | HangUp | Hang | Drip | Trickle | Says
 Answerer = Callable[[Ask], Answer]
 
 
@@ -108,6 +118,7 @@ class ScriptedLM:
     api_key: str | None = None
     hold_until: int = 0
     port: int = 0
+    fault: Fail | HangUp | Hang | None = None
     calls: list[Call] = field(default_factory=list)
     in_flight: int = 0
     peak_in_flight: int = 0
@@ -190,7 +201,7 @@ class ScriptedLM:
             self.calls.append(Call(digest, body, dict(request.headers), asked_at, time.monotonic(), status))
 
     async def _reply(self, request: web.Request, ask: Ask) -> web.StreamResponse:
-        answer = self.answer(ask) if callable(self.answer) else _look_up(self.answer, ask)
+        answer = self.fault or (self.answer(ask) if callable(self.answer) else _look_up(self.answer, ask))
         if isinstance(answer, Fail):
             return _error(answer)
         if isinstance(answer, HangUp):
@@ -202,6 +213,8 @@ class ScriptedLM:
             return web.Response(status=503)
         if isinstance(answer, Says):
             return web.json_response(_completion(ask, "", answer.message))
+        if isinstance(answer, Trickle):
+            return await _trickle(request, ask, answer)
         drip = answer if isinstance(answer, Drip) else Drip(answer if isinstance(answer, str) else write(ask, answer), 0.0)
         if ask.body.get("stream"):
             return await _stream(request, ask, drip)
@@ -267,6 +280,19 @@ def _error(fail: Fail) -> web.Response:
     headers = {} if fail.retry_after is None else {"retry-after": f"{fail.retry_after:g}"}
     body = {"error": {"message": fail.message, "type": "scripted", "code": fail.code, "param": None}}
     return web.json_response(body, status=fail.status, headers=headers)
+
+
+async def _trickle(request: web.Request, ask: Ask, trickle: Trickle) -> web.StreamResponse:
+    body = json.dumps(_completion(ask, trickle.text)).encode()
+    response = web.StreamResponse(headers={"content-type": "application/json"})
+    response.content_length = len(body)
+    await response.prepare(request)
+    size = -(-len(body) // trickle.pieces)
+    for start in range(0, len(body), size):
+        if start:
+            await asyncio.sleep(trickle.pause_seconds)
+        await response.write(body[start : start + size])
+    return response
 
 
 async def _stream(request: web.Request, ask: Ask, drip: Drip) -> web.StreamResponse:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -202,6 +202,8 @@ class House:
     project: str = "default"
     call_seconds: float = 2.0
     """How long the relay tries one LM call."""
+    breaker_seconds: float = 60.0
+    """How long nothing may succeed until a connection waits; a host that is plain about it makes it wait at once."""
     python: str = sys.executable
     """The interpreter that runs programs."""
     references: tuple[str, ...] = ()
@@ -231,7 +233,8 @@ class House:
 
     def open(self) -> None:
         """Start what a worker process has; `close` and `open` are its restart."""
-        relay = Relay(RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2))
+        limits = RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2)
+        relay = Relay(replace(limits, breaker_seconds=self.breaker_seconds, rest_seconds=self.breaker_seconds))
         runners = RunnerPool(relay.start(), {"default": self.python}, references=self.references)
         self.shift = Shift()
         self.ports = Ports(self.store, relay, runners, {"local": self.trainer}, self.folder / "work")

@@ -68,10 +68,10 @@ class TestCost:
 
     def test_a_job_that_stops_has_cost_what_it_asked(self, house: House) -> None:
         set_prices(house, {"teacher": TEACHER})
-        house.teacher.answer = lambda ask: knows(ask) if ask.n < 7 else Fail(402, "insufficient_quota", "no money left")
+        house.teacher.answer = lambda ask: knows(ask) if ask.n < 7 else Fail(401, "invalid_api_key", "wrong key")
         job = house.compile(rows(40), evaluate={"roles": []}, num_threads=1)
         assert job.error is not None
-        assert job.error["code"] == "quota_exhausted"
+        assert job.error["code"] == "connection_unauthorized"
         assert cost(job.id).calls == 7
 
     def test_with_every_price_known_there_is_a_total(self, house: House) -> None:

@@ -13,7 +13,7 @@ import pytest
 from distill.relay import Relay, RelayLimits, Target
 from tests.support.scripted_lm import Answer, Ask, Drip, Fail, Hang, HangUp, ScriptedLM
 
-LIMITS = RelayLimits(attempt_seconds=5, total_seconds=5, first_pause_seconds=0.01, longest_pause_seconds=0.05, max_body_bytes=100_000)
+LIMITS = RelayLimits(attempt_seconds=5, total_seconds=5, first_pause_seconds=0.01, longest_pause_seconds=0.5, max_body_bytes=100_000)
 BODY = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5}
 
 
