@@ -15,11 +15,14 @@ from distill.jobs import repository
 from distill.pipeline.holdout import numbered
 from distill.pipeline.plan import Plan, RowDigests, digests_of, inputs_of, labels_of
 from distill.pipeline.roles import (
+    DEMOS_DROPPED,
+    DEMOS_KEPT,
     INCUMBENT,
     Cast,
     baseline_cast,
     compiled_cast,
     compiled_program,
+    demos_cast,
     rendering_cast,
     teacher_cast,
     teacher_number,
@@ -68,6 +71,12 @@ class JobContext:
         return self.stored_plan
 
     @property
+    def program_state(self) -> dict[str, Any]:
+        """dspy's state of the compiled program, but for its models."""
+        bare = self.plan.state_without_demos
+        return bare if bare is not None and self.spec.demos == "drop" else self.plan.program_state
+
+    @property
     def compiled_program(self) -> ProgramSpec:
         return compiled_program(self.spec, self.student)
 
@@ -81,6 +90,8 @@ class JobContext:
             return compiled_cast(self.spec, self.student, self.models)
         if role in ("baseline", "baseline_constrained"):
             return baseline_cast(self.spec, self.student, constrained=role == "baseline_constrained")
+        if role in (DEMOS_KEPT, DEMOS_DROPPED):
+            return demos_cast(role, self.spec, self.student)
         number = teacher_number(role)
         return teacher_cast(number, self.spec, self.teachers[number])
 
@@ -93,7 +104,7 @@ class JobContext:
 
     def taught_by_labels(self, role: str) -> bool:
         """True where the rows' own labels stand for a teacher: nobody is cast for the role."""
-        return self.spec.teacher == "labels" and self.side_of(role) == "train"
+        return self.spec.teacher == "labels" and role.startswith("teacher:")
 
     def side_of(self, role: str) -> Side:
         return "train" if ":" in role else "holdout"
@@ -105,6 +116,11 @@ class JobContext:
             return [Example(start + i, row) for i, row in enumerate(self.rows(store, self.valset, start, stop))]
         split = read_split(store, self.plan.split)  # type: ignore[arg-type]  # a store is hashable: it is itself
         return list(self._picked(store, split[side][start:stop]))
+
+    def examples_at(self, store: BlobStore, places: Sequence[int]) -> list[Example]:
+        """The examples at some ascending places (0-based) among those that are trained on."""
+        numbers = read_split(store, self.plan.split)["train"]  # type: ignore[arg-type]  # a store is hashable: it is itself
+        return list(self._picked(store, [numbers[place] for place in places]))
 
     def rows(self, store: BlobStore, dataset: Dataset, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
         """Rows of the trainset or valset as the student takes them: the cells of a CSV have the types of its fields."""
@@ -158,15 +174,17 @@ def _load(s: Session, job_id: str) -> JobContext:
     spec = repository.spec_of(job)
     student = programs.load(s, spec.program_id)
     models = {name: row.model_id for row in repository.fine_tune_jobs(s, job_id) if row.model_id is not None for name in row.predictors}
+    plan = Plan.model_validate(job.plan) if job.plan else None
+    dropped = plan is not None and plan.trial is not None and plan.trial.taken == "drop"
     return JobContext(
         job_id=job.id,
         project_id=job.project_id,
         program_name=job.program_name,
-        spec=spec,
+        spec=spec.model_copy(update={"demos": "drop"}) if dropped else spec,
         student=student,
         teachers=tuple(programs.load(s, teacher.program_id) if teacher.program_id else student for teacher in spec.teachers),
         trainset=datasets.by_id(s, spec.trainset),
         valset=datasets.by_id(s, spec.valset) if spec.valset else None,
-        stored_plan=Plan.model_validate(job.plan) if job.plan else None,
+        stored_plan=plan,
         models=models,
     )

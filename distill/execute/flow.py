@@ -19,11 +19,13 @@ from distill.jobs.service import NewFineTuneJob
 from distill.jobs.status import Step, StepStatus
 from distill.jobs.steps import NewItem, open_step
 from distill.jobs.trained import COMPILED
-from distill.pipeline import bootstrap
+from distill.pipeline import bootstrap, demos
 from distill.pipeline.plan import Plan, job_keys, lm_of_key, lms_of_key, roles_to_evaluate, train_options
 from distill.pipeline.refusals import Reason, failed_examples
 from distill.pipeline.roles import teacher_roles
 from distill.spec import LmSpec
+
+TRIAL_OF_DEMOS = "demos"
 
 
 def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]]) -> None:
@@ -35,7 +37,7 @@ def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]])
     for warning in told:
         service.warn(s, row, warning["code"], warning["message"])
     roles = teacher_roles(job.spec)
-    open_step(s, row, Step.BOOTSTRAP, [item for role in roles for item in _teacher_items(job, role)])
+    open_step(s, row, Step.BOOTSTRAP, [*(item for role in roles for item in _teacher_items(job, role)), *_trial_of_demos(job)])
     roles = roles_to_evaluate(job.spec, plan.holdout_from)
     if roles:
         _want_incumbent(s, job)
@@ -74,6 +76,15 @@ def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
     return NewItem(role, payload, examples, needs=service.RUNS_PROGRAMS, connections=connections, held=role == COMPILED)
 
 
+def _trial_of_demos(job: JobContext) -> list[NewItem]:
+    """One item, that what it finds out is decided in one place; beside the teacher, whom it does not need."""
+    if not demos.is_tried(job.spec, job.student):
+        return []
+    connections = sorted({lm.connection_id for lm in job.spec.lms.values()})
+    examples = min(demos.EXAMPLES, job.plan.train_examples)
+    return [NewItem(TRIAL_OF_DEMOS, units=examples, needs=service.RUNS_PROGRAMS, connections=connections)]
+
+
 def _asked(job: JobContext, role: str) -> Mapping[str, LmSpec]:
     """The LMs whose connections an item of a role needs."""
     if role == COMPILED:
@@ -83,12 +94,12 @@ def _asked(job: JobContext, role: str) -> Mapping[str, LmSpec]:
 
 def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
     """Stop when no rollout gave an answer, else render rows."""
-    _warn_of_failed(s, row, rollout_facts.failed_examples(s, row.id), closed.total)
+    job = contexts.load(s, row.id)
+    _warn_of_failed(s, row, rollout_facts.failed_examples(s, row.id), job.plan.train_examples * len(teacher_roles(job.spec)))
     reason = bootstrap.verdict(closed.counts, rollout_facts.commonest_errors(s, row.id))
     if reason is not None:
         stop(s, row, reason)
         return
-    job = contexts.load(s, row.id)
     size, needs = job.plan.train_examples, service.RUNS_PROGRAMS
     items = [NewItem(role, {"start": 0, "stop": size}, size, needs=needs) for role in teacher_roles(job.spec)]
     open_step(s, row, Step.PREPARE, items)

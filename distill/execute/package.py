@@ -89,7 +89,7 @@ def _lora_files(models: Mapping[str, Model]) -> Iterator[tuple[str, dict[str, An
 
 def _texts(job: JobContext, facts: Facts) -> dict[str, bytes]:
     spec = json.loads(canonical_json(job.compiled_program))
-    state = program_state(job.plan.program_state, {predictor.name: predictor.model for predictor in facts.predictors})
+    state = program_state(job.program_state, {predictor.name: predictor.model for predictor in facts.predictors})
     return {"spec.json": pretty(spec), "program.json": pretty(state), "README.md": readme(facts)}
 
 
@@ -122,7 +122,14 @@ def _facts(job: JobContext, trained: Trained, evaluation: Mapping[str, Any] | No
         metric=job.spec.metric.model_dump(mode="json"),
         evaluation=evaluation,
         holdout_digests=holdout.rows,
+        demos=_demos(job),
     )
+
+
+def _demos(job: JobContext) -> dict[str, Any]:
+    """Which demos the program has: as asked for, or as a trial has said."""
+    trial = job.plan.trial
+    return {"taken": job.spec.demos} if trial is None else trial.as_json()
 
 
 def _tuned(job: JobContext, trained: Trained, name: str, lm: str) -> TunedPredictor:

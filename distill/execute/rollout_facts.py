@@ -64,7 +64,7 @@ def failed_examples(s: Session, job_id: str) -> dict[str, int]:
 
 def undecided_examples(s: Session, job_id: str) -> dict[str, int]:
     """How many held-out examples could not be run to their end, over all roles, by what kept them."""
-    return _examples(s, job_id, RowFact.role.not_like("teacher:%"), func.bool_or(RowFact.status == UNDECIDED))
+    return _examples(s, job_id, RowFact.role.not_like("%:%"), func.bool_or(RowFact.status == UNDECIDED))
 
 
 def _examples(s: Session, job_id: str, roles: ColumnElement[bool], having: ColumnElement[bool]) -> dict[str, int]:

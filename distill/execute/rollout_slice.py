@@ -67,7 +67,7 @@ class Slice:
 
     @property
     def is_bootstrap(self) -> bool:
-        return self.job.side_of(self.role) == "train"
+        return self.role.startswith("teacher:")
 
     @property
     def stored_only(self) -> bool:

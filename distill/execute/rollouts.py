@@ -5,6 +5,7 @@ paid for. Only the item's own facts and counts are fenced.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from distill.catalog import row_facts, scores, traces, usage
@@ -16,6 +17,7 @@ from distill.execute import context as contexts
 from distill.execute import flow, label_rollouts, rollout_facts
 from distill.execute.batches import batches
 from distill.execute.buffer import Buffer
+from distill.execute.context import JobContext
 from distill.execute.halting import halting
 from distill.execute.hooks import crash_point
 from distill.execute.ports import Ports
@@ -27,7 +29,7 @@ from distill.jobs.status import Step
 from distill.pipeline import bootstrap
 from distill.pipeline.costs import priced
 from distill.pipeline.refusals import Reason, Refused
-from distill.pipeline.roles import INCUMBENT, teacher_number
+from distill.pipeline.roles import DEMOS_DROPPED, DEMOS_KEPT, INCUMBENT, teacher_number
 from distill.rollouts import Runner, RunnerError
 from distill.settings import get_settings
 
@@ -50,15 +52,22 @@ def run(work: Work, ports: Ports) -> None:
     if job.taught_by_labels(work.claim.kind):
         label_rollouts.run(work, ports, job, examples)
         return
+    piece = Slice(job, work.claim.kind, examples)
+    _publish(work, piece, fill(work, ports, job, [piece]))
+
+
+def fill(work: Work, ports: Ports, job: JobContext, pieces: Sequence[Slice]) -> Spending:
+    """Make what slices lack, and store it; they ask the same LMs, in one reckoning. Raises Refused, Troubled, Stopped."""
     with unit_of_work() as s:
-        piece = Slice(job, work.claim.kind, examples)
-        piece.look_up(s)
-        spending = Spending.begin(s, ports.relay, work.claim, job, piece.cast, calls=not piece.stored_only)
+        for piece in pieces:
+            piece.look_up(s)
+        spending = Spending.begin(s, ports.relay, work.claim, job, pieces[0].cast, calls=not pieces[0].stored_only)
     reach = Reach(work, ports.relay, spending.grant.targets)
     with spending, reach, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
-        for phase in piece.phases:
-            _run_phase(_Running(work, ports, piece, phase, spending, reach, buffer))
-    _publish(work, piece, spending)
+        for piece in pieces:
+            for phase in piece.phases:
+                _run_phase(_Running(work, ports, piece, phase, spending, reach, buffer))
+    return spending
 
 
 def _flush(work: Work, batch: list[NewTrace | NewScore]) -> None:
@@ -177,12 +186,12 @@ def _may_be_loading(piece: Slice, code: str) -> bool:
 
 
 def _refusal(piece: Slice, code: str, message: str) -> Reason:
-    step = "bootstrap" if piece.is_bootstrap else "evaluate"
+    step = "bootstrap" if ":" in piece.role else "evaluate"
     if code == "budget_exhausted":
         spent = f"The budget of {piece.job.spec.budget.max_calls} LM calls is spent."
         text = f"{spent} What was paid for is kept: a job with a larger budget reuses it."
         return Reason(code, text, step, "budget.max_calls")
-    students = ("baseline", "baseline_constrained", "compiled")
+    students = ("baseline", "baseline_constrained", "compiled", DEMOS_KEPT, DEMOS_DROPPED)
     param = "evaluate.incumbent" if piece.role == INCUMBENT else "lms" if piece.role in students else "teacher"
     return Reason(code, f"The LM host refused the calls of {piece.role}: {message}", step, param)
 
@@ -214,7 +223,7 @@ def _progress(piece: Slice) -> dict[str, Any]:
 
 
 def _publish(work: Work, piece: Slice, spending: Spending) -> None:
-    rows, counts = _facts(piece)
+    rows, counts = facts_of(piece)
     spent = spending.counts()
     counts.update(spent, teacher_calls=spent["calls"] if piece.role.startswith("teacher") else 0)
     closed = flow.after_bootstrap if work.claim.step is Step.BOOTSTRAP else flow.after_evaluate
@@ -230,7 +239,7 @@ def _publish(work: Work, piece: Slice, spending: Spending) -> None:
 _COUNTED = ("ok", "failed", "unparsable", "metric_failed", "inconclusive", "passed", "reused", "undecided")
 
 
-def _facts(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
+def facts_of(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
     """The rows of this slice, and its counts: rollouts by status; examples that passed, were reused, failed or stay undecided."""
     rows: list[NewFact] = []
     counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
@@ -264,6 +273,6 @@ def _teacher_name(piece: Slice) -> str:
 
 def _keep_for_readers(piece: Slice) -> None:
     """What a slice saw, before its job stops: nothing is published any more."""
-    rows, _ = _facts(piece)
+    rows, _ = facts_of(piece)
     with unit_of_work() as s:
         row_facts.store(s, rows)

@@ -2,13 +2,21 @@
 
 from collections.abc import Mapping
 
-from distill.execute import assemble, package, prepare, rollouts, train, validate
+from distill.execute import assemble, demos, package, prepare, rollouts, train, validate
+from distill.execute.flow import TRIAL_OF_DEMOS
+from distill.execute.ports import Ports
 from distill.execute.run import StepRunner
+from distill.execute.work import Work
 from distill.jobs.status import Step
+
+
+def _bootstrap(work: Work, ports: Ports) -> None:
+    (demos if work.claim.kind == TRIAL_OF_DEMOS else rollouts).run(work, ports)
+
 
 STEPS: Mapping[Step, StepRunner] = {
     Step.VALIDATE: validate.run,
-    Step.BOOTSTRAP: rollouts.run,
+    Step.BOOTSTRAP: _bootstrap,
     Step.PREPARE: prepare.run,
     Step.ASSEMBLE: assemble.run,
     Step.TRAIN: train.run,

@@ -17,10 +17,21 @@ from distill.execute.ports import Ports
 from distill.execute.tokens import Scale
 from distill.execute.work import Work
 from distill.jobs.models import Job
+from distill.pipeline.demos import is_tried
 from distill.pipeline.holdout import Split, without_held_inputs
 from distill.pipeline.plan import Plan, Source, divide, measures, warning_of_held_inputs, warnings
 from distill.pipeline.refusals import Reason, Refused, nothing_left_to_train
-from distill.pipeline.roles import Cast, baseline_cast, prompt_adapters, rendering_cast, same_prompts, teacher_cast, teacher_role
+from distill.pipeline.roles import (
+    DEMOS_DROPPED,
+    Cast,
+    baseline_cast,
+    demos_cast,
+    prompt_adapters,
+    rendering_cast,
+    same_prompts,
+    teacher_cast,
+    teacher_role,
+)
 from distill.pipeline.samples import fixed_samples
 from distill.rollouts import RunnerError
 from distill.storage import BlobStore
@@ -40,6 +51,7 @@ def run(work: Work, ports: Ports) -> None:
     work.check()
     inputs, sides, source, told_of_rows = _divide(ports.store, job)
     digest = ports.store.put(json.dumps({"train": sides.train, "holdout": sides.holdout}).encode())
+    bare = _without_demos(job)
     plan = Plan(
         samples=samples,
         prompt_hashes=reply["prompt_hash"],
@@ -49,6 +61,7 @@ def run(work: Work, ports: Ports) -> None:
         train_examples=len(sides.train),
         holdout_examples=job.valset.row_count if source == "valset" and job.valset else len(sides.holdout),
         holdout_from=source,
+        state_without_demos=reply["program_state"][bare.prompts] if bare else None,
     )
     with unit_of_work() as s:
         leaked = leaks(s, ports.store, job, inputs, sides, source)
@@ -87,7 +100,7 @@ def _ask_runner(work: Work, ports: Ports, job: JobContext) -> tuple[list[dict[st
     """The samples, and what the runner says of the programs' prompts on them."""
     constrained = "baseline_constrained" in job.spec.evaluate.roles
     student = baseline_cast(job.spec, job.student, constrained=constrained)
-    others = [rendering_cast(job.spec, job.student), *_teacher_casts(job), *([job.incumbent] if job.incumbent else [])]
+    others = [cast for cast in (rendering_cast(job.spec, job.student), _without_demos(job), job.incumbent, *_teacher_casts(job)) if cast]
     samples = fixed_samples(job.student, list(job.rows(ports.store, job.trainset, 0, 2)))
     with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
         try:
@@ -97,6 +110,11 @@ def _ask_runner(work: Work, ports: Ports, job: JobContext) -> tuple[list[dict[st
         except RunnerError as error:
             raise Refused(Reason(error.code, error.message, "validate", error.param, retryable=False)) from error
     return samples, reply
+
+
+def _without_demos(job: JobContext) -> Cast | None:
+    """The student without its demos, where it is tried whether it needs them."""
+    return demos_cast(DEMOS_DROPPED, job.spec, job.student) if is_tried(job.spec, job.student) else None
 
 
 def _teacher_casts(job: JobContext) -> Iterator[Cast]:

@@ -51,6 +51,7 @@ class Facts:
     metric: Mapping[str, Any] | None
     evaluation: Mapping[str, Any] | None
     holdout_digests: list[str]
+    demos: Mapping[str, Any]
 
 
 def manifest(facts: Facts, files: Mapping[str, File]) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def manifest(facts: Facts, files: Mapping[str, File]) -> dict[str, Any]:
         "predictors": {predictor.name: predictor.as_json() for predictor in facts.predictors},
         "lms": dict(facts.lms),
         "data": dict(facts.data),
+        "demos": dict(facts.demos),
         "metric": None if facts.metric is None else dict(facts.metric),
         "evaluation": None if facts.evaluation is None else dict(facts.evaluation),
         "holdout_digests": facts.holdout_digests,

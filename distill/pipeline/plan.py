@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from distill.pipeline.demos import Trial
 from distill.pipeline.holdout import FEW, HoldoutRule, Split, split
 from distill.pipeline.keys import SHARED, Key, Predictor, fine_tune_keys
 from distill.pipeline.roles import INCUMBENT, Cast
@@ -16,7 +17,10 @@ Source = Literal["valset", "trainset"]
 
 
 class Plan(BaseModel):
-    """`prompt_hashes` maps `Cast.prompts` to the hash of the prompts on `samples`. `split` is the digest of the blob with the sides."""
+    """`prompt_hashes` maps `Cast.prompts` to the hash of the prompts on `samples`. `split` is the digest of the blob with the sides.
+
+    `state_without_demos` is there where demos are tried, and `trial` once they have been.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +32,8 @@ class Plan(BaseModel):
     train_examples: int
     holdout_examples: int
     holdout_from: Source | None = None
+    state_without_demos: dict[str, Any] | None = None
+    trial: Trial | None = None
 
     def prompt_hash(self, cast: Cast) -> str:
         return self.prompt_hashes[cast.prompts]

@@ -10,6 +10,8 @@ from distill.spec import CompileSpec, LmSpec, Rollouts, lms_digest, program_dige
 from stillhouse_programs.spec import ProgramSpec, PromptAdapterSpec, canonical_json, expand
 
 INCUMBENT = "incumbent"
+DEMOS_KEPT, DEMOS_DROPPED = "demos:keep", "demos:drop"
+"""The student before training, with its demos and without: the trial of `demos: auto`."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,12 @@ def rendering_cast(spec: CompileSpec, student: ProgramSpec) -> Cast:
     return _cast("compiled", spec, compiled_program(spec, student), _by_predictor(student, spec.lms))
 
 
+def demos_cast(role: str, spec: CompileSpec, student: ProgramSpec) -> Cast:
+    """The untrained student as it would be compiled with its demos, or without them."""
+    way = spec.model_copy(update={"demos": "auto" if role == DEMOS_KEPT else "drop"})
+    return _cast(role, spec, compiled_program(way, student), _by_predictor(student, spec.lms))
+
+
 def teacher_rendering_cast(number: int, spec: CompileSpec, student: ProgramSpec, teacher: ProgramSpec) -> Cast:
     """Teacher `number` (0-based) as rows are rendered under `render: "teacher"`: its prompts and prompt adapter, for the student's LMs.
 
@@ -136,7 +144,7 @@ def same_prompts(one: Cast, other: Cast) -> bool:
 def compiled_program(spec: CompileSpec, student: ProgramSpec) -> ProgramSpec:
     """The program with the demos that rows are rendered with; of the student, it is what the artifact holds.
 
-    Demos: `keep` all, `drop` all, `auto` leaves out those that lack a field.
+    Demos: `keep` all, `drop` all, `auto` leaves out those that lack a field; a job whose trial says so goes on as `drop`.
     """
     if spec.demos == "keep":
         return student

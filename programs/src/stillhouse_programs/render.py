@@ -4,7 +4,8 @@ Demos in a row are the demos the student runs with after it is compiled, by `dem
 
 - `keep`: all demos of the student's predictor. An incomplete demo among them rejects the row: dspy would render an assistant turn
   of "Not supplied for this particular example." from it.
-- `auto`: the complete demos, those with a value for every field; incomplete ones are left out, of the program too.
+- `auto`: the complete demos, those with a value for every field; incomplete ones are left out, of the program too. A job whose trial
+  shows that the student is better without them goes on as `drop`.
 - `drop`: none.
 
 `spec.with_demos` is the same for a spec.

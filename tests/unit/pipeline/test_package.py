@@ -23,6 +23,7 @@ FACTS = Facts(
         "delta": {"against": "baseline", "value": 0.433, "low": 0.37, "high": 0.49, "verdict": "better"},
     },
     holdout_digests=["v1:x"],
+    demos={"taken": "auto"},
 )
 FILES = {"spec.json": File("aa", 2), "README.md": File("bb", 3)}
 
