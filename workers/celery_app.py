@@ -5,6 +5,8 @@ Celery's threads run no user code and no torch: they claim work items and superv
 
 from __future__ import annotations
 
+from typing import Any
+
 import structlog
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
@@ -33,7 +35,8 @@ def _gather(**_: object) -> None:
 
 
 @worker_ready.connect
-def _ready(**_: object) -> None:
+def _ready(sender: Any = None, **_: object) -> None:
+    tasks.attend(tuple(sender.app.amqp.queues.consume_from))
     log.info("worker ready")
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from distill import logs
 from distill.db import Session, listen_dsn, unit_of_work
 from distill.jobs import claims, outbox, patience
+from distill.jobs import workers as heard_of
 from distill.jobs.outbox import Hint
 from distill.queue import MAX_HINTS, send_hint
 from distill.settings import TimerSettings, get_settings
@@ -102,6 +103,7 @@ class Dispatcher:
         with unit_of_work() as s:
             claims.sweep(s)
             outbox.prune(s)
+            heard_of.prune(s)
         return reaped
 
     def _end_patience(self) -> None:

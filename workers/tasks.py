@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from distill.catalog import blobs, connections
@@ -16,6 +17,7 @@ from distill.ids import short_token
 from distill.jobs.claims import WorkerInfo
 from distill.queue import send_hint
 from distill.settings import Settings, get_settings
+from workers.presence import Presence
 
 CAPABILITIES = frozenset({"runtime:default", "trainer:local"})
 """What a worker can do: run programs, each in an interpreter like its own, and train with the trainer that is installed beside it."""
@@ -32,6 +34,7 @@ class Crew:
 
 _lock = threading.Lock()
 _crew: list[Crew] = []
+_presence: list[Presence] = []
 
 
 def run(queue: str) -> None:
@@ -54,14 +57,27 @@ def crew() -> Crew:
         return _crew[0]
 
 
+def attend(queues: Collection[str]) -> None:
+    """Tell, from now on, that this worker listens to these queues."""
+    presence = Presence(crew().worker, queues, get_settings().timers.worker_seen_seconds)
+    presence.begin()
+    _presence.append(presence)
+
+
 def drain() -> None:
     """Claim nothing more and give back what runs. In a thread of its own: it is called from a signal handler, which must not wait."""
+    for presence in _presence:
+        presence.end()
     for team in _crew:
         threading.Thread(target=team.shift.stop, name="drain").start()
 
 
 def close() -> None:
     """End the children and the relay."""
+    while _presence:
+        presence = _presence.pop()
+        presence.end()
+        presence.wait()
     with _lock:
         while _crew:
             _crew.pop().ports.close()

@@ -98,7 +98,9 @@ class ProgressRead(Reply):
 
 
 class QueueRead(Reply):
-    position: int | None = None
+    """Why work of the job does not run now: its place in line, a connection, a worker or a device that it waits for."""
+
+    position: int | None = Field(None, description="1-based, among the project's jobs that have not begun")
     reason: str
 
 

@@ -12,9 +12,10 @@ from distill.catalog import usage
 from distill.catalog.models import Artifact
 from distill.catalog.usage import LmCost
 from distill.db import Session
-from distill.jobs import repository
+from distill.jobs import line, repository
+from distill.jobs.line import Waiting
 from distill.jobs.models import FineTuneJob, Job, JobStep
-from distill.jobs.repository import StepView, Waiting
+from distill.jobs.repository import StepView
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Overview:
 
 
 def overviews(s: Session, jobs: Sequence[Job]) -> dict[str, Overview]:
-    """`{job id: overview}`. Only a queued job costs queries of its own: for its place in the queue."""
+    """`{job id: overview}`, in as many queries for many jobs as for one."""
     ids = [job.id for job in jobs]
     steps: dict[str, list[JobStep]] = defaultdict(list)
     for step in s.scalars(select(JobStep).where(JobStep.job_id.in_(ids)).execution_options(populate_existing=True)):
@@ -40,11 +41,12 @@ def overviews(s: Session, jobs: Sequence[Job]) -> dict[str, Overview]:
         children[child.job_id].append(child)
     artifacts = {row.job_id: row for row in s.scalars(select(Artifact).where(Artifact.job_id.in_(ids), Artifact.deleted_at.is_(None)))}
     costs = usage.of_jobs(s, ids)
+    waiting = line.waiting(s, jobs)
     return {
         job.id: Overview(
             repository.step_views(steps[job.id]),
             children[job.id],
-            repository.waiting(s, job),
+            waiting.get(job.id),
             artifacts.get(job.id),
             costs.get(job.id, []),
         )

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import Select, select
 
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import NotFound
 from distill.jobs.models import FineTuneJob, Job, JobStep, WorkItem
-from distill.jobs.status import JobStatus, Step, StepStatus
+from distill.jobs.status import Step, StepStatus
 from distill.spec import CompileSpec
 
 
@@ -40,14 +40,6 @@ class StepView:
     error: dict[str, Any] | None
     started_at: datetime | None
     finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Why a queued job does not run yet. `position` is 1-based."""
-
-    position: int
-    reason: str
 
 
 def get(s: Session, project_id: str, job_id: str) -> Job:
@@ -150,22 +142,3 @@ def fine_tune_job(s: Session, project_id: str, fine_tune_job_id: str) -> FineTun
 
 def list_fine_tune_jobs(s: Session, project_id: str, page: Page) -> Listing[FineTuneJob]:
     return paginate(s, select(FineTuneJob).where(FineTuneJob.project_id == project_id), FineTuneJob.id, page)
-
-
-def waiting(s: Session, job: Job) -> Waiting | None:
-    """Where a queued job stands in its project's queue; None for a job that runs or is over."""
-    if job.status != JobStatus.QUEUED:
-        return None
-    older = select(func.count()).select_from(Job).where(Job.project_id == job.project_id, Job.status.in_(["queued", "running"]))
-    ahead = s.scalar(older.where(Job.id < job.id)) or 0
-    host = s.execute(_WAITING_HOST, {"job_id": job.id}).scalar()
-    if host:
-        return Waiting(ahead + 1, f"connection {host} is waiting for its device")
-    noun = "job" if ahead == 1 else "jobs"
-    return Waiting(ahead + 1, f"{ahead} {noun} ahead in the project" if ahead else "waits for a worker")
-
-
-_WAITING_HOST = text("""
-SELECT c.name FROM work_items w JOIN connections c ON c.id = ANY (w.connections)
- WHERE w.job_id = :job_id AND w.status = 'queued' AND c.waiting_since IS NOT NULL LIMIT 1
-""")

@@ -10,7 +10,7 @@ from tests.integration.core.world import World
 
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "blobs")
+    return FolderStore(tmp_path / "stillhouse-home" / "blobs")  # where a worker of the same settings looks for it
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from sqlalchemy import select
 
 from distill.db import listen_dsn, unit_of_work
 from distill.jobs import events, outbox
+from distill.jobs.models import Worker
 from distill.jobs.outbox import Hint
 from distill.settings import TimerSettings
 from tests.integration.core.world import World, at_once, claim, execute, items, job
@@ -66,6 +68,11 @@ def assert_ends_as(job_id: str, status: str) -> None:
     wait_for(job_id, lambda: job(job_id).status == status)
 
 
+def heard_of() -> list[Worker]:
+    with unit_of_work() as s:
+        return list(s.scalars(select(Worker)))
+
+
 class TestHints:
     def test_a_job_runs_without_anybody_polling_for_it(self, world: World, redis_url: str) -> None:
         with process("workers.dispatcher"), process(*CELERY, *QUIET):
@@ -85,8 +92,10 @@ class TestHints:
         with process("workers.dispatcher") as dispatcher, process(*CELERY, *QUIET) as worker:
             job_id = world.submit(name="slow")
             wait_for(job_id, lambda: items(job_id)[0].status == "leased")
+            assert [(row.queues, "runtime:default" in row.capabilities) for row in heard_of()] == [(["rollouts"], True)]
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(SECONDS) == 0
+            assert heard_of() == []
             item = items(job_id)[0]
             assert (item.status, item.attempts, job(job_id).status) == ("queued", 0, "running")
             dispatcher.send_signal(signal.SIGTERM)

@@ -295,14 +295,6 @@ class TestLists:
         with pytest.raises(NotFound), unit_of_work() as s:
             repository.get(s, other, job_id)
 
-    def test_queued_job_says_what_it_waits_for(self, world: World) -> None:
-        world.submit()
-        second = world.submit()
-        with unit_of_work() as s:
-            waiting = repository.waiting(s, repository.by_id(s, second))
-        assert waiting is not None
-        assert (waiting.position, waiting.reason) == (2, "1 job ahead in the project")
-
 
 def _hint_and_fail(s: Session) -> None:
     outbox.add(s, "light")

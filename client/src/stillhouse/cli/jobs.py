@@ -86,6 +86,7 @@ def list_jobs(
                 ("%", lambda job: job.progress.percent),
                 ("PROGRAM", lambda job: job.program_name),
                 ("CREATED", lambda job: when(job.created_at)),
+                ("WAITS", _queue),
             ],
             as_json,
         )
@@ -251,7 +252,7 @@ def _show(job: CompileJob, as_json: bool) -> None:
         return
     console.print(f"[bold]{job.id}[/bold]  {job.status}  {job.program_name or ''}  {job.progress.percent}%", highlight=False)
     if job.queue:
-        console.print(f"  {escape(job.queue.reason)}", style="dim", highlight=False)
+        console.print(f"  {_queue(job)}", style="dim", highlight=False)
     if job.pause:
         console.print(f"  [yellow]{job.pause.code}[/yellow] {escape(job.pause.message)}", highlight=False)
     _show_steps(job)
@@ -262,6 +263,14 @@ def _show(job: CompileJob, as_json: bool) -> None:
         console.print(f"  [red]{job.error.code}[/red] {escape(job.error.message)}", highlight=False)
     if job.artifact:
         console.print(f"  artifact {job.artifact.id}", highlight=False)
+
+
+def _queue(job: CompileJob) -> str:
+    """`#2: 1 job ahead in the project`, or the reason alone."""
+    if job.queue is None:
+        return ""
+    place = f"#{job.queue.position}: " if job.queue.position is not None else ""
+    return place + escape(job.queue.reason)
 
 
 def _show_steps(job: CompileJob) -> None:

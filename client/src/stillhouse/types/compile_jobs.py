@@ -28,6 +28,8 @@ class Progress(Object):
 
 
 class Queue(Object):
+    """Why work of a job does not run now. `position` counts the project's jobs that have not begun, from 1."""
+
     position: int | None = None
     reason: str = ""
 

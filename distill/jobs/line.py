@@ -1,0 +1,105 @@
+"""Where jobs stand in line, and why their queued work does not run. One statement for a whole page of jobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, text
+
+from distill.catalog.waits import SAID
+from distill.db import Session
+from distill.jobs.models import Job
+from distill.jobs.status import JobStatus
+from distill.jobs.workers import silence_seconds
+
+_LOOK = text("""
+WITH asked AS (
+  SELECT id, project_id, num_threads FROM jobs WHERE id = ANY (:ids)
+), line AS (
+  SELECT id, row_number() OVER (PARTITION BY project_id ORDER BY priority DESC, created_at, id) AS position
+    FROM jobs WHERE status = 'queued' AND project_id IN (SELECT project_id FROM asked)
+), alive AS (
+  SELECT queues, capabilities FROM workers WHERE seen_at > clock_timestamp() - make_interval(secs => :silence)
+), kinds AS (
+  SELECT job_id, queue, needs, connections, held, min(run_after) AS run_after
+    FROM work_items WHERE job_id = ANY (:ids) AND status = 'queued' GROUP BY job_id, queue, needs, connections, held
+), leased AS (
+  SELECT job_id, sum(width) AS width FROM work_items WHERE job_id = ANY (:ids) AND status = 'leased' GROUP BY job_id
+)
+SELECT a.id AS job_id, line.position, COALESCE(l.width, 0) AS width, a.num_threads, k.queue, k.needs, k.held,
+       EXTRACT(epoch FROM k.run_after - clock_timestamp()) AS seconds, c.name, c.reason,
+       EXISTS (SELECT 1 FROM alive WHERE k.queue = ANY (queues)) AS listened,
+       EXISTS (SELECT 1 FROM alive WHERE k.queue = ANY (queues) AND k.needs <@ capabilities) AS manned
+  FROM asked a
+  LEFT JOIN line ON line.id = a.id
+  LEFT JOIN leased l ON l.job_id = a.id
+  LEFT JOIN kinds k ON k.job_id = a.id
+  LEFT JOIN LATERAL (
+    SELECT name, CASE WHEN waiting_since IS NOT NULL THEN 'device' ELSE limited_reason END AS reason
+      FROM connections WHERE id = ANY (k.connections) AND (waiting_since IS NOT NULL OR limited_since IS NOT NULL) ORDER BY name LIMIT 1
+  ) c ON true
+ ORDER BY a.id, k.queue, k.needs, c.name
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a job's work does not run now. `position` is 1-based, among the project's jobs that have not begun."""
+
+    position: int | None
+    reason: str
+
+
+def waiting(s: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
+    """`{job id: why it waits}`; nothing of a job that is over, or all of whose work runs."""
+    open_jobs = {job.id: job for job in jobs if JobStatus(job.status).is_claimable and job.cancel_requested_at is None}
+    found = {job.id: Waiting(None, "paused") for job in jobs if job.status == JobStatus.PAUSED}
+    kinds: dict[str, list[Row[Any]]] = {}
+    for row in s.execute(_LOOK, {"ids": list(open_jobs), "silence": silence_seconds()}) if open_jobs else ():
+        kinds.setdefault(row.job_id, []).append(row)
+    for job_id, rows in kinds.items():
+        reason = _reason(rows)
+        if reason is not None:
+            found[job_id] = Waiting(rows[0].position, reason)
+    return found
+
+
+def _reason(rows: Sequence[Row[Any]]) -> str | None:
+    """The most telling reason of any kind of work that is queued."""
+    queued = [row for row in rows if row.queue is not None]
+    free = [row for row in queued if not row.held]
+    if queued and not free:
+        return "the compiled program is measured when its training is over and its models are loaded"
+    return next((reason for tell in _TELLERS for row in free if (reason := tell(row)) is not None), None)
+
+
+def _connection(row: Row[Any]) -> str | None:
+    return f"waiting for {row.name}: {SAID[row.reason]}" if row.name is not None else None
+
+
+def _worker(row: Row[Any]) -> str | None:
+    if row.manned:
+        return None
+    needs = f" with {', '.join(row.needs)}" if row.listened else ""
+    return f"no worker{needs} is alive for the queue {row.queue}"
+
+
+def _later(row: Row[Any]) -> str | None:
+    return f"will be tried again in {math.ceil(row.seconds)} s" if row.seconds > 0 else None
+
+
+def _line(row: Row[Any]) -> str | None:
+    if row.width:
+        return None
+    ahead = (row.position or 1) - 1
+    return f"{ahead} {'job' if ahead == 1 else 'jobs'} ahead in the project" if ahead else "waits for a worker"
+
+
+def _width(row: Row[Any]) -> str | None:
+    return f"all {row.num_threads} threads of the job are in use" if row.width >= row.num_threads else None
+
+
+_TELLERS: tuple[Callable[[Row[Any]], str | None], ...] = (_connection, _worker, _later, _line, _width)

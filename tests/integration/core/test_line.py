@@ -1,0 +1,155 @@
+"""What a job says while its work does not run, and its place in line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from distill.catalog import devices, waits
+from distill.db import engine, unit_of_work
+from distill.jobs import line, repository, steps, workers
+from distill.jobs.claims import WorkerInfo
+from distill.jobs.line import Waiting
+from distill.jobs.status import Step
+from tests.integration.core.world import WORKER, World, claim, connection, execute, publish, taken
+
+
+@pytest.fixture(autouse=True)
+def alive(world: World) -> None:
+    """A worker for everything."""
+    with unit_of_work() as s:
+        workers.seen(s, "w1", ["light", "rollouts", "train"], WORKER.capabilities)
+
+
+def waiting(*job_ids: str) -> list[Waiting | None]:
+    with unit_of_work() as s:
+        found = line.waiting(s, [repository.by_id(s, job_id) for job_id in job_ids])
+    return [found.get(job_id) for job_id in job_ids]
+
+
+def reason(job_id: str) -> str | None:
+    (found,) = waiting(job_id)
+    return found.reason if found else None
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """The statements that are sent meanwhile."""
+    sent: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        sent.append(statement)
+
+    event.listen(engine("worker"), "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine("worker"), "before_cursor_execute", note)
+
+
+class TestPlace:
+    def test_in_line_by_priority_then_age_within_the_project(self, world: World) -> None:
+        first, second, third = (world.submit() for _ in range(3))
+        project, words = world.other_project("other")
+        elsewhere = world.submit(project, **words)
+        execute("UPDATE jobs SET priority = 1 WHERE id = :id", id=third)
+        assert waiting(first, second, third, elsewhere) == [
+            Waiting(2, "1 job ahead in the project"),
+            Waiting(3, "2 jobs ahead in the project"),
+            Waiting(1, "waits for a worker"),
+            Waiting(1, "waits for a worker"),
+        ]
+
+    def test_a_job_whose_work_runs_says_nothing(self, world: World) -> None:
+        job_id = world.submit()
+        taken()
+        assert waiting(job_id) == [None]
+
+    @pytest.mark.parametrize("change", ["cancel_requested_at = clock_timestamp()", "status = 'succeeded', finished_at = clock_timestamp()"])
+    def test_a_job_that_is_over_or_was_never_started_is_not_in_line(self, world: World, change: str) -> None:
+        job_id, created = world.submit(), world.submit(auto_start=False)
+        execute(f"UPDATE jobs SET {change} WHERE id = :id", id=job_id)
+        assert waiting(job_id, created) == [None, None]
+
+    def test_a_page_of_jobs_costs_one_statement(self, world: World) -> None:
+        jobs = [world.submit() for _ in range(20)]
+        with unit_of_work() as s:
+            rows = [repository.by_id(s, job_id) for job_id in jobs]
+            with counted() as sent:
+                assert len(line.waiting(s, rows)) == 20
+        assert len(sent) == 1
+
+
+class TestReasons:
+    def test_a_connection_is_named_with_what_is_the_matter(self, world: World) -> None:
+        job_id = world.at_bootstrap()
+        execute("UPDATE work_items SET connections = ARRAY(SELECT id FROM connections WHERE name = 'teachers')")
+        said = []
+        for why in ("rate_limited", "quota_exhausted", "unavailable"):
+            with unit_of_work() as s:
+                waits.limit(s, connection("teachers").id, why, None, tried=True)
+            said.append(reason(job_id))
+        assert said == [f"waiting for teachers: {words}" for words in ("rate limited", "out of quota", "not reachable")]
+        held = claim()
+        assert held is None
+        with unit_of_work() as s:
+            waits.end(s, [connection("teachers").id], 0)
+        assert reason(job_id) == "waits for a worker"
+
+    def test_a_device_that_was_handed_over(self, world: World) -> None:
+        job_id = world.at_bootstrap()
+        execute("UPDATE work_items SET connections = ARRAY(SELECT id FROM connections WHERE name = 'house')")
+        with unit_of_work() as s:
+            devices.ensure(s, "cpu-0")
+            item = repository.items(s, job_id, "bootstrap")[0].id
+            state = devices.acquire(s, "cpu-0", item, 60)
+            assert state is not None
+            assert devices.acknowledge(s, "cpu-0", state.fence)
+        assert reason(job_id) == "waiting for house: device handed over to training"
+
+    def test_no_worker_listens(self, world: World) -> None:
+        job_id = world.submit()
+        with unit_of_work() as s:
+            workers.gone(s, "w1")
+            workers.seen(s, "w2", ["light"], WORKER.capabilities)
+        assert reason(job_id) == "no worker is alive for the queue rollouts"
+
+    def test_no_worker_can(self, world: World) -> None:
+        job_id = world.submit()
+        execute("UPDATE work_items SET needs = '{runtime:py313}'")
+        assert reason(job_id) == "no worker with runtime:py313 is alive for the queue rollouts"
+
+    def test_a_worker_that_was_not_heard_of_lately_is_not_alive(self, world: World) -> None:
+        job_id = world.submit()
+        execute("UPDATE workers SET seen_at = clock_timestamp() - interval '29 seconds'")
+        assert reason(job_id) == "waits for a worker"
+        execute("UPDATE workers SET seen_at = clock_timestamp() - interval '31 seconds'")
+        assert reason(job_id) == "no worker is alive for the queue rollouts"
+
+    def test_a_fault_that_passes(self, world: World) -> None:
+        job_id = world.submit()
+        execute("UPDATE work_items SET run_after = clock_timestamp() + interval '40 seconds'")
+        assert reason(job_id) == "will be tried again in 40 s"
+
+    def test_the_jobs_own_width(self, world: World) -> None:
+        job_id = world.at_bootstrap(30, items=2, num_threads=6)
+        assert taken().width == 6
+        assert waiting(job_id) == [Waiting(None, "all 6 threads of the job are in use")]
+
+    def test_width_that_is_left_says_nothing(self, world: World) -> None:
+        job_id = world.at_bootstrap(30, items=2, num_threads=6)
+        taken(worker=WorkerInfo("narrow", WORKER.capabilities, max_width=2))
+        assert waiting(job_id) == [None]
+
+    def test_what_is_held_until_training_is_over(self, world: World) -> None:
+        job_id = world.submit()
+        opened = [steps.NewItem("compiled", {"start": 0, "stop": 4}, 4, held=True)]
+        publish(taken(), on_closed=lambda s, job, _: steps.open_step(s, job, Step.EVALUATE, opened))
+        assert reason(job_id) == "the compiled program is measured when its training is over and its models are loaded"
+
+    def test_a_pause(self, world: World) -> None:
+        job_id = world.submit()
+        execute("UPDATE jobs SET status = 'paused', pause_requested_at = clock_timestamp()")
+        assert waiting(job_id) == [Waiting(None, "paused")]
