@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from distill import errors as house
-from distill.db import is_outage, is_unstorable
+from distill.db import CommitUnknown, is_outage, is_unstorable
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +85,12 @@ UNEXPECTED = ApiError(500, "internal_error", "The server failed. Its log has the
 
 UNSTORABLE = ApiError(422, "invalid_value", "A text holds the character NUL, or a number is too large to be stored.")
 NO_DATABASE = ApiError(503, "database_unavailable", "The database does not answer. Try again.", headers={"retry-after": "2"})
+MAYBE_DONE = ApiError(
+    503,
+    "database_unavailable",
+    "The database was lost while this was stored: it is there as a whole or not at all. Send it again with the same Idempotency-Key.",
+    headers={"retry-after": "2"},
+)
 
 
 def error_response(error: ApiError) -> JSONResponse:
@@ -188,6 +194,8 @@ def to_api_error(error: Exception) -> ApiError:
         return error
     if is_unstorable(error):
         return UNSTORABLE
+    if isinstance(error, CommitUnknown):
+        return MAYBE_DONE
     return NO_DATABASE if is_outage(error) else UNEXPECTED
 
 

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from app.schemas.compile_jobs import EventRead
 from app.services import Services
 from app.views.compile_jobs import event_read
-from distill.db import unit_of_work
+from distill.db import is_outage, unit_of_work
 from distill.jobs import events, repository
 from distill.jobs.status import JobStatus
 
@@ -52,13 +52,23 @@ def _read(job_id: str, after: int) -> tuple[list[EventRead], bool]:
     return found, not final or len(found) == _BATCH
 
 
+async def _read_when_it_answers(job_id: str, after: int) -> tuple[list[EventRead], bool]:
+    """A stream that has begun cannot say 503: while the database is away it has no news."""
+    try:
+        return await run_in_threadpool(_read, job_id, after)
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        return [], True
+
+
 async def _stream(services: Services, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LONGEST_STREAM_SECONDS
     ticket = services.notices.ticket(job_id)
     try:
         while (left := deadline - loop.time()) > 0:
-            batch, more = await run_in_threadpool(_read, job_id, after)
+            batch, more = await _read_when_it_answers(job_id, after)
             for event in batch:
                 # In ASCII: many clients take U+2028 and its like for the end of a line.
                 data = json.dumps(event.model_dump(mode="json"))

@@ -15,6 +15,7 @@ from app import errors
 from app.auth import OPEN_PATHS, KeyCheck, check_key
 from app.metrics import Metrics
 from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
+from app.repeats import Repeats
 from app.routes import ALL_ROUTERS
 from app.schemas.common import ErrorBody
 from app.services import Services
@@ -62,6 +63,7 @@ def build_routes(lifespan: Lifespan | None = None) -> FastAPI:
     for one in ALL_ROUTERS:
         app.include_router(one)
     errors.install(app)
+    app.add_middleware(Repeats)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from sqlalchemy import JSON, DateTime, Engine, MetaData, Select, create_engine, make_url, text
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy import JSON, Connection, DateTime, Engine, MetaData, Select, create_engine, make_url, text
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random, wait_random_exponential
 
 from distill.settings import get_settings
 
 __all__ = [
     "Base",
+    "CommitUnknown",
     "JsonDoc",
     "Listing",
     "Page",
     "Session",
     "dispose",
     "engine",
+    "is_away",
     "is_outage",
+    "is_undone",
     "is_unstorable",
     "listen_dsn",
     "normalise_url",
     "now",
     "paginate",
+    "repeated",
     "unit_of_work",
 ]
 
 Row = TypeVar("Row")
+T = TypeVar("T")
 Door = Literal["api", "worker"]
 JsonDoc = JSON(none_as_null=True)
 """`json`, never `jsonb`: the order of a user's keys is part of a prompt, and only `json` keeps it."""
@@ -87,22 +93,81 @@ def _make_engine(door: Door) -> Engine:
     # A caller would rather hear "try again"; a worker would rather wait its turn than lose the work it publishes.
     statement, lock, idle = (limits.api_statement_seconds, 2, 15) if door == "api" else (limits.worker_statement_seconds, 30, 60)
     timeouts = {"statement_timeout": statement, "lock_timeout": lock, "idle_in_transaction_session_timeout": idle}
-    options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in timeouts.items()) + " -c timezone=UTC"
+    options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in timeouts.items())
     return create_engine(
         normalise_url(get_settings().database_url),
-        pool_pre_ping=True,
-        pool_timeout=2 if door == "api" else 30,
+        pool_pre_ping=True,  # a restart of the server is seen before a statement is lost to it
+        pool_timeout=2 if door == "api" else 30,  # 503 comes soon; a worker's publish waits
         pool_size=10,
         max_overflow=10,
-        connect_args={"options": options, "keepalives_idle": 30, "application_name": f"stillhouse-{door}-{os.getpid()}"},
+        connect_args={
+            # What was answered is on disk, whatever the server's own default is: an accepted job is never lost.
+            "options": f"{options} -c timezone=UTC -c synchronous_commit=on",
+            "connect_timeout": 3 if door == "api" else 10,  # without one, a host that is gone is waited for by TCP, for minutes
+            "keepalives_idle": 30,  # these three: a silent network is seen after a minute, before a lease has lapsed
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,  # ms; and after 20 s where something was sent
+            "application_name": f"stillhouse-{door}-{os.getpid()}",
+        },
     )
 
 
+# ------------------------------------------------------------------ transactions
+
+
+class CommitUnknown(SQLAlchemyError):
+    """The connection broke while the transaction was committed: it is there as a whole, or not at all."""
+
+
 @contextmanager
-def unit_of_work(door: Door = "worker") -> Iterator[Session]:
-    """One transaction: commits when the block ends, rolls back when it raises. Rows stay readable afterwards."""
-    with Session(engine(door), expire_on_commit=False) as session, session.begin():
+def unit_of_work(door: Door = "worker", *, waits: bool = True) -> Iterator[Session]:
+    """One transaction: commits when the block ends, rolls back when it raises. Rows stay readable afterwards.
+
+    A worker waits a quarter of a lease for a database that does not answer, unless `waits` is False. Raises CommitUnknown.
+    """
+    with _session(door, waits) as session:
         yield session
+        session.flush()
+        _commit(session)
+
+
+def repeated(work: Callable[[Session], T], *, times: int = 3) -> T:
+    """Run a worker's transaction, whole and anew after a deadlock, a failed serialisation or a lost connection.
+
+    For work that does no harm when it is done twice: fenced, or taking what is there for done. Its last error is raised.
+    """
+
+    def once() -> T:
+        with unit_of_work() as s:
+            return work(s)
+
+    again = retry_if_exception(lambda error: is_undone(error) or isinstance(error, CommitUnknown))
+    return Retrying(retry=again, stop=stop_after_attempt(times), wait=wait_random(0.05, 0.5), reraise=True)(once)
+
+
+@contextmanager
+def _session(door: Door, waits: bool) -> Iterator[Session]:
+    if door == "worker" and waits:
+        with _reached(engine(door)) as connection, Session(connection, expire_on_commit=False) as session:
+            yield session
+    else:
+        with Session(engine(door), expire_on_commit=False) as session:
+            yield session
+
+
+def _reached(found: Engine) -> Connection:
+    patience = stop_after_delay(get_settings().timers.lease_seconds / 4)
+    return Retrying(retry=retry_if_exception(is_away), stop=patience, wait=wait_random_exponential(0.1, max=2), reraise=True)(found.connect)
+
+
+def _commit(session: Session) -> None:
+    try:
+        session.commit()
+    except DBAPIError as error:
+        if is_away(error):
+            raise CommitUnknown("the connection broke during a commit") from error
+        raise
 
 
 def allow_idle(session: Session, seconds: float) -> None:
@@ -111,8 +176,37 @@ def allow_idle(session: Session, seconds: float) -> None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """True when the database is the reason, not what was asked: not reached, shut down, no free connection, too slow."""
-    return isinstance(error, OperationalError | InterfaceError | TimeoutError)
+    """True when the database is the reason, not what was asked: not reached, shut down, no free connection, too slow, full, read-only."""
+    if isinstance(error, OperationalError | InterfaceError | TimeoutError | CommitUnknown):
+        return True
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or _sqlstate(error) in _NOT_NOW)
+
+
+_NOT_NOW = frozenset({"25006", "25P03", "25P04"})
+"""A standby that was promoted away, a transaction that stood idle or open for too long."""
+_TAKEN_BACK = frozenset({"40001", "40P01"})
+"""Failed serialisation, deadlock: rolled back so that another transaction could pass."""
+
+
+def is_away(error: BaseException) -> bool:
+    """True when the database was lost or not reached, or has no room for anybody: what was done in vain is nobody's fault."""
+    if isinstance(error, CommitUnknown):
+        return True
+    state = _sqlstate(error)
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return lost or (isinstance(error, OperationalError) and (not state or state.startswith(("08", "53", "57P"))))
+
+
+def is_undone(error: BaseException) -> bool:
+    """True when nothing of the transaction was kept, and the same once more may pass: taken back, or cut off before its commit."""
+    if isinstance(error, CommitUnknown):
+        return False
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return lost or _sqlstate(error) in _TAKEN_BACK
+
+
+def _sqlstate(error: BaseException) -> str:
+    return str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
 
 
 def is_unstorable(error: BaseException) -> bool:

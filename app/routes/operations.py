@@ -15,8 +15,8 @@ routes = APIRouter(tags=["operations"])
 
 
 @routes.get("/livez", summary="The process answers", response_class=JSONResponse)
-def livez() -> dict[str, str]:
-    """Answers without a key and without the database."""
+async def livez() -> dict[str, str]:
+    """Answers without a key and without the database; also while every thread of the process waits for one."""
     return {"status": "ok"}
 
 

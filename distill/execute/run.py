@@ -3,11 +3,12 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from typing import TypeVar
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from distill.db import Session, unit_of_work
+from distill.db import Session, is_away, is_outage, repeated, unit_of_work
 from distill.errors import CancelRequested, JobFault, LostLease, StillhouseError
 from distill.execute.ports import Ports
 from distill.execute.work import Stopped, Troubled, Work
@@ -19,6 +20,7 @@ from distill.rollouts import RunnerDied
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 SECONDS = 60
 StepRunner = Callable[[Work, Ports], None]
 
@@ -68,13 +70,24 @@ def run_queue(
     deadline = time.monotonic() + seconds
     done = 0
     while not shift.is_over and time.monotonic() < deadline:
-        with unit_of_work() as s:
-            claim = claims.claim(s, queue, worker)
+        claim = _claim(queue, worker)
         if claim is None:
             break
         run_item(claim, ports, shift, steps[claim.step])
         done += 1
     return done
+
+
+def _claim(queue: str, worker: WorkerInfo) -> Claim | None:
+    """None also while the database is away: what is queued is hinted at again."""
+    try:
+        with unit_of_work() as s:
+            return claims.claim(s, queue, worker)
+    except SQLAlchemyError as error:
+        if not is_outage(error):
+            raise
+        log.warning("no_claim", queue=queue, error=str(error))
+        return None
 
 
 def run_item(claim: Claim, ports: Ports, shift: Shift, run: StepRunner) -> None:
@@ -93,10 +106,12 @@ def run_item(claim: Claim, ports: Ports, shift: Shift, run: StepRunner) -> None:
 
 def _end_job(claim: Claim, ports: Ports, shift: Shift) -> None:
     """Leave nothing of a job that is over running on this machine, least of all the warm process with its user's code."""
-    with unit_of_work() as s:
+
+    def is_over(s: Session) -> bool:
         job = repository.by_id(s, claim.job_id)
-        is_over = JobStatus(job.status).is_terminal or job.cancel_requested_at is not None
-    if is_over:
+        return JobStatus(job.status).is_terminal or job.cancel_requested_at is not None
+
+    if _written(is_over):
         shift.end_job(claim.job_id)
         ports.runners.end_job(claim.project_id, claim.job_id)
 
@@ -110,6 +125,9 @@ def _run(work: Work, ports: Ports, run: StepRunner) -> None:
         # What was stopped may end in any error: its children were killed under it.
         if isinstance(error, Stopped) or work.stop_reason is not None:
             _let_go(work.claim, give_back=work.stop_reason != "lost")
+        elif is_away(error):
+            log.warning("item_given_back", error=str(error), kind=type(error).__name__)
+            _let_go(work.claim, give_back=True)  # the database went away under it: that spends no attempt
         else:
             _fail(work.claim, error)
 
@@ -118,17 +136,32 @@ def _let_go(claim: Claim, *, give_back: bool) -> None:
     if not give_back:
         log.warning("lease_lost")
         return
-    with suppress(LostLease), unit_of_work() as s:
-        claims.release(s, claim)
+    _written(lambda s: claims.release(s, claim))
 
 
 def _fail(claim: Claim, error: Exception) -> None:
     fault, retryable = judge(error, claim)
     log.warning("item_failed", code=fault.code, error=str(error), retryable=retryable, exc_info=fault.code == "internal")
-    with suppress(LostLease), unit_of_work() as s:
+
+    def write(s: Session) -> None:
         if isinstance(error, Refused):
             _tell(s, claim, error)
         claims.fail(s, claim, fault, retryable)
+
+    _written(write)
+
+
+def _written(write: Callable[[Session], T]) -> T | None:
+    """Run a fenced transaction until it has passed. None when the lease is lost, or the database stays away: then the reaper ends it."""
+    try:
+        return repeated(write)
+    except LostLease:
+        return None
+    except SQLAlchemyError as error:
+        if not is_outage(error):
+            raise
+        log.warning("left_to_the_reaper", error=str(error), kind=type(error).__name__)
+        return None
 
 
 def _tell(s: Session, claim: Claim, refused: Refused) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from distill.db import unit_of_work
+from distill.db import Session, repeated, unit_of_work
 from distill.errors import JobFault, LostLease
 from distill.execute.hooks import crash_point
 from distill.jobs import claims
@@ -124,10 +124,13 @@ class Work:
         if self._stop_reason in ("cancel", "lost"):
             raise Stopped(self._stop_reason)
         crash_point(f"{self.claim.step}.before_publish")
-        with unit_of_work() as s:
+
+        def write(s: Session) -> None:
             if before is not None:
                 before(s)
             claims.publish(s, self.claim, counts=counts, result=result, locked=locked, on_closed=on_closed)
+
+        repeated(write)  # the fence lets it through once: a repeat after a commit that went through is a lost lease
         self._ended.set()
         crash_point(f"{self.claim.step}.after_publish")
 
@@ -145,7 +148,7 @@ class Work:
                     self.stop("lost")
 
     def _beat(self) -> None:
-        with unit_of_work() as s:
+        with unit_of_work(waits=False) as s:  # a beat that waits does not see that the lease is running out
             reply = claims.beat(s, self.claim, self._progress)
         if self._ended.is_set():
             return  # published while this beat was under way
