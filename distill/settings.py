@@ -35,6 +35,8 @@ class TimerSettings(_Section):
     dispatch_poll_seconds: float = Field(default=1, gt=0)
     resend_seconds: float = Field(default=60, gt=0)
     progress_event_seconds: float = Field(default=1, ge=0)
+    silence_seconds: float = Field(default=60, gt=0)
+    """Beyond the time that an example may take: a runner that says nothing for longer holds its process, and is ended."""
     finish_seconds: float = Field(default=60, ge=0)
     """How long rollouts under way may take to end when their job is to pause."""
     retry_base_seconds: float = Field(default=10, gt=0)

@@ -186,6 +186,21 @@ class Slice:
         self.scores[key, item.example.digest] = score
         return NewScore(self.job.project_id, key, self.metric_digest, item.example.digest, score)
 
+    def take_death(self, item: Item, phase: Phase, how: str) -> NewTrace | NewScore:
+        """What a rollout leaves that ends its process: a failed trace; where the trace was there already, it was the metric, whose score
+        has failed."""
+        rollouts = self.request(item, phase)["rollouts"]
+        first = next(each for each in rollouts if each["trace"] is None or each["score"] is None)
+        message = f"killed the program's process: it {how}"
+        if first["trace"] is not None:
+            score = {"value": None, "passed": False, "status": "failed", "feedback": None, "error": f"ProcessDied: {message}"}
+            return self.take_score(item, first["n"], score)
+        error = {"type": "ProcessDied", "message": message, "traceback": ""}
+        # What it asked before is in the job's usage; what was answered died with the process.
+        none = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "usd": 0.0, "models": {}}
+        body: Json = {"status": "failed", "inputs": item.io.inputs, "outputs": None, "calls": [], "error": error, "usage": none}
+        return self.take_trace(item, first["n"], {**body, "foreign_calls": 0, "seconds": 0.0})
+
     def saved(self, slots: Mapping[str, Asked]) -> dict[str, Spent]:
         """What the traces that an earlier job paid for would have cost again, by model."""
         reused = {item.digests[stored.n]: stored.trace for item, stored in self.used() if item.digests[stored.n] in self.paid_by_others}

@@ -5,8 +5,10 @@ paid for. Only the item's own facts and counts are fenced.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import structlog
 
 from distill.catalog import row_facts, scores, traces, usage
 from distill.catalog.row_facts import NewFact
@@ -24,20 +26,25 @@ from distill.execute.ports import Ports
 from distill.execute.reach import Reach
 from distill.execute.rollout_slice import Item, Json, Phase, Slice
 from distill.execute.spending import Spending, usage_row
+from distill.execute.suspects import MOST_CULPRITS, Suspects
 from distill.execute.work import Troubled, Work
 from distill.jobs.status import Step
 from distill.pipeline import bootstrap
 from distill.pipeline.costs import priced
 from distill.pipeline.refusals import Reason, Refused
 from distill.pipeline.roles import DEMOS_DROPPED, DEMOS_KEPT, INCUMBENT, teacher_number
-from distill.rollouts import Runner, RunnerError
+from distill.rollouts import Cause, Runner, RunnerDied, RunnerError
 from distill.settings import get_settings
+
+log = structlog.get_logger(__name__)
 
 ROUNDS = 3
 PAUSE_SECONDS = 2.0
 
-HOPELESS = frozenset({"time_limit", "too_large", "bad_request"})
+HOPELESS = frozenset({"time_limit", "too_large", "not_json", "bad_request", "memory", "runner_fault"})
 """Trouble of one example that another try would meet again: it stays undecided and the others go on."""
+NO_FACT: Mapping[Cause, str] = {"silent": "time_limit", "out_of_memory": "memory"}
+"""Ways to end a process that say something about this machine too, and the codes of such examples."""
 ONE_BY_ONE = frozenset({"timeout", "unavailable", "bad_answer"})
 """Trouble that may be an example's own: a host that answers the others, and never this one."""
 REFUSED = frozenset({"connection_unauthorized", "model_not_found", "budget_exhausted", "unknown_slot"})
@@ -94,6 +101,9 @@ class _Running:
         self.spending, self.reach, self.buffer = spending, reach, buffer
         self.by_index = {item.example.index: item for item in piece.items}
         self.troubles: dict[int, tuple[str, str]] = {}
+        self.suspects = Suspects()
+        self.open: dict[int, None] = {}
+        """The examples of the present request that are not over, in the order in which the runner begins them."""
 
     def take(self, event: Json) -> None:
         """Keep what an event tells."""
@@ -105,26 +115,50 @@ class _Running:
         elif event["event"] == "score":
             self.buffer.add(self.piece.take_score(self.by_index[event["index"]], event["n"], event["score"]))
         elif event["event"] == "infra":
+            self.open.pop(event["index"])
             self.troubles[event["index"]] = (event["code"], event["message"])
         elif event["event"] == "example_done":
+            self.open.pop(event["index"])
             self.work.progress(**_progress(self.piece))
 
-    def ask(self, runner: Runner, batch: list[Json]) -> None:
+    def ask(self, runner: Runner, batch: list[Json], width: int) -> None:
         spec, limit = self.piece.job.spec, get_settings().limits.example_seconds
+        self.open = dict.fromkeys(example["index"] for example in batch)
         body = {
             "program_key": self.phase.program_key,
             "token": self.spending.grant.token,
-            "width": self.work.claim.width,
+            "width": width,
             "time_limit_seconds": limit,
             "metric": spec.metric.model_dump(mode="json"),
             "min_score": spec.filter.min_score,
             "stop_on_pass": self.piece.stop_on_pass,
             "examples": batch,
         }
-        for event in runner.request("rollouts", silence_seconds=limit + 60, **body):
+        for event in runner.request("rollouts", silence_seconds=limit + get_settings().timers.silence_seconds, **body):
             self.take(event)
             if event["event"] == "example_done":
                 self.judge_first_examples()
+
+    def blame(self, death: RunnerDied, in_flight: list[int], *, suspected: bool) -> None:
+        """The process died under these examples. Raises the death when there are none, since then it was not theirs; Refused when it is
+        not for single examples to be blamed any more."""
+        if not death.is_the_programs or not in_flight:
+            raise death
+        log.warning("runner_died", cause=death.cause, reason=death.reason, in_flight=len(in_flight), tail=death.tail)
+        culprit = self.suspects.died(in_flight, suspected=suspected, once=death.cause == "silent")
+        if culprit is not None:
+            self._convict(culprit, death)
+        if self.suspects.culprits > MOST_CULPRITS:
+            raise Refused(_kills_its_process(self.piece, death))
+        if self.suspects.is_unexplained:
+            raise death
+
+    def _convict(self, index: int, death: RunnerDied) -> None:
+        """Time and memory are limits of this machine, and no facts about the program."""
+        if death.cause in NO_FACT:
+            self.piece.undecided[index] = (NO_FACT[death.cause], f"The program's process {death.reason}")
+        else:
+            self.buffer.add(self.piece.take_death(self.by_index[index], self.phase, death.reason))
 
     def judge_first_examples(self) -> None:
         """Raises Refused when the first examples say that the others are not worth their calls."""
@@ -156,16 +190,33 @@ def _run_phase(running: _Running) -> None:
 
 
 def _round(running: _Running, pending: list[Item]) -> None:
-    job = running.piece.job
-    with running.ports.runners.runner(job.project_id, job.job_id) as runner, halting(running.work, runner):
-        try:
-            runner.ensure_open(running.phase.program_key, **running.phase.cast.runner_body())
-            requests = (running.piece.request(item, running.phase) for item in pending)
-            for batch in batches(requests, lambda request: request):
-                running.work.check()
-                running.ask(runner, batch)
-        except RunnerError as error:
-            raise Troubled(f"runner_{error.code}", error.message) from error
+    """Ask for everything that is pending, or for those alone that may have ended the process before."""
+    job, suspects = running.piece.job, running.suspects
+    group = suspects.next({item.example.index for item in pending})
+    chosen = [item for item in pending if item.example.index in group] or pending
+    width = len(group) or running.work.claim.width
+    running.open.clear()
+    try:
+        with running.ports.runners.runner(job.project_id, job.job_id, fresh=len(group) == 1) as runner, halting(running.work, runner):
+            _ask_in_batches(running, runner, chosen, width)
+            if any(code == "memory" for code, _ in running.troubles.values()):
+                runner.kill()  # what filled it stays in it
+    except RunnerError as error:
+        raise Troubled(f"runner_{error.code}", error.message) from error
+    except RunnerDied as death:
+        running.work.check()
+        running.blame(death, list(running.open)[:width], suspected=bool(group))
+    for index in [index for index, (code, _) in running.troubles.items() if code == "memory" and len(group) != 1]:
+        del running.troubles[index]
+        suspects.suspect(index)  # beside others it may have met what they had taken
+
+
+def _ask_in_batches(running: _Running, runner: Runner, chosen: list[Item], width: int) -> None:
+    runner.ensure_open(running.phase.program_key, **running.phase.cast.runner_body())
+    requests = (running.piece.request(item, running.phase) for item in chosen)
+    for batch in batches(requests, lambda request: request):
+        running.work.check()
+        running.ask(runner, batch, width)
 
 
 def _settle_troubles(running: _Running) -> None:
@@ -212,6 +263,12 @@ def _only_theirs(running: _Running) -> bool:
     few = len(running.troubles) <= max(1, len(running.piece.items) // 10)
     others = sum(running.piece.outcome(item) is not None for item in running.piece.items if item.example.index not in running.troubles)
     return few and others > len(running.troubles) and all(code in ONE_BY_ONE for code, _ in running.troubles.values())
+
+
+def _kills_its_process(piece: Slice, death: RunnerDied) -> Reason:
+    step = "bootstrap" if ":" in piece.role else "evaluate"
+    text = f"{MOST_CULPRITS + 1} examples of one slice ended the program's process; of the last one it {death.reason}."
+    return Reason("program_ends_its_process", f"{text} Run the program on one of them on your own machine.", step, "program")
 
 
 def _progress(piece: Slice) -> dict[str, Any]:

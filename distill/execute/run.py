@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill.db import Session, is_away, is_outage, repeated, unit_of_work
-from distill.errors import CancelRequested, JobFault, LostLease, StillhouseError
+from distill.errors import CancelRequested, Category, JobFault, LostLease, StillhouseError
 from distill.execute.ports import Ports
 from distill.execute.work import Stopped, Troubled, Work
 from distill.jobs import claims, events, repository
@@ -177,7 +177,8 @@ def judge(error: Exception, claim: Claim) -> tuple[JobFault, bool]:
     if isinstance(error, Troubled):
         return error.fault, True
     if isinstance(error, RunnerDied):
-        return JobFault("runner_died", f"The program's process ended: {error.reason}", "system", retryable=True), True
+        category: Category = "user" if error.is_the_programs else "system"
+        return JobFault("runner_died", f"The program's process {error.reason}", category, retryable=True), True
     if isinstance(error, StillhouseError):
         return JobFault(error.code, error.message, "system", error.param, retryable=True), True
     return JobFault("internal", f"{type(error).__name__} in step {claim.step.public}", "system", retryable=True), True

@@ -1,9 +1,9 @@
 """Runner processes: start them, feed them, read back what they say, end them."""
 
-from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent
+from distill.rollouts.errors import Cause, RunnerDied, RunnerError, RunnerSilent
 from distill.rollouts.host import ProgramHost
 from distill.rollouts.pool import RunnerPool
 from distill.rollouts.runner import Runner
 from distill.rollouts.spawn import RunnerLimits
 
-__all__ = ["ProgramHost", "Runner", "RunnerDied", "RunnerError", "RunnerLimits", "RunnerPool", "RunnerSilent"]
+__all__ = ["Cause", "ProgramHost", "Runner", "RunnerDied", "RunnerError", "RunnerLimits", "RunnerPool", "RunnerSilent"]

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import signal as signals
+from typing import Literal
+
+from distill.processes import End
+
+Cause = Literal["stopped", "not_started", "out_of_memory", "signal", "exit", "silent", "protocol"]
+"""`stopped`: this server ended it on purpose. `not_started`: it never greeted, so no user's code has run. `out_of_memory`: the system took
+it for want of memory. `signal`, `exit`: by the doing of the program it ran, since a runner that is asked something never ends by itself.
+`silent`, `protocol`: this server ended it, for holding its event loop too long or for what it sent."""
+
 
 class RunnerError(Exception):
     """The runner answered with `error`: the request cannot be served. The runner lives on."""
@@ -14,15 +24,43 @@ class RunnerError(Exception):
 
 
 class RunnerDied(Exception):
-    """The process ended, or was ended because it broke the protocol. `tail` holds the last lines of its log."""
+    """The process ended, or was ended. `reason` says how, for people; `tail` holds the last lines of its log, for the operator alone."""
 
-    def __init__(self, reason: str, *, code: int | None = None, signal: int | None = None, tail: str = "") -> None:
-        super().__init__(f"{reason}{f' (signal {signal})' if signal else ''}{f' (exit {code})' if code else ''}")
+    def __init__(self, cause: Cause, reason: str, tail: str = "", signal: int | None = None) -> None:
+        super().__init__(f"the runner {reason}")
+        self.cause: Cause = cause
         self.reason = reason
-        self.code = code
-        self.signal = signal
         self.tail = tail
+        self.signal = signal
+
+    @property
+    def is_the_programs(self) -> bool:
+        """Whether the program it ran is the likely cause: a user's fault rather than the server's."""
+        return self.cause in ("out_of_memory", "signal", "exit", "silent", "protocol")
 
 
 class RunnerSilent(RunnerDied):
     """The process sent nothing for too long and was ended."""
+
+
+def ended(end: End, tail: str, *, greeted: bool) -> RunnerDied:
+    """A runner that ended without being asked to, classified by how."""
+    cause, reason = _classify(end)
+    if not greeted:
+        cause, reason = "not_started", f"{reason} before it could be asked anything"
+    return RunnerDied(cause, reason, tail, end.signal)
+
+
+def _classify(end: End) -> tuple[Cause, str]:
+    if end.out_of_memory:
+        return "out_of_memory", f"was killed since memory ran out; it had used {end.peak_memory_bytes / 1024**3:.1f} GiB"
+    if end.signal is not None:
+        return "signal", f"was killed by signal {end.signal} ({_name(end.signal)})"
+    return "exit", f"ended with exit code {end.code}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return "unknown"

@@ -81,7 +81,7 @@ class ProgramHost:
                     _open(runner, hosted)
                     return runner.ask(op, silence_seconds=seconds + _SLACK_SECONDS, program_key=hosted.key, **body)
                 except RunnerDied as death:
-                    if last or death.reason != "the runner ended":
+                    if last or death.cause not in ("signal", "exit", "out_of_memory"):
                         raise
         raise AssertionError("unreachable")
 

@@ -54,13 +54,13 @@ class RunnerPool:
         self.close()
 
     @contextmanager
-    def runner(self, project: str, job: str, runtime: str = "default") -> Iterator[Runner]:
-        """A runner for as long as the block lasts: a warm one, or a new one. One that died in the block is not kept.
+    def runner(self, project: str, job: str, runtime: str = "default", *, fresh: bool = False) -> Iterator[Runner]:
+        """A runner for as long as the block lasts: a warm one unless `fresh`, or a new one. One that died in the block is not kept.
 
         Raises KeyError for an unknown runtime, RunnerDied when it does not start.
         """
         key = (project, job, runtime)
-        runner = self._take(key) or Runner(self._pythons[runtime], self._relay_socket, self._limits, self._references)
+        runner = (None if fresh else self._take(key)) or Runner(self._pythons[runtime], self._relay_socket, self._limits, self._references)
         with self._lock:
             self._busy[runner] = key
         try:

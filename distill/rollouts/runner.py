@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import orjson
 
-from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent
+from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent, ended
 from distill.rollouts.events import Json, read_event
 from distill.rollouts.spawn import Child, RunnerLimits, spawn
 
@@ -30,7 +30,6 @@ class Runner:
     def __init__(self, python: str, relay_socket: str, limits: RunnerLimits | None = None, references: Sequence[str] = ()) -> None:
         """Start the process and wait for its greeting. Raises RunnerDied, OSError."""
         self._child: Child = spawn(python, relay_socket, limits or RunnerLimits(), references)
-        self._process = self._child.process
         self._ids = itertools.count(1)
         self._waiting: dict[int, Queue[Json | RunnerDied]] = {}
         self._opened: OrderedDict[str, None] = OrderedDict()
@@ -41,11 +40,13 @@ class Runner:
         self._log = threading.Thread(target=self._read_log, name="runner-log", daemon=True)
         self._log.start()
         threading.Thread(target=self._read_events, name="runner-events", daemon=True).start()
+        self._greeted = False
         self.greeting = self.ask("hello", silence_seconds=_HELLO_SECONDS)
+        self._greeted = True
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.tree.pid
 
     @property
     def alive(self) -> bool:
@@ -95,7 +96,7 @@ class Runner:
 
     def kill(self) -> None:
         """End the process and everything it started. Requests under way raise RunnerDied."""
-        self._die("killed")
+        self._die(RunnerDied("stopped", "was stopped"))
 
     # ------------------------------------------------------------ inside
 
@@ -113,19 +114,18 @@ class Runner:
         return number, events
 
     def _write(self, line: bytes) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - for the type checker; it is a pipe
         try:
             with self._writing:
-                self._process.stdin.write(line)
-                self._process.stdin.flush()
+                self._child.stdin.write(line)
+                self._child.stdin.flush()
         except (OSError, ValueError):
-            raise self._die("the runner no longer reads") from None
+            raise self._die(None) from None
 
     def _next(self, events: Queue[Json | RunnerDied], silence_seconds: float | None) -> Json:
         try:
             event = events.get(timeout=silence_seconds)
         except Empty:
-            raise self._die(f"the runner was silent for {silence_seconds} s", RunnerSilent) from None
+            raise self._die(RunnerSilent("silent", f"said nothing for {silence_seconds:g} s and was stopped")) from None
         if isinstance(event, RunnerDied):
             raise event
         return event
@@ -145,21 +145,21 @@ class Runner:
                 self._write(line)
 
     def _read_events(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101
-        with self._process.stdout as stdout:
+        with self._child.stdout as stdout:
             self._die(self._pass_on(stdout))
 
-    def _pass_on(self, stdout: IO[bytes]) -> str:
-        """Hand over events until there are no more; returns why."""
+    def _pass_on(self, stdout: IO[bytes]) -> RunnerDied | None:
+        """Hand over events until there are no more; returns why, None where the runner has ended by itself."""
         while line := stdout.readline(MAX_LINE_BYTES + 1):
             if not line.endswith(b"\n"):
-                return "the runner sent a line that is too long or cut off"
+                # Cut off in the middle: it died while it wrote.
+                return RunnerDied("protocol", "sent a line that is too long") if len(line) > MAX_LINE_BYTES else None
             try:
                 event = read_event(line)
             except ValueError as fault:
-                return f"the runner broke the protocol: {fault}"
+                return RunnerDied("protocol", f"broke the protocol: {fault}")
             self._hand_over(event)
-        return "the runner ended"
+        return None
 
     def _hand_over(self, event: Json) -> None:
         """To whoever waits for it. A full queue makes the runner wait, unless its reader has left."""
@@ -169,21 +169,19 @@ class Runner:
                 return
 
     def _read_log(self) -> None:
-        assert self._process.stderr is not None  # noqa: S101
-        with self._process.stderr as stderr:
+        with self._child.stderr as stderr:
             while line := stderr.readline(64 * 1024):
                 self._tail.append(line.decode("utf-8", "replace").rstrip())
 
-    def _die(self, reason: str, kind: type[RunnerDied] = RunnerDied) -> RunnerDied:
-        """The one place where a runner ends; the first reason stands."""
+    def _die(self, why: RunnerDied | None) -> RunnerDied:
+        """The one place where a runner ends; the first reason stands. Without one it has ended by itself, and its end says how."""
         with self._lock:
             if self._death is not None:
                 return self._death
-            self._child.end()
+            end = self._child.end(at_once=why is not None)
             self._log.join(1.0)
-            code = self._process.returncode
-            signal, code = (-code, None) if code is not None and code < 0 else (None, code)
-            self._death = kind(reason, code=code, signal=signal, tail="\n".join(self._tail))
+            self._death = why or ended(end, "", greeted=self._greeted)
+            self._death.tail = "\n".join(self._tail)
             waiting = list(self._waiting.values())
         for events in waiting:
             _force(events, self._death)

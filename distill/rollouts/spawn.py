@@ -1,23 +1,19 @@
-"""Start runner processes with nothing of ours in them: a scrubbed environment, a home of their own, limits, a session of their own.
-
-All are started from one long-lived thread: on Linux a runner asks to be killed when its parent *thread* ends, and threads of a pool end.
-"""
+"""Start runner processes with nothing of ours in them: a scrubbed environment, a home of their own, limits, a process tree of their own."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import IO
 
+from distill import processes
+from distill.processes import End, Tree
 from stillhouse_programs.spec import REFERENCES_VARIABLE
 
 if sys.platform != "win32":
@@ -25,6 +21,7 @@ if sys.platform != "win32":
 
 _MEGABYTE = 1024 * 1024
 _PATH = "/usr/local/bin:/usr/bin:/bin"
+_LAST_BREATH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,51 +35,42 @@ class RunnerLimits:
 
 @dataclass
 class Child:
-    """A started runner and the folder that is its home."""
+    """A started runner with all that its program started, and the folder that is its home."""
 
-    process: subprocess.Popen[bytes]
+    tree: Tree
     home: Path
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
 
-    def end(self, wait_seconds: float = 5.0) -> None:
-        """Kill the whole process group and collect it; may be called twice."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(wait_seconds)
-        if self.process.stdin is not None:
-            with suppress(OSError):
-                self.process.stdin.close()
+    def end(self, *, at_once: bool) -> End:
+        """Kill the whole tree and collect it; may be called twice. Not `at_once`: it seems to end by itself, and how is worth a moment."""
+        end = None if at_once else self.tree.wait(_LAST_BREATH_SECONDS)
+        end = end or self.tree.end()
+        with suppress(OSError):
+            self.stdin.close()
         shutil.rmtree(self.home, ignore_errors=True)
-
-
-@cache
-def _spawner() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "runner-spawner")
+        return end
 
 
 def spawn(python: str, relay_socket: str, limits: RunnerLimits, references: Sequence[str] = ()) -> Child:
     """A fresh runner under the interpreter of its runtime; it may import the packages of `references`. Raises OSError."""
-    return _spawner().submit(_spawn, python, relay_socket, limits, references).result()
-
-
-def _spawn(python: str, relay_socket: str, limits: RunnerLimits, references: Sequence[str]) -> Child:
     home = Path(tempfile.mkdtemp(prefix="stillhouse-runner-"))
-    command = [python, "-I", "-m", "stillhouse_programs.runner", "--parent", str(os.getpid())]
     try:
-        process = subprocess.Popen(
-            command,
+        tree = processes.start(
+            [python, "-I", "-m", "stillhouse_programs.runner"],
+            _environment(home, relay_socket, references),
+            cwd=home,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(home, relay_socket, references),
-            cwd=home,
-            start_new_session=True,
         )
     except OSError:
         shutil.rmtree(home, ignore_errors=True)
         raise
-    _limit(process.pid, limits)
-    return Child(process, home)
+    _limit(tree.pid, limits)
+    assert tree.stdin is not None and tree.stdout is not None and tree.stderr is not None  # noqa: S101, PT018 - for the type checker
+    return Child(tree, home, tree.stdin, tree.stdout, tree.stderr)
 
 
 def _environment(home: Path, relay_socket: str, references: Sequence[str]) -> dict[str, str]:

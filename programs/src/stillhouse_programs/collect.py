@@ -23,10 +23,9 @@ from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter, ValidationError
 
 from stillhouse_programs.metrics import read_score
-from stillhouse_programs.protocol import InfrastructureError, Json
+from stillhouse_programs.protocol import MAX_MESSAGE_CHARS, InfrastructureError, Json, message_of
 from stillhouse_programs.recorder import SETTING, Own, Recorder, fields_of, jsonable, tag_predictors
 
-MAX_MESSAGE_CHARS = 2000
 _MAX_FRAMES = 5
 _GRACE_SECONDS = 1.0
 _LEAST_SECONDS = 0.01
@@ -162,8 +161,8 @@ def _parse_message(fault: AdapterParseError, recorder: Recorder) -> str:
 def _describe(fault: BaseException, message: str | None = None) -> Json:
     """Type, message and the last frames, without folders: traces are shown to people and stored for long."""
     frames = [f"{PurePath(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in extract_tb(fault.__traceback__)]
-    text = str(fault) if message is None else message
-    return {"type": type(fault).__name__, "message": text[:MAX_MESSAGE_CHARS], "traceback": "\n".join(frames[-_MAX_FRAMES:])}
+    text = message_of(fault) if message is None else message[:MAX_MESSAGE_CHARS]
+    return {"type": type(fault).__name__, "message": text, "traceback": "\n".join(frames[-_MAX_FRAMES:])}
 
 
 def _trace(inputs: Json, outcome: _Outcome, recorder: Recorder, seconds: float) -> Json:
@@ -203,7 +202,7 @@ async def _ask_metric(prepared: Prepared, trace: Json, labels: Json, metric: Met
     except (InfrastructureError, asyncio.CancelledError):
         raise
     except BaseException as fault:
-        return _score(None, status="failed", error=f"{type(fault).__name__}: {fault}"[:MAX_MESSAGE_CHARS])
+        return _score(None, status="failed", error=f"{type(fault).__name__}: {message_of(fault)}"[:MAX_MESSAGE_CHARS])
     score = read_score(value, min_score)
     return _score(score.value, passed=score.passed, status=score.status, feedback=score.feedback, error=score.error)
 

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from stillhouse_programs.collect import Metric, Prepared, run_rollout, score_trace
-from stillhouse_programs.protocol import InfrastructureError, Json
+from stillhouse_programs.protocol import InfrastructureError, Json, message_of
 
 Emit = Callable[[Json], Awaitable[None]]
 
@@ -85,6 +85,9 @@ class Slice:
                 score = await self._rollout(example, rollout, place)
             except InfrastructureError as trouble:
                 await self._trouble(trouble, place)
+                return
+            except Exception as fault:  # in this code, met by something that this example brought along
+                await self._trouble(InfrastructureError("runner_fault", f"{type(fault).__name__}: {message_of(fault)}"), place)
                 return
             used += 1
             passed = passed or bool(score and score["passed"])

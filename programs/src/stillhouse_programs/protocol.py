@@ -43,6 +43,18 @@ class InfrastructureError(BaseException):
         self.message = message
 
 
+MAX_MESSAGE_CHARS = 2000
+
+
+def message_of(fault: BaseException) -> str:
+    """What an exception of a program says, as text that JSON can hold: it may be of any size, and may itself refuse to be printed."""
+    try:
+        text = str(fault)[:MAX_MESSAGE_CHARS]
+    except BaseException as second:
+        text = f"(its message cannot be read: {type(second).__name__})"
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def encode(value: Any) -> bytes:
     """Compact JSON in UTF-8. Keys stay in their order, which is part of a prompt. Raises ValueError for what JSON cannot hold."""
     try:

@@ -5,7 +5,6 @@ stdout carries the protocol alone; whatever a program prints goes to stderr. dsp
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import platform
@@ -62,7 +61,7 @@ class Runner:
         except asyncio.CancelledError:
             last = RequestError("cancelled", "the request was cancelled").event()
         except BaseException as fault:  # a program's SystemExit must not end the runner either
-            last = RequestError("runner_fault", f"{type(fault).__name__}: {fault}").event()
+            last = RequestError("runner_fault", f"{type(fault).__name__}: {protocol.message_of(fault)}").event()
         await self._finish(request["id"], last)
 
     async def _handle(self, request: Json) -> Json:
@@ -107,12 +106,13 @@ def _line(request_id: int | None, event: Json) -> bytes:
     return line
 
 
-def _die_with_parent(parent: int | None) -> None:
+def _die_with_parent() -> None:
     """Linux: the kernel kills this process when the thread that started it ends. Elsewhere the closed stdin ends it."""
-    if parent is None or not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux"):
         return
     import ctypes
 
+    parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
@@ -141,9 +141,7 @@ async def _serve(stdin: int, stdout: int, socket_path: str) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(prog="stillhouse_programs.runner")
-    arguments.add_argument("--parent", type=int, default=None, help="process id whose end ends this process")
-    _die_with_parent(arguments.parse_args().parent)
+    _die_with_parent()
     stdin, stdout = _take_stdio()
     socket_path = os.environ.get("STILLHOUSE_RELAY_SOCKET", "")
     try:

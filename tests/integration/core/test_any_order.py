@@ -9,15 +9,14 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from sqlalchemy import func, text
+from sqlalchemy import text
 
 from distill.db import Session, unit_of_work
 from distill.errors import CancelRequested, Conflict, Invalid, JobFault, LostLease
 from distill.execute import flow
 from distill.execute.work import Work
-from distill.jobs import claims, repository, retrying, service, steps, trained
+from distill.jobs import claims, pausing, repository, retrying, service, steps, trained
 from distill.jobs.claims import Claim, StepClosed, WorkerInfo
-from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
 from distill.jobs.service import NewFineTuneJob
 from distill.jobs.status import JobStatus, Queue, Step
@@ -76,8 +75,9 @@ class AnyOrder(RuleBasedStateMachine):
             self._lapse(held)
             while self._reap():
                 pass
-            self._claim(pick, Queue(held.queue))
-            self._at_once([partial(getattr(self, f"_{act}"), held)])
+            while self._claim(pick, Queue(held.queue)) and self.holders[-1].item_id != held.item_id:
+                pass
+            self._plan_for(act, held)()
 
     @rule(acts=st.lists(st.tuples(st.sampled_from(ACTS), PICK), min_size=2, max_size=4))
     def together(self, acts: list[tuple[str, int]]) -> None:
@@ -129,7 +129,10 @@ class AnyOrder(RuleBasedStateMachine):
             return partial(getattr(self, f"_{act}"), self.jobs[pick % len(self.jobs)])
         if not self.holders:
             return partial(self._claim, pick, Queue.ROLLOUTS)
-        return partial(getattr(self, f"_{act}"), self.holders[pick % len(self.holders)])
+        return self._plan_for(act, self.holders[pick % len(self.holders)])
+
+    def _plan_for(self, act: str, held: Claim) -> Thunk:
+        return partial(getattr(self, f"_{act}"), held)
 
     def _at_once(self, thunks: list[Thunk]) -> None:
         if thunks:
@@ -230,10 +233,10 @@ class AnyOrder(RuleBasedStateMachine):
             self.journal.acknowledged.add(job_id)
 
     def _pause(self, job_id: str) -> None:
-        self._ask(lambda s: pause(s, job_id))
+        self._ask(lambda s: pausing.pause(s, self.world.project_id, job_id))
 
     def _resume(self, job_id: str) -> None:
-        self._ask(lambda s: resume(s, job_id))
+        self._ask(lambda s: pausing.resume(s, self.world.project_id, job_id))
 
     def _retry(self, job_id: str) -> None:
         self._ask(lambda s: retrying.retry(s, self.world.project_id, job_id))
@@ -267,22 +270,6 @@ class AnyOrder(RuleBasedStateMachine):
 
 def connection_id(s: Session) -> str:
     return str(s.execute(text("SELECT id FROM connections WHERE name = 'house'")).scalar_one())
-
-
-def pause(s: Session, job_id: str) -> None:
-    row = repository.lock(s, job_id)
-    if JobStatus(row.status).is_claimable and not row.pause_requested_at:
-        row.pause_requested_at = func.clock_timestamp()
-        s.flush()
-        settle(s, row)
-
-
-def resume(s: Session, job_id: str) -> None:
-    row = repository.lock(s, job_id)
-    row.pause_requested_at = None
-    s.flush()
-    if row.status == JobStatus.PAUSED:
-        transition(s, row, JobStatus.QUEUED, message="Resumed")
 
 
 def run(world: World, examples: int, length: int) -> None:

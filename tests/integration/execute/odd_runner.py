@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 
 from stillhouse_programs import ops, runner
@@ -47,5 +46,4 @@ def the_odd_metric(spec: Any, allowed: Any = None) -> Any:
 if __name__ == "__main__":
     ops.build_program = odd_program(ops.build_program)  # type: ignore[attr-defined]
     ops.make_metric = the_odd_metric  # type: ignore[attr-defined]
-    sys.argv = ["runner", *sys.argv[sys.argv.index("--parent") :]]
     runner.main()

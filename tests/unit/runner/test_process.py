@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from distill.relay import Relay
-from distill.rollouts import RunnerDied, RunnerPool, RunnerSilent
+from distill.rollouts import Runner, RunnerDied, RunnerPool, RunnerSilent
 from tests.support.scripted_lm import Hang, ScriptedLM
 from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant
 
@@ -50,7 +50,7 @@ class TestProcess:
             with pytest.raises(RunnerDied) as death:
                 list(events)
             killer.join()
-            assert death.value.signal == 9
+            assert (death.value.signal, death.value.cause, death.value.reason) == (9, "signal", "was killed by signal 9 (SIGKILL)")
             assert not exists(runner.pid), "neither running nor a zombie"
             with pytest.raises(RunnerDied):
                 runner.ask("hello")
@@ -59,9 +59,19 @@ class TestProcess:
         with fresh(relay) as runner, ScriptedLM(answer=lambda ask: Hang()) as lm:
             runner.ensure_open("router", program=ROUTER, lms=LMS)
             body = {"program_key": "router", "token": grant(relay, lm).token, "examples": [example(0, "x", "other")]}
-            with pytest.raises(RunnerSilent):
+            with pytest.raises(RunnerSilent, match=r"the runner said nothing for 0\.1 s") as death:
                 list(runner.request("rollouts", silence_seconds=0.1, **body))
+            assert death.value.cause == "silent"
             assert not exists(runner.pid)
+
+    def test_a_runner_that_never_greets_is_not_the_programs_fault(self, relay: Relay, tmp_path: Path) -> None:
+        python = tmp_path / "python"
+        python.write_text("#!/bin/sh\necho no module named stillhouse_programs >&2\nexit 1\n")
+        python.chmod(0o755)
+        with pytest.raises(RunnerDied, match="ended with exit code 1 before it could be asked anything") as death:
+            Runner(str(python), relay.socket_path)
+        assert (death.value.cause, death.value.is_the_programs) == ("not_started", False)
+        assert death.value.tail == "no module named stillhouse_programs"
 
     def test_end_of_a_job_kills_its_busy_runner(self, pool: RunnerPool) -> None:
         with pool.runner("project", "cancelled") as runner:
