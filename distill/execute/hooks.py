@@ -11,7 +11,6 @@ With `STILLHOUSE_HOLD_AT` in the same form the process stands there, still beati
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -34,8 +33,9 @@ def crash_point(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if _is_wanted("STILLHOUSE_HOLD_AT", name):
         go = Path(os.environ["STILLHOUSE_CRASH_MARKERS"], f"{name}.go")
+        pause = threading.Event()
         while not go.exists():
-            time.sleep(_LOOK_SECONDS)
+            pause.wait(_LOOK_SECONDS)
 
 
 def _is_wanted(variable: str, name: str) -> bool:
