@@ -53,6 +53,15 @@ class TimerSettings(_Section):
     connection_retry_after_cap_seconds: float = Field(default=3600, gt=0)
     connection_patience_seconds: float = Field(default=86_400, gt=0)
     worker_seen_seconds: float = Field(default=10, gt=0)
+    checkpoint_seconds: float = Field(default=600, gt=0)
+    stop_grace_seconds: float = Field(default=90, gt=0)
+    """For a trainer's last checkpoint, at a drain, a pause and its deadline."""
+    drain_seconds: float = Field(default=110, gt=0)
+    """From SIGTERM to the end of a worker, whatever its work is waiting for."""
+    stall_seconds: float = Field(default=1800, gt=0)
+    """A trainer that tells no progress for so long hangs."""
+    max_training_seconds: float = Field(default=604_800, gt=0)
+    """Of one fine-tune job, over all its attempts."""
 
 
 class LimitSettings(_Section):

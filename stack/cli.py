@@ -44,6 +44,7 @@ def up(
         rollout_workers=workers,
         lm_host=lm_host,
         base_model=settings.lmhost.base_model,
+        drain_seconds=settings.timers.drain_seconds,
         reporter=Shown(_out, verbose=verbose),
     )
     with _stopped_by_signals(stack), _errors_as_text():

@@ -26,6 +26,7 @@ class Layout:
         rollout_workers: work items of the queue `rollouts` that run side by side.
         lm_port, lm_key: where the LM host listens and what it asks for; no LM host without a port.
         base_model: the LM host's base model; None leaves it to the settings.
+        drain_seconds: after which a worker that was asked to stop ends by itself.
         extra: more variables for the server's parts.
     """
 
@@ -38,6 +39,7 @@ class Layout:
     lm_port: int | None = None
     lm_key: str = ""
     base_model: str = "smollm2-135m-instruct"
+    drain_seconds: float = 110.0
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -109,7 +111,8 @@ def _dispatcher(layout: Layout) -> Part:
 
 
 def _worker(layout: Layout, queue: str, threads: int) -> Part:
-    return _server_part(layout, f"worker-{queue}", worker_command([queue], threads), _WORK, grace_seconds=30)
+    grace = layout.drain_seconds + _AFTER_DRAIN_SECONDS
+    return _server_part(layout, f"worker-{queue}", worker_command([queue], threads), _WORK, grace_seconds=grace)
 
 
 def _api(layout: Layout) -> Part:
@@ -121,6 +124,10 @@ def _api(layout: Layout) -> Part:
         environment=layout.server_environment(),
         workdir=layout.home,
     )
+
+
+_AFTER_DRAIN_SECONDS = 10.0
+"""A worker that has not drained in its time ends by itself; this is for the end."""
 
 
 def _server_part(layout: Layout, name: str, command: tuple[str, ...], tier: int, grace_seconds: float = 10.0) -> Part:

@@ -40,6 +40,7 @@ class Stack:
         rollout_workers: work items of the queue `rollouts` side by side.
         lm_host: start the embedded LM host and its agent.
         base_model: of the LM host.
+        drain_seconds: how long its workers take to stop at most, by their settings.
         fast: no durability and no restarts: for tests.
         environment: more variables for the server's parts.
         reporter: told what happens.
@@ -61,6 +62,7 @@ class Stack:
         rollout_workers: int = 2,
         lm_host: bool = True,
         base_model: str = "smollm2-135m-instruct",
+        drain_seconds: float = 110.0,
         fast: bool = False,
         environment: Mapping[str, str] | None = None,
         reporter: Reporter | None = None,
@@ -73,6 +75,7 @@ class Stack:
         self.port = port or free_port()
         self.fast = fast
         self._rollout_workers, self._lm_host, self._base_model = rollout_workers, lm_host, base_model
+        self._drain_seconds = drain_seconds
         self._extra = dict(environment or {})
         self._reporter: Reporter = reporter or Silent()
         self._planner, self._preparer = planner, preparer or run_preparation
@@ -166,6 +169,7 @@ class Stack:
             lm_port=free_port() if self._lm_host else None,
             lm_key=secrets.token_urlsafe(24),
             base_model=self._base_model,
+            drain_seconds=self._drain_seconds,
             extra=self._extra,
         )
 

@@ -22,6 +22,8 @@ from workers.presence import Presence
 CAPABILITIES = frozenset({"runtime:default", "trainer:local"})
 """What a worker can do: run programs, each in an interpreter like its own, and train with the trainer that is installed beside it."""
 
+EXIT_NOT_DRAINED = 70
+
 
 @dataclass(frozen=True)
 class Crew:
@@ -65,11 +67,18 @@ def attend(queues: Collection[str]) -> None:
 
 
 def drain() -> None:
-    """Claim nothing more and give back what runs. In a thread of its own: it is called from a signal handler, which must not wait."""
+    """Claim nothing more and give back what runs. In threads of its own: it is called from a signal handler, which must not wait.
+
+    Whatever does not come to its end then, a call to Redis or to a database that hangs, ends with the process; its leases lapse, as after
+    `kill -9`.
+    """
     for presence in _presence:
         presence.end()
     for team in _crew:
         threading.Thread(target=team.shift.stop, name="drain").start()
+    limit = threading.Timer(get_settings().timers.drain_seconds, os._exit, (EXIT_NOT_DRAINED,))
+    limit.daemon = True
+    limit.start()
 
 
 def close() -> None:

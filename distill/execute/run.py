@@ -175,7 +175,7 @@ def judge(error: Exception, claim: Claim) -> tuple[JobFault, bool]:
     if isinstance(error, Refused):
         return error.reason.fault(), False
     if isinstance(error, Troubled):
-        return error.fault, True
+        return error.fault, error.again
     if isinstance(error, RunnerDied):
         category: Category = "user" if error.is_the_programs else "system"
         return JobFault("runner_died", f"The program's process {error.reason}", category, retryable=True), True

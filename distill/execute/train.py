@@ -1,6 +1,5 @@
 """Train one key: wait for the device, supervise the trainer, keep its LoRA adapter, and ask for it to be loaded."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +11,20 @@ from distill.catalog import blobs, connections, devices, fine_tuned
 from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
 from distill.execute import flow, train_folder
+from distill.execute.attempt import LOOK_SECONDS, Attempt
 from distill.execute.context import JobContext
 from distill.execute.hooks import crash_point
 from distill.execute.lm_host import DRAIN_SECONDS
 from distill.execute.ports import Ports
-from distill.execute.train_report import TrainReport
 from distill.execute.work import Troubled, Work
-from distill.jobs import claims, events, repository, trained
+from distill.jobs import checkpoints, events, repository, trained
 from distill.jobs.models import FineTuneJob
 from distill.jobs.training import key_name
 from distill.pipeline.keys import Key, model_id
-from distill.pipeline.refusals import Reason, Refused
 from distill.pipeline.roles import rendering_cast
 from distill.settings import get_settings
 from distill.storage import BlobStore, put_folder
-from distill.trainers.base import TrainOutcome, TrainRequest
 
-GRACE_SECONDS = {"lost": 0.0, "cancel": 5.0, "pause": 60.0, "drain": 60.0}
-LOOK_SECONDS = 0.5
 AGENT_SECONDS = 60.0
 """An agent that has not been heard of for so long before the device was asked for is not there."""
 HAND_OVER_SECONDS = DRAIN_SECONDS + AGENT_SECONDS
@@ -61,19 +56,15 @@ def run(work: Work, ports: Ports) -> None:
         crash_point("train.leased_device")
         if _reuse(work, job, key, base):  # whoever had the device may have trained the same
             return
-    home = ports.work_root / "train" / key.id
-    folder = train_folder.make(home / str(work.claim.fence), ports.store, key, job.spec.seed, resume_from=train_folder.newest(home))
-    outcome = _supervise(work, ports, key, folder)
-    if outcome.kind != "succeeded":
-        _keep_log(work, ports.store, key, folder)
-    product = _keep(ports.store, folder, _result(work, outcome))
+    attempt = Attempt(work, ports, key, job.spec.seed)
+    with attempt.of_its_own_folder():
+        product = _keep(ports.store, attempt.folder, attempt.train())
     work.publish(
         counts={"keys": 1, "steps": int(product.result.get("steps", 0))},
         result={"fine_tune_job": key.id},
         locked=lambda s: record(s, ports.store, job, key, product, base),
         on_closed=flow.after_train,
     )
-    shutil.rmtree(home, ignore_errors=True)
 
 
 # ------------------------------------------------------------------ reuse
@@ -139,51 +130,13 @@ def _not_handed_over(device: str, *, alone: bool) -> tuple[str, str]:
     return "not_handed_over", f"The LM host has not freed {device} in {HAND_OVER_SECONDS:.0f} s. {advice}."
 
 
-# ------------------------------------------------------------------ trainer
-
-
-def _supervise(work: Work, ports: Ports, key: FineTuneJob, folder: Path) -> TrainOutcome:
-    report = TrainReport(work, key.id, folder / "log.txt")
-    training = ports.trainers[key.trainer].start(TrainRequest(folder), report.callbacks())
-    with work.telling(lambda reason: training.stop(GRACE_SECONDS[reason])):
-        while (outcome := training.wait(LOOK_SECONDS)) is None:
-            report.tell()
-            if report.has_begun:
-                crash_point("train.mid_work")
-    report.tell(last=True)
-    if outcome.kind != "succeeded":
-        work.check()
-    return outcome
-
-
-def _result(work: Work, outcome: TrainOutcome) -> Mapping[str, Any]:
-    """The trainer's own report. Raises Refused, Troubled."""
-    if outcome.kind == "succeeded" and outcome.result is not None:
-        return outcome.result
-    if outcome.kind == "bad_input" and outcome.error is not None:
-        error = outcome.error
-        raise Refused(Reason(str(error["code"]), str(error["message"]), "train", error.get("param"), retryable=False))
-    last = (outcome.log_tail.strip().splitlines() or ["its log is empty"])[-1]
-    how = f"was killed by signal {outcome.signal}" if outcome.kind == "killed" else f"ended with code {outcome.exit_code}"
-    raise Troubled(f"trainer_{outcome.kind}", f"The trainer {how}: {last[:300]}")
+# ------------------------------------------------------------------ product
 
 
 def _keep(store: BlobStore, folder: Path, result: Mapping[str, Any]) -> Product:
     files = put_folder(store, folder / "out")
     curve, log = (store.put(place) if place.is_file() else None for place in (folder / "curve.jsonl", folder / "log.txt"))
     return Product(files, curve, log, result)
-
-
-def _keep_log(work: Work, store: BlobStore, key: FineTuneJob, folder: Path) -> None:
-    """The log of an attempt that failed is what its user needs most. Raises LostLease."""
-    place = folder / "log.txt"
-    if not place.is_file():
-        return
-    digest = store.put(place)
-    with unit_of_work() as s:
-        claims.hold(s, work.claim)
-        blobs.register(s, store, digest)
-        s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(log=digest, log_tail=None))
 
 
 # ------------------------------------------------------------------ model
@@ -212,6 +165,7 @@ def record(s: Session, store: BlobStore, job: JobContext, key: FineTuneJob, prod
     )
     fine_tuned.want(s, name, key.connection_id)
     used = product.result.get("base_model_digest") or base
+    checkpoints.drop(s, key.id)
     values = {
         "model_id": name,
         "result": dict(product.result),

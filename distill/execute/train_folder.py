@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from distill import spec
 from distill.db import Session
@@ -31,8 +31,8 @@ def training_digest(key: FineTuneJob, seed: int, base_digest: str) -> str:
     )
 
 
-def make(folder: Path, store: BlobStore, key: FineTuneJob, seed: int, resume_from: Path | None) -> Path:
-    """Write job.json and the rows. `resume_from` is a checkpoint of an earlier attempt. Raises StorageError, RuntimeError without rows."""
+def make(folder: Path, store: BlobStore, key: FineTuneJob) -> None:
+    """A new folder with the rows. Raises StorageError, RuntimeError without rows."""
     if key.training_file is None:
         raise RuntimeError(f"fine-tune job {key.id} has no training file")
     shutil.rmtree(folder, ignore_errors=True)
@@ -40,21 +40,22 @@ def make(folder: Path, store: BlobStore, key: FineTuneJob, seed: int, resume_fro
     _copy(store, key.training_file, folder / "rows.jsonl")
     if key.validation_file is not None:
         _copy(store, key.validation_file, folder / "validation.jsonl")
-    (folder / "job.json").write_text(json.dumps(_job(key, seed, resume_from)), encoding="utf-8")
-    return folder
 
 
-def _job(key: FineTuneJob, seed: int, resume_from: Path | None) -> dict[str, Any]:
-    return {
+def describe(folder: Path, key: FineTuneJob, seed: int, resume_from: Path | None, checkpoint_seconds: float) -> None:
+    """Write job.json. `resume_from` is a checkpoint in the folder."""
+    job = {
         "schema_version": SCHEMA_VERSION,
         "base_model": key.base_model,
         "rows": "rows.jsonl",
         "validation_rows": "validation.jsonl" if key.validation_file else None,
         "options": _options(key),
         "seed": seed,
-        "resume_from": str(resume_from) if resume_from else None,
+        "resume_from": str(resume_from.relative_to(folder)) if resume_from else None,
         "max_seconds": None,
+        "checkpoint_seconds": checkpoint_seconds,
     }
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
 
 
 def _options(key: FineTuneJob) -> dict[str, Any]:
@@ -69,14 +70,13 @@ def _copy(store: BlobStore, digest: str, place: Path) -> None:
         shutil.copyfileobj(source, target)
 
 
-def newest(home: Path) -> Path | None:
-    """The checkpoint with the most training steps among all attempts of a fine-tune job, if there is one on this machine."""
-    found = {(int(place.name.removeprefix("step-")), place) for place in home.glob("*/checkpoints/step-*") if place.is_dir()}
-    return max(found)[1] if found else None
+def keep_log(s: Session, fine_tune_job_id: str, digest: str) -> None:
+    """The log of an attempt that has ended; it is a registered blob."""
+    s.execute(update(FineTuneJob).where(FineTuneJob.id == fine_tune_job_id).values(log=digest, log_tail=None))
 
 
 def sweep(s: Session, root: Path) -> None:
-    """Remove what fine-tune jobs that are over have left on this machine."""
+    """Remove what the killed attempts of fine-tune jobs that are over have left on this machine."""
     homes = {place.name: place for place in root.glob("ftjob-*")}
     going = (FineTuneStatus.QUEUED, FineTuneStatus.RUNNING)
     alive = set(s.scalars(select(FineTuneJob.id).where(FineTuneJob.id.in_(homes), FineTuneJob.status.in_(going))))

@@ -33,11 +33,12 @@ class Stopped(Exception):
 
 
 class Troubled(Exception):
-    """The item could not be finished now, through no fault of the program; another attempt may go better."""
+    """The item could not be finished now, through no fault of the program. `again`: another attempt may go better by itself."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, again: bool = True) -> None:
         super().__init__(message)
         self.fault = JobFault(code, message, "system", retryable=True)
+        self.again = again
 
 
 class Work:

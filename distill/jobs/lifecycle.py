@@ -28,6 +28,9 @@ _CANCEL_QUEUED = text("""
 UPDATE work_items SET status = 'cancelled', held = false, finished_at = clock_timestamp()
  WHERE id IN (SELECT id FROM work_items WHERE job_id = :job_id AND status = 'queued' FOR UPDATE SKIP LOCKED)
 """)
+_DROP_CHECKPOINTS = text("""
+DELETE FROM checkpoints WHERE fine_tune_job_id IN (SELECT id FROM fine_tune_jobs WHERE job_id = :job_id)
+""")
 _ANY_LEASED = text("SELECT EXISTS (SELECT 1 FROM work_items WHERE job_id = :job_id AND status = 'leased')")
 
 
@@ -85,6 +88,8 @@ def _close(s: Session, job_id: str, to: JobStatus, error: JobFault | None) -> No
     s.execute(_CLOSE_STEPS, {"job_id": job_id, **failed})
     s.execute(_CLOSE_FINE_TUNE_JOBS, {"job_id": job_id})
     s.execute(_CANCEL_QUEUED, {"job_id": job_id})
+    if to is JobStatus.CANCELLED:  # a failed job may be retried
+        s.execute(_DROP_CHECKPOINTS, {"job_id": job_id})
 
 
 def _tell(s: Session, job: Job, to: JobStatus, message: str, error: JobFault | None) -> None:

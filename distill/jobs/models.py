@@ -194,6 +194,8 @@ class FineTuneJob(Base):
     """Digests of blobs, as is `checkpoint`."""
     checkpoint: Mapped[str | None] = mapped_column(Text)
     checkpoint_step: Mapped[int | None]
+    trained_seconds: Mapped[float] = mapped_column(server_default=text("0"))
+    """How long trainers have been at work on it, over all attempts since the last retry; it is held against the deadline."""
     progress: Mapped[dict[str, Any] | None]
     curve: Mapped[str | None] = mapped_column(Text)
     log: Mapped[str | None] = mapped_column(Text)
@@ -221,6 +223,19 @@ class Worker(Base):
     capabilities: Mapped[list[str]] = mapped_column(ARRAY(Text))
     started_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     seen_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
+class Checkpoint(Base):
+    """Where a training may be taken up again: the files of one checkpoint, written by the holder of the lease after they were stored."""
+
+    __tablename__ = "checkpoints"
+
+    fine_tune_job_id: Mapped[str] = mapped_column(ForeignKey("fine_tune_jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    fence: Mapped[int] = mapped_column(BigInteger)
+    files: Mapped[dict[str, Any]]
+    """`{name: {"digest", "size_bytes"}}`, blobs."""
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
 
 
 class JobEvent(Base):

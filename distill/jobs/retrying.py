@@ -31,7 +31,7 @@ _REOPEN_KEYS = text("""
 UPDATE fine_tune_jobs f
    SET status = CASE WHEN EXISTS (SELECT 1 FROM work_items w WHERE w.fine_tune_job_id = f.id AND w.status = 'leased')
                      THEN 'running' ELSE 'queued' END,
-       error = NULL, finished_at = NULL, progress = NULL
+       error = NULL, finished_at = NULL, progress = NULL, trained_seconds = 0
  WHERE f.job_id = :job_id AND f.status IN ('failed', 'cancelled') AND f.id <> ALL (CAST(:left AS text[]))
 """)
 _REQUEUE = text("""

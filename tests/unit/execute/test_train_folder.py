@@ -23,31 +23,23 @@ def key(store: FolderStore, *, validated: bool = False, trained: bool = True) ->
 class TestMake:
     def test_holds_what_the_trainer_reads(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path / "blobs")
-        folder = train_folder.make(tmp_path / "work" / "3", store, key(store, validated=True), 7, tmp_path / "old" / "step-4")
+        folder, one = tmp_path / "work" / "3", key(store, validated=True)
+        train_folder.make(folder, store, one)
+        train_folder.describe(folder, one, 7, folder / "resume" / "step-4", 600.0)
         job = json.loads((folder / "job.json").read_text())
         assert (job["base_model"], job["seed"], job["validation_rows"]) == ("tiny", 7, "validation.jsonl")
-        assert job["resume_from"] == str(tmp_path / "old" / "step-4")
+        assert (job["resume_from"], job["checkpoint_seconds"]) == ("resume/step-4", 600.0)
         assert job["options"]["early_stopping"] == {"patience": 2, "min_delta": 0.0}
         assert (folder / "rows.jsonl").read_bytes() == ROW
         assert (folder / "validation.jsonl").read_bytes() == ROW * 2
 
     def test_nothing_can_stop_early_without_rows_to_watch(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path / "blobs")
-        folder = train_folder.make(tmp_path / "work", store, key(store), 0, None)
-        assert json.loads((folder / "job.json").read_text())["options"]["early_stopping"] is None
+        train_folder.make(tmp_path / "work", store, key(store))
+        train_folder.describe(tmp_path / "work", key(store), 0, None, 600.0)
+        assert json.loads((tmp_path / "work" / "job.json").read_text())["options"]["early_stopping"] is None
 
     def test_without_a_training_file_there_is_nothing_to_make(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path / "blobs")
         with pytest.raises(RuntimeError, match="no training file"):
-            train_folder.make(tmp_path / "work", store, key(store, trained=False), 0, None)
-
-
-class TestNewest:
-    def test_is_the_one_with_the_most_steps_of_all_attempts(self, tmp_path: Path) -> None:
-        for attempt, step in (("1", 9), ("2", 100), ("3", 20)):
-            (tmp_path / attempt / "checkpoints" / f"step-{step}").mkdir(parents=True)
-        found = train_folder.newest(tmp_path)
-        assert found == tmp_path / "2" / "checkpoints" / "step-100"
-
-    def test_a_first_attempt_starts_from_nothing(self, tmp_path: Path) -> None:
-        assert train_folder.newest(tmp_path / "nowhere") is None
+            train_folder.make(tmp_path / "work", store, key(store, trained=False))

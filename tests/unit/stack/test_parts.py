@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from distill.settings import TimerSettings
 from stack.child import LogFile, ending
 from stack.console import Shown
 from stack.errors import PortTaken, StackError
@@ -76,6 +77,11 @@ class TestPlan:
             require_free("192.0.2.7", free_port())
         with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortTaken):
             require_free("127.0.0.1", taken.getsockname()[1])
+
+    def test_a_worker_gets_longer_than_it_takes_to_drain(self, tmp_path: Path) -> None:
+        parts = standard_parts(replace(layout(tmp_path), drain_seconds=400.0))
+        assert {part.grace_seconds for part in parts if part.name.startswith("worker-")} == {410.0}
+        assert layout(tmp_path).drain_seconds == TimerSettings().drain_seconds
 
     def test_workers_use_threads_and_the_queues_given(self) -> None:
         command = " ".join(worker_command(["light", "train"], 3))
