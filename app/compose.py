@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from app.references import metric_spec, program_spec
+from app.references import Code
 from app.schemas.compile_jobs import JobCreate, Rows
 from app.schemas.lms import TeacherIn
 from app.services import Services
@@ -43,10 +43,11 @@ def _check_reference(given: str, pattern: re.Pattern[str], param: str, expected:
 class Composer:
     """For one request: everything is stored in its transaction, for the caller's project."""
 
-    def __init__(self, session: Session, services: Services, caller: Caller) -> None:
+    def __init__(self, session: Session, services: Services, caller: Caller, code: Code) -> None:
         self._session = session
         self._services = services
         self._caller = caller
+        self._code = code
 
     def spec(self, body: JobCreate) -> CompileSpec:
         """The compile spec of a request.
@@ -58,8 +59,8 @@ class Composer:
         program_id = self._program(body.program, "program")
         raw = body.model_dump(mode="json", exclude_unset=True, exclude=_NAMED_APART)
         raw["program_id"] = program_id
-        if isinstance(body.metric, dict):
-            raw["metric"] = metric_spec(self._session, self._services, self._caller.project_id, body.metric)
+        if self._code.metric is not None:
+            raw["metric"] = self._code.metric
         raw["trainset"] = self._rows(body.trainset, program_id, "trainset")
         if body.valset is not None:
             raw["valset"] = self._rows(body.valset, program_id, "valset")
@@ -76,8 +77,7 @@ class Composer:
         if isinstance(given, str):
             _check_reference(given, _PROGRAM_ID, param, "a program's id (prog-…) or a spec")
             return programs.get(self._session, self._caller.project_id, given).id
-        spec = program_spec(self._session, self._services, self._caller.project_id, given, param)
-        return programs.ensure(self._session, self._caller.project_id, self._caller.key_id, spec).id
+        return programs.ensure(self._session, self._caller.project_id, self._caller.key_id, self._code.programs[param]).id
 
     def _rows(self, given: str | Rows, program_id: str, param: str) -> str:
         if isinstance(given, str):

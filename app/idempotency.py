@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
@@ -14,9 +14,10 @@ from app.auth import Writer
 from app.deps import SessionDep
 from app.errors import ApiError
 from distill.catalog import idempotency
-from distill.db import Session
+from distill.db import Session, unit_of_work
 from distill.errors import Conflict
 
+T = TypeVar("T")
 KeyHeader = Annotated[
     str | None,
     Header(alias="Idempotency-Key", min_length=1, max_length=255, description="The same key again makes no second object"),
@@ -51,11 +52,24 @@ class Once:
         if self._key is None:
             return _response(_answer(make()))
         asked = self._asked(self._key, body_digest)
-        if stored := self._stored(asked):
+        if stored := _stored(self._session, asked):
             return _response(stored, replayed=True)
         answer = _answer(make())
         idempotency.finish(self._session, asked, answer)
         return _response(answer)
+
+    def reply_after(self, prepare: Callable[[], T], make: Callable[[T], Made]) -> Response:
+        """The stored reply, or that of `make(prepare())`. `prepare` may take long: it runs before the request's transaction begins.
+
+        Two requests with one key at once may both prepare; one of them makes. Raises as `reply`.
+        """
+        if self._key is not None:
+            with unit_of_work("api") as session:
+                stored = _stored(session, self._asked(self._key, None))
+            if stored:
+                return _response(stored, replayed=True)
+        prepared = prepare()
+        return self.reply(lambda: make(prepared))
 
     def _asked(self, key: str, body_digest: str | None) -> idempotency.Request:
         scope = self._request.scope
@@ -63,11 +77,12 @@ class Once:
         digest = sha256(b"\0".join(parts)).hexdigest()
         return idempotency.Request(self._project_id, f"{scope['method']} {scope['path']}", key, digest)
 
-    def _stored(self, asked: idempotency.Request) -> idempotency.Answer | None:
-        try:
-            return idempotency.begin(self._session, asked)
-        except Conflict as error:
-            raise ApiError(409, error.code, error.message, headers={"retry-after": "1"}) from None
+
+def _stored(session: Session, asked: idempotency.Request) -> idempotency.Answer | None:
+    try:
+        return idempotency.begin(session, asked)
+    except Conflict as error:
+        raise ApiError(409, error.code, error.message, headers={"retry-after": "1"}) from None
 
 
 def _answer(made: Made) -> idempotency.Answer:

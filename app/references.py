@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from app.errors import ApiError
 from app.hosting import answered
+from app.schemas.compile_jobs import JobCreate
+from app.schemas.lms import TeacherIn
 from app.schemas.programs import ReferenceParts
 from app.services import Services
 from distill.catalog import programs
-from distill.db import Session, allow_idle
 from distill.errors import Invalid
-from distill.rollouts.host import DESCRIBE_SECONDS
 from distill.spec import did_you_mean
 from stillhouse_programs.spec import ProgramSpec, ReferenceMetric, SpecError, check_allowed, parse_metric
 
-IDLE_SECONDS = 3 * DESCRIBE_SECONDS
 _KNOWN = tuple(ReferenceParts.model_fields)
 
 
-def program_spec(session: Session, services: Services, project_id: str, given: dict[str, Any], param: str) -> ProgramSpec:
+@dataclass(frozen=True)
+class Code:
+    """What the body of a job says of programs (by their place in it) and metric, read."""
+
+    programs: dict[str, ProgramSpec]
+    metric: dict[str, Any] | None
+
+
+def read_code(services: Services, project_id: str, body: JobCreate) -> Code:
+    """Every program of the body that is not named by id, and a metric that is not named by type. Raises as `program_spec`.
+
+    It may start a runner and wait for it: call it while no transaction is open.
+    """
+    given: dict[str, Any] = {"program": body.program}
+    teachers = body.teacher if isinstance(body.teacher, list) else [body.teacher]
+    given.update({f"teacher[{n}].program": one.program for n, one in enumerate(teachers) if isinstance(one, TeacherIn)})
+    read = {at: program_spec(services, project_id, one, at) for at, one in given.items() if isinstance(one, dict)}
+    metric = metric_spec(services, project_id, body.metric) if isinstance(body.metric, dict) else None
+    return Code(read, metric)
+
+
+def program_spec(services: Services, project_id: str, given: dict[str, Any], param: str) -> ProgramSpec:
     """The spec that was sent, or of a reference (`{"reference": "package.module:name", …}`) what a runner says of it.
 
     Raises:
@@ -36,11 +57,11 @@ def program_spec(session: Session, services: Services, project_id: str, given: d
             place = _below(param, name)
             raise Invalid(f"{place}: unknown key{did_you_mean(name, _KNOWN)}", code="unknown_field", param=place)
     _check_allowed(services, given["reference"], _below(param, "reference"))
-    described = _described(session, services, project_id, given, param)
+    described = _described(services, project_id, given, param)
     return programs.read_program(described["program"], param)
 
 
-def metric_spec(session: Session, services: Services, project_id: str, given: dict[str, Any]) -> dict[str, Any]:
+def metric_spec(services: Services, project_id: str, given: dict[str, Any]) -> dict[str, Any]:
     """The metric as it was sent; one that is code with the source of its package. Raises as `program_spec`."""
     if given.get("type") != "reference":
         return given
@@ -51,7 +72,7 @@ def metric_spec(session: Session, services: Services, project_id: str, given: di
     assert isinstance(metric, ReferenceMetric)  # noqa: S101 - for the type checker; its type says so
     _check_allowed(services, metric.reference, "metric.reference")
     asked = {"reference": metric.reference, "kwargs": metric.kwargs, "metric": True}
-    return {**given, "source": _described(session, services, project_id, asked, "metric")["source"]}
+    return {**given, "source": _described(services, project_id, asked, "metric")["source"]}
 
 
 def _check_allowed(services: Services, target: str, param: str) -> None:
@@ -61,9 +82,7 @@ def _check_allowed(services: Services, target: str, param: str) -> None:
         raise ApiError(422, getattr(error, "code", "invalid_value"), error.message, param=param) from None
 
 
-def _described(session: Session, services: Services, project_id: str, asked: dict[str, Any], param: str) -> dict[str, Any]:
-    # A runner that has to be started, and a package that has to be imported, may take their time.
-    allow_idle(session, IDLE_SECONDS)
+def _described(services: Services, project_id: str, asked: dict[str, Any], param: str) -> dict[str, Any]:
     try:
         return answered(lambda: services.program_host.describe(project_id, asked))
     except ApiError as error:

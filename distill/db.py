@@ -170,11 +170,6 @@ def _commit(session: Session) -> None:
         raise
 
 
-def allow_idle(session: Session, seconds: float) -> None:
-    """Let this transaction stand idle for so long while its request waits for another process."""
-    session.execute(text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)"), {"ms": str(int(seconds * 1000))})
-
-
 def is_outage(error: BaseException) -> bool:
     """True when the database is the reason, not what was asked: not reached, shut down, no free connection, too slow, full, read-only."""
     if isinstance(error, OperationalError | InterfaceError | TimeoutError | CommitUnknown):

@@ -14,6 +14,7 @@ from app.deps import BODY_ERRORS, JobId, PageDep, SessionDep, errors, router
 from app.following import wait_for_change
 from app.idempotency import Made, OnceDep
 from app.queries import metadata_query
+from app.references import Code, read_code
 from app.schemas.common import Page
 from app.schemas.compile_jobs import JobCreate, JobRead, JobUpdate, RefilterIn, RetryIn
 from app.services import ServicesDep
@@ -46,13 +47,13 @@ def create_compile_job(body: JobCreate, caller: Writer, session: SessionDep, ser
 
     A fault is 422 and nothing is stored: `param` names the place, `details` the rows (counted from 1)."""
 
-    def make() -> Made:
+    def make(code: Code) -> Made:
         with naming_no_path():
-            spec = Composer(session, services, caller).spec(body)
+            spec = Composer(session, services, caller, code).spec(body)
             job = service.submit(session, caller.project_id, caller, spec)
         return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}")
 
-    return once.reply(make)
+    return once.reply_after(lambda: read_code(services, caller.project_id, body), make)
 
 
 def _filter(

@@ -18,6 +18,7 @@ from app.services import ServicesDep
 from app.views.convert import page_of
 from app.views.programs import program_read
 from distill.catalog import programs
+from distill.db import unit_of_work
 from stillhouse_programs.spec import ProgramSpec
 
 routes = router("programs")
@@ -36,12 +37,11 @@ def create_program(body: ProgramCreate, caller: Writer, session: SessionDep, onc
     `reference` names a program of a package that is installed on the server and allowed there: it is made once to describe it.
     """
 
-    def make() -> Made:
-        spec = program_spec(session, services, caller.project_id, body.program(), body.place)
+    def make(spec: ProgramSpec) -> Made:
         row = programs.ensure(session, caller.project_id, caller.key_id, spec, name=body.name, metadata=body.metadata)
         return Made(program_read(row), f"/v1/programs/{row.id}")
 
-    return once.reply(make)
+    return once.reply_after(lambda: program_spec(services, caller.project_id, body.program(), body.place), make)
 
 
 @routes.get("/programs", summary="List programs")
@@ -64,10 +64,11 @@ def delete_program(program_id: ObjectId, caller: Writer, session: SessionDep) ->
 
 
 @routes.post("/programs/{program_id}/render", summary="Show the prompts of a program", responses={**BODY_ERRORS, **errors(404)})
-def render_program(program_id: ObjectId, body: RenderRequest, caller: Reader, session: SessionDep, services: ServicesDep) -> RenderRead:
+def render_program(program_id: ObjectId, body: RenderRequest, caller: Reader, services: ServicesDep) -> RenderRead:
     """The messages each predictor would send for these inputs. No LM is called."""
-    row = programs.get(session, caller.project_id, program_id)
-    spec = programs.spec_of(row)
+    with unit_of_work("api") as session:
+        row = programs.get(session, caller.project_id, program_id)
+        spec = programs.spec_of(row)
     hosted = hosted_for_render(row.digest, spec, body.prompt_adapter)
     messages = answered(lambda: services.program_host.render(caller.project_id, hosted, body.inputs))
     calls = [RenderedCall(predictor=name, messages=sent) for name, sent in messages.items()]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app.main import create_app
+from distill.catalog import keys
+from distill.db import unit_of_work
 from distill.settings import get_settings
-from tests.integration.api.conftest import Tokens
+from tests.integration.api.conftest import CONNECTIONS, Tokens
+from tests.integration.execute.house import House
 from tests.support.installed import PACKAGE, make_runtime
+from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
 DESK = {"reference": f"{PACKAGE}.programs:make_desk", "kwargs": {"rounds": 3}}
 ROWS = [{"message": f"Message {i}", "team": "billing"} for i in range(4)]
@@ -35,10 +43,40 @@ def api(tokens: Tokens, runtime: str, tmp_path: Path, monkeypatch: pytest.Monkey
         yield client
 
 
+@contextmanager
+def calling(house: House, lm: ScriptedLM, runtime: str, folder: Path) -> Iterator[TestClient]:
+    """An API beside the house, with a key that may do everything."""
+    settings = f'{CONNECTIONS.replace("LM_URL", lm.url)}\n[runtimes.default]\npython = "{runtime}"\n'
+    (folder / "stillhouse.toml").write_text(settings, encoding="utf-8")
+    get_settings.cache_clear()
+    with unit_of_work() as s:
+        token = keys.create(s, house.project_id, "test")[1]
+    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
+        client.headers["Authorization"] = f"Bearer {token}"
+        yield client
+
+
 def fault(reply: Any, status: int = 422) -> tuple[str, str, str]:
     error = reply.json()["error"]
     assert reply.status_code == status, error
     return error["code"], error["param"], error["message"]
+
+
+OPEN_TRANSACTIONS = text("""
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
+""")
+
+
+def open_transactions() -> int:
+    with unit_of_work() as s:
+        return int(s.execute(OPEN_TRANSACTIONS).scalar_one())
+
+
+def knows(ask: Ask) -> Answer:
+    if "team" in ask.outputs:
+        return {"team": "technical" if "crash" in ask.inputs["message"] else "billing"}
+    return {"answer": f"{ask.model} had written {ask.inputs['draft']!r}"}
 
 
 class TestPrograms:
@@ -76,6 +114,24 @@ class TestPrograms:
         assert found[:2] == ("reference_failed", "reference")
         assert found[2].endswith("raised TypeError: make_desk() got an unexpected keyword argument 'round'")
 
+    def test_no_transaction_is_open_while_a_runner_describes_it(self, api: TestClient, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        program = {"reference": f"{PACKAGE}.programs:make_when_told", "kwargs": {"pipe": str(pipe)}}
+        metric = {"type": "reference", "reference": f"{PACKAGE}.metrics:right_team"}
+        bodies = {"/v1/programs": program, "/v1/compile_jobs": {"program": program, "trainset": ROWS, "metric": metric}}
+        for path, body in bodies.items():
+            with ThreadPoolExecutor(1) as requests:
+                reply = requests.submit(api.post, path, json=body, headers={"Idempotency-Key": "one"})
+                with pipe.open("w"):  # opens when the program's factory reads it
+                    found = open_transactions()
+                made = reply.result()
+            assert made.status_code == 201, made.json()
+            assert found == 0, path
+            again = api.post(path, json=body, headers={"Idempotency-Key": "one"})
+            assert again.headers["idempotent-replayed"] == "true", "what is described again would wait for the pipe"
+            assert again.json() == made.json()
+
     @pytest.mark.parametrize("body", [{"name": "nothing"}, {**DESK, "spec": {"predictors": []}}, {"kwargs": {}, "predictors": []}])
     def test_either_a_spec_or_a_reference(self, api: TestClient, body: dict[str, Any]) -> None:
         assert all(fault(api.post("/v1/programs", json=body))[::2])
@@ -106,3 +162,36 @@ class TestJobs:
         found = fault(api.post("/v1/compile_jobs", json={"program": {**DESK, "kwarg": {}}, "trainset": ROWS}))
         assert found[1] == "program.kwarg"
         assert "did you mean" in found[2]
+
+
+class TestCall:
+    @pytest.mark.slow
+    def test_of_the_compiled_program_runs_its_branches_on_its_models(
+        self, database: str, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("STILLHOUSE_REFERENCES", PACKAGE)
+        monkeypatch.setenv("STILLHOUSE_BLOBS__ROOT", str(tmp_path / "blobs"))
+        with (
+            ScriptedLM(answer=knows) as lm,
+            House(tmp_path, lm, lm, python=runtime, references=(PACKAGE,)) as house,
+            calling(house, lm, runtime, tmp_path) as api,
+        ):
+            metric = {"type": "reference", "reference": f"{PACKAGE}.metrics:right_team"}
+            made = api.post("/v1/compile_jobs", json={"program": DESK, "trainset": ROWS, "metric": metric, "multitask": False})
+            job = house.run(made.json()["id"])
+            assert job.status == "succeeded", job.error
+            artifact = api.get(f"/v1/compile_jobs/{job.id}/artifact").json()
+            asked = len(lm.calls)
+            reply = api.post(f"/v1/artifacts/{artifact['id']}/call", json={"inputs": {"message": "I was charged twice", "urgent": True}})
+            assert reply.status_code == 200, reply.json()
+            models = artifact["models"]
+            writer, again = models["writers['first']"], models["writers['again']"]
+            first = f"{writer} had written ''"
+            second = f"{again} had written {first!r}"
+            assert reply.json()["outputs"] == {"team": "billing", "answer": f"{again} had written {second!r}", "urgent": True}
+            assert [call.body["model"] for call in lm.calls[asked:]] == [models["classify"], writer, again, again]
+
+            short = api.post(f"/v1/artifacts/{artifact['id']}/call", json={"inputs": {"message": "It crashes"}}).json()["outputs"]
+            assert short == {"team": "technical", "answer": first, "urgent": False}
+            path = f"/v1/artifacts/{artifact['id']}/call"
+            assert fault(api.post(path, json={"inputs": {"message": "Help", "urgent": "very"}}))[:2] == ("invalid_inputs", "inputs.urgent")
