@@ -50,8 +50,8 @@ class Services:
 
     def _check(self) -> None:
         with unit_of_work("api") as session:
+            blobs.check_store(session, self.store)  # in the workers' order: those that start together wait for each other
             connections.sync(session, self.settings)
-            blobs.check_store(session, self.store)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.notices.stop()
