@@ -9,7 +9,7 @@ FIND_PYTHON := for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; exit; }; done; \
 	echo "Python 3.11, 3.12 or 3.13 with venv is needed; name it with PYTHON=" >&2; exit 1
 
-.PHONY: help setup demo serve test test-slow check format openapi bench lock clean
+.PHONY: help setup demo serve test test-slow chaos check format openapi bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -29,6 +29,9 @@ test: $(V)/ready ## fast tests, on real PostgreSQL and Valkey
 
 test-slow: $(V)/ready ## tests that train, serve, or start the whole stack
 	@$(PY) -m pytest -q -m slow --timeout 900 $(ARGS)
+
+chaos: $(V)/ready ## random faults over many small jobs; RUNS=1000 is how many, SEED=1 decides which
+	@$(PY) -m tests.chaos $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
 check: $(V)/ready ## lint, format, types, import contracts, API description
 	@$(V)/bin/ruff check --quiet .

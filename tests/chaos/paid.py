@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from tests.chaos.jobs import message_of
 from tests.chaos.world import Disruption, World
+from tests.support.scripted_lm import Call
 
 _COMMITTED = "SELECT body, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float FROM traces"
 _REAPED = """
@@ -61,10 +62,15 @@ def count(world: World) -> Paid:
     return paid
 
 
+def about(call: Call) -> str:
+    """The message that a call of the teacher's log was about."""
+    return message_of(call.body)
+
+
 def _asked(world: World) -> list[Asked]:
     wall = time.time() - time.monotonic()
     calls = [call for call in list(world.lm.calls) if call.status in (200, None)]
-    found = [Asked(call.digest, message_of(call.body), call.asked_at + wall) for call in calls]
+    found = [Asked(call.digest, about(call), call.asked_at + wall) for call in calls]
     return sorted(found, key=lambda asked: asked.at)
 
 

@@ -246,9 +246,9 @@ class World:
 
     # ------------------------------------------------------------ the API
 
-    def submit(self, body: Mapping[str, Any], *, what: str = "job", project: int = 0) -> str:
+    def submit(self, body: Mapping[str, Any], *, what: str = "job", project: int = 0, key: str | None = None) -> str:
         """Send a job until it is taken: with the same Idempotency-Key, so once. Its id."""
-        key = f"chaos-{next(self._numbers)}"
+        key = key or f"chaos-{next(self._numbers)}"
         reply = self._call(project, "/v1/compile_jobs", key, body, lambda code: code == 201)
         job = str(reply.json()["id"])
         self.accepted[job] = what
@@ -274,11 +274,12 @@ class World:
             with contextlib.suppress(httpx.TransportError):
                 reply = httpx.post(self.stack.base_url + path, json=body, headers=headers, timeout=20)
                 self.replies.append(reply.text)
-                if done(reply.status_code):
+                busy = reply.status_code == 409 and "retry-after" in reply.headers  # an earlier try of this request still runs
+                if done(reply.status_code) and not busy:
                     return reply
-                if reply.status_code != 503:
+                if reply.status_code != 503 and not busy:
                     self.refused.append(f"{path}: {reply.status_code} {reply.text[:300]}")
-                assert reply.status_code >= 500, reply.text
+                assert reply.status_code >= 500 or busy, reply.text
             assert time.monotonic() < deadline, f"{path} was not answered in a minute"
             pause.wait(0.1)
 
