@@ -54,6 +54,7 @@ class Connection(Base):
         CheckConstraint("max_in_flight >= 1", name="max_in_flight"),
         CheckConstraint("limited_reason IN ('rate_limited', 'quota_exhausted', 'unavailable')", name="limited_reason"),
         CheckConstraint("num_nonnulls(limited_reason, limited_since, limited_until) IN (0, 3)", name="limited"),
+        CheckConstraint("limited_times >= 0 AND (limited_times = 0) = (limited_since IS NULL)", name="limited_times"),
     )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -164,6 +165,8 @@ class Placement(Base):
         UniqueConstraint("model_id", "connection_id"),
         CheckConstraint("status IN ('wanted', 'loading', 'ready', 'failed', 'unwanted', 'gone')", name="status"),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
+        CheckConstraint("status <> 'ready' OR ready_at IS NOT NULL", name="ready"),
+        CheckConstraint("attempts >= 0", name="attempts"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -186,6 +189,8 @@ class Device(Base):
         CheckConstraint("on_train IN ('share', 'pause')", name="on_train"),
         CheckConstraint("(item_id IS NULL) = (lease_expires_at IS NULL)", name="lease"),
         CheckConstraint("acknowledged_at IS NULL OR item_id IS NOT NULL", name="acknowledged"),
+        CheckConstraint("fence >= 0 AND (item_id IS NULL OR fence > 0)", name="fence"),
+        Index("uq_devices_item_id", "item_id", unique=True),
     )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)

@@ -140,7 +140,7 @@ UPDATE fine_tune_jobs SET status = 'running', started_at = COALESCE(started_at, 
 
 FINISH_FINE_TUNE = text("""
 UPDATE fine_tune_jobs SET status = :status, error = CAST(:error AS json), finished_at = clock_timestamp()
- WHERE id = :id AND status IN ('queued', 'running')
+ WHERE id = :id AND status = 'running'
 """)
 
 SWEEP = text("""

@@ -22,11 +22,10 @@ from distill.jobs import events, outbox, repository, training
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
 from distill.jobs.slices import cut
-from distill.jobs.status import JobStatus, Step, StepStatus
+from distill.jobs.status import POISON_AFTER, JobStatus, Step, StepStatus
 from distill.jobs.steps import point_at_oldest_open
 from distill.settings import get_settings
 
-POISON_AFTER = 3
 _TRIES = 8
 
 

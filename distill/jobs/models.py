@@ -10,7 +10,7 @@ from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Identity,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from distill.db import Base
-from distill.jobs.status import FineTuneStatus, ItemStatus, JobKind, JobStatus, Queue, Step, StepStatus
+from distill.jobs.status import POISON_AFTER, FineTuneStatus, ItemStatus, JobKind, JobStatus, Queue, Step, StepStatus
 
 CLOCK = text("clock_timestamp()")
 
@@ -18,6 +18,11 @@ CLOCK = text("clock_timestamp()")
 def one_of(column: str, words: type[StrEnum], name: str) -> CheckConstraint:
     """A CHECK that the column holds one of the enum's words."""
     return CheckConstraint(f"{column} IN ({', '.join(repr(str(word)) for word in words)})", name=name)
+
+
+def over(name: str) -> CheckConstraint:
+    """A CHECK that a row has its finishing time as long as it stands at its end, and only then."""
+    return CheckConstraint("(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name=name)
 
 
 class Job(Base):
@@ -31,10 +36,18 @@ class Job(Base):
         one_of("status", JobStatus, "status"),
         one_of("kind", JobKind, "kind"),
         one_of("step", Step, "step"),
-        CheckConstraint("(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+        over("finished"),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
         CheckConstraint("num_threads >= 1", name="num_threads"),
         CheckConstraint("max_calls IS NULL OR calls_taken <= max_calls", name="budget"),
+        CheckConstraint("round >= 1 AND event_seq >= 0 AND calls_taken >= 0", name="counters"),
+        CheckConstraint("status IN ('created', 'cancelled') OR queued_at IS NOT NULL", name="queued"),
+        CheckConstraint("status NOT IN ('running', 'succeeded') OR started_at IS NOT NULL", name="started"),
+        CheckConstraint("status <> 'created' OR num_nonnulls(queued_at, started_at, pause_requested_at) = 0", name="created"),
+        CheckConstraint("status <> 'cancelled' OR cancel_requested_at IS NOT NULL", name="cancelled"),
+        CheckConstraint("status NOT IN ('succeeded', 'failed') OR cancel_requested_at IS NULL", name="not_cancelled"),
+        CheckConstraint("status <> 'paused' OR pause_requested_at IS NOT NULL", name="paused"),
+        CheckConstraint("pause_reason IS NULL OR pause_requested_at IS NOT NULL", name="pause_reason"),
         Index("ix_jobs_project_id_id", "project_id", "id"),
         Index("ix_jobs_open", "status", postgresql_where=text("status IN ('queued', 'running', 'paused')")),
     )
@@ -88,6 +101,10 @@ class JobStep(Base):
         one_of("status", StepStatus, "status"),
         CheckConstraint("done >= 0 AND done <= total", name="done"),
         CheckConstraint("status <> 'succeeded' OR done = total", name="closed"),
+        CheckConstraint("total >= 1", name="total"),
+        over("finished"),
+        CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
+        CheckConstraint("status NOT IN ('running', 'succeeded') OR started_at IS NOT NULL", name="started"),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
@@ -116,6 +133,16 @@ class WorkItem(Base):
         CheckConstraint("(status = 'leased') = (width > 0)", name="width"),
         CheckConstraint("NOT held OR status IN ('queued', 'cancelled')", name="held"),
         CheckConstraint("units >= 0", name="units"),
+        over("finished"),
+        CheckConstraint("status IN ('queued', 'cancelled') OR started_at IS NOT NULL", name="started"),
+        CheckConstraint("status <> 'leased' OR fence > 0 AND attempts > 0", name="leased"),
+        CheckConstraint("result IS NULL OR status = 'succeeded'", name="result"),
+        CheckConstraint("status <> 'succeeded' OR error IS NULL", name="no_error"),
+        CheckConstraint(f"status <> 'failed' OR error IS NOT NULL OR losses >= {POISON_AFTER}", name="error"),
+        CheckConstraint("(step = 'train') = (fine_tune_job_id IS NOT NULL)", name="key"),
+        CheckConstraint("fence >= 0 AND losses >= 0 AND furthest >= 0 AND width >= 0 AND ordinal >= 0", name="counters"),
+        CheckConstraint("attempts BETWEEN 0 AND max_attempts", name="attempts"),
+        Index("uq_work_items_fine_tune_job_id", "fine_tune_job_id", unique=True),
         Index("ix_work_items_claimable", "queue", "priority", "id", postgresql_where=text("status = 'queued' AND NOT held")),
         Index("ix_work_items_leased", "lease_expires_at", postgresql_where=text("status = 'leased'")),
         Index("ix_work_items_job_id_step", "job_id", "step"),
@@ -168,6 +195,12 @@ class FineTuneJob(Base):
     __table_args__ = (
         one_of("status", FineTuneStatus, "status"),
         UniqueConstraint("job_id", "lm_key", "predictor"),
+        over("finished"),
+        CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
+        CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="started"),
+        CheckConstraint("model_id IS NULL OR status = 'succeeded'", name="model"),
+        CheckConstraint("reused_from IS NULL OR model_id IS NOT NULL", name="reused"),
+        CheckConstraint("rows >= 0 AND validation_rows >= 0 AND checkpoint_step >= 0 AND trained_seconds >= 0", name="counters"),
         Index("ix_fine_tune_jobs_project_id_id", "project_id", "id"),
         Index("ix_fine_tune_jobs_training", "project_id", "training_digest", postgresql_where=text("model_id IS NOT NULL")),
         Index("ix_fine_tune_jobs_model_id", "model_id", postgresql_where=text("model_id IS NOT NULL")),
@@ -229,6 +262,7 @@ class Checkpoint(Base):
     """Where a training may be taken up again: the files of one checkpoint, written by the holder of the lease after they were stored."""
 
     __tablename__ = "checkpoints"
+    __table_args__ = (CheckConstraint("step >= 0 AND fence > 0", name="counters"),)
 
     fine_tune_job_id: Mapped[str] = mapped_column(ForeignKey("fine_tune_jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)

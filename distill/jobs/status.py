@@ -1,4 +1,4 @@
-"""The words for where jobs, steps and work items stand, and the edges a job may take."""
+"""The words for where jobs, steps and work items stand, and the edges they may take."""
 
 from __future__ import annotations
 
@@ -24,16 +24,23 @@ class JobStatus(StrEnum):
         return self in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
-TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.CREATED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.FAILED, JobStatus.CANCELLED}),
-    JobStatus.RUNNING: frozenset({JobStatus.PAUSED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}),
-    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
-    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
-    JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.CANCELLED: frozenset(),
+JOB_EDGES: dict[str, tuple[tuple[JobStatus | None, ...], JobStatus]] = {
+    "A": ((None,), JobStatus.CREATED),
+    "B": ((None,), JobStatus.QUEUED),
+    "C": ((JobStatus.CREATED,), JobStatus.QUEUED),
+    "D": ((JobStatus.CREATED, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED), JobStatus.CANCELLED),
+    "E": ((JobStatus.QUEUED,), JobStatus.RUNNING),
+    "F": ((JobStatus.QUEUED, JobStatus.RUNNING), JobStatus.PAUSED),
+    "G": ((JobStatus.QUEUED, JobStatus.RUNNING), JobStatus.FAILED),
+    "H": ((JobStatus.RUNNING,), JobStatus.SUCCEEDED),
+    "I": ((JobStatus.PAUSED,), JobStatus.QUEUED),
+    "J": ((JobStatus.FAILED,), JobStatus.QUEUED),
 }
-"""Compared with the chart in docs/lifecycle.md by a test."""
+"""By the letter that an edge has in docs/lifecycle.md: where it begins (None: with a new row), and where it ends."""
+
+TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    status: frozenset(target for sources, target in JOB_EDGES.values() if status in sources) for status in JobStatus
+}
 
 
 class Step(StrEnum):
@@ -68,12 +75,41 @@ class ItemStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+ITEM_EDGES: dict[str, tuple[tuple[ItemStatus | None, ...], ItemStatus]] = {
+    "K": ((None,), ItemStatus.QUEUED),
+    "L": ((ItemStatus.QUEUED,), ItemStatus.LEASED),
+    "M": ((ItemStatus.LEASED,), ItemStatus.SUCCEEDED),
+    "N": ((ItemStatus.LEASED,), ItemStatus.FAILED),
+    "O": ((ItemStatus.LEASED,), ItemStatus.QUEUED),
+    "P": ((ItemStatus.QUEUED,), ItemStatus.CANCELLED),
+    "Q": ((ItemStatus.FAILED, ItemStatus.CANCELLED), ItemStatus.QUEUED),
+    "R": ((ItemStatus.SUCCEEDED,), ItemStatus.QUEUED),
+}
+"""As JOB_EDGES. The statements that walk them are in claim_sql, lifecycle and retrying."""
+
+
 class FineTuneStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+FINE_TUNE_EDGES: dict[str, tuple[tuple[FineTuneStatus | None, ...], FineTuneStatus]] = {
+    "S": ((None,), FineTuneStatus.QUEUED),
+    "T": ((FineTuneStatus.QUEUED,), FineTuneStatus.RUNNING),
+    "U": ((FineTuneStatus.RUNNING,), FineTuneStatus.SUCCEEDED),
+    "V": ((FineTuneStatus.RUNNING,), FineTuneStatus.FAILED),
+    "W": ((FineTuneStatus.QUEUED, FineTuneStatus.RUNNING), FineTuneStatus.CANCELLED),
+    "X": ((FineTuneStatus.FAILED, FineTuneStatus.CANCELLED), FineTuneStatus.QUEUED),
+    "Y": ((FineTuneStatus.CANCELLED,), FineTuneStatus.RUNNING),
+}
+"""As JOB_EDGES."""
+
+
+POISON_AFTER = 3
+"""Leases lost in a row, without getting further, that make a work item fail: it kills its workers."""
 
 
 class JobKind(StrEnum):

@@ -17,7 +17,7 @@ from typing import LiteralString
 import psutil
 from sqlalchemy import make_url
 
-from distill.jobs.claims import POISON_AFTER
+from distill.jobs.status import POISON_AFTER
 from tests.chaos import paid
 from tests.chaos.world import OVER, TEACHER_KEY, World
 

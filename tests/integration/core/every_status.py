@@ -2,11 +2,10 @@
 
 from distill.db import Session, unit_of_work
 from distill.errors import JobFault
-from distill.jobs import claims, repository, service, steps
+from distill.jobs import claims, pausing, service, steps
 from distill.jobs.claims import Claim, StepClosed
-from distill.jobs.lifecycle import transition
 from distill.jobs.models import Job
-from distill.jobs.status import JobStatus, Step
+from distill.jobs.status import Step
 from distill.storage import FolderStore
 from tests.integration.core.world import World, connection, publish, taken
 
@@ -48,16 +47,16 @@ def _cancelled(world: World) -> None:
 def _paused(world: World) -> None:
     job_id = world.submit()
     with unit_of_work() as s:
-        transition(s, repository.lock(s, job_id), JobStatus.PAUSED, message="Paused")
+        pausing.pause(s, world.project_id, job_id)
 
 
 def _trained(world: World) -> None:
     """One key that is trained, one that failed, one under way, one that waits; and, with the job of another, one that was cancelled."""
-    _open_train(world, "abcd")
+    open_train(world, "abcd")
     for end in (_publish, _fail):
         end(_next_train())
     _next_train()
-    cancelled = _open_train(world, "e")
+    cancelled = open_train(world, "e")
     with unit_of_work() as s:
         service.cancel(s, world.project_id, cancelled)
 
@@ -75,12 +74,12 @@ def _next_train() -> Claim:
     return taken("train")
 
 
-def _open_train(world: World, keys: str) -> str:
+def open_train(world: World, keys: str) -> str:
     """A job at `train` with a key for each letter."""
     job_id = world.submit(num_threads=4)
     house = connection("house").id
 
-    def open_train(s: Session, job: Job, _: StepClosed) -> None:
+    def opening(s: Session, job: Job, _: StepClosed) -> None:
         new = [service.NewFineTuneJob(key, "", ("student",), ("self",), house, "tiny", "local", OPTIONS) for key in keys]
         made = service.create_fine_tune_jobs(s, job, new)
         items = [steps.NewItem("train", fine_tune_job_id=row.id) for row in made]
@@ -88,5 +87,5 @@ def _open_train(world: World, keys: str) -> str:
 
     held = taken()
     assert held.job_id == job_id
-    publish(held, on_closed=open_train)
+    publish(held, on_closed=opening)
     return job_id

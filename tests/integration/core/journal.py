@@ -11,7 +11,7 @@ from distill.db import Session, unit_of_work
 from distill.jobs import claims, events
 from distill.jobs.claims import Claim
 from distill.jobs.models import FineTuneJob, Job, JobEvent, JobStep, WorkItem
-from distill.jobs.status import ItemStatus, JobStatus
+from distill.jobs.status import POISON_AFTER, ItemStatus, JobStatus
 
 Ticket = tuple[int, int]
 """A work item and the fence of one of its leases."""
@@ -100,7 +100,7 @@ class Seen:
         self._steps_count_what_was_published()
         self._keys_follow_their_items()
         self._events_have_no_gap()
-        assert all(item.attempts <= item.max_attempts and item.losses <= claims.POISON_AFTER for item in self.items)
+        assert all(item.attempts <= item.max_attempts and item.losses <= POISON_AFTER for item in self.items)
         assert sum(item.width for item in self.items) <= self.job.num_threads
 
     @property

@@ -21,6 +21,7 @@ from distill.jobs.models import Job
 from distill.jobs.service import NewFineTuneJob
 from distill.jobs.status import JobStatus, Queue, Step
 from distill.settings import get_settings
+from tests.integration.core import edges
 from tests.integration.core.journal import Journal, ticket
 from tests.integration.core.world import World, at_once, claim, execute, job
 
@@ -293,8 +294,10 @@ def run(world: World, examples: int, length: int) -> None:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
+    edges.watch()
     run_state_machine_as_test(Here, settings=effort)
     assert Here.runs >= examples
+    assert [edge for table, found in edges.seen().items() for edge in found - edges.drawn()[table]] == []
 
 
 class TestAnyOrder:

@@ -139,7 +139,7 @@ class TestDispatcher:
 
     def test_reaper_cleans_up_behind_a_finished_job(self, world: World) -> None:
         job_id = world.submit()
-        execute("UPDATE jobs SET status = 'cancelled', finished_at = clock_timestamp()")
+        execute("UPDATE jobs SET status = 'cancelled', cancel_requested_at = clock_timestamp(), finished_at = clock_timestamp()")
         Dispatcher(TimerSettings(), send=lambda _: None).reap()
         assert items(job_id)[0].status == "cancelled"
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from distill.db import Session, unit_of_work
 from distill.errors import CancelRequested, JobFault, LostLease
@@ -102,7 +101,8 @@ class TestPublish:
         job_id = world.at_bootstrap(1, items=2, num_threads=1)
 
         def open_train(s: Session) -> None:
-            steps.open_step(s, repository.lock(s, job_id), Step.TRAIN, [steps.NewItem("train")])
+            key = service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [_key(s, "one")])[0].id
+            steps.open_step(s, repository.lock(s, job_id), Step.TRAIN, [steps.NewItem("train", fine_tune_job_id=key)])
 
         with unit_of_work() as s:
             open_train(s)
@@ -274,31 +274,6 @@ class TestReap:
         lapse()
         reaped = [item for item in at_once(8, lambda _: _reap()) if item is not None]
         assert len(reaped) == len(set(reaped)) == 6
-
-
-class TestRules:
-    @pytest.mark.parametrize(
-        "statement",
-        [
-            "UPDATE jobs SET status = 'done'",
-            "UPDATE jobs SET status = 'failed'",
-            "UPDATE work_items SET status = 'leased'",
-            "UPDATE work_items SET lease_owner = 'me'",
-            "UPDATE job_steps SET done = 2",
-            "UPDATE jobs SET max_calls = 1, calls_taken = 2",
-        ],
-    )
-    def test_the_database_refuses_what_cannot_be(self, world: World, statement: str) -> None:
-        world.submit()
-        with pytest.raises(IntegrityError):
-            execute(statement)
-
-    def test_one_fine_tune_job_a_key(self, world: World) -> None:
-        job_id = world.submit()
-        with unit_of_work() as s:
-            key, row = _key(s, "same"), repository.by_id(s, job_id)
-        with pytest.raises(IntegrityError), unit_of_work() as s:
-            service.create_fine_tune_jobs(s, row, [key, key])
 
 
 def _key(s: Session, name: str) -> service.NewFineTuneJob:

@@ -67,7 +67,7 @@ class TestPlace:
         taken()
         assert waiting(job_id) == [None]
 
-    @pytest.mark.parametrize("change", ["cancel_requested_at = clock_timestamp()", "status = 'succeeded', finished_at = clock_timestamp()"])
+    @pytest.mark.parametrize("change", ["cancel_requested_at = now()", "status = 'succeeded', started_at = now(), finished_at = now()"])
     def test_a_job_that_is_over_or_was_never_started_is_not_in_line(self, world: World, change: str) -> None:
         job_id, created = world.submit(), world.submit(auto_start=False)
         execute(f"UPDATE jobs SET {change} WHERE id = :id", id=job_id)

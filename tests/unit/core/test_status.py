@@ -1,28 +1,44 @@
 """The chart in docs/lifecycle.md is the code's."""
 
 import re
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from distill.jobs.status import QUEUE_OF, TRANSITIONS, ItemStatus, JobStatus, Step
+import pytest
+
+from distill.jobs.status import FINE_TUNE_EDGES, ITEM_EDGES, JOB_EDGES, QUEUE_OF, TRANSITIONS, FineTuneStatus, ItemStatus, JobStatus, Step
 
 PAGE = (Path(__file__).parents[3] / "docs" / "lifecycle.md").read_text(encoding="utf-8")
 CHARTS = re.findall(r"```mermaid\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
-def edges(chart: str) -> set[tuple[str, str]]:
-    return set(re.findall(r"^\s*(\w+) --> (\w+)", chart, flags=re.MULTILINE))
+TABLES: list[dict[str, Any]] = [JOB_EDGES, ITEM_EDGES, FINE_TUNE_EDGES]
+WORDS: list[type[StrEnum]] = [JobStatus, ItemStatus, FineTuneStatus]
+NEW = "[*]"
 
 
-class TestChart:
-    def test_job_edges_are_the_transitions(self) -> None:
-        assert edges(CHARTS[0]) == {(str(source), str(target)) for source, targets in TRANSITIONS.items() for target in targets}
+def drawn(chart: str) -> set[tuple[str, str, str]]:
+    """(letter, from, to) of every edge; a mark for the end of a chart is no edge."""
+    found = re.findall(r"^\s*(\S+) --> (\S+?)(?:: (\S+))?$", chart, flags=re.MULTILINE)
+    return {(letter, source, target) for source, target, letter in found if target != NEW}
 
-    def test_every_edge_has_a_letter_that_the_table_explains(self) -> None:
-        letters = set(re.findall(r": ([A-Z])$", CHARTS[0], flags=re.MULTILINE))
-        assert letters == set(re.findall(r"^\| ([A-Z]) \|", PAGE, flags=re.MULTILINE))
 
-    def test_item_chart_knows_every_status(self) -> None:
-        assert {word for edge in edges(CHARTS[1]) for word in edge} == {str(status) for status in ItemStatus}
+def in_code(table: dict[str, Any]) -> set[tuple[str, str, str]]:
+    return {(letter, str(source or NEW), str(target)) for letter, (sources, target) in table.items() for source in sources}
+
+
+class TestCharts:
+    def test_each_has_its_table(self) -> None:
+        assert [drawn(chart) for chart in CHARTS] == [in_code(table) for table in TABLES]
+
+    def test_the_page_explains_every_letter_once(self) -> None:
+        letters = re.findall(r"^\| (\S) \|", PAGE, flags=re.MULTILINE)
+        assert letters == [letter for table in TABLES for letter in table]
+
+    @pytest.mark.parametrize(("table", "words"), list(zip(TABLES, WORDS, strict=True)))
+    def test_every_status_is_reached(self, table: dict[str, Any], words: type[StrEnum]) -> None:
+        assert {target for _, target in table.values()} == set(words)
 
 
 class TestJobStatus:
