@@ -1,4 +1,4 @@
-"""The API: `uvicorn --factory app.main:create_app`."""
+"""The API as an ASGI application; `app.serve` serves it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from distill.catalog import blobs, connections
+from distill.catalog import connections
 from distill.db import unit_of_work
 from distill.jobs.notices import Notices
 from distill.relay import Relay, RelayLimits
@@ -43,14 +43,12 @@ class Services:
             return self._host
 
     async def __aenter__(self) -> Services:
-        """Raises StorageError when the blob store belongs to another database."""
-        await run_in_threadpool(self._check)
+        await run_in_threadpool(self._sync)
         self.notices.start()
         return self
 
-    def _check(self) -> None:
+    def _sync(self) -> None:
         with unit_of_work("api") as session:
-            blobs.check_store(session, self.store)  # in the workers' order: those that start together wait for each other
             connections.sync(session, self.settings)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

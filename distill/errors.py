@@ -9,6 +9,7 @@ StillhouseError(code, message, param, details)
 ├── Unauthenticated     no key, or one that is unknown, revoked or expired
 ├── LimitExceeded       a quota, a rate, a size
 ├── Unavailable         cannot answer now, retry later
+├── StartRefused        a process does not start as things are
 ├── StorageError        a blob is missing, damaged, or belongs to another database
 │   └── StorageUnavailable  the store cannot be read or written now
 └── LostLease           the holder's fence is stale, stop at once
@@ -101,6 +102,12 @@ class Unavailable(StillhouseError):
         self.retry_after = retry_after
 
 
+class StartRefused(StillhouseError):
+    """This process does not start as things are: it would lose or harm something. The message says what to do."""
+
+    code = "start_refused"
+
+
 class StorageError(StillhouseError):
     """A blob is missing or damaged, or the store belongs to another database."""
 
@@ -123,6 +130,11 @@ class CancelRequested(LostLease):
     """The lease holds, but its job was cancelled or has failed: publish nothing, release the item."""
 
     code = "cancel_requested"
+
+
+def in_one_line(error: BaseException) -> str:
+    """For an operator: what an error says first, or its kind when it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)

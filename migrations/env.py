@@ -14,6 +14,7 @@ import distill.catalog.models
 import distill.jobs.models  # noqa: F401 - registers the tables
 from distill.db import Base, normalise_url
 from distill.settings import get_settings
+from migrations.runner import check_known
 
 ONE_AT_A_TIME = 7_214_911
 _PARTITION = re.compile(r"_p\d+$")
@@ -29,6 +30,7 @@ def run() -> None:
     url = context.config.attributes.get("database_url") or normalise_url(get_settings().database_url)
     with create_engine(url, poolclass=NullPool).connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ONE_AT_A_TIME})
+        check_known(connection)
         connection.commit()
         context.configure(
             connection=connection, target_metadata=Base.metadata, include_object=_ours, transaction_per_migration=True, compare_type=True

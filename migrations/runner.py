@@ -8,8 +8,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 
-from distill.db import engine, normalise_url
+from distill.db import Session, normalise_url
+from distill.errors import StartRefused
 from distill.settings import get_settings
 
 
@@ -22,7 +24,10 @@ def config(database_url: str | None = None) -> Config:
 
 
 def upgrade(database_url: str | None = None, revision: str = "head") -> None:
-    """Bring the database to `revision`. Two at once are safe: the second waits for the first's lock, then finds nothing to do."""
+    """Bring the database to `revision`. Two at once are safe: the second waits for the first's lock, then finds nothing to do.
+
+    Raises StartRefused when the database is at a revision that only a newer version knows.
+    """
     command.upgrade(config(database_url), revision)
 
 
@@ -32,10 +37,30 @@ def downgrade(database_url: str | None = None, revision: str = "base") -> None:
 
 def head() -> str | None:
     """The newest revision this code knows."""
-    return ScriptDirectory.from_config(config()).get_current_head()
+    return _scripts().get_current_head()
 
 
-def current() -> str | None:
+def current(connection: Connection) -> str | None:
     """The revision the database is at; None on an empty one."""
-    with engine().connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def check_schema(s: Session) -> None:
+    """Every process calls it at start. Raises StartRefused when the database is not at this code's revision."""
+    check_known(s.connection())
+    at, newest = current(s.connection()), head()
+    if at != newest:
+        raise StartRefused(f"the database is at revision {at or 'none'} and this version needs {newest}: run `stillhouse-server migrate`")
+
+
+def check_known(connection: Connection) -> None:
+    """Raises StartRefused when a newer version has migrated the database: this one does not know what its columns mean."""
+    at = current(connection)
+    if at is not None and at not in {script.revision for script in _scripts().walk_revisions()}:
+        raise StartRefused(
+            f"the database is at revision {at}, which this version (up to {head()}) does not know: start the version that migrated it"
+        )
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(config())

@@ -151,10 +151,14 @@ def lm_agent(home: Home = None, connection: Annotated[str, typer.Option(help="Th
 def migrate(home: Home = None) -> None:
     """Bring the database to the newest revision."""
     _settings(home)
-    from migrations.runner import current, upgrade
+    from distill.errors import StillhouseError
+    from migrations.runner import head, upgrade
 
-    upgrade()
-    _out.print(f"The database is at revision {current()}.")
+    try:
+        upgrade()
+    except StillhouseError as error:
+        _fail(error.message)
+    _out.print(f"The database is at revision {head()}.")
 
 
 @app.command(name="create-key")
@@ -174,15 +178,15 @@ def create_key(
 
 @app.command()
 def doctor(home: Home = None) -> None:
-    """Check versions, servers, migrations, disk and connections; exit code 1 when something is wrong."""
+    """Check servers, schema, blobs, disk, device and connections, and say what to do; exit code 1 when something must be mended."""
     settings = _settings(home)
     from stack.doctor import examine
+    from stack.findings import as_table
 
-    worst = 0
-    for finding in examine(settings):
-        _out.print(f"{finding.mark} [bold]{finding.name}[/]  {literal(finding.detail)}", soft_wrap=True)
-        worst = max(worst, finding.failed)
-    raise typer.Exit(worst)
+    found = list(examine(settings))
+    # Where nobody looks at a terminal, a line is a line.
+    (_out if _out.is_terminal else Console(width=1000)).print(as_table(found))
+    raise typer.Exit(int(any(each.level == "wrong" for _, each in found)))
 
 
 def _settings(home: Path | None) -> Settings:

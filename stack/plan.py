@@ -144,9 +144,8 @@ def _server_part(layout: Layout, name: str, command: tuple[str, ...], tier: int,
 
 
 def api_command(host: str, port: int) -> tuple[str, ...]:
-    """uvicorn with the API's factory. At a stop open requests get 5 s; an idle connection is kept for 20 s."""
-    options = ("--host", host, "--port", str(port), "--timeout-graceful-shutdown", "5", "--timeout-keep-alive", "20", "--no-server-header")
-    return (sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", *options)
+    """The API on uvicorn, whose options are in `app.serve`."""
+    return (sys.executable, "-m", "app.serve", "--host", host, "--port", str(port))
 
 
 def dispatcher_command() -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import json
 import sys
 
 from distill.db import dispose
+from distill.errors import StillhouseError
 from distill.settings import get_settings
 from migrations.runner import upgrade
 from stack.keys import first_key
@@ -15,7 +16,10 @@ from stack.keys import first_key
 
 def main() -> None:
     """Settings come from the environment."""
-    upgrade()
+    try:
+        upgrade()
+    except StillhouseError as error:
+        sys.exit(error.message)
     api_key, project = first_key(get_settings().home / "credentials.json")
     dispose()
     json.dump({"api_key": api_key, "project": project}, sys.stdout)

@@ -11,6 +11,7 @@ import structlog
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from distill import logs
+from distill.errors import in_one_line
 from distill.queue import TASK, make_app
 from workers import tasks
 
@@ -30,7 +31,7 @@ def _gather(**_: object) -> None:
     try:
         tasks.crew()
     except Exception as error:
-        log.error("worker cannot start", error=str(error), kind=type(error).__name__)
+        log.error("worker cannot start", error=in_one_line(error), kind=type(error).__name__)
         raise SystemExit(1) from error  # Celery would log any other exception and go on
 
 

@@ -18,11 +18,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from distill import logs
 from distill.db import Session, listen_dsn, unit_of_work
+from distill.errors import StartRefused
 from distill.jobs import claims, outbox, patience
 from distill.jobs import workers as heard_of
 from distill.jobs.outbox import Hint
-from distill.queue import MAX_HINTS, send_hint
+from distill.queue import MAX_HINTS, check_broker, send_hint
 from distill.settings import TimerSettings, get_settings
+from migrations.runner import check_schema
 
 log = structlog.get_logger(__name__)
 PAUSE_SECONDS = 2.0
@@ -37,21 +39,31 @@ class Dispatcher:
         self._send = send
         self._stopping = threading.Event()
         self._next_reap = 0.0
+        self._is_checked = False
 
     def stop(self) -> None:
         """End the loop within a poll's time; from any thread or signal handler."""
         self._stopping.set()
 
     def run(self) -> None:
-        """Dispatch until stopped. Lost servers are waited for, for as long as it takes."""
+        """Dispatch until stopped. Lost servers are waited for, for as long as it takes. Raises StartRefused."""
         while not self._stopping.is_set():
             try:
                 with _listening() as connection:
+                    self._check_once()
                     log.info("dispatcher ready")
                     self._loop(connection)
             except (psycopg.Error, SQLAlchemyError, BrokerError, OSError) as error:
                 log.warning("dispatcher waits for a server", error=str(error), kind=type(error).__name__)
                 self._stopping.wait(PAUSE_SECONDS)
+
+    def _check_once(self) -> None:
+        """At the start, and not when a server comes back: a newer version may have migrated meanwhile, under which this one goes on."""
+        if not self._is_checked:
+            with unit_of_work() as s:
+                check_schema(s)
+            check_broker()
+            self._is_checked = True
 
     def _loop(self, connection: psycopg.Connection[object]) -> None:
         while not self._stopping.is_set():
@@ -130,7 +142,11 @@ def main() -> None:
     dispatcher = Dispatcher(get_settings().timers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop())
-    dispatcher.run()
+    try:
+        dispatcher.run()
+    except StartRefused as error:
+        log.error("dispatcher cannot start", error=error.message)
+        raise SystemExit(1) from None
     log.info("dispatcher stopped")
 
 

@@ -20,10 +20,12 @@ from distill.catalog import blobs, connections
 from distill.catalog.models import Connection
 from distill.catalog.targets import target_of
 from distill.db import unit_of_work
+from distill.errors import NotFound, StillhouseError
 from distill.execute.lm_host import HostRefused, HostUnreachable, LmHostClient
 from distill.execute.placements import Agent
 from distill.settings import Settings, get_settings
 from distill.storage import open_store
+from migrations.runner import check_schema
 
 log = structlog.get_logger(__name__)
 
@@ -53,14 +55,15 @@ class Loop:
 
 
 def make_agent(settings: Settings, name: str) -> Agent:
-    """The agent of a connection. Raises SystemExit when there is no such connection, StorageError for another database's blobs."""
+    """The agent of a connection. Raises NotFound when there is none, StartRefused, and StorageError for another database's blobs."""
     store = open_store(settings)
     with unit_of_work() as s:
+        check_schema(s)
         blobs.check_store(s, store)
         connections.sync(s, settings)
         connection = connections.find(s, name)
     if connection is None:
-        raise SystemExit(f"no connection {name}")
+        raise NotFound(f"there is no connection {name}: see [connections] in stillhouse.toml")
     cache = settings.home.absolute() / "lora"
     return Agent(connection, client_of(connection), store, cache, f"{socket.gethostname()}-{os.getpid()}")
 
@@ -76,7 +79,12 @@ def main() -> None:
     arguments = parser.parse_args()
     logs.configure("lm-agent")
     settings = get_settings()
-    loop = Loop(make_agent(settings, arguments.connection), settings.timers.dispatch_poll_seconds / 2)
+    try:
+        agent = make_agent(settings, arguments.connection)
+    except StillhouseError as error:
+        log.error("lm-agent cannot start", error=error.message)
+        raise SystemExit(1) from None
+    loop = Loop(agent, settings.timers.dispatch_poll_seconds / 2)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     log.info("lm-agent ready", connection=arguments.connection)

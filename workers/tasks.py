@@ -15,8 +15,9 @@ from distill.execute.ports import Ports, open_ports
 from distill.execute.run import SECONDS, Shift, run_queue
 from distill.ids import short_token
 from distill.jobs.claims import WorkerInfo
-from distill.queue import send_hint
+from distill.queue import check_broker, send_hint
 from distill.settings import Settings, get_settings
+from migrations.runner import check_schema
 from workers.presence import Presence
 
 CAPABILITIES = frozenset({"runtime:default", "trainer:local"})
@@ -93,8 +94,10 @@ def close() -> None:
 
 
 def _gather(settings: Settings) -> Crew:
+    check_broker()
     ports = open_ports(settings)
     with unit_of_work() as s:
+        check_schema(s)
         blobs.check_store(s, ports.store)
         connections.sync(s, settings, disable_others=False)
     name = f"{socket.gethostname()}-{os.getpid()}-{short_token()}"

@@ -20,6 +20,7 @@ from distill.spec import did_you_mean
 SCOPES = ("jobs:read", "jobs:write", "aliases:write", "models:use", "admin")
 _UNKNOWN = "The API key is unknown, revoked or expired."
 _NO_SECRET = "0" * 64
+_ALIVE = ApiKey.revoked_at.is_(None) & (ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.clock_timestamp()))
 _USED = text("""
 UPDATE api_keys SET last_used_at = clock_timestamp()
  WHERE id = :id AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - interval '1 minute')
@@ -72,8 +73,7 @@ def verify(s: Session, token: str) -> Caller:
     """Whose token this is. Raises Unauthenticated, in words and time that tell nothing about which part was wrong."""
     kind, _, rest = token.partition("_")
     token_id, _, secret = rest.partition("_")
-    alive = (ApiKey.revoked_at.is_(None)) & (ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.clock_timestamp()))
-    query = select(ApiKey, Project.name).join(Project, Project.id == ApiKey.project_id).where(ApiKey.token_id == token_id[:64], alive)
+    query = select(ApiKey, Project.name).join(Project, Project.id == ApiKey.project_id).where(ApiKey.token_id == token_id[:64], _ALIVE)
     row = s.execute(query).first() if kind == "sh" and "\x00" not in token else None
     expected = row[0].secret_sha256 if row else _NO_SECRET
     if not hmac.compare_digest(_hash(secret), expected) or row is None:
@@ -87,6 +87,11 @@ def get(s: Session, project_id: str, key_id: str) -> ApiKey:
     if row is None:
         raise NotFound(f"no API key {key_id}", param="id")
     return row
+
+
+def exist(s: Session) -> bool:
+    """Whether anybody holds a key that opens this server."""
+    return s.scalar(select(ApiKey.id).where(_ALIVE).limit(1)) is not None
 
 
 def revoke(s: Session, project_id: str, key_id: str) -> ApiKey:

@@ -58,6 +58,20 @@ def delete_rows(url: str) -> None:
                 connection.execute(f"DELETE FROM {table}".encode())
 
 
+@contextmanager
+def at_revision(name: str) -> Iterator[None]:
+    """The database of the settings, which says that it is at another revision than it is."""
+    from distill.settings import get_settings
+
+    with _connect(get_settings().database_url) as connection:
+        (before,) = connection.execute("SELECT version_num FROM alembic_version").fetchall()[0]
+        connection.execute("UPDATE alembic_version SET version_num = %s", (name,))
+        try:
+            yield
+        finally:
+            connection.execute("UPDATE alembic_version SET version_num = %s", (before,))
+
+
 def forget_settings() -> None:
     """Settings and engines are made anew on next use. Nothing is imported for tests that use neither."""
     if (db := sys.modules.get("distill.db")) is not None:

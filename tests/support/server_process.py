@@ -2,7 +2,7 @@
 
 server = ServerProcess(home, {"STILLHOUSE_LMHOST__BASE_MODEL": "local/tiny"})
 server.start()
-server.kill_part("app.main:create_app")   # its watchman starts it again
+server.kill_part("app.serve")   # its watchman starts it again
 server.kill_everything()
 server.start()
 server.interrupt()                        # Ctrl-C
@@ -23,7 +23,7 @@ from stack.home import leftovers
 from stack.network import free_port
 from stack.processes import descendants, is_running, send
 
-API = "app.main:create_app"
+API = "app.serve"
 START_SECONDS = 240.0
 
 

@@ -1,15 +1,20 @@
 """`stillhouse-server` on real servers."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
-from distill.catalog import keys
+from distill.catalog import blobs, keys
 from distill.db import unit_of_work
+from distill.settings import get_settings
+from distill.storage import open_store
 from stack.keys import first_key
+from tests.support import databases
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -53,25 +58,40 @@ class TestDoctor:
     def test_a_well_server_passes(self) -> None:
         done = run("doctor")
         assert done.returncode == 0, done.stdout
-        for name in ("PostgreSQL", "Migrations", "Redis", "Blob store", "Disk"):
+        for name in ("Clock", "Migrations", "Redis", "Blob store", "Disk", "Runtime default", "Sandbox", "Device"):
             assert f"✓ {name}" in done.stdout
         assert "noeviction" in done.stdout
+        assert "fsync off" in done.stdout  # of the tests' server, and on purpose
 
-    def test_a_lost_server_is_a_finding_not_a_crash(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-        done = run("doctor")
-        assert done.returncode == 1
-        assert "✗ Redis" in done.stdout
-        assert "✓ PostgreSQL" in done.stdout
-        assert "Traceback" not in done.stderr
-
-    def test_a_connection_without_its_key_is_named(self, tmp_path: Path) -> None:
+    def test_all_that_must_be_mended_is_named_with_what_to_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A lost server is a finding, not a crash."""
         (tmp_path / "stillhouse.toml").write_text(
             '[connections.teacher]\nbase_url = "http://127.0.0.1:1/v1"\napi_key_env = "TEACHER_KEY"\n'
         )
+        monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+        with unit_of_work() as session:
+            blobs.check_store(session, open_store(get_settings()))
+            session.execute(text("UPDATE server_meta SET value = 'store_other' WHERE key = 'store_id'"))
+        with databases.at_revision("0001"):
+            done = run("doctor")
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        for name, advice in {
+            "Redis": "start Redis, or mend REDIS_URL",
+            "Migrations": "run `stillhouse-server migrate`",
+            "Blob store": "set [blobs] in stillhouse.toml, or DATABASE_URL",
+            "Connection teacher": "set this variable",
+        }.items():
+            assert re.search(rf"✗ {name} .*\n *→ .*{re.escape(advice)}", done.stdout), done.stdout
+        assert "its key is not set: TEACHER_KEY" in done.stdout
+
+    @pytest.mark.slow
+    def test_without_a_database_the_rest_is_looked_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATABASE_URL", "postgresql://stillhouse@127.0.0.1:1/postgres")
         done = run("doctor")
         assert done.returncode == 1
-        assert "its key is not set: TEACHER_KEY" in done.stdout
+        assert re.search(r"✗ PostgreSQL .*\n *→ start PostgreSQL, or mend DATABASE_URL", done.stdout)
+        assert "✓ Redis" in done.stdout
 
 
 class TestMigrate:

@@ -1,0 +1,71 @@
+"""`python -m app.serve`: the API on uvicorn. It refuses to start where it would lose jobs or let strangers in."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+import sys
+from typing import Any
+
+import uvicorn
+
+from distill.catalog import blobs, keys
+from distill.db import is_outage, unit_of_work
+from distill.errors import StartRefused, StillhouseError, in_one_line
+from distill.queue import check_broker
+from distill.settings import get_settings
+from distill.storage import open_store
+from migrations.runner import check_schema
+
+OPTIONS: dict[str, Any] = {
+    # At a stop: without an end an open event stream would hold the process for ever.
+    "timeout_graceful_shutdown": 5,
+    # Longer than a client pauses between two requests of a wait, so that it need not connect anew.
+    "timeout_keep_alive": 20,
+    # Below the usual 1,024 open files: who comes beyond it is told 503, instead of nobody being answered.
+    "limit_concurrency": 800,
+    # What runs here is nobody's business.
+    "server_header": False,
+}
+
+
+def check(host: str) -> None:
+    """Raises StartRefused or StorageError, which say what to do; an SQLAlchemy error when the database is away."""
+    with unit_of_work("api") as s:
+        check_schema(s)
+        blobs.check_store(s, open_store(get_settings()))
+        has_keys = keys.exist(s)
+    check_broker()
+    if not has_keys and not _is_loopback(host):
+        raise StartRefused(
+            f"other machines may reach {host}, and there is no API key yet: make one with `stillhouse-server create-key`, "
+            "or listen on 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    """A name is loopback when all its addresses are. Raises StartRefused for a name without any."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise StartRefused(f"this machine has no address {host}: see [server] host") from error
+    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args()
+    try:
+        check(given.host)
+    except Exception as error:
+        if not isinstance(error, StillhouseError) and not is_outage(error):
+            raise
+        sys.exit(f"the API does not start: {in_one_line(error)}")
+    uvicorn.run("app.main:create_app", factory=True, host=given.host, port=given.port, **OPTIONS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The doctor's looks at this machine: packages, interpreters, disk, device, and what user code may do."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from distill.settings import ConnectionSettings, Settings
+from stack.findings import Finding, odd, well, worst_of, wrong
+
+PACKAGES = ("stillhouse-server", "stillhouse-programs", "dspy", "fastapi", "sqlalchemy", "celery", "torch", "transformers", "peft")
+LEAST_FREE_GB = 2.0
+_START_SECONDS = 120.0
+_RUNS_PROGRAMS = "from importlib.metadata import version as v; v('stillhouse-programs'); print('dspy', v('dspy'))"
+_TRAINS_ON = "import torch; c = torch.cuda; print('cuda ' + c.get_device_name() if c.is_available() else 'cpu')"
+
+
+def python() -> Finding:
+    return well(f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def packages() -> Finding:
+    return well(", ".join(_package(name) for name in PACKAGES))
+
+
+def _package(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} not installed"
+
+
+def disk(settings: Settings) -> Finding:
+    """Of the home, the blobs and the temporary folder, as far as they are different disks."""
+    places: dict[int, tuple[Path, float]] = {}
+    for folder in (settings.home.expanduser().absolute(), settings.blob_root.expanduser().absolute(), Path(tempfile.gettempdir())):
+        existing = next(each for each in (folder, *folder.parents) if each.exists())
+        places.setdefault(existing.stat().st_dev, (folder, shutil.disk_usage(existing).free / 1e9))
+    return judge_disk(places.values())
+
+
+def judge_disk(places: Iterable[tuple[Path, float]]) -> Finding:
+    """From folders and the GB that are free for each."""
+    return worst_of(_room(f"{free:.1f} GB free for {folder}", free) for folder, free in places)
+
+
+def _room(detail: str, free_gb: float) -> Finding:
+    if free_gb >= LEAST_FREE_GB:
+        return well(detail)
+    return wrong(detail, f"make room: at least {LEAST_FREE_GB:.0f} GB are needed")
+
+
+def runtimes(settings: Settings) -> Iterator[tuple[str, Finding]]:
+    """Whether each interpreter can run programs."""
+    for name, interpreter in settings.pythons.items():
+        yield f"Runtime {name}", _runtime(interpreter)
+
+
+def _runtime(interpreter: str) -> Finding:
+    advice = "name an interpreter in [runtimes] that has stillhouse-programs[dspy] installed"
+    try:
+        said = _ask(interpreter, _RUNS_PROGRAMS)
+    except (OSError, subprocess.SubprocessError) as error:
+        return wrong(f"{interpreter} cannot run programs: {_last_line(error)}", advice)
+    return well(f"{interpreter}, {said}")
+
+
+def sandbox(settings: Settings) -> Finding:
+    """There is none yet: what may run is said, so that an operator knows."""
+    if not settings.references:
+        return well("none, and none is needed: programs are specs, which hold no code")
+    return odd(
+        f"none: programs of {', '.join(settings.references)} run in a process without secrets, but with network and disk",
+        "allow in `references` only packages that you trust like the server itself",
+    )
+
+
+def device() -> Finding:
+    """What a trainer on this machine would use."""
+    has_card = shutil.which("nvidia-smi") is not None
+    try:
+        version("torch")
+    except PackageNotFoundError:
+        return well("this machine does not train: torch is not installed")
+    try:
+        return judge_device(_ask(sys.executable, _TRAINS_ON), has_card=has_card)
+    except (OSError, subprocess.SubprocessError) as error:
+        return wrong(
+            f"torch cannot be imported: {_last_line(error)}", "install the extra `train` anew, or run no worker of the queue `train` here"
+        )
+
+
+def judge_device(said: str, *, has_card: bool) -> Finding:
+    """From the device that torch chooses."""
+    if said == "cpu" and has_card:
+        return odd("cpu, though there is a graphics card", "install a torch build for it: TORCH_BACKEND of the Dockerfile")
+    return well(said)
+
+
+def _ask(interpreter: str, script: str) -> str:
+    done = subprocess.run([interpreter, "-c", script], capture_output=True, text=True, check=True, timeout=_START_SECONDS)
+    return done.stdout.strip()
+
+
+def _last_line(error: Exception) -> str:
+    said = str(getattr(error, "stderr", "") or "").strip() or str(error)
+    return said.splitlines()[-1]
+
+
+def connections(settings: Settings) -> dict[str, ConnectionSettings]:
+    found = dict(settings.connections)
+    if settings.lmhost_url:
+        found.setdefault("house", ConnectionSettings(base_url=settings.lmhost_url, api_key_env="STILLHOUSE_LMHOST_KEY"))
+    return found
+
+
+def connection(asked: ConnectionSettings) -> Finding:
+    """Asks for the list of models, which costs nothing."""
+    if asked.api_key_env and asked.api_key_env not in os.environ:
+        return wrong(f"its key is not set: {asked.api_key_env}", "set this variable for every worker, the API and this command")
+    key = os.environ.get(asked.api_key_env or "", "")
+    url = f"{asked.base_url.rstrip('/')}/models"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})  # noqa: S310 - the operator's address
+    try:
+        with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
+            return well(f"{url} answers {reply.status}")
+    except urllib.error.HTTPError as error:
+        with error:
+            advice = f"give {asked.api_key_env or 'api_key_env'} a key that this host takes" if error.code in (401, 403) else "see base_url"
+            return wrong(f"{url} answers {error.code} {error.reason}", advice)
+    except OSError as error:
+        return wrong(f"{url} is not reached: {getattr(error, 'reason', error)}", "start it, or mend base_url; jobs that need it wait")

@@ -1,0 +1,114 @@
+"""What a process does not start on, said in one line, on real servers."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from distill.catalog import blobs
+from distill.db import unit_of_work
+from distill.settings import get_settings
+from distill.storage import open_store
+from stack import plan
+from stack.network import free_port
+from tests.support import databases
+
+THE_OTHERS_ARE_SLOW = [
+    "api",
+    pytest.param("worker", marks=pytest.mark.slow),
+    pytest.param("dispatcher", marks=pytest.mark.slow),
+    pytest.param("lm-agent", marks=pytest.mark.slow),
+]
+PROCESSES = {
+    "api": plan.api_command("127.0.0.1", free_port()),
+    "worker": plan.worker_command(["light"], 1),
+    "dispatcher": plan.dispatcher_command(),
+    "lm-agent": plan.lm_agent_command("house"),
+}
+pytestmark = pytest.mark.usefixtures("database", "redis_url")
+
+
+def refusal(command: tuple[str, ...]) -> str:
+    """What a process says that ends by itself: one line."""
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    said = (done.stdout + done.stderr).strip()
+    assert done.returncode == 1, said
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+@contextmanager
+def policy(url: str, name: str) -> Iterator[None]:
+    with redis.Redis.from_url(url) as client:
+        client.config_set("maxmemory-policy", name)
+        try:
+            yield
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+
+
+class TestSchema:
+    @pytest.mark.parametrize("process", THE_OTHERS_ARE_SLOW)
+    def test_an_older_one_names_the_command(self, process: str) -> None:
+        with databases.at_revision("0001"):
+            said = refusal(PROCESSES[process])
+        assert "the database is at revision 0001" in said
+        assert "run `stillhouse-server migrate`" in said
+
+    @pytest.mark.parametrize("process", THE_OTHERS_ARE_SLOW)
+    def test_a_newer_one_asks_for_the_version_that_made_it(self, process: str) -> None:
+        with databases.at_revision("9999"):
+            said = refusal(PROCESSES[process])
+        assert "does not know: start the version that migrated it" in said
+
+    @pytest.mark.slow
+    def test_a_newer_one_is_not_migrated(self) -> None:
+        with databases.at_revision("9999"):
+            assert "does not know" in refusal((sys.executable, "-m", "stack.cli", "migrate"))
+            assert "does not know" in refusal((sys.executable, "-m", "stack.prepare"))
+
+
+class TestRedis:
+    @pytest.mark.parametrize("process", THE_OTHERS_ARE_SLOW[:3])
+    @pytest.mark.parametrize("evicting", ["allkeys-lru", pytest.param("volatile-ttl", marks=pytest.mark.slow)])
+    def test_one_that_evicts_is_refused(self, process: str, evicting: str, redis_url: str) -> None:
+        with policy(redis_url, evicting):
+            said = refusal(PROCESSES[process])
+        assert f"maxmemory-policy is {evicting}" in said
+        assert "Set `maxmemory-policy noeviction`" in said
+
+
+class TestBlobStore:
+    @pytest.mark.parametrize("process", [THE_OTHERS_ARE_SLOW[index] for index in (0, 1, 3)])
+    def test_another_servers_is_refused(self, process: str) -> None:
+        store = open_store(get_settings())
+        with unit_of_work() as s:
+            blobs.check_store(s, store)
+            s.execute(text("UPDATE server_meta SET value = 'store_other' WHERE key = 'store_id'"))
+        said = refusal(PROCESSES[process])
+        assert "belongs to the database" in said
+        assert "set [blobs] in stillhouse.toml, or DATABASE_URL" in said
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        "host", ["0.0.0.0", pytest.param("::", marks=pytest.mark.slow), pytest.param("192.0.2.7", marks=pytest.mark.slow)]
+    )
+    def test_other_machines_are_not_let_in_without_a_key(self, host: str) -> None:
+        said = refusal(plan.api_command(host, free_port()))
+        assert f"other machines may reach {host}" in said
+        assert "`stillhouse-server create-key`" in said
+
+
+class TestDatabase:
+    @pytest.mark.slow
+    def test_one_that_is_away_is_told_of_in_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://stillhouse@127.0.0.1:{free_port()}/postgres")
+        databases.forget_settings()
+        assert "the API does not start: " in refusal(PROCESSES["api"])

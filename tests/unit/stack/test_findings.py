@@ -1,0 +1,122 @@
+"""What the doctor makes of what it sees: each thing that can be wrong has its advice, and what is well has none."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.settings import ConnectionSettings, RuntimeSettings, Settings
+from stack.findings import Finding, well, worst_of, wrong
+from stack.machine_checks import connection, judge_device, judge_disk, runtimes, sandbox
+from stack.server_checks import judge_broker, judge_clock, judge_postgres
+
+POSTGRES = {
+    "server_version": "18.1",
+    "server_version_num": "180001",
+    "max_connections": "200",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "default_transaction_read_only": "off",
+}
+REDIS = {"redis_version": "8.2.2", "maxmemory_policy": "noeviction", "maxmemory": 1000, "used_memory": 700}
+
+
+def assert_told(found: Finding, level: str, detail: str, advice: str) -> None:
+    assert (found.level, detail in found.detail, advice in found.advice) == (level, True, True), found
+
+
+class TestPostgres:
+    def test_one_that_is_well_needs_no_advice(self) -> None:
+        assert judge_postgres(POSTGRES) == well("version 18.1")
+
+    @pytest.mark.parametrize(
+        ("shown", "level", "detail", "advice"),
+        [
+            ({"server_version": "15.9", "server_version_num": "150009"}, "wrong", "version 15.9", "upgrade PostgreSQL to 16"),
+            ({"default_transaction_read_only": "on"}, "wrong", "read-only", "the primary"),
+            ({"max_connections": "40"}, "odd", "max_connections 40", "100 or more"),
+            ({"fsync": "off"}, "odd", "fsync off", "set fsync to on"),
+            ({"full_page_writes": "off"}, "odd", "full_page_writes off", "set full_page_writes to on"),
+        ],
+    )
+    def test_what_is_not_well(self, shown: dict[str, str], level: str, detail: str, advice: str) -> None:
+        assert_told(judge_postgres({**POSTGRES, **shown}), level, detail, advice)
+
+
+class TestClock:
+    def test_a_moment_is_no_skew(self) -> None:
+        assert judge_clock(-4.9).level == "well"
+
+    def test_it_says_which_way(self) -> None:
+        assert_told(judge_clock(61), "odd", "61 s ahead of this machine", "NTP")
+        assert_told(judge_clock(-61), "odd", "61 s behind this machine", "NTP")
+
+
+class TestRedis:
+    def judge(self, *, is_open: bool = False, is_near: bool = False, **facts: Any) -> Finding:
+        return judge_broker({**REDIS, **facts}, is_open=is_open, is_near=is_near)
+
+    def test_one_that_is_well_needs_no_advice(self) -> None:
+        assert self.judge() == well("Redis 8.2.2, maxmemory-policy noeviction")
+
+    @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random", "volatile-ttl"])
+    def test_one_that_evicts(self, policy: str) -> None:
+        assert_told(self.judge(maxmemory_policy=policy), "wrong", f"maxmemory-policy {policy}", "set `maxmemory-policy noeviction`")
+
+    def test_one_that_does_not_tell(self) -> None:
+        assert_told(self.judge(maxmemory_policy=None), "odd", "maxmemory-policy unknown", "noeviction")
+
+    def test_one_that_fills_up(self) -> None:
+        assert_told(self.judge(used_memory=701), "odd", "memory 70% full", "maxmemory")
+
+    def test_one_without_a_password(self) -> None:
+        assert_told(self.judge(is_open=True), "wrong", "no password", "set requirepass")
+        assert_told(self.judge(is_open=True, is_near=True), "odd", "no password", "set requirepass")
+
+    @pytest.mark.parametrize(
+        ("kind", "version", "level"),
+        [
+            ("redis", "6.2.19", "odd"),
+            ("redis", "7.0.15", "odd"),
+            ("redis", "7.2.11", "well"),
+            ("redis", "8.0.3", "odd"),
+            ("redis", "8.4.0", "well"),
+            ("valkey", "8.0.5", "odd"),
+            ("valkey", "8.1.4", "well"),
+            ("valkey", "9.1.2", "well"),
+        ],
+    )
+    def test_one_that_a_script_can_take_over(self, kind: str, version: str, level: str) -> None:
+        found = judge_broker({**REDIS, f"{kind}_version": version}, is_open=False, is_near=False)
+        assert found.level == level
+        assert ("CVE-2025-49844" in found.advice) == (level == "odd")
+
+
+class TestMachine:
+    def test_a_full_disk_is_named(self) -> None:
+        found = judge_disk([(Path("/srv/blobs"), 1.9), (Path("/srv/home"), 50)])
+        assert_told(found, "wrong", "1.9 GB free for /srv/blobs", "make room")
+        assert judge_disk([(Path("/srv/home"), 50)]) == well("50.0 GB free for /srv/home")
+
+    def test_a_card_that_torch_cannot_use(self) -> None:
+        assert_told(judge_device("cpu", has_card=True), "odd", "cpu", "install a torch build")
+        assert judge_device("cpu", has_card=False) == well("cpu")
+
+    def test_an_interpreter_that_cannot_run_programs(self) -> None:
+        settings = Settings(runtimes={"default": RuntimeSettings(python=Path("/nowhere/python"))})
+        ((name, found),) = runtimes(settings)
+        assert name == "Runtime default"
+        assert_told(found, "wrong", "/nowhere/python cannot run programs", "[runtimes]")
+
+    def test_code_that_may_run_without_a_sandbox_is_named(self) -> None:
+        assert sandbox(Settings()).level == "well"
+        assert_told(sandbox(Settings(references=["acme.programs"])), "odd", "programs of acme.programs", "trust")
+
+    def test_a_host_that_is_not_there(self) -> None:
+        found = connection(ConnectionSettings(base_url="http://127.0.0.1:9/v1"))
+        assert_told(found, "wrong", "http://127.0.0.1:9/v1/models is not reached", "start it, or mend base_url")
+
+
+def test_several_looks_at_one_thing_are_as_bad_as_the_worst() -> None:
+    both = worst_of([well("version 1"), wrong("memory full", "give it more")])
+    assert both == wrong("version 1, memory full", "give it more")
