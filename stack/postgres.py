@@ -91,8 +91,8 @@ class EmbeddedPostgres:
         settings = {
             "listen_addresses": LOOPBACK,
             "port": str(self.port),
-            "unix_socket_directories": "",
-            "max_connections": "200",
+            "unix_socket_directories": "",  # the password and the loopback address are the only way in
+            "max_connections": "200",  # each process holds up to 20 for each of its doors
             "log_min_messages": "warning",
         }
         if self._fast:

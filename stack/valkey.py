@@ -27,7 +27,11 @@ class EmbeddedValkey:
         return f"redis://:{self._password}@{LOOPBACK}:{self.port}/0"
 
     def prepare(self) -> None:
-        """Write the configuration; the password stands in a private file, not in the argument list."""
+        """Write the configuration; the password stands in a private file, not in the argument list.
+
+        noeviction: a full server refuses a hint, which is sent again; one that evicts loses them in silence. The append-only file, written
+        every second, makes a restart cost a second of hints; a snapshot (`save`) would only say the same more rarely.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._config.touch(mode=0o600)
         self._config.write_text(
