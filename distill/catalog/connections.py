@@ -92,6 +92,8 @@ def _store(s: Session, row: Connection | None, name: str, values: dict[str, Any]
         setattr(row, key, values[key])
     if changed & _CHANGES_ANSWERS and not embedded:  # the embedded host gets another port at every start, and answers the same
         row.revision += 1
+    if "device" in changed:  # the agent that would end the wait looks after another device from now on
+        row.waiting_since = None
     row.disabled_at = None
     row.updated_at = func.clock_timestamp()
 

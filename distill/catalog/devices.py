@@ -20,11 +20,13 @@ INSERT INTO devices (id, on_train) VALUES (:id, :on_train)
 ON CONFLICT (id) DO UPDATE SET on_train = EXCLUDED.on_train WHERE devices.on_train <> EXCLUDED.on_train
 """)
 _ACQUIRE = text("""
-UPDATE devices SET item_id = :item_id, fence = fence + CASE WHEN item_id IS DISTINCT FROM :item_id THEN 1 ELSE 0 END,
+UPDATE devices d SET item_id = :item_id, fence = d.fence + CASE WHEN o.goes_on THEN 0 ELSE 1 END,
        lease_expires_at = clock_timestamp() + make_interval(secs => :seconds),
-       acknowledged_at = CASE WHEN item_id IS DISTINCT FROM :item_id THEN NULL ELSE acknowledged_at END
- WHERE id = :id AND (item_id IS NULL OR item_id = :item_id OR lease_expires_at < clock_timestamp())
-RETURNING fence, on_train, acknowledged_at IS NOT NULL AS acknowledged
+       acknowledged_at = CASE WHEN o.goes_on THEN d.acknowledged_at END
+  FROM (SELECT id, COALESCE(item_id = :item_id AND lease_expires_at > clock_timestamp(), false) AS goes_on
+          FROM devices WHERE id = :id FOR UPDATE) o
+ WHERE d.id = o.id AND (d.item_id IS NULL OR d.item_id = :item_id OR d.lease_expires_at < clock_timestamp())
+RETURNING d.id
 """)
 _RENEW = text("UPDATE devices SET lease_expires_at = clock_timestamp() + make_interval(secs => :seconds) WHERE item_id = :item_id")
 _FREE = text("UPDATE devices SET item_id = NULL, lease_expires_at = NULL, acknowledged_at = NULL WHERE item_id = :item_id RETURNING id")
@@ -83,7 +85,10 @@ def configure(s: Session, device_id: str, on_train: str) -> None:
 
 
 def acquire(s: Session, device_id: str, item_id: int, seconds: float) -> DeviceState | None:
-    """Lease the device for a work item; None while another item has it. Asking again renews, and tells whether it is granted."""
+    """Lease the device for a work item; None while another item has it. Asking again renews, and tells whether it is granted.
+
+    A lease that had run out begins anew: the host may have taken its room back.
+    """
     ensure(s, device_id)
     row = s.execute(_ACQUIRE, {"id": device_id, "item_id": item_id, "seconds": seconds}).first()
     return None if row is None else state(s, device_id)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,19 @@ class Agent:
         if state.wanted:
             return not self._hand_over(device, state.fence)
         if state.leased and state.acknowledged:
+            self._stay_asleep(device)
             return False
         if self._host.is_sleeping():
             log.info("device_taken_back", device=device)
             self._host.wake_up()
         return True
+
+    def _stay_asleep(self, device: str) -> None:
+        """A host that was started again since has no idea that a trainer has its room."""
+        if not self._host.is_sleeping():
+            log.info("device_handed_over_again", device=device)
+            with suppress(CannotSleep):  # another build of it, then: trainers share the device when it is asked for next
+                self._host.sleep()
 
     def _hand_over(self, device: str, fence: int) -> bool:
         """False when the host can't free the device: trainers share it from now on, until the settings are read again."""
@@ -116,6 +125,9 @@ class Agent:
         self._set(wanted, "gone")
 
     def _load(self, wanted: Wanted, loaded: frozenset[str]) -> None:
+        if wanted.placement.attempts >= MOST_ATTEMPTS:  # nobody lived to say why the last one came to nothing
+            self._give_up(wanted, f"its LM host, or the agent beside it, ended {MOST_ATTEMPTS} times while it was loaded")
+            return
         self._set(wanted, "loading")
         try:
             if wanted.model.id not in loaded:
@@ -133,7 +145,10 @@ class Agent:
         log.warning("model_not_loaded", model=wanted.model.id, error=message, attempt=wanted.placement.attempts + 1)
         if wanted.placement.attempts + 1 < MOST_ATTEMPTS:
             self._set(wanted, "wanted")
-            return
+        else:
+            self._give_up(wanted, message)
+
+    def _give_up(self, wanted: Wanted, message: str) -> None:
         with unit_of_work() as s:
             fine_tuned.set_placement(s, wanted.placement.id, "failed", error=message, agent=self._name)
             text = f"Model {wanted.model.id} could not be loaded on connection {self._connection.name}: {message}"

@@ -17,12 +17,11 @@ from distill.execute.hooks import crash_point
 from distill.execute.lm_host import DRAIN_SECONDS
 from distill.execute.ports import Ports
 from distill.execute.work import Troubled, Work
-from distill.jobs import checkpoints, events, repository, trained
+from distill.jobs import checkpoints, claims, events, repository, trained
 from distill.jobs.models import FineTuneJob
 from distill.jobs.training import key_name
 from distill.pipeline.keys import Key, model_id
 from distill.pipeline.roles import rendering_cast
-from distill.settings import get_settings
 from distill.storage import BlobStore, put_folder
 
 AGENT_SECONDS = 60.0
@@ -105,15 +104,14 @@ def _take_over(s: Session, job: JobContext, key: FineTuneJob, model_id: str, tra
 def _wait_for_device(work: Work, device: str) -> None:
     """Lease the device and wait until the LM host that shares it has handed it over. The lease ends with the item's.
 
-    Raises Stopped; Troubled when nobody is there to hand over, or the hand-over takes longer than any host drains. While another
+    Raises Stopped, LostLease; Troubled when nobody is there to hand over, or the hand-over takes longer than any host drains. While another
     training has the device, there is no bound.
     """
-    seconds = get_settings().timers.lease_seconds
     work.progress(message=f"Waiting for {device}")
     waited = 0.0
     while True:
         with unit_of_work() as s:
-            state = devices.acquire(s, device, work.claim.item_id, seconds)
+            state = claims.lease_device(s, work.claim, device)
             alone = not devices.has_agent(s, device, AGENT_SECONDS + waited)
         if state is not None and state.granted:
             return

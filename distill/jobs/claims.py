@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from distill.catalog import devices, waits
+from distill.catalog.devices import DeviceState
 from distill.db import Session
 from distill.errors import CancelRequested, JobFault, LostLease
 from distill.jobs import claim_sql as sql
@@ -170,6 +171,12 @@ def hold(s: Session, claim: Claim) -> None:
     """Before writing what only the holder of the lease may write: it cannot end before this transaction does. Raises LostLease."""
     if s.execute(sql.HOLD, _ticket(claim)).first() is None:
         raise LostLease(f"work item {claim.item_id} is not held with fence {claim.fence}")
+
+
+def lease_device(s: Session, claim: Claim, device: str) -> DeviceState | None:
+    """Lease a device for as long as the item; None while another item has it. Asking again renews it. Raises LostLease."""
+    hold(s, claim)
+    return devices.acquire(s, device, claim.item_id, get_settings().timers.lease_seconds)
 
 
 # ------------------------------------------------------------------ the ends of a lease

@@ -19,7 +19,7 @@ from distill.catalog import (
     traces,
 )
 from distill.db import unit_of_work
-from distill.errors import Conflict, Invalid, NotFound, StorageError, Unauthenticated
+from distill.errors import Conflict, Invalid, LostLease, NotFound, StorageError, Unauthenticated
 from distill.jobs import claims, outbox, repository, service
 from distill.storage import FolderStore
 from tests.integration.core.world import PROGRAM, World, connection, execute, publish, taken
@@ -301,6 +301,28 @@ class TestDevices:
             claims.release(s, held)
             assert not devices.acknowledge(s, "cpu-0", state.fence)
         assert connection("house").waiting_since is None
+
+    def test_a_lease_that_ran_out_is_handed_over_anew(self, world: World) -> None:
+        """The host took its room back meanwhile: that it had let go before is worth nothing to a holder that stood still."""
+        world.submit()
+        held = taken()
+        with unit_of_work() as s:
+            state = claims.lease_device(s, held, "cpu-0")
+            assert state is not None
+            assert devices.acknowledge(s, "cpu-0", state.fence)
+        execute("UPDATE devices SET lease_expires_at = clock_timestamp() - interval '1 second'")
+        with unit_of_work() as s:
+            again = claims.lease_device(s, held, "cpu-0")
+        assert again is not None
+        assert (again.granted, again.wanted, again.fence) == (False, True, state.fence + 1)
+
+    def test_only_the_holder_of_the_item_gets_a_device(self, world: World) -> None:
+        world.submit()
+        held = taken()
+        with unit_of_work() as s:
+            claims.release(s, held)
+        with pytest.raises(LostLease), unit_of_work() as s:
+            claims.lease_device(s, held, "cpu-0")
 
 
 class TestArtifacts:

@@ -57,6 +57,15 @@ class TestConnections:
             second.result()
         assert connection("teachers").revision == 1
 
+    def test_one_that_moves_off_its_device_does_not_wait_for_it(self, world: World) -> None:
+        """Its agent looks after the new device, and nobody would end the wait."""
+        execute("UPDATE connections SET waiting_since = clock_timestamp() WHERE name = 'house'")
+        for device, waits in (("cpu-0", True), (None, False)):
+            house = ConnectionSettings(base_url="http://house.test/v1", models=["small"], device=device, trainer="local")
+            with unit_of_work() as s:
+                connections.sync(s, settings(connections={"house": house}))
+            assert (connection("house").waiting_since is not None) == waits
+
     def test_removed_connection_is_disabled_and_can_come_back(self, world: World) -> None:
         with unit_of_work() as s:
             connections.sync(s, settings(connections={}))

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from distill.catalog import connections, devices, fine_tuned
+from distill.catalog.models import Placement
 from distill.db import unit_of_work
 from distill.execute import train
 from distill.execute.lm_host import CannotSleep, HostRefused, HostUnreachable, LmHostClient
@@ -18,10 +19,13 @@ from tests.integration.execute.house import House, rows
 from tests.support.scripted_lm import ScriptedLM
 
 
-def placements(job: Job) -> dict[str, str]:
+def with_models(job: Job) -> dict[str, Placement]:
     with unit_of_work() as s:
-        found = fine_tuned.of_models(s, [model.id for model in trained.models_of(s, job.id)])
-        return {model: row.status for model, row in found.items()}
+        return fine_tuned.of_models(s, [model.id for model in trained.models_of(s, job.id)])
+
+
+def placements(job: Job) -> dict[str, str]:
+    return {model: row.status for model, row in with_models(job).items()}
 
 
 def is_waiting(house: House) -> bool:
@@ -102,8 +106,35 @@ class TestLoading:
         assert "rank 16 is too large" in job.error["message"]
         assert len(tries) == MOST_ATTEMPTS
 
+    def test_a_model_that_ends_its_host_whenever_it_is_loaded_is_given_up(self, house: House) -> None:
+        job = house.compile(rows(6))
+        house.agent.tick()
+
+        def dies(name: str, folder: Path) -> None:
+            raise HostUnreachable("POST /v1/load_lora_adapter: Remote end closed connection without response")
+
+        house.host.loaded.clear()
+        house.host.load = dies  # type: ignore[method-assign]
+        for _ in range(MOST_ATTEMPTS):
+            with pytest.raises(HostUnreachable):
+                house.agent.tick()
+        house.agent.tick()
+        (placement,) = with_models(job).values()
+        assert placement.status == "failed"
+        assert placement.error == "its LM host, or the agent beside it, ended 5 times while it was loaded"
+
 
 class TestHandOver:
+    def test_a_host_that_starts_again_while_a_trainer_has_the_device_is_put_to_sleep(self, house: House) -> None:
+        job = house.compile(rows(6), valset=rows(12)[6:])
+        share_device(house, "cpu-7")
+        lease(job, "cpu-7")
+        house.agent.tick()
+        house.host.wake_up()
+        house.agent.tick()
+        assert house.host.is_sleeping()
+        assert is_waiting(house)
+
     def test_the_host_sleeps_while_a_trainer_has_the_device_and_then_comes_back_with_its_models(self, house: House) -> None:
         job = house.compile(rows(6), valset=rows(12)[6:])
         loaded = dict(house.host.loaded)
