@@ -9,7 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from distill.catalog import connections
+from distill.catalog import connections, projects
 from distill.db import unit_of_work
 from distill.jobs.notices import Notices
 from distill.relay import Relay, RelayLimits
@@ -50,6 +50,7 @@ class Services:
     def _sync(self) -> None:
         with unit_of_work("api") as session:
             connections.sync(session, self.settings)
+            projects.sync(session, self.settings)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.notices.stop()

@@ -68,6 +68,8 @@ class LimitSettings(_Section):
     max_body_mb: int = 64
     max_inline_rows: int = 20_000
     max_num_threads: int = 1000
+    max_threads: int | None = Field(default=None, ge=1)
+    """What all jobs' rollouts and trainings that run at once may add up to; without end unless given."""
     max_predictors: int = 64
     max_row_bytes: int = 1_000_000
     example_seconds: float = Field(default=900, gt=0)
@@ -95,6 +97,16 @@ class DeviceSettings(_Section):
     """
 
     on_train: Literal["share", "pause"] = "pause"
+
+
+class ProjectSettings(_Section):
+    """One `[projects.NAME]` table: what a project may have of the workers.
+
+    `share` is its weight where projects compete. `max_threads`: as many of its rollouts and trainings run at once, over all its jobs.
+    """
+
+    share: float = Field(default=1, gt=0, allow_inf_nan=False)
+    max_threads: int | None = Field(default=None, ge=1)
 
 
 class PriceSettings(_Section):
@@ -157,6 +169,7 @@ class Settings(BaseSettings):
     costs: CostSettings = CostSettings()
     connections: dict[str, ConnectionSettings] = {}
     devices: dict[str, DeviceSettings] = {}
+    projects: dict[str, ProjectSettings] = {}
     runtimes: dict[str, RuntimeSettings] = {}
     references: Annotated[list[str], NoDecode] = []
     """Packages and modules whose programs and metrics may be named by reference; in the environment parted by commas."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from distill.catalog import blobs, connections
+from distill.catalog import blobs, connections, projects
 from distill.db import unit_of_work
 from distill.execute.ports import Ports, open_ports
 from distill.execute.run import SECONDS, Shift, run_queue
@@ -100,5 +100,6 @@ def _gather(settings: Settings) -> Crew:
         check_schema(s)
         blobs.check_store(s, ports.store)
         connections.sync(s, settings, disable_others=False)
+        projects.sync(s, settings, reset_others=False)
     name = f"{socket.gethostname()}-{os.getpid()}-{short_token()}"
     return Crew(ports, Shift(), WorkerInfo(name, CAPABILITIES))

@@ -16,12 +16,16 @@ NO_JSON = text("'{}'")
 
 class Project(Base):
     __tablename__ = "projects"
-    __table_args__ = (CheckConstraint("share > 0", name="share"),)
+    __table_args__ = (CheckConstraint("share > 0", name="share"), CheckConstraint("max_threads >= 1", name="max_threads"))
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     name: Mapped[str] = mapped_column(Text, unique=True)
     share: Mapped[float] = mapped_column(server_default="1")
     """Its weight when projects compete: a claim goes to the smallest running items ÷ share."""
+    max_threads: Mapped[int | None]
+    """What the widths of its leased items may add up to."""
+    served_at: Mapped[datetime | None]
+    """When one of its items was last claimed: among projects that stand equal, who waited longer, by its share, comes first."""
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
 

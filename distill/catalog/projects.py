@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from distill.catalog.datasets import NAME
@@ -10,6 +10,7 @@ from distill.catalog.models import Project
 from distill.db import Session
 from distill.errors import Conflict, Invalid, NotFound
 from distill.ids import new_id
+from distill.settings import ProjectSettings, Settings
 
 
 def create(s: Session, name: str, share: float = 1.0) -> Project:
@@ -27,6 +28,22 @@ def ensure(s: Session, name: str) -> Project:
     """The project of this name, made now if there is none."""
     s.execute(insert(Project).values(id=new_id("proj"), name=name).on_conflict_do_nothing())
     return s.execute(select(Project).where(Project.name == name)).scalar_one()
+
+
+def sync(s: Session, settings: Settings, *, reset_others: bool = True) -> None:
+    """Give projects what the settings give them, and those that are not named the usual; a named one that is not there is made.
+
+    Workers pass `reset_others=False`: one that was started without the file must not change anything for everybody.
+    """
+    s.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("projects", 0))))  # API and workers start together
+    for name in sorted(settings.projects):
+        if not NAME.match(name):
+            raise Invalid(f"[projects.{name}]: letters, digits, `.`, `_` and `-`, at most 128", param="projects")
+        ensure(s, name)
+    for row in s.scalars(select(Project).order_by(Project.id)):
+        wanted = settings.projects.get(row.name, None if not reset_others else ProjectSettings())
+        if wanted is not None and (row.share, row.max_threads) != (wanted.share, wanted.max_threads):
+            s.execute(update(Project).where(Project.id == row.id).values(share=wanted.share, max_threads=wanted.max_threads))
 
 
 def get(s: Session, name_or_id: str) -> Project:

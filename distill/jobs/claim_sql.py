@@ -4,28 +4,52 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
+# Projects in their order, their jobs in theirs, and the first item that can be locked: nodes pull row by row, so the walk ends there.
+# A subquery with ORDER BY is not merged into the one around it, and its limit, of which the planner does not know that it is beyond all
+# numbers, makes it walk along the index instead of sorting all jobs first.
 CLAIM = text("""
-WITH leased AS (
+WITH leased AS MATERIALIZED (
   SELECT w.job_id, j.project_id, count(*) AS items, sum(w.width) AS width
     FROM work_items w JOIN jobs j ON j.id = w.job_id WHERE w.status = 'leased' GROUP BY w.job_id, j.project_id
-), running AS (
-  SELECT project_id, sum(items) AS items FROM leased GROUP BY project_id
-), pick AS (
-  SELECT w.id, j.num_threads - COALESCE(l.width, 0) AS room
-    FROM work_items w
-    JOIN jobs j ON j.id = w.job_id
-    JOIN projects p ON p.id = j.project_id
-    LEFT JOIN leased l ON l.job_id = w.job_id
-    LEFT JOIN running r ON r.project_id = j.project_id
-   WHERE w.queue = :queue AND w.status = 'queued' AND NOT w.held AND w.run_after <= clock_timestamp()
+), line AS MATERIALIZED (
+  SELECT p.id, p.max_threads IS NOT NULL AS capped, COALESCE(r.items, 0) / p.share AS load,
+         p.share * extract(epoch FROM clock_timestamp() - p.served_at) AS waited,
+         COALESCE(LEAST(p.max_threads - COALESCE(r.width, 0),
+                        CAST(:max_threads AS bigint) - (SELECT COALESCE(sum(width), 0) FROM leased)), 1000000) AS room
+    FROM projects p
+    LEFT JOIN (SELECT project_id, sum(items) AS items, sum(width) AS width FROM leased GROUP BY project_id) r ON r.project_id = p.id
+), due AS MATERIALIZED (
+  SELECT id FROM connections WHERE limited_since IS NOT NULL AND limited_until <= clock_timestamp() AND waiting_since IS NULL
+), try AS (
+  SELECT w.id, LEAST(p.room, j.num_threads - COALESCE((SELECT width FROM leased l WHERE l.job_id = j.id), 0)) AS room, p.capped
+    FROM work_items w JOIN jobs j ON j.id = w.job_id JOIN line p ON p.id = j.project_id
+   WHERE EXISTS (SELECT FROM due) AND w.connections && ARRAY(SELECT id FROM due)
+     AND w.queue = :queue AND w.status = 'queued' AND NOT w.held AND w.run_after <= clock_timestamp()
      AND w.needs <@ CAST(:capabilities AS text[])
-     AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL
-     AND j.num_threads > COALESCE(l.width, 0)
      AND NOT w.connections && ARRAY(SELECT id FROM connections WHERE waiting_since IS NOT NULL OR limited_until > clock_timestamp())
-   ORDER BY COALESCE(r.items, 0) / p.share, w.priority DESC,
-            CASE WHEN w.connections && ARRAY(SELECT id FROM connections WHERE limited_since IS NOT NULL) THEN w.started_at END NULLS FIRST,
-            w.created_at, w.id
+     AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL
+     AND p.room > 0 AND j.num_threads > COALESCE((SELECT width FROM leased l WHERE l.job_id = j.id), 0)
+   ORDER BY w.started_at NULLS FIRST, w.created_at, w.id
    LIMIT 1 FOR UPDATE OF w SKIP LOCKED
+), turn AS (
+  SELECT w.id, LEAST(p.room, j.room) AS room, p.capped
+    FROM (SELECT * FROM line WHERE room > 0 AND NOT EXISTS (SELECT FROM try) ORDER BY load, waited DESC NULLS FIRST, id) p
+   CROSS JOIN LATERAL (
+     SELECT id, num_threads - COALESCE((SELECT width FROM leased l WHERE l.job_id = jobs.id), 0) AS room
+       FROM jobs
+      WHERE project_id = p.id AND status IN ('queued', 'running') AND cancel_requested_at IS NULL AND pause_requested_at IS NULL
+      ORDER BY priority DESC, created_at, id LIMIT (SELECT 1000000000)
+   ) j
+   CROSS JOIN LATERAL (
+     SELECT id FROM work_items
+      WHERE j.room > 0 AND job_id = j.id AND queue = :queue AND status = 'queued' AND NOT held AND run_after <= clock_timestamp()
+        AND needs <@ CAST(:capabilities AS text[])
+        AND NOT connections && ARRAY(SELECT id FROM connections WHERE waiting_since IS NOT NULL OR limited_since IS NOT NULL)
+      ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+   ) w
+   LIMIT 1
+), pick AS (
+  SELECT * FROM try UNION ALL SELECT * FROM turn
 )
 UPDATE work_items w
    SET status = 'leased', fence = w.fence + 1, attempts = w.attempts + 1, lease_owner = :owner,
@@ -34,7 +58,7 @@ UPDATE work_items w
        width = CASE WHEN w.step IN ('bootstrap', 'evaluate') THEN LEAST(:max_width, pick.room, GREATEST(w.units, 1)) ELSE 1 END
   FROM pick WHERE w.id = pick.id
 RETURNING w.id, w.job_id, w.step, w.kind, w.ordinal, w.payload, w.units, w.queue, w.fence, w.attempts, w.width, w.fine_tune_job_id,
-          ARRAY(SELECT id FROM connections WHERE id = ANY (w.connections) AND limited_since IS NOT NULL) AS tries
+          pick.capped, ARRAY(SELECT id FROM connections WHERE id = ANY (w.connections) AND limited_since IS NOT NULL) AS tries
 """)
 
 START_STEP = text("""
@@ -44,11 +68,6 @@ UPDATE job_steps SET status = 'running', started_at = clock_timestamp() WHERE jo
 OTHER_WIDTHS = text("SELECT COALESCE(sum(width), 0) FROM work_items WHERE job_id = :job_id AND status = 'leased' AND id <> :id")
 
 SET_WIDTH = text("UPDATE work_items SET width = :width WHERE id = :id AND width <> :width")
-
-UNCLAIM = text("""
-UPDATE work_items SET status = 'queued', attempts = attempts - 1, width = 0, lease_owner = NULL, lease_expires_at = NULL, started_at = NULL
- WHERE id = :id
-""")
 
 CUT_ITEM = text("UPDATE work_items SET payload = CAST(:payload AS json), units = :units WHERE id = :id")
 
@@ -101,7 +120,9 @@ RETURNING done = total AS closed, total, counts
 """)
 
 OTHER_QUEUES = text("""
-SELECT DISTINCT queue FROM work_items WHERE job_id = :job_id AND status = 'queued' AND NOT held AND queue <> :queue
+SELECT queue FROM unnest(CAST(:queues AS text[])) AS queue
+ WHERE queue <> :queue
+   AND EXISTS (SELECT FROM work_items w WHERE w.job_id = :job_id AND w.queue = queue.queue AND w.status = 'queued' AND NOT w.held)
 """)
 
 RETRY_LATER = text("""

@@ -18,12 +18,12 @@ from distill.catalog import devices, waits
 from distill.catalog.devices import DeviceState
 from distill.db import Session
 from distill.errors import CancelRequested, JobFault, LostLease
+from distill.jobs import caps, events, outbox, repository, training
 from distill.jobs import claim_sql as sql
-from distill.jobs import events, outbox, repository, training
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
 from distill.jobs.slices import cut
-from distill.jobs.status import POISON_AFTER, JobStatus, Step, StepStatus
+from distill.jobs.status import POISON_AFTER, JobStatus, Queue, Step, StepStatus
 from distill.jobs.steps import point_at_oldest_open
 from distill.settings import get_settings
 
@@ -98,12 +98,15 @@ def claim(s: Session, queue: str, worker: WorkerInfo) -> Claim | None:
     back as a new item.
     """
     for _ in range(_TRIES):
-        row = s.execute(sql.CLAIM, _claim_values(queue, worker)).first()
-        if row is None:
-            return None
-        taken = _secure(s, row, worker)
-        if taken is not None:
-            return taken
+        with s.begin_nested() as attempt:
+            row = s.execute(sql.CLAIM, _claim_values(queue, worker)).first()
+            if row is None:
+                return None
+            taken = _secure(s, row, worker)
+            if taken is not None:
+                return taken
+            attempt.rollback()  # gives back the locks too: whoever goes on with them might wait for somebody who waits for these
+        _settle_stopped(s, row.job_id)
     return None
 
 
@@ -113,22 +116,23 @@ def _claim_values(queue: str, worker: WorkerInfo) -> dict[str, Any]:
         "capabilities": sorted(worker.capabilities),
         "owner": worker.name,
         "max_width": worker.max_width,
+        "max_threads": get_settings().limits.max_threads,
         "lease_seconds": get_settings().timers.lease_seconds,
     }
 
 
 def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
-    """Under the job's lock: is the item still to be run, and how wide? Otherwise it is put back, and None."""
+    """Under the job's lock: is the item still to be run, and how wide? None when it is not: the caller then undoes its lease."""
     job = repository.lock(s, row.job_id)
     if not JobStatus(job.status).is_claimable or job.cancel_requested_at or job.pause_requested_at:
-        s.execute(sql.UNCLAIM, {"id": row.id})
-        settle(s, job)
         return None
     room = job.num_threads - int(s.execute(sql.OTHER_WIDTHS, {"job_id": job.id, "id": row.id}).scalar_one())
     if room < 1 or (row.tries and not waits.begin_try(s, row.tries)):
-        s.execute(sql.UNCLAIM, {"id": row.id})
         return None
     payload, units = cut(s, row, short=bool(row.tries))
+    room = caps.narrowed(s, room, job.project_id, row.id, capped=row.capped)
+    if room < 1:
+        return None
     width = 1 if row.tries else max(1, min(row.width, room, units))
     s.execute(sql.SET_WIDTH, {"id": row.id, "width": width})
     s.execute(sql.START_STEP, {"job_id": row.job_id, "step": row.step})
@@ -136,10 +140,18 @@ def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
         s.execute(sql.START_FINE_TUNE, {"id": row.fine_tune_job_id})
     if job.status == JobStatus.QUEUED:
         transition(s, job, JobStatus.RUNNING, message="Running")
+    caps.served(s, job.project_id)
     return Claim(
         row.id, job.id, job.project_id, Step(row.step), row.kind, row.ordinal, payload, units, width,
         row.fence, row.attempts, worker.name, row.queue, row.fine_tune_job_id, tuple(row.tries),
     )  # fmt: skip
+
+
+def _settle_stopped(s: Session, job_id: str) -> None:
+    """A job that was stopped while one of its items was being claimed: who stopped it passed over that item."""
+    job = repository.lock(s, job_id)
+    if not JobStatus(job.status).is_claimable or job.cancel_requested_at or job.pause_requested_at:
+        settle(s, job)
 
 
 def beat(s: Session, claim: Claim, progress: Mapping[str, Any] | None = None) -> BeatReply:
@@ -220,7 +232,7 @@ def publish(
 
 def _offer_width(s: Session, job: Job, claim: Claim) -> None:
     """The width that a lease leaves may be what the job's items on other queues waited for; on its own queue the worker looks again."""
-    for queue in s.scalars(sql.OTHER_QUEUES, {"job_id": job.id, "queue": claim.queue}):
+    for queue in s.scalars(sql.OTHER_QUEUES, {"job_id": job.id, "queue": claim.queue, "queues": [str(queue) for queue in Queue]}):
         outbox.add(s, queue, job.id)
 
 

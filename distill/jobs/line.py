@@ -14,6 +14,7 @@ from distill.db import Session
 from distill.jobs.models import Job
 from distill.jobs.status import JobStatus
 from distill.jobs.workers import silence_seconds
+from distill.settings import get_settings
 
 _LOOK = text("""
 WITH asked AS (
@@ -27,13 +28,19 @@ WITH asked AS (
   SELECT job_id, queue, needs, connections, held, min(run_after) AS run_after
     FROM work_items WHERE job_id = ANY (:ids) AND status = 'queued' GROUP BY job_id, queue, needs, connections, held
 ), leased AS (
-  SELECT job_id, sum(width) AS width FROM work_items WHERE job_id = ANY (:ids) AND status = 'leased' GROUP BY job_id
+  SELECT w.job_id, j.project_id, sum(w.width) AS width
+    FROM work_items w JOIN jobs j ON j.id = w.job_id WHERE w.status = 'leased' GROUP BY w.job_id, j.project_id
+), projects_widths AS (
+  SELECT project_id, sum(width) AS width FROM leased GROUP BY project_id
 )
-SELECT a.id AS job_id, line.position, COALESCE(l.width, 0) AS width, a.num_threads, k.queue, k.needs, k.held,
+SELECT a.id AS job_id, line.position, COALESCE(l.width, 0) AS width, a.num_threads, p.max_threads AS of_project,
+       COALESCE(pw.width, 0) AS project_width, (SELECT COALESCE(sum(width), 0) FROM leased) AS everybodys_width, k.queue, k.needs, k.held,
        EXTRACT(epoch FROM k.run_after - clock_timestamp()) AS seconds, c.name, c.reason,
        EXISTS (SELECT 1 FROM alive WHERE k.queue = ANY (queues)) AS listened,
        EXISTS (SELECT 1 FROM alive WHERE k.queue = ANY (queues) AND k.needs <@ capabilities) AS manned
   FROM asked a
+  JOIN projects p ON p.id = a.project_id
+  LEFT JOIN projects_widths pw ON pw.project_id = a.project_id
   LEFT JOIN line ON line.id = a.id
   LEFT JOIN leased l ON l.job_id = a.id
   LEFT JOIN kinds k ON k.job_id = a.id
@@ -102,4 +109,13 @@ def _width(row: Row[Any]) -> str | None:
     return f"all {row.num_threads} threads of the job are in use" if row.width >= row.num_threads else None
 
 
-_TELLERS: tuple[Callable[[Row[Any]], str | None], ...] = (_connection, _worker, _later, _line, _width)
+def _caps(row: Row[Any]) -> str | None:
+    if row.of_project is not None and row.project_width >= row.of_project:
+        return f"all {row.of_project} threads of the project are in use"
+    everybody = get_settings().limits.max_threads
+    if everybody is not None and row.everybodys_width >= everybody:
+        return f"all {everybody} threads of the server are in use"
+    return None
+
+
+_TELLERS: tuple[Callable[[Row[Any]], str | None], ...] = (_connection, _worker, _later, _caps, _line, _width)

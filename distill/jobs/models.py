@@ -49,6 +49,14 @@ class Job(Base):
         CheckConstraint("status <> 'paused' OR pause_requested_at IS NOT NULL", name="paused"),
         CheckConstraint("pause_reason IS NULL OR pause_requested_at IS NOT NULL", name="pause_reason"),
         Index("ix_jobs_project_id_id", "project_id", "id"),
+        Index(
+            "ix_jobs_line",
+            "project_id",
+            text("priority DESC"),
+            "created_at",
+            "id",
+            postgresql_where=text("status IN ('queued', 'running') AND cancel_requested_at IS NULL AND pause_requested_at IS NULL"),
+        ),
         Index("ix_jobs_open", "status", postgresql_where=text("status IN ('queued', 'running', 'paused')")),
     )
 
@@ -143,7 +151,7 @@ class WorkItem(Base):
         CheckConstraint("fence >= 0 AND losses >= 0 AND furthest >= 0 AND width >= 0 AND ordinal >= 0", name="counters"),
         CheckConstraint("attempts BETWEEN 0 AND max_attempts", name="attempts"),
         Index("uq_work_items_fine_tune_job_id", "fine_tune_job_id", unique=True),
-        Index("ix_work_items_claimable", "queue", "priority", "id", postgresql_where=text("status = 'queued' AND NOT held")),
+        Index("ix_work_items_line", "job_id", "queue", "created_at", "id", postgresql_where=text("status = 'queued' AND NOT held")),
         Index("ix_work_items_leased", "lease_expires_at", postgresql_where=text("status = 'leased'")),
         Index("ix_work_items_job_id_step", "job_id", "step"),
     )

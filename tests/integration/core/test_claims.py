@@ -3,11 +3,18 @@
 from collections import Counter
 
 import pytest
+from sqlalchemy import text
 
+from distill.catalog import projects
+from distill.db import unit_of_work
+from distill.errors import Invalid
+from distill.jobs import claims, line, repository, service, workers
 from distill.jobs.claims import WorkerInfo
 from distill.jobs.slices import slice_length
 from distill.jobs.status import Step
-from tests.integration.core.world import World, at_once, claim, execute, items, job, publish, taken
+from distill.jobs.steps import NewItem, open_step
+from distill.settings import ProjectSettings, get_settings
+from tests.integration.core.world import WORKER, World, at_once, claim, execute, items, job, publish, settings, taken
 
 
 class TestClaim:
@@ -143,8 +150,141 @@ class TestFairness:
 
     def test_priority_comes_before_age(self, world: World) -> None:
         first, second = world.submit(), world.submit()
-        execute("UPDATE work_items SET priority = 5 WHERE job_id = :id", id=second)
+        execute("UPDATE jobs SET priority = 5 WHERE id = :id", id=second)
         assert [taken().job_id, taken().job_id] == [second, first]
+
+    def test_an_older_job_comes_first_in_all_its_steps(self, world: World) -> None:
+        """Else every job would wait at each step for all that were made meanwhile, and none would end before the last has begun."""
+        first = world.submit()
+        validate = taken()
+        second = world.submit()
+        opened = [NewItem("teacher:0", {"start": 0, "stop": 4}, 4)]
+        publish(validate, on_closed=lambda s, job, _: open_step(s, job, Step.BOOTSTRAP, opened))
+        assert [taken().job_id, taken().job_id] == [first, second]
+
+    @pytest.mark.parametrize(("share", "turns"), [(1.0, {4}), (3.0, {5, 6})])
+    def test_one_worker_alone_serves_projects_in_turn(self, world: World, share: float, turns: set[int]) -> None:
+        """Nothing runs when it claims, so nobody is ahead by what runs."""
+        for _ in range(8):
+            world.submit()
+        other, words = world.other_project("late", share)
+        for _ in range(8):
+            world.submit(other, **words)
+        served = []
+        for number in range(8):
+            held = taken()
+            served.append(held.project_id)
+            publish(held, on_closed=lambda s, job, _: service.succeed(s, job))
+            execute("UPDATE projects SET served_at = served_at - interval '1 minute'")  # as long as an item takes
+            assert number == 0 or other in served[:2]
+        assert served.count(other) in turns
+
+
+class TestCaps:
+    def test_a_projects_threads_are_those_of_all_its_jobs(self, world: World) -> None:
+        cap(world, "support", 10)
+        first, second = world.at_bootstrap(30, num_threads=8), world.at_bootstrap(30, num_threads=8)
+        assert [(held.job_id, held.width) for held in (taken(), taken())] == [(first, 8), (second, 2)]
+        assert claim() is None
+        assert (why(first), why(second)) == ("all 10 threads of the project are in use",) * 2
+
+    def test_another_project_goes_on(self, world: World) -> None:
+        cap(world, "support", 1)
+        for _ in range(2):
+            world.submit()
+        other, words = world.other_project("other")
+        theirs = [world.submit(other, **words) for _ in range(2)]
+        assert len({taken().job_id for _ in range(3)} & set(theirs)) == 2
+        assert claim() is None
+
+    def test_racing_claims_never_exceed_a_projects_threads(self, world: World) -> None:
+        for round_ in range(5):
+            cap(world, "support", 5 + round_)
+            jobs = [world.at_bootstrap(30, num_threads=4) for _ in range(6)]
+            won = [held for held in at_once(8, lambda index: claim(worker=_worker(str(index), max_width=2))) if held]
+            assert sum(held.width for held in won) == 5 + round_
+            with unit_of_work() as s:
+                for job_id in jobs:
+                    service.cancel(s, world.project_id, job_id)
+                for held in won:
+                    claims.release(s, held)
+
+    def test_racing_claims_never_exceed_the_servers_threads(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STILLHOUSE_LIMITS__MAX_THREADS", "5")
+        get_settings.cache_clear()
+        other, words = world.other_project("other")
+        for _ in range(4):
+            world.at_bootstrap(30, num_threads=4)
+            world.at_bootstrap(30, num_threads=4, project_id=other, **words)
+        won = [held for held in at_once(8, lambda index: claim(worker=_worker(str(index), max_width=2))) if held]
+        assert sum(held.width for held in won) == 5
+        assert why(won[0].job_id) == "all 5 threads of the server are in use"
+
+    def test_what_the_settings_no_longer_say_is_as_usual(self, world: World) -> None:
+        cap(world, "support", 3, share=2.0)
+        with unit_of_work() as s:
+            projects.sync(s, settings(projects={}), reset_others=False)
+            assert (projects.get(s, "support").max_threads, projects.get(s, "support").share) == (3, 2.0)
+            projects.sync(s, settings(projects={"new": ProjectSettings(share=4)}))
+            s.expire_all()
+            assert (projects.get(s, "support").max_threads, projects.get(s, "support").share) == (None, 1.0)
+            assert projects.get(s, "new").share == 4
+
+    def test_a_name_that_no_project_can_have_is_refused(self, world: World) -> None:
+        with unit_of_work() as s, pytest.raises(Invalid, match=r"\[projects\.two words\]: letters, digits"):
+            projects.sync(s, settings(projects={"two words": ProjectSettings()}))
+
+
+class TestAtScale:
+    @pytest.mark.parametrize("jobs", [50, pytest.param(1000, marks=pytest.mark.slow)])
+    def test_a_claim_reads_few_of_the_rows_that_are_queued(self, world: World, jobs: int) -> None:
+        """Rows, not time: the busiest of machines says the same."""
+        crowd(world, jobs)
+        assert rows_read() < 400  # with its one job's 100 items
+
+
+def crowd(world: World, jobs: int) -> None:
+    """So many more jobs in bootstrap, with 100 queued items each."""
+    like = world.at_bootstrap(1, items=100, num_threads=100)
+    execute(
+        """
+        INSERT INTO jobs (id, project_id, program_name, status, step, spec, spec_digest, num_threads, queued_at, started_at)
+        SELECT id || '-' || number, project_id, program_name, status, step, spec, spec_digest, num_threads, queued_at, started_at
+          FROM jobs, generate_series(2, :jobs) AS number WHERE id = :like
+        """,
+        like=like,
+        jobs=jobs,
+    )
+    execute(
+        """
+        INSERT INTO work_items (job_id, step, kind, queue, needs)
+        SELECT j.id, w.step, w.kind, w.queue, w.needs FROM work_items w, jobs j
+         WHERE w.job_id = :like AND w.status = 'queued' AND j.id LIKE :like || '-%'
+        """,
+        like=like,
+    )
+    execute("ANALYZE jobs, work_items")
+
+
+def rows_read() -> int:
+    """By one claim, all tables together."""
+    read = text("SELECT COALESCE(sum(seq_tup_read + idx_tup_fetch), 0) FROM pg_stat_xact_user_tables")
+    with unit_of_work() as s:
+        before = int(s.scalar(read) or 0)
+        assert claims.claim(s, "rollouts", WORKER) is not None
+        return int(s.scalar(read) or 0) - before
+
+
+def cap(world: World, project: str, threads: int, share: float = 1.0) -> None:
+    with unit_of_work() as s:
+        projects.sync(s, settings(projects={project: ProjectSettings(share=share, max_threads=threads)}))
+
+
+def why(job_id: str) -> str | None:
+    with unit_of_work() as s:
+        workers.seen(s, "w1", ["light", "rollouts", "train"], ["runtime:default"])
+        found = line.waiting(s, [repository.by_id(s, job_id)]).get(job_id)
+    return found.reason if found else None
 
 
 def _worker(name: str, max_width: int = 1000) -> WorkerInfo:

@@ -83,7 +83,7 @@ class World:
         with unit_of_work() as s:
             return service.submit(s, project_id or self.project_id, None, read_spec(raw)).id
 
-    def other_project(self, name: str, share: float = 1.0) -> tuple[str, dict[str, str]]:
+    def other_project(self, name: str, share: float = 1.0) -> tuple[str, dict[str, Any]]:
         """Another project's id, with the words that make `submit` use its own program and rows."""
         with unit_of_work() as s:
             project = projects.create(s, name, share)
