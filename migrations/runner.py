@@ -6,9 +6,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from distill.db import Session, normalise_url
 from distill.errors import StartRefused
@@ -42,7 +41,10 @@ def head() -> str | None:
 
 def current(connection: Connection) -> str | None:
     """The revision the database is at; None on an empty one."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    at: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return at
 
 
 def check_schema(s: Session) -> None:

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill import logs
+from distill.catalog import idempotency
 from distill.db import Session, listen_dsn, unit_of_work
 from distill.errors import StartRefused
 from distill.jobs import claims, outbox, patience
@@ -116,6 +117,7 @@ class Dispatcher:
             claims.sweep(s)
             outbox.prune(s)
             heard_of.prune(s)
+            idempotency.prune(s)
         return reaped
 
     def _end_patience(self) -> None:

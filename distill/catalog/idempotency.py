@@ -15,10 +15,14 @@ KEPT_HOURS = 48
 IN_PROGRESS = "idempotency_in_progress"
 
 _LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
-_PURGE = text("""
+_FORGET = text("""
+DELETE FROM idempotency_keys WHERE project_id = :project_id AND route = :route AND key = :key
+   AND created_at < clock_timestamp() - make_interval(hours => :hours)
+""")
+_PRUNE = text("""
 DELETE FROM idempotency_keys WHERE ctid IN (
   SELECT ctid FROM idempotency_keys WHERE created_at < clock_timestamp() - make_interval(hours => :hours)
-   ORDER BY created_at LIMIT 20 FOR UPDATE SKIP LOCKED)
+   ORDER BY created_at LIMIT 1000 FOR UPDATE SKIP LOCKED)
 """)
 
 
@@ -49,7 +53,7 @@ def begin(s: Session, request: Request) -> Answer | None:
     name = f"{request.project_id} {request.route} {request.key}"
     if not s.execute(_LOCK, {"name": name}).scalar_one():
         raise Conflict("A request with this Idempotency-Key is still running.", code=IN_PROGRESS)
-    s.execute(_PURGE, {"hours": KEPT_HOURS})
+    s.execute(_FORGET, {"project_id": request.project_id, "route": request.route, "key": request.key, "hours": KEPT_HOURS})
     row = s.scalars(
         select(IdempotencyKey).where(
             IdempotencyKey.project_id == request.project_id, IdempotencyKey.route == request.route, IdempotencyKey.key == request.key
@@ -75,3 +79,8 @@ def finish(s: Session, request: Request, answer: Answer) -> None:
             headers=dict(answer.headers),
         )
     )
+
+
+def prune(s: Session) -> None:
+    """Delete some of the answers whose time is over; the dispatcher asks again and again."""
+    s.execute(_PRUNE, {"hours": KEPT_HOURS})

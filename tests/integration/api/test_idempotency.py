@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.integration.api.conftest import SPEC, Tokens, job_body
+from tests.integration.core.world import execute
 
 KEY = {"Idempotency-Key": "weekly-2026-w47"}
 
@@ -33,6 +34,13 @@ class TestReplay:
     def test_a_refused_request_may_be_repeated_with_the_key(self, api: TestClient) -> None:
         assert api.post("/v1/compile_jobs", json=job_body(trainset="ds-none"), headers=KEY).status_code == 422
         assert api.post("/v1/compile_jobs", json=job_body(), headers=KEY).status_code == 201
+
+    def test_after_two_days_a_key_is_new(self, api: TestClient) -> None:
+        first = api.post("/v1/compile_jobs", json=job_body(), headers=KEY)
+        execute("UPDATE idempotency_keys SET created_at = clock_timestamp() - interval '48 hours 1 minute'")
+        second = api.post("/v1/compile_jobs", json=job_body(seed=8), headers=KEY)
+        assert second.status_code == 201, second.text
+        assert second.json()["id"] != first.json()["id"]
 
     def test_a_key_is_of_one_project(self, api: TestClient, tokens: Tokens) -> None:
         first = api.post("/v1/programs", json={"spec": SPEC}, headers=KEY)
