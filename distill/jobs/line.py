@@ -61,9 +61,9 @@ class Waiting:
 
 
 def waiting(s: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
-    """`{job id: why it waits}`; nothing of a job that is over, or all of whose work runs."""
+    """`{job id: why it waits}`; nothing of a job that is over or paused, or all of whose work runs."""
     open_jobs = {job.id: job for job in jobs if JobStatus(job.status).is_claimable and job.cancel_requested_at is None}
-    found = {job.id: Waiting(None, "paused") for job in jobs if job.status == JobStatus.PAUSED}
+    found: dict[str, Waiting] = {}
     kinds: dict[str, list[Row[Any]]] = {}
     for row in s.execute(_LOOK, {"ids": list(open_jobs), "silence": silence_seconds()}) if open_jobs else ():
         kinds.setdefault(row.job_id, []).append(row)

@@ -149,7 +149,7 @@ class TestReasons:
         publish(taken(), on_closed=lambda s, job, _: steps.open_step(s, job, Step.EVALUATE, opened))
         assert reason(job_id) == "the compiled program is measured when its training is over and its models are loaded"
 
-    def test_a_pause(self, world: World) -> None:
+    def test_a_paused_job_is_in_no_line(self, world: World) -> None:
         job_id = world.submit()
         execute("UPDATE jobs SET status = 'paused', pause_requested_at = clock_timestamp()")
-        assert waiting(job_id) == [Waiting(None, "paused")]
+        assert waiting(job_id) == [None]
