@@ -22,7 +22,7 @@ _PROGRAM_ID = re.compile(r"prog-[A-Za-z0-9]{1,64}")
 _DATASET = re.compile(r"ds-[A-Za-z0-9]{1,64}|[A-Za-z0-9][A-Za-z0-9._-]{0,127}@(v[0-9]{1,9}|latest)")
 _MAY_BE_NULL = {"smoke_test"}
 """Where null says something else than a field that is left out."""
-_NAMED_APART = {"project", "program", "teacher", "trainset", "valset"}
+_NAMED_APART = {"project", "program", "teacher", "trainset", "valset", "priority"}
 
 
 @contextmanager

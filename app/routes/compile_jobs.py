@@ -50,7 +50,7 @@ def create_compile_job(body: JobCreate, caller: Writer, session: SessionDep, ser
     def make(code: Code) -> Made:
         with naming_no_path():
             spec = Composer(session, services, caller, code).spec(body)
-            job = service.submit(session, caller.project_id, caller, spec)
+            job = service.submit(session, caller.project_id, caller, spec, priority=body.priority)
         return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}")
 
     return once.reply_after(lambda: read_code(services, caller.project_id, body), make)
@@ -101,10 +101,10 @@ def _read_now(caller: Caller, job_id: str) -> JobRead:
         return read_job(session, caller, repository.get(session, caller.project_id, job_id))
 
 
-@routes.patch("/compile_jobs/{job_id}", summary="Change a job's name or metadata", responses={**BODY_ERRORS, **errors(404)})
+@routes.patch("/compile_jobs/{job_id}", summary="Change a job's name, priority or metadata", responses={**BODY_ERRORS, **errors(404)})
 def update_compile_job(job_id: JobId, body: JobUpdate, caller: Writer, session: SessionDep) -> JobRead:
     """Fields that are left out stay; `metadata` is replaced as a whole."""
-    job = service.edit(session, caller.project_id, job_id, name=body.name, metadata=body.metadata)
+    job = service.edit(session, caller.project_id, job_id, name=body.name, priority=body.priority, metadata=body.metadata)
     return read_job(session, caller, job)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -13,6 +13,7 @@ from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Render, Ro
 from distill.spec import Rows as RowsOfKey
 
 Rows = list[dict[str, Any]]
+Priority = Annotated[int, Field(ge=-100, le=100)]
 
 
 class JobCreate(Body):
@@ -36,6 +37,7 @@ class JobCreate(Body):
     prompt_adapter: PromptAdapterIn | None = None
     train_options: TrainOptions | None = None
     num_threads: Positive | None = None
+    priority: Priority = Field(default=0, description="Of the project's jobs, the highest comes first; equal ones by age")
     render: Render | None = Field(default=None, description="Whose prompts the rows are rendered with")
     rows: RowsOfKey | None = Field(default=None, description="`all`: every key trains on the rows of all predictors")
     evaluate: Evaluate | None = None
@@ -76,6 +78,7 @@ class JobUpdate(Body):
     """What may change while a job stands; absent fields stay."""
 
     name: str | None = Field(default=None, max_length=128)
+    priority: Priority | None = None
     metadata: Metadata | None = None
 
 
@@ -202,6 +205,7 @@ class JobRead(Reply):
     prompt_adapter: dict[str, Any] | None
     train_options: dict[str, Any]
     num_threads: int
+    priority: int
     render: str
     rows: str
     evaluate: dict[str, Any]

@@ -44,6 +44,7 @@ def job_read(job: Job, parts: Overview, project: str) -> JobRead:
         status=job.status,
         step="prepare" if job.step == "assemble" else job.step,
         round=job.round,
+        priority=job.priority,
         derived_from=job.derived_from,
         cancel_requested_at=seconds(job.cancel_requested_at),
         started_at=seconds(job.started_at),

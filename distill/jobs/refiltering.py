@@ -31,7 +31,8 @@ def refilter(s: Session, project_id: str, caller: Caller | None, job_id: str, ch
         message = f"job {job.id} is {job.status} in step {job.step}: its traces are complete when its bootstrap has succeeded"
         raise Conflict(message, code="no_traces", param="id")
     given = {name: value for name, value in changes.items() if value is not None}
-    return service.submit(s, project_id, caller, _changed(repository.spec_of(job), given), derived_from=job.id)
+    spec = _changed(repository.spec_of(job), given)
+    return service.submit(s, project_id, caller, spec, derived_from=job.id, priority=job.priority)
 
 
 def _changed(spec: CompileSpec, changes: Mapping[str, Any]) -> CompileSpec:

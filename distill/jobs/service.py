@@ -24,7 +24,9 @@ RUNS_PROGRAMS = ("runtime:default",)
 """What a worker must be able to do to run a program: it has the interpreter for it."""
 
 
-def submit(s: Session, project_id: str, caller: Caller | None, spec: CompileSpec, *, derived_from: str | None = None) -> Job:
+def submit(
+    s: Session, project_id: str, caller: Caller | None, spec: CompileSpec, *, derived_from: str | None = None, priority: int = 0
+) -> Job:
     """Check a compile spec and store its job, with its `validate` item, event and hint. Raises Invalid, NotFound, Unsupported."""
     checked = check(s, project_id, spec)
     spec = checked.spec
@@ -43,6 +45,7 @@ def submit(s: Session, project_id: str, caller: Caller | None, spec: CompileSpec
         spec=spec.to_json(),
         spec_digest=spec.digest(),
         num_threads=spec.num_threads,
+        priority=priority,
         max_calls=spec.budget.max_calls,
         user_metadata=dict(spec.metadata),
         queued_at=func.clock_timestamp() if spec.auto_start else None,
@@ -86,12 +89,22 @@ def cancel(s: Session, project_id: str, job_id: str) -> Job:
     return job
 
 
-def edit(s: Session, project_id: str, job_id: str, *, name: str | None = None, metadata: Mapping[str, str] | None = None) -> Job:
-    """Change a job's name or metadata; None leaves it as it is. Raises NotFound."""
+def edit(
+    s: Session,
+    project_id: str,
+    job_id: str,
+    *,
+    name: str | None = None,
+    priority: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Job:
+    """Change a job's name, priority or metadata; None leaves it as it is. Raises NotFound."""
     repository.get(s, project_id, job_id)
     job = repository.lock(s, job_id)
     if name is not None:
         job.name = name
+    if priority is not None:
+        job.priority = priority
     if metadata is not None:
         job.user_metadata = dict(metadata)
     s.flush()

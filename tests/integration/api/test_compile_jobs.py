@@ -83,6 +83,19 @@ class TestUpdate:
         changed = api.patch(f"/v1/compile_jobs/{job['id']}", json={"metadata": {"b": "2"}}).json()
         assert (changed["name"], changed["metadata"]) == ("new", {"b": "2"})
 
+    def test_priority_moves_a_job_up_and_down_the_line(self, api: TestClient) -> None:
+        first, second = (api.post("/v1/compile_jobs", json=job_body(seed=seed)).json()["id"] for seed in range(2))
+        urgent = api.post("/v1/compile_jobs", json=job_body(priority=10)).json()
+
+        def line() -> list[int]:
+            return [api.get(f"/v1/compile_jobs/{each}").json()["queue"]["position"] for each in (urgent["id"], first, second)]
+
+        assert (urgent["priority"], line()) == (10, [1, 2, 3])
+        assert api.patch(f"/v1/compile_jobs/{second}", json={"priority": 20}).json()["priority"] == 20
+        assert line() == [2, 3, 1]
+        assert api.patch(f"/v1/compile_jobs/{second}", json={"name": "same"}).json()["priority"] == 20
+        assert api.patch(f"/v1/compile_jobs/{second}", json={"priority": 101}).status_code == 422
+
 
 class TestList:
     def test_pages_do_not_shift_while_jobs_are_added(self, api: TestClient) -> None:

@@ -68,8 +68,8 @@ def _refilter(job_id: str, params: RefilterParams, key: str | None) -> Call[Comp
     return _request.create(f"{PATH}/{job_id}/refilter", CompileJob, _request.given(params), key)
 
 
-def _update(job_id: str, name: str | None, metadata: Mapping[str, str] | None) -> Call[CompileJob]:
-    body = _request.given({"name": name, "metadata": metadata})
+def _update(job_id: str, name: str | None, priority: int | None, metadata: Mapping[str, str] | None) -> Call[CompileJob]:
+    body = _request.given({"name": name, "priority": priority, "metadata": metadata})
     return Call("PATCH", f"{PATH}/{job_id}", CompileJob.model_validate, json=body)
 
 
@@ -145,8 +145,10 @@ class CompileJobs:
     def list(self, **params: Unpack[JobListParams]) -> Page[CompileJob]:
         return Page(self._client, self._client.send(_list(params)))
 
-    def update(self, job_id: str, *, name: str | None = None, metadata: Mapping[str, str] | None = None) -> CompileJob:
-        return self._client.send(_update(job_id, name, metadata))
+    def update(
+        self, job_id: str, *, name: str | None = None, priority: int | None = None, metadata: Mapping[str, str] | None = None
+    ) -> CompileJob:
+        return self._client.send(_update(job_id, name, priority, metadata))
 
     def start(self, job_id: str) -> CompileJob:
         """Start a job that was created with `auto_start=False`."""
@@ -270,8 +272,10 @@ class AsyncCompileJobs:
     async def list(self, **params: Unpack[JobListParams]) -> AsyncPage[CompileJob]:
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
-    async def update(self, job_id: str, *, name: str | None = None, metadata: Mapping[str, str] | None = None) -> CompileJob:
-        return await self._client.send(_update(job_id, name, metadata))
+    async def update(
+        self, job_id: str, *, name: str | None = None, priority: int | None = None, metadata: Mapping[str, str] | None = None
+    ) -> CompileJob:
+        return await self._client.send(_update(job_id, name, priority, metadata))
 
     async def start(self, job_id: str) -> CompileJob:
         """Start a job that was created with `auto_start=False`."""

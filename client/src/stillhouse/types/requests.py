@@ -29,6 +29,7 @@ class JobCreateParams(TypedDict, total=False):
     prompt_adapter: str | Mapping[str, Any]
     train_options: Mapping[str, Any]
     num_threads: int
+    priority: int
     render: Literal["student", "teacher"]
     rows: Literal["own", "all"]
     evaluate: Mapping[str, Any]
