@@ -121,7 +121,8 @@ def _run(work: Work, ports: Ports, run: StepRunner) -> None:
         run(work, ports)
     except LostLease as lost:
         _let_go(work.claim, give_back=isinstance(lost, CancelRequested))
-    except Exception as error:
+    except BaseException as error:
+        # Celery forgets to count a thread as free that ends in SystemExit or the like, and soon fetches nothing any more.
         # What was stopped may end in any error: its children were killed under it.
         if isinstance(error, Stopped) or work.stop_reason is not None:
             _let_go(work.claim, give_back=work.stop_reason != "lost")
@@ -139,7 +140,7 @@ def _let_go(claim: Claim, *, give_back: bool) -> None:
     _written(lambda s: claims.release(s, claim))
 
 
-def _fail(claim: Claim, error: Exception) -> None:
+def _fail(claim: Claim, error: BaseException) -> None:
     fault, retryable = judge(error, claim)
     log.warning("item_failed", code=fault.code, error=str(error), retryable=retryable, exc_info=fault.code == "internal")
 
@@ -170,7 +171,7 @@ def _tell(s: Session, claim: Claim, refused: Refused) -> None:
     events.append(s, claim.job_id, "log", refused.reason.message, {"code": refused.reason.code, **refused.reason.data}, "error")
 
 
-def judge(error: Exception, claim: Claim) -> tuple[JobFault, bool]:
+def judge(error: BaseException, claim: Claim) -> tuple[JobFault, bool]:
     """What a failed item's error says, and whether another attempt may go better by itself."""
     if isinstance(error, Refused):
         return error.reason.fault(), False

@@ -9,12 +9,13 @@ import pytest
 
 from tests.chaos.world import World
 
-_MEMORY = Path("/dev/shm")
+_SHARED = Path("/dev/shm")
+MEMORY = _SHARED if _SHARED.is_dir() else None
 
 
 @pytest.fixture(scope="session")
 def running_world(tiny_model: Path) -> Iterator[World]:
-    home = Path(tempfile.mkdtemp(prefix="stillhouse-chaos-", dir=_MEMORY if _MEMORY.is_dir() else None))
+    home = Path(tempfile.mkdtemp(prefix="stillhouse-chaos-", dir=MEMORY))
     try:
         with World(home, tiny_model.parent) as world:
             yield world

@@ -74,6 +74,18 @@ def restart_postgres(world: World) -> None:
         world.query("SELECT 1")
 
 
+@contextlib.contextmanager
+def stopped(world: World, part: str) -> Iterator[None]:
+    """While the block runs the part is not there, and is not started again; at its end it is."""
+    assert world.stack.crew is not None
+    with world.disrupted(f"stop {part}", AFTER_SECONDS):
+        world.stack.crew.stop_part(part)
+        try:
+            yield
+        finally:
+            world.stack.restart_part(part)
+
+
 def terminate_backends(world: World) -> None:
     with world.disrupted("terminate backends", AFTER_SECONDS), contextlib.suppress(psycopg.OperationalError), world.connect() as connection:
         connection.execute(

@@ -88,6 +88,18 @@ class TestHints:
         with process("workers.dispatcher", STILLHOUSE_TIMERS__RESEND_SECONDS="0.5"), process(*CELERY, *QUIET):
             assert_ends_as(job_id, "succeeded")
 
+    @pytest.mark.slow
+    def test_nothing_that_a_step_raises_ends_the_worker(self, world: World, redis_url: str) -> None:
+        """User code has a process of its own; this is about our own steps, which may run out of memory too."""
+        timers = {"STILLHOUSE_TIMERS__RETRY_BASE_SECONDS": "0.05", "STILLHOUSE_TIMERS__RETRY_CAP_SECONDS": "0.05"}
+        with process("workers.dispatcher", STILLHOUSE_TIMERS__DISPATCH_POLL_SECONDS="0.1"), process(*CELERY, *QUIET, **timers) as worker:
+            failing = [world.submit(name=name) for name in ("MemoryError", "SystemExit", "KeyboardInterrupt", "Unpicklable")]
+            for job_id in failing:
+                assert_ends_as(job_id, "failed")
+            assert_ends_as(world.submit(), "succeeded")
+            assert worker.poll() is None
+        assert {item.attempts for job_id in failing for item in items(job_id)} == {3}
+
     def test_terminated_worker_gives_its_work_back(self, world: World, redis_url: str) -> None:
         with process("workers.dispatcher") as dispatcher, process(*CELERY, *QUIET) as worker:
             job_id = world.submit(name="slow")

@@ -1,9 +1,11 @@
-"""A real Celery worker whose steps do nothing: `validate` ends the job, or waits to be stopped when the job's name is `slow`.
+"""A real Celery worker whose steps do nothing: `validate` ends the job, or waits to be stopped when the job's name is `slow`, or raises
+what the job is named after.
 
 Started as `celery -A tests.integration.core.trivial_worker worker`.
 """
 
 import sys
+import threading
 from types import ModuleType
 
 from distill.db import Session, unit_of_work
@@ -15,11 +17,26 @@ from distill.jobs.models import Job
 from distill.jobs.status import Step
 
 
+class Unpicklable(Exception):
+    def __init__(self) -> None:
+        super().__init__(threading.Lock())
+
+
+RAISED: dict[str | None, BaseException] = {
+    "MemoryError": MemoryError(),
+    "SystemExit": SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "Unpicklable": Unpicklable(),
+}
+
+
 def run(work: Work, ports: Ports) -> None:
     with unit_of_work() as s:
-        slow = repository.by_id(s, work.claim.job_id).name == "slow"
-    if slow:
+        name = repository.by_id(s, work.claim.job_id).name
+    if name == "slow":
         work.wait(60)
+    if name in RAISED:
+        raise RAISED[name]
     work.publish(on_closed=succeed)
 
 

@@ -1,0 +1,54 @@
+"""A worker's memory stays what it was: it holds nothing of a work item that is over."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.chaos.conftest import MEMORY
+from tests.chaos.jobs import anchors, body, odd
+from tests.chaos.world import World
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+WARM, MANY = 100, 500
+MOST_GROWTH = 0.10
+AT_ONCE = 8
+
+
+@pytest.fixture
+def world(tiny_model: Path) -> Iterator[World]:
+    home = Path(tempfile.mkdtemp(prefix="stillhouse-chaos-", dir=MEMORY))
+    try:
+        with World(home, tiny_model.parent, workers=1, latency=0.0) as opened:
+            yield opened
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def finished_items(world: World) -> int:
+    return int(world.query("SELECT count(*) FROM work_items WHERE status = 'succeeded'")[0][0])
+
+
+def own_megabytes(world: World) -> float:
+    """Of the worker's process alone, without what it shares with others (USS)."""
+    return float(psutil.Process(world.pid("worker-1")).memory_full_info().uss) / 1e6
+
+
+def test_five_hundred_items_take_no_more_than_one_hundred(world: World) -> None:
+    pid = world.pid("worker-1")
+    world.wait_over([world.submit(body(anchors()))])
+    figures: dict[int, float] = {}
+    number = 0
+    for goal in (WARM, MANY):
+        while finished_items(world) < goal:
+            jobs = [world.submit(body(anchors() + odd(f"item-{number + n}", 2))) for n in range(AT_ONCE)]
+            number += AT_ONCE
+            world.wait_over(jobs, 120)
+        figures[goal] = own_megabytes(world)
+    print(f"USS of a worker: {figures[WARM]:.1f} MB after {WARM} items, {figures[MANY]:.1f} MB after {finished_items(world)}")
+    assert world.pid("worker-1") == pid
+    assert set(world.statuses().values()) == {"succeeded"}
+    assert figures[MANY] <= figures[WARM] * (1 + MOST_GROWTH)
