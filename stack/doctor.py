@@ -29,6 +29,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, Finding]]:
     yield "Redis", _guarded("Redis", lambda: servers.broker(settings))
     yield "Blob store", _guarded("Blob store", lambda: _asking(lambda s: servers.blob_store(s, settings)))
     yield "Disk", machine.disk(settings)
+    yield "Timers", machine.timers(settings.timers)
     yield from machine.runtimes(settings)
     yield "Sandbox", machine.sandbox(settings)
     yield "Device", machine.device()

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from distill.settings import ConnectionSettings, Settings
+from distill.settings import ConnectionSettings, Settings, TimerSettings
 from stack.findings import Finding, odd, well, worst_of, wrong
 
 PACKAGES = ("stillhouse-server", "stillhouse-programs", "dspy", "fastapi", "sqlalchemy", "celery", "torch", "transformers", "peft")
 LEAST_FREE_GB = 2.0
 _START_SECONDS = 120.0
+_BEATS_A_LEASE = 4
 _RUNS_PROGRAMS = "from importlib.metadata import version as v; v('stillhouse-programs'); print('dspy', v('dspy'))"
 _TRAINS_ON = "import torch; c = torch.cuda; print('cuda ' + c.get_device_name() if c.is_available() else 'cpu')"
 
@@ -70,6 +71,15 @@ def _runtime(interpreter: str) -> Finding:
     except (OSError, subprocess.SubprocessError) as error:
         return wrong(f"{interpreter} cannot run programs: {_last_line(error)}", advice)
     return well(f"{interpreter}, {said}")
+
+
+def timers(asked: TimerSettings) -> Finding:
+    """Whether the timers that belong together fit together."""
+    detail = f"a beat each {asked.beat_seconds:g} s, a lease of {asked.lease_seconds:g} s"
+    if asked.lease_seconds < _BEATS_A_LEASE * asked.beat_seconds:
+        advice = f"set [timers] lease_seconds to {_BEATS_A_LEASE * asked.beat_seconds:g} or more: one slow beat would lose the work"
+        return wrong(detail, advice)
+    return well(detail)
 
 
 def sandbox(settings: Settings) -> Finding:

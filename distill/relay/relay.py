@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 import threading
 import time
 import weakref
@@ -17,6 +16,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from distill import scratch
 from distill.relay.breaker import Gate, Wait, waits_of
 from distill.relay.grants import Grant
 from distill.relay.targets import ERROR_HEADER, ROLLOUT_HEADER, RelayLimits, RelayReply, Target, error_reply
@@ -53,7 +53,7 @@ class Relay:
         """Returns the socket's path, in a folder that only this user may enter. Starting twice changes nothing."""
         with self._lock:
             if self._thread is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="stillhouse-relay-"))
+                self._folder = scratch.make_folder("relay")
                 ready = threading.Event()
                 self._thread = threading.Thread(target=self._run, args=(ready,), name="relay", daemon=True)
                 self._thread.start()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from distill import processes
+from distill import processes, scratch
 from distill.processes import End, Tree
 from stillhouse_programs.spec import REFERENCES_VARIABLE
 
@@ -55,7 +54,7 @@ class Child:
 
 def spawn(python: str, relay_socket: str, limits: RunnerLimits, references: Sequence[str] = ()) -> Child:
     """A fresh runner under the interpreter of its runtime; it may import the packages of `references`. Raises OSError."""
-    home = Path(tempfile.mkdtemp(prefix="stillhouse-runner-"))
+    home = scratch.make_folder("runner")
     try:
         tree = processes.start(
             [python, "-I", "-m", "stillhouse_programs.runner"],

@@ -74,6 +74,12 @@ class TestExampleSettings:
     def test_what_is_shown_is_the_default(self) -> None:
         assert Settings(**tomllib.loads(self.TEXT)) == Settings()
 
+    @pytest.mark.parametrize("section", ["server", "timers", "limits", "lmhost"])
+    def test_every_setting_is_shown(self, section: str) -> None:
+        """With what it is for, or a name that says it."""
+        lines = self.TEXT.partition(f"[{section}]\n")[2].partition("\n[")[0]
+        assert set(re.findall(r"^#?(\w+) = ", lines, flags=re.MULTILINE)) >= set(type(getattr(Settings(), section)).model_fields)
+
     def test_the_examples_in_it_are_valid(self) -> None:
         uncommented = re.sub(r"^#(?=\S)", "", self.TEXT, flags=re.MULTILINE)
         settings = Settings(**tomllib.loads(uncommented))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from distill.settings import ConnectionSettings, RuntimeSettings, Settings
+from distill.settings import ConnectionSettings, RuntimeSettings, Settings, TimerSettings
 from stack.findings import Finding, well, worst_of, wrong
-from stack.machine_checks import connection, judge_device, judge_disk, runtimes, sandbox
+from stack.machine_checks import connection, judge_device, judge_disk, runtimes, sandbox, timers
 from stack.server_checks import judge_broker, judge_clock, judge_postgres
 
 POSTGRES = {
@@ -97,6 +97,10 @@ class TestMachine:
         found = judge_disk([(Path("/srv/blobs"), 1.9), (Path("/srv/home"), 50)])
         assert_told(found, "wrong", "1.9 GB free for /srv/blobs", "make room")
         assert judge_disk([(Path("/srv/home"), 50)]) == well("50.0 GB free for /srv/home")
+
+    def test_timers_that_do_not_fit_together(self) -> None:
+        assert timers(TimerSettings()) == well("a beat each 10 s, a lease of 120 s")
+        assert_told(timers(TimerSettings(lease_seconds=30)), "wrong", "a lease of 30 s", "lease_seconds to 40 or more")
 
     def test_a_card_that_torch_cannot_use(self) -> None:
         assert_told(judge_device("cpu", has_card=True), "odd", "cpu", "install a torch build")
