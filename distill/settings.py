@@ -6,9 +6,9 @@ import sys
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stillhouse_programs.spec import read_prefixes
@@ -80,7 +80,33 @@ class LimitSettings(_Section):
 
 
 class BlobSettings(_Section):
+    """Where blobs are: in a folder, or in a bucket, whose keys are never here; see `distill.storage.s3`."""
+
     root: Path | None = None
+    bucket: str | None = Field(default=None, min_length=3)
+    prefix: str = ""
+    endpoint: str | None = None
+    region: str | None = None
+    timeout_seconds: float = Field(default=20, gt=0)
+    cache_gb: float = Field(default=20, ge=0)
+
+    @field_validator("prefix")
+    @classmethod
+    def _end_prefix(cls, value: str) -> str:
+        return f"{value.strip('/')}/" if value.strip("/") else ""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _hold_no_key(cls, value: str | None) -> str | None:
+        if value and "@" in value:
+            raise ValueError("holds a user or password; keys are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.root and self.bucket:
+            raise ValueError("root and bucket are two places: leave one of them out")
+        return self
 
 
 class LmHostSettings(_Section):

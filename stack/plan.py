@@ -67,7 +67,12 @@ class Layout:
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for parts that are not the server; those that are get its secrets back one by one."""
-    return {name: value for name, value in environment.items() if name not in _SECRETS and not name.startswith("PG")}
+    return {name: value for name, value in environment.items() if name not in _SECRETS and not name.startswith(("PG", "AWS_"))}
+
+
+def bucket_keys(environment: Mapping[str, str]) -> dict[str, str]:
+    """What opens the bucket of the blob store."""
+    return {name: value for name, value in environment.items() if name.startswith("AWS_")}
 
 
 def part_environment(home: Path, environment: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from stack.errors import PartFailed, StackError
 from stack.home import HomeLock, open_home, read_state, write_private, write_state
 from stack.network import LOOPBACK, free_port, reached_at, require_free
 from stack.parts import Part
-from stack.plan import Layout, part_environment, standard_parts, without_secrets
+from stack.plan import Layout, bucket_keys, part_environment, standard_parts, without_secrets
 from stack.servers import Servers, plan_servers
 from stack.watch import Patience, Watchman
 
@@ -76,7 +76,7 @@ class Stack:
         self.fast = fast
         self._rollout_workers, self._lm_host, self._base_model = rollout_workers, lm_host, base_model
         self._drain_seconds = drain_seconds
-        self._extra = dict(environment or {})
+        self._extra = {**bucket_keys(os.environ), **(environment or {})}
         self._reporter: Reporter = reporter or Silent()
         self._planner, self._preparer = planner, preparer or run_preparation
         self._patience = patience
@@ -181,8 +181,10 @@ class Stack:
         crew.wait_ready(children, lambda child, seconds: self._reporter.state(child.part.name, "ready", f"{seconds:.1f} s"))
 
     def _remember(self, layout: Layout) -> None:
-        """For the SDK and for `stillhouse-server` commands in another terminal."""
-        write_state(self.home, {**read_state(self.home), "environment": layout.server_environment()})
+        """For the SDK and for `stillhouse-server` commands in another terminal. The keys of a bucket stay out of it: they are not ours."""
+        told = layout.server_environment()
+        told = {name: value for name, value in told.items() if name not in bucket_keys(told)}
+        write_state(self.home, {**read_state(self.home), "environment": told})
         write_private(self.home / "credentials.json", json.dumps({"base_url": layout.base_url, **self._credentials}, indent=1))
 
     def ask_to_stop(self) -> None:

@@ -9,6 +9,7 @@ session      test      an ORM session on it whose work, commits included, is rol
 redis_url    test      the Valkey server, emptied before the test
 tiny_model   session   folder of a base model that is random, but small and whole
 stack        session   the whole stack on that base model (see `stack.supervisor.Stack`)
+s3           test      an S3-compatible server, with its keys in the environment
 """
 
 import os
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from stack.supervisor import Stack
+    from tests.support.s3 import S3Server
 
 _MEMORY = Path("/dev/shm")
-_OURS = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_")
+_OURS = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_", "AWS_")
 
 
 @contextmanager
@@ -128,6 +130,21 @@ def redis_url(servers: Servers) -> str:
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushdb()
     return servers.redis_url
+
+
+@pytest.fixture(scope="session")
+def _s3_running() -> Iterator["S3Server"]:
+    from tests.support.s3 import s3_server
+
+    with s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def s3(_s3_running: "S3Server", clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> "S3Server":
+    for name, value in _s3_running.environment.items():
+        monkeypatch.setenv(name, value)
+    return _s3_running
 
 
 @pytest.fixture(scope="session")

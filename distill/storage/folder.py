@@ -71,10 +71,15 @@ class FolderStore(BlobStore):
 
     def path(self, digest: str) -> Path:
         self.open(digest).close()
-        return self._place(digest)
+        return self.place(digest)
+
+    def place(self, digest: str) -> Path:
+        """Where a blob would be."""
+        name = hexadecimal(digest)
+        return self.root / name[:2] / name[2:]
 
     def stat(self, digest: str) -> Stored:
-        return _stored(digest, self._place(digest))
+        return _stored(digest, self.place(digest))
 
     def listing(self, start: str) -> Iterator[Stored]:
         folder = self.root / start
@@ -85,7 +90,7 @@ class FolderStore(BlobStore):
 
     def remove(self, digest: str) -> None:
         with _disk_errors("remove"):
-            self._place(digest).unlink(missing_ok=True)
+            self.place(digest).unlink(missing_ok=True)
 
     def clear_unfinished(self, older_than_seconds: float) -> int:
         folder = self.root / _INCOMING
@@ -121,13 +126,9 @@ class FolderStore(BlobStore):
 
     # ------------------------------------------------------------ files
 
-    def _place(self, digest: str) -> Path:
-        name = hexadecimal(digest)
-        return self.root / name[:2] / name[2:]
-
     def _opened(self, digest: str) -> BinaryIO:
         try:
-            handle = os.open(self._place(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            handle = os.open(self.place(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise missing(digest) from None
         except OSError as error:

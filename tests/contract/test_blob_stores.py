@@ -10,14 +10,18 @@ import pytest
 from distill.errors import StorageError
 from distill.storage import BlobStore, FolderStore, Source
 from tests.integration.core.world import at_once
+from tests.support.s3 import S3Server
 
 DATA = b"weights" * 1000
 DIGEST = "sha256:" + sha256(DATA).hexdigest()
 
 
-@pytest.fixture(params=["folder"])
+@pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return FolderStore(tmp_path / "blobs")
+    if request.param == "folder":
+        return FolderStore(tmp_path / "blobs")
+    server: S3Server = request.getfixturevalue("s3")
+    return server.store(server.settings(), tmp_path / "cache")
 
 
 class TestPut:

@@ -55,7 +55,8 @@ class TestPlan:
         assert set(host.environment) == {"LMHOST_API_KEY"}
 
     def test_secrets_are_withheld_from_the_common_environment(self) -> None:
-        given = {"DATABASE_URL": "x", "REDIS_URL": "x", "PGPASSWORD": "x", "STILLHOUSE_API_KEY": "x", "PATH": "/bin"}
+        given = {"DATABASE_URL": "x", "REDIS_URL": "x", "PGPASSWORD": "x", "STILLHOUSE_API_KEY": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+        given["PATH"] = "/bin"
         assert without_secrets(given) == {"PATH": "/bin"}
 
     def test_paths_are_absolute_and_only_installed_packages_are_trusted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
