@@ -1,11 +1,12 @@
 """What was seen of jobs while many acted on them, and the promises that hold after every act (design, section 5)."""
 
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from distill.db import Session, unit_of_work
 from distill.jobs import claims, events
@@ -13,6 +14,7 @@ from distill.jobs.claims import Claim
 from distill.jobs.models import FineTuneJob, Job, JobEvent, JobStep, WorkItem
 from distill.jobs.status import POISON_AFTER, ItemStatus, JobStatus
 
+_STRAY_DEVICES = text("SELECT 1 FROM devices d JOIN work_items w ON w.id = d.item_id WHERE w.status <> 'leased'")
 Ticket = tuple[int, int]
 """A work item and the fence of one of its leases."""
 
@@ -32,12 +34,26 @@ class Journal:
     closed: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     acknowledged: set[str] = field(default_factory=set)
     fences: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    trying_since: float | None = None
+    """When the one who may try a connection asked for that, by this process's clock."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def was_claimed(self, held: Claim) -> None:
         with self._lock:
             assert ticket(held) not in self.claimed, "one fence was given out twice"
             self.claimed.add(ticket(held))
+
+    def try_began(self, asked: float, lease_seconds: float) -> None:
+        """Two do not try one connection at once, unless the first has been silent for a lease."""
+        with self._lock:
+            others = self.trying_since
+            assert others is None or time.monotonic() - others >= lease_seconds, "two try one connection at once"
+            self.trying_since = asked
+
+    def tries_may_begin(self) -> None:
+        """Said before it is done: the one who tried has found something out, or time passes."""
+        with self._lock:
+            self.trying_since = None
 
     def ended(self, lease: Ticket, how: str) -> None:
         with self._lock:
@@ -57,6 +73,7 @@ class Journal:
         """Raises AssertionError for a promise that is broken."""
         with unit_of_work() as s:
             claims.sweep(s)  # those that were locked when their job ended
+            assert s.execute(_STRAY_DEVICES).first() is None, "a device is leased by an item that nobody holds"
             for job_id in job_ids:
                 seen = Seen.of(s, job_id)
                 seen.check()

@@ -1,5 +1,6 @@
 """Whatever order claims, beats, ends of leases and callers' requests come in, alone or at once, the promises hold."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
 
+from distill.catalog import devices, waits
 from distill.db import Session, unit_of_work
 from distill.errors import CancelRequested, Conflict, Invalid, JobFault, LostLease
 from distill.execute import flow
@@ -23,20 +25,24 @@ from distill.jobs.status import JobStatus, Queue, Step
 from distill.settings import get_settings
 from tests.integration.core import edges
 from tests.integration.core.journal import Journal, ticket
-from tests.integration.core.world import World, at_once, claim, execute, job
+from tests.integration.core.world import World, at_once, claim, connection, execute, job
 
 FAULT = JobFault("runner_died", "The runner died.")
 ACTORS = [
     WorkerInfo(name, frozenset({"runtime:default", "trainer:local"}), max_width=width) for name, width in (("ada", 2), ("bo", 8), ("cy", 8))
 ]
 PICK = st.integers(0, 1000)
-OF_HOLDERS = ("beat", "publish", "reject", "fail", "give_up", "release", "lapse")
+OF_HOLDERS = ("beat", "publish", "reject", "fail", "give_up", "release", "lapse", "limit", "answer", "lease_device")
 OF_CALLERS = ("start", "pause", "resume", "retry", "retry_a_key")
-ACTS = ("claim", "claim", *OF_HOLDERS, "publish", "reap", *OF_CALLERS, "cancel")
+ACTS = ("claim", "claim", *OF_HOLDERS, "publish", "reap", "agent", *OF_CALLERS, "cancel")
+DEVICE = "cpu-0"
 Thunk = Callable[[], object]
 _PASS_TIME = """
 UPDATE work_items SET run_after = clock_timestamp()
  WHERE id IN (SELECT id FROM work_items WHERE status = 'queued' AND run_after > clock_timestamp() FOR UPDATE SKIP LOCKED)
+"""
+_NO_WAITS = """
+UPDATE connections SET waiting_since = NULL, limited_reason = NULL, limited_since = NULL, limited_until = NULL, limited_times = 0
 """
 _LAPSE = text("UPDATE work_items SET lease_expires_at = 'epoch' WHERE id = :id AND fence = :fence AND status = 'leased' RETURNING id")
 
@@ -57,10 +63,11 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize()
     def submit(self) -> None:
         self.jobs = [self.world.submit(num_threads=threads, auto_start=threads != 3) for threads in (2, 8, 3)]
+        self.teachers, self.house = connection("teachers").id, connection("house").id
 
     # ------------------------------------------------------------ rules
 
-    @rule(pick=PICK, act=st.sampled_from(["claim", "reap", *OF_CALLERS]))
+    @rule(pick=PICK, act=st.sampled_from(["claim", "reap", "agent", *OF_CALLERS]))
     def one(self, act: str, pick: int) -> None:
         self._plan(act, pick)()
 
@@ -80,6 +87,15 @@ class AnyOrder(RuleBasedStateMachine):
                 pass
             self._plan_for(act, held)()
 
+    @rule(pick=PICK, act=st.sampled_from(["publish", "fail", "give_up", "release", "lapse"]))
+    def with_the_device(self, act: str, pick: int) -> None:
+        """A hand-over, and then the end of the lease or of its holder."""
+        if self.holders:
+            held = self.holders[pick % len(self.holders)]
+            self._lease_device(held)
+            self._agent()
+            self._plan_for(act, held)()
+
     @rule(acts=st.lists(st.tuples(st.sampled_from(ACTS), PICK), min_size=2, max_size=4))
     def together(self, acts: list[tuple[str, int]]) -> None:
         """Each in a thread and a session of its own."""
@@ -92,6 +108,11 @@ class AnyOrder(RuleBasedStateMachine):
         while len(self.holders) < before + 6 and self._claim(pick, queue):
             pass
         self._at_once([partial(self._publish, held) for held in self.holders[before:]])
+
+    @rule()
+    def the_next_try_is_due(self) -> None:
+        self.journal.tries_may_begin()
+        execute("UPDATE connections SET limited_until = clock_timestamp() WHERE limited_since IS NOT NULL")
 
     @rule(pick=st.sampled_from([None, None, None, None, 0, 1, 2]))
     def cancel(self, pick: int | None) -> None:
@@ -112,20 +133,24 @@ class AnyOrder(RuleBasedStateMachine):
         while self._reap():
             pass
         for _ in range(2 * len(Step)):
+            self.the_next_try_is_due()
+            self._agent()
             for queue in Queue:
                 self.finish_together(queue, 1)
             if all(JobStatus(job(each).status).is_terminal for each in self.jobs):
                 break
         self.promises()
         assert all(JobStatus(job(each).status).is_terminal for each in self.jobs), "a job that never ends"
+        self._agent()
+        assert connection("house").waiting_since is None, "a host that never serves again"
 
     # ------------------------------------------------------------ acts
 
     def _plan(self, act: str, pick: int) -> Thunk:
         if act == "claim":
             return partial(self._claim, pick, list(Queue)[pick % 3])
-        if act == "reap":
-            return partial(self._reap)
+        if act in ("reap", "agent"):
+            return partial(getattr(self, f"_{act}"))
         if act in OF_CALLERS or act == "cancel":
             return partial(getattr(self, f"_{act}"), self.jobs[pick % len(self.jobs)])
         if not self.holders:
@@ -142,8 +167,11 @@ class AnyOrder(RuleBasedStateMachine):
     def _claim(self, pick: int, queue: Queue) -> bool:
         """Time passes, so that what waits for another attempt is there too."""
         execute(_PASS_TIME)
+        began = time.monotonic()
         held = claim(queue, ACTORS[pick % len(ACTORS)])
         if held is not None:
+            if held.tries:
+                self.journal.try_began(began, get_settings().timers.lease_seconds)
             self.journal.was_claimed(held)
             self.holders.append(held)
         return held is not None
@@ -161,6 +189,7 @@ class AnyOrder(RuleBasedStateMachine):
         self._publish(held, worthwhile=False)
 
     def _publish(self, held: Claim, worthwhile: bool = True) -> None:
+        self._answer(held)
         gone, cancelled = ticket(held) in self.journal.ends, held.job_id in self.journal.acknowledged
         rounds: list[int] = []
         closed: list[str] = []
@@ -196,6 +225,39 @@ class AnyOrder(RuleBasedStateMachine):
             with unit_of_work() as s:
                 act(s)
             self.journal.ended(ticket(held), how)
+        if held.tries:  # it found nothing out
+            self.journal.tries_may_begin()
+            with unit_of_work() as s:
+                waits.give_up_try(s, held.tries)
+
+    # ------------------------------------------------------------ hosts and devices
+
+    def _limit(self, held: Claim) -> None:
+        """Its teacher takes no calls: it says so, and gives its item back."""
+        if held.step is Step.BOOTSTRAP:
+            self.journal.tries_may_begin()
+            with unit_of_work() as s:
+                waits.limit(s, self.teachers, "rate_limited", 60, tried=bool(held.tries))
+        self._release(held)
+
+    def _answer(self, held: Claim) -> None:
+        if held.tries:
+            self.journal.tries_may_begin()
+            with unit_of_work() as s:
+                waits.end(s, held.tries, held.item_id)
+
+    def _lease_device(self, held: Claim) -> None:
+        with suppress(LostLease), unit_of_work() as s:
+            claims.lease_device(s, held, DEVICE)
+
+    def _agent(self) -> None:
+        """What the agent of the house does, but for what it asks of its host."""
+        with unit_of_work() as s:
+            state = devices.state(s, DEVICE)
+            if state.wanted:
+                devices.acknowledge(s, DEVICE, state.fence)
+            elif not state.leased:
+                devices.taken_back(s, DEVICE)
 
     def _leave(self, held: Claim) -> None:
         with suppress(ValueError):  # another thread of the same holder was faster
@@ -252,10 +314,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     def _next(self, s: Session, row: Job, closed: StepClosed, worthwhile: bool) -> None:
         if closed.name is Step.VALIDATE:
-            keys = [NewFineTuneJob("v1:k", name, ("student",), (name,), connection_id(s), "tiny", "local") for name in ("p0", "p1")]
+            keys = [NewFineTuneJob("v1:k", name, ("student",), (name,), self.house, "tiny", "local") for name in ("p0", "p1")]
             service.create_fine_tune_jobs(s, row, keys)
-            steps.open_step(s, row, Step.BOOTSTRAP, [steps.NewItem("teacher:0", {"start": 0, "stop": 20}, 20), steps.NewItem("teacher:1")])
-            steps.open_step(s, row, Step.EVALUATE, [steps.NewItem("baseline"), steps.NewItem(trained.COMPILED, held=True)])
+            teachers, house = [self.teachers], [self.house]
+            first = steps.NewItem("teacher:0", {"start": 0, "stop": 20}, 20, connections=teachers)
+            steps.open_step(s, row, Step.BOOTSTRAP, [first, steps.NewItem("teacher:1", connections=teachers)])
+            compiled = steps.NewItem(trained.COMPILED, held=True, connections=house)
+            steps.open_step(s, row, Step.EVALUATE, [steps.NewItem("baseline", connections=house), compiled])
         elif closed.name is Step.BOOTSTRAP and not worthwhile:
             claims.fail_job(s, row.id, JobFault("no_row_passed", "No row passed.", step="bootstrap"))
         elif closed.name is Step.BOOTSTRAP:
@@ -269,10 +334,6 @@ class AnyOrder(RuleBasedStateMachine):
             flow.after_package(s, row, closed)
 
 
-def connection_id(s: Session) -> str:
-    return str(s.execute(text("SELECT id FROM connections WHERE name = 'house'")).scalar_one())
-
-
 def run(world: World, examples: int, length: int) -> None:
     """So many orders of so many acts. Every act is milliseconds of a real database: no shrinking, and the same orders in every run."""
 
@@ -281,8 +342,10 @@ def run(world: World, examples: int, length: int) -> None:
 
         def __init__(self) -> None:
             Here.runs += 1
+            execute("UPDATE devices SET item_id = NULL, lease_expires_at = NULL, acknowledged_at = NULL")
             for table in ("outbox", "jobs"):
                 execute(f"DELETE FROM {table}")
+            execute(_NO_WAITS)
             super().__init__(world)
 
     effort = hypothesis_settings(
