@@ -13,6 +13,7 @@ import redis
 import structlog
 from celery import Celery
 from kombu import Queue as Route
+from kombu.exceptions import OperationalError
 
 from distill.errors import StartRefused
 from distill.settings import get_settings
@@ -23,7 +24,7 @@ TASK = "work.run"
 QUEUES = ("light", "rollouts", "train")
 KEEPS_ALL = "noeviction"
 MAX_HINTS = 16
-"""Per queue and round: more would only find the queue empty, since a task claims again until nothing is left."""
+"""Of a queue that wait at once: more would only find the queue empty, since a task claims again until nothing is left."""
 
 
 _TRANSPORT: dict[str, Any] = {
@@ -76,8 +77,22 @@ def _sender() -> Celery:
     return make_app()
 
 
+@cache
+def _looker(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3)
+
+
 def send_hint(queue: str) -> None:
-    """Send one hint. Raises kombu's OperationalError, within seconds, when Redis does not take it."""
+    """Send one hint, unless as many wait as could be of use: where nobody listens they would pile up for ever.
+
+    Raises kombu's OperationalError, within seconds, when Redis does not take it.
+    """
+    try:
+        waiting = _looker(get_settings().redis_url).llen(f"{_TRANSPORT['global_keyprefix']}{queue}")
+    except redis.RedisError as error:
+        raise OperationalError(str(error)) from error
+    if waiting >= MAX_HINTS:
+        return
     _sender().send_task(TASK, args=[queue], queue=queue, ignore_result=True, retry=False)
 
 

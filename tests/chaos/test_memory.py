@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from tests.chaos.conftest import MEMORY
 from tests.chaos.jobs import anchors, body, odd
@@ -16,6 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 WARM, MANY = 100, 500
 MOST_GROWTH = 0.10
 AT_ONCE = 8
+KEYS = 12
+"""Of Celery: the bindings and messages of three queues, and what was fetched and not yet begun."""
 
 
 @pytest.fixture
@@ -37,6 +40,11 @@ def own_megabytes(world: World) -> float:
     return float(psutil.Process(world.pid("worker-1")).memory_full_info().uss) / 1e6
 
 
+def keys_in_redis(world: World) -> int:
+    with redis.Redis.from_url(world.stack.layout.redis_url) as client:
+        return int(client.dbsize())
+
+
 def test_five_hundred_items_take_no_more_than_one_hundred(world: World) -> None:
     pid = world.pid("worker-1")
     world.wait_over([world.submit(body(anchors()))])
@@ -51,4 +59,5 @@ def test_five_hundred_items_take_no_more_than_one_hundred(world: World) -> None:
     print(f"USS of a worker: {figures[WARM]:.1f} MB after {WARM} items, {figures[MANY]:.1f} MB after {finished_items(world)}")
     assert world.pid("worker-1") == pid
     assert set(world.statuses().values()) == {"succeeded"}
+    assert keys_in_redis(world) <= KEYS
     assert figures[MANY] <= figures[WARM] * (1 + MOST_GROWTH)

@@ -12,7 +12,7 @@ from tests.chaos.conftest import MEMORY
 from tests.chaos.invariants import violations
 from tests.chaos.jobs import anchors, body, odd
 from tests.chaos.load import Load
-from tests.chaos.world import World
+from tests.chaos.world import TIMERS, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 OUTAGE_SECONDS = 30.0
@@ -21,6 +21,20 @@ SLOW_TEACHER = 0.4
 
 def outcomes(world: World, jobs: list[str]) -> set[str]:
     return {world.status(job) for job in jobs}
+
+
+def pids(world: World) -> dict[str, int]:
+    return {part: world.pid(part) for part in ("api", "dispatcher", *world.worker_names)}
+
+
+def reaped_too_early(world: World) -> bool:
+    """Before whoever held a lease could have been heard of again: within one lease of the database's own start."""
+    (early,) = world.query(
+        "SELECT count(*) FROM chaos.audit WHERE was = 'leased' AND became = 'queued' AND NOT by_holder"
+        " AND at BETWEEN pg_postmaster_start_time() AND pg_postmaster_start_time() + make_interval(secs => %s)",
+        float(TIMERS["LEASE_SECONDS"]),
+    )[0]
+    return bool(early)
 
 
 class TestHalfAMinute:
@@ -39,13 +53,15 @@ class TestHalfAMinute:
     def test_without_a_server_no_job_fails_and_no_caller_sees_a_fault(self, server: str, world: World) -> None:
         with Load(world, server) as load:
             world.wait_held(load.jobs[0], "bootstrap")
-            before = len(load.jobs)
+            before, processes = len(load.jobs), pids(world)
             with faults.stopped(world, server):
                 faults.pause(OUTAGE_SECONDS)
             world.lm.latency = world.latency
         assert load.bad == []
         assert outcomes(world, load.jobs) == {"succeeded"}
         assert len(load.jobs) > before
+        assert pids(world) == processes  # they waited for it: nobody had to start them again
+        assert not reaped_too_early(world)
         assert (load.told[503] > 0) == (server == "postgres")  # without Redis the API has nothing to say about it
 
 

@@ -12,14 +12,17 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import select
 
 from distill.db import listen_dsn, unit_of_work
 from distill.jobs import events, outbox
 from distill.jobs.models import Worker
 from distill.jobs.outbox import Hint
+from distill.queue import send_hint
 from distill.settings import TimerSettings
 from tests.integration.core.world import World, at_once, claim, execute, items, job
+from tests.support.databases import forget_settings
 from workers.dispatcher import Dispatcher
 
 SECONDS = 60
@@ -129,6 +132,21 @@ class TestDispatcher:
         sent: list[str] = []
         Dispatcher(TimerSettings(), send=sent.append).round()
         assert sent == ["train"] * 16
+
+    def test_where_nobody_listens_hints_do_not_pile_up(self, database: str, redis_url: str) -> None:
+        with redis.Redis.from_url(redis_url) as client:
+            for _ in range(40):
+                send_hint("train")
+            assert client.llen("sh:train") == 16
+            client.delete("sh:train")
+            send_hint("train")
+            assert client.llen("sh:train") == 1
+
+    def test_a_redis_that_is_away_is_told_as_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+        forget_settings()
+        with pytest.raises(BrokerError):
+            send_hint("train")
 
     def test_two_dispatchers_send_once(self, world: World) -> None:
         for _ in range(4):

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import redis
 from sqlalchemy import text
 
-from distill.catalog import blobs
+from app import serve
+from distill.catalog import blobs, keys, projects
 from distill.db import unit_of_work
+from distill.errors import StartRefused
 from distill.settings import get_settings
 from distill.storage import open_store
 from stack import plan
@@ -83,6 +86,15 @@ class TestRedis:
         assert f"maxmemory-policy is {evicting}" in said
         assert "Set `maxmemory-policy noeviction`" in said
 
+    @pytest.mark.slow
+    def test_the_whole_stack_ends_with_what_its_part_said(self, redis_url: str, stack_home: Path) -> None:
+        command = (sys.executable, "-m", "stack.cli", "up", "--home", str(stack_home), "--port", str(free_port()), "--no-lm-host")
+        with policy(redis_url, "allkeys-lru"):
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 1
+        assert "Set `maxmemory-policy noeviction`" in done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+
 
 class TestBlobStore:
     @pytest.mark.parametrize("process", [THE_OTHERS_ARE_SLOW[index] for index in (0, 1, 3)])
@@ -104,6 +116,20 @@ class TestAddress:
         said = refusal(plan.api_command(host, free_port()))
         assert f"other machines may reach {host}" in said
         assert "`stillhouse-server create-key`" in said
+
+    def test_with_a_key_they_are_until_it_is_revoked(self) -> None:
+        with unit_of_work() as s:
+            project = projects.ensure(s, "support").id
+            key, _ = keys.create(s, project, "me")
+        serve.check("0.0.0.0")
+        with unit_of_work() as s:
+            keys.revoke(s, project, key.id)
+        with pytest.raises(StartRefused, match="there is no API key"):
+            serve.check("0.0.0.0")
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+    def test_this_machine_needs_no_key(self, host: str) -> None:
+        serve.check(host)
 
 
 class TestDatabase:
