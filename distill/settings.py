@@ -114,6 +114,8 @@ class LmHostSettings(_Section):
 
     base_model: str = "smollm2-135m-instruct"
     max_in_flight: int = Field(default=32, ge=1)
+    tools: bool = False
+    """Its chat template has tool calls; that of the packaged model has none."""
 
 
 class DeviceSettings(_Section):

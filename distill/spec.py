@@ -332,6 +332,13 @@ def trace_digest(program: str, lms: str, inputs: str, rollout: int, prompt_adapt
     return digest([program, lms, inputs, rollout, prompt_adapter, prompt_hash])
 
 
+def sampling_seed(program: str, lm_of_predictor: Mapping[str, LmSpec], inputs: str, rollout: int, prompt_adapter: PromptAdapterSpec) -> int:
+    """31 bits of all that is asked. The id of a connection, which each server draws for itself, and its revision are no part of it, so that
+    the same job asks for the same samples on every server."""
+    asked = {name: [lm.model, lm.options(), lm.constrain, *_native(lm)] for name, lm in sorted(lm_of_predictor.items())}
+    return int(digest([program, asked, inputs, rollout, prompt_adapter]).removeprefix("v1:")[:8], 16) >> 1
+
+
 def training_digest(
     *, trainer: str, base: str, rows: str, validation_rows: str | None, options: Mapping[str, Any], seed: int, schema_version: int
 ) -> str:

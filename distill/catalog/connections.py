@@ -67,7 +67,7 @@ def _wanted(settings: Settings) -> dict[str, dict[str, Any]]:
             api_key_env="STILLHOUSE_LMHOST_KEY",
             max_in_flight=settings.lmhost.max_in_flight,
             default_student=alone,
-            supports=["structured_outputs", "lora"],
+            supports=["structured_outputs", "lora", *(["tools"] if settings.lmhost.tools else [])],
             device="cpu-0",
             trainer="local",
         )

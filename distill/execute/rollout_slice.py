@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
 from distill.catalog import scores, traces
@@ -36,11 +35,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Item:
-    """One example, as the role's program takes it, and the digests of its rollouts by number."""
+    """One example, as the role's program takes it, and the digests and seeds of its rollouts by number."""
 
     example: Example
     io: CastInputs
     digests: tuple[str, ...]
+    seeds: tuple[int, ...]
 
 
 @dataclass
@@ -91,7 +91,8 @@ class Slice:
         made = []
         for example in self.examples:
             io = as_inputs(self.cast.program, example)
-            made.append(Item(example, io, tuple(cast.trace_digest(io.digest, n, prompt_hash) for n, cast in enumerate(casts))))
+            digests = tuple(cast.trace_digest(io.digest, n, prompt_hash) for n, cast in enumerate(casts))
+            made.append(Item(example, io, digests, tuple(cast.seed(io.digest, n) for n, cast in enumerate(casts))))
         return tuple(made)
 
     @cached_property
@@ -155,11 +156,11 @@ class Slice:
         return next((n for n, key in enumerate(item.digests) if key not in self.traces), len(item.digests))
 
     def request(self, item: Item, phase: Phase) -> Json:
-        """An example of the runner's `rollouts` op. Seeds come from the digests, so a repeated call asks for the same sample."""
+        """An example of the runner's `rollouts` op. Seeds come from what is asked, so a repeated call asks for the same sample."""
         rollouts = []
         for n in self._numbers(item, phase):
             stored = self.stored(item, n)
-            rollouts.append({"n": n, "seed": _seed(item.digests[n]), "trace": stored.trace, "score": stored.score})
+            rollouts.append({"n": n, "seed": item.seeds[n], "trace": stored.trace, "score": stored.score})
         return {"index": item.example.index, "inputs": item.io.inputs, "labels": item.io.labels, "rollouts": rollouts}
 
     def take_trace(self, item: Item, n: int, body: Json) -> NewTrace:
@@ -216,7 +217,3 @@ class Slice:
                 yield item, stored
                 if self.stop_on_pass and bootstrap.has_passed(stored.score):
                     break
-
-
-def _seed(key: str) -> int:
-    return int.from_bytes(sha256(key.encode()).digest()[:4], "big") >> 1

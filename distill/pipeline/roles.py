@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from distill.spec import CompileSpec, LmSpec, Rollouts, lms_digest, program_digest, trace_digest
+from distill.spec import CompileSpec, LmSpec, Rollouts, lms_digest, program_digest, sampling_seed, trace_digest
 from stillhouse_programs.spec import ProgramSpec, PromptAdapterSpec, canonical_json, expand
 
 INCUMBENT = "incumbent"
@@ -66,6 +66,10 @@ class Cast:
     def trace_digest(self, inputs: str, rollout: int, prompt_hash: str) -> str:
         """`inputs` is a digest; `prompt_hash` is this program's, made at validate."""
         return trace_digest(self.program_digest, self.lms_digest, inputs, rollout, self.prompt_adapter, prompt_hash)
+
+    def seed(self, inputs: str, rollout: int) -> int:
+        """What decides a rollout's samples, as far as the LM hosts obey; `inputs` is a digest."""
+        return sampling_seed(self.program_digest, self.lms, inputs, rollout, self.prompt_adapter)
 
     def as_incumbent(self, revisions: Mapping[str, int]) -> "Cast":
         """A compiled program as another job's incumbent; `revisions` says what each connection leads to now."""

@@ -9,24 +9,27 @@ import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from engines.lmhost.engine import Engine
+from engines.lmhost.errors import bad_request
 from engines.lmhost.prompts import Prompts
 from engines.lmhost.rows import Piece, Request, Row
 from engines.lmhost.sampling import Sampling
 from engines.lmhost.schemas import ChatRequest, usage
+from engines.lmhost.tools import CallReader, syntax_of
 
 
 @dataclass
 class Running:
-    """A request in the engine: its rows, and the queue on which their pieces arrive."""
+    """A request in the engine: its rows, the queue on which their pieces arrive, and for each sample who reads its tool calls."""
 
     rows: list[Row]
     pieces: asyncio.Queue[Piece]
     prompt_tokens: int
+    readers: list[CallReader | None]
 
 
 class Chat:
@@ -35,23 +38,33 @@ class Chat:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._prompts = Prompts(engine.tokenizer, engine.shape.max_positions)
+        self._syntax = syntax_of(engine.tokenizer)
         # Compiling a grammar can take a second; it may not hold the event loop.
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
     async def start(self, body: ChatRequest) -> Running:
         """Check what only the loaded model can check, and hand the samples to the engine. Raises HostError."""
         adapter = self._engine.adapter_of(body.model)
-        prompt = self._prompts.encode([message.rendered() for message in body.messages])
+        tools = body.offered()
+        if tools and self._syntax is None:
+            raise bad_request("The base model's chat template has no tool calls that this host reads.", "tools", "tools_unsupported")
+        prompt = self._prompts.encode(_messages(body), tools)
         room = self._prompts.room(prompt, body.max_completion_tokens or body.max_tokens)
         grammar = None
-        if (constraint := body.constraint()) is not None:
+        if (constraint := self._constraint(body)) is not None:
             loop = asyncio.get_running_loop()
             grammar = await loop.run_in_executor(self._compiler, self._engine.guidance.compile, *constraint)
         pieces, listener = _listener()
         sampling, stream, stop = _sampling(body), bool(body.stream), body.stops()
         samples = range(body.n or 1)
         requests = [Request(prompt, adapter, sampling, room, listener, sample, stop, grammar, stream) for sample in samples]
-        return Running(await asyncio.wrap_future(self._engine.submit(requests)), pieces, len(prompt))
+        rows = await asyncio.wrap_future(self._engine.submit(requests))
+        return Running(rows, pieces, len(prompt), [CallReader() if tools else None for _ in samples])
+
+    def _constraint(self, body: ChatRequest) -> tuple[str, Any, str] | None:
+        if self._syntax is not None and (demanded := body.demanded()):
+            return "grammar", self._syntax.grammar(demanded), "tools"
+        return body.constraint()
 
     def cancel(self, running: Running) -> None:
         """The caller has gone."""
@@ -66,7 +79,7 @@ class Chat:
                 self.cancel(running)
                 raise piece.error
             last[piece.sample] = piece
-        choices = [_choice(last[sample], message={"role": "assistant", "content": last[sample].text}) for sample in sorted(last)]
+        choices = [_choice(running, last[sample], "message") for sample in sorted(last)]
         return {**_head(body.model, "chat.completion"), "choices": choices, "usage": _usage(running, list(last.values()))}
 
     async def stream(self, body: ChatRequest, running: Running) -> AsyncIterator[bytes]:
@@ -74,13 +87,14 @@ class Chat:
         head, last = _head(body.model, "chat.completion.chunk"), list[Piece]()
         try:
             for sample in range(len(running.rows)):
-                yield _event({**head, "choices": [_choice(Piece(sample, ""), delta={"role": "assistant", "content": ""})]})
+                first = {"index": sample, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+                yield _event({**head, "choices": [first]})
             while len(last) < len(running.rows):
                 piece = await running.pieces.get()
                 if piece.error is not None:
                     yield _event(piece.error.body())
                     return
-                yield _event({**head, "choices": [_choice(piece, delta={"content": piece.text} if piece.text else {})]})
+                yield _event({**head, "choices": [_choice(running, piece, "delta")]})
                 last.extend([piece] if piece.finish else [])
             if body.stream_options and body.stream_options.include_usage:
                 yield _event({**head, "choices": [], "usage": _usage(running, last)})
@@ -108,8 +122,27 @@ def _head(model: str, kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
 
-def _choice(piece: Piece, **said: dict[str, str]) -> dict[str, Any]:
-    return {"index": piece.sample, **said, "logprobs": None, "finish_reason": piece.finish}
+def _messages(body: ChatRequest) -> list[dict[str, Any]]:
+    try:
+        return [message.rendered() for message in body.messages]
+    except ValueError as error:
+        raise bad_request(f"messages: {error}", "messages") from None
+
+
+def _choice(running: Running, piece: Piece, kind: Literal["message", "delta"]) -> dict[str, Any]:
+    """A whole answer, or what is new of it, with its tool calls beside the text."""
+    reader, finish = running.readers[piece.sample], str(piece.finish or "") or None
+    before, text, calls = 0, piece.text, list[dict[str, Any]]()
+    if reader is not None:
+        before = reader.count
+        text, calls = reader.take(piece.text, last=piece.finish is not None)
+        finish = "tool_calls" if finish == "stop" and reader.count else finish
+    if kind == "message":
+        said: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text}
+    else:
+        said = {"content": text} if text else {}
+        calls = [{"index": at, **call} for at, call in enumerate(calls, before)]
+    return {"index": piece.sample, kind: {**said, **({"tool_calls": calls} if calls else {})}, "logprobs": None, "finish_reason": finish}
 
 
 def _usage(running: Running, pieces: list[Piece]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
+from engines.chat_template import Message, Tools, prompt_text, token_ids
 from engines.lmhost.errors import HostError, bad_request
 from engines.lmhost.prefix_tree import Tokens
 
@@ -22,23 +23,23 @@ class Prompts:
         self._tokenizer, self._max_positions = tokenizer, max_positions
         self._known: OrderedDict[str, Tokens] = OrderedDict()
 
-    def encode(self, messages: list[dict[str, str]]) -> Tokens:
+    def encode(self, messages: list[Message], tools: Tools = None) -> Tokens:
         """int32 tokens, generation prompt included. Raises HostError (400) where the template refuses or nothing could follow."""
-        key = json.dumps(messages)
+        key = json.dumps([messages, tools])
         tokens = self._known.get(key)
         if tokens is None:
-            tokens = self._known[key] = self._encode(messages)
+            tokens = self._known[key] = self._encode(messages, tools)
             if len(self._known) > PROMPTS_KEPT:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
         return tokens
 
-    def _encode(self, messages: list[dict[str, str]]) -> Tokens:
+    def _encode(self, messages: list[Message], tools: Tools) -> Tokens:
         try:
-            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            text = prompt_text(self._tokenizer, messages, tools)
         except TemplateError as error:
             raise bad_request(f"The chat template refuses the messages: {error}", "messages") from error
-        tokens = np.array(self._tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+        tokens = np.array(token_ids(self._tokenizer, text), dtype=np.int32)
         if not 0 < len(tokens) < self._max_positions:
             message = f"The prompt has {len(tokens)} tokens; this model takes at most {self._max_positions - 1}."
             raise HostError(400, "context_length_exceeded", message, "messages")

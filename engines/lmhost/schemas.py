@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from engines.chat_template import for_template
 from engines.lmhost.errors import HostError, bad_request
 
 MAX_SAMPLES = 64
@@ -20,18 +21,90 @@ class TextPart(BaseModel):
     text: str
 
 
-class Message(BaseModel):
-    """One chat message; only text."""
+class FunctionCall(BaseModel):
+    """A tool's name, and its arguments as the text of a JSON object."""
 
     model_config = ConfigDict(extra="forbid")
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
+    name: Text
+    arguments: str
 
-    def rendered(self) -> dict[str, str]:
-        """The message as chat templates take it."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+class ToolCall(BaseModel):
+    """One call that an assistant made."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class Message(BaseModel):
+    """One chat message: text, an assistant's tool calls, or what a tool returned."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls belong to an assistant's message")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise ValueError("a tool's message names its call in tool_call_id")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content is missing")
+        return self
+
+    def rendered(self) -> dict[str, Any]:
+        """The message as chat templates take it. Raises ValueError for a tool call whose arguments are no object."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
+        said = {**self.model_dump(exclude_none=True), "content": content}
+        return for_template({**said, "role": "system" if self.role == "developer" else self.role})
+
+
+class Function(BaseModel):
+    """What a request says of a tool."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Text
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Offered(BaseModel):
+    """One tool of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["function"]
+    function: Function
+
+
+def _as_sent(tool: dict[str, Any]) -> dict[str, Any]:
+    Offered.model_validate(tool)
+    return tool
+
+
+#: Checked, and kept with its keys in the caller's order: the chat template writes them into the prompt.
+Tool = Annotated[dict[str, Any], AfterValidator(_as_sent)]
+
+
+class NamedFunction(BaseModel):
+    """A tool by its name."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+
+
+class NamedTool(BaseModel):
+    """The tool that is to be called."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class StructuredOutputs(BaseModel):
@@ -110,6 +183,8 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(min_length=1)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     # Values that ask for nothing are taken from clients that always send them.
     logprobs: Literal[False] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
@@ -127,6 +202,27 @@ class ChatRequest(BaseModel):
         if self.structured_outputs and self.response_format and self.response_format.kinds():
             raise ValueError("structured_outputs and response_format exclude each other")
         return self
+
+    @model_validator(mode="after")
+    def _known_tool(self) -> ChatRequest:
+        names = [tool["function"]["name"] for tool in self.tools or []]
+        if self.tool_choice not in (None, "none", "auto") and not names:
+            raise ValueError("tool_choice needs tools")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice names no tool of the request; these are {', '.join(names)}")
+        if self.offered() and self.constraint() is not None:
+            raise ValueError("tools exclude structured_outputs and response_format")
+        return self
+
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    def demanded(self) -> list[dict[str, Any]]:
+        """The tools of which one must be called; none where the model chooses."""
+        if isinstance(self.tool_choice, NamedTool):
+            return [tool for tool in self.offered() if tool["function"]["name"] == self.tool_choice.function.name]
+        return self.offered() if self.tool_choice == "required" else []
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engines.chat_template import Message, Tools, for_template, prompt_text, token_ids, whole_text
 from engines.schemas import ChatMessage, TrainingRow
 from engines.trainer.errors import BadInput
 
@@ -45,10 +45,12 @@ def encode_file(path: Path, tokenizer: Any, max_seq_length: int, param: str) -> 
 
 def encode(row: TrainingRow, tokenizer: Any, name: str, param: str) -> EncodedRow:
     """Tokens of one row through the tokenizer's chat template. Raises BadInput where prompt and row do not line up."""
-    prompt, completion = ([_for_template(message) for message in side] for side in (row.prompt, row.completion))
     try:
-        start = tokenizer.apply_chat_template(prompt, tools=row.tools, add_generation_prompt=True, tokenize=False)
-        text = _render(tokenizer, [*prompt, *completion], row.tools)
+        prompt, completion = (
+            [for_template(message.model_dump(exclude_none=True)) for message in side] for side in (row.prompt, row.completion)
+        )
+        start = prompt_text(tokenizer, prompt, row.tools)
+        text = whole_text(tokenizer, [*prompt, *completion], row.tools)
     except Exception as error:  # a template raises what it likes
         raise BadInput("row_not_renderable", f"{name}: the chat template refuses it: {error}", param) from error
     if not text.startswith(start):
@@ -58,38 +60,24 @@ def encode(row: TrainingRow, tokenizer: Any, name: str, param: str) -> EncodedRo
     return _join(tokenizer, start, text[len(start) :], name, param)
 
 
-def _render(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
-    return str(tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=False, tokenize=False))
+def _for_template(messages: list[ChatMessage]) -> list[Message]:
+    return [for_template(message.model_dump(exclude_none=True)) for message in messages]
 
 
-def _for_template(message: ChatMessage) -> dict[str, Any]:
-    """The message as chat templates take it: a tool call's arguments are an object there, and text on the wire."""
-    plain = message.model_dump(exclude_none=True)
-    if message.tool_calls:
-        plain["tool_calls"] = [_with_object(call) for call in message.tool_calls]
-    return plain
-
-
-def _with_object(call: dict[str, Any]) -> dict[str, Any]:
-    function = call["function"]
-    return {**call, "function": {**function, "arguments": json.loads(function["arguments"] or "{}")}}
-
-
-def _left_out(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, text: str) -> str | None:
+def _left_out(tokenizer: Any, messages: list[Message], tools: Tools, text: str) -> str | None:
     """What of a row stands beside its text and is not in what the template made of it: without it, the template makes the same."""
-    if tools and _render(tokenizer, messages, None) == text:
+    if tools and whole_text(tokenizer, messages, None) == text:
         return "tools"
     for key, name in (("tool_calls", "tool calls"), ("reasoning_content", "reasoning")):
         plainer = [{word: value for word, value in message.items() if word != key} for message in messages]
-        if plainer != messages and _render(tokenizer, plainer, tools) == text:
+        if plainer != messages and whole_text(tokenizer, plainer, tools) == text:
             return name
     return None
 
 
 def _join(tokenizer: Any, start: str, rest: str, name: str, param: str) -> EncodedRow:
     """Prompt and completion are tokenised apart, as they are when the model answers: its prompt ends where ours ends."""
-    prompt = tokenizer(start, add_special_tokens=False)["input_ids"]
-    completion = tokenizer(rest, add_special_tokens=False)["input_ids"]
+    prompt, completion = token_ids(tokenizer, start), token_ids(tokenizer, rest)
     # The template may put a newline after the end-of-turn token; the model never has to say it.
     while completion and completion[-1] != tokenizer.eos_token_id and tokenizer.eos_token_id in completion:
         completion.pop()

@@ -6,7 +6,7 @@ from typing import Any
 
 from distill.catalog import datasets, row_facts
 from distill.db import unit_of_work
-from distill.jobs import repository
+from distill.jobs import refiltering, repository
 from distill.jobs.repository import StepView
 from tests.integration.execute.house import CATEGORIES, SUPPORT, House, PretendTrainer, rows
 
@@ -79,6 +79,17 @@ class TestLabels:
         assert job.status == "succeeded", job.error
         assert [completion for _, completion in trained(house)].count("[[ ## answer ## ]]\nAnother.\n\n[[ ## completed ## ]]\n") == 3
         assert len(trained(house)) == first + 3, "the rows of `classify` are the same: its model is there already"
+
+    def test_refilter_takes_the_same_labels_with_other_prompts(self, house: House) -> None:
+        first = house.compile(gold(4), teacher="labels", multitask=False)
+        with unit_of_work() as s:
+            made = refiltering.refilter(s, house.project_id, None, first.id, {"prompt_adapter": "json", "filter": {"max_rows": 3}})
+        before = len(trained(house))
+        job = house.run(made.id)
+        assert job.status == "succeeded", job.error
+        assert (step(job.id, "bootstrap").counts["reused"], house.teacher.calls) == (4, [])
+        completions = [completion for _, completion in trained(house) if completion.startswith("{")]
+        assert len(completions) == len(trained(house)) - before == 6
 
     def test_a_csv_file_teaches_typed_values(self, house: House) -> None:
         fields = SUPPORT["predictors"][1]["signature"]["fields"]

@@ -142,3 +142,22 @@ class TestRenderingAsTheTeacher:
         assert not same_prompts(student, self.taught())
         assert same_prompts(student, teacher_rendering_cast(0, spec(), STUDENT, STUDENT))
         assert not same_prompts(student, rendering_cast(spec(prompt_adapter={"type": "json"}), STUDENT))
+
+
+class TestSeed:
+    """What decides a rollout's samples."""
+
+    def cast(self, **changes: Any) -> Cast:
+        lms = {name: {**lm, **changes} for name, lm in TEACHER.items()}
+        return teacher_cast(0, spec(teacher=({"lms": lms},)), STUDENT)
+
+    def test_is_the_same_on_every_server(self) -> None:
+        here, there = self.cast(), self.cast(connection_id="conn-9", connection_revision=3)
+        assert here.seed("v1:i", 1) == there.seed("v1:i", 1)
+        assert digest(here) != digest(there), "and yet the traces are not taken for each other's"
+
+    def test_is_another_for_whatever_is_asked(self) -> None:
+        casts = [self.cast(), self.cast(temperature=0.5), self.cast(model="other"), self.cast(constrain=True)]
+        seeds = [cast.seed("v1:i", 0) for cast in casts] + [casts[0].seed("v1:j", 0), *(casts[0].seed("v1:i", n) for n in range(1, 8))]
+        assert len(set(seeds)) == len(seeds)
+        assert all(0 <= seed < 2**31 for seed in seeds)

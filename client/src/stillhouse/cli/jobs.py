@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 from rich.markup import escape
 
 from stillhouse import Stillhouse
+from stillhouse.cli import records
 from stillhouse.cli.files import parse_pairs, read_job
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
@@ -20,6 +21,9 @@ from stillhouse.cli.report import markdown
 from stillhouse.types import CompileJob, Event
 
 app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop.")
+app.command("training-files")(records.training_files)
+app.command("traces")(records.traces)
+app.command("rejections")(records.rejections)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="cjob-…")]

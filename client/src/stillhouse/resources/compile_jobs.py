@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel
 from typing_extensions import Unpack
 
-from stillhouse import _request
-from stillhouse._pages import AsyncPage, Page, Rows, list_call
-from stillhouse._request import Call
+from stillhouse._pages import AsyncPage, Page
 from stillhouse._stream import EventCursor
 from stillhouse._wait import Deadline, watcher
+from stillhouse.resources import job_calls as calls
 from stillhouse.types import (
     CompileJob,
     Cost,
+    Coverage,
     Curve,
     Evaluation,
     Event,
@@ -34,64 +34,9 @@ from stillhouse.types import (
 if TYPE_CHECKING:
     from stillhouse._client import AsyncStillhouse, Stillhouse
 
-M = TypeVar("M", bound=BaseModel)
-PATH = "/v1/compile_jobs"
 RecordFormat = Literal["trl", "openai"]
 RecordPart = Literal["train", "validation"]
 OnUpdate = Callable[[CompileJob], None]
-
-
-def _create(params: JobCreateParams, key: str | None) -> Call[CompileJob]:
-    return _request.create(PATH, CompileJob, _request.given(params), key)
-
-
-def _retrieve(job_id: str, wait: float | None = None) -> Call[CompileJob]:
-    timeout = None if wait is None else wait + 15
-    return _request.get(f"{PATH}/{job_id}", CompileJob, wait=None if wait is None else int(wait), timeout=timeout)
-
-
-def _list(params: JobListParams) -> Call[Rows[CompileJob]]:
-    plain: dict[str, Any] = dict(params)
-    metadata = plain.pop("metadata", None)
-    return list_call(PATH, CompileJob, {**plain, **_request.metadata_filters(metadata)})
-
-
-def _verb(job_id: str, verb: str) -> Call[CompileJob]:
-    return _request.post(f"{PATH}/{job_id}/{verb}", CompileJob)
-
-
-def _retry(job_id: str, fine_tuning_job: str | None, key: str | None) -> Call[CompileJob]:
-    return _request.create(f"{PATH}/{job_id}/retry", CompileJob, _request.given({"fine_tuning_job": fine_tuning_job}), key)
-
-
-def _refilter(job_id: str, params: RefilterParams, key: str | None) -> Call[CompileJob]:
-    return _request.create(f"{PATH}/{job_id}/refilter", CompileJob, _request.given(params), key)
-
-
-def _update(job_id: str, name: str | None, priority: int | None, metadata: Mapping[str, str] | None) -> Call[CompileJob]:
-    body = _request.given({"name": name, "priority": priority, "metadata": metadata})
-    return Call("PATCH", f"{PATH}/{job_id}", CompileJob.model_validate, json=body)
-
-
-def _part(job_id: str, part: str, model: type[M], **params: Any) -> Call[Rows[M]]:
-    return list_call(f"{PATH}/{job_id}/{part}", model, params)
-
-
-def _evaluation(job_id: str) -> Call[Evaluation]:
-    return _request.get(f"{PATH}/{job_id}/evaluations", Evaluation)
-
-
-def _pairs(job_id: str, change: str | None, against: str | None, limit: int | None) -> Call[Rows[Pair]]:
-    return _part(job_id, "evaluations/pairs", Pair, change=change, against=against, limit=limit, order="asc")
-
-
-def _records(job_id: str, fine_tuning_job: str, format: str, part: str) -> Call[None]:
-    path = f"{PATH}/{job_id}/training_files/{fine_tuning_job}/content"
-    return Call("GET", path, lambda _: None, params={"format": format, "part": part})
-
-
-def _cost(job_id: str) -> Call[Cost]:
-    return _request.get(f"{PATH}/{job_id}/cost", Cost)
 
 
 class _Part:
@@ -102,11 +47,11 @@ class _Part:
 class Events(_Part):
     def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> Page[Event]:
         """Events in order of their numbers, after number `after`."""
-        return Page(self._client, self._client.send(_part(job_id, "events", Event, after=after, limit=limit)))
+        return Page(self._client, self._client.send(calls.part(job_id, "events", Event, after=after, limit=limit)))
 
     def stream(self, job_id: str, *, after: int | None = None) -> Iterator[Event]:
         """Every event after number `after`, as it happens, until the job is done. A broken connection resumes without gap or repeat."""
-        cursor = EventCursor(f"{PATH}/{job_id}/events", after)
+        cursor = EventCursor(f"{calls.PATH}/{job_id}/events", after)
         while not cursor.done:
             try:
                 with self._client.stream(cursor.call()) as response:
@@ -119,9 +64,19 @@ class Events(_Part):
 
 
 class Traces(_Part):
-    def list(self, job_id: str, *, role: str | None = None, limit: int | None = None) -> Page[Trace]:
-        """The rollouts of a job with their scores."""
-        return Page(self._client, self._client.send(_part(job_id, "traces", Trace, role=role, limit=limit)))
+    def list(
+        self,
+        job_id: str,
+        *,
+        role: str | None = None,
+        passed: bool | None = None,
+        predictor: str | None = None,
+        limit: int | None = None,
+        order: str | None = None,
+    ) -> Page[Trace]:
+        """The rollouts of a job with their scores; those that passed or did not, those that called a predictor."""
+        wanted = calls.part(job_id, "traces", Trace, role=role, passed=passed, predictor=predictor, limit=limit, order=order)
+        return Page(self._client, self._client.send(wanted))
 
 
 class CompileJobs:
@@ -136,35 +91,35 @@ class CompileJobs:
         Raises:
             UnprocessableEntityError: `param` and `details` name the field and the rows; nothing was stored.
         """
-        return self._client.send(_create(params, idempotency_key))
+        return self._client.send(calls.create(params, idempotency_key))
 
     def retrieve(self, job_id: str, *, wait: float | None = None) -> CompileJob:
         """The job; with `wait` (seconds, at most 60) as soon as it changes."""
-        return self._client.send(_retrieve(job_id, wait))
+        return self._client.send(calls.retrieve(job_id, wait))
 
     def list(self, **params: Unpack[JobListParams]) -> Page[CompileJob]:
-        return Page(self._client, self._client.send(_list(params)))
+        return Page(self._client, self._client.send(calls.list_jobs(params)))
 
     def update(
         self, job_id: str, *, name: str | None = None, priority: int | None = None, metadata: Mapping[str, str] | None = None
     ) -> CompileJob:
-        return self._client.send(_update(job_id, name, priority, metadata))
+        return self._client.send(calls.update(job_id, name, priority, metadata))
 
     def start(self, job_id: str) -> CompileJob:
         """Start a job that was created with `auto_start=False`."""
-        return self._client.send(_verb(job_id, "start"))
+        return self._client.send(calls.verb(job_id, "start"))
 
     def cancel(self, job_id: str) -> CompileJob:
         """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
-        return self._client.send(_verb(job_id, "cancel"))
+        return self._client.send(calls.verb(job_id, "cancel"))
 
     def pause(self, job_id: str) -> CompileJob:
         """Ask the job to stand still with all it has; it reports `paused` when its running work has stopped."""
-        return self._client.send(_verb(job_id, "pause"))
+        return self._client.send(calls.verb(job_id, "pause"))
 
     def resume(self, job_id: str) -> CompileJob:
         """Let a paused job go on where it stood."""
-        return self._client.send(_verb(job_id, "resume"))
+        return self._client.send(calls.verb(job_id, "resume"))
 
     def wait(self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None) -> CompileJob:
         """Wait until the job is final, or paused, and return it, whatever its status. `progress` shows a bar per step.
@@ -183,46 +138,69 @@ class CompileJobs:
 
     def retry(self, job_id: str, *, fine_tuning_job: str | None = None, idempotency_key: str | None = None) -> CompileJob:
         """Let a failed job go on where it failed; with a fine-tune job named, of the failed ones only that one."""
-        return self._client.send(_retry(job_id, fine_tuning_job, idempotency_key))
+        return self._client.send(calls.retry(job_id, fine_tuning_job, idempotency_key))
 
     def refilter(self, job_id: str, *, idempotency_key: str | None = None, **params: Unpack[RefilterParams]) -> CompileJob:
         """Start another job from this one's traces: another bar, another prompt adapter, another student. No teacher is called."""
-        return self._client.send(_refilter(job_id, params, idempotency_key))
+        return self._client.send(calls.refilter(job_id, params, idempotency_key))
 
     def logs(self, job_id: str, *, fine_tuning_job: str | None = None) -> Page[TrainingLog]:
         """What the trainer wrote, one log for each fine-tune job."""
-        return Page(self._client, self._client.send(_part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
+        return Page(self._client, self._client.send(calls.part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
 
-    def rejections(self, job_id: str, *, reason: str | None = None, predictor: str | None = None) -> Page[Rejection]:
-        return Page(self._client, self._client.send(_part(job_id, "rejections", Rejection, reason=reason, predictor=predictor)))
+    def rejections(
+        self,
+        job_id: str,
+        *,
+        reason: str | None = None,
+        predictor: str | None = None,
+        limit: int | None = None,
+        order: str | None = None,
+    ) -> Page[Rejection]:
+        """What was not trained on, and why."""
+        wanted = calls.part(job_id, "rejections", Rejection, reason=reason, predictor=predictor, limit=limit, order=order)
+        return Page(self._client, self._client.send(wanted))
 
     def training_files(self, job_id: str) -> Page[TrainingFile]:
-        return Page(self._client, self._client.send(_part(job_id, "training_files", TrainingFile)))
+        return Page(self._client, self._client.send(calls.part(job_id, "training_files", TrainingFile)))
+
+    def coverage(self, job_id: str) -> Coverage | None:
+        """What became of the traces, for each key and predictor; None until `prepare` is done."""
+        return self._client.send(calls.coverage(job_id))
+
+    def download_training_file(
+        self, job_id: str, fine_tuning_job: str, path: str | Path, *, format: RecordFormat = "trl", part: RecordPart = "train"
+    ) -> Path:
+        """Write a training file to `path`, and return that: the same bytes every time."""
+        with self._client.stream(calls.records(job_id, fine_tuning_job, format, part)) as response, Path(path).open("wb") as file:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+        return Path(path)
 
     def training_records(
         self, job_id: str, fine_tuning_job: str, *, format: RecordFormat = "trl", part: RecordPart = "train"
     ) -> Iterator[dict[str, Any]]:
         """The records of a training file, for TRL (prompt and completion) or OpenAI (messages); streamed, one at a time."""
-        with self._client.stream(_records(job_id, fine_tuning_job, format, part)) as response:
+        with self._client.stream(calls.records(job_id, fine_tuning_job, format, part)) as response:
             for line in response.iter_lines():
                 yield json.loads(line)
 
     def fine_tuning_jobs(self, job_id: str) -> Page[FineTuneJob]:
-        return Page(self._client, self._client.send(_part(job_id, "fine_tuning_jobs", FineTuneJob)))
+        return Page(self._client, self._client.send(calls.part(job_id, "fine_tuning_jobs", FineTuneJob)))
 
     def curves(self, job_id: str) -> Page[Curve]:
-        return Page(self._client, self._client.send(_part(job_id, "curves", Curve)))
+        return Page(self._client, self._client.send(calls.part(job_id, "curves", Curve)))
 
     def evaluation(self, job_id: str) -> Evaluation:
         """Scores on the held-out examples, by role, and the verdict."""
-        return self._client.send(_evaluation(job_id))
+        return self._client.send(calls.evaluation(job_id))
 
     def pairs(self, job_id: str, *, change: str | None = None, against: str | None = None, limit: int | None = None) -> Page[Pair]:
         """Held-out examples one by one, from the first row on; `change="regression"` gives those that got worse."""
-        return Page(self._client, self._client.send(_pairs(job_id, change, against, limit)))
+        return Page(self._client, self._client.send(calls.pairs(job_id, change, against, limit)))
 
     def cost(self, job_id: str) -> Cost:
-        return self._client.send(_cost(job_id))
+        return self._client.send(calls.cost(job_id))
 
 
 class _AsyncPart:
@@ -233,11 +211,11 @@ class _AsyncPart:
 class AsyncEvents(_AsyncPart):
     async def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> AsyncPage[Event]:
         """Events in order of their numbers, after number `after`."""
-        return AsyncPage(self._client, await self._client.send(_part(job_id, "events", Event, after=after, limit=limit)))
+        return AsyncPage(self._client, await self._client.send(calls.part(job_id, "events", Event, after=after, limit=limit)))
 
     async def stream(self, job_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """Every event after number `after`, as it happens, until the job is done."""
-        cursor = EventCursor(f"{PATH}/{job_id}/events", after)
+        cursor = EventCursor(f"{calls.PATH}/{job_id}/events", after)
         while not cursor.done:
             try:
                 async with self._client.stream(cursor.call()) as response:
@@ -250,9 +228,19 @@ class AsyncEvents(_AsyncPart):
 
 
 class AsyncTraces(_AsyncPart):
-    async def list(self, job_id: str, *, role: str | None = None, limit: int | None = None) -> AsyncPage[Trace]:
-        """The rollouts of a job with their scores."""
-        return AsyncPage(self._client, await self._client.send(_part(job_id, "traces", Trace, role=role, limit=limit)))
+    async def list(
+        self,
+        job_id: str,
+        *,
+        role: str | None = None,
+        passed: bool | None = None,
+        predictor: str | None = None,
+        limit: int | None = None,
+        order: str | None = None,
+    ) -> AsyncPage[Trace]:
+        """The rollouts of a job with their scores; those that passed or did not, those that called a predictor."""
+        wanted = calls.part(job_id, "traces", Trace, role=role, passed=passed, predictor=predictor, limit=limit, order=order)
+        return AsyncPage(self._client, await self._client.send(wanted))
 
 
 class AsyncCompileJobs:
@@ -263,35 +251,35 @@ class AsyncCompileJobs:
 
     async def create(self, *, idempotency_key: str | None = None, **params: Unpack[JobCreateParams]) -> CompileJob:
         """Start a compile job; see `CompileJobs.create`."""
-        return await self._client.send(_create(params, idempotency_key))
+        return await self._client.send(calls.create(params, idempotency_key))
 
     async def retrieve(self, job_id: str, *, wait: float | None = None) -> CompileJob:
         """The job; with `wait` (seconds, at most 60) as soon as it changes."""
-        return await self._client.send(_retrieve(job_id, wait))
+        return await self._client.send(calls.retrieve(job_id, wait))
 
     async def list(self, **params: Unpack[JobListParams]) -> AsyncPage[CompileJob]:
-        return AsyncPage(self._client, await self._client.send(_list(params)))
+        return AsyncPage(self._client, await self._client.send(calls.list_jobs(params)))
 
     async def update(
         self, job_id: str, *, name: str | None = None, priority: int | None = None, metadata: Mapping[str, str] | None = None
     ) -> CompileJob:
-        return await self._client.send(_update(job_id, name, priority, metadata))
+        return await self._client.send(calls.update(job_id, name, priority, metadata))
 
     async def start(self, job_id: str) -> CompileJob:
         """Start a job that was created with `auto_start=False`."""
-        return await self._client.send(_verb(job_id, "start"))
+        return await self._client.send(calls.verb(job_id, "start"))
 
     async def cancel(self, job_id: str) -> CompileJob:
         """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
-        return await self._client.send(_verb(job_id, "cancel"))
+        return await self._client.send(calls.verb(job_id, "cancel"))
 
     async def pause(self, job_id: str) -> CompileJob:
         """Ask the job to stand still with all it has; it reports `paused` when its running work has stopped."""
-        return await self._client.send(_verb(job_id, "pause"))
+        return await self._client.send(calls.verb(job_id, "pause"))
 
     async def resume(self, job_id: str) -> CompileJob:
         """Let a paused job go on where it stood."""
-        return await self._client.send(_verb(job_id, "resume"))
+        return await self._client.send(calls.verb(job_id, "resume"))
 
     async def wait(
         self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None
@@ -308,46 +296,69 @@ class AsyncCompileJobs:
 
     async def retry(self, job_id: str, *, fine_tuning_job: str | None = None, idempotency_key: str | None = None) -> CompileJob:
         """Let a failed job go on where it failed; see `CompileJobs.retry`."""
-        return await self._client.send(_retry(job_id, fine_tuning_job, idempotency_key))
+        return await self._client.send(calls.retry(job_id, fine_tuning_job, idempotency_key))
 
     async def refilter(self, job_id: str, *, idempotency_key: str | None = None, **params: Unpack[RefilterParams]) -> CompileJob:
         """Start another job from this one's traces; see `CompileJobs.refilter`."""
-        return await self._client.send(_refilter(job_id, params, idempotency_key))
+        return await self._client.send(calls.refilter(job_id, params, idempotency_key))
 
     async def logs(self, job_id: str, *, fine_tuning_job: str | None = None) -> AsyncPage[TrainingLog]:
         """What the trainer wrote, one log for each fine-tune job."""
-        return AsyncPage(self._client, await self._client.send(_part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
+        return AsyncPage(self._client, await self._client.send(calls.part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
 
-    async def rejections(self, job_id: str, *, reason: str | None = None, predictor: str | None = None) -> AsyncPage[Rejection]:
-        call = _part(job_id, "rejections", Rejection, reason=reason, predictor=predictor)
-        return AsyncPage(self._client, await self._client.send(call))
+    async def rejections(
+        self,
+        job_id: str,
+        *,
+        reason: str | None = None,
+        predictor: str | None = None,
+        limit: int | None = None,
+        order: str | None = None,
+    ) -> AsyncPage[Rejection]:
+        """What was not trained on, and why."""
+        wanted = calls.part(job_id, "rejections", Rejection, reason=reason, predictor=predictor, limit=limit, order=order)
+        return AsyncPage(self._client, await self._client.send(wanted))
 
     async def training_files(self, job_id: str) -> AsyncPage[TrainingFile]:
-        return AsyncPage(self._client, await self._client.send(_part(job_id, "training_files", TrainingFile)))
+        return AsyncPage(self._client, await self._client.send(calls.part(job_id, "training_files", TrainingFile)))
+
+    async def coverage(self, job_id: str) -> Coverage | None:
+        """What became of the traces; see `CompileJobs.coverage`."""
+        return await self._client.send(calls.coverage(job_id))
+
+    async def download_training_file(
+        self, job_id: str, fine_tuning_job: str, path: str | Path, *, format: RecordFormat = "trl", part: RecordPart = "train"
+    ) -> Path:
+        """Write a training file to `path`, and return that."""
+        async with self._client.stream(calls.records(job_id, fine_tuning_job, format, part)) as response:
+            with Path(path).open("wb") as file:
+                async for chunk in response.aiter_bytes():
+                    file.write(chunk)
+        return Path(path)
 
     async def training_records(
         self, job_id: str, fine_tuning_job: str, *, format: RecordFormat = "trl", part: RecordPart = "train"
     ) -> AsyncIterator[dict[str, Any]]:
         """The records of a training file; see `CompileJobs.training_records`."""
-        async with self._client.stream(_records(job_id, fine_tuning_job, format, part)) as response:
+        async with self._client.stream(calls.records(job_id, fine_tuning_job, format, part)) as response:
             async for line in response.aiter_lines():
                 yield json.loads(line)
 
     async def fine_tuning_jobs(self, job_id: str) -> AsyncPage[FineTuneJob]:
-        return AsyncPage(self._client, await self._client.send(_part(job_id, "fine_tuning_jobs", FineTuneJob)))
+        return AsyncPage(self._client, await self._client.send(calls.part(job_id, "fine_tuning_jobs", FineTuneJob)))
 
     async def curves(self, job_id: str) -> AsyncPage[Curve]:
-        return AsyncPage(self._client, await self._client.send(_part(job_id, "curves", Curve)))
+        return AsyncPage(self._client, await self._client.send(calls.part(job_id, "curves", Curve)))
 
     async def evaluation(self, job_id: str) -> Evaluation:
         """Scores on the held-out examples, by role, and the verdict."""
-        return await self._client.send(_evaluation(job_id))
+        return await self._client.send(calls.evaluation(job_id))
 
     async def pairs(
         self, job_id: str, *, change: str | None = None, against: str | None = None, limit: int | None = None
     ) -> AsyncPage[Pair]:
         """Held-out examples one by one; see `CompileJobs.pairs`."""
-        return AsyncPage(self._client, await self._client.send(_pairs(job_id, change, against, limit)))
+        return AsyncPage(self._client, await self._client.send(calls.pairs(job_id, change, against, limit)))
 
     async def cost(self, job_id: str) -> Cost:
-        return await self._client.send(_cost(job_id))
+        return await self._client.send(calls.cost(job_id))

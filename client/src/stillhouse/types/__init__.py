@@ -4,6 +4,7 @@ from stillhouse.types.base import Deleted, Object
 from stillhouse.types.compile_jobs import (
     CompileJob,
     Cost,
+    Coverage,
     Curve,
     Evaluation,
     Event,
@@ -46,6 +47,7 @@ __all__ = [
     "ArtifactFile",
     "CompileJob",
     "Cost",
+    "Coverage",
     "Curve",
     "Dataset",
     "DatasetRow",

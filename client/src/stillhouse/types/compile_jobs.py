@@ -216,6 +216,14 @@ class TrainingFile(Object):
     digest: str
 
 
+class Coverage(Object):
+    """What became of the traces: `traces` of the teacher, `passed` of them; each key says what of it was kept, left out and rejected."""
+
+    traces: int
+    passed: int
+    keys: list[dict[str, Any]] = Field(default_factory=list)
+
+
 class Curve(Object):
     fine_tuning_job: str
     lm: str

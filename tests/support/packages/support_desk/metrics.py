@@ -14,6 +14,11 @@ def right_team(example: dspy.Example, prediction: dspy.Prediction, trace: Any = 
     return bool(prediction.team.value in (example.team, ignore))
 
 
+def right_desk(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> bool:
+    """Whether the tool was asked once, about the labelled team."""
+    return bool(prediction.desks == [f"{example.team} desk"])
+
+
 def at_most(calls: int) -> Callable[[Any, Any, Any], bool]:
     """A metric over the trace."""
 

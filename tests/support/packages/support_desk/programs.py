@@ -66,6 +66,26 @@ def make_caller() -> dspy.ReActV2:
     return dspy.ReActV2("message -> answer", tools=[on_duty], max_iters=3)
 
 
+class Asks(dspy.Signature):
+    """Find out who answers this message."""
+
+    message: str = dspy.InputField()
+    tools: list[dspy.Tool] = dspy.InputField()
+    calls: dspy.ToolCalls = dspy.OutputField()
+
+
+class Switchboard(dspy.Module):
+    """Lets the LM call its tool, and says what the tool said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ask = dspy.Predict(Asks)
+
+    def forward(self, message: str) -> dspy.Prediction:
+        calls = self.ask(message=message, tools=[dspy.Tool(on_duty)]).calls
+        return dspy.Prediction(desks=[on_duty(**call.args) for call in calls.tool_calls])
+
+
 class Panel(dspy.Module):
     """Two opinions at once, in threads."""
 

@@ -1,0 +1,76 @@
+"""The requests of compile jobs, as both clients send them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from stillhouse import _request
+from stillhouse._pages import Rows, list_call
+from stillhouse._request import Call
+from stillhouse.types import CompileJob, Cost, Coverage, Evaluation, JobCreateParams, JobListParams, Pair, RefilterParams
+
+M = TypeVar("M", bound=BaseModel)
+PATH = "/v1/compile_jobs"
+
+
+def create(params: JobCreateParams, key: str | None) -> Call[CompileJob]:
+    return _request.create(PATH, CompileJob, _request.given(params), key)
+
+
+def retrieve(job_id: str, wait: float | None = None) -> Call[CompileJob]:
+    timeout = None if wait is None else wait + 15
+    return _request.get(f"{PATH}/{job_id}", CompileJob, wait=None if wait is None else int(wait), timeout=timeout)
+
+
+def list_jobs(params: JobListParams) -> Call[Rows[CompileJob]]:
+    plain: dict[str, Any] = dict(params)
+    metadata = plain.pop("metadata", None)
+    return list_call(PATH, CompileJob, {**plain, **_request.metadata_filters(metadata)})
+
+
+def verb(job_id: str, verb: str) -> Call[CompileJob]:
+    return _request.post(f"{PATH}/{job_id}/{verb}", CompileJob)
+
+
+def retry(job_id: str, fine_tuning_job: str | None, key: str | None) -> Call[CompileJob]:
+    return _request.create(f"{PATH}/{job_id}/retry", CompileJob, _request.given({"fine_tuning_job": fine_tuning_job}), key)
+
+
+def refilter(job_id: str, params: RefilterParams, key: str | None) -> Call[CompileJob]:
+    return _request.create(f"{PATH}/{job_id}/refilter", CompileJob, _request.given(params), key)
+
+
+def update(job_id: str, name: str | None, priority: int | None, metadata: Mapping[str, str] | None) -> Call[CompileJob]:
+    body = _request.given({"name": name, "priority": priority, "metadata": metadata})
+    return Call("PATCH", f"{PATH}/{job_id}", CompileJob.model_validate, json=body)
+
+
+def part(job_id: str, part: str, model: type[M], **params: Any) -> Call[Rows[M]]:
+    return list_call(f"{PATH}/{job_id}/{part}", model, params)
+
+
+def evaluation(job_id: str) -> Call[Evaluation]:
+    return _request.get(f"{PATH}/{job_id}/evaluations", Evaluation)
+
+
+def pairs(job_id: str, change: str | None, against: str | None, limit: int | None) -> Call[Rows[Pair]]:
+    return part(job_id, "evaluations/pairs", Pair, change=change, against=against, limit=limit, order="asc")
+
+
+def records(job_id: str, fine_tuning_job: str, format: str, part: str) -> Call[None]:
+    path = f"{PATH}/{job_id}/training_files/{fine_tuning_job}/content"
+    return Call("GET", path, lambda _: None, params={"format": format, "part": part})
+
+
+def coverage(job_id: str) -> Call[Coverage | None]:
+    def parse(body: Any) -> Coverage | None:
+        return Coverage.model_validate(body["coverage"]) if body.get("coverage") else None
+
+    return Call("GET", f"{PATH}/{job_id}/training_files", parse)
+
+
+def cost(job_id: str) -> Call[Cost]:
+    return _request.get(f"{PATH}/{job_id}/cost", Cost)
