@@ -89,9 +89,11 @@ def engine(door: Door = "api") -> Engine:
 
 
 def _make_engine(door: Door) -> Engine:
-    limits = get_settings().limits
-    # A caller would rather hear "try again"; a worker would rather wait its turn than lose the work it publishes.
-    statement, lock, idle = (limits.api_statement_seconds, 2, 15) if door == "api" else (limits.worker_statement_seconds, 30, 60)
+    limits, lease = get_settings().limits, get_settings().timers.lease_seconds
+    # A caller would rather hear "try again"; a worker would rather wait its turn than lose the work it publishes. But one that stands still
+    # in a transaction has its item locked, and keeps the reaper out: not for longer than a lease.
+    worker = (limits.worker_statement_seconds, 30, max(1, min(60, lease)))
+    statement, lock, idle = (limits.api_statement_seconds, 2, 15) if door == "api" else worker
     timeouts = {"statement_timeout": statement, "lock_timeout": lock, "idle_in_transaction_session_timeout": idle}
     options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in timeouts.items())
     return create_engine(

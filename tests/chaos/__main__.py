@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(width=max(Console().width, 120))
     with _scratch() as home:
         models = build_tiny_model(home / "models" / "tiny").parent
-        with World(home / "world", models, timers=storm.TIMERS) as world:
+        with World(home / "world", models, timers=storm.TIMERS, threads=6, latency=storm.LATENCY_SECONDS) as world:
             found = run(world, options.seed, options.runs)
             console.print(tally.table_of(found))
             if found.violations:

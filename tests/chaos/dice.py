@@ -82,7 +82,7 @@ def _kill_child(world: World, _dice: Random, child: psutil.Process) -> None:
 
 
 def _stall_child(world: World, dice: Random, child: psutil.Process) -> None:
-    with world.disrupted("SIGSTOP child", faults.AFTER_SECONDS), contextlib.suppress(psutil.Error):
+    with world.disrupted("SIGSTOP child", faults.AFTER_SECONDS, faults.worker_of(world, child)), contextlib.suppress(psutil.Error):
         child.suspend()
         faults.pause(dice.uniform(0.2, 5))
         child.resume()

@@ -23,7 +23,7 @@ AFTER_SECONDS = 2.0
 def kill(world: World, part: str, number: int = signal.SIGKILL) -> int:
     """Signal one process of the stack, whose watchman starts it again; its pid. SIGTERM asks a worker to drain."""
     pid = world.pid(part)
-    with world.disrupted(f"{signal.Signals(number).name} {part}", AFTER_SECONDS):
+    with world.disrupted(f"{signal.Signals(number).name} {part}", AFTER_SECONDS, None if part == "postgres" else pid):
         send(pid, number)
         wait_until(lambda: not is_running(pid), f"{part} outlived {signal.Signals(number).name}")
     return pid
@@ -49,15 +49,23 @@ def _children(world: World, module: str) -> list[psutil.Process]:
 
 
 def kill_child(world: World, child: psutil.Process) -> None:
-    with world.disrupted("SIGKILL child", AFTER_SECONDS), contextlib.suppress(psutil.Error):
+    with world.disrupted("SIGKILL child", AFTER_SECONDS, worker_of(world, child)), contextlib.suppress(psutil.Error):
         child.kill()
+
+
+def worker_of(world: World, child: psutil.Process) -> int | None:
+    """The pid of the worker that a process came of; None when it has ended meanwhile."""
+    workers = {world.pid(name) for name in world.worker_names}
+    with contextlib.suppress(psutil.Error):
+        return next((parent.pid for parent in child.parents() if parent.pid in workers), None)
+    return None
 
 
 @contextlib.contextmanager
 def stalled(world: World, part: str) -> Iterator[None]:
     """SIGSTOP, and SIGCONT at the end of the block: a machine that stood still."""
     pid = world.pid(part)
-    with world.disrupted(f"SIGSTOP {part}", AFTER_SECONDS):
+    with world.disrupted(f"SIGSTOP {part}", AFTER_SECONDS, None if part == "postgres" else pid):
         send(pid, signal.SIGSTOP)
         try:
             yield

@@ -5,6 +5,7 @@ Read from outside: Postgres with the triggers of `audit`, the process table, the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -74,8 +75,9 @@ def i2_published_once(world: World) -> Iterator[str]:
     yield from _rows(world, artifacts, "{} has {} artifacts")
     models = "SELECT fine_tune_job_id, count(*) FROM models GROUP BY 1 HAVING count(*) > 1"
     yield from _rows(world, models, "{} has {} models")
-    ended = """SELECT item_id, count(*) FILTER (WHERE became = 'succeeded') FROM chaos.audit WHERE kind = 'item' GROUP BY 1
-                HAVING count(*) FILTER (WHERE became = 'succeeded') > 1 + count(*) FILTER (WHERE was = 'succeeded')"""
+    ended = """SELECT a.item_id, count(*) FROM chaos.audit a WHERE a.kind = 'item' AND a.became = 'succeeded' GROUP BY 1, a.job_id
+                HAVING count(*) > 1 + (SELECT count(*) FROM chaos.audit j WHERE j.kind = 'job' AND j.job_id = a.job_id
+                                          AND j.was = 'failed' AND j.became = 'queued')"""
     yield from _rows(world, ended, "item {} was published {} times")
     counted = """SELECT s.job_id, s.name, s.done, sum(i.units) FROM job_steps s JOIN work_items i ON i.job_id = s.job_id AND i.step = s.name
                   AND i.status = 'succeeded' GROUP BY 1, 2, 3 HAVING s.done <> sum(i.units)"""
@@ -107,7 +109,7 @@ def i4_events_have_no_gap(world: World) -> Iterator[str]:
 
 
 def i5_no_process_left(world: World, seconds: float = 10.0) -> Iterator[str]:
-    """No trainer once nothing trains, no runner without its worker; both are given a moment to die."""
+    """No trainer once nothing trains, no child without its worker; both are given a moment to die."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
     while left := list(_left_behind(world)):
         if time.monotonic() > deadline:
@@ -119,17 +121,26 @@ def i5_no_process_left(world: World, seconds: float = 10.0) -> Iterator[str]:
 def _left_behind(world: World) -> Iterator[str]:
     trains = bool(world.query("SELECT 1 FROM work_items WHERE step = 'train' AND status = 'leased' LIMIT 1"))
     workers = {world.pid(name) for name in world.worker_names}
-    ever = {int(str(owner).split("-")[-2]) for (owner,) in world.query("SELECT DISTINCT owner FROM chaos.audit WHERE owner IS NOT NULL")}
-    for process in psutil.process_iter(["pid", "ppid", "cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if process.info["status"] == psutil.STATUS_ZOMBIE:
+    for process in psutil.process_iter(["cmdline", "status"]):
+        kind = _kind_of(world, process)
+        if kind is None or process.info["status"] == psutil.STATUS_ZOMBIE:
             continue
-        if "engines.trainer" in words and any(str(world.home) in word for word in words) and not trains:
-            yield f"trainer {process.info['pid']} still runs"
-        if "stillhouse_programs.runner" in words and "--parent" in words:
-            parent = int(words[words.index("--parent") + 1])
-            if parent in ever and parent not in workers:
-                yield f"runner {process.info['pid']} of the dead worker {parent} still runs"
+        with contextlib.suppress(psutil.Error):
+            if not workers & {parent.pid for parent in process.parents()}:
+                yield f"{kind} {process.pid} has no worker"
+            elif kind == "trainer" and not trains:
+                yield f"trainer {process.pid} still runs"
+
+
+def _kind_of(world: World, process: psutil.Process) -> str | None:
+    """Whether it is a child that this world's workers made. Guards say what they guard, too."""
+    words, home = process.info["cmdline"] or [], str(world.home)
+    if "engines.trainer" in words and any(home in word for word in words):
+        return "trainer"
+    with contextlib.suppress(psutil.Error):
+        if "stillhouse_programs.runner" in words and home in process.environ().get("TMPDIR", ""):
+            return "runner"
+    return None
 
 
 def i6_no_secret(world: World) -> Iterator[str]:

@@ -12,27 +12,34 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from tests.chaos.breaks import WORKER
 from tests.chaos.jobs import message_of
 from tests.chaos.world import Disruption, World
 from tests.support.scripted_lm import Call
 
 _COMMITTED = "SELECT body, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float FROM traces"
 _REAPED = """
-SELECT extract(epoch FROM expires_at)::float, extract(epoch FROM at)::float FROM chaos.audit
+SELECT extract(epoch FROM expires_at)::float, extract(epoch FROM at)::float, owner FROM chaos.audit
  WHERE kind = 'item' AND was = 'leased' AND became IN ('queued', 'failed') AND by_holder IS NOT TRUE
 """
-SLACK_SECONDS = 2.0
-"""How long the holder of a lost lease may go on until it hears of it: a beat, and what a loaded machine adds."""
+LOADED_SECONDS = 5.0
+"""What a loaded machine adds to the half second after which an answer is kept, and to the beat by which a lost lease is heard of."""
+KEPT_SECONDS = 0.5 + LOADED_SECONDS
 NEVER = float("inf")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One call that was answered, or cut off: both are paid. Times are the wall clock's."""
+    """One call that was answered, or cut off: both are paid. Times are the wall clock's.
+
+    `due` is when what it brought should have been kept, so that nothing which comes later is a reason to ask again.
+    """
 
     digest: str
     message: str
+    worker: int
     at: float
+    due: float
 
 
 @dataclass
@@ -53,11 +60,11 @@ def count(world: World) -> Paid:
     for asked in _asked(world):
         by_digest[asked.digest].append(asked)
     paid = Paid(calls=sum(map(len, by_digest.values())))
-    paid.bound = sum(_exposed(fault, by_digest, committed) for fault in faults)
+    paid.bound = sum(any(_is_exposed(each, fault, committed) for each in calls) for fault in faults for calls in by_digest.values())
     for calls in by_digest.values():
         for earlier, later in pairwise(calls):
             paid.repeats += 1
-            if not any(_excuses(fault, earlier, later, committed) for fault in faults):
+            if not any(_is_exposed(earlier, fault, committed) and later.at >= fault.since for fault in faults):
                 paid.unexcused.append(f"{later.message!r} {later.at - earlier.at:.2f} s after it was asked")
     return paid
 
@@ -69,9 +76,21 @@ def about(call: Call) -> str:
 
 def _asked(world: World) -> list[Asked]:
     wall = time.time() - time.monotonic()
-    calls = [call for call in list(world.lm.calls) if call.status in (200, None)]
-    found = [Asked(call.digest, about(call), call.asked_at + wall) for call in calls]
+    away = [fault for fault in world.disruptions if "postgres" in fault.kind]
+    found = [
+        Asked(call.digest, about(call), int(call.headers[WORKER]), call.asked_at + wall, _due(call.replied_at + wall, away))
+        for call in list(world.lm.calls)
+        if call.status in (200, None)
+    ]
     return sorted(found, key=lambda asked: asked.at)
+
+
+def _due(replied_at: float, away: list[Disruption]) -> float:
+    """While the database is away nothing can be kept."""
+    due = replied_at + KEPT_SECONDS
+    for fault in sorted(away, key=lambda fault: fault.since):
+        due = fault.until + KEPT_SECONDS if fault.since <= due <= fault.until + KEPT_SECONDS else due
+    return due
 
 
 def _commits(world: World) -> dict[str, float]:
@@ -86,14 +105,11 @@ def _commits(world: World) -> dict[str, float]:
 def _lost_leases(world: World) -> list[Disruption]:
     """The holder last beat a lease before it ended."""
     lease = float(world.timers.get("LEASE_SECONDS", 3))
-    return [Disruption("lost lease", end - lease, at + SLACK_SECONDS) for end, at in world.query(_REAPED)]
+    lost = world.query(_REAPED)
+    return [Disruption("lost lease", end - lease, at + LOADED_SECONDS, int(str(owner).split("-")[-2])) for end, at, owner in lost]
 
 
-def _exposed(fault: Disruption, calls: dict[str, list[Asked]], committed: dict[str, float]) -> int:
-    """Calls that a fault may cost: asked before it was over, and not committed when it began."""
-    return sum(each[0].at <= fault.until and committed.get(each[0].message, NEVER) > fault.since for each in calls.values())
-
-
-def _excuses(fault: Disruption, earlier: Asked, later: Asked, committed: dict[str, float]) -> bool:
-    """A fault that came between two calls, before what the first one brought was kept."""
-    return earlier.at <= fault.until and later.at >= fault.since and committed.get(later.message, NEVER) > fault.since
+def _is_exposed(call: Asked, fault: Disruption, committed: dict[str, float]) -> bool:
+    """Whether a fault may cost a call: asked before it was over, in flight or not yet kept when it began, and by the worker that it hit."""
+    mine = fault.pid is None or fault.pid == call.worker
+    return mine and call.at <= fault.until and call.due >= fault.since and committed.get(call.message, NEVER) > fault.since

@@ -21,7 +21,9 @@ from tests.chaos.dice import Plan
 from tests.chaos.jobs import anchors, body
 from tests.chaos.world import OVER, World
 
-IN_FLIGHT = 8
+IN_FLIGHT = 12
+LATENCY_SECONDS = 0.3
+"""Of the teacher: long enough for faults to find calls in flight."""
 JOBS_A_FAULT = 3
 LONGEST_JOB_SECONDS = 240.0
 TIMERS = {

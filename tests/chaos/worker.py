@@ -1,4 +1,4 @@
-"""`celery -A tests.chaos.worker`: the real worker, which also tells the audit by which fence it publishes, and which a test can break."""
+"""`celery -A tests.chaos.worker`: the real worker, which a test can break; audit and teacher hear who acts."""
 
 from tests.chaos import breaks
 from workers.celery_app import app
@@ -6,4 +6,5 @@ from workers.celery_app import app
 __all__ = ["app"]
 
 breaks.tell_fences()
+breaks.tell_worker()
 breaks.install()

@@ -60,11 +60,13 @@ OVER = ("succeeded", "failed", "cancelled")
 
 @dataclass(frozen=True)
 class Disruption:
-    """Something that may have cut calls off, and from when to when; in seconds of the wall clock."""
+    """Something that may have cut calls off, and from when to when; in seconds of the wall clock. `pid` is the worker whose calls they
+    were; None: anybody's."""
 
     kind: str
     since: float
     until: float
+    pid: int | None = None
 
 
 class _Board(Silent):
@@ -121,7 +123,7 @@ class World:
         self.lm.__exit__()
 
     def _start(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "tmp").mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o711)  # the database's user must pass
         postgres = plan_servers(self.home, {}).postgres
         assert postgres is not None
@@ -157,6 +159,7 @@ class World:
             "STILLHOUSE_CONFIG": str(self.home / "stillhouse.toml"),
             "CHAOS_TEACHER_KEY": TEACHER_KEY,
             "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(self.home / "tmp"),  # by it runners are known as this world's
             "PYTHONPATH": str(ROOT),
             **{f"STILLHOUSE_TIMERS__{name}": seconds for name, seconds in {**TIMERS, **self.timers}.items()},
         }
@@ -210,11 +213,11 @@ class World:
         wait_until(self.is_whole, f"not every part came back: {self._board.states}")
 
     @contextlib.contextmanager
-    def disrupted(self, kind: str, after: float = 0.0) -> Iterator[None]:
-        """Note what the block does, and that its effects end `after` seconds later."""
+    def disrupted(self, kind: str, after: float = 0.0, pid: int | None = None) -> Iterator[None]:
+        """Note what the block does, to whom, and that its effects end `after` seconds later."""
         since = time.time()
         yield
-        self.disruptions.append(Disruption(kind, since, time.time() + after))
+        self.disruptions.append(Disruption(kind, since, time.time() + after, pid))
 
     # ------------------------------------------------------------ database
 

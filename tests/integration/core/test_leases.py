@@ -3,14 +3,17 @@
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
-from distill.db import Session, unit_of_work
+from distill.db import Session, engine, unit_of_work
 from distill.errors import CancelRequested, JobFault, LostLease
 from distill.jobs import claims, events, outbox, repository, service, steps
 from distill.jobs.claims import Claim, StepClosed
 from distill.jobs.models import Job
 from distill.jobs.status import Step
 from tests.integration.core.world import World, at_once, claim, execute, items, job, publish, taken
+from tests.support.databases import forget_settings
+from tests.support.server_process import wait_until
 
 FAULT = JobFault("runner_died", "The runner died.", "system")
 
@@ -228,6 +231,19 @@ class TestReap:
         lapse()
         monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "86400")
         assert _reap() is None
+
+    def test_holder_that_stands_still_in_a_transaction_does_not_keep_the_reaper_out(self, world: World, fast_reaper: None) -> None:
+        """Its machine stopped while it beat, so its rows are locked, and the reaper passes over what is locked."""
+        world.submit()
+        forget_settings()
+        held = taken()
+        lapse()
+        still = Session(engine("worker"))
+        claims.hold(still, held)
+        wait_until(lambda: _reap() == held.item_id, "the lease is not reaped", 10)
+        with pytest.raises(DBAPIError, match="idle-in-transaction"):
+            still.commit()
+        still.close()
 
     def test_third_loss_without_progress_is_poison(self, world: World, fast_reaper: None) -> None:
         job_id = world.submit()
