@@ -19,8 +19,8 @@ from distill import logs
 from distill.catalog import blobs, connections
 from distill.catalog.models import Connection
 from distill.catalog.targets import target_of
-from distill.db import unit_of_work
-from distill.errors import NotFound, StillhouseError
+from distill.db import is_outage, unit_of_work
+from distill.errors import NotFound, StillhouseError, in_one_line
 from distill.execute.lm_host import HostRefused, HostUnreachable, LmHostClient
 from distill.execute.placements import Agent
 from distill.settings import Settings, get_settings
@@ -81,8 +81,10 @@ def main() -> None:
     settings = get_settings()
     try:
         agent = make_agent(settings, arguments.connection)
-    except StillhouseError as error:
-        log.error("lm-agent cannot start", error=error.message)
+    except Exception as error:
+        if not isinstance(error, StillhouseError) and not is_outage(error):
+            raise
+        log.error("lm-agent cannot start", error=in_one_line(error))
         raise SystemExit(1) from None
     loop = Loop(agent, settings.timers.dispatch_poll_seconds / 2)
     for number in (signal.SIGTERM, signal.SIGINT):
