@@ -158,9 +158,7 @@ class ScriptedLM:
     async def _serve(self, started: threading.Event) -> None:
         self._stop = asyncio.Event()
         application = web.Application(client_max_size=64 * 1024 * 1024)
-        application.router.add_post("/v1/chat/completions", self._chat)
-        application.router.add_get("/v1/models", self._models)
-        application.router.add_get("/health", self._health)
+        self.add_routes(application.router)
         server = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await server.setup()
         site = web.TCPSite(server, "127.0.0.1", self.port, backlog=4096)
@@ -169,6 +167,11 @@ class ScriptedLM:
         started.set()
         await self._stop.wait()
         await server.cleanup()
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/v1/chat/completions", self._chat)
+        router.add_get("/v1/models", self._models)
+        router.add_get("/health", self._health)
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

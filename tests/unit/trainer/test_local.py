@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from distill import processes
 from distill.trainers import LocalTrainer, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
 from distill.trainers.environment import child_environment
 from engines.base_models import resolve
@@ -136,6 +137,14 @@ class TestLocalTrainer:
         python = pretender(tmp_path, f"echo '{json.dumps(told).replace('{', '{{').replace('}', '}}')}' > {{folder}}/error.json; exit 4")
         outcome = finish(LocalTrainer(str(python)), make_job("job", make_rows(2)))
         assert (outcome.kind, outcome.error) == ("out_of_memory", told)
+
+    def test_memory_that_the_system_took_is_told_for_it(self, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        kills = iter([3, 4])
+        monkeypatch.setattr(processes, "_oom_kills", lambda: next(kills))
+        outcome = finish(LocalTrainer(str(pretender(tmp_path, "kill -KILL $$"))), make_job("job", make_rows(2)))
+        assert (outcome.kind, outcome.signal) == ("out_of_memory", signal.SIGKILL)
+        assert outcome.error is not None
+        assert "The system ran out of memory and ended the trainer" in outcome.error["message"]
 
     def test_failing_callback_stops_nothing(self, make_job: MakeJob, tmp_path: Path) -> None:
         folder = make_job("job", make_rows(2))
