@@ -42,7 +42,9 @@ UPDATE devices SET acknowledged_at = clock_timestamp(), agent_seen_at = clock_ti
 _WAIT = text("UPDATE connections SET waiting_since = COALESCE(waiting_since, clock_timestamp()) WHERE device = :id")
 _RESUME = text("""
 UPDATE connections SET waiting_since = NULL, limited_reason = NULL, limited_since = NULL, limited_until = NULL, limited_times = 0
- WHERE device = :id AND waiting_since IS NOT NULL RETURNING id
+ WHERE device = :id AND waiting_since IS NOT NULL
+   AND NOT EXISTS (SELECT 1 FROM devices WHERE id = :id AND acknowledged_at IS NOT NULL AND lease_expires_at > clock_timestamp())
+RETURNING id
 """)
 _DUE_AGAIN = text("""
 UPDATE work_items SET run_after = clock_timestamp()
@@ -118,7 +120,10 @@ def acknowledge(s: Session, device_id: str, fence: int) -> bool:
 
 
 def taken_back(s: Session, device_id: str) -> None:
-    """The host serves again: its connections wait no more, and what waited for them is due now, so the dispatcher hints at it."""
+    """The host serves again: its connections wait no more, and what waited for them is due now, so the dispatcher hints at it.
+
+    Does nothing for a device that is handed over: an agent may be late, and another have acted since it looked.
+    """
     resumed = list(s.scalars(_RESUME, {"id": device_id}))
     if resumed:
         s.execute(_DUE_AGAIN, {"connections": resumed})

@@ -15,6 +15,10 @@ from distill.jobs.models import FineTuneJob, Job, JobEvent, JobStep, WorkItem
 from distill.jobs.status import POISON_AFTER, ItemStatus, JobStatus
 
 _STRAY_DEVICES = text("SELECT 1 FROM devices d JOIN work_items w ON w.id = d.item_id WHERE w.status <> 'leased'")
+_CALLED_ASLEEP = text("""
+SELECT 1 FROM devices d JOIN connections c ON c.device = d.id
+ WHERE d.acknowledged_at IS NOT NULL AND d.lease_expires_at > clock_timestamp() AND c.waiting_since IS NULL
+""")
 Ticket = tuple[int, int]
 """A work item and the fence of one of its leases."""
 
@@ -74,6 +78,7 @@ class Journal:
         with unit_of_work() as s:
             claims.sweep(s)  # those that were locked when their job ended
             assert s.execute(_STRAY_DEVICES).first() is None, "a device is leased by an item that nobody holds"
+            assert s.execute(_CALLED_ASLEEP).first() is None, "a host may be called whose device a trainer has"
             for job_id in job_ids:
                 seen = Seen.of(s, job_id)
                 seen.check()

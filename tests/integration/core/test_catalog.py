@@ -316,6 +316,17 @@ class TestDevices:
         assert again is not None
         assert (again.granted, again.wanted, again.fence) == (False, True, state.fence + 1)
 
+    def test_an_agent_that_stood_still_does_not_end_the_wait_for_a_sleeping_host(self, world: World) -> None:
+        """It saw the device free; meanwhile another agent has handed it over."""
+        world.submit()
+        held = taken()
+        with unit_of_work() as s:
+            state = claims.lease_device(s, held, "cpu-0")
+            assert state is not None
+            assert devices.acknowledge(s, "cpu-0", state.fence)
+            devices.taken_back(s, "cpu-0")
+        assert connection("house").waiting_since is not None
+
     def test_only_the_holder_of_the_item_gets_a_device(self, world: World) -> None:
         world.submit()
         held = taken()
