@@ -43,10 +43,10 @@ def list_evaluation_pairs(
         return Page(data=[])
     found = pairs.list_pairs(session, job, other, page, change)
     dataset = datasets.by_id(session, held_out)
+    rows = datasets.picked(services.store, dataset, [pair.example for pair in found.data])
 
     def read(pair: Pair) -> PairRead:
-        row = next(datasets.rows(services.store, dataset, pair.example, pair.example + 1), {})
-        return pair_read(pair, dataset.id, row)
+        return pair_read(pair, dataset.id, rows.get(pair.example, {}))
 
     return page_of(found, read, lambda pair: pair.cursor)
 

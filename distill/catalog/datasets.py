@@ -144,3 +144,19 @@ def rows(store: BlobStore, dataset: Dataset, start: int = 0, stop: int | None = 
         file.seek(dataset.offsets[start // INDEX_EVERY])
         for line in islice(file, start % INDEX_EVERY, start % INDEX_EVERY + stop - start):
             yield json.loads(line)
+
+
+def picked(store: BlobStore, dataset: Dataset, numbers: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Rows by number (0-based), in one pass over the file; numbers that the dataset does not have are left out."""
+    found: dict[int, dict[str, Any]] = {}
+    with store.open(dataset.digest) as file:
+        here = 0
+        for number in sorted({number for number in numbers if 0 <= number < dataset.row_count}):
+            block = number // INDEX_EVERY
+            if block * INDEX_EVERY > here:
+                here = block * INDEX_EVERY
+                file.seek(dataset.offsets[block])
+            for line in islice(file, number - here, number - here + 1):
+                found[number] = json.loads(line)
+            here = number + 1
+    return found

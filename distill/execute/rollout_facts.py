@@ -22,6 +22,7 @@ def rollout_fact(
 ) -> NewFact:
     """One rollout of a role, as readers and later steps see it."""
     error = trace.get("error") or {}
+    called = sorted({call["predictor"] for call in trace["calls"]})
     return NewFact(
         job_id,
         "rollout",
@@ -34,7 +35,7 @@ def rollout_fact(
         passed=bool(score["passed"]) if score else trace["status"] == "ok",
         reused=reused,
         message=f"{error['type']}: {error['message']}"[:300] if error else (score or {}).get("error"),
-        data={"score": score["status"] if score else None, "seconds": trace["seconds"], "usage": _tokens(trace["usage"])},
+        data={"score": score["status"] if score else None, "seconds": trace["seconds"], "usage": _tokens(trace["usage"]), "called": called},
     )
 
 

@@ -69,9 +69,12 @@ def list_rollouts(s: Session, of: Place, page: Page, narrow: RolloutFilter = Rol
     return Listing([Rollout(fact, traces.get(fact.trace_digest or "")) for fact in facts.data], facts.has_more)
 
 
+# A fact says what its rollout called. Those of earlier releases do not: their traces are read, which are large.
 _CALLED = text("""
-EXISTS (SELECT 1 FROM traces t, json_array_elements(CAST(t.body AS json) -> 'calls') AS c
-         WHERE t.project_id = :project_id AND t.digest = row_facts.trace_digest AND c ->> 'predictor' = :predictor)
+CASE WHEN row_facts.data -> 'called' IS NOT NULL
+     THEN EXISTS (SELECT 1 FROM json_array_elements_text(row_facts.data -> 'called') AS c WHERE c = :predictor)
+     ELSE EXISTS (SELECT 1 FROM traces t, json_array_elements(CAST(t.body AS json) -> 'calls') AS c
+                   WHERE t.project_id = :project_id AND t.digest = row_facts.trace_digest AND c ->> 'predictor' = :predictor) END
 """)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 import stillhouse
 from distill.catalog import keys
@@ -130,8 +131,25 @@ class TestFinishedJob:
         assert lines.headers["content-type"] == "application/jsonl"
         assert len({json.loads(line)["cursor"] for line in lines.text.splitlines()}) == len(lines.text.splitlines()) == 24 + 12 * 3
         assert httpx.get(f"{path}/traces", params={"predictor": "nobody", "format": "jsonl"}, headers=headers).text == ""
+        self.a_predictors_traces_are_found(path, headers, len(lines.text.splitlines()))
         wrong = httpx.get(f"{path}/traces", params={"passed": False, "format": "jsonl"}, headers=headers).text.splitlines()
         assert {json.loads(line)["role"] for line in wrong} == {"baseline"}
+
+    def a_predictors_traces_are_found(self, path: str, headers: dict[str, str], expected: int) -> None:
+        """By what their facts say; where an earlier release wrote these, by the traces."""
+
+        def found() -> int:
+            return len(httpx.get(f"{path}/traces", params={"predictor": "reply", "format": "jsonl"}, headers=headers).text.splitlines())
+
+        with unit_of_work() as s:
+            s.execute(text("CREATE TEMPORARY TABLE whole AS SELECT digest, body FROM traces"))
+            s.execute(text("UPDATE traces SET body = jsonb_set(CAST(body AS jsonb), '{calls}', '[]')::text"))
+            s.commit()
+            without_reading_traces = found()
+            s.execute(text("UPDATE traces t SET body = w.body FROM whole w WHERE w.digest = t.digest"))
+            s.execute(text("UPDATE row_facts SET data = (CAST(data AS jsonb) - 'called')::json WHERE kind = 'rollout'"))
+            s.commit()
+        assert (without_reading_traces, found()) == (expected, expected)
 
     def artifact_runs(self, done: Done, artifact_id: str, tmp_path: Path) -> None:
         asked = len(done.student.calls)

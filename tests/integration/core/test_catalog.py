@@ -102,6 +102,8 @@ class TestDatasets:
         assert list(datasets.rows(world.store, made, 1998, 2003)) == rows[1998:2003]
         assert list(datasets.rows(world.store, made, 2490)) == rows[2490:]
         assert list(datasets.rows(world.store, made, 2500)) == []
+        picked = datasets.picked(world.store, made, [2490, 3, 1999, 3, 4, 2500, -1])
+        assert picked == {number: rows[number] for number in (3, 4, 1999, 2490)}
 
     def test_fields_are_summed_up(self, world: World) -> None:
         with unit_of_work() as s:

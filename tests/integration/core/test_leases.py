@@ -99,6 +99,23 @@ class TestPublish:
         at_once(8, write)
         assert {item.status for item in items(job_id, Step.BOOTSTRAP)} == {"succeeded"}
 
+    def test_more_keys_than_threads_are_trained_one_after_the_other(self, world: World) -> None:
+        job_id = world.at_bootstrap(1, num_threads=1)
+        held = taken()
+        with unit_of_work() as s:
+            made = service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [_key(s, name) for name in ("one", "two", "three")])
+            opened = [steps.NewItem("train", fine_tune_job_id=key.id) for key in made]
+            steps.open_step(s, repository.lock(s, job_id), Step.TRAIN, opened)
+        publish(held)
+        trained = list[str | None]()
+        for _ in made:
+            found = [each for each in at_once(3, lambda _: claim("train")) if each is not None]
+            assert len(found) == 1
+            trained.append(found[0].fine_tune_job_id)
+            publish(found[0])
+        assert set(trained) == {key.id for key in made}
+        assert claim("train") is None
+
     def test_freed_width_is_offered_to_the_other_queues(self, world: World) -> None:
         """Their hints were answered while the job had no width left."""
         job_id = world.at_bootstrap(1, items=2, num_threads=1)
