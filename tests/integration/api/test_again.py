@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from starlette.testclient import TestClient
 
-from distill.db import unit_of_work
+from distill.catalog import connections
+from distill.db import Session, unit_of_work
 from distill.errors import JobFault
-from distill.jobs import claims, events, repository
-from distill.jobs.models import FineTuneJob
+from distill.jobs import claims, events, repository, service, steps
+from distill.jobs.claims import Claim, StepClosed, WorkerInfo
+from distill.jobs.models import FineTuneJob, Job
+from distill.jobs.status import Step
 from distill.settings import get_settings
 from distill.storage import FolderStore
 from tests.integration.api.conftest import job_body
@@ -24,7 +27,45 @@ def failed(api: TestClient) -> str:
     return job_id
 
 
+def taken(queue: str) -> Claim:
+    with unit_of_work() as s:
+        held = claims.claim(s, queue, WorkerInfo("tester", frozenset({"runtime:default"})))
+    assert held is not None
+    return held
+
+
+def with_failed_keys(api: TestClient) -> str:
+    """A job whose validate has succeeded, and of whose two keys neither could be trained."""
+    job_id: str = api.post("/v1/compile_jobs", json=job_body()).json()["id"]
+
+    def open_train(s: Session, job: Job, _: StepClosed) -> None:
+        house = connections.find(s, "house")
+        assert house is not None
+        new = [service.NewFineTuneJob(name, "", (name,), ("self",), house.id, "tiny", "local") for name in ("one", "two")]
+        made = service.create_fine_tune_jobs(s, job, new)
+        steps.open_step(s, job, Step.TRAIN, [steps.NewItem("train", fine_tune_job_id=key.id) for key in made])
+
+    held = taken("rollouts")
+    with unit_of_work() as s:
+        claims.publish(s, held, on_closed=open_train)
+    for _ in range(2):
+        held = taken("train")
+        with unit_of_work() as s:
+            claims.fail(s, held, JobFault("no_luck", "It did not learn.", "system"))
+    return job_id
+
+
 class TestRetry:
+    def test_of_two_failed_keys_the_named_one_alone_is_queued_and_what_came_before_stays(self, api: TestClient) -> None:
+        job_id = with_failed_keys(api)
+        chosen, other = (key["id"] for key in api.get(f"/v1/compile_jobs/{job_id}/fine_tuning_jobs").json()["data"])
+        reply = api.post(f"/v1/compile_jobs/{job_id}/retry", json={"fine_tuning_job": chosen})
+        assert reply.status_code == 200, reply.text
+        keys = api.get(f"/v1/compile_jobs/{job_id}/fine_tuning_jobs").json()["data"]
+        assert {key["id"]: key["status"] for key in keys} == {chosen: "queued", other: "failed"}
+        assert {step["name"]: step["status"] for step in reply.json()["steps"]} == {"validate": "succeeded", "train": "running"}
+        assert taken("train").fine_tune_job_id == chosen
+
     def test_a_failed_job_is_queued_again_with_its_id_and_one_round_more(self, api: TestClient) -> None:
         job_id = failed(api)
         reply = api.post(f"/v1/compile_jobs/{job_id}/retry")

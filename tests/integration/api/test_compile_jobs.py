@@ -6,8 +6,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 from starlette.testclient import TestClient
 
+from distill.db import unit_of_work
+from distill.errors import CancelRequested
+from distill.jobs import claims
+from distill.jobs.claims import WorkerInfo
 from tests.integration.api.conftest import Tokens, job_body
 
 
@@ -73,6 +78,21 @@ class TestCancel:
         assert api.post(path).json()["status"] == "cancelled"
         assert api.post(path).json()["status"] == "cancelled"
         assert api.get(f"/v1/compile_jobs/{job['id']}").json()["queue"] is None
+
+    def test_of_a_running_job_nothing_is_published_any_more_and_it_ends_with_its_last_holder(self, api: TestClient) -> None:
+        job_id = api.post("/v1/compile_jobs", json=job_body()).json()["id"]
+        with unit_of_work() as s:
+            held = claims.claim(s, "rollouts", WorkerInfo("tester", frozenset({"runtime:default"})))
+        assert held is not None
+        assert api.post(f"/v1/compile_jobs/{job_id}/cancel").json()["status"] == "running"
+        with unit_of_work() as s:
+            assert claims.beat(s, held).cancel
+        with pytest.raises(CancelRequested), unit_of_work() as s:
+            claims.publish(s, held, result={"late": True})
+        with unit_of_work() as s:
+            claims.release(s, held)
+        job = api.get(f"/v1/compile_jobs/{job_id}").json()
+        assert (job["status"], [step["status"] for step in job["steps"]]) == ("cancelled", ["cancelled"])
 
 
 class TestUpdate:
