@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from sqlalchemy import text
 
 from distill.db import Session
 from distill.jobs.status import Queue
+from distill.queue import MAX_HINTS
 
 CHANNEL = "stillhouse_outbox"
 
@@ -49,6 +51,13 @@ class Hint:
 def add(s: Session, queue: Queue | str, job_id: str | None = None) -> None:
     """Ask for a hint on `queue` once this transaction has committed."""
     s.execute(_ADD, {"queue": str(queue), "job_id": job_id, "channel": CHANNEL})
+
+
+def add_for(s: Session, queues: Iterable[Queue | str], job_id: str) -> None:
+    """Ask for a hint for each of a job's items, given by their queues: one alone would wake one worker for all of them."""
+    for queue, many in sorted(Counter(str(queue) for queue in queues).items()):
+        for _ in range(min(many, MAX_HINTS)):
+            add(s, queue, job_id)
 
 
 def take(s: Session, limit: int = 500) -> list[Hint]:

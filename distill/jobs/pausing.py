@@ -11,7 +11,7 @@ from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
 from distill.jobs.status import JobStatus
 
-_QUEUES = text("SELECT DISTINCT queue FROM work_items WHERE job_id = :job_id AND status = 'queued' AND NOT held ORDER BY queue")
+_QUEUES = text("SELECT queue FROM work_items WHERE job_id = :job_id AND status = 'queued' AND NOT held")
 
 
 def pause(s: Session, project_id: str, job_id: str) -> Job:
@@ -62,8 +62,7 @@ def resume(s: Session, project_id: str, job_id: str) -> Job:
 
 def _go_on(s: Session, job: Job) -> None:
     """Hints for all that is claimable; models that could not be loaded meanwhile are asked for again, since nobody failed a paused job."""
-    for queue in s.scalars(_QUEUES, {"job_id": job.id}):
-        outbox.add(s, queue, job.id)
+    outbox.add_for(s, s.scalars(_QUEUES, {"job_id": job.id}), job.id)
     trained.load_again(s, job)
 
 

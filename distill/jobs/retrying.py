@@ -64,8 +64,7 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
     job.round += 1
     s.flush()
     transition(s, job, JobStatus.QUEUED, message=f"Retried: round {job.round}")
-    for queue in sorted({row.queue for row in requeued if not row.held}):
-        outbox.add(s, queue, job.id)
+    outbox.add_for(s, (row.queue for row in requeued if not row.held), job.id)
     trained.load_again(s, job)
     steps.point_at_oldest_open(s, job)
     s.refresh(job)

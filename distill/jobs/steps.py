@@ -56,8 +56,7 @@ def open_step(s: Session, job: Job, name: Step | str, items: Sequence[NewItem], 
 def release_held(s: Session, job: Job, name: Step | str, kind: str | None = None) -> int:
     """Make a step's held items claimable (all, or those of one kind); returns how many there were."""
     queues = s.scalars(_RELEASE, {"job_id": job.id, "step": str(Step(name)), "kind": kind}).all()
-    for queue in sorted(set(queues)):
-        outbox.add(s, queue, job.id)
+    outbox.add_for(s, queues, job.id)
     return len(queues)
 
 
@@ -76,8 +75,7 @@ def _point(s: Session, job: Job) -> None:
 def _insert(s: Session, job: Job, step: Step, items: Sequence[NewItem]) -> None:
     rows = [_row(job, step, ordinal, item) for ordinal, item in enumerate(items)]
     s.execute(insert(WorkItem).values(created_at=func.clock_timestamp()), rows)
-    for queue in sorted({row["queue"] for row in rows if not row["held"]}):
-        outbox.add(s, queue, job.id)
+    outbox.add_for(s, (row["queue"] for row in rows if not row["held"]), job.id)
 
 
 def _row(job: Job, step: Step, ordinal: int, item: NewItem) -> dict[str, Any]:

@@ -55,9 +55,9 @@ def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]
             child.stdout.close()
 
 
-def wait_for(job_id: str, holds: Callable[[], bool]) -> None:
+def wait_for(job_id: str, holds: Callable[[], bool], seconds: float = SECONDS) -> None:
     """Until something is true of a job, looked at whenever it has news."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     with psycopg.connect(listen_dsn(), autocommit=True) as listener:
         listener.execute(f"LISTEN {events.CHANNEL}")
         while not holds():
@@ -118,6 +118,11 @@ class TestHints:
 
 
 class TestDispatcher:
+    def test_a_step_of_many_items_wakes_many_workers(self, world: World) -> None:
+        _pending()
+        world.at_bootstrap(1, items=5)
+        assert _pending() == [Hint("rollouts", 1 + 5)]  # its validate, too
+
     def test_refused_hint_is_sent_again(self, world: World) -> None:
         world.submit()
         broken = Dispatcher(TimerSettings(), send=_refuse)
