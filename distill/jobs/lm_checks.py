@@ -39,10 +39,18 @@ class LmResolver:
         )
 
     def teacher(self, teacher: TeacherSpec, role: str, param: str) -> LmSpec:
-        """An LM that is only asked; with one entry in the teacher's `lms`, roles without an entry of their own take it too."""
+        """An LM that is only asked; with one entry in the teacher's `lms`, roles without an entry of their own take it too.
+
+        Where none is given and the server has no default teacher, the student's own LM teaches.
+        """
         given = teacher.lms.get(role) or (next(iter(teacher.lms.values())) if len(teacher.lms) == 1 else LmSpec())
-        lm, _ = self._resolve(given, "teacher", param)
+        own = given == LmSpec() and connections.default(self._s, "teacher") is None
+        lm, _ = self._resolve(self._asked_only(role), "student", param) if own else self._resolve(given, "teacher", param)
         return lm.model_copy(update={"prompt_adapter": lm.prompt_adapter or self._spec.prompt_adapter})
+
+    def _asked_only(self, role: str) -> LmSpec:
+        """The student's LM without what it is trained with."""
+        return self._spec.lms.get(role, LmSpec()).model_copy(update={"base_model": "", "trainer": "", "train_options": None})
 
     def _resolve(self, lm: LmSpec, side: Side, param: str) -> tuple[LmSpec, Connection]:
         connection = self._connection(lm, side, param)

@@ -45,7 +45,7 @@ CONNECTIONS = """
 base_url = "LM_URL"
 models = ["tiny"]
 default_student = true
-supports = ["lora", "structured_outputs"]
+supports = ["lora", "structured_outputs", "tools"]
 trainer = "local"
 
 [connections.big]

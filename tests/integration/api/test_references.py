@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from distill.settings import get_settings
 from tests.integration.api.conftest import CONNECTIONS, Tokens
 from tests.integration.execute.house import House
 from tests.support.installed import PACKAGE, make_runtime
-from tests.support.scripted_lm import Answer, Ask, ScriptedLM
+from tests.support.scripted_lm import Answer, Ask, Says, ScriptedLM
 
 DESK = {"reference": f"{PACKAGE}.programs:make_desk", "kwargs": {"rounds": 3}}
 ROWS = [{"message": f"Message {i}", "team": "billing"} for i in range(4)]
@@ -77,6 +78,21 @@ def knows(ask: Ask) -> Answer:
     if "team" in ask.outputs:
         return {"team": "technical" if "crash" in ask.inputs["message"] else "billing"}
     return {"answer": f"{ask.model} had written {ask.inputs['draft']!r}"}
+
+
+def calls_the_tool(ask: Ask) -> Answer:
+    function = {"name": "on_duty", "arguments": json.dumps({"team": "billing"})}
+    return Says({"content": None, "tool_calls": [{"id": f"x{ask.n}", "type": "function", "function": function}]})
+
+
+SWITCHBOARD: dict[str, Any] = {
+    "program": {"reference": f"{PACKAGE}.programs:Switchboard"},
+    "trainset": ROWS,
+    "metric": {"type": "reference", "reference": f"{PACKAGE}.metrics:right_desk"},
+    "prompt_adapter": {"type": "chat", "native_tools": True},
+    "lms": {"student": {"native": ["tools"]}},
+    "teacher": {"lms": {"student": {"connection": "house", "native": ["tools"]}}},
+}
 
 
 class TestPrograms:
@@ -195,3 +211,28 @@ class TestCall:
             assert short == {"team": "technical", "answer": first, "urgent": False}
             path = f"/v1/artifacts/{artifact['id']}/call"
             assert fault(api.post(path, json={"inputs": {"message": "Help", "urgent": "very"}}))[:2] == ("invalid_inputs", "inputs.urgent")
+
+    @pytest.mark.slow
+    def test_of_a_program_whose_lm_calls_tools_natively(
+        self, database: str, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("STILLHOUSE_REFERENCES", PACKAGE)
+        monkeypatch.setenv("STILLHOUSE_BLOBS__ROOT", str(tmp_path / "blobs"))
+        with (
+            ScriptedLM(answer=calls_the_tool) as lm,
+            House(tmp_path, lm, lm, python=runtime, references=(PACKAGE,)) as house,
+            calling(house, lm, runtime, tmp_path) as api,
+        ):
+            job = house.run(api.post("/v1/compile_jobs", json=SWITCHBOARD).json()["id"])
+            assert job.status == "succeeded", job.error
+            asked = [call.body for call in lm.calls]
+            artifact = api.get(f"/v1/compile_jobs/{job.id}/artifact").json()
+            reply = api.post(f"/v1/artifacts/{artifact['id']}/call", json={"inputs": {"message": "I was charged twice"}})
+            assert (reply.status_code, reply.json().get("outputs")) == (200, {"desks": ["billing desk"]})
+            (called,) = [call.body for call in lm.calls[len(asked) :]]
+            assert called["model"] == artifact["models"]["ask"]
+            (file,) = api.get(f"/v1/compile_jobs/{job.id}/training_files").json()["data"]
+            for line in api.get(file["content"]).text.splitlines():
+                record = json.loads(line)
+                taught = next(body for body in asked if body["messages"] == record["prompt"])
+                assert json.dumps(taught["tools"]) == json.dumps(record["tools"]) == json.dumps(called["tools"]), "in one order of keys"

@@ -93,6 +93,15 @@ class TestSubmit:
     def test_several_samples_get_a_temperature(self, world: World) -> None:
         assert spec_of(world.submit(rollouts={"n": 4})).rollouts.temperature == 1.0
 
+    def test_with_nobody_else_to_teach_the_students_own_lm_does(self, world: World) -> None:
+        execute("UPDATE connections SET default_teacher = false")
+        job_id = world.submit(lms={"student": {"temperature": 0.5, "train_options": {"n_epochs": 2}}})
+        spec = spec_of(job_id)
+        (teacher,) = spec.teachers
+        lm, own = teacher.lms["student"], spec.lms["student"]
+        assert (lm.connection, lm.model, lm.options()) == ("house", own.model, {"temperature": 0.5})
+        assert (lm.base_model, lm.trainer, lm.train_options) == ("", "", None), "it is only asked"
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -247,7 +256,8 @@ class TestRefusals:
 
     def test_no_default_teacher(self, world: World) -> None:
         execute("UPDATE connections SET default_teacher = false")
-        assert_refused(world, {}, "no_default_connection", "teacher[0].lms.student")
+        changes = {"teacher": [{"lms": {"student": {"temperature": 1.0}}}]}
+        assert_refused(world, changes, "no_default_connection", "teacher[0].lms.student")
 
     def test_disabled_connection(self, world: World) -> None:
         with unit_of_work() as s:

@@ -217,7 +217,7 @@ class House:
                 base_url=self.student.url,
                 models=[self.base_model],
                 default_student=True,
-                supports=["structured_outputs", "lora"],
+                supports=["structured_outputs", "lora", "tools"],
                 trainer="local",
                 device=self.device,
             ),

@@ -68,6 +68,22 @@ class TestRefilter:
         assert repository.spec_of(job).lms["student"].max_tokens == 32
 
     @pytest.mark.slow
+    def test_another_student_learns_from_the_same_traces(self, house: House) -> None:
+        first = house.compile(rows(6), valset=rows(3))
+        two = house.connections["house"].model_copy(update={"models": [house.base_model, "another"]})
+        with unit_of_work() as s:
+            connections.sync(s, Settings(connections={**house.connections, "house": two}))
+        assert isinstance(house.trainer, PretendTrainer)
+        house.trainer.base = "sha256:another"
+        taught, asked = len(house.teacher.calls), len(house.student.calls)
+        job = refilter(house, first, lms={"student": {"model": "another"}})
+        assert job.status == "succeeded", job.error
+        assert len(house.teacher.calls) == taught
+        assert [each["base_model"] for each in house.trainer.jobs] == [house.base_model, "another"]
+        (key,) = keys(job)
+        assert {call.body["model"] for call in house.student.calls[asked:]} == {"another", key.model_id}
+
+    @pytest.mark.slow
     def test_other_train_options_train_again_on_the_same_rows(self, house: House) -> None:
         first = house.compile(rows(6), train_options={"n_epochs": 3, "lora_r": 4})
         job = refilter(house, first, train_options={"n_epochs": 5})
