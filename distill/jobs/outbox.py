@@ -23,10 +23,11 @@ RETURNING id, queue
 _OVERDUE = text("""
 UPDATE work_items w SET hinted_at = clock_timestamp()
  WHERE w.id IN (
-   SELECT i.id FROM work_items i JOIN jobs j ON j.id = i.job_id
-    WHERE i.status = 'queued' AND NOT i.held AND j.status IN ('queued', 'running') AND i.run_after <= clock_timestamp()
-      AND greatest(i.hinted_at, i.run_after) <= clock_timestamp() - make_interval(secs => :seconds)
-    ORDER BY i.id LIMIT 500 FOR UPDATE OF i SKIP LOCKED)
+   SELECT late.id FROM unnest(CAST(:queues AS text[])) AS q(name) CROSS JOIN LATERAL (
+     SELECT i.id FROM work_items i JOIN jobs j ON j.id = i.job_id
+      WHERE i.queue = q.name AND i.status = 'queued' AND NOT i.held AND j.status IN ('queued', 'running')
+        AND greatest(i.hinted_at, i.run_after) <= clock_timestamp() - make_interval(secs => :seconds)
+      LIMIT :many FOR UPDATE OF i SKIP LOCKED) AS late)
 RETURNING w.queue
 """)
 _DUE = text("""
@@ -65,9 +66,13 @@ def take(s: Session, limit: int = 500) -> list[Hint]:
     return _count(row.queue for row in s.execute(_TAKE, {"limit": limit}))
 
 
-def take_overdue(s: Session, seconds: float) -> list[Hint]:
-    """Queues with items that nobody claimed for `seconds` since their last hint: Redis may have lost it."""
-    return _count(row.queue for row in s.execute(_OVERDUE, {"seconds": seconds}))
+def take_overdue(s: Session, seconds: float, many: int = 16) -> list[Hint]:
+    """Queues with items that nobody claimed for `seconds` since their last hint: Redis may have lost it.
+
+    `many` of each queue, so that a long one hides no other; the rest is taken next time.
+    """
+    values = {"seconds": seconds, "many": many, "queues": [str(queue) for queue in Queue]}
+    return _count(row.queue for row in s.execute(_OVERDUE, values))
 
 
 def take_due(s: Session) -> list[Hint]:

@@ -38,7 +38,7 @@ class Load:
     def __enter__(self) -> Self:
         self._over = threading.Event()
         self._headers = {"authorization": f"Bearer {self.world.keys[0]}"}
-        self.world.wait_over([self.world.submit(body(anchors()))])  # so that no two jobs ask at once what all share
+        self.world.wait_over([self.world.submit(body(anchors()))], 240)  # so that no two jobs ask at once what all share
         first = [self._submit(f"first-{n}") for n in range(2)]
         self._threads = [
             *(threading.Thread(target=self._submit_on, args=(n,)) for n in range(SUBMITTERS)),

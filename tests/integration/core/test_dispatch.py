@@ -138,6 +138,15 @@ class TestDispatcher:
         Dispatcher(TimerSettings(), send=sent.append).round()
         assert sent == ["train"] * 16
 
+    def test_a_long_queue_hides_no_other_whose_hints_were_lost(self, world: World) -> None:
+        world.at_bootstrap(1, items=50)
+        execute("UPDATE work_items SET queue = 'train' WHERE id = (SELECT max(id) FROM work_items)")
+        before = "clock_timestamp() - interval '2 minutes'"
+        execute(f"UPDATE work_items SET hinted_at = {before}, run_after = {before} WHERE status = 'queued'")
+        with unit_of_work() as s:
+            assert {hint.queue: hint.many for hint in outbox.take_overdue(s, 60)} == {"rollouts": 16, "train": 1}
+            assert {hint.queue: hint.many for hint in outbox.take_overdue(s, 60)} == {"rollouts": 16}
+
     def test_where_nobody_listens_hints_do_not_pile_up(self, database: str, redis_url: str) -> None:
         with redis.Redis.from_url(redis_url) as client:
             for _ in range(40):
