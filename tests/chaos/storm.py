@@ -27,11 +27,11 @@ LATENCY_SECONDS = 0.3
 JOBS_A_FAULT = 3
 LONGEST_JOB_SECONDS = 240.0
 TIMERS = {
-    "SILENCE_SECONDS": "6",
-    "FINISH_SECONDS": "6",
-    "STOP_GRACE_SECONDS": "6",
-    "DRAIN_SECONDS": "15",
-    "STALL_SECONDS": "10",
+    "SILENCE_SECONDS": "15",
+    "FINISH_SECONDS": "10",
+    "STOP_GRACE_SECONDS": "10",
+    "DRAIN_SECONDS": "20",
+    "STALL_SECONDS": "90",
     "CALL_ATTEMPT_SECONDS": "10",
     "CALL_PAUSE_CAP_SECONDS": "1",
     "BREAKER_SECONDS": "1",
@@ -62,13 +62,12 @@ class Storm:
         self._ended = 0
         self._calm = threading.Event()
         self._numbers = itertools.count()
-        self.world.wait_over([self.world.submit(body(anchors()), what="anchors")])  # so that no two jobs train at once what all share
+        self._train_what_all_share()
         helpers = [threading.Thread(target=self._watch, name="watch"), *(threading.Thread(target=self._strike) for _ in range(2))]
         for helper in helpers:
             helper.start()
         try:
-            with ThreadPoolExecutor(IN_FLIGHT, "client") as clients:
-                list(clients.map(self._carry, dice.plans(self.seed, self.runs)))
+            self._send_all()
         finally:
             self._calm.set()
             with self._changed:
@@ -76,6 +75,20 @@ class Storm:
             for helper in helpers:
                 helper.join()
         self.world.wait_whole()
+
+    def _send_all(self) -> None:
+        with ThreadPoolExecutor(IN_FLIGHT, "client") as clients:
+            try:
+                list(clients.map(self._carry, dice.plans(self.seed, self.runs)))
+            except BaseException:
+                clients.shutdown(wait=False, cancel_futures=True)  # Ctrl-C ends it with the jobs under way
+                raise
+
+    def _train_what_all_share(self) -> None:
+        """Before anything is done to it: thereafter most jobs find their training done."""
+        job = self.world.submit(body(anchors()), what="anchors")
+        self.world.wait_over([job], LONGEST_JOB_SECONDS)
+        assert self.world.status(job) == "succeeded", "a job without any fault did not succeed"
 
     # ------------------------------------------------------------ damage
 
