@@ -15,19 +15,13 @@ from sqlalchemy import text
 from app import serve
 from distill.catalog import blobs, keys, projects
 from distill.db import unit_of_work
-from distill.errors import StartRefused
+from distill.errors import StartRefused, StorageError
 from distill.settings import get_settings
 from distill.storage import open_store
 from stack import plan
 from stack.network import free_port
 from tests.support import databases
 
-THE_OTHERS_ARE_SLOW = [
-    "api",
-    pytest.param("worker", marks=pytest.mark.slow),
-    pytest.param("dispatcher", marks=pytest.mark.slow),
-    pytest.param("lm-agent", marks=pytest.mark.slow),
-]
 PROCESSES = {
     "api": plan.api_command("127.0.0.1", free_port()),
     "worker": plan.worker_command(["light"], 1),
@@ -35,6 +29,7 @@ PROCESSES = {
     "lm-agent": plan.lm_agent_command("house"),
 }
 pytestmark = pytest.mark.usefixtures("database", "redis_url")
+slow = pytest.mark.slow  # each starts a process; `TestCheck` asks the same of the code that they run
 
 
 def refusal(command: tuple[str, ...]) -> str:
@@ -57,21 +52,53 @@ def policy(url: str, name: str) -> Iterator[None]:
             client.config_set("maxmemory-policy", "noeviction")
 
 
+def move_store() -> None:
+    """The blob store is now another database's."""
+    with unit_of_work() as s:
+        blobs.check_store(s, open_store(get_settings()))
+        s.execute(text("UPDATE server_meta SET value = 'store_other' WHERE key = 'store_id'"))
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("at", "what_to_do"), [("0001", "run `stillhouse-server migrate`"), ("9999", "start the version that migrated")]
+    )
+    def test_another_schema(self, at: str, what_to_do: str) -> None:
+        with databases.at_revision(at), pytest.raises(StartRefused, match=what_to_do):
+            serve.check("127.0.0.1")
+
+    @pytest.mark.parametrize("evicting", ["allkeys-lru", "volatile-ttl"])
+    def test_a_redis_that_evicts(self, evicting: str, redis_url: str) -> None:
+        with policy(redis_url, evicting), pytest.raises(StartRefused, match=f"maxmemory-policy is {evicting}"):
+            serve.check("127.0.0.1")
+
+    def test_a_redis_that_does_not_answer_is_no_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
+        databases.forget_settings()
+        serve.check("127.0.0.1")
+
+    def test_another_store(self) -> None:
+        move_store()
+        with pytest.raises(StorageError, match="belongs to the database"):
+            serve.check("127.0.0.1")
+
+
 class TestSchema:
-    @pytest.mark.parametrize("process", THE_OTHERS_ARE_SLOW)
+    @pytest.mark.parametrize("process", ["api", *(pytest.param(name, marks=slow) for name in ("worker", "dispatcher", "lm-agent"))])
     def test_an_older_one_names_the_command(self, process: str) -> None:
         with databases.at_revision("0001"):
             said = refusal(PROCESSES[process])
         assert "the database is at revision 0001" in said
         assert "run `stillhouse-server migrate`" in said
 
-    @pytest.mark.parametrize("process", THE_OTHERS_ARE_SLOW)
+    @slow
+    @pytest.mark.parametrize("process", PROCESSES)
     def test_a_newer_one_asks_for_the_version_that_made_it(self, process: str) -> None:
         with databases.at_revision("9999"):
             said = refusal(PROCESSES[process])
         assert "does not know: start the version that migrated it" in said
 
-    @pytest.mark.slow
+    @slow
     def test_a_newer_one_is_not_migrated(self) -> None:
         with databases.at_revision("9999"):
             assert "does not know" in refusal((sys.executable, "-m", "stack.cli", "migrate"))
@@ -79,15 +106,16 @@ class TestSchema:
 
 
 class TestRedis:
-    @pytest.mark.parametrize("process", THE_OTHERS_ARE_SLOW[:3])
-    @pytest.mark.parametrize("evicting", ["allkeys-lru", pytest.param("volatile-ttl", marks=pytest.mark.slow)])
+    @slow
+    @pytest.mark.parametrize("process", ["api", "worker", "dispatcher"])
+    @pytest.mark.parametrize("evicting", ["allkeys-lru", "volatile-ttl"])
     def test_one_that_evicts_is_refused(self, process: str, evicting: str, redis_url: str) -> None:
         with policy(redis_url, evicting):
             said = refusal(PROCESSES[process])
         assert f"maxmemory-policy is {evicting}" in said
         assert "Set `maxmemory-policy noeviction`" in said
 
-    @pytest.mark.slow
+    @slow
     def test_the_whole_stack_ends_with_what_its_part_said(self, redis_url: str, stack_home: Path) -> None:
         command = (sys.executable, "-m", "stack.cli", "up", "--home", str(stack_home), "--port", str(free_port()), "--no-lm-host")
         with policy(redis_url, "allkeys-lru"):
@@ -98,12 +126,10 @@ class TestRedis:
 
 
 class TestBlobStore:
-    @pytest.mark.parametrize("process", [THE_OTHERS_ARE_SLOW[index] for index in (0, 1, 3)])
+    @slow
+    @pytest.mark.parametrize("process", ["api", "worker", "lm-agent"])
     def test_another_servers_is_refused(self, process: str) -> None:
-        store = open_store(get_settings())
-        with unit_of_work() as s:
-            blobs.check_store(s, store)
-            s.execute(text("UPDATE server_meta SET value = 'store_other' WHERE key = 'store_id'"))
+        move_store()
         said = refusal(PROCESSES[process])
         assert "belongs to the database" in said
         assert "set [blobs] in stillhouse.toml, or DATABASE_URL" in said
@@ -134,7 +160,7 @@ class TestAddress:
 
 
 class TestDatabase:
-    @pytest.mark.slow
+    @slow
     @pytest.mark.parametrize("process", ["api", "worker", "lm-agent"])
     def test_one_that_is_away_is_told_of_in_one_line(self, process: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """The dispatcher waits for it instead."""
