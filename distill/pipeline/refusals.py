@@ -76,17 +76,25 @@ def no_rows_for_predictor(predictors: Iterable[str], coverage: Mapping[str, Any]
         code="no_rows_for_predictor",
         step="prepare",
         param="program",
-        message=f"No training row for {_names(names)}. {counts}. Read the job's rejections, "
-        'or compile with "multitask": true so that predictors of one LM share their rows.',
+        message=f"No training row for {_names(names)}. {counts}. {_next_step(names, coverage, found)}",
         data={"predictors": names, "coverage": coverage},
     )
+
+
+def _next_step(names: Iterable[str], coverage: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
+    if any("too_long" in found.get(name, {}).get("rejected", {}) for name in names):
+        body = '{"train_options": {"max_seq_length": "auto"}}'
+        return f"Ask for POST …/refilter of this job with {body}, or a length that they fit in: no teacher calls."
+    if any(key["predictor"] for key in coverage["keys"]):
+        return 'Read the job\'s rejections, or compile with "multitask": true so that predictors of one LM share their rows.'
+    return "Read the job's rejections."
 
 
 def _rejections(counts: Mapping[str, Any]) -> str:
     rejected: Mapping[str, int] = counts.get("rejected", {})
     if not rejected:
         return "never called in a trace that passed"
-    return f"{sum(rejected.values())} rows rejected ({', '.join(f'{n} {why}' for why, n in sorted(rejected.items()))})"
+    return f"{_count(sum(rejected.values()), 'row')} rejected ({', '.join(f'{n} {why}' for why, n in sorted(rejected.items()))})"
 
 
 def nothing_left_to_train(rows: int) -> Reason:

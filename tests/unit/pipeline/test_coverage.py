@@ -65,10 +65,17 @@ class TestRefuse:
         assert reason is not None
         assert reason.code == "no_rows_for_predictor"
         assert "No training row for predictor `reply`" in reason.message
-        assert "1 rows rejected (1 not_round_trip)" in reason.message
+        assert "1 row rejected (1 not_round_trip)" in reason.message
+        assert '"multitask": true' in reason.message
         fault = reason.fault()
         assert fault.data is not None
         assert fault.data["coverage"]["keys"][1]["predictors"]["reply"]["rejected"] == {"not_round_trip": 1}
+
+    def test_rows_that_are_too_long_are_to_be_refiltered(self) -> None:
+        reason = refuse(report([], TOGETHER, Seen(3, 3, {}, {("classify", "too_long"): 3})), 1.0, [1.0] * 3)
+        assert reason is not None
+        assert "multitask" not in reason.message, "they share their rows already"
+        assert 'refilter of this job with {"train_options": {"max_seq_length": "auto"}}' in reason.message
 
     def test_a_shared_key_with_rows_is_enough(self) -> None:
         assert refuse(report([row("classify", 0)], TOGETHER, Seen(1, 1)), 1.0, [1.0]) is None
