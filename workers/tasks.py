@@ -6,15 +6,16 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from distill.catalog import blobs, connections, projects
 from distill.db import unit_of_work
 from distill.execute.ports import Ports, open_ports
-from distill.execute.run import SECONDS, Shift, run_queue
+from distill.execute.run import SECONDS, Shift, StepRunner, run_queue
 from distill.ids import short_token
 from distill.jobs.claims import WorkerInfo
+from distill.jobs.status import Step
 from distill.queue import check_broker, send_hint
 from distill.settings import Settings, get_settings
 from migrations.runner import check_schema
@@ -33,6 +34,7 @@ class Crew:
     ports: Ports
     shift: Shift
     worker: WorkerInfo
+    steps: Mapping[Step, StepRunner]
 
 
 _lock = threading.Lock()
@@ -42,12 +44,9 @@ _presence: list[Presence] = []
 
 def run(queue: str) -> None:
     """Handle one hint. What is left after a minute is hinted at again, so that other queues of this worker get their turn."""
-    # Here and not above: the steps import what only a working worker needs, and the tests put others in their place.
-    from distill.execute.steps import STEPS
-
     team = crew()
     started = time.monotonic()
-    run_queue(queue, team.worker, team.ports, team.shift, STEPS)
+    run_queue(queue, team.worker, team.ports, team.shift, team.steps)
     if time.monotonic() - started >= SECONDS and not team.shift.is_over:
         send_hint(queue)
 
@@ -95,6 +94,10 @@ def close() -> None:
 
 def _gather(settings: Settings) -> Crew:
     check_broker()
+    # Here and not above: the tests put others in their place. And not with the first hint: a worker whose steps cannot be imported does
+    # not start, and nobody takes it for one that is there.
+    from distill.execute.steps import STEPS
+
     ports = open_ports(settings)
     with unit_of_work() as s:
         check_schema(s)
@@ -102,4 +105,4 @@ def _gather(settings: Settings) -> Crew:
         connections.sync(s, settings, disable_others=False)
         projects.sync(s, settings, reset_others=False)
     name = f"{socket.gethostname()}-{os.getpid()}-{short_token()}"
-    return Crew(ports, Shift(), WorkerInfo(name, CAPABILITIES))
+    return Crew(ports, Shift(), WorkerInfo(name, CAPABILITIES), STEPS)

@@ -125,7 +125,7 @@ class Upstream:
             raise _TryAgain(reply, certain=isinstance(fault, aiohttp.ClientConnectorError)) from fault
         if content is None:
             return error_reply(502, "too_large", "the LM host's answer is too large")
-        return _judge(response, content)
+        return _judge(name, response, content)
 
 
 class ReplyStream:
@@ -228,10 +228,13 @@ def _not_called(target: Target, gate: Gate) -> RelayReply:
     return error_reply(503, "connection_waiting", f"connection {target.connection} is waiting", {"retry-after": str(seconds)})
 
 
-def _judge(response: aiohttp.ClientResponse, content: bytes) -> RelayReply:
-    """An answer as it is; an error passed on in its own words, with our code. Raises _TryAgain."""
+def _judge(name: str, response: aiohttp.ClientResponse, content: bytes) -> RelayReply:
+    """An answer as it is; an error passed on in its own words, with our code. Raises _TryAgain, also for what only looks like an answer: a
+    proxy's page, half a document."""
     headers = _headers(response)
     if 200 <= response.status < 300:
+        if not _is_completion(content):
+            raise _TryAgain(error_reply(502, "unavailable", f"connection {name} answered, but with no chat completion"))
         return RelayReply(response.status, headers, content)
     error = _error_of(content)
     if error is None:
@@ -253,6 +256,14 @@ def _code(status: int, error: Mapping[str, Any] | None) -> str:
     return _CODES.get(status, "bad_request")
 
 
+def _is_completion(content: bytes) -> bool:
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(body, dict) and isinstance(body.get("choices"), list)
+
+
 def _error_of(content: bytes) -> Mapping[str, Any] | None:
     """The `error` object of an OpenAI-shaped body."""
     try:
@@ -264,10 +275,11 @@ def _error_of(content: bytes) -> Mapping[str, Any] | None:
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """Seconds from now; the header holds seconds or a date."""
+    """Seconds from now; the header holds seconds or a date. None for neither."""
     text = response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(text))
+        seconds = float(text)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:

@@ -4,7 +4,8 @@
         ...  # base URL lm.url; afterwards lm.calls, lm.peak_in_flight
 
 An answer is a dict of output fields (written in the format that the prompt asks for: chat, JSON or XML), a str (sent as it is), or one of
-`Fail`, `HangUp`, `Hang`, `Drip`, `Trickle` and `Says`. `answer` may also be a dict from a piece of the user's message to an answer.
+`Fail`, `HangUp`, `Hang`, `Drip`, `Trickle`, `CutShort`, `Raw` and `Says`. `answer` may also be a dict from a piece of the user's message to
+an answer.
 An outage is `lm.fault = Fail(429, retry_after=2)`, and its end `lm.fault = None`: while it is set, it is the answer to everything.
 `python -m tests.support.scripted_lm --port 9000` serves the default answer: every field says its own name.
 """
@@ -36,7 +37,7 @@ class Fail:
     status: int
     code: str = "scripted"
     message: str = "scripted failure"
-    retry_after: float | None = None
+    retry_after: float | str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,20 @@ class Trickle:
 
 
 @dataclass(frozen=True)
+class CutShort:
+    """Begin a plain answer, send half of its bytes, and close the connection."""
+
+    text: str = "never whole"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Bytes as they are, with status 200: no chat completion."""
+
+    body: bytes
+
+
+@dataclass(frozen=True)
 class Says:
     """A whole assistant message: tool calls or reasoning beside its text."""
 
@@ -86,7 +101,7 @@ class Ask:
     inputs: dict[str, str]
 
 
-Answer = str | Mapping[str, Any] | Fail | HangUp | Hang | Drip | Trickle | Says
+Answer = str | Mapping[str, Any] | Fail | HangUp | Hang | Drip | Trickle | CutShort | Raw | Says
 Answerer = Callable[[Ask], Answer]
 
 
@@ -216,6 +231,10 @@ class ScriptedLM:
             return web.Response(status=503)
         if isinstance(answer, Says):
             return web.json_response(_completion(ask, "", answer.message))
+        if isinstance(answer, Raw):
+            return web.Response(body=answer.body, content_type="application/json")
+        if isinstance(answer, CutShort):
+            return await _cut_short(request, ask, answer)
         if isinstance(answer, Trickle):
             return await _trickle(request, ask, answer)
         drip = answer if isinstance(answer, Drip) else Drip(answer if isinstance(answer, str) else write(ask, answer), 0.0)
@@ -280,7 +299,8 @@ def _completion(ask: Ask, text: str, message: Mapping[str, Any] | None = None) -
 
 
 def _error(fail: Fail) -> web.Response:
-    headers = {} if fail.retry_after is None else {"retry-after": f"{fail.retry_after:g}"}
+    asked = fail.retry_after
+    headers = {} if asked is None else {"retry-after": asked if isinstance(asked, str) else f"{asked:g}"}
     body = {"error": {"message": fail.message, "type": "scripted", "code": fail.code, "param": None}}
     return web.json_response(body, status=fail.status, headers=headers)
 
@@ -295,6 +315,17 @@ async def _trickle(request: web.Request, ask: Ask, trickle: Trickle) -> web.Stre
         if start:
             await asyncio.sleep(trickle.pause_seconds)
         await response.write(body[start : start + size])
+    return response
+
+
+async def _cut_short(request: web.Request, ask: Ask, cut: CutShort) -> web.StreamResponse:
+    body = json.dumps(_completion(ask, cut.text)).encode()
+    response = web.StreamResponse(headers={"content-type": "application/json"})
+    response.content_length = len(body)
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    assert request.transport is not None
+    request.transport.close()
     return response
 
 

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import select
 
 from distill.db import listen_dsn, unit_of_work
-from distill.jobs import events, outbox
+from distill.jobs import events, line, outbox, repository
 from distill.jobs.models import Worker
 from distill.jobs.outbox import Hint
 from distill.queue import send_hint
@@ -115,6 +115,21 @@ class TestHints:
             assert (item.status, item.attempts, job(job_id).status) == ("queued", 0, "running")
             dispatcher.send_signal(signal.SIGTERM)
             assert dispatcher.wait(SECONDS) == 0
+
+
+class TestAWorkerThatCannotWork:
+    def test_it_does_not_start_and_the_job_says_that_nobody_is_there(self, world: World, redis_url: str) -> None:
+        broken = [word.replace("trivial", "broken") for word in (*CELERY, *QUIET)]
+        ended = subprocess.run(
+            [sys.executable, "-m", *broken], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[3],
+            timeout=SECONDS, check=False,
+        )  # fmt: skip
+        assert (ended.returncode, "worker cannot start" in ended.stdout) == (1, True), ended.stdout
+        assert "distill.execute.steps" in ended.stdout
+        job_id = world.submit()
+        with unit_of_work() as s:
+            waiting = line.waiting(s, [repository.by_id(s, job_id)])[job_id]
+        assert waiting.reason == "no worker is alive for the queue rollouts"
 
 
 class TestDispatcher:

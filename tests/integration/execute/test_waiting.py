@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from distill.catalog import connections, row_facts
+from distill.catalog.waits import SAID
 from distill.db import unit_of_work
-from distill.jobs import events, repository
+from distill.jobs import events, line, repository
 from distill.jobs.models import Job
 from tests.integration.execute.house import House, knows, rows
 from tests.support.scripted_lm import Answer, Ask, Fail, HangUp
@@ -24,6 +25,12 @@ def waits(name: str = "teacher") -> str | None:
         found = connections.find(s, name)
         assert found is not None
         return found.limited_reason
+
+
+def why(job_id: str) -> str:
+    """As the job says it under `queue`."""
+    with unit_of_work() as s:
+        return line.waiting(s, [repository.by_id(s, job_id)])[job_id].reason
 
 
 def attempts(job_id: str) -> set[int]:
@@ -63,7 +70,7 @@ class TestAnOutage:
         house.teacher.answer = answer
         job_id = house.submit(rows(18), num_threads=4, evaluate={"roles": []})
         house.run(job_id, until=lambda job: waits() == reason)
-        assert house.job(job_id).status == "running"
+        assert (house.job(job_id).status, why(job_id)) == ("running", f"waiting for teacher: {SAID[reason]}")
         assert attempts(job_id) == {0}
         refused = len(asked)
         house.teacher.fault = None

@@ -5,13 +5,15 @@ import json
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import aiohttp
 import pytest
 
 from distill.relay import Relay, RelayLimits, Target
-from tests.support.scripted_lm import Answer, Ask, Drip, Fail, Hang, HangUp, ScriptedLM
+from tests.support.scripted_lm import Answer, Ask, CutShort, Drip, Fail, Hang, HangUp, Raw, ScriptedLM
 
 LIMITS = RelayLimits(attempt_seconds=5, total_seconds=5, first_pause_seconds=0.01, longest_pause_seconds=0.5, max_body_bytes=100_000)
 BODY = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5}
@@ -79,7 +81,9 @@ class TestForwardingForRunners:
 
 
 class TestRetries:
-    @pytest.mark.parametrize("trouble", [Fail(429), Fail(500), Fail(503), HangUp()])
+    @pytest.mark.parametrize(
+        "trouble", [Fail(429), Fail(500), Fail(503), HangUp(), CutShort(), Raw(b"{"), Raw(b"[]"), Raw(b'{"id": 1}'), Raw(b"")]
+    )
     def test_passing_trouble_is_retried(self, relay: Relay, trouble: Answer) -> None:
         with ScriptedLM(answer=first(trouble, trouble)) as lm:
             grant = relay.grant({"student": target(lm)})
@@ -98,6 +102,51 @@ class TestRetries:
             grant = relay.grant({"student": target(lm)})
             assert asyncio.run(post(relay, grant.token))[::2] == (429, "rate_limited")
         assert len(lm.calls) == 1
+
+    def test_retry_after_may_be_a_date(self, relay: Relay) -> None:
+        date = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+        with ScriptedLM(answer=first(Fail(429, retry_after=date))) as lm:
+            grant = relay.grant({"student": target(lm)})
+            assert asyncio.run(post(relay, grant.token))[::2] == (429, "rate_limited")
+        wait = relay.waits(["house"])["house"]
+        assert wait.reason == "rate_limited"
+        assert wait.seconds is not None
+        assert 50 < wait.seconds <= 60
+
+    @pytest.mark.parametrize("said", ["soon", "nan", "inf", "1e999", "-5", "", "Thu, 99 Foo 2026", "Fri, 27 Nov 2020 10:00:00 GMT"])
+    def test_retry_after_that_says_nothing_is_no_trouble(self, relay: Relay, said: str) -> None:
+        with ScriptedLM(answer=first(Fail(503, retry_after=said))) as lm:
+            grant = relay.grant({"student": target(lm)})
+            assert asyncio.run(post(relay, grant.token))[0] == 200
+        assert len(lm.calls) == 2
+
+    def test_a_host_that_never_answers_well_has_so_long_and_no_longer(self) -> None:
+        relay = Relay(RelayLimits(total_seconds=0.4, first_pause_seconds=0.02, longest_pause_seconds=0.1))
+        relay.start()
+        with ScriptedLM(answer=lambda ask: Raw(b"<html>")) as lm:
+            grant = relay.grant({"student": target(lm)})
+            status, body, code = asyncio.run(post(relay, grant.token))
+        relay.stop()
+        assert (status, code) == (502, "unavailable")
+        assert body["error"]["message"] == "connection house answered, but with no chat completion"
+        assert len(lm.calls) > 1
+        assert lm.calls[-1].asked_at - lm.calls[0].asked_at < 0.4
+
+    def test_callers_that_failed_together_do_not_come_back_together(self) -> None:
+        relay = Relay(RelayLimits(total_seconds=10, first_pause_seconds=0.4, breaker_seconds=60))
+        relay.start()
+
+        async def many(token: str) -> None:
+            await asyncio.gather(*(post(relay, token, {**BODY, "seed": seed}) for seed in range(12)))
+
+        with ScriptedLM(answer=lambda ask: Fail(500) if ask.n < 12 else "fine", hold_until=12) as lm:
+            asyncio.run(many(relay.grant({"student": target(lm)}).token))
+        relay.stop()
+        refused = {call.body["seed"]: call.replied_at for call in lm.calls if call.status == 500}
+        pauses = sorted(call.asked_at - refused[call.body["seed"]] for call in lm.calls if call.status == 200)
+        assert len(pauses) == 12
+        assert pauses[0] >= 0.19
+        assert pauses[-1] - pauses[0] > 0.02
 
     @pytest.mark.parametrize(
         ("trouble", "code"),
