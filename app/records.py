@@ -19,8 +19,20 @@ def records(file: BinaryIO, form: RecordFormat) -> Iterator[bytes]:
 
 
 def _trl(row: Mapping[str, Any]) -> dict[str, Any]:
-    """TRL's conversational prompt-completion: it takes the loss on the completion."""
-    return {name: row[name] for name in ("prompt", "completion", "tools") if name in row}
+    """TRL's conversational prompt-completion: it takes the loss on the completion, and gives messages to the chat template as they are."""
+    sides = {name: [_for_template(message) for message in row[name]] for name in ("prompt", "completion")}
+    return {**sides, **({"tools": row["tools"]} if "tools" in row else {})}
+
+
+def _for_template(message: dict[str, Any]) -> dict[str, Any]:
+    """Chat templates take the arguments of a tool call as an object, which are text on the wire."""
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_with_object(call) for call in calls]} if calls else message
+
+
+def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": orjson.loads(function["arguments"] or "{}")}}
 
 
 def _openai(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+from pydantic import TypeAdapter
+
 from app.records import RecordFormat, records
 
 ROW: dict[str, Any] = {
@@ -17,6 +20,17 @@ ROW: dict[str, Any] = {
     "digest": "v1:1",
 }
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+CALL = {"id": "call_0", "type": "function", "function": {"name": "look", "arguments": '{"zeta": "Zoë", "b": 2}'}}
+TOOL_ROW: dict[str, Any] = {
+    "prompt": [
+        {"role": "user", "content": "where?"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "here", "tool_call_id": "call_0"},
+        {"role": "user", "content": "and now?"},
+    ],
+    "completion": [{"role": "assistant", "content": "", "tool_calls": [CALL]}],
+    "tools": TOOLS,
+}
 
 
 def read(tmp_path: Path, form: RecordFormat, *rows: dict[str, Any]) -> list[dict[str, Any]]:
@@ -36,5 +50,19 @@ class TestRecords:
         assert record["messages"][-1] == {"role": "assistant", "content": "account"}
 
     def test_tools_go_along(self, tmp_path: Path) -> None:
-        assert read(tmp_path, "openai", {**ROW, "tools": TOOLS})[0]["tools"] == TOOLS
-        assert read(tmp_path, "trl", {**ROW, "tools": TOOLS})[0]["tools"] == TOOLS
+        assert read(tmp_path, "openai", TOOL_ROW)[0]["tools"] == TOOLS
+        assert read(tmp_path, "trl", TOOL_ROW)[0]["tools"] == TOOLS
+
+    def test_arguments_of_a_tool_call_are_text_for_openai_and_an_object_for_chat_templates(self, tmp_path: Path) -> None:
+        """TRL hands messages to the chat template as they are: it would write a text in quotes."""
+        (messages,) = (record["messages"] for record in read(tmp_path, "openai", TOOL_ROW))
+        assert [messages[at]["tool_calls"] for at in (1, 4)] == [[CALL]] * 2
+        (record,) = read(tmp_path, "trl", TOOL_ROW)
+        for message in (record["prompt"][1], *record["completion"]):
+            (call,) = message["tool_calls"]
+            assert list(call["function"]["arguments"].items()) == [("zeta", "Zoë"), ("b", 2)]
+
+    def test_messages_and_tools_are_of_openais_own_types(self, tmp_path: Path) -> None:
+        for record in read(tmp_path, "openai", ROW, TOOL_ROW):
+            TypeAdapter(list[ChatCompletionMessageParam]).validate_python(record["messages"])
+            TypeAdapter(list[ChatCompletionToolParam]).validate_python(record.get("tools", []))
