@@ -27,6 +27,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, Finding]]:
     yield "Clock", _guarded("Clock", lambda: _asking(servers.clock))
     yield "Migrations", _guarded("Migrations", lambda: _asking(servers.migrations))
     yield "Redis", _guarded("Redis", lambda: servers.broker(settings))
+    yield "Workers", _guarded("Workers", lambda: _asking(servers.workers))
     yield "Blob store", _guarded("Blob store", lambda: _asking(lambda s: servers.blob_store(s, settings)))
     yield "Disk", machine.disk(settings)
     yield "Timers", machine.timers(settings.timers)

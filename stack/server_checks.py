@@ -9,6 +9,8 @@ from sqlalchemy import make_url, text
 
 from distill.catalog.blobs import check_store, store_id
 from distill.db import Session
+from distill.jobs.status import Queue
+from distill.jobs.workers import by_queue
 from distill.queue import KEEPS_ALL, broker_facts
 from distill.settings import Settings
 from distill.storage import open_store
@@ -77,6 +79,19 @@ def blob_store(s: Session, settings: Settings) -> Finding:
     store = open_store(settings)
     check_store(s, store)
     return well(f"{store} belongs to this database ({store_id(s)})")
+
+
+def workers(s: Session) -> Finding:
+    return judge_workers(by_queue(s))
+
+
+def judge_workers(found: Mapping[str, int]) -> Finding:
+    """From the number of live workers by queue."""
+    detail = ", ".join(f"{found.get(queue, 0)} for {queue}" for queue in Queue)
+    missing = [str(queue) for queue in Queue if not found.get(queue)]
+    if not missing:
+        return well(detail)
+    return odd(detail, f"start `stillhouse-server worker --queues {','.join(missing)}`: jobs are accepted and wait")
 
 
 def broker(settings: Settings) -> Finding:

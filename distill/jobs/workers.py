@@ -14,6 +14,10 @@ INSERT INTO workers (name, queues, capabilities) VALUES (:name, :queues, :capabi
 ON CONFLICT (name) DO UPDATE SET queues = EXCLUDED.queues, capabilities = EXCLUDED.capabilities, seen_at = clock_timestamp()
 """)
 _GONE = text("DELETE FROM workers WHERE name = :name")
+_BY_QUEUE = text("""
+SELECT queue, count(*) AS many FROM workers, unnest(queues) AS queue
+ WHERE seen_at > clock_timestamp() - make_interval(secs => :silence) GROUP BY queue
+""")
 _PRUNE = text("DELETE FROM workers WHERE seen_at < clock_timestamp() - interval '1 hour'")
 
 
@@ -30,6 +34,11 @@ def seen(s: Session, name: str, queues: Collection[str], capabilities: Collectio
 def gone(s: Session, name: str) -> None:
     """It claims nothing any more."""
     s.execute(_GONE, {"name": name})
+
+
+def by_queue(s: Session) -> dict[str, int]:
+    """How many live workers listen to each queue; a queue without any is not in it."""
+    return {row.queue: row.many for row in s.execute(_BY_QUEUE, {"silence": silence_seconds()})}
 
 
 def prune(s: Session) -> None:

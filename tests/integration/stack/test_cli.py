@@ -61,6 +61,7 @@ class TestDoctor:
         for name in ("Clock", "Migrations", "Redis", "Blob store", "Disk", "Runtime default", "Sandbox", "Device"):
             assert f"✓ {name}" in done.stdout
         assert "noeviction" in done.stdout
+        assert re.search(r"! Workers +0 for light, 0 for rollouts, 0 for train", done.stdout)
         assert "fsync off" in done.stdout  # of the tests' server, and on purpose
 
     def test_all_that_must_be_mended_is_named_with_what_to_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

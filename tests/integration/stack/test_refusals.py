@@ -136,9 +136,8 @@ class TestBlobStore:
 
 
 class TestAddress:
-    @pytest.mark.parametrize(
-        "host", ["0.0.0.0", pytest.param("::", marks=pytest.mark.slow), pytest.param("192.0.2.7", marks=pytest.mark.slow)]
-    )
+    @slow
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
     def test_other_machines_are_not_let_in_without_a_key(self, host: str) -> None:
         said = refusal(plan.api_command(host, free_port()))
         assert f"other machines may reach {host}" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -46,3 +47,4 @@ def test_the_doctor_finds_it_well(stack: Stack) -> None:
     done = subprocess.run(command, env=environment, cwd=Path("/"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "✓ Connection house" in done.stdout
+    assert re.search(r"✓ Workers +1 for light, 1 for rollouts, 1 for train", done.stdout)

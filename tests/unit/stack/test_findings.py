@@ -8,7 +8,7 @@ import pytest
 from distill.settings import ConnectionSettings, RuntimeSettings, Settings, TimerSettings
 from stack.findings import Finding, well, worst_of, wrong
 from stack.machine_checks import connection, judge_device, judge_disk, runtimes, sandbox, timers
-from stack.server_checks import judge_broker, judge_clock, judge_postgres
+from stack.server_checks import judge_broker, judge_clock, judge_postgres, judge_workers
 
 POSTGRES = {
     "server_version": "18.1",
@@ -90,6 +90,12 @@ class TestRedis:
         found = judge_broker({**REDIS, f"{kind}_version": version}, is_open=False, is_near=False)
         assert found.level == level
         assert ("CVE-2025-49844" in found.advice) == (level == "odd")
+
+
+class TestWorkers:
+    def test_a_queue_that_nobody_listens_to_is_named(self) -> None:
+        assert judge_workers({"light": 1, "rollouts": 2, "train": 1}) == well("1 for light, 2 for rollouts, 1 for train")
+        assert_told(judge_workers({"light": 1}), "odd", "0 for train", "stillhouse-server worker --queues rollouts,train")
 
 
 class TestMachine:
