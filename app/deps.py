@@ -27,6 +27,7 @@ _DESCRIPTIONS = {
     403: "The key lacks the scope",
     404: "No such object in the key's project",
     409: "The object's state forbids it, or the first request with this Idempotency-Key still runs",
+    412: "The object was changed since it was read: `If-Match` names another state",
     413: "The body is too large",
     415: "The content type is not taken here",
     422: "The request breaks the schema or a rule; `param` and `details` name the place",

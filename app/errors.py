@@ -48,6 +48,7 @@ STATUSES: Mapping[type[house.StillhouseError], int] = {
     house.Invalid: 422,
     house.NotFound: 404,
     house.Conflict: 409,
+    house.Stale: 412,
     house.PermissionDenied: 403,
     house.Unauthenticated: 401,
     house.LimitExceeded: 429,

@@ -5,6 +5,7 @@ StillhouseError(code, message, param, details)
 │   └── Unsupported     a known word that this server cannot do
 ├── NotFound            no such object in the caller's project
 ├── Conflict            the object's state forbids it
+│   └── Stale           the object is not any more what the caller had read
 ├── PermissionDenied    the key lacks a scope
 ├── Unauthenticated     no key, or one that is unknown, revoked or expired
 ├── LimitExceeded       a quota, a rate, a size
@@ -68,6 +69,12 @@ class Conflict(StillhouseError):
     """The object's present state forbids the request."""
 
     code = "conflict"
+
+
+class Stale(Conflict):
+    """The object was changed since the caller read it."""
+
+    code = "stale"
 
 
 class PermissionDenied(StillhouseError):

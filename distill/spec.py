@@ -23,6 +23,7 @@ from stillhouse_programs.spec import (
     PromptAdapterSpec,
     SpecError,
     canonical_json,
+    expand,
     parse_metric,
     parse_prompt_adapter,
 )
@@ -184,8 +185,17 @@ class Evaluate(SpecPart):
     incumbent: AliasName | None = None
 
 
+LAST_SECOND = 253402300799
+"""Of the year 9999, as Unix time."""
+
+
 class Budget(SpecPart):
-    max_calls: Positive | None = None
+    """How far a job may go before it is paused: LM calls, tokens of prompts and answers, US dollars for LM calls, and a time."""
+
+    max_calls: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+    max_cost_usd: PositiveFloat | None = None
+    deadline: Annotated[int, Field(ge=0, le=LAST_SECOND, description="Unix seconds")] | None = None
 
 
 class CompileSpec(SpecPart):
@@ -229,8 +239,9 @@ class CompileSpec(SpecPart):
         return () if self.teacher == "labels" else self.teacher
 
     def digest(self) -> str:
-        """Over what decides the result: not the name, the metadata, nor how fast or when it runs."""
-        return digest(self.model_copy(update={"name": None, "metadata": {}, "auto_start": True, "num_threads": 1}))
+        """Over what decides the result: not the name, the metadata, nor how fast or when it runs, nor how far without asking."""
+        same = self.model_copy(update={"name": None, "metadata": {}, "auto_start": True, "num_threads": 1})
+        return digest(same.model_dump(mode="json", by_alias=True, exclude={"budget"}))
 
     def to_json(self) -> str:
         """Compact JSON for the `jobs.spec` column; `CompileSpec.model_validate_json` reads it."""
@@ -292,6 +303,11 @@ def digest(value: Any) -> str:
 
 def program_digest(spec: ProgramSpec) -> str:
     return "v1:" + sha256(canonical_json(spec).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def calls_of_a_rollout(program: ProgramSpec) -> int | None:
+    """How many LM calls one rollout makes, one after the other; None for code, of which nobody knows."""
+    return None if program.reference is not None else len(expand(program).steps or ())
 
 
 def lm_digest(lm: LmSpec) -> str:

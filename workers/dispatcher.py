@@ -20,7 +20,7 @@ from distill import logs
 from distill.catalog import idempotency
 from distill.db import Session, listen_dsn, unit_of_work
 from distill.errors import StartRefused
-from distill.jobs import claims, outbox, patience
+from distill.jobs import claims, outbox, patience, pausing
 from distill.jobs import workers as heard_of
 from distill.jobs.outbox import Hint
 from distill.queue import MAX_HINTS, check_broker, send_hint
@@ -112,6 +112,7 @@ class Dispatcher:
                 break
             log.warning("lease reaped", item=item)
             reaped += 1
+        self._stop_late()
         self._end_patience()
         with unit_of_work() as s:
             claims.sweep(s)
@@ -119,6 +120,15 @@ class Dispatcher:
             heard_of.prune(s)
             idempotency.prune(s)
         return reaped
+
+    def _stop_late(self) -> None:
+        """Pause the jobs whose deadline has passed; nothing of them is claimed since then."""
+        while not self._stopping.is_set():
+            with unit_of_work() as s:
+                job = pausing.stop_late(s)
+            if job is None:
+                break
+            log.info("deadline passed", job=job)
 
     def _end_patience(self) -> None:
         """Fail the jobs that have waited for a connection for too long."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.auth import Reader, Writer
@@ -22,7 +22,7 @@ from app.views.compile_jobs import job_read
 from app.views.convert import page_of
 from distill.catalog.keys import Caller
 from distill.db import Session, unit_of_work
-from distill.jobs import pausing, refiltering, repository, retrying, service
+from distill.jobs import editing, pausing, refiltering, repository, retrying, service
 from distill.jobs.models import Job
 from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
@@ -88,12 +88,15 @@ async def get_compile_job(
     job_id: JobId,
     caller: Reader,
     services: ServicesDep,
+    response: Response,
     wait: Annotated[int, Query(ge=0, le=60, description="Seconds to wait for a change before answering")] = 0,
 ) -> JobRead:
     """With `wait=30` it answers as soon as something happens to the job, at once when it is final."""
     if wait:
         await wait_for_change(services, caller.project_id, job_id, wait)
-    return await run_in_threadpool(_read_now, caller, job_id)
+    found = await run_in_threadpool(_read_now, caller, job_id)
+    response.headers["etag"] = found.etag
+    return found
 
 
 def _read_now(caller: Caller, job_id: str) -> JobRead:
@@ -101,11 +104,27 @@ def _read_now(caller: Caller, job_id: str) -> JobRead:
         return read_job(session, caller, repository.get(session, caller.project_id, job_id))
 
 
-@routes.patch("/compile_jobs/{job_id}", summary="Change a job's name, priority or metadata", responses={**BODY_ERRORS, **errors(404)})
-def update_compile_job(job_id: JobId, body: JobUpdate, caller: Writer, session: SessionDep) -> JobRead:
-    """Fields that are left out stay; `metadata` is replaced as a whole."""
-    job = service.edit(session, caller.project_id, job_id, name=body.name, priority=body.priority, metadata=body.metadata)
-    return read_job(session, caller, job)
+@routes.patch(
+    "/compile_jobs/{job_id}",
+    summary="Change a job's budget, name, priority or metadata",
+    responses={**BODY_ERRORS, **errors(404, 409, 412)},
+)
+def update_compile_job(
+    job_id: JobId,
+    body: JobUpdate,
+    caller: Writer,
+    session: SessionDep,
+    response: Response,
+    if_match: Annotated[str | None, Header(max_length=1000, description="The job's `etag` as it was read")] = None,
+) -> JobRead:
+    """Fields that are left out stay; `metadata` is replaced as a whole, of `budget` what is given (null takes a limit away). A job that its
+    budget has paused goes on when it is resumed."""
+    limits = body.budget.model_dump(exclude_unset=True) if body.budget is not None else None
+    changes = editing.Changes(body.name, body.priority, body.metadata, limits)
+    job = editing.edit(session, caller.project_id, job_id, changes, if_match)
+    found = read_job(session, caller, job)
+    response.headers["etag"] = found.etag
+    return found
 
 
 @routes.post("/compile_jobs/{job_id}/start", summary="Start a created job", responses=errors(404, 409))
@@ -158,7 +177,8 @@ def pause_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> Job
 
 @routes.post("/compile_jobs/{job_id}/resume", summary="Resume a paused job", responses=errors(404, 409))
 def resume_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
-    """The job goes on where it stood. A pause that has not come yet is taken back; a job that is not paused stays as it is."""
+    """The job goes on where it stood. A pause that has not come yet is taken back; a job that is not paused stays as it is. One that its
+    budget would stop again at once is a conflict, which says what to raise."""
     return read_job(session, caller, pausing.resume(session, caller.project_id, job_id))
 
 

@@ -80,6 +80,7 @@ class JobUpdate(Body):
     name: str | None = Field(default=None, max_length=128)
     priority: Priority | None = None
     metadata: Metadata | None = None
+    budget: Budget | None = Field(default=None, description="Limits that are left out stay; null takes a limit away")
 
 
 class StepRead(Reply):
@@ -111,8 +112,14 @@ class PauseRead(Reply):
     """That a job is to stand still, and why. It is `paused` when its running work has stopped."""
 
     requested_at: int
-    code: str = Field(description="`requested`: somebody asked for it")
+    code: str = Field(description="`requested` (somebody asked for it), `budget_exhausted`, `deadline_passed` or `usage_unknown`")
     message: str
+    param: str | None = Field(default=None, description="The limit that is in the way: `budget.max_calls`, …")
+    data: dict[str, Any] | None = Field(
+        default=None,
+        description="Of a budget, in its own unit: `limit`, `spent`, `next` (what one more rollout needs) and `needed` (in all, about; "
+        "null where it cannot be told yet)",
+    )
 
 
 class JobErrorRead(Reply):
@@ -209,7 +216,7 @@ class JobRead(Reply):
     render: str
     rows: str
     evaluate: dict[str, Any]
-    budget: dict[str, Any]
+    budget: dict[str, Any] = Field(description="The limits that hold now")
     seed: int
     suffix: str | None
     auto_start: bool
@@ -222,6 +229,7 @@ class JobRead(Reply):
     warnings: list[WarningRead]
     artifact: ArtifactLink | None
     spec_digest: str
+    etag: str = Field(description="Of name, priority, metadata and budget; send it back as `If-Match` with a change")
     error: JobErrorRead | None
     metadata: dict[str, str]
 

@@ -21,6 +21,8 @@ from app.schemas.fine_tuning import ChildFineTuneJob
 from app.views.convert import seconds
 from app.views.costs import cost_read
 from app.views.fine_tuning import fine_tune_error
+from distill.jobs.budget import as_asked
+from distill.jobs.editing import etag
 from distill.jobs.models import FineTuneJob, Job, JobEvent
 from distill.jobs.overview import Overview
 from distill.jobs.repository import StepView, spec_of
@@ -61,6 +63,8 @@ def job_read(job: Job, parts: Overview, project: str) -> JobRead:
         spec_digest=job.spec_digest,
         error=JobErrorRead.model_validate(job.error) if job.error else None,
         metadata=job.user_metadata,
+        etag=etag(job),
+        budget=as_asked(job),
         **_asked(spec_of(job)),
     )
 
@@ -97,7 +101,6 @@ def _asked(spec: CompileSpec) -> dict[str, Any]:
                 "render",
                 "rows",
                 "evaluate",
-                "budget",
                 "seed",
             )
         },

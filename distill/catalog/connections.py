@@ -11,7 +11,7 @@ from distill.catalog.models import Connection
 from distill.db import Session
 from distill.errors import NotFound
 from distill.ids import new_id
-from distill.settings import ConnectionSettings, DeviceSettings, Settings
+from distill.settings import ConnectionSettings, DeviceSettings, PriceSettings, Settings
 
 HOUSE = "house"
 """The embedded LM host's connection."""
@@ -70,6 +70,7 @@ def _wanted(settings: Settings) -> dict[str, dict[str, Any]]:
             supports=["structured_outputs", "lora", *(["tools"] if settings.lmhost.tools else [])],
             device="cpu-0",
             trainer="local",
+            prices={"*": PriceSettings(input=0, output=0)},  # nobody sends a bill for it
         )
         wanted[HOUSE] = _values(house)
     return wanted

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from distill.catalog.models import Connection
 from distill.relay import Price
+from distill.spec import LmSpec
 
 ANY_MODEL = "*"
 _PER = 1_000_000
@@ -63,6 +64,11 @@ def price_of(connection: Connection, model: str) -> Price | None:
         cached = own.get("cached_input")
         return Flat(own["input"], own["output"], own["input"] if cached is None else cached)
     return _published(connection.base_url, model, datetime.now(UTC).strftime("%Y-%m-%d %H"))
+
+
+def price_of_lm(connection: Connection, lm: LmSpec) -> Price | None:
+    """Of an LM of a job: a fine-tuned model is asked at its base model's price, unless it has one of its own."""
+    return price_of(connection, lm.model) or (price_of(connection, lm.base_model) if lm.base_model else None)
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""What LM calls were paid for or saved: written once a claim, read as sums by job, side and model."""
+"""What LM calls were paid for or saved: written for each claim, read as sums by job, side and model."""
 
 from __future__ import annotations
 
@@ -50,11 +50,16 @@ class LmCost:
     usd: float | None
 
 
+_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
+
+
 def record(s: Session, rows: Iterable[NewUsage]) -> None:
-    """Told again, it stays as it was."""
+    """All that a claim has used so far; what it told before is replaced."""
     values = [{name: getattr(row, name) for name in NewUsage.__dataclass_fields__} for row in rows]
     if values:
-        s.execute(insert(LmUsage).values(values).on_conflict_do_nothing())
+        told = insert(LmUsage).values(values)
+        again = {name: told.excluded[name] for name in ("calls", *_TOKENS, "seconds", "usd")}
+        s.execute(told.on_conflict_do_update(index_elements=["item_id", "fence", "kind", "model"], set_=again))
 
 
 def of_jobs(s: Session, job_ids: Sequence[str]) -> Mapping[str, list[LmCost]]:

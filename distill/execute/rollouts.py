@@ -47,7 +47,7 @@ NO_FACT: Mapping[Cause, str] = {"silent": "time_limit", "out_of_memory": "memory
 """Ways to end a process that say something about this machine too, and the codes of such examples."""
 ONE_BY_ONE = frozenset({"timeout", "unavailable", "bad_answer"})
 """Trouble that may be an example's own: a host that answers the others, and never this one."""
-REFUSED = frozenset({"connection_unauthorized", "model_not_found", "budget_exhausted", "unknown_slot"})
+REFUSED = frozenset({"connection_unauthorized", "model_not_found", "unknown_slot"})
 """Trouble that every further call would meet, until somebody changes something."""
 
 
@@ -68,17 +68,18 @@ def fill(work: Work, ports: Ports, job: JobContext, pieces: Sequence[Slice]) -> 
     with unit_of_work() as s:
         for piece in pieces:
             piece.look_up(s)
-        spending = Spending.begin(s, ports.relay, work.claim, job, pieces[0].cast, calls=not pieces[0].stored_only)
+        spending = Spending.begin(s, ports.relay, work.claim, pieces[0].cast, calls=not pieces[0].stored_only)
     reach = Reach(work, ports.relay, spending.grant.targets)
-    with spending, reach, Buffer[NewTrace | NewScore](lambda batch: _flush(work, batch)) as buffer:
+    with spending, reach, Buffer[NewTrace | NewScore](lambda batch: _flush(work, spending, batch)) as buffer:
         for piece in pieces:
             for phase in piece.phases:
                 _run_phase(_Running(work, ports, piece, phase, spending, reach, buffer))
     return spending
 
 
-def _flush(work: Work, batch: list[NewTrace | NewScore]) -> None:
+def _flush(work: Work, spending: Spending, batch: list[NewTrace | NewScore]) -> None:
     with unit_of_work() as s:
+        spending.record(s)
         traces.store(s, [row for row in batch if isinstance(row, NewTrace)])
         scores.store(s, [row for row in batch if isinstance(row, NewScore)])
     crash_point(f"{work.claim.step}.flushed")
@@ -109,6 +110,7 @@ class _Running:
         """Keep what an event tells."""
         if event["event"] == "trace":
             item = self.by_index[event["index"]]
+            self.spending.grant.end_rollout(event["trace"]["usage"]["calls"])
             self.buffer.add(self.piece.take_trace(item, event["n"], priced(event["trace"], self.spending.slots)))
             self.reach.look()
             crash_point(f"{self.work.claim.step}.mid_work")
@@ -124,6 +126,7 @@ class _Running:
     def ask(self, runner: Runner, batch: list[Json], width: int) -> None:
         spec, limit = self.piece.job.spec, get_settings().limits.example_seconds
         self.open = dict.fromkeys(example["index"] for example in batch)
+        self.spending.grant.end_all_rollouts()
         body = {
             "program_key": self.phase.program_key,
             "token": self.spending.grant.token,
@@ -220,15 +223,25 @@ def _ask_in_batches(running: _Running, runner: Runner, chosen: list[Item], width
 
 
 def _settle_troubles(running: _Running) -> None:
-    """Take out of the troubles what no further round would mend. Raises Stopped where a connection has to wait."""
+    """Take out of the troubles what no further round would mend. Raises Stopped where a connection has to wait, or the budget is spent."""
     running.work.check()
     if running.troubles:
         running.reach.check()
+    if _drop(running.troubles, "budget_exhausted"):
+        running.spending.halt(running.work)
     for index, (code, message) in list(running.troubles.items()):
         if code in REFUSED and not _may_be_loading(running.piece, code):
             raise Refused(_refusal(running.piece, code, message))
         if code in HOPELESS:
             running.piece.undecided[index] = running.troubles.pop(index)
+
+
+def _drop(troubles: dict[int, tuple[str, str]], code: str) -> bool:
+    """Whether there were any with this code."""
+    found = [index for index, (met, _) in troubles.items() if met == code]
+    for index in found:
+        del troubles[index]
+    return bool(found)
 
 
 def _may_be_loading(piece: Slice, code: str) -> bool:
@@ -238,10 +251,6 @@ def _may_be_loading(piece: Slice, code: str) -> bool:
 
 def _refusal(piece: Slice, code: str, message: str) -> Reason:
     step = "bootstrap" if ":" in piece.role else "evaluate"
-    if code == "budget_exhausted":
-        spent = f"The budget of {piece.job.spec.budget.max_calls} LM calls is spent."
-        text = f"{spent} What was paid for is kept: a job with a larger budget reuses it."
-        return Reason(code, text, step, "budget.max_calls")
     students = ("baseline", "baseline_constrained", "compiled", DEMOS_KEPT, DEMOS_DROPPED)
     param = "evaluate.incumbent" if piece.role == INCUMBENT else "lms" if piece.role in students else "teacher"
     return Reason(code, f"The LM host refused the calls of {piece.role}: {message}", step, param)

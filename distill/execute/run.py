@@ -120,24 +120,24 @@ def _run(work: Work, ports: Ports, run: StepRunner) -> None:
     try:
         run(work, ports)
     except LostLease as lost:
-        _let_go(work.claim, give_back=isinstance(lost, CancelRequested))
+        _let_go(work, give_back=isinstance(lost, CancelRequested))
     except BaseException as error:
         # Celery forgets to count a thread as free that ends in SystemExit or the like, and soon fetches nothing any more.
         # What was stopped may end in any error: its children were killed under it.
         if isinstance(error, Stopped) or work.stop_reason is not None:
-            _let_go(work.claim, give_back=work.stop_reason != "lost")
+            _let_go(work, give_back=work.stop_reason != "lost")
         elif is_away(error):
             log.warning("item_given_back", error=str(error), kind=type(error).__name__)
-            _let_go(work.claim, give_back=True)  # the database went away under it: that spends no attempt
+            _let_go(work, give_back=True)  # the database went away under it: that spends no attempt
         else:
             _fail(work.claim, error)
 
 
-def _let_go(claim: Claim, *, give_back: bool) -> None:
+def _let_go(work: Work, *, give_back: bool) -> None:
     if not give_back:
         log.warning("lease_lost")
         return
-    _written(lambda s: claims.release(s, claim))
+    _written(lambda s: claims.release(s, work.claim, work.told))
 
 
 def _fail(claim: Claim, error: BaseException) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from distill.catalog import connections
-from distill.catalog.prices import price_of
+from distill.catalog.prices import price_of_lm
 from distill.catalog.targets import target_of
 from distill.db import Session
 from distill.pipeline.costs import Asked
@@ -19,8 +19,8 @@ def targets_of(s: Session, cast: Cast) -> dict[str, Target]:
     for lm in cast.slots.values():
         if rows[lm.connection_id].revision != lm.connection_revision:
             raise Refused(_changed(cast.role, rows[lm.connection_id].name))
-    found = {slot: (rows[lm.connection_id], lm.model) for slot, lm in cast.slots.items()}
-    return {slot: replace(target_of(*place), price=price_of(*place)) for slot, place in found.items()}
+    found = {slot: (rows[lm.connection_id], lm) for slot, lm in cast.slots.items()}
+    return {slot: replace(target_of(row, lm.model), price=price_of_lm(row, lm)) for slot, (row, lm) in found.items()}
 
 
 def asked(cast: Cast, targets: Mapping[str, Target]) -> dict[str, Asked]:

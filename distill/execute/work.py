@@ -68,6 +68,11 @@ class Work:
         self._progress = facts
 
     @property
+    def told(self) -> Mapping[str, Any] | None:
+        """How far it is."""
+        return self._progress
+
+    @property
     def stop_reason(self) -> StopReason | None:
         return self._stop_reason
 

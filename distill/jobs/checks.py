@@ -14,6 +14,7 @@ from distill.catalog.fields import check_summary
 from distill.catalog.models import Dataset, Program
 from distill.db import Session
 from distill.errors import Detail, Invalid, Unsupported
+from distill.jobs import budget_checks
 from distill.jobs.incumbents import incumbent
 from distill.jobs.lm_checks import LmResolver
 from distill.jobs.name_diff import NamePair, pair_names, two_columns
@@ -58,6 +59,7 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
     spec = _with_lms(s, project_id, spec, program)
     trainset = _dataset(s, project_id, spec.trainset, program, "trainset", labels_teach=spec.teacher == "labels")
     valset = _dataset(s, project_id, spec.valset, program, "valset") if spec.valset else None
+    budget_checks.check(s, spec, spec.budget)
     _check_group(spec, trainset)
     _check_metric(spec, program, trainset, "trainset")
     if valset is not None:

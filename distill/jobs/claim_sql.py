@@ -28,6 +28,7 @@ WITH leased AS MATERIALIZED (
      AND w.needs <@ CAST(:capabilities AS text[])
      AND NOT w.connections && ARRAY(SELECT id FROM connections WHERE waiting_since IS NOT NULL OR limited_until > clock_timestamp())
      AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL
+     AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
      AND p.room > 0 AND j.num_threads > COALESCE((SELECT width FROM leased l WHERE l.job_id = j.id), 0)
    ORDER BY w.started_at NULLS FIRST, w.created_at, w.id
    LIMIT 1 FOR UPDATE OF w SKIP LOCKED
@@ -38,6 +39,7 @@ WITH leased AS MATERIALIZED (
      SELECT id, num_threads - COALESCE((SELECT width FROM leased l WHERE l.job_id = jobs.id), 0) AS room
        FROM jobs
       WHERE project_id = p.id AND status IN ('queued', 'running') AND cancel_requested_at IS NULL AND pause_requested_at IS NULL
+        AND (deadline IS NULL OR deadline > clock_timestamp())
       ORDER BY priority DESC, created_at, id LIMIT (SELECT 1000000000)
    ) j
    CROSS JOIN LATERAL (
@@ -93,7 +95,7 @@ UPDATE work_items w
   FROM jobs j LEFT JOIN fine_tune_jobs f ON f.id = :fine_tune_job_id
  WHERE w.id = :id AND w.fence = :fence AND w.status = 'leased' AND w.lease_expires_at > clock_timestamp() AND j.id = w.job_id
 RETURNING j.cancel_requested_at IS NOT NULL OR j.status IN ('succeeded', 'failed', 'cancelled') AS cancel,
-          j.pause_requested_at IS NOT NULL AS pause
+          j.pause_requested_at IS NOT NULL OR COALESCE(j.deadline <= clock_timestamp(), false) AS pause
 """)
 
 HOLD = text("SELECT 1 FROM work_items WHERE id = :id AND fence = :fence AND status = 'leased' FOR SHARE")
@@ -136,6 +138,7 @@ RELEASE = text("""
 UPDATE work_items w
    SET status = 'queued', attempts = GREATEST(attempts - 1, 0), width = 0, lease_owner = NULL, lease_expires_at = NULL,
        run_after = GREATEST(clock_timestamp(), c.until), hinted_at = clock_timestamp(),
+       progress = COALESCE(CAST(:progress AS json), w.progress),
        waits_since = CASE WHEN c.until IS NOT NULL THEN COALESCE(w.waits_since, clock_timestamp()) END
   FROM (SELECT max(limited_until) AS until FROM connections WHERE id = ANY (SELECT unnest(connections) FROM work_items WHERE id = :id)) c
  WHERE w.id = :id AND w.fence = :fence AND w.status = 'leased' RETURNING w.queue, w.run_after <= clock_timestamp() AS due

@@ -297,9 +297,13 @@ def fail_job(s: Session, job_id: str, fault: JobFault) -> None:
     settle(s, job)
 
 
-def release(s: Session, claim: Claim) -> None:
-    """Give an item back unfinished (drain, pause, cancel, a connection that waits): no attempt is spent. Raises LostLease."""
-    row = s.execute(sql.RELEASE, _ticket(claim)).first()
+def release(s: Session, claim: Claim, progress: Mapping[str, Any] | None = None) -> None:
+    """Give an item back unfinished (drain, pause, cancel, a connection that waits): no attempt is spent. Raises LostLease.
+
+    `progress` is how far it came since the last beat.
+    """
+    told = None if progress is None else json.dumps(progress)
+    row = s.execute(sql.RELEASE, {**_ticket(claim), "progress": told}).first()
     if row is None:
         raise LostLease(f"work item {claim.item_id} is not held with fence {claim.fence}")
     devices.release(s, claim.item_id)

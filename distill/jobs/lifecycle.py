@@ -9,7 +9,7 @@ from sqlalchemy import func, text, update
 
 from distill.db import Session
 from distill.errors import Conflict, JobFault
-from distill.jobs import events
+from distill.jobs import events, shortfall
 from distill.jobs.models import Job
 from distill.jobs.status import TRANSITIONS, JobStatus
 
@@ -63,6 +63,8 @@ def settle(s: Session, job: Job) -> None:
     if job.cancel_requested_at:
         transition(s, job, JobStatus.CANCELLED, message="Cancelled")
     elif job.pause_requested_at and job.status != JobStatus.PAUSED:
+        job.pause_reason = shortfall.told_again(s, job)
+        s.flush()
         transition(s, job, JobStatus.PAUSED, message=str((job.pause_reason or {}).get("message", "Paused")))
 
 

@@ -87,6 +87,12 @@ class Job(Base):
     progress_event_at: Mapped[datetime | None]
     max_calls: Mapped[int | None] = mapped_column(BigInteger)
     calls_taken: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Spent, or set aside for those who hold its items; `tokens_taken` and `usd_taken` too. The limits here are those that hold now."""
+    max_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_taken: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    max_cost_usd: Mapped[float | None]
+    usd_taken: Mapped[float] = mapped_column(server_default=text("0"))
+    deadline: Mapped[datetime | None]
     plan: Mapped[dict[str, Any] | None]
     """What `validate` found out: predictors, keys, prompt hashes, slices. Later steps read it."""
     estimate: Mapped[dict[str, Any] | None]

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, text
+from sqlalchemy import func, select, text
 
 from distill.db import Session
 from distill.errors import Conflict
-from distill.jobs import events, outbox, repository, trained
+from distill.jobs import budget, events, outbox, repository, shortfall, trained
+from distill.jobs.budget import FIELD_OF
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
+from distill.jobs.shortfall import Shortfall
 from distill.jobs.status import JobStatus
 
 _QUEUES = text("SELECT queue FROM work_items WHERE job_id = :job_id AND status = 'queued' AND NOT held")
+
+_LATE = (
+    select(Job)
+    .where(
+        Job.deadline <= func.clock_timestamp(),
+        Job.status.in_([str(JobStatus.QUEUED), str(JobStatus.RUNNING)]),
+        Job.pause_requested_at.is_(None),
+        Job.cancel_requested_at.is_(None),
+    )
+    .order_by(Job.deadline)
+    .limit(1)
+    .with_for_update(key_share=True, skip_locked=True)
+    .execution_options(populate_existing=True)
+)
 
 
 def pause(s: Session, project_id: str, job_id: str) -> Job:
@@ -40,14 +56,36 @@ def request(s: Session, job: Job, reason: dict[str, object]) -> None:
     s.refresh(job)
 
 
+def stop_for_budget(s: Session, job_id: str, found: Shortfall, most: float) -> bool:
+    """Pause a job whose budget is in the way of the next call. False where the limit has been raised from `most` meanwhile."""
+    job = repository.lock(s, job_id)
+    if found.unknown is None and getattr(budget.limits_of(job), FIELD_OF[found.limit]) > most:
+        return False
+    if not JobStatus(job.status).is_terminal and job.cancel_requested_at is None:
+        request(s, job, shortfall.reason(s, job, found))
+    return True
+
+
+def stop_late(s: Session) -> str | None:
+    """Pause one job whose deadline has passed, and return its id; None when there is none."""
+    job = s.scalar(_LATE)
+    if job is None:
+        return None
+    request(s, job, shortfall.late(job))
+    return job.id
+
+
 def resume(s: Session, project_id: str, job_id: str) -> Job:
     """Let a paused job go on where it stood; a pause that was asked for and has not come yet is taken back.
 
-    A job that is not paused stays as it is. Raises NotFound, Conflict for a job that is over, is being cancelled or was never started.
+    A job that is not paused stays as it is. Raises NotFound, Conflict for a job that is over, is being cancelled or was never started, and
+    for one that its budget would stop again at once.
     """
     repository.get(s, project_id, job_id)
     job = repository.lock(s, job_id)
     _refuse(job, "resumed")
+    if job.pause_requested_at is not None and (why := shortfall.still(s, job)) is not None:
+        raise Conflict(str(why["message"]), code=str(why["code"]), param=str(why["param"]))
     if job.status == JobStatus.PAUSED:
         transition(s, job, JobStatus.QUEUED, message="Resumed")
         _go_on(s, job)

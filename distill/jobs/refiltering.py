@@ -10,10 +10,10 @@ from sqlalchemy import select
 from distill.catalog.keys import Caller
 from distill.db import Session
 from distill.errors import Conflict
-from distill.jobs import repository, service
+from distill.jobs import budget, repository, service
 from distill.jobs.models import Job, JobStep
 from distill.jobs.status import Step, StepStatus
-from distill.spec import CompileSpec, LmSpec, read_spec
+from distill.spec import Budget, CompileSpec, LmSpec, read_spec
 
 _PER_LM = ("train_options", "prompt_adapter")
 """Stand in the job or in an entry of `lms{}`."""
@@ -31,8 +31,14 @@ def refilter(s: Session, project_id: str, caller: Caller | None, job_id: str, ch
         message = f"job {job.id} is {job.status} in step {job.step}: its traces are complete when its bootstrap has succeeded"
         raise Conflict(message, code="no_traces", param="id")
     given = {name: value for name, value in changes.items() if value is not None}
-    spec = _changed(repository.spec_of(job), given)
+    spec = _changed(_as_it_stands(job), given)
     return service.submit(s, project_id, caller, spec, derived_from=job.id, priority=job.priority)
+
+
+def _as_it_stands(job: Job) -> CompileSpec:
+    """With the budget that holds now, but for its deadline, which was the earlier job's."""
+    limits = Budget.model_validate(budget.as_asked(job)).model_copy(update={"deadline": None})
+    return repository.spec_of(job).model_copy(update={"budget": limits})
 
 
 def _changed(spec: CompileSpec, changes: Mapping[str, Any]) -> CompileSpec:

@@ -12,7 +12,7 @@ from distill.catalog.keys import Caller
 from distill.db import Session
 from distill.errors import Conflict
 from distill.ids import new_id
-from distill.jobs import events, outbox, repository
+from distill.jobs import budget, events, outbox, repository
 from distill.jobs.checks import check
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import FineTuneJob, Job
@@ -46,10 +46,10 @@ def submit(
         spec_digest=spec.digest(),
         num_threads=spec.num_threads,
         priority=priority,
-        max_calls=spec.budget.max_calls,
         user_metadata=dict(spec.metadata),
         queued_at=func.clock_timestamp() if spec.auto_start else None,
     )
+    budget.set_limits(job, spec.budget)
     s.add(job)
     s.flush()
     events.append(s, job.id, "status", f"The job is {job.status}", {"status": job.status, "step": "validate"})
@@ -86,28 +86,6 @@ def cancel(s: Session, project_id: str, job_id: str) -> Job:
     if job.status != JobStatus.CANCELLED:
         events.append(s, job.id, "log", "Cancel was requested", {"status": job.status})
     s.refresh(job)
-    return job
-
-
-def edit(
-    s: Session,
-    project_id: str,
-    job_id: str,
-    *,
-    name: str | None = None,
-    priority: int | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> Job:
-    """Change a job's name, priority or metadata; None leaves it as it is. Raises NotFound."""
-    repository.get(s, project_id, job_id)
-    job = repository.lock(s, job_id)
-    if name is not None:
-        job.name = name
-    if priority is not None:
-        job.priority = priority
-    if metadata is not None:
-        job.user_metadata = dict(metadata)
-    s.flush()
     return job
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from distill.relay.allowance import Allowance, Amount, Refill, Shortage
 from distill.relay.limiter import Waiting
 from distill.relay.targets import RelayReply, Target
 
@@ -34,17 +35,16 @@ class SlotUsage:
 
 @dataclass(eq=False)
 class Grant:
-    """A token that may call its slots up to `max_calls` times (None: without end). Safe to use from any thread.
+    """A token that may call its slots, as far as its allowance goes. Safe to use from any thread.
 
-    `refill` is asked for more calls when they are used up, in a thread of its own, since it may block; 0 means that there are no more.
+    `refill` is asked for more when something is used up, in a thread of its own, since it may block.
     """
 
     targets: Mapping[str, Target]
-    max_calls: int | None
+    allowance: Allowance
     _forget: Callable[[Grant], None] = field(repr=False)
-    refill: Callable[[], int] | None = field(default=None, repr=False)
+    refill: Refill | None = field(default=None, repr=False)
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
-    _taken: int = 0
     _usage: dict[str, SlotUsage] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any] | None] = field(default_factory=set)
     _waits: defaultdict[str, Waiting] = field(default_factory=lambda: defaultdict(Waiting), repr=False)
@@ -56,46 +56,55 @@ class Grant:
         with self._lock:
             return dict(self._usage)
 
+    def spent(self) -> Amount:
+        """Over all slots, so far."""
+        with self._lock:
+            return self.allowance.spent
+
     def waiting(self, rollout: str) -> Waiting:
         """The clock of one rollout, by the name that its calls carry. From the relay's own loop only."""
         return self._waits[rollout]
-
-    def extend(self, calls: int) -> None:
-        """Raise the budget by another block."""
-        with self._lock:
-            if self.max_calls is not None:
-                self.max_calls += calls
 
     def revoke(self) -> None:
         """No further call; those in flight are cut off."""
         self._forget(self)
 
-    def take(self) -> bool:
-        """Reserve one call of what is granted so far."""
+    def end_rollout(self, calls: int) -> None:
+        """A rollout has ended, with so many answered calls."""
         with self._lock:
-            if self.max_calls is not None and self._taken >= self.max_calls:
-                return False
-            self._taken += 1
-            return True
+            self.allowance.end_rollout(calls)
 
-    async def take_or_refill(self) -> bool:
+    def end_all_rollouts(self) -> None:
+        """No rollout is under way."""
+        with self._lock:
+            self.allowance.end_all_rollouts()
+
+    async def take(self, rollout: str) -> bool:
         """Reserve one call; False when nothing is left and the refill gave nothing. From the relay's own loop only.
 
         Raises what the refill raises.
         """
-        while not self.take():
+        while self._take(rollout) is not None:
             async with self._refilling:
-                if self.take():
+                lacking = self._take(rollout)
+                if lacking is None:
                     return True
-                if not await asyncio.to_thread(self._more):
+                if not await asyncio.to_thread(self._more, lacking):
                     return False
         return True
 
-    def _more(self) -> int:
+    def _take(self, rollout: str) -> Shortage | None:
+        with self._lock:
+            return self.allowance.take(rollout)
+
+    def _more(self, lacking: Shortage) -> bool:
         """In its thread to the end, so that a call that is cut off meanwhile leaves the new calls to the others."""
-        more = self.refill() if self.refill is not None else 0
-        self.extend(more)
-        return more
+        block = self.refill(lacking) if self.refill is not None and not self.allowance.cannot_tell else None
+        if block is None:
+            return False
+        with self._lock:
+            self.allowance.block = block
+        return True
 
     @contextmanager
     def cutting_off(self) -> Iterator[None]:
@@ -119,7 +128,7 @@ class Grant:
         details = usage.get("prompt_tokens_details") or {}
         usd = self._usd(slot, usage) if answered else 0.0
         with self._lock:
-            self._taken -= not answered
+            self.allowance.settle(answered=answered, tokens=_tokens(usage), usd=usd)
             before = self._usage.get(slot, SlotUsage())
             self._usage[slot] = replace(
                 before,
@@ -137,3 +146,9 @@ class Grant:
         """An answer that does not say its usage has no known price."""
         price = self.targets[slot].price
         return price(usage) if price is not None and usage else None
+
+
+def _tokens(usage: Mapping[str, Any]) -> int | None:
+    """Of prompt and answer; None where the answer does not say."""
+    counted = [usage[name] for name in ("prompt_tokens", "completion_tokens") if usage.get(name) is not None]
+    return sum(counted) if counted else None

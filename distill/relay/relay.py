@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from distill import scratch
+from distill.relay.allowance import WITHOUT_END, Allowance, Block, Refill
 from distill.relay.breaker import Gate, Wait, waits_of
 from distill.relay.grants import Grant
 from distill.relay.targets import ERROR_HEADER, ROLLOUT_HEADER, RelayLimits, RelayReply, Target, error_reply
@@ -74,14 +75,14 @@ class Relay:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def grant(self, targets: Mapping[str, Target], max_calls: int | None = None, refill: Callable[[], int] | None = None) -> Grant:
-        """Let the bearer of the new token call these slots, `max_calls` times and as often as `refill` adds.
+    def grant(self, targets: Mapping[str, Target], block: Block = WITHOUT_END, refill: Refill | None = None) -> Grant:
+        """Let the bearer of the new token call these slots, as far as `block` goes and what `refill` adds.
 
         What the targets say of their connections' `max_in_flight` holds from now on, also for calls of older grants.
         """
         for target in targets.values():
             self._gate(target).resize(target.max_in_flight)
-        grant = Grant(dict(targets), max_calls, self._revoke, refill)
+        grant = Grant(dict(targets), Allowance(block), self._revoke, refill)
         self._grants[grant.token] = grant
         return grant
 
@@ -190,12 +191,12 @@ class Relay:
         if not isinstance(slot, str) or target is None:
             return error_reply(404, "unknown_slot", "`model` must be one of " + ", ".join(grant.targets))
         try:
-            granted = await grant.take_or_refill()
+            granted = await grant.take(_rollout_of(request))
         except Exception:
             log.warning("refill_failed", exc_info=True)
             return error_reply(503, "unavailable", "the budget of LM calls cannot be read now")
         if not granted:
-            return error_reply(402, "budget_exhausted", f"the {grant.max_calls} calls that were granted are used up, and no more are left")
+            return error_reply(402, "budget_exhausted", "what was granted is used up, and no more is left")
         started = time.monotonic()
         reply: RelayReply | None = None
         try:

@@ -125,13 +125,15 @@ def echo(ask: Ask) -> Answer:
 @dataclass
 class ScriptedLM:
     """The server, in a thread of its own. `latency` is in seconds; `models` is what /v1/models lists; `api_key` refuses all other keys;
-    with `hold_until` no answer goes out before that many requests were in flight at once."""
+    with `hold_until` no answer goes out before that many requests were in flight at once; without `tells_usage`
+    an answer does not say what it took."""
 
     answer: Answerer | Mapping[str, Answer] = echo
     latency: float = 0.0
     models: tuple[str, ...] = ("scripted",)
     api_key: str | None = None
     hold_until: int = 0
+    tells_usage: bool = True
     port: int = 0
     fault: Fail | HangUp | Hang | None = None
     calls: list[Call] = field(default_factory=list)
@@ -241,7 +243,8 @@ class ScriptedLM:
         if ask.body.get("stream"):
             return await _stream(request, ask, drip)
         await asyncio.sleep(drip.pause_seconds * len(drip.text.split(" ")))
-        return web.json_response(_completion(ask, drip.text))
+        body = _completion(ask, drip.text)
+        return web.json_response(body if self.tells_usage else {name: part for name, part in body.items() if name != "usage"})
 
 
 def complete(answer: Answerer, n: int, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What callers may ask of jobs, and what a job tells about itself."""
 
+from dataclasses import replace
 from functools import partial
+from math import inf
 
 import psycopg
 import pytest
@@ -8,11 +10,13 @@ import pytest
 from distill.db import Page, Session, listen_dsn, unit_of_work
 from distill.errors import CancelRequested, Conflict, JobFault, NotFound
 from distill.jobs import budget, claims, events, outbox, repository, service, steps
+from distill.jobs.budget import Given, Wanted
 from distill.jobs.claims import Claim, StepClosed
 from distill.jobs.lifecycle import transition
 from distill.jobs.models import Job, JobEvent
 from distill.jobs.repository import JobFilter
 from distill.jobs.status import JobStatus, Step
+from distill.relay import NOTHING, Amount, Block, Shortage
 from tests.integration.core.world import World, at_once, claim, execute, items, job, publish, taken
 
 
@@ -248,24 +252,55 @@ class TestOutbox:
             assert [hint.queue for hint in outbox.take_due(s)] == ["rollouts"]
 
 
+def wants(calls: int = 1, booked: Amount = NOTHING, spent: Amount = NOTHING) -> Wanted:
+    """A holder of six rollouts at once, who has used all that is booked for it."""
+    return Wanted("teacher:0", booked, Shortage(spent, Amount(booked.calls, spent.tokens, spent.usd), calls), calls, 6)
+
+
+def take(job_id: str, wanted: Wanted) -> Given:
+    with unit_of_work() as s:
+        return budget.take(s, job_id, wanted)
+
+
 class TestBudget:
-    def test_blocks_never_exceed_the_budget_and_near_its_end_they_are_single_calls(self, world: World) -> None:
+    def test_blocks_never_exceed_the_budget_and_near_its_end_they_are_single_rollouts(self, world: World) -> None:
         job_id = world.submit(budget={"max_calls": 66})
-
-        def take(_: int) -> int:
-            with unit_of_work() as s:
-                return budget.take(s, job_id, 6)
-
-        assert sorted(at_once(66, take), reverse=True) == [6, 6] + [1] * 54 + [0] * 10
+        found = at_once(66, lambda _: take(job_id, wants()))
+        assert sorted((given.booked.calls for given in found), reverse=True) == [6, 6] + [1] * 54 + [0] * 10
+        refused = next(given for given in found if given.block is None)
+        assert (refused.lacks, refused.most) == ("max_calls", 66)
         with unit_of_work() as s:
-            budget.give_back(s, job_id, 25)
-            assert budget.left(s, job_id) == 25
+            budget.settle(s, job_id, booked=Amount(6), spent=Amount(2))
+        assert [take(job_id, wants()).block is not None for _ in range(5)] == [True] * 4 + [False]
 
-    def test_without_a_budget_all_is_granted(self, world: World) -> None:
+    def test_a_rollout_is_granted_as_a_whole(self, world: World) -> None:
+        job_id = world.submit(budget={"max_calls": 7})
+        assert [take(job_id, wants(3)).booked.calls for _ in range(3)] == [3, 3, 0]
+
+    def test_without_a_budget_there_is_always_more_and_it_is_counted(self, world: World) -> None:
+        job_id = world.submit()
+        given = take(job_id, wants(2))
+        assert given.block == Block(Amount(120, inf, inf), Amount(2, 1, 1e-9))
+        with unit_of_work() as s:
+            budget.settle(s, job_id, given.booked, Amount(9, 1234, 0.5))
+            assert budget.taken_of(repository.by_id(s, job_id)) == Amount(9, 1234, 0.5)
+
+    def test_tokens_that_were_spent_beyond_a_block_are_booked_whether_there_is_more_or_not(self, world: World) -> None:
+        job_id = world.submit(budget={"max_tokens": 100})
+        first = take(job_id, wants())
+        more = take(job_id, wants(booked=first.booked, spent=Amount(1, 60)))
+        assert (first.booked.tokens, more.block) == (6, None), "the mean is 60 a call, and 40 are left"
+        last = take(job_id, wants(booked=more.booked, spent=Amount(2, 120)))
+        assert (last.block, last.lacks, last.booked.tokens) == (None, "max_tokens", 120)
+        with unit_of_work() as s:
+            assert repository.by_id(s, job_id).tokens_taken == 120
+
+    def test_a_holder_whose_calls_are_free_is_not_held_to_the_money(self, world: World) -> None:
         job_id = world.submit()
         with unit_of_work() as s:
-            assert budget.take(s, job_id, 1000) == 1000
-            assert budget.left(s, job_id) is None
+            repository.by_id(s, job_id).max_cost_usd = 0.5
+        assert take(job_id, wants(spent=Amount(1, 10, 0.7))).lacks == "max_cost_usd"
+        assert take(job_id, replace(wants(), is_free=True)).block is not None
 
 
 class TestLists:

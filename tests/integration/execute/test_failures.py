@@ -1,13 +1,8 @@
 """Jobs that stop, and what they say."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 from distill.catalog import connections, row_facts
 from distill.db import unit_of_work
-from distill.execute.run import run_queue
-from distill.execute.steps import STEPS
 from distill.jobs import repository
-from distill.jobs.claims import WorkerInfo
 from distill.jobs.models import Job
 from distill.settings import Settings
 from tests.integration.execute.house import SUPPORT, House, knows, rows
@@ -99,35 +94,3 @@ class TestTrouble:
         with unit_of_work() as s:
             counts = next(view.counts for view in repository.steps(s, job.id) if view.name == "bootstrap")
         assert (counts["ok"], counts["unparsable"], counts["passed"]) == (8, 1, 8)
-
-    def test_a_budget_that_is_ample_is_never_in_the_way(self, house: House) -> None:
-        job = house.compile(rows(40), budget={"max_calls": 1000}, num_threads=2)
-        assert job.status == "succeeded", job.error
-        asked = len(house.teacher.calls) + len(house.student.calls)
-        with unit_of_work() as s:
-            assert repository.by_id(s, job.id).calls_taken == asked
-
-    def test_a_budget_that_is_just_enough_is_spent_to_the_last_call(self, house: House) -> None:
-        job = house.compile(rows(10), budget={"max_calls": 20}, num_threads=2, evaluate={"roles": []})
-        assert job.status == "succeeded", job.error
-        assert len(house.teacher.calls) == 20
-
-    def test_slices_that_run_at_once_share_the_budget(self, house: House) -> None:
-        job_id = house.submit(rows(40), budget={"max_calls": 20}, num_threads=6)
-        house.run(job_id, until=lambda job: job.step == "bootstrap")
-        workers = [WorkerInfo(f"worker-{n}", house.worker.capabilities, max_width=2) for n in range(3)]
-        with ThreadPoolExecutor(3) as pool:
-            list(pool.map(lambda worker: run_queue("rollouts", worker, house.ports, house.shift, STEPS, 30), workers))
-        job = house.job(job_id)
-        assert error(job)["code"] == "budget_exhausted"
-        assert len(house.teacher.calls) <= 20
-        assert job.calls_taken <= 20
-
-    def test_the_budget_is_kept_and_what_was_paid_for_too(self, house: House) -> None:
-        job = house.compile(rows(40), budget={"max_calls": 20}, num_threads=2)
-        assert error(job)["code"] == "budget_exhausted"
-        assert len(house.teacher.calls) <= 20
-        paid = len(house.teacher.calls)
-        again = house.compile(rows(40))
-        assert again.status == "succeeded", again.error
-        assert len(house.teacher.calls) - paid <= 80 - paid + 4

@@ -25,7 +25,7 @@ GOLDEN = {
     "example": "v1:f6721332f8fdcef4917633bad9c8c6fc74e0dab42db0ab435fbb520f63513811",
     "trace": "v1:b0d7c56350aacca29abbe124bea7fbebcba817cc3eeb7dd19b5291bacd11957e",
     "row": "v1:4fec41d229a5ba1e8108c3106a025a2b73fbc89fd10b6d42d6e5d70b0b31caa7",
-    "job": "v1:444c5a10a6e967702b64637bd1a25eccfe7f7ba55d5da127a224205e79c7a91b",
+    "job": "v1:ba8fff71854873e45925cc16aa84d44383248acf7795fc688654c65c0198a649",
 }
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -92,6 +92,7 @@ class TestCompileSpec:
     def test_digest_looks_at_the_result_alone(self) -> None:
         plain = read_spec(MINIMAL)
         assert read_spec({**MINIMAL, "name": "x", "num_threads": 2, "auto_start": False, "metadata": {"a": "b"}}).digest() == plain.digest()
+        assert read_spec({**MINIMAL, "budget": {"max_calls": 5}}).digest() == plain.digest()
         assert read_spec({**MINIMAL, "seed": 1}).digest() != plain.digest()
 
     @pytest.mark.parametrize(

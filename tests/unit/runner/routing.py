@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
-from distill.relay import Grant, Relay, Target
+from distill.relay import WITHOUT_END, Amount, Block, Grant, Relay, Target
 from distill.rollouts import Runner
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
@@ -36,7 +37,8 @@ def route(ask: Ask) -> Answer:
 
 def grant(relay: Relay, lm: ScriptedLM, max_calls: int | None = None) -> Grant:
     target = Target("scripted", lm.url, "upstream", max_in_flight=1000)
-    return relay.grant({"teacher": target}, max_calls)
+    block = WITHOUT_END if max_calls is None else Block(Amount(max_calls, inf, inf))
+    return relay.grant({"teacher": target}, block)
 
 
 def example(index: int, message: str, team: object, *rollouts: Json) -> Json:

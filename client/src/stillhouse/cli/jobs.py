@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +13,12 @@ from rich.markup import escape
 from stillhouse import Stillhouse
 from stillhouse.cli import records
 from stillhouse.cli.files import parse_pairs, read_job
+from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
 from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_json_line, show_rows, show_table, when
 from stillhouse.cli.report import markdown
-from stillhouse.types import CompileJob, Event
+from stillhouse.types import CompileJob, Event, JobUpdateParams
 
 app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop.")
 app.command("training-files")(records.training_files)
@@ -30,16 +30,6 @@ JobId = Annotated[str, typer.Argument(help="cjob-…")]
 FineTuningJob = Annotated[str | None, typer.Option("--fine-tuning-job", help="Only this one (ftjob-…).")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job is done, or paused.")]
 Timeout = Annotated[str | None, typer.Option(help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def parse_seconds(text: str) -> float:
-    """`90`, `90s`, `15m`, `3h`, `1d` → seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if match is None:
-        raise typer.BadParameter("a number with s, m, h or d, such as 90s or 3h")
-    return float(match[1]) * _UNITS[match[2] or "s"]
 
 
 def exit_code(job: CompileJob) -> Exit:
@@ -138,6 +128,33 @@ def resume(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: 
     """Let a paused job go on where it stood."""
     with connected() as client:
         _ended(client, client.compile_jobs.resume(job_id), wait, timeout, as_json)
+
+
+@app.command()
+def update(
+    job_id: JobId,
+    max_calls: Annotated[str | None, typer.Option(help="At most so many LM calls; none takes the limit away.")] = None,
+    max_tokens: Annotated[str | None, typer.Option(help="At most so many tokens of prompts and answers, or none.")] = None,
+    max_cost_usd: Annotated[str | None, typer.Option(help="At most so many US dollars for LM calls, or none.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="2027-01-31T18:00, how long from now (3h), or none.")] = None,
+    name: Annotated[str | None, typer.Option(help="The job's name.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Of a project's jobs, the highest comes first.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option("--metadata", help="name=value, may be repeated; replaces all.")] = None,
+    if_match: Annotated[str | None, typer.Option(help="The job's etag: refuse when it was changed since.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Change a job's budget, name, priority or metadata; a job that its budget paused goes on with `resume`."""
+    changes: JobUpdateParams = {}
+    if limits := budget(max_calls, max_tokens, max_cost_usd, deadline):
+        changes["budget"] = limits
+    if name is not None:
+        changes["name"] = name
+    if priority is not None:
+        changes["priority"] = priority
+    with connected() as client:
+        if metadata:
+            changes["metadata"] = parse_pairs(metadata)
+        _show(client.compile_jobs.update(job_id, if_match=if_match, **changes), as_json)
 
 
 @app.command()

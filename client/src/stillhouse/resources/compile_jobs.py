@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from stillhouse.types import (
     FineTuneJob,
     JobCreateParams,
     JobListParams,
+    JobUpdateParams,
     Pair,
     RefilterParams,
     Rejection,
@@ -100,10 +101,13 @@ class CompileJobs:
     def list(self, **params: Unpack[JobListParams]) -> Page[CompileJob]:
         return Page(self._client, self._client.send(calls.list_jobs(params)))
 
-    def update(
-        self, job_id: str, *, name: str | None = None, priority: int | None = None, metadata: Mapping[str, str] | None = None
-    ) -> CompileJob:
-        return self._client.send(calls.update(job_id, name, priority, metadata))
+    def update(self, job_id: str, *, if_match: str | None = None, **params: Unpack[JobUpdateParams]) -> CompileJob:
+        """Change a job's name, priority, metadata or budget; a job that its budget paused goes on when it is resumed.
+
+        Raises:
+            PreconditionFailedError: with `if_match=job.etag`, when somebody else has changed the job since.
+        """
+        return self._client.send(calls.update(job_id, params, if_match))
 
     def start(self, job_id: str) -> CompileJob:
         """Start a job that was created with `auto_start=False`."""
@@ -260,10 +264,9 @@ class AsyncCompileJobs:
     async def list(self, **params: Unpack[JobListParams]) -> AsyncPage[CompileJob]:
         return AsyncPage(self._client, await self._client.send(calls.list_jobs(params)))
 
-    async def update(
-        self, job_id: str, *, name: str | None = None, priority: int | None = None, metadata: Mapping[str, str] | None = None
-    ) -> CompileJob:
-        return await self._client.send(calls.update(job_id, name, priority, metadata))
+    async def update(self, job_id: str, *, if_match: str | None = None, **params: Unpack[JobUpdateParams]) -> CompileJob:
+        """Change a job's name, priority, metadata or budget; see `CompileJobs.update`."""
+        return await self._client.send(calls.update(job_id, params, if_match))
 
     async def start(self, job_id: str) -> CompileJob:
         """Start a job that was created with `auto_start=False`."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from stillhouse import _request
 from stillhouse._pages import Rows, list_call
+from stillhouse._plain import plain_json
 from stillhouse._request import Call
-from stillhouse.types import CompileJob, Cost, Coverage, Evaluation, JobCreateParams, JobListParams, Pair, RefilterParams
+from stillhouse.types import CompileJob, Cost, Coverage, Evaluation, JobCreateParams, JobListParams, JobUpdateParams, Pair, RefilterParams
 
 M = TypeVar("M", bound=BaseModel)
 PATH = "/v1/compile_jobs"
@@ -43,9 +43,10 @@ def refilter(job_id: str, params: RefilterParams, key: str | None) -> Call[Compi
     return _request.create(f"{PATH}/{job_id}/refilter", CompileJob, _request.given(params), key)
 
 
-def update(job_id: str, name: str | None, priority: int | None, metadata: Mapping[str, str] | None) -> Call[CompileJob]:
-    body = _request.given({"name": name, "priority": priority, "metadata": metadata})
-    return Call("PATCH", f"{PATH}/{job_id}", CompileJob.model_validate, json=body)
+def update(job_id: str, params: JobUpdateParams, if_match: str | None) -> Call[CompileJob]:
+    body = _request.given(params)
+    headers = {"If-Match": if_match} if if_match is not None else {}
+    return Call("PATCH", f"{PATH}/{job_id}", CompileJob.model_validate, json=plain_json(body), headers=headers)
 
 
 def part(job_id: str, part: str, model: type[M], **params: Any) -> Call[Rows[M]]:

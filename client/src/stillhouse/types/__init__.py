@@ -23,7 +23,7 @@ from stillhouse.types.compile_jobs import (
     TrainingFile,
     TrainingLog,
 )
-from stillhouse.types.requests import JobCreateParams, JobListParams, RefilterParams
+from stillhouse.types.requests import JobCreateParams, JobListParams, JobUpdateParams, RefilterParams
 from stillhouse.types.stored import (
     Alias,
     AliasMove,
@@ -60,6 +60,7 @@ __all__ = [
     "JobCreateParams",
     "JobError",
     "JobListParams",
+    "JobUpdateParams",
     "JobWarning",
     "Me",
     "Model",

@@ -35,11 +35,13 @@ class Queue(Object):
 
 
 class Pause(Object):
-    """That a job is to stand still, and why."""
+    """That a job is to stand still, and why. Of a budget `data` says what is spent and what raising it would need."""
 
     requested_at: int
     code: str
     message: str
+    param: str | None = None
+    data: dict[str, Any] | None = None
 
 
 class JobError(Object):
@@ -129,6 +131,8 @@ class CompileJob(Object):
     round: int = 1
     derived_from: str | None = None
     error: JobError | None = None
+    budget: dict[str, Any] = Field(default_factory=dict)
+    etag: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
 
     @property

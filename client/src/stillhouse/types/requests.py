@@ -40,6 +40,15 @@ class JobCreateParams(TypedDict, total=False):
     metadata: Mapping[str, str]
 
 
+class JobUpdateParams(TypedDict, total=False):
+    """Arguments of `compile_jobs.update`. `budget`: limits that are left out stay, None takes a limit away."""
+
+    name: str
+    priority: int
+    metadata: Mapping[str, str]
+    budget: Mapping[str, int | float | None]
+
+
 class RefilterParams(TypedDict, total=False):
     """Arguments of `compile_jobs.refilter`: what is to be other than in the job whose traces are used."""
 
