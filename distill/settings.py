@@ -62,6 +62,10 @@ class TimerSettings(_Section):
     """A trainer that tells no progress for so long hangs."""
     max_training_seconds: float = Field(default=604_800, gt=0)
     """Of one fine-tune job, over all its attempts."""
+    collect_after_seconds: float = Field(default=86_400, gt=0)
+    """Blobs that nothing has pointed at for so long are removed."""
+    collect_period_seconds: float = Field(default=3600, gt=0)
+    """How often a dispatcher looks for them."""
 
 
 class LimitSettings(_Section):

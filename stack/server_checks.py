@@ -7,7 +7,7 @@ from typing import Any
 import redis
 from sqlalchemy import make_url, text
 
-from distill.catalog.blobs import check_store, store_id
+from distill.catalog.blobs import check_store, held, store_id
 from distill.db import Session
 from distill.jobs.status import Queue
 from distill.jobs.workers import by_queue
@@ -78,7 +78,9 @@ def blob_store(s: Session, settings: Settings) -> Finding:
     """Raises StorageError, which says what to do."""
     store = open_store(settings)
     check_store(s, store)
-    return well(f"{store} belongs to this database ({store_id(s)})")
+    number, size, unused, waste = held(s)
+    holds = f"{number} blobs, {size / 1e9:.2f} GB" + (f"; {unused} of them, {waste / 1e9:.2f} GB, are not used any more" if unused else "")
+    return well(f"{store} belongs to this database ({store_id(s)}): {holds}")
 
 
 def workers(s: Session) -> Finding:

@@ -1,4 +1,4 @@
-"""`python -m workers.dispatcher`: turns outbox rows into hints, repeats lost ones, and reaps lost leases.
+"""`python -m workers.dispatcher`: turns outbox rows into hints, repeats lost ones, reaps lost leases, and has unused blobs collected.
 
 Any number may run side by side: rows are taken with SKIP LOCKED, and what two of them do twice is only a hint.
 """
@@ -25,7 +25,9 @@ from distill.jobs import workers as heard_of
 from distill.jobs.outbox import Hint
 from distill.queue import MAX_HINTS, check_broker, send_hint
 from distill.settings import TimerSettings, get_settings
+from distill.storage import open_store
 from migrations.runner import check_schema
+from workers.collector import Collector
 
 log = structlog.get_logger(__name__)
 PAUSE_SECONDS = 2.0
@@ -154,6 +156,7 @@ def main() -> None:
     dispatcher = Dispatcher(get_settings().timers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop())
+    Collector(open_store(get_settings()), get_settings().timers).start()
     try:
         dispatcher.run()
     except StartRefused as error:

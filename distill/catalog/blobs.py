@@ -5,7 +5,7 @@ Whoever points at a blob registers it in the same transaction. Until that ends n
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from distill.catalog.models import Blob, ServerMeta
@@ -32,6 +32,7 @@ def register(s: Session, store: BlobStore, *digests: str) -> None:
             break
     else:
         raise StorageUnavailable("blobs are being collected while they are put")
+    s.execute(update(Blob).where(Blob.digest.in_(wanted), Blob.unused_since.is_not(None)).values(unused_since=None))
     for digest in wanted:
         store.size(digest)  # a collector may have come between putting and holding
 
@@ -47,6 +48,14 @@ def put(s: Session, store: BlobStore, source: Source) -> str:
     digest = store.put(source)
     register(s, store, digest)
     return digest
+
+
+def held(s: Session) -> tuple[int, int, int, int]:
+    """How many blobs there are and their bytes, and how many of them no row points at, and their bytes."""
+    unused = Blob.unused_since.is_not(None)
+    query = select(func.count(), func.coalesce(func.sum(Blob.size_bytes), 0)).select_from(Blob)
+    (number, size), (useless, waste) = s.execute(query).one(), s.execute(query.where(unused)).one()
+    return number, int(size), useless, int(waste)
 
 
 def store_id(s: Session) -> str:
@@ -67,7 +76,7 @@ def check_store(s: Session, store: BlobStore) -> None:
     if found is None and _lacks_blobs(s, store):
         raise StorageError(
             f"{store} is new and does not hold what the database {wanted} points at: is the right folder mounted, the right address "
-            "given? Set [blobs] to where they are, or restore them: docs/how-to/back-up-and-restore.md",
+            "given? Set [blobs] to where they are, or restore them: docs/how-to/backup-and-restore.md",
             code="wrong_store",
         )
     found = found or store.claim_for(wanted)

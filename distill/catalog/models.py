@@ -276,17 +276,20 @@ class HeldOutRow(Base):
 
 
 class Blob(Base):
-    """Every blob that a row may point at. What is in the store but not here may be swept."""
+    """Every blob that a row may point at. What is in the store but not here, and was put long ago, is the collector's."""
 
     __tablename__ = "blobs"
+    __table_args__ = (Index("ix_blobs_unused", "digest", postgresql_where=text("unused_since IS NOT NULL")),)
 
     digest: Mapped[str] = mapped_column(Text, primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    unused_since: Mapped[datetime | None]
+    """When the collector first found that no row points at it."""
 
 
 class ServerMeta(Base):
-    """Facts about this database as a whole: `store_id` ties it to its blob store."""
+    """Facts about this database as a whole: `store_id` ties it to its blob store, `collected_at` is when a collector was last at work."""
 
     __tablename__ = "server_meta"
 

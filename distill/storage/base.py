@@ -98,8 +98,8 @@ class BlobStore(Protocol):
         return True
 
     @abstractmethod
-    def listing(self, start: str) -> Iterator[Stored]:
-        """The blobs whose hexadecimal digits begin with these two."""
+    def listing(self) -> Iterator[Stored]:
+        """All blobs, in the order of their names."""
 
     @abstractmethod
     def remove(self, digest: str) -> None:

@@ -72,7 +72,7 @@ class Cache:
     def trim(self) -> None:
         """Remove what was not used for longest until the rest fits, and what killed writers have left."""
         self._copies.clear_unfinished(_ABANDONED_SECONDS)
-        found = [blob for start in range(256) for blob in self._copies.listing(f"{start:02x}")]
+        found = list(self._copies.listing())
         total = sum(blob.size_bytes for blob in found)
         for blob in sorted(found, key=lambda each: -each.age_seconds):
             if total <= self._most or blob.age_seconds < SPARED_SECONDS:

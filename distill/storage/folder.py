@@ -81,12 +81,13 @@ class FolderStore(BlobStore):
     def stat(self, digest: str) -> Stored:
         return _stored(digest, self.place(digest))
 
-    def listing(self, start: str) -> Iterator[Stored]:
-        folder = self.root / start
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
-        for name in names:
-            with suppress(StorageError):  # removed meanwhile, or not ours
-                yield self.stat(f"sha256:{start}{name}")
+    def listing(self) -> Iterator[Stored]:
+        for start in (f"{number:02x}" for number in range(256)):
+            folder = self.root / start
+            names = sorted(os.listdir(folder)) if folder.is_dir() else []
+            for name in names:
+                with suppress(StorageError):  # removed meanwhile, or not ours
+                    yield self.stat(f"sha256:{start}{name}")
 
     def remove(self, digest: str) -> None:
         with _disk_errors("remove"):

@@ -66,8 +66,8 @@ class S3Store(BlobStore):
             found = self._client.head_object(Bucket=self._bucket, Key=key)
         return Stored(digest, found["ContentLength"], _age(found["LastModified"]))
 
-    def listing(self, start: str) -> Iterator[Stored]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{start}/")
+    def listing(self) -> Iterator[Stored]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
         with bucket_errors():
             for page in pages:
                 for found in page.get("Contents", ()):

@@ -19,7 +19,7 @@ from distill.jobs.models import Job, WorkItem
 from distill.jobs.status import Step
 from distill.settings import ConnectionSettings, Settings
 from distill.spec import read_spec
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 
 T = TypeVar("T")
 WORKER = WorkerInfo("tester", frozenset({"runtime:default", "trainer:local"}))
@@ -50,7 +50,7 @@ def settings(**changes: Any) -> Settings:
 
 @dataclass
 class World:
-    store: FolderStore
+    store: BlobStore
     project_id: str = ""
     program_id: str = ""
     dataset_id: str = ""

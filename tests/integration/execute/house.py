@@ -28,7 +28,7 @@ from distill.relay import Relay, RelayLimits
 from distill.rollouts import RunnerPool
 from distill.settings import ConnectionSettings, Settings
 from distill.spec import read_spec
-from distill.storage import FolderStore
+from distill.storage import BlobStore, FolderStore
 from distill.trainers.base import (
     CannotCount,
     MaxLength,
@@ -208,9 +208,12 @@ class House:
     """The interpreter that runs programs."""
     references: tuple[str, ...] = ()
     """The packages that programs may name as code."""
+    store: BlobStore = field(init=False)
+    bucket: BlobStore | None = None
+    """Where blobs are, if not in a folder."""
 
     def __enter__(self) -> House:
-        self.store = FolderStore(self.folder / "blobs")
+        self.store = self.bucket or FolderStore(self.folder / "blobs")
         self.connections = {
             "teacher": ConnectionSettings(base_url=self.teacher.url, models=["big"], default_teacher=True),
             "house": ConnectionSettings(

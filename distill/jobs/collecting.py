@@ -1,0 +1,130 @@
+"""Blobs that no row has pointed at for a day are removed, and what writers have left that were killed.
+
+A blob is marked when it is first found unused, and removed when it has stayed so. Whoever points at one registers it, which holds its row
+(`distill.catalog.blobs`). A removal holds that row too, looks again, and only then removes: either the collector or the one who points
+waits for the other, and then sees what was done.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from itertools import islice
+
+from sqlalchemy import text
+
+from distill.catalog import blobs
+from distill.db import Session, unit_of_work
+from distill.errors import StorageError
+from distill.storage import BlobStore
+from distill.storage.base import Stored
+
+POINTED = """
+    SELECT digest FROM datasets
+    UNION ALL SELECT f.value->>'digest' FROM models, json_each(files) f
+    UNION ALL SELECT settings->>'probe_file' FROM models
+    UNION ALL SELECT f.value->>'digest' FROM artifacts, json_each(files) f
+    UNION ALL SELECT f.value->>'digest' FROM checkpoints, json_each(files) f
+    UNION ALL SELECT d FROM fine_tune_jobs, unnest(ARRAY[training_file, validation_file, checkpoint, curve, log]) d
+    UNION ALL SELECT plan->>'split' FROM jobs
+    UNION ALL SELECT result->>'part' FROM work_items WHERE step = 'prepare'
+"""
+"""Every column that holds a blob's digest. A test compares it with all digests that a finished job has left in any column."""
+
+_TURN = text("""
+INSERT INTO server_meta (key, value) VALUES ('collected_at', clock_timestamp()::text)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value
+WHERE server_meta.value::timestamptz <= clock_timestamp() - make_interval(secs => :seconds) RETURNING key""")
+_BEAT = text("UPDATE server_meta SET value = clock_timestamp()::text WHERE key = 'collected_at'")
+_UNMARK = text(f"""
+UPDATE blobs SET unused_since = NULL WHERE unused_since IS NOT NULL AND EXISTS
+  (SELECT 1 FROM ({POINTED}) p WHERE p.digest = blobs.digest)""")  # noqa: S608 - no value is put in
+_MARK = text(f"""
+UPDATE blobs SET unused_since = clock_timestamp() WHERE unused_since IS NULL AND NOT EXISTS
+  (SELECT 1 FROM ({POINTED}) p WHERE p.digest = blobs.digest)""")  # noqa: S608
+_DUE = text("""
+SELECT digest FROM blobs WHERE unused_since <= clock_timestamp() - make_interval(secs => :seconds)
+   AND digest > :after ORDER BY digest LIMIT 1 FOR UPDATE SKIP LOCKED""")
+_IS_POINTED = text(f"SELECT EXISTS (SELECT 1 FROM ({POINTED}) p WHERE p.digest = :digest)")  # noqa: S608
+_FORGET = text("DELETE FROM blobs WHERE digest = :digest")
+_STARTS_ANEW = text("UPDATE blobs SET unused_since = clock_timestamp() WHERE digest = :digest")
+_KNOWN = text("SELECT digest FROM blobs WHERE digest = ANY(:digests)")
+_ADOPT = text("""
+INSERT INTO blobs (digest, size_bytes, unused_since) VALUES (:digest, :size, clock_timestamp() - make_interval(secs => :age))
+ON CONFLICT (digest) DO NOTHING""")
+# Longer than the bucket of a slow server may take: a transaction that is ended from outside lets go of the row.
+_UNHURRIED = text("SET LOCAL idle_in_transaction_session_timeout = 0")
+
+
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Collected:
+    """How many blobs, and bytes, a round has removed, and how many leftovers of killed writers."""
+
+    blobs: int
+    size_bytes: int
+    unfinished: int
+
+
+def collect(store: BlobStore, after_seconds: float, period_seconds: float, stopping: threading.Event) -> Collected | None:
+    """One round, unless another process is at it or was lately: then None. Raises StorageError, also for another database's store."""
+    with unit_of_work() as s:
+        blobs.check_store(s, store)
+        if s.execute(_TURN, {"seconds": period_seconds}).first() is None:
+            return None
+    _adopt(store, after_seconds, stopping)
+    with unit_of_work() as s:
+        s.execute(_UNMARK)
+        s.execute(_MARK)
+    removed = _remove_due(store, after_seconds, stopping)
+    return Collected(len(removed), sum(removed), store.clear_unfinished(after_seconds))
+
+
+def _adopt(store: BlobStore, after_seconds: float, stopping: threading.Event) -> None:
+    """Blobs that were put long ago and that nobody has registered, since whoever put them was killed, are unused blobs too."""
+    old = (blob for blob in store.listing() if blob.age_seconds >= after_seconds)
+    while (some := list(islice(old, _AT_ONCE))) and not stopping.is_set():
+        with unit_of_work() as s:
+            s.execute(_BEAT)
+            known = set(s.scalars(_KNOWN, {"digests": [blob.digest for blob in some]}))
+            for blob in some:
+                if blob.digest not in known:
+                    s.execute(_ADOPT, {"digest": blob.digest, "size": blob.size_bytes, "age": blob.age_seconds})
+
+
+def _remove_due(store: BlobStore, after_seconds: float, stopping: threading.Event) -> list[int]:
+    """One blob a transaction, by digest; the sizes of those that are gone."""
+    removed: list[int] = []
+    digest: str | None = ""
+    while digest is not None and not stopping.is_set():
+        with unit_of_work() as s:
+            s.execute(_UNHURRIED)
+            s.execute(_BEAT)
+            digest = s.scalar(_DUE, {"seconds": after_seconds, "after": digest})
+            if digest is not None and (gone := _remove(s, store, digest, after_seconds)) is not None:
+                removed.append(gone)
+    return removed
+
+
+def _remove(s: Session, store: BlobStore, digest: str, after_seconds: float) -> int | None:
+    """Its row is held, so that nobody points at it now who had not done so before."""
+    if s.scalar(_IS_POINTED, {"digest": digest}):
+        return None
+    found = _stat(store, digest)
+    if found is not None and found.age_seconds < after_seconds:
+        s.execute(_STARTS_ANEW, {"digest": digest})  # it was put again, by somebody who is about to point at it
+        return None
+    store.remove(digest)
+    s.execute(_FORGET, {"digest": digest})
+    return found.size_bytes if found else 0
+
+
+def _stat(store: BlobStore, digest: str) -> Stored | None:
+    try:
+        return store.stat(digest)
+    except StorageError as error:
+        if error.code != "blob_missing":
+            raise
+        return None

@@ -1,0 +1,48 @@
+"""A thread beside the dispatcher that has unused blobs collected: a slow blob store holds up no hint and no reaping."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from distill.errors import StorageError
+from distill.jobs import collecting
+from distill.settings import TimerSettings
+from distill.storage import BlobStore
+
+log = structlog.get_logger(__name__)
+_LOOK_SECONDS = 60.0
+
+
+class Collector:
+    """Ends with its process, at any moment: a removal that was cut off is done again by the next round."""
+
+    def __init__(self, store: BlobStore, timers: TimerSettings) -> None:
+        self._store, self._timers = store, timers
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Blocks until the blob at hand is done."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(min(self._timers.collect_period_seconds, _LOOK_SECONDS)):
+            self.round()
+
+    def round(self) -> None:
+        """Lost servers are waited for, until the next round."""
+        timers = self._timers
+        try:
+            done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._stopping)
+        except (StorageError, SQLAlchemyError, OSError) as error:
+            log.warning("blobs not collected", error=str(error), kind=type(error).__name__)
+            return
+        if done is not None and (done.blobs or done.unfinished):
+            log.info("blobs collected", blobs=done.blobs, size_bytes=done.size_bytes, unfinished=done.unfinished)
