@@ -128,11 +128,11 @@ class TestDatasets:
         ]
 
     @pytest.mark.parametrize("row", [["a list"], {"x": float("nan")}, {"x": "\ud800"}, {"x": 2**64}])
-    def test_row_that_is_no_plain_json_is_named(self, world: World, row: Any) -> None:
+    def test_row_that_is_no_plain_json_is_named(self, world: World, store: FolderStore, row: Any) -> None:
         with pytest.raises(Invalid) as refusal, unit_of_work() as s:
             datasets.create(s, world.store, world.project_id, [{"x": 1}, row])
         assert refusal.value.param == "[1]"
-        assert list((world.store.root / "incoming").iterdir()) == []
+        assert list((store.root / "incoming").iterdir()) == []
 
     def test_a_name_counts_versions(self, world: World) -> None:
         with unit_of_work() as s:

@@ -55,7 +55,7 @@ def csv_of(row: dict[str, Any]) -> str:
 @pytest.fixture
 def api(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """The API over the house's database and blobs."""
-    monkeypatch.setenv("STILLHOUSE_BLOBS__ROOT", str(house.store.root))
+    monkeypatch.setenv("STILLHOUSE_BLOBS__ROOT", str(house.folder / "blobs"))
     get_settings.cache_clear()
     with unit_of_work() as s:
         token = keys.create(s, house.project_id, "test", ["jobs:read", "jobs:write"])[1]
