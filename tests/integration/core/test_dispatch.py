@@ -103,6 +103,18 @@ class TestHints:
             assert worker.poll() is None
         assert {item.attempts for job_id in failing for item in items(job_id)} == {3}
 
+    @pytest.mark.slow
+    def test_cut_connections_start_no_second_copy(self, world: World, redis_url: str) -> None:
+        """A hint is acknowledged before its work, so none comes back with a lost connection; and the worker connects anew."""
+        with process("workers.dispatcher", STILLHOUSE_TIMERS__DISPATCH_POLL_SECONDS="0.1"), process(*CELERY, *QUIET):
+            job_id = world.submit(name="slow")
+            wait_for(job_id, lambda: items(job_id)[0].status == "leased")
+            with redis.Redis.from_url(redis_url) as client:
+                assert client.client_kill_filter(_type="normal", skipme=True) > 0
+            assert_ends_as(world.submit(), "succeeded")
+            (item,) = items(job_id)
+            assert (item.status, item.fence, item.attempts) == ("leased", 1, 1)
+
     def test_terminated_worker_gives_its_work_back(self, world: World, redis_url: str) -> None:
         with process("workers.dispatcher") as dispatcher, process(*CELERY, *QUIET) as worker:
             job_id = world.submit(name="slow")
@@ -144,6 +156,20 @@ class TestDispatcher:
         with pytest.raises(ConnectionError):
             broken.round()
         assert _pending() == [Hint("rollouts", 1)]
+
+    def test_one_that_dies_between_sending_and_marking_costs_a_second_hint_and_no_second_claim(self, world: World) -> None:
+        job_id, sent = world.submit(), list[str]()
+
+        def send_and_die(queue: str) -> None:
+            sent.append(queue)
+            raise SystemExit(9)
+
+        with pytest.raises(SystemExit):
+            Dispatcher(TimerSettings(), send=send_and_die).round()
+        Dispatcher(TimerSettings(), send=sent.append).round()
+        assert sent == ["rollouts", "rollouts"]
+        assert [held is not None for held in at_once(2, lambda _: claim())].count(True) == 1
+        assert items(job_id)[0].fence == 1
 
     def test_flood_is_thinned(self, world: World) -> None:
         with unit_of_work() as s:
