@@ -47,7 +47,7 @@ def _first_claim(session: Session, stack: Stack, caller: Caller, body: dict[str,
         at = time.time()
         job = caller.call("POST", "/v1/compile_jobs", body)
         sent[job["id"]] = at
-        _wait(caller, job["id"], lambda found: found["status"] in _OVER)
+        wait_for_job(caller, job["id"], lambda found: found["status"] in _OVER)
     stamps = claimed_at(stack, list(sent))
     from_sent = [1000 * (stamps[each][1] - at) for each, at in sent.items()]
     from_stored = [1000 * (claimed - stored) for stored, claimed, _ in stamps.values()]
@@ -61,7 +61,7 @@ def _first_claim(session: Session, stack: Stack, caller: Caller, body: dict[str,
     ]
 
 
-def _wait(caller: Caller, job_id: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+def wait_for_job(caller: Caller, job_id: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The job once something is true of it; the server answers when it has changed. Raises RuntimeError after a minute."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     job = caller.call("GET", f"/v1/compile_jobs/{job_id}")
@@ -129,7 +129,7 @@ def _work_items(session: Session, stack: Stack, caller: Caller, body: dict[str, 
         def drain(threads: int) -> Timed:
             session.tick(f"work items, {threads} at once")
             job = caller.call("POST", "/v1/compile_jobs", {**body, "name": f"{PREFIX}{number}", "num_threads": 64})
-            _wait(caller, job["id"], lambda found: found["step"] == "bootstrap")
+            wait_for_job(caller, job["id"], lambda found: found["step"] == "bootstrap")
             timed = side.timed(op="drain", threads=threads, capability=CAPABILITY)
             caller.call("POST", f"/v1/compile_jobs/{job['id']}/cancel")
             if len(timed.reply["item_ms"]) != number:
