@@ -17,9 +17,9 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill import logs
-from distill.catalog import idempotency
+from distill.catalog import blobs, idempotency
 from distill.db import Session, listen_dsn, unit_of_work
-from distill.errors import StartRefused
+from distill.errors import StillhouseError, StorageUnavailable
 from distill.jobs import claims, outbox, patience, pausing
 from distill.jobs import workers as heard_of
 from distill.jobs.outbox import Hint
@@ -49,7 +49,7 @@ class Dispatcher:
         self._stopping.set()
 
     def run(self) -> None:
-        """Dispatch until stopped. Lost servers are waited for, for as long as it takes. Raises StartRefused."""
+        """Dispatch until stopped. Lost servers are waited for, for as long as it takes. Raises StartRefused, StorageError."""
         while not self._stopping.is_set():
             try:
                 with _listening() as connection:
@@ -65,6 +65,7 @@ class Dispatcher:
         if not self._is_checked:
             with unit_of_work() as s:
                 check_schema(s)
+                _check_store(s)
             check_broker()
             self._is_checked = True
 
@@ -144,6 +145,14 @@ class Dispatcher:
             log.warning("job waited in vain for a connection", job=job)
 
 
+def _check_store(s: Session) -> None:
+    """Raises StorageError for another database's blobs. One that is away now is no reason: hints and leases do not need it."""
+    try:
+        blobs.check_store(s, open_store(get_settings()))
+    except StorageUnavailable as error:
+        log.warning("the blob store does not answer yet", error=error.message)
+
+
 @contextmanager
 def _listening() -> Iterator[psycopg.Connection[object]]:
     with psycopg.connect(listen_dsn(), autocommit=True, connect_timeout=5, application_name="stillhouse-dispatcher") as connection:
@@ -159,7 +168,7 @@ def main() -> None:
     Collector(open_store(get_settings()), get_settings().timers).start()
     try:
         dispatcher.run()
-    except StartRefused as error:
+    except StillhouseError as error:
         log.error("dispatcher cannot start", error=error.message)
         raise SystemExit(1) from None
     log.info("dispatcher stopped")

@@ -127,7 +127,7 @@ class TestRedis:
 
 class TestBlobStore:
     @slow
-    @pytest.mark.parametrize("process", ["api", "worker", "lm-agent"])
+    @pytest.mark.parametrize("process", PROCESSES)
     def test_another_servers_is_refused(self, process: str) -> None:
         move_store()
         said = refusal(PROCESSES[process])
