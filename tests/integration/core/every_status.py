@@ -6,13 +6,13 @@ from distill.jobs import claims, pausing, service, steps
 from distill.jobs.claims import Claim, StepClosed
 from distill.jobs.models import Job
 from distill.jobs.status import Step
-from distill.storage import FolderStore
+from distill.storage import BlobStore
 from tests.integration.core.world import World, connection, publish, taken
 
 OPTIONS = {"n_epochs": 1}
 
 
-def fill(store: FolderStore) -> None:
+def fill(store: BlobStore) -> None:
     """Jobs in every status; steps, work items and fine-tune jobs in each of theirs come with them."""
     world = World(store).build()
     _succeeded(world)
