@@ -16,7 +16,7 @@ from tests.chaos.paid import Paid
 from tests.chaos.storm import Storm
 from tests.chaos.world import OVER, World
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 BY_CHANCE = frozenset({"poison", "runner_died", "program_ends_its_process", "counter_died", "trainer_killed", "trainer_stalled"})
 """What a job may fail with when its processes are killed again and again. Any other reason is a fault of the server's."""
 INVARIANTS = ("I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "paid", "failed", "API")
