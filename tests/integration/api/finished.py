@@ -12,7 +12,7 @@ from distill.db import unit_of_work
 from distill.jobs import repository, service
 from distill.jobs.service import NewFineTuneJob
 from distill.settings import get_settings
-from distill.storage import FolderStore
+from distill.storage import open_store
 from tests.integration.api.conftest import SPEC, job_body
 
 MODEL = "sh-router-self-abcd1234"
@@ -64,7 +64,7 @@ def finish(api: TestClient, model: str = MODEL) -> Finished:
 
 
 def _stored(contents: dict[str, str]) -> dict[str, dict[str, str | int]]:
-    store = FolderStore(get_settings().blob_root)
+    store = open_store(get_settings())
     return {path: {"digest": store.put(text.encode()), "size_bytes": len(text.encode())} for path, text in contents.items()}
 
 

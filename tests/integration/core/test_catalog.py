@@ -21,8 +21,9 @@ from distill.catalog import (
 from distill.db import unit_of_work
 from distill.errors import Conflict, Invalid, LostLease, NotFound, StorageError, Unauthenticated
 from distill.jobs import claims, outbox, repository, service
-from distill.storage import FolderStore
+from distill.storage import BlobStore, FolderStore
 from tests.integration.core.world import PROGRAM, World, connection, execute, publish, taken
+from tests.support.s3 import S3Server
 
 
 class TestKeys:
@@ -356,21 +357,27 @@ class TestProjects:
 
 
 class TestStoreId:
-    def test_store_of_another_database_is_refused(self, world: World, tmp_path: Any) -> None:
-        foreign = FolderStore(tmp_path / "foreign")
-        foreign.claim_for("store-of-somebody-else")
+    @pytest.fixture(params=["folder", "bucket"])
+    def new(self, request: pytest.FixtureRequest, tmp_path: Any) -> BlobStore:
+        """A store that nobody has used."""
+        if request.param == "folder":
+            return FolderStore(tmp_path / "new")
+        server: S3Server = request.getfixturevalue("s3")
+        return server.store(server.settings(), tmp_path / "cache")
+
+    def test_store_of_another_database_is_refused(self, world: World, new: BlobStore) -> None:
+        new.claim_for("store-of-somebody-else")
         with unit_of_work() as s:
             blobs.check_store(s, world.store)
             blobs.check_store(s, world.store)
             with pytest.raises(StorageError, match="belongs to the database store-of-somebody-else"):
-                blobs.check_store(s, foreign)
+                blobs.check_store(s, new)
 
-    def test_store_without_the_databases_blobs_is_refused(self, world: World, tmp_path: Any) -> None:
-        """A folder that was not mounted is not taken for a new one."""
-        empty = FolderStore(tmp_path / "empty")
+    def test_store_without_the_databases_blobs_is_refused(self, world: World, new: BlobStore) -> None:
+        """A folder that was not mounted, or a bucket of the wrong name, is not taken for a new one."""
         with unit_of_work() as s, pytest.raises(StorageError, match=r"does not hold what the database .* points at"):
-            blobs.check_store(s, empty)
-        assert empty.owner() is None
+            blobs.check_store(s, new)
+        assert new.owner() is None
 
 
 def _trace(world: World, digest: str, inputs: dict[str, Any], status: str = "ok") -> traces.NewTrace:
