@@ -236,3 +236,9 @@ class TestCall:
                 record = json.loads(line)
                 taught = next(body for body in asked if body["messages"] == record["prompt"])
                 assert json.dumps(taught["tools"]) == json.dumps(record["tools"]) == json.dumps(called["tools"]), "in one order of keys"
+            records = [json.loads(line) for line in api.get(f"{file['content']}?format=openai").text.splitlines()]
+            function = {"name": "on_duty", "arguments": '{"team": "billing"}'}
+            call = {"id": "call_0", "type": "function", "function": function}
+            assert [record["messages"][-1] for record in records] == [{"role": "assistant", "content": "", "tool_calls": [call]}] * len(
+                ROWS
+            )
