@@ -22,7 +22,7 @@ SHARE = 10
 """A block is at most a tenth of what is left, at the end one rollout: little lies unused with one item while another finds nothing."""
 ROUNDS = (10, 1)
 """How often a block lets each rollout that is under way at once begin anew, where there is enough."""
-LEAST = Amount(0, 1, 1e-9)
+LEAST = Amount(0, 1, 1e-6)
 """Of tokens and dollars that a call takes at least, where none has told yet what it takes."""
 
 Limit = Literal["max_calls", "max_tokens", "max_cost_usd"]
@@ -76,7 +76,8 @@ def take(s: Session, job_id: str, wanted: Wanted) -> Given:
     a_call = _a_call(s, job_id, wanted) if min(limits.tokens, limits.usd) < inf else NOTHING
     lacking = wanted.shortage
     free = limits - (taken_of(row) - wanted.booked) - lacking.used
-    need, rollout = _of_calls(lacking.calls, a_call), _of_calls(wanted.calls, a_call)
+    need = _of_calls(lacking.calls, NOTHING if lacking.begun else a_call)
+    rollout = _of_calls(wanted.calls, a_call)
     if free.covers(need):
         blocks = (rollout.times(wanted.rollouts * rounds) for rounds in ROUNDS)
         more = next((block for block in blocks if free.covers(block.times(SHARE))), need)

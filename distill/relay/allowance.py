@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
+_HAIR = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Amount:
@@ -30,7 +32,8 @@ class Amount:
         return Amount(self.calls * factor, self.tokens * factor, self.usd * factor)
 
     def covers(self, other: Amount) -> bool:
-        return self.calls >= other.calls and self.tokens >= other.tokens and self.usd >= other.usd
+        """Sums of dollars are off by less than a billionth: what was granted for a rollout must let it begin."""
+        return self.calls >= other.calls and self.tokens >= other.tokens and self.usd > other.usd - _HAIR
 
 
 NOTHING = Amount()
@@ -52,11 +55,12 @@ WITHOUT_END = Block()
 @dataclass(frozen=True, slots=True)
 class Shortage:
     """What a call lacks: `calls` more have to be set aside, none for one that was. `used` is spent or set aside; of tokens and money only
-    what is spent, where the rollout has begun: it is to come to its end while there is anything left."""
+    what is spent, where the rollout has `begun`: it is to come to its end while there is anything left."""
 
     spent: Amount
     used: Amount
     calls: int
+    begun: bool = False
 
 
 Refill = Callable[[Shortage], Block | None]
@@ -105,7 +109,7 @@ class Allowance:
         others_aside = 0 if aside else self._aside
         if self.cannot_tell or left.tokens <= 0 or left.usd <= 0 or left.calls < self._in_flight + others_aside + 1:
             made = self.spent.calls + self._in_flight + self._aside
-            return Shortage(self.spent, Amount(made, self.spent.tokens, self.spent.usd), 0 if aside else 1)
+            return Shortage(self.spent, Amount(made, self.spent.tokens, self.spent.usd), 0 if aside else 1, begun=True)
         self._in_flight += 1
         if aside:
             self._begun[rollout] -= 1

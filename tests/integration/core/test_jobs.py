@@ -280,7 +280,7 @@ class TestBudget:
     def test_without_a_budget_there_is_always_more_and_it_is_counted(self, world: World) -> None:
         job_id = world.submit()
         given = take(job_id, wants(2))
-        assert given.block == Block(Amount(120, inf, inf), Amount(2, 1, 1e-9))
+        assert given.block == Block(Amount(120, inf, inf), Amount(2, 1, 1e-6))
         with unit_of_work() as s:
             budget.settle(s, job_id, given.booked, Amount(9, 1234, 0.5))
             assert budget.taken_of(repository.by_id(s, job_id)) == Amount(9, 1234, 0.5)
@@ -294,6 +294,14 @@ class TestBudget:
         assert (last.block, last.lacks, last.booked.tokens) == (None, "max_tokens", 120)
         with unit_of_work() as s:
             assert repository.by_id(s, job_id).tokens_taken == 120
+
+    def test_a_rollout_that_has_begun_ends_while_anything_is_left(self, world: World) -> None:
+        job_id = world.submit(budget={"max_tokens": 100})
+        spent = Amount(1, 90)
+        begins = take(job_id, wants(spent=spent))
+        assert begins.block is None
+        goes_on = replace(wants(booked=begins.booked), shortage=Shortage(spent, Amount(2, 90), 0, begun=True))
+        assert take(job_id, goes_on).block is not None
 
     def test_a_holder_whose_calls_are_free_is_not_held_to_the_money(self, world: World) -> None:
         job_id = world.submit()

@@ -57,7 +57,8 @@ def run_until_paused(house: House, job_id: str, workers: int = 1, width: int = 8
     """With several workers at once, each of which makes as many rollouts at once as its width."""
     if workers == 1:
         return house.run(job_id, 100, until=lambda job: job.status == "paused")
-    house.run(job_id, 100, until=lambda job: job.step == "bootstrap")
+    while house.job(job_id).step == "validate":
+        run_queue("rollouts", house.worker, house.ports, house.shift, STEPS, seconds=0.001)  # one item, or none
     infos = [WorkerInfo(f"worker-{n}", house.worker.capabilities, max_width=width) for n in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda info: run_queue("rollouts", info, house.ports, house.shift, STEPS, 60), infos))
