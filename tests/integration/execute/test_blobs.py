@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -16,9 +17,9 @@ from distill.jobs import collecting
 from distill.settings import BlobSettings
 from distill.storage import BlobStore, FolderStore
 from distill.storage.s3 import S3Store
-from tests.integration.execute.house import House, rows
-from tests.support.s3 import S3Server
-from tests.support.scripted_lm import ScriptedLM
+from tests.integration.execute.house import House, knows, rows
+from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
 
 @pytest.fixture
@@ -37,11 +38,19 @@ def far_house(database: str, tmp_path: Path, teacher: ScriptedLM, student: Scrip
         yield opened
 
 
-def digests_in_all_rows() -> set[str]:
+def all_rows() -> list[str]:
     with psycopg.connect(listen_dsn()) as connection:
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'blobs'").fetchall()
-        texts = [str(row) for (table,) in tables for row in connection.execute(f'SELECT t::text FROM "{table}" t'.encode()).fetchall()]
-    return {found for one in texts for found in re.findall(r"sha256:[0-9a-f]{64}", one)}
+        return [str(row) for (table,) in tables for row in connection.execute(f'SELECT t::text FROM "{table}" t'.encode()).fetchall()]
+
+
+def digests_in_all_rows() -> set[str]:
+    return {found for one in all_rows() for found in re.findall(r"sha256:[0-9a-f]{64}", one)}
+
+
+def environments(program: str) -> list[dict[str, str]]:
+    """Of the processes below this one that run a program."""
+    return [each.environ() for each in psutil.Process().children(recursive=True) if program in each.cmdline()]
 
 
 def held(store: BlobStore) -> set[str]:
@@ -63,8 +72,19 @@ class TestCollector:
 
 class TestBucket:
     def test_a_whole_job_in_a_bucket(self, far_house: House, s3: S3Server, place: BlobSettings, tmp_path: Path) -> None:
+        runners: list[dict[str, str]] = []
+
+        def answer(ask: Ask) -> Answer:
+            runners.extend(environments("stillhouse_programs.runner"))
+            return knows(ask)
+
+        far_house.teacher.answer = answer
         job = far_house.run(far_house.submit(rows(12), valset=rows(6)), seconds=110)
         assert job.status == "succeeded", job.error
+        assert runners
+        for seen in (*runners, *all_rows()):
+            assert SECRET_KEY not in str(seen)
+            assert ACCESS_KEY not in str(seen)
         with unit_of_work() as s:
             artifact = artifacts.of_job(s, job.id)
         assert artifact is not None

@@ -13,12 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from distill.catalog import artifacts
 from distill.db import unit_of_work
 from distill.jobs import events, repository
 from distill.jobs.models import Job
 from distill.settings import get_settings
+from distill.storage import BlobStore
 from distill.trainers.local import LocalTrainer
 from tests.integration.execute.house import House, rows
+from tests.support.s3 import S3Server
 from tests.support.scripted_lm import ScriptedLM
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -52,10 +55,10 @@ class Lab:
     tiny_model: Path
 
     @contextmanager
-    def house(self, project: str) -> Iterator[House]:
+    def house(self, project: str, bucket: BlobStore | None = None) -> Iterator[House]:
         extra = {"OMP_NUM_THREADS": "1", "STILLHOUSE_MODELS": str(self.tiny_model.parent)}
         trainer, model = LocalTrainer(extra_environment=extra), f"local/{self.tiny_model.name}"
-        with House(self.folder, self.teacher, self.student, trainer, base_model=model, project=project) as house:
+        with House(self.folder, self.teacher, self.student, trainer, base_model=model, project=project, bucket=bucket) as house:
             yield house
         trainer.close()
 
@@ -110,6 +113,28 @@ class TestBrokenOff:
                 assert [item.attempts for item in repository.items(s, job_id, "train")] == [1]
             assert resumed_at(job_id) > 0
             return ending(house, job)
+
+
+class TestBucket:
+    def test_a_whole_job_goes_on_from_a_checkpoint_in_a_bucket_on_another_machine(self, lab: Lab, s3: S3Server, tmp_path: Path) -> None:
+        """Validate to package; the worker that trains is drained, and one with nothing on its disk goes on."""
+        place = s3.settings()
+        with lab.house("bucket", s3.store(place, tmp_path / "cache")) as house:
+            job_id = house.submit(rows(ROWS), train_options={**LONG, "n_epochs": 8})
+            with at_per_cent(job_id, BREAK_AT, house.shift.stop):
+                house.run(job_id, seconds=200, until=lambda job: house.shift.is_over)
+            house.close()
+            house.folder, house.store = tmp_path / "another machine", s3.store(place, tmp_path / "another cache")
+            house.open()
+            job = house.run(job_id, seconds=200)
+            assert resumed_at(job_id) > 0
+            assert ending(house, job).steps > resumed_at(job_id)
+            with unit_of_work() as s:
+                artifact = artifacts.of_job(s, job_id)
+        assert artifact is not None
+        third = s3.store(place, tmp_path / "a third cache")
+        assert [third.read(entry["digest"])[:0] for entry in artifact.files.values()]
+        assert not (tmp_path / "blobs").exists()
 
 
 @contextmanager

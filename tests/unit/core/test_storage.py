@@ -26,6 +26,18 @@ from distill.execute.hooks import crash_point
 from distill.storage import FolderStore
 FolderStore(sys.argv[1], passing=crash_point).put(b"weights" * 1000)
 """
+WRITE_ON_A_FULL_DISK = """
+import sys
+from distill.errors import StorageError
+from distill.storage import FolderStore
+store = FolderStore(sys.argv[1])
+kept = store.put(b"small")
+try:
+    store.put(bytes([n % 251]) * 100_000 for n in range(100))
+except StorageError as error:
+    print(error.code, error.message)
+print(store.read(kept) == b"small", len(list((store.root / "incoming").iterdir())), store.put(b"more") == store.put(b"more"))
+"""
 WRITE_AGAINST_LIMIT = """
 import resource, signal, sys
 from distill.errors import StorageError
@@ -85,6 +97,13 @@ class TestFullDisk:
         done = run(WRITE_AGAINST_LIMIT, store.root)
         assert done.stdout.splitlines() == [f"storage cannot write a blob: {os.strerror(errno.EFBIG)}", "True"], done.stderr
         assert leftovers(store) == []
+
+    def test_a_disk_that_is_full_keeps_what_it_has_and_takes_what_fits(self, tmp_path: Path) -> None:
+        """On a file system of 2 MiB, mounted in a namespace of the process's own."""
+        mounted = f'mount -t tmpfs -o size=2m none "{tmp_path}" && exec "$0" -c "$1" "{tmp_path}/blobs"'
+        command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, sys.executable, WRITE_ON_A_FULL_DISK]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines() == [f"storage cannot write a blob: {os.strerror(errno.ENOSPC)}", "True 0 True"], done.stderr
 
     @pytest.mark.parametrize("call", ["write", "fsync", "close"])
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
