@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from tests.support.databases import forget_settings
 from workers.dispatcher import Dispatcher
 
 SECONDS = 60
+HUNG_SECONDS = 10
 CELERY = ("celery", "-A", "tests.integration.core.trivial_worker", "worker", "-Q", "rollouts", "--pool", "threads", "-c", "2", "-l", "info")
 QUIET = ("--without-gossip", "--without-mingle", "-n", "trivial@%h")
 
@@ -202,6 +204,19 @@ class TestDispatcher:
         forget_settings()
         with pytest.raises(BrokerError):
             send_hint("train")
+
+    @pytest.mark.slow
+    def test_a_redis_that_hangs_is_given_up_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It takes connections and says nothing, as a process that stands still."""
+        with socket.create_server(("127.0.0.1", 0)) as hanging:
+            monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{hanging.getsockname()[1]}/0")
+            forget_settings()
+            began = time.monotonic()
+            with pytest.raises(BrokerError):
+                send_hint("train")
+            took = time.monotonic() - began
+        print(f"a hint was given up after {took:.1f} s")
+        assert took < HUNG_SECONDS
 
     def test_two_dispatchers_send_once(self, world: World) -> None:
         for _ in range(4):
