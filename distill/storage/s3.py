@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from distill.errors import StorageError
-from distill.storage.base import BlobStore, BlobWriter, Stored, damaged, hexadecimal, missing
+from distill.storage.base import CHUNK, BlobStore, BlobWriter, Stored, damaged, hexadecimal, missing
 from distill.storage.cache import Cache
 from distill.storage.s3_errors import Taken, bucket_errors
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 _OWNER = "store-id"
 _PART = 8 << 20
 # One part at a time and in this thread: what a transfer holds in memory is one part, whatever the blob's size.
-_TRANSFER = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, use_threads=False)
+_UP = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, use_threads=False)
+_TRIES = 3
 
 
 class S3Store(BlobStore):
@@ -100,7 +102,7 @@ class S3Store(BlobStore):
                 reply = self._client.get_object(Bucket=self._bucket, Key=self._prefix + _OWNER)
             except self._client.exceptions.NoSuchKey:
                 return None
-            with reply["Body"] as body:
+            with closing(reply["Body"]) as body:
                 return body.read().decode("ascii").strip()
 
     def claim_for(self, store_id: str) -> str:
@@ -129,15 +131,28 @@ class S3Store(BlobStore):
             raise missing(digest)
         try:
             with file, bucket_errors():
-                self._client.upload_fileobj(file, self._bucket, self._key(digest), Config=_TRANSFER)
+                self._client.upload_fileobj(file, self._bucket, self._key(digest), Config=_UP)
         except BaseException:
             self._cache.drop(digest)  # what the bucket does not hold is not to be had
             raise
 
+    def _download(self, key: str, out: BlobWriter) -> None:
+        """A stream that breaks off is taken up where it broke: the whole is held against its digest in any case."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                reply = self._client.get_object(Bucket=self._bucket, Key=key, **_from(out.size_bytes))
+                with closing(reply["Body"]) as body:
+                    for chunk in body.iter_chunks(CHUNK):
+                        out.write(chunk)
+                return
+            except (HTTPClientError, IncompleteReadError):
+                if not tries_left:
+                    raise
+
     def _fetched(self, digest: str) -> BinaryIO:
         with self._cache.writer() as out:
             with self._reading(digest):
-                self._client.download_fileobj(self._bucket, self._key(digest), cast("IO[bytes]", out), Config=_TRANSFER)
+                self._download(self._key(digest), out)
             if out.digest != digest:
                 raise damaged(digest)
         file = self._cache.open(digest)
@@ -160,6 +175,11 @@ def connect(settings: BlobSettings) -> S3Client:
     )
     with bucket_errors():
         return boto3.session.Session().client("s3", endpoint_url=settings.endpoint, region_name=settings.region, config=limits)
+
+
+def _from(offset: int) -> dict[str, Any]:
+    """A range of nothing at all is refused, so the whole of a blob, which may be empty, is asked for without one."""
+    return {"Range": f"bytes={offset}-"} if offset else {}
 
 
 def _age(at: datetime) -> float:

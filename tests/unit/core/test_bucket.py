@@ -4,6 +4,8 @@ What every store does is in tests/contract/test_blob_stores.py.
 """
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -64,6 +66,31 @@ class TestMachines:
         assert store.size(digest) == PART * 5 // 2
         with elsewhere.open(digest) as file:
             assert "sha256:" + sha256(file.read()).hexdigest() == digest
+
+
+class TestMemory:
+    SCRIPT = """
+import os, resource, shutil, sys
+from distill.settings import get_settings
+from distill.storage import open_store
+store = open_store(get_settings())
+store.put(b"first")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+digest = store.put(os.urandom(1 << 20) for _ in range(100))
+shutil.rmtree(get_settings().home / "blob-cache")
+store.open(digest).close()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+    @pytest.mark.slow
+    def test_stays_flat_over_100_mb_up_and_down(self, place: BlobSettings) -> None:
+        """In a process of its own, whose memory at its highest is what is measured."""
+        told = {f"STILLHOUSE_BLOBS__{name.upper()}": str(value) for name, value in place.model_dump(exclude_none=True).items()}
+        done = subprocess.run(
+            [sys.executable, "-c", self.SCRIPT], env={**os.environ, **told}, capture_output=True, text=True, check=False, timeout=100
+        )
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) < 32_000, "KB: less than a third of the blob"
 
 
 class TestDamage:
