@@ -165,12 +165,15 @@ def _say_the_key(right: Function) -> Function:
 
 
 _RETRY_AT_ONCE = text("""
-UPDATE work_items SET status = 'queued', width = 0, lease_owner = NULL, lease_expires_at = NULL WHERE id = :id AND fence = :fence
+UPDATE work_items SET status = 'queued', width = 0, lease_owner = NULL, lease_expires_at = NULL, attempts = attempts - 1
+ WHERE id = :id AND fence = :fence
 """)
 
 
 def _try_for_ever(_right: Function) -> Function:
     def fail(s: Any, claim: Any, *_: Any) -> bool:
+        """It forgets that it has tried: PostgreSQL itself refuses to count beyond the limit."""
+        s.execute(_TELL, {"told": f"{claim.item_id}:{claim.fence}"})
         s.execute(_RETRY_AT_ONCE, {"id": claim.item_id, "fence": claim.fence})
         return True
 

@@ -82,7 +82,7 @@ def its_worker_stands_still_until_another_has_begun(world: World) -> None:
 def a_piece_fails_more_often_than_it_may(world: World) -> None:
     """With the code whole, nothing fails."""
     job = world.submit(body(anchors() + odd(_name(world), 2)))
-    tried = "SELECT 1 FROM chaos.audit WHERE job_id = %s AND kind = 'item' AND (attempts > max_attempts OR step = 'package')"
+    tried = "SELECT 1 FROM chaos.audit WHERE job_id = %s AND kind = 'item' AND (fence > max_attempts + 1 OR step = 'package')"
     wait_until(lambda: bool(world.query(tried, job)), "another attempt, or the end")
 
 
