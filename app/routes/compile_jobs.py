@@ -26,6 +26,7 @@ from distill.jobs import editing, pausing, refiltering, repository, retrying, se
 from distill.jobs.models import Job
 from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
+from distill.spec import LAST_SECOND
 
 routes = router("compile jobs")
 
@@ -62,7 +63,7 @@ def _filter(
     status: Annotated[str | None, Query(description="Only jobs with this status")] = None,
     step: Annotated[str | None, Query(description="Only jobs at this step")] = None,
     program: Annotated[str | None, Query(description="A program's id, or a job's `program_name`")] = None,
-    created_after: Annotated[int | None, Query(ge=0, le=2**40, description="Unix seconds")] = None,
+    created_after: Annotated[int | None, Query(ge=0, le=LAST_SECOND, description="Unix seconds")] = None,
     created_by: Annotated[str | None, Query(description="`me`, or a key's id")] = None,
 ) -> JobFilter:
     return JobFilter(
