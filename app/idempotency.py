@@ -58,18 +58,18 @@ class Once:
         idempotency.finish(self._session, asked, answer)
         return _response(answer)
 
-    def reply_after(self, prepare: Callable[[], T], make: Callable[[T], Made]) -> Response:
+    def reply_after(self, prepare: Callable[[], T], make: Callable[[T], Made], body_digest: str | None = None) -> Response:
         """The stored reply, or that of `make(prepare())`. `prepare` may take long: it runs before the request's transaction begins.
 
         Two requests with one key at once may both prepare; one of them makes. Raises as `reply`.
         """
         if self._key is not None:
             with unit_of_work("api") as session:
-                stored = _stored(session, self._asked(self._key, None))
+                stored = _stored(session, self._asked(self._key, body_digest))
             if stored:
                 return _response(stored, replayed=True)
         prepared = prepare()
-        return self.reply(lambda: make(prepared))
+        return self.reply(lambda: make(prepared), body_digest)
 
     def _asked(self, key: str, body_digest: str | None) -> idempotency.Request:
         scope = self._request.scope

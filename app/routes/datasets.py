@@ -65,20 +65,17 @@ def create_dataset(
     """Rows as JSONL, CSV (cells are read by the types of the program's fields), Parquet, JSON, or a file in a multipart form."""
     metadata = metadata_query(request)
 
-    def make() -> Made:
-        row = datasets.create(
-            session,
-            services.store,
-            caller.project_id,
-            rows_of(upload),
-            created_by=caller.key_id,
-            name=name or upload.fields.get("name"),
-            source_format=upload.format,
-            metadata=metadata,
-        )
+    name = name or upload.fields.get("name")
+
+    def write() -> datasets.Written:
+        datasets.check_name(name)
+        return datasets.write(services.store, rows_of(upload), upload.format)
+
+    def make(written: datasets.Written) -> Made:
+        row = datasets.add(session, services.store, caller.project_id, written, created_by=caller.key_id, name=name, metadata=metadata)
         return Made(dataset_read(row), f"/v1/datasets/{row.id}")
 
-    return once.reply(make, upload.digest)
+    return once.reply_after(write, make, upload.digest)
 
 
 @routes.get("/datasets", summary="List datasets")

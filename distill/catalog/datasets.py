@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -26,23 +27,23 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 _REFERENCE = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,127})@(?:v(?P<version>[1-9]\d{0,8})|latest)$")
 
 
-def create(
-    s: Session,
-    store: BlobStore,
-    project_id: str,
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    created_by: str | None = None,
-    name: str | None = None,
-    source_format: str = "jsonl",
-    metadata: Mapping[str, str] | None = None,
-) -> Dataset:
-    """Store rows as a dataset of the project; with a name it is that name's next version.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Rows that are in the blob store, and that nothing points at yet."""
 
-    Rows are read once, as a stream. Raises Invalid for a row that is no object or too large (`param` is `[index]`), or a bad name.
+    digest: str
+    row_count: int
+    size_bytes: int
+    offsets: list[int]
+    fields: list[dict[str, Any]]
+    source_format: str
+
+
+def write(store: BlobStore, rows: Iterable[Mapping[str, Any]], source_format: str = "jsonl") -> Written:
+    """Store rows, before the transaction that makes a dataset of them: they may take longer than a transaction may stand still.
+
+    Rows are read once, as a stream. Raises Invalid for a row that is no object or too large (`param` is `[index]`).
     """
-    if name is not None and not NAME.match(name):
-        raise Invalid("name: letters, digits, `.`, `_` and `-`, at most 128", param="name")
     offsets, summary = [], FieldSummary(as_text=source_format == CSV)
     with store.writer() as out:
         for index, row in enumerate(rows):
@@ -51,24 +52,53 @@ def create(
             _write(out, index, row)
             _check_size(out)
             summary.add(row)
-    blobs.register(s, store, out.digest)
+    return Written(out.digest, summary.rows, out.size_bytes, offsets, summary.as_json(), source_format)
+
+
+def add(
+    s: Session,
+    store: BlobStore,
+    project_id: str,
+    written: Written,
+    *,
+    created_by: str | None = None,
+    name: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Dataset:
+    """A dataset of the project; with a name it is that name's next version. Raises Invalid for a bad name."""
+    check_name(name)
+    blobs.register(s, store, written.digest)
     dataset = Dataset(
         id=new_id("ds"),
         project_id=project_id,
         name=name,
         version=_next_version(s, project_id, name) if name else None,
-        digest=out.digest,
-        row_count=summary.rows,
-        size_bytes=out.size_bytes,
-        offsets=offsets,
-        fields=summary.as_json(),
-        source_format=source_format,
+        digest=written.digest,
+        row_count=written.row_count,
+        size_bytes=written.size_bytes,
+        offsets=written.offsets,
+        fields=written.fields,
+        source_format=written.source_format,
         created_by=created_by,
         user_metadata=dict(metadata or {}),
     )
     s.add(dataset)
     s.flush()
     return dataset
+
+
+def check_name(name: str | None) -> None:
+    """Raises Invalid."""
+    if name is not None and not NAME.match(name):
+        raise Invalid("name: letters, digits, `.`, `_` and `-`, at most 128", param="name")
+
+
+def create(
+    s: Session, store: BlobStore, project_id: str, rows: Iterable[Mapping[str, Any]], *, source_format: str = "jsonl", **given: Any
+) -> Dataset:
+    """`write` and `add` in one transaction, for few rows."""
+    check_name(given.get("name"))
+    return add(s, store, project_id, write(store, rows, source_format), **given)
 
 
 def _write(out: BlobWriter, index: int, row: Any) -> None:

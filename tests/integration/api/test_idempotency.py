@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import httpx
 import pytest
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
+from distill.db import unit_of_work
+from distill.storage import BlobWriter, FolderStore
 from tests.integration.api.conftest import SPEC, Tokens, job_body
 from tests.integration.core.world import execute
 
+_STANDING_STILL = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'")
 KEY = {"Idempotency-Key": "weekly-2026-w47"}
 
 
@@ -59,6 +64,23 @@ class TestReplay:
         first = api.post("/v1/datasets", content=body, headers=headers).json()
         assert api.post("/v1/datasets", content=body, headers=headers).json() == first
         assert api.post("/v1/datasets", content=body + body, headers=headers).status_code == 422
+
+
+class TestUploads:
+    def test_no_transaction_stands_still_while_rows_are_stored(self, api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        """PostgreSQL ends one that does for 15 s, and rows may take longer: a large file, a slow bucket."""
+        found: list[int] = []
+        put = FolderStore.writer
+
+        def writer(store: FolderStore) -> AbstractContextManager[BlobWriter]:
+            with unit_of_work() as s:
+                found.append(s.execute(_STANDING_STILL).scalar_one())
+            return put(store)
+
+        monkeypatch.setattr(FolderStore, "writer", writer)
+        headers = {**KEY, "Content-Type": "application/jsonl"}
+        assert api.post("/v1/datasets", content=b'{"message": "a"}\n', headers=headers).status_code == 201
+        assert found == [0]
 
 
 class TestRace:
