@@ -114,7 +114,7 @@ class Breaker:
 
     def _open(self, wait: Wait, now: float) -> None:
         self._wait, self._trying = wait, False
-        self._until = now + (self._limits.rest_seconds if wait.seconds is None else wait.seconds)
+        self._until = now + (self._limits.rest_seconds if wait.seconds is None else min(wait.seconds, self._limits.longest_rest_seconds))
         self._forget()
 
     def _close(self) -> None:

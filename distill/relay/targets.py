@@ -57,7 +57,7 @@ class RelayLimits:
 
     `idle_seconds` may pass between two pieces of an answer that has begun, `stream_seconds` until the end of one that streams. A breaker
     opens after `breaker_seconds` without a success, and where it could be the requests' own fault after `breaker_requests` of them; it
-    stays open for as long as the host asks, else for `rest_seconds`.
+    stays open for as long as the host asks, at most `longest_rest_seconds`, else for `rest_seconds`.
     """
 
     attempt_seconds: float = 180.0
@@ -70,6 +70,7 @@ class RelayLimits:
     breaker_seconds: float = 10.0
     breaker_requests: int = 3
     rest_seconds: float = 10.0
+    longest_rest_seconds: float = 3600.0
     max_body_bytes: int = 16 * 1024 * 1024
     max_reply_bytes: int = 32 * 1024 * 1024
 
@@ -84,6 +85,7 @@ class RelayLimits:
             longest_pause_seconds=timers.call_pause_cap_seconds,
             breaker_seconds=timers.breaker_seconds,
             rest_seconds=timers.connection_pause_seconds,
+            longest_rest_seconds=timers.connection_retry_after_cap_seconds,
         )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,6 +73,15 @@ class TestOpens:
         refused = ask(relay, lm)[0]
         assert (refused.status, refused.code, len(lm.calls)) == (503, "connection_waiting", asked)
         assert 0 < int(refused.headers["retry-after"]) <= 60
+
+    def test_for_no_longer_than_it_may_rest_whatever_the_host_asks(self, lm: ScriptedLM) -> None:
+        relay = Relay(limits(longest_rest_seconds=0.2))
+        lm.fault = Fail(429, retry_after=31_536_000)
+        ask(relay, lm, "once")
+        assert ask(relay, lm)[0].code == "connection_waiting"
+        lm.fault = None
+        time.sleep(0.25)
+        assert ask(relay, lm)[0].status == 200
 
     def test_when_nobody_listens(self) -> None:
         with ScriptedLM() as gone:
