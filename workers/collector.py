@@ -7,10 +7,12 @@ import threading
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from distill.errors import StorageError
+from distill.db import unit_of_work
+from distill.errors import StartRefused, StorageError
 from distill.jobs import collecting
 from distill.settings import TimerSettings
 from distill.storage import BlobStore
+from migrations.runner import check_schema
 
 log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 60.0
@@ -37,11 +39,14 @@ class Collector:
             self.round()
 
     def round(self) -> None:
-        """Lost servers are waited for, until the next round."""
+        """Lost servers are waited for, until the next round; so is the schema of this version: columns that it does not know may point at
+        blobs."""
         timers = self._timers
         try:
+            with unit_of_work() as s:
+                check_schema(s)
             done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._stopping)
-        except (StorageError, SQLAlchemyError, OSError) as error:
+        except (StartRefused, StorageError, SQLAlchemyError, OSError) as error:
             log.warning("blobs not collected", error=str(error), kind=type(error).__name__)
             return
         if done is not None and (done.blobs or done.unfinished):

@@ -1,6 +1,7 @@
 """What the collector takes away, and what it never does, on a real database and both kinds of store."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from distill.settings import TimerSettings
 from distill.storage import BlobStore, FolderStore, Stored
 from tests.integration.core.every_status import open_train
 from tests.integration.core.world import World, at_once, taken
+from tests.support.databases import at_revision
 from tests.support.s3 import S3Server
 from workers.collector import Collector
 
@@ -250,6 +252,18 @@ class TestTurns:
 
         monkeypatch.setattr(world.store, "listing", refuse)
         Collector(world.store, TimerSettings(collect_period_seconds=0.01)).round()
+
+
+    def test_nothing_is_taken_from_a_newer_version_whose_columns_are_not_known_here(self, world: World) -> None:
+        """A dispatcher goes on when a newer version has migrated meanwhile, and a new column may point at a blob."""
+        digest = world.store.put(b"of a column that is not known here")
+        collector = Collector(world.store, TimerSettings(collect_after_seconds=0.001, collect_period_seconds=0.001))
+        time.sleep(0.01)
+        with at_revision("9999"):
+            collector.round()
+            assert world.store.exists(digest)
+        collector.round()
+        assert not world.store.exists(digest)
 
 
 def _somebody_waits() -> bool:
