@@ -178,8 +178,9 @@ def _end_like(status: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    lifeline = socket.socket(fileno=int(arguments[0]))
-    lifeline.set_inheritable(False)
+    given = int(arguments[0])
+    lifeline = socket.socket(fileno=os.dup(given))  # a low number, which select can count, and not inherited
+    os.close(given)
     guard = Guard(lifeline)
     try:
         status = guard.run(arguments[1:])

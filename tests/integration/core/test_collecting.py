@@ -253,7 +253,6 @@ class TestTurns:
         monkeypatch.setattr(world.store, "listing", refuse)
         Collector(world.store, TimerSettings(collect_period_seconds=0.01)).round()
 
-
     def test_nothing_is_taken_from_a_newer_version_whose_columns_are_not_known_here(self, world: World) -> None:
         """A dispatcher goes on when a newer version has migrated meanwhile, and a new column may point at a blob."""
         digest = world.store.put(b"of a column that is not known here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -67,6 +68,22 @@ def begin(script: str, folder: Path) -> Tree:
     with tree.stdout as stdout:
         assert stdout.readline() == b"ready\n"
     return tree
+
+
+class TestManyFiles:
+    def test_a_worker_with_more_open_files_than_select_can_count(self) -> None:
+        """A call in flight holds two of them, and a worker may have hundreds."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 4096, hard))
+        held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+        try:
+            end = start([sys.executable, "-c", "import sys, time; time.sleep(0.2); sys.exit(5)"], dict(os.environ)).wait(LIMIT)
+        finally:
+            for each in held:
+                os.close(each)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert end is not None
+        assert (end.code, end.killed) == (5, False)
 
 
 class TestWhatIsLeft:
