@@ -80,7 +80,7 @@ class Allowance:
     _aside: int = 0
     """Calls that rollouts under way have not made yet."""
     _begun: dict[str, int] = field(default_factory=dict)
-    """The same by rollout."""
+    """The same by rollout; below zero for one that makes more than was expected."""
 
     @property
     def cannot_tell(self) -> bool:
@@ -106,32 +106,45 @@ class Allowance:
 
     def _go_on(self, rollout: str, aside: int) -> Shortage | None:
         left = self.block.granted - self.spent
-        others_aside = 0 if aside else self._aside
+        others_aside = 0 if aside > 0 else self._aside
         if self.cannot_tell or left.tokens <= 0 or left.usd <= 0 or left.calls < self._in_flight + others_aside + 1:
             made = self.spent.calls + self._in_flight + self._aside
-            return Shortage(self.spent, Amount(made, self.spent.tokens, self.spent.usd), 0 if aside else 1, begun=True)
+            return Shortage(self.spent, Amount(made, self.spent.tokens, self.spent.usd), 0 if aside > 0 and self._aside else 1, begun=True)
         self._in_flight += 1
-        if aside:
-            self._begun[rollout] -= 1
-            self._aside -= 1
+        self._set_aside(rollout, aside - 1)
         return None
+
+    def _set_aside(self, rollout: str, calls: int) -> None:
+        self._aside += max(0, calls) - max(0, self._begun.get(rollout, 0))
+        self._begun[rollout] = calls
 
     def _expected(self) -> Amount:
         """Spent, or to be expected of what is in flight or set aside."""
         rollout = self.block.rollout
         return self.spent + rollout.times((self._in_flight + self._aside) / rollout.calls)
 
-    def settle(self, *, answered: bool, tokens: int | None, usd: float | None) -> None:
-        """A call is over; one without an answer cost nothing. None: not known."""
+    def settle(self, rollout: str = "", *, answered: bool, tokens: int | None, usd: float | None) -> None:
+        """A call is over; one without an answer cost nothing, and its rollout may still make it. None: not known."""
         self._in_flight -= 1
         if answered:
             self.spent += Amount(1, tokens or 0, usd or 0.0)
             self.unknown_tokens |= tokens is None
             self.unknown_usd |= usd is None
+        elif rollout in self._begun:
+            self._give_back(rollout)
+
+    def _give_back(self, rollout: str) -> None:
+        """A rollout that nothing was paid for, and that has nothing in flight, has not begun."""
+        aside = self._begun[rollout] + 1
+        has_begun = aside < int(self.block.rollout.calls)
+        self._set_aside(rollout, aside if has_begun else 0)
+        if not has_begun:
+            del self._begun[rollout]
 
     def end_rollout(self, calls: int) -> None:
-        """A rollout has ended with so many answered calls: what was set aside for more is free."""
-        self._aside = max(0, self._aside - max(0, int(self.block.rollout.calls) - calls))
+        """A rollout has ended with so many answered calls: what was set aside for more is free. Without any it had not begun."""
+        if calls:
+            self._aside = max(0, self._aside - max(0, int(self.block.rollout.calls) - calls))
 
     def end_all_rollouts(self) -> None:
         """None is under way: nothing is set aside."""

@@ -122,13 +122,13 @@ class Grant:
             if task is not None:
                 task.cancel()
 
-    def settle(self, slot: str, reply: RelayReply | None, usage: Mapping[str, Any], seconds: float) -> None:
+    def settle(self, slot: str, rollout: str, reply: RelayReply | None, usage: Mapping[str, Any], seconds: float) -> None:
         """Book a finished call; one without an answer (reply None: cut off) gives its reservation back."""
         answered = reply is not None and reply.code is None
         details = usage.get("prompt_tokens_details") or {}
         usd = self._usd(slot, usage) if answered else 0.0
         with self._lock:
-            self.allowance.settle(answered=answered, tokens=_tokens(usage), usd=usd)
+            self.allowance.settle(rollout, answered=answered, tokens=_tokens(usage), usd=usd)
             before = self._usage.get(slot, SlotUsage())
             self._usage[slot] = replace(
                 before,

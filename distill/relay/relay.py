@@ -190,8 +190,9 @@ class Relay:
         target = grant.targets.get(slot) if isinstance(slot, str) else None
         if not isinstance(slot, str) or target is None:
             return error_reply(404, "unknown_slot", "`model` must be one of " + ", ".join(grant.targets))
+        rollout = _rollout_of(request)
         try:
-            granted = await grant.take(_rollout_of(request))
+            granted = await grant.take(rollout)
         except Exception:
             log.warning("refill_failed", exc_info=True)
             return error_reply(503, "unavailable", "the budget of LM calls cannot be read now")
@@ -200,10 +201,10 @@ class Relay:
         started = time.monotonic()
         reply: RelayReply | None = None
         try:
-            reply = await self._upstream().send(target, body, waiting=grant.waiting(_rollout_of(request)))
+            reply = await self._upstream().send(target, body, waiting=grant.waiting(rollout))
             return reply
         finally:
-            grant.settle(slot, reply, _usage(reply), time.monotonic() - started)
+            grant.settle(slot, rollout, reply, _usage(reply), time.monotonic() - started)
 
 
 def _loop_factory() -> Any:

@@ -41,6 +41,41 @@ class TestRollouts:
         allowance.settle(answered=True, tokens=99, usd=0.0)
         assert allowance.take("a") == Shortage(Amount(2, 198), Amount(2, 198), 1, begun=True)
 
+    def test_a_call_without_an_answer_is_given_back_once(self) -> None:
+        """Also by a rollout that ends with it, as one does whose prompt is too long."""
+        allowance = Allowance(Block(Amount(4, inf, inf), Amount(2)))
+        assert allowance.take("a") is None
+        allowance.settle("a", answered=True, tokens=1, usd=0.0)
+        assert allowance.take("a") is None
+        allowance.settle("a", answered=False, tokens=None, usd=None)
+        assert allowance.take("b") is None
+        allowance.end_rollout(calls=1)
+        assert allowance.take("c") is not None, "it needs two calls, and beside those of b one is left"
+        allowance.settle("b", answered=True, tokens=1, usd=0.0)
+        assert allowance.take("b") is None, "its own are there"
+
+    def test_one_whose_first_call_had_no_answer_leaves_all_its_calls_to_others(self) -> None:
+        allowance = Allowance(Block(Amount(2, inf, inf), Amount(2)))
+        assert allowance.take("a") is None
+        assert allowance.take("b") is not None
+        allowance.settle("a", answered=False, tokens=None, usd=None)
+        assert allowance.take("b") is None
+        allowance.end_rollout(calls=0)
+        assert allowance.take("a") is not None
+        assert allowance.take("b") is None
+
+    @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=40))
+    def test_whoever_may_go_on_can_be_given_what_it_lacks(self, steps: list[tuple[str, bool]]) -> None:
+        """A block that holds what was asked for lets the call be made: nobody asks again and again."""
+        allowance, answered = Allowance(Block(Amount(4, inf, inf), Amount(2))), dict.fromkeys("abcd", 0)
+        for name, is_answered in steps:
+            if (lacking := allowance.take(name)) is not None:
+                allowance.block = Block(Amount(max(allowance.block.granted.calls, lacking.used.calls + lacking.calls), inf, inf), Amount(2))
+                assert allowance.take(name) is None
+            allowance.settle(name, answered=is_answered, tokens=1, usd=0.0)
+            answered[name] += is_answered
+            assert allowance.block.granted.calls - allowance.spent.calls >= sum(2 - made for made in answered.values() if made == 1)
+
     def test_a_call_more_than_was_said_is_set_aside_by_itself(self) -> None:
         allowance = Allowance(Block(Amount(3, inf, inf), Amount(1)))
         assert [allowance.take(name) for name in ("a", "a", "a")] == [None, None, None]
