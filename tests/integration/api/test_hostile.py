@@ -68,7 +68,8 @@ class TestAddresses:
 
     @pytest.mark.parametrize(
         "query",
-        ["limit=0", "limit=x", "after=%00", "after=%ff", "order=up", "status=%00", "created_after=-1", "created_after=1099511627776", "metadata[a]=%00", "metadata[%00]=a",
+        ["limit=0", "limit=x", "after=%00", "after=%ff", "order=up", "status=%00", "created_after=-1", "created_after=1099511627776",
+        "metadata[a]=%00", "metadata[%00]=a",
          "created_by=%00", "program=%00", "step=%00"],
     )  # fmt: skip
     def test_queries(self, api: TestClient, query: str) -> None:
