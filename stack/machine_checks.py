@@ -1,5 +1,6 @@
 """The doctor's looks at this machine: packages, interpreters, disk, device, and what user code may do."""
 
+import http.client
 import os
 import platform
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from distill.relay import api_of
 from distill.settings import ConnectionSettings, Settings, TimerSettings
 from stack.findings import Finding, odd, well, worst_of, wrong
 
@@ -131,19 +133,26 @@ def connections(settings: Settings) -> dict[str, ConnectionSettings]:
     return found
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A key is for the host that it was given for, as in the relay."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 def connection(asked: ConnectionSettings) -> Finding:
     """Asks for the list of models, which costs nothing."""
     if asked.api_key_env and asked.api_key_env not in os.environ:
         return wrong(f"its key is not set: {asked.api_key_env}", "set this variable for every worker, the API and this command")
     key = os.environ.get(asked.api_key_env or "", "")
-    url = f"{asked.base_url.rstrip('/')}/models"
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})  # noqa: S310 - the operator's address
+    url = f"{api_of(asked.base_url)}/models"
     try:
-        with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})  # noqa: S310 - the operator's address
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=5) as reply:
             return well(f"{url} answers {reply.status}")
     except urllib.error.HTTPError as error:
         with error:
             advice = f"give {asked.api_key_env or 'api_key_env'} a key that this host takes" if error.code in (401, 403) else "see base_url"
             return wrong(f"{url} answers {error.code} {error.reason}", advice)
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return wrong(f"{url} is not reached: {getattr(error, 'reason', error)}", "start it, or mend base_url; jobs that need it wait")

@@ -4,7 +4,7 @@ from distill.relay.allowance import NOTHING, WITHOUT_END, Amount, Block, Refill,
 from distill.relay.breaker import Wait, WaitReason
 from distill.relay.grants import Grant, SlotUsage
 from distill.relay.relay import Relay
-from distill.relay.targets import Price, RelayLimits, RelayReply, Target
+from distill.relay.targets import Price, RelayLimits, RelayReply, Target, api_of
 
 __all__ = [
     "NOTHING",
@@ -22,4 +22,5 @@ __all__ = [
     "Target",
     "Wait",
     "WaitReason",
+    "api_of",
 ]

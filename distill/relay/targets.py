@@ -16,6 +16,12 @@ ROLLOUT_HEADER = "stillhouse-rollout"
 Price = Callable[[Mapping[str, Any]], float]
 
 
+def api_of(base_url: str) -> str:
+    """A connection's `base_url` is the OpenAI base, with its /v1; a bare host gets /v1."""
+    base = base_url.rstrip("/")
+    return f"{base}{'' if urlsplit(base).path else '/v1'}"
+
+
 @dataclass(frozen=True)
 class Target:
     """One model of one connection. `extra_body` is the operator's and wins over what a program sends; `max_in_flight` holds for the
@@ -32,9 +38,7 @@ class Target:
 
     @property
     def chat_url(self) -> str:
-        """`base_url` is the OpenAI base, with its /v1; a bare host gets /v1."""
-        base = self.base_url.rstrip("/")
-        return f"{base}{'' if urlsplit(base).path else '/v1'}/chat/completions"
+        return f"{api_of(self.base_url)}/chat/completions"
 
     def body(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The body that goes upstream: never with a model or address of the caller's."""

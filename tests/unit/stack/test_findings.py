@@ -1,7 +1,11 @@
 """What the doctor makes of what it sees: each thing that can be wrong has its advice, and what is well has none."""
 
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -130,3 +134,53 @@ class TestMachine:
 def test_several_looks_at_one_thing_are_as_bad_as_the_worst() -> None:
     both = worst_of([well("version 1"), wrong("memory full", "give it more")])
     assert both == wrong("version 1, memory full", "give it more")
+
+
+class _Host(BaseHTTPRequestHandler):
+    """Answers its list of models, sends `/moved` on to another host, and keeps what it was sent."""
+
+    seen: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path, self.headers["authorization"]))
+        self.send_response({"/v1/models": 200, "/moved/models": 302}.get(self.path, 404))
+        self.send_header("location", f"http://localhost:{self.server.server_address[1]}/elsewhere")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Host) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        _Host.seen.clear()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+class TestConnection:
+    @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+    def test_is_asked_where_the_relay_asks_it(self, host: str, path: str) -> None:
+        assert connection(ConnectionSettings(base_url=host + path)).level == "well"
+        assert _Host.seen == [("/v1/models", None)]
+
+    def test_its_key_follows_no_redirect(self, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SOME_LM_KEY", "sk-of-this-host-alone")
+        found = connection(ConnectionSettings(base_url=f"{host}/moved", api_key_env="SOME_LM_KEY"))
+        assert (found.level, "answers 302" in found.detail) == ("wrong", True)
+        assert _Host.seen == [("/moved/models", "Bearer sk-of-this-host-alone")]
+
+    def test_what_is_no_address_or_no_http_is_a_finding(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def answer() -> None:
+                with listener.accept()[0] as asked:
+                    asked.recv(4096)
+                    asked.sendall(b"SSH-2.0-something\r\n\r\n")
+
+            threading.Thread(target=answer, daemon=True).start()
+            for base_url in (f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "localhost:8000/v1"):
+                assert connection(ConnectionSettings(base_url=base_url)).level == "wrong"
