@@ -144,7 +144,7 @@ class _Host(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.seen.append((self.path, self.headers["authorization"]))
         self.send_response({"/v1/models": 200, "/moved/models": 302}.get(self.path, 404))
-        self.send_header("location", f"http://localhost:{self.server.server_address[1]}/elsewhere")
+        self.send_header("location", f"http://localhost:{self.headers['host'].rpartition(':')[2]}/elsewhere")
         self.send_header("content-length", "0")
         self.end_headers()
 
