@@ -1,5 +1,6 @@
 """Keeping one LM host in line with what the database wants loaded on it, and handing its device over to trainers."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -206,11 +207,18 @@ def _probe_prompts(store: BlobStore, model: Model) -> list[list[dict[str, Any]]]
 
 
 def _copy(store: BlobStore, digest: str, place: Path) -> None:
+    if _is_copy(digest, place):
+        return
     with store.open(digest) as blob:
-        if place.is_file() and place.stat().st_size == os.fstat(blob.fileno()).st_size:
-            return
         # A name of its own: an agent that was thought dead may still be copying the same file.
         descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
         with os.fdopen(descriptor, "wb") as file:
             shutil.copyfileobj(blob, file)
     os.replace(temporary, place)
+
+
+def _is_copy(digest: str, place: Path) -> bool:
+    """By its bytes: a power cut leaves files that have the right size and nothing in them."""
+    with suppress(FileNotFoundError), place.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == digest
+    return False

@@ -63,6 +63,18 @@ class TestLoading:
         house.agent.tick()
         assert house.host.loaded == before
 
+    def test_a_copy_that_a_power_cut_has_damaged_is_made_anew(self, house: House) -> None:
+        """Of the right size, and of zeros."""
+        house.compile(rows(6))
+        house.agent.tick()
+        (folder,) = house.host.loaded.values()
+        place = folder / "adapter_model.safetensors"
+        good = place.read_bytes()
+        place.write_bytes(bytes(len(good)))
+        house.host.loaded.clear()
+        house.agent.tick()
+        assert place.read_bytes() == good
+
     def test_a_deleted_model_is_unloaded(self, house: House) -> None:
         job = house.compile(rows(6))
         house.agent.tick()
