@@ -32,6 +32,7 @@ SELECT w.job_id, w.step, c.name, c.limited_reason
   FROM work_items w JOIN jobs j ON j.id = w.job_id LEFT JOIN connections c ON c.id = ANY (w.connections) AND c.limited_since IS NOT NULL
  WHERE w.status = 'queued' AND w.waits_since < clock_timestamp() - make_interval(secs => :seconds)
    AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL
+   AND (c.id IS NOT NULL OR w.started_at > clock_timestamp() - make_interval(secs => :seconds))
  ORDER BY c.name NULLS LAST LIMIT 1
 """)
 

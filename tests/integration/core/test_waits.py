@@ -208,3 +208,19 @@ class TestPatience:
         error = job(held.job_id).error
         assert error is not None
         assert error["message"].startswith("A connection does not answer these calls: ")
+
+    def test_a_job_that_stands_in_line_while_its_connection_answers_does_not_wait_for_it(self, world: World) -> None:
+        """Others go first for a day: its item was not tried again, so nothing is known against it."""
+        first, second = open_jobs(world, 2)
+        limit()
+        let_time_pass()
+        held = taken()
+        limit("unavailable", 60, tried=True)
+        release(held)
+        let_time_pass()
+        other = taken()
+        with unit_of_work() as s:
+            waits.end(s, other.tries, other.item_id)
+        execute("UPDATE work_items SET started_at = started_at - make_interval(secs => 90000) WHERE status = 'queued'")
+        self.look(90_000)
+        assert {job(first).status, job(second).status} == {"running"}
