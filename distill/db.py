@@ -98,6 +98,7 @@ def _make_engine(door: Door) -> Engine:
     options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in timeouts.items())
     return create_engine(
         normalise_url(get_settings().database_url),
+        hide_parameters=True,  # errors go to the log; prompts, answers and rows do not
         pool_pre_ping=True,  # a restart of the server is seen before a statement is lost to it
         pool_timeout=2 if door == "api" else 30,  # 503 comes soon; a worker's publish waits
         pool_size=10,

@@ -9,6 +9,7 @@ import pytest
 import redis
 import yaml
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from uvicorn import Config
 
 from app.serve import OPTIONS
@@ -127,6 +128,13 @@ class TestPostgres:
             assert {name: given[name] for name in CONNECTION} == CONNECTION
             assert given["connect_timeout"] == {"api": "3", "worker": "10"}[door]
             assert given["application_name"].startswith(f"stillhouse-{door}-")
+
+    @pytest.mark.parametrize("door", ["api", "worker"])
+    def test_an_error_which_goes_to_the_log_holds_no_value_of_a_user(self, door: Door, database: str) -> None:
+        with engine(door).connect() as connection, pytest.raises(SQLAlchemyError) as caught:
+            connection.execute(text("SELECT CAST(:prompt AS text) FROM nowhere"), {"prompt": "what a patient wrote"})
+        assert "nowhere" in str(caught.value)
+        assert "patient" not in str(caught.value)
 
     @pytest.mark.parametrize("door", ["api", "worker"])
     def test_how_long_a_free_connection_is_waited_for(self, door: Door, database: str) -> None:
