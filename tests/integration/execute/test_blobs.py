@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -50,7 +51,12 @@ def digests_in_all_rows() -> set[str]:
 
 def environments(program: str) -> list[dict[str, str]]:
     """Of the processes below this one that run a program."""
-    return [each.environ() for each in psutil.Process().children(recursive=True) if program in each.cmdline()]
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if program in each.cmdline():
+                found.append(each.environ())
+    return found
 
 
 def held(store: BlobStore) -> set[str]:
