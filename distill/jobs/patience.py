@@ -1,7 +1,8 @@
 """How long work waits for a connection that does not take calls: as long as the settings say, then its job fails with a clear error.
 
 An item waits since it met the trouble, or since the dispatcher saw that it cannot be claimed. A user's retry begins the time anew, as
-does an answer to a call of its own; another job's answer does so only for an item that was never run itself.
+does an answer to a call of its own; another job's answer does so only for an item that was never run itself. Nobody gives up while the
+next try is due or under way: after a time in which the whole server was off, the host may answer again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ SELECT w.job_id, w.step, c.name, c.limited_reason
   FROM work_items w JOIN jobs j ON j.id = w.job_id LEFT JOIN connections c ON c.id = ANY (w.connections) AND c.limited_since IS NOT NULL
  WHERE w.status = 'queued' AND w.waits_since < clock_timestamp() - make_interval(secs => :seconds)
    AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL
-   AND (c.id IS NOT NULL OR w.started_at > clock_timestamp() - make_interval(secs => :seconds))
+   AND (c.limited_until > clock_timestamp() OR c.id IS NULL AND w.started_at > clock_timestamp() - make_interval(secs => :seconds))
+   AND NOT EXISTS (SELECT FROM work_items t WHERE t.status = 'leased' AND c.id = ANY (t.connections))
  ORDER BY c.name NULLS LAST LIMIT 1
 """)
 

@@ -172,6 +172,22 @@ class TestPatience:
         )
         assert error["message"].startswith("Connection teachers is out of quota: this job could not go on for 24 h.")
 
+    def test_nobody_gives_up_before_another_try_has_failed(self, world: World) -> None:
+        """As after a weekend on which the whole server was off: the host may answer again."""
+        (job_id,) = open_jobs(world)
+        limit()
+        self.look()
+        let_time_pass()
+        self.look(90_000)
+        assert job(job_id).status == "running"
+        held = taken()
+        self.look()
+        assert job(job_id).status == "running"
+        limit("unavailable", 60, tried=True)
+        release(held)
+        self.look()
+        assert job(job_id).status == "failed"
+
     def test_a_retry_gives_it_the_whole_time_again(self, world: World) -> None:
         job_id = self.waiting(world)
         self.look()
