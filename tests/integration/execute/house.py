@@ -15,6 +15,7 @@ from typing import Any, cast
 from distill.catalog import connections, datasets, programs, projects
 from distill.catalog.models import Connection
 from distill.db import unit_of_work
+from distill.execute.hooks import crash_point
 from distill.execute.lm_host import LmHostClient
 from distill.execute.placements import Agent
 from distill.execute.ports import Ports
@@ -213,7 +214,7 @@ class House:
     """Where blobs are, if not in a folder."""
 
     def __enter__(self) -> House:
-        self.store = self.bucket or FolderStore(self.folder / "blobs")
+        self.store = self.bucket or FolderStore(self.folder / "blobs", passing=crash_point)
         self.connections = {
             "teacher": ConnectionSettings(base_url=self.teacher.url, models=["big"], default_teacher=True),
             "house": ConnectionSettings(
