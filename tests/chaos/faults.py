@@ -29,18 +29,18 @@ def kill(world: World, part: str, number: int = signal.SIGKILL) -> int:
     return pid
 
 
-def runners(world: World) -> list[psutil.Process]:
-    """The live runners of the live workers."""
-    return _children(world, "stillhouse_programs.runner")
+def runners(world: World, *workers: str) -> list[psutil.Process]:
+    """The live runners of these workers; where none is named, of all that live."""
+    return _children(world, "stillhouse_programs.runner", workers)
 
 
 def trainers(world: World) -> list[psutil.Process]:
     return _children(world, "engines.trainer")
 
 
-def _children(world: World, module: str) -> list[psutil.Process]:
+def _children(world: World, module: str, workers: tuple[str, ...] = ()) -> list[psutil.Process]:
     found = []
-    for name in world.worker_names:
+    for name in workers or world.worker_names:
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(world.pid(name)).children(recursive=True):
                 with contextlib.suppress(psutil.Error):

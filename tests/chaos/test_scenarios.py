@@ -55,14 +55,15 @@ def test_04_worker_that_stood_still_publishes_nothing(world: World) -> None:
 
 def test_14_cancelled_job_stops_its_processes_and_publishes_nothing(world: World) -> None:
     world.lm.latency = 5 * SLOW_TEACHER
-    idle = set(faults.runners(world))  # of jobs before: a worker keeps them for a minute
+    idle = set(faults.runners(world))
     job = world.submit(body(anchors() + odd("cancel", 60)))
-    wait_for_calls(world, "Odd cancel", 6)
-    world.wait_held(job, "bootstrap")
+    first = "SELECT 1 FROM chaos.audit WHERE job_id = %s AND step = 'bootstrap' AND became = 'succeeded'"
+    wait_until(lambda: world.query(first, job) != [], "the first slice is not published")
+    holder = world.wait_held(job, "bootstrap")
     assert world.ask(job, "cancel") == 200
     world.wait_over([job])
     assert world.status(job) == "cancelled"
-    wait_until(lambda: not set(faults.runners(world)) - idle, "the runner of a cancelled job still runs")
+    wait_until(lambda: not set(faults.runners(world, holder)) - idle, "the runner of a cancelled job still runs")
     assert world.calls_about("Odd cancel") < 60
 
 

@@ -100,6 +100,7 @@ class TestBucket:
         assert json.loads(elsewhere.read(artifact.files["manifest.json"]["digest"]))["predictors"]
         assert not (tmp_path / "blobs").exists()
 
+    @pytest.mark.slow
     def test_a_bucket_that_does_not_answer_costs_an_attempt_and_no_job(
         self, far_house: House, bucket: S3Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
