@@ -98,8 +98,7 @@ def send_hint(queue: str) -> None:
 
 def broker_facts() -> dict[str, Any]:
     """What Redis tells of itself (INFO). Raises redis.RedisError."""
-    with redis.Redis.from_url(get_settings().redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
-        return dict(client.info())
+    return dict(_looker(get_settings().redis_url).info())
 
 
 def check_broker() -> None:

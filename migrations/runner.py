@@ -49,9 +49,9 @@ def current(connection: Connection) -> str | None:
 
 def check_schema(s: Session) -> None:
     """Every process calls it at start. Raises StartRefused when the database is not at this code's revision."""
-    check_known(s.connection())
     at, newest = current(s.connection()), head()
     if at != newest:
+        check_known(s.connection())
         raise StartRefused(f"the database is at revision {at or 'none'} and this version needs {newest}: run `stillhouse-server migrate`")
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psycopg
 import structlog
@@ -30,6 +31,7 @@ from migrations.runner import check_schema
 from workers.collector import Collector
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 PAUSE_SECONDS = 2.0
 TakeHints = Callable[[Session], list[Hint]]
 
@@ -92,8 +94,7 @@ class Dispatcher:
         """
         with unit_of_work() as s:
             for hint in take(s):
-                for _ in range(min(hint.many, MAX_HINTS)):
-                    outbox.add(s, hint.queue)
+                outbox.add(s, hint.queue, many=hint.many)
 
     def _dispatch(self) -> int:
         """Send inside the transaction that marks: if sending fails, the rows are unmarked again."""
@@ -106,17 +107,18 @@ class Dispatcher:
         return sum(numbers)
 
     def reap(self) -> int:
-        """End every lapsed lease, one a transaction; returns how many."""
+        """End every lapsed lease, pause the jobs whose deadline has passed, fail those that have waited for a connection for too long, and
+        forget what is old; returns how many leases it ended."""
         reaped = 0
-        while not self._stopping.is_set():
-            with unit_of_work() as s:
-                item = claims.reap(s)
-            if item is None:
-                break
+        for item in self._each(claims.reap):
             log.warning("lease reaped", item=item)
             reaped += 1
-        self._stop_late()
-        self._end_patience()
+        for job in self._each(pausing.stop_late):
+            log.info("deadline passed", job=job)
+        with unit_of_work() as s:
+            patience.note(s)
+        for job in self._each(patience.give_up):
+            log.warning("job waited in vain for a connection", job=job)
         with unit_of_work() as s:
             claims.sweep(s)
             outbox.prune(s)
@@ -124,25 +126,14 @@ class Dispatcher:
             idempotency.prune(s)
         return reaped
 
-    def _stop_late(self) -> None:
-        """Pause the jobs whose deadline has passed; nothing of them is claimed since then."""
+    def _each(self, act: Callable[[Session], T | None]) -> Iterator[T]:
+        """Act until there is nothing left to act on, in a transaction each time; what each time was done to."""
         while not self._stopping.is_set():
             with unit_of_work() as s:
-                job = pausing.stop_late(s)
-            if job is None:
-                break
-            log.info("deadline passed", job=job)
-
-    def _end_patience(self) -> None:
-        """Fail the jobs that have waited for a connection for too long."""
-        with unit_of_work() as s:
-            patience.note(s)
-        while not self._stopping.is_set():
-            with unit_of_work() as s:
-                job = patience.give_up(s)
-            if job is None:
-                break
-            log.warning("job waited in vain for a connection", job=job)
+                done = act(s)
+            if done is None:
+                return
+            yield done
 
 
 def _check_store(s: Session) -> None:

@@ -124,7 +124,7 @@ def _claim_values(queue: str, worker: WorkerInfo) -> dict[str, Any]:
 def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
     """Under the job's lock: is the item still to be run, and how wide? None when it is not: the caller then undoes its lease."""
     job = repository.lock(s, row.job_id)
-    if not JobStatus(job.status).is_claimable or job.cancel_requested_at or job.pause_requested_at:
+    if _is_stopped(job):
         return None
     room = job.num_threads - int(s.execute(sql.OTHER_WIDTHS, {"job_id": job.id, "id": row.id}).scalar_one())
     if room < 1 or (row.tries and not waits.begin_try(s, row.tries)):
@@ -150,8 +150,12 @@ def _secure(s: Session, row: Row[Any], worker: WorkerInfo) -> Claim | None:
 def _settle_stopped(s: Session, job_id: str) -> None:
     """A job that was stopped while one of its items was being claimed: who stopped it passed over that item."""
     job = repository.lock(s, job_id)
-    if not JobStatus(job.status).is_claimable or job.cancel_requested_at or job.pause_requested_at:
+    if _is_stopped(job):
         settle(s, job)
+
+
+def _is_stopped(job: Job) -> bool:
+    return not JobStatus(job.status).is_claimable or job.cancel_requested_at is not None or job.pause_requested_at is not None
 
 
 def beat(s: Session, claim: Claim, progress: Mapping[str, Any] | None = None) -> BeatReply:

@@ -14,7 +14,10 @@ from distill.queue import MAX_HINTS
 
 CHANNEL = "stillhouse_outbox"
 
-_ADD = text("INSERT INTO outbox (queue, job_id) VALUES (:queue, :job_id) RETURNING pg_notify(:channel, '')")
+_ADD = text("""
+WITH added AS (INSERT INTO outbox (queue, job_id) SELECT CAST(:queue AS text), CAST(:job_id AS text) FROM generate_series(1, :many))
+SELECT pg_notify(:channel, '')
+""")
 _TAKE = text("""
 UPDATE outbox SET sent_at = clock_timestamp()
  WHERE id IN (SELECT id FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED)
@@ -49,16 +52,15 @@ class Hint:
     many: int
 
 
-def add(s: Session, queue: Queue | str, job_id: str | None = None) -> None:
-    """Ask for a hint on `queue` once this transaction has committed."""
-    s.execute(_ADD, {"queue": str(queue), "job_id": job_id, "channel": CHANNEL})
+def add(s: Session, queue: Queue | str, job_id: str | None = None, many: int = 1) -> None:
+    """Ask for `many` hints on `queue`, as far as they could be of use, once this transaction has committed."""
+    s.execute(_ADD, {"queue": str(queue), "job_id": job_id, "many": min(many, MAX_HINTS), "channel": CHANNEL})
 
 
 def add_for(s: Session, queues: Iterable[Queue | str], job_id: str) -> None:
     """Ask for a hint for each of a job's items, given by their queues: one alone would wake one worker for all of them."""
     for queue, many in sorted(Counter(str(queue) for queue in queues).items()):
-        for _ in range(min(many, MAX_HINTS)):
-            add(s, queue, job_id)
+        add(s, queue, job_id, many)
 
 
 def take(s: Session, limit: int = 500) -> list[Hint]:
@@ -66,12 +68,12 @@ def take(s: Session, limit: int = 500) -> list[Hint]:
     return _count(row.queue for row in s.execute(_TAKE, {"limit": limit}))
 
 
-def take_overdue(s: Session, seconds: float, many: int = 16) -> list[Hint]:
+def take_overdue(s: Session, seconds: float) -> list[Hint]:
     """Queues with items that nobody claimed for `seconds` since their last hint: Redis may have lost it.
 
-    `many` of each queue, so that a long one hides no other; the rest is taken next time.
+    As many of each queue as hints could be of use, so that a long one hides no other; the rest is taken next time.
     """
-    values = {"seconds": seconds, "many": many, "queues": [str(queue) for queue in Queue]}
+    values = {"seconds": seconds, "many": MAX_HINTS, "queues": [str(queue) for queue in Queue]}
     return _count(row.queue for row in s.execute(_OVERDUE, values))
 
 
@@ -85,7 +87,4 @@ def prune(s: Session, seconds: float = 3600) -> None:
 
 
 def _count(queues: Iterable[str]) -> list[Hint]:
-    counts: dict[str, int] = {}
-    for queue in queues:
-        counts[queue] = counts.get(queue, 0) + 1
-    return [Hint(queue, many) for queue, many in counts.items()]
+    return [Hint(queue, many) for queue, many in Counter(queues).items()]

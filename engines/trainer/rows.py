@@ -46,9 +46,7 @@ def encode_file(path: Path, tokenizer: Any, max_seq_length: int, param: str) -> 
 def encode(row: TrainingRow, tokenizer: Any, name: str, param: str) -> EncodedRow:
     """Tokens of one row through the tokenizer's chat template. Raises BadInput where prompt and row do not line up."""
     try:
-        prompt, completion = (
-            [for_template(message.model_dump(exclude_none=True)) for message in side] for side in (row.prompt, row.completion)
-        )
+        prompt, completion = _for_template(row.prompt), _for_template(row.completion)
         start = prompt_text(tokenizer, prompt, row.tools)
         text = whole_text(tokenizer, [*prompt, *completion], row.tools)
     except Exception as error:  # a template raises what it likes
