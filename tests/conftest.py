@@ -10,6 +10,7 @@ redis_url    test      the Valkey server, emptied before the test
 tiny_model   session   folder of a base model that is random, but small and whole
 stack        session   the whole stack on that base model (see `stack.supervisor.Stack`)
 s3           test      an S3-compatible server, with its keys in the environment
+place        test      a bucket of it
 """
 
 import os
@@ -28,6 +29,7 @@ from tests.support import databases
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from distill.settings import BlobSettings
     from stack.supervisor import Stack
     from tests.support.s3 import S3Server
 
@@ -145,6 +147,12 @@ def s3(_s3_running: "S3Server", clean_environment: None, monkeypatch: pytest.Mon
     for name, value in _s3_running.environment.items():
         monkeypatch.setenv(name, value)
     return _s3_running
+
+
+@pytest.fixture
+def place(s3: "S3Server") -> "BlobSettings":
+    """A bucket of that server, as the settings name it."""
+    return s3.settings()
 
 
 @pytest.fixture(scope="session")

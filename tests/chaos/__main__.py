@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from tqdm import tqdm
 
 from tests.chaos import storm, tally
+from tests.chaos.homes import home
 from tests.chaos.storm import Storm
 from tests.chaos.tally import Tally
 from tests.chaos.world import World
 from tests.support.tiny_model import build_tiny_model
 
-_MEMORY = Path("/dev/shm")
 SHOWN = 40
 
 
@@ -28,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 when anything did not hold."""
     options = _parser().parse_args(argv)
     console = Console(width=max(Console().width, 120))
-    with _scratch() as home:
-        models = build_tiny_model(home / "models" / "tiny").parent
-        with World(home / "world", models, timers=storm.TIMERS, threads=6, latency=storm.LATENCY_SECONDS) as world:
+    with home() as scratch:
+        models = build_tiny_model(scratch / "models" / "tiny").parent
+        with World(scratch / "world", models, timers=storm.TIMERS, threads=6, latency=storm.LATENCY_SECONDS) as world:
             found = run(world, options.seed, options.runs)
             console.print(tally.table_of(found))
             if found.violations:
@@ -65,16 +62,6 @@ def _tell(console: Console, found: Tally, seed: int, folder: Path) -> None:
     if len(found.violations) > SHOWN:
         console.print(f"... and {len(found.violations) - SHOWN} more")
     console.print(f"Seed {seed}. Logs, rows and calls are in {folder}", soft_wrap=True)
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    home = Path(tempfile.mkdtemp(prefix="stillhouse-chaos-", dir=_MEMORY if _MEMORY.is_dir() else None))
-    home.chmod(0o711)  # the database's user must pass
-    try:
-        yield home
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ the invariants of all scenarios (no trainer or runner left among them).
 
 import itertools
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from stack.network import free_port
 from stack.parts import Part
 from stack.plan import Layout, lm_agent_command
 from tests.chaos import faults
+from tests.chaos.homes import home
 from tests.chaos.invariants import violations
 from tests.chaos.jobs import anchors, body, odd, sure
 from tests.chaos.world import World
@@ -27,7 +26,6 @@ from tests.support.server_process import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 DEVICE = "gpu-0"
 HOST, AGENT = "lm-host", "lm-agent"
-_MEMORY = Path("/dev/shm")
 ORDERS = [order for length in (1, 2, 3) for order in itertools.permutations(("trainer", HOST, AGENT), length)]
 WITHOUT_TRAINER = [order for length in (1, 2) for order in itertools.permutations((HOST, AGENT), length)]
 
@@ -93,12 +91,8 @@ class DeviceWorld(World):
 
 @pytest.fixture(scope="module")
 def running(tiny_model: Path) -> Iterator[DeviceWorld]:
-    home = Path(tempfile.mkdtemp(prefix="stillhouse-chaos-", dir=_MEMORY if _MEMORY.is_dir() else None))
-    try:
-        with DeviceWorld(home, tiny_model.parent) as world:
-            yield world
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with home() as folder, DeviceWorld(folder, tiny_model.parent) as world:
+        yield world
 
 
 @pytest.fixture

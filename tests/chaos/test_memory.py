@@ -1,7 +1,5 @@
 """A worker's memory stays what it was: it holds nothing of a work item that is over."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import psutil
 import pytest
 import redis
 
-from tests.chaos.conftest import MEMORY
+from tests.chaos.homes import home
 from tests.chaos.jobs import anchors, body, odd
 from tests.chaos.world import World
 
@@ -23,12 +21,8 @@ KEYS = 12
 
 @pytest.fixture
 def world(tiny_model: Path) -> Iterator[World]:
-    home = Path(tempfile.mkdtemp(prefix="stillhouse-chaos-", dir=MEMORY))
-    try:
-        with World(home, tiny_model.parent, workers=1, latency=0.0) as opened:
-            yield opened
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with home() as folder, World(folder, tiny_model.parent, workers=1, latency=0.0) as opened:
+        yield opened
 
 
 def finished_items(world: World) -> int:

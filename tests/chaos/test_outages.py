@@ -1,14 +1,12 @@
 """PostgreSQL or Redis away for half a minute while clients and workers go on; Redis emptied under a full queue. Nothing fails."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import faults
-from tests.chaos.conftest import MEMORY
+from tests.chaos.homes import home
 from tests.chaos.invariants import violations
 from tests.chaos.jobs import anchors, body, odd
 from tests.chaos.load import Load
@@ -69,12 +67,8 @@ class TestFullQueue:
     @pytest.fixture
     def world(self, tiny_model: Path) -> Iterator[World]:
         """Two threads in all: two jobs run, the others wait."""
-        home = Path(tempfile.mkdtemp(prefix="stillhouse-chaos-", dir=MEMORY))
-        try:
-            with World(home, tiny_model.parent, workers=1, threads=2, latency=SLOW_TEACHER) as world:
-                yield world
-        finally:
-            shutil.rmtree(home, ignore_errors=True)
+        with home() as folder, World(folder, tiny_model.parent, workers=1, threads=2, latency=SLOW_TEACHER) as world:
+            yield world
 
     def test_losing_all_of_redis_loses_none_of_twenty_queued_and_two_running_jobs(self, world: World) -> None:
         world.wait_over([world.submit(body(anchors()))])  # so that no two jobs ask at once what all share

@@ -1,34 +1,28 @@
 """The checkers themselves: for each invariant the code is broken on purpose, and it is that invariant which is found to be violated."""
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import faults
+from tests.chaos.homes import home
 from tests.chaos.invariants import Violation, violations
 from tests.chaos.jobs import anchors, body, odd
 from tests.chaos.world import World
 from tests.support.server_process import processes_with, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(scope="module")
 def unsound(tiny_model: Path) -> Iterator[World]:
     """A world for this module alone: what was violated in it stays so."""
-    home = Path(tempfile.mkdtemp(prefix="stillhouse-chaos-", dir=_MEMORY if _MEMORY.is_dir() else None))
-    try:
-        with World(home, tiny_model.parent) as world:
-            world.wait_over([world.submit(body(anchors()))])
-            yield world
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with home() as folder, World(folder, tiny_model.parent) as world:
+        world.wait_over([world.submit(body(anchors()))])
+        yield world
 
 
 @pytest.fixture

@@ -15,11 +15,6 @@ from tests.support.odd_server import Answer, odd_server
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 
-@pytest.fixture
-def place(s3: S3Server) -> BlobSettings:
-    return s3.settings()
-
-
 @contextmanager
 def caller(place: BlobSettings, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """A caller of an API that was started with its blobs in this bucket."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +55,17 @@ def calling(house: House, lm: ScriptedLM, runtime: str, folder: Path) -> Iterato
     with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {token}"
         yield client
+
+
+@contextmanager
+def installed(answer: Callable[[Ask], Answer], runtime: str, folder: Path) -> Iterator[tuple[ScriptedLM, House, TestClient]]:
+    """A server on which the package is installed and allowed: its LM, its workers and its API."""
+    with (
+        ScriptedLM(answer=answer) as lm,
+        House(folder, lm, lm, python=runtime, references=(PACKAGE,)) as house,
+        calling(house, lm, runtime, folder) as api,
+    ):
+        yield lm, house, api
 
 
 def fault(reply: Any, status: int = 422) -> tuple[str, str, str]:
@@ -187,11 +198,7 @@ class TestCall:
     ) -> None:
         monkeypatch.setenv("STILLHOUSE_REFERENCES", PACKAGE)
         monkeypatch.setenv("STILLHOUSE_BLOBS__ROOT", str(tmp_path / "blobs"))
-        with (
-            ScriptedLM(answer=knows) as lm,
-            House(tmp_path, lm, lm, python=runtime, references=(PACKAGE,)) as house,
-            calling(house, lm, runtime, tmp_path) as api,
-        ):
+        with installed(knows, runtime, tmp_path) as (lm, house, api):
             metric = {"type": "reference", "reference": f"{PACKAGE}.metrics:right_team"}
             made = api.post("/v1/compile_jobs", json={"program": DESK, "trainset": ROWS, "metric": metric, "multitask": False})
             job = house.run(made.json()["id"])
@@ -218,11 +225,7 @@ class TestCall:
     ) -> None:
         monkeypatch.setenv("STILLHOUSE_REFERENCES", PACKAGE)
         monkeypatch.setenv("STILLHOUSE_BLOBS__ROOT", str(tmp_path / "blobs"))
-        with (
-            ScriptedLM(answer=calls_the_tool) as lm,
-            House(tmp_path, lm, lm, python=runtime, references=(PACKAGE,)) as house,
-            calling(house, lm, runtime, tmp_path) as api,
-        ):
+        with installed(calls_the_tool, runtime, tmp_path) as (lm, house, api):
             job = house.run(api.post("/v1/compile_jobs", json=SWITCHBOARD).json()["id"])
             assert job.status == "succeeded", job.error
             asked = [call.body for call in lm.calls]

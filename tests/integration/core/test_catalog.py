@@ -17,9 +17,11 @@ from distill.catalog import (
     scores,
     traces,
 )
+from distill.catalog.devices import DeviceState
 from distill.db import unit_of_work
 from distill.errors import Conflict, Invalid, LostLease, NotFound, StorageError, Unauthenticated
 from distill.jobs import claims, outbox, repository, service
+from distill.jobs.claims import Claim
 from distill.storage import BlobStore, FolderStore
 from tests.integration.core.world import PROGRAM, World, connection, execute, publish, taken
 from tests.support.s3 import S3Server
@@ -253,14 +255,19 @@ class TestDevices:
             assert not devices.acknowledge(s, "cpu-0", state.fence)
         assert connection("house").waiting_since is None
 
-    def test_a_lease_that_ran_out_is_handed_over_anew(self, world: World) -> None:
-        """The host took its room back meanwhile: that it had let go before is worth nothing to a holder that stood still."""
+    def handed_over(self, world: World) -> tuple[Claim, DeviceState]:
+        """An item that has the device, whose host has let go."""
         world.submit()
         held = taken()
         with unit_of_work() as s:
             state = claims.lease_device(s, held, "cpu-0")
             assert state is not None
             assert devices.acknowledge(s, "cpu-0", state.fence)
+        return held, state
+
+    def test_a_lease_that_ran_out_is_handed_over_anew(self, world: World) -> None:
+        """The host took its room back meanwhile: that it had let go before is worth nothing to a holder that stood still."""
+        held, state = self.handed_over(world)
         execute("UPDATE devices SET lease_expires_at = clock_timestamp() - interval '1 second'")
         with unit_of_work() as s:
             again = claims.lease_device(s, held, "cpu-0")
@@ -269,12 +276,8 @@ class TestDevices:
 
     def test_an_agent_that_stood_still_does_not_end_the_wait_for_a_sleeping_host(self, world: World) -> None:
         """It saw the device free; meanwhile another agent has handed it over."""
-        world.submit()
-        held = taken()
+        self.handed_over(world)
         with unit_of_work() as s:
-            state = claims.lease_device(s, held, "cpu-0")
-            assert state is not None
-            assert devices.acknowledge(s, "cpu-0", state.fence)
             devices.taken_back(s, "cpu-0")
         assert connection("house").waiting_since is not None
 

@@ -11,8 +11,8 @@ from distill.jobs.claims import BeatReply
 from distill.jobs.editing import Changes
 from distill.jobs.models import Job
 from distill.settings import TimerSettings
-from tests.integration.core.test_pausing import cancel, pause, release, resume
-from tests.integration.core.world import World, claim, execute, job, taken
+from tests.integration.core.test_pausing import release, resume
+from tests.integration.core.world import World, cancel, claim, execute, job, pause, taken
 from workers.dispatcher import Dispatcher
 
 

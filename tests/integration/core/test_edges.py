@@ -8,19 +8,9 @@ from distill.jobs.models import Job
 from distill.jobs.status import JobStatus
 from tests.integration.core import edges
 from tests.integration.core.every_status import fill, open_train
-from tests.integration.core.world import World, job, publish, taken
+from tests.integration.core.world import World, cancel, job, pause, publish, taken
 
 FAULT = JobFault("no_luck", "It did not work", step="bootstrap")
-
-
-def cancel(world: World, job_id: str) -> None:
-    with unit_of_work() as s:
-        service.cancel(s, world.project_id, job_id)
-
-
-def pause(world: World, job_id: str) -> None:
-    with unit_of_work() as s:
-        pausing.pause(s, world.project_id, job_id)
 
 
 def retry(world: World, job_id: str) -> None:

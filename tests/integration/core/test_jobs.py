@@ -17,23 +17,23 @@ from distill.jobs.models import Job, JobEvent
 from distill.jobs.repository import JobFilter
 from distill.jobs.status import JobStatus, Step
 from distill.relay import NOTHING, Amount, Block, Shortage
-from tests.integration.core.world import World, at_once, claim, execute, items, job, publish, taken
+from tests.integration.core.world import World, at_once, cancel, claim, execute, items, job, publish, taken
 
 
 class TestCancel:
     def test_queued_job_is_cancelled_at_once(self, world: World) -> None:
         job_id = world.submit()
-        assert _cancel(world, job_id).status == "cancelled"
+        assert cancel(world, job_id).status == "cancelled"
         assert [item.status for item in items(job_id)] == ["cancelled"]
         assert claim() is None
 
     def test_created_job_is_cancelled_at_once(self, world: World) -> None:
-        assert _cancel(world, world.submit(auto_start=False)).status == "cancelled"
+        assert cancel(world, world.submit(auto_start=False)).status == "cancelled"
 
     def test_running_job_is_cancelled_when_its_last_holder_lets_go(self, world: World) -> None:
         job_id = world.at_bootstrap(1, items=3, num_threads=2)
         first, second = taken(), taken()
-        row = _cancel(world, job_id)
+        row = cancel(world, job_id)
         assert row.status == "running"
         assert row.cancel_requested_at is not None
         assert [item.status for item in items(job_id, Step.BOOTSTRAP)] == ["leased", "leased", "cancelled"]
@@ -47,16 +47,16 @@ class TestCancel:
 
     def test_asking_again_changes_nothing(self, world: World) -> None:
         job_id = world.submit()
-        _cancel(world, job_id)
+        cancel(world, job_id)
         told = len(_events(job_id))
-        assert _cancel(world, job_id).status == "cancelled"
+        assert cancel(world, job_id).status == "cancelled"
         assert len(_events(job_id)) == told
 
     def test_finished_job_cannot_be_cancelled(self, world: World) -> None:
         job_id = world.submit()
         publish(taken(), on_closed=_succeed)
         with pytest.raises(Conflict, match="already succeeded"):
-            _cancel(world, job_id)
+            cancel(world, job_id)
 
     def test_lost_holder_does_not_keep_a_cancelled_job_running(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "0.1")
@@ -66,7 +66,7 @@ class TestCancel:
         get_settings.cache_clear()
         job_id = world.submit()
         taken()
-        _cancel(world, job_id)
+        cancel(world, job_id)
         execute("UPDATE work_items SET lease_expires_at = clock_timestamp() - interval '1 hour'")
         with unit_of_work() as s:
             claims.reap(s)
@@ -90,7 +90,7 @@ class TestCancel:
 
             def act(index: int, job_id: str = job_id) -> Claim | None:
                 if index == 0:
-                    _cancel(world, job_id)
+                    cancel(world, job_id)
                     return None
                 return claim()
 
@@ -144,7 +144,7 @@ class TestStart:
 class TestTransition:
     def test_only_edges_of_the_chart_exist(self, world: World) -> None:
         job_id = world.submit()
-        _cancel(world, job_id)
+        cancel(world, job_id)
         with pytest.raises(Conflict, match="is cancelled and cannot become running"), unit_of_work() as s:
             transition(s, repository.lock(s, job_id), JobStatus.RUNNING, message="again")
 
@@ -324,7 +324,7 @@ class TestLists:
 
     def test_filters(self, world: World) -> None:
         plain, tagged = world.submit(), world.submit(metadata={"sha": "9f1c"}, program_name="router")
-        _cancel(world, plain)
+        cancel(world, plain)
         assert _ids(world, JobFilter(status="cancelled")) == [plain]
         assert _ids(world, JobFilter(metadata={"sha": "9f1c"})) == [tagged]
         assert _ids(world, JobFilter(program="router")) == [tagged]
@@ -349,11 +349,6 @@ def _ids(world: World, narrow: JobFilter) -> list[str]:
         return [row.id for row in repository.list_jobs(s, world.project_id, Page(), narrow).data]
 
 
-def _cancel(world: World, job_id: str) -> Job:
-    with unit_of_work() as s:
-        return service.cancel(s, world.project_id, job_id)
-
-
 def _release(held: Claim) -> None:
     with unit_of_work() as s:
         claims.release(s, held)
@@ -368,7 +363,7 @@ def _end(world: World, job_id: str, held: Claim, index: int) -> str:
         if index:
             publish(held, on_closed=_succeed)
             return "published"
-        _cancel(world, job_id)
+        cancel(world, job_id)
         return "cancelled"
     except (Conflict, CancelRequested):
         return "refused"

@@ -9,9 +9,8 @@ from sqlalchemy.exc import DBAPIError
 from distill.catalog import idempotency
 from distill.db import Session, engine, unit_of_work
 from distill.errors import Conflict
-from distill.jobs import pausing, service
 from distill.settings import TimerSettings, get_settings
-from tests.integration.core.world import World, execute, items, job, taken
+from tests.integration.core.world import World, cancel, execute, items, job, pause, taken
 from workers.dispatcher import Dispatcher
 
 ANSWER = idempotency.Answer(201, "{}", {})
@@ -41,16 +40,6 @@ def count(statement: str) -> int:
 
 def nothing(world: World, job_id: str) -> None:
     """The job is to go on."""
-
-
-def cancel(world: World, job_id: str) -> None:
-    with unit_of_work() as s:
-        service.cancel(s, world.project_id, job_id)
-
-
-def pause(world: World, job_id: str) -> None:
-    with unit_of_work() as s:
-        pausing.pause(s, world.project_id, job_id)
 
 
 class TestHolder:

@@ -11,22 +11,12 @@ from distill.jobs import claims, events, outbox, pausing, retrying, service
 from distill.jobs.claims import Claim, StepClosed
 from distill.jobs.models import Job
 from distill.jobs.status import Step
-from tests.integration.core.world import World, at_once, claim, execute, items, job, publish, taken
-
-
-def pause(world: World, job_id: str) -> Job:
-    with unit_of_work() as s:
-        return pausing.pause(s, world.project_id, job_id)
+from tests.integration.core.world import World, at_once, cancel, claim, execute, items, job, pause, publish, taken
 
 
 def resume(world: World, job_id: str) -> Job:
     with unit_of_work() as s:
         return pausing.resume(s, world.project_id, job_id)
-
-
-def cancel(world: World, job_id: str) -> Job:
-    with unit_of_work() as s:
-        return service.cancel(s, world.project_id, job_id)
 
 
 def release(held: Claim) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from distill.catalog import connections, datasets, programs, projects
 from distill.catalog.models import Connection
 from distill.db import Session, unit_of_work
-from distill.jobs import claims, repository, service, steps
+from distill.jobs import claims, pausing, repository, service, steps
 from distill.jobs.claims import Claim, StepClosed, WorkerInfo
 from distill.jobs.models import Job, WorkItem
 from distill.jobs.status import Step
@@ -121,6 +121,18 @@ def taken(queue: str = "rollouts", worker: WorkerInfo = WORKER) -> Claim:
 def publish(held: Claim, **words: Any) -> StepClosed | None:
     with unit_of_work() as s:
         return claims.publish(s, held, **words)
+
+
+def cancel(world: World, job_id: str) -> Job:
+    """As a caller asks for it."""
+    with unit_of_work() as s:
+        return service.cancel(s, world.project_id, job_id)
+
+
+def pause(world: World, job_id: str) -> Job:
+    """As a caller asks for it."""
+    with unit_of_work() as s:
+        return pausing.pause(s, world.project_id, job_id)
 
 
 def job(job_id: str) -> Job:

@@ -24,11 +24,6 @@ from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
 
 @pytest.fixture
-def place(s3: S3Server) -> BlobSettings:
-    return s3.settings()
-
-
-@pytest.fixture
 def bucket(s3: S3Server, place: BlobSettings, tmp_path: Path) -> S3Store:
     return s3.store(place, tmp_path / "cache")
 

@@ -28,11 +28,6 @@ PART = 8 << 20
 
 
 @pytest.fixture
-def place(s3: S3Server) -> BlobSettings:
-    return s3.settings()
-
-
-@pytest.fixture
 def store(s3: S3Server, place: BlobSettings, tmp_path: Path) -> S3Store:
     return s3.store(place, tmp_path / "cache")
 
