@@ -46,6 +46,7 @@ def odd_server(answer: Answer) -> Iterator[OddServer]:
             text = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
             self.send_response(status)
             self.send_header("content-length", str(len(text)))
+            self.send_header("connection", "close")  # or the client may take a connection again that is about to end
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(text)
@@ -59,6 +60,7 @@ def odd_server(answer: Answer) -> Iterator[OddServer]:
             for name, value in reply.headers.items():
                 if name.lower() not in ("connection", "transfer-encoding", "date", "server"):
                     self.send_header(name, value)
+            self.send_header("connection", "close")
             self.end_headers()
             self.wfile.write(data[: len(data) // 2] if cut else data)
             connection.close()
