@@ -24,8 +24,8 @@ demo: $(V)/ready ## compile a program on this machine and show what it gained; T
 serve: $(V)/ready ## start the whole stack on port 8400; Ctrl-C stops it
 	@$(V)/bin/stillhouse-server up $(ARGS)
 
-test: $(V)/ready ## fast tests, on real PostgreSQL and Valkey
-	@$(PY) -m pytest -q -m "not slow" $(ARGS)
+test: $(V)/ready ## fast tests, on real PostgreSQL and Valkey, a server of each for every process
+	@$(PY) -m pytest -q -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(V)/ready ## tests that train, serve, or start the whole stack
 	@$(PY) -m pytest -q -m slow --timeout 900 $(ARGS)
