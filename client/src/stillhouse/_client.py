@@ -13,7 +13,7 @@ import httpx
 from typing_extensions import Self
 
 from stillhouse._config import find_credentials
-from stillhouse._exceptions import APIConnectionError, APITimeoutError, error_from
+from stillhouse._exceptions import APIConnectionError, APITimeoutError, UnexpectedReply, error_from
 from stillhouse._request import Call, get
 from stillhouse._retry import RetryPolicy
 from stillhouse._version import __version__
@@ -57,6 +57,11 @@ class _Core:
             "timeout": timeout,
         }
 
+    def _unreached(self, error: httpx.TransportError) -> APIConnectionError:
+        cls = APITimeoutError if isinstance(error, httpx.TimeoutException) else APIConnectionError
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return cls(f"{self.base_url} was not reached: {reason}")
+
 
 class Stillhouse(_Core):
     """A client of one server, usable from several threads.
@@ -98,10 +103,11 @@ class Stillhouse(_Core):
         Raises:
             APIConnectionError: the server was not reached, also after retries.
             APIStatusError: the server refused; the class says which status.
+            UnexpectedReply: what answered is no Stillhouse server.
         """
         with self.stream(call) as response:
-            body = response.read()
-        return call.parse(response.json() if body else None)
+            response.read()
+        return _parsed(call, response)
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
@@ -110,7 +116,7 @@ class Stillhouse(_Core):
         try:
             yield response
         except httpx.TransportError as error:
-            raise _connection_error(error) from error
+            raise self._unreached(error) from error
         finally:
             response.close()
 
@@ -134,7 +140,7 @@ class Stillhouse(_Core):
                 response.close()
             return response, None
         except httpx.TransportError as error:
-            return None, _connection_error(error)
+            return None, self._unreached(error)
 
     def close(self) -> None:
         """Close the connections."""
@@ -175,8 +181,8 @@ class AsyncStillhouse(_Core):
     async def send(self, call: Call[T]) -> T:
         """Send a call and parse its reply; raises as `Stillhouse.send` does."""
         async with self.stream(call) as response:
-            body = await response.aread()
-        return call.parse(response.json() if body else None)
+            await response.aread()
+        return _parsed(call, response)
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
@@ -185,7 +191,7 @@ class AsyncStillhouse(_Core):
         try:
             yield response
         except httpx.TransportError as error:
-            raise _connection_error(error) from error
+            raise self._unreached(error) from error
         finally:
             await response.aclose()
 
@@ -209,7 +215,7 @@ class AsyncStillhouse(_Core):
                 await response.aclose()
             return response, None
         except httpx.TransportError as error:
-            return None, _connection_error(error)
+            return None, self._unreached(error)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -222,9 +228,13 @@ class AsyncStillhouse(_Core):
         await self.close()
 
 
-def _connection_error(error: httpx.TransportError) -> APIConnectionError:
-    cls = APITimeoutError if isinstance(error, httpx.TimeoutException) else APIConnectionError
-    return cls(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+def _parsed(call: Call[T], response: httpx.Response) -> T:
+    try:
+        return call.parse(response.json() if response.content else None)
+    except (ValueError, KeyError, TypeError):
+        address = response.request.url.copy_with(query=None)
+        text = f"{address} did not answer as a Stillhouse server does: look at the base URL"
+        raise UnexpectedReply(text, request_id=response.headers.get("x-request-id")) from None
 
 
 def _required(response: httpx.Response | None) -> httpx.Response:

@@ -1,17 +1,19 @@
-"""Where the server is and who asks: arguments, else environment, else the file that `stillhouse-server up` writes."""
+"""Where the server is and who asks: arguments, else environment, else a stored file of `stillhouse-server up` or `stillhouse login`."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stillhouse._exceptions import ConfigError
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8400"
+_NAME = "credentials.json"
 
 
 @dataclass(frozen=True)
@@ -20,41 +22,76 @@ class Credentials:
     api_key: str
 
 
-def _homes() -> Iterator[Path]:
+def login_file() -> Path:
+    """What `stillhouse login` writes; servers write into their own homes, so neither takes the other's key away."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "stillhouse" / _NAME
+
+
+def _files() -> Iterator[Path]:
+    """The nearest first: a server that runs in this folder is meant before one that somebody logged in to."""
     if home := os.environ.get("STILLHOUSE_HOME"):
-        yield Path(home)
-    yield Path(".stillhouse")
-    yield Path.home() / ".stillhouse"
+        yield Path(home) / _NAME
+    yield Path(".stillhouse") / _NAME
+    yield login_file()
+    yield Path.home() / ".stillhouse" / _NAME
 
 
-def _from_file() -> dict[str, Any]:
-    """The first credentials.json among the homes; empty when there is none."""
-    for home in _homes():
-        path = home / "credentials.json"
+def _stored() -> Iterator[tuple[str, str | None]]:
+    """Address and key of each file that is there."""
+    for path in _files():
         if path.is_file():
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-            return loaded if isinstance(loaded, dict) else {}
-    return {}
+            stored = _read(path)
+            yield str(stored.get("base_url") or DEFAULT_BASE_URL).rstrip("/"), stored.get("api_key") or None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        loaded = None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} cannot be read as credentials: remove it, then run `stillhouse login`")
+    return loaded
 
 
 def look_up(base_url: str | None = None, api_key: str | None = None) -> tuple[str, str | None]:
-    """Address and key: arguments first, then STILLHOUSE_BASE_URL and STILLHOUSE_API_KEY, then credentials.json.
+    """Address and key: arguments first, then STILLHOUSE_BASE_URL and STILLHOUSE_API_KEY, then the stored ones.
 
-    The file's key is used only for the file's own address: a key never travels to another server.
+    A stored key is used only for the address that it was stored with: a key never travels to another server.
     """
     url = base_url or os.environ.get("STILLHOUSE_BASE_URL")
     key = api_key or os.environ.get("STILLHOUSE_API_KEY")
-    stored = {} if url and key else _from_file()
-    stored_url = str(stored.get("base_url") or DEFAULT_BASE_URL).rstrip("/")
-    url = (url or stored_url).rstrip("/")
-    if not key and url == stored_url:
-        key = stored.get("api_key")
-    return url, key or None
+    if url and key:
+        return url.rstrip("/"), key
+    stored = list(_stored())
+    url = (url or (stored[0][0] if stored else DEFAULT_BASE_URL)).rstrip("/")
+    return url, key or next((known for address, known in stored if address == url and known), None)
 
 
 def find_credentials(base_url: str | None = None, api_key: str | None = None) -> Credentials:
     """As `look_up`. Raises ConfigError when there is no key for the address."""
     url, key = look_up(base_url, api_key)
     if key is None:
-        raise ConfigError(f"no API key for {url}: set STILLHOUSE_API_KEY, or start a server with `stillhouse-server up`")
+        raise ConfigError(f"no API key for {url}: run `stillhouse login`, set STILLHOUSE_API_KEY, or run `stillhouse-server up`")
     return Credentials(url, key)
+
+
+def store(credentials: Credentials) -> Path:
+    """Write them where `look_up` finds them, for this user alone; the file."""
+    path = login_file()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".credentials-")  # made with mode 0600
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(asdict(credentials), file, indent=1)
+    os.replace(part, path)
+    return path
+
+
+def forget() -> bool:
+    """Remove what `store` wrote; False when there was nothing."""
+    try:
+        login_file().unlink()
+    except FileNotFoundError:
+        return False
+    return True

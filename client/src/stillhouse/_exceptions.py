@@ -5,6 +5,7 @@ StillhouseError
 ├── WaitTimeout              a wait ended first; the job goes on
 ├── DamagedArtifact          a downloaded file does not have its digest
 └── APIError                 message, request_id
+    ├── UnexpectedReply      the answer is not one of a Stillhouse server
     ├── APIConnectionError   the server was not reached
     │   └── APITimeoutError
     └── APIStatusError       status_code, code, type, param, details, retry_after
@@ -29,7 +30,7 @@ class StillhouseError(Exception):
 
 
 class ConfigError(StillhouseError):
-    """No address or API key: set STILLHOUSE_API_KEY, or run `stillhouse-server up`, which writes credentials.json."""
+    """No address or API key: run `stillhouse login`, set STILLHOUSE_API_KEY, or run `stillhouse-server up`."""
 
 
 class WaitTimeout(StillhouseError):
@@ -52,6 +53,10 @@ class APIError(StillhouseError):
         super().__init__(message)
         self.message = message
         self.request_id = request_id
+
+
+class UnexpectedReply(APIError):
+    """What answered is no Stillhouse server, or something between changed its answer: look at the address."""
 
 
 class APIConnectionError(APIError):

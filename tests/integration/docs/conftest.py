@@ -63,6 +63,7 @@ def reader(documented: Stack, settings: Mapping[str, str], tmp_path: Path, monke
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("STILLHOUSE_HOME", str(documented.home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     with Shell(tmp_path, os.environ) as shell:
         yield shell

@@ -260,6 +260,11 @@ class TestLogs:
         printed = shell.run("jobs", "logs", "cjob-1", "-f").output.splitlines()
         assert [line for line in printed if not line.startswith("==>")] == ["a", "b", "c"]
 
+    def test_following_as_json_gives_each_piece_once(self, shell: Shell) -> None:
+        shell.answers(reply(job()), logs(log("a\n")), reply(job("succeeded")), logs(log("a\nb\n")))
+        lines = shell.run("jobs", "logs", "cjob-1", "-f", "--json").stdout.splitlines()
+        assert [json.loads(line)["text"] for line in lines] == ["a\n", "b\n"]
+
     @pytest.mark.parametrize(
         ("shown", "text", "fresh"),
         [(None, "", ""), ("ab", "ab", None), ("ab", "abc", "c"), ("ab", "bc", "bc"), ("x" * 300, "x" * 200 + "y", "y")],

@@ -69,3 +69,9 @@ class TestReport:
         text, _ = report(monkeypatch, job("succeeded"), json.loads(json.dumps(EVALUATION)), empty, empty, arguments=())
         assert "0.843" in text
         assert "| --- |" not in text
+
+    def test_as_json_it_is_what_the_server_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pages = ({"data": [PAIR], "has_more": False}, {"data": [], "has_more": False})
+        text, _ = report(monkeypatch, job("succeeded"), EVALUATION, *pages, arguments=("--json",))
+        said = json.loads(text)
+        assert (said["job"]["id"], said["evaluation"]["delta"]["verdict"], said["regressions"][0]["row"]) == ("cjob-1", "better", 7)

@@ -162,6 +162,7 @@ def report(
     job_id: JobId,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as for a CI summary.")] = False,
     examples: Annotated[int, typer.Option(min=0, max=100, help="Regressions and fixes to list, at most so many each.")] = 10,
+    as_json: Json = False,
 ) -> None:
     """Show how the compiled program did: scores, verdict, what got worse and what got better."""
     with connected() as client:
@@ -169,6 +170,9 @@ def report(
         listed = {}
         for change in ("regression", "fix"):
             listed[change] = client.compile_jobs.pairs(job_id, change=change, limit=examples).data if examples and evaluation.data else []
+        if as_json:
+            show_json({"job": job, "evaluation": evaluation, "regressions": listed["regression"], "fixes": listed["fix"]})
+            return
         text = markdown(job, evaluation, listed["regression"], listed["fix"])
         if as_markdown:
             sys.stdout.write(text)
@@ -221,8 +225,8 @@ def logs(
 ) -> None:
     """Show what the trainers wrote, by LM and predictor."""
     with connected() as client:
-        if follow and not as_json:
-            follow_logs(client, job_id, fine_tuning_job)
+        if follow:
+            follow_logs(client, job_id, fine_tuning_job, as_json)
             return
         found = client.compile_jobs.logs(job_id, fine_tuning_job=fine_tuning_job).data
         show_json(found) if as_json else LogPrinter().show(found)

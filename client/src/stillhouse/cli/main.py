@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from stillhouse import __version__
-from stillhouse.cli import aliases, jobs, stored
-from stillhouse.cli.output import connected, console, show_json
+from stillhouse.cli import account, aliases, jobs, stored
+from stillhouse.cli.output import console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,7 +16,8 @@ app = typer.Typer(
     help=(
         "Compile DSPy programs on a Stillhouse server.\n\n"
         "Exit codes: 0 ok, 1 failed, 2 usage, 3 cancelled, 4 timeout (the job goes on), 5 worse, 6 inconclusive, 7 paused.\n\n"
-        "Server and key come from STILLHOUSE_BASE_URL and STILLHOUSE_API_KEY, else from credentials.json in STILLHOUSE_HOME."
+        "Server and key come from STILLHOUSE_BASE_URL and STILLHOUSE_API_KEY, else from credentials.json in STILLHOUSE_HOME or "
+        ".stillhouse, else from `stillhouse login`."
     ),
 )
 app.add_typer(jobs.app, name="jobs")
@@ -41,13 +42,9 @@ def main(version: Version = False) -> None:
     """Compile DSPy programs on a Stillhouse server."""
 
 
-@app.command()
-def me(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show the project and scopes of the key in use."""
-    with connected() as client:
-        account = client.me()
-        line = f"{account.project}  {account.key_id}  {' '.join(account.scopes)}"
-        show_json(account) if as_json else console.print(line, highlight=False)
+app.command()(account.login)
+app.command()(account.logout)
+app.command()(account.me)
 
 
 if __name__ == "__main__":

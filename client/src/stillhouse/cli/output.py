@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from stillhouse import APIStatusError, ConfigError, DamagedArtifact, Stillhouse, StillhouseError, WaitTimeout
+from stillhouse import APIConnectionError, APIStatusError, ConfigError, DamagedArtifact, Stillhouse, StillhouseError, WaitTimeout
 from stillhouse.cli.files import FileProblem
 
 console = Console()
@@ -41,14 +42,22 @@ _EXITS = {"worse": Exit.WORSE, "inconclusive": Exit.INCONCLUSIVE, "not_compared"
 
 @contextmanager
 def connected() -> Iterator[Stillhouse]:
-    """A client, and every expected error as one line on standard error with its exit code."""
+    """A client, and every expected error as one line."""
+    with one_line(), Stillhouse() as client:
+        yield client
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Every expected error as one line on standard error, with its exit code."""
     try:
-        with Stillhouse() as client:
-            yield client
+        yield
     except WaitTimeout as error:
         stop(str(error), Exit.TIMEOUT)
     except (ConfigError, FileProblem) as error:
         stop(str(error), Exit.USAGE)
+    except APIConnectionError as error:
+        stop(f"{error}. Does the server run, and is this its address? `stillhouse login` takes another", Exit.FAILED)
     except APIStatusError as error:
         show_refusal(error)
         raise typer.Exit(_exit_of(error)) from None
@@ -62,18 +71,19 @@ def _exit_of(error: APIStatusError) -> Exit:
     return Exit.USAGE if error.status_code in {400, 415, 422} else Exit.FAILED
 
 
-def stop(message: str, code: Exit) -> None:
+def stop(message: str, code: Exit) -> NoReturn:
     """Print one line and end with `code`."""
-    errors.print(f"[red]error[/red] {message}", highlight=False)
+    errors.print(f"[red]error[/red] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
 def show_refusal(error: APIStatusError) -> None:
     """The message, then each row that is wrong."""
-    errors.print(f"[red]error[/red] {error.message}", highlight=False)
+    errors.print(f"[red]error[/red] {escape(error.message)}", highlight=False, soft_wrap=True)
     for detail in error.details[:20]:
         place = f"row {detail['row']}" if detail.get("row") else ""
-        errors.print(f"  {place} {detail.get('field') or ''}: {detail.get('message')}".rstrip(), highlight=False, markup=False)
+        line = f"  {place} {detail.get('field') or ''}: {detail.get('message')}".rstrip()
+        errors.print(line, highlight=False, markup=False, soft_wrap=True)
     if len(error.details) > 20:
         errors.print(f"  … and {len(error.details) - 20} more")
     if error.request_id:
@@ -95,6 +105,8 @@ def show_json_line(value: Any) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
