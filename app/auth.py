@@ -38,7 +38,7 @@ class KeyCheck:
         try:
             caller = await run_in_threadpool(self._check, _token(scope))
         except (ApiError, StillhouseError) as error:
-            await error_response(_with_challenge(to_api_error(error), scope))(scope, receive, send)
+            await error_response(_with_challenge(to_api_error(error), scope), scope["path"])(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)

@@ -94,7 +94,16 @@ MAYBE_DONE = ApiError(
 )
 
 
-def error_response(error: ApiError) -> JSONResponse:
+OPENAI_SHAPED = ("/v1/files", "/v1/fine_tuning/", "/v1/chat/", "/v1/models")
+"""Where OpenAI's clients look: what breaks a rule is 400 there, as they expect, and 422 elsewhere."""
+
+
+def status_at(status: int, path: str) -> int:
+    """The status of a reply at a path."""
+    return 400 if status == 422 and path.startswith(OPENAI_SHAPED) else status
+
+
+def error_response(error: ApiError, path: str) -> JSONResponse:
     """The one place that builds an error body."""
     body: dict[str, Any] = {
         "message": error.message,
@@ -105,7 +114,7 @@ def error_response(error: ApiError) -> JSONResponse:
     }
     if error.details:
         body["details"] = error.details
-    return JSONResponse({"error": body}, status_code=error.status, headers=error.headers)
+    return JSONResponse({"error": body}, status_code=status_at(error.status, path), headers=error.headers)
 
 
 #: What pydantic puts into a location to name a branch of a union; a client never sent it.
@@ -203,8 +212,8 @@ def to_api_error(error: Exception) -> ApiError:
 def install(app: FastAPI) -> None:
     """Answer every error in the one shape."""
 
-    def handle(_: Request, error: Exception) -> JSONResponse:
-        return error_response(to_api_error(error))
+    def handle(request: Request, error: Exception) -> JSONResponse:
+        return error_response(to_api_error(error), request.url.path)
 
     for kind in (ApiError, house.StillhouseError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)

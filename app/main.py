@@ -93,8 +93,18 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         for path in OPEN_PATHS:
             for operation in document["paths"][path].values():
                 operation["security"] = []
+        for path in document["paths"]:
+            if path.startswith(errors.OPENAI_SHAPED):
+                _as_openai(document["paths"][path])
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _as_openai(path: dict[str, Any]) -> None:
+    """What would be 422 is 400 there; see `errors.status_at`."""
+    for operation in path.values():
+        refused = operation["responses"].pop("422")
+        operation["responses"]["400"] = {**refused, "description": "The request is not valid JSON, or breaks the schema or a rule"}
 
 
 class _Layered:

@@ -50,7 +50,7 @@ class LastResort:
             reply = to_api_error(error)
             log.log(ERROR, "request_failed", path=scope["path"], code=reply.code, exc_info=reply.status == 500)
             if not started:
-                await error_response(reply)(scope, receive, send)
+                await error_response(reply, scope["path"])(scope, receive, send)
             elif not ended:
                 raise
 
@@ -67,7 +67,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         if _declared_length(scope) > self._max_bytes:
-            await error_response(self._refusal())(scope, receive, send)
+            await error_response(self._refusal(), scope["path"])(scope, receive, send)
             return
         await self._app(scope, self._counted(receive), send)
 

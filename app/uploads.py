@@ -1,4 +1,7 @@
-"""Rows in a request: a JSONL, CSV, JSON or Parquet body, or a file in a multipart form. Kept on disk, and read row by row."""
+"""Rows in a request: a JSONL, CSV, JSON or Parquet body, or a file in a multipart form. Kept on disk, and read row by row.
+
+Files of the OpenAI-shaped address come in a form too, and are not read.
+"""
 
 from __future__ import annotations
 
@@ -67,20 +70,57 @@ UploadDep = Annotated[Upload, Depends(_spooled)]
 
 
 async def _from_form(form: FormData) -> Upload:
-    file = form.get("file")
-    if not isinstance(file, UploadFile):
-        raise ApiError(422, "missing_field", "file: a multipart form needs the field `file`", param="file")
+    file = _file_of(form)
     suffix = PurePath(file.filename or "").suffix.lower()
     kind = _BY_SUFFIX.get(suffix) or FORMATS.get((file.content_type or "").split(";")[0].strip().lower())
     if kind is None:
         raise ApiError(415, "unsupported_media_type", "The file's name must end in .jsonl, .csv, .json or .parquet.")
+    return Upload(file.file, kind, await _digest_of(file), _texts_of(form))
+
+
+def _file_of(form: FormData) -> UploadFile:
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise ApiError(422, "missing_field", "file: a multipart form needs the field `file`", param="file")
+    return file
+
+
+async def _digest_of(file: UploadFile) -> str:
     digest = sha256()
     while chunk := await file.read(_IN_MEMORY):
         digest.update(chunk)
     await file.seek(0)
-    return Upload(file.file, kind, digest.hexdigest(), {key: value for key, value in form.items() if isinstance(value, str)})
+    return digest.hexdigest()
+
+
+def _texts_of(form: FormData) -> dict[str, str]:
+    return {key: value for key, value in form.items() if isinstance(value, str)}
 
 
 def rows_of(upload: Upload) -> Iterator[dict[str, Any]]:
     """The rows, one at a time; see `read_rows`."""
     return read_rows(upload.file, upload.format)
+
+
+@dataclass
+class FormFile:
+    """A file of a multipart form, on disk, and the form's other fields. `digest` is of both."""
+
+    file: IO[bytes]
+    filename: str
+    digest: str
+    fields: Mapping[str, str]
+
+
+async def _form_file(request: Request) -> AsyncIterator[FormFile]:
+    if media_type(request) != _MULTIPART:
+        raise ApiError(415, "unsupported_media_type", "Send a multipart form with the fields `file` and `purpose`.")
+    async with request.form(max_files=1, max_fields=20, max_part_size=_IN_MEMORY) as form:
+        file, fields = _file_of(form), _texts_of(form)
+        digest = await _digest_of(file)
+        for name in sorted(fields):
+            digest = sha256(f"{digest}\0{name}\0{fields[name]}".encode()).hexdigest()
+        yield FormFile(file.file, PurePath(file.filename or "").name[:255] or "file", digest, fields)
+
+
+FormFileDep = Annotated[FormFile, Depends(_form_file)]

@@ -136,6 +136,23 @@ class Dataset(Base):
     user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
 
 
+class File(Base):
+    """A file as it was uploaded at the OpenAI-shaped address, not read yet; a deleted one's bytes are the collector's."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_project_id_id", "project_id", "id"),)
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    purpose: Mapped[str] = mapped_column(Text)
+    filename: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(Text)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    deleted_at: Mapped[datetime | None]
+
+
 class Model(Base):
     """A fine-tuned model by the id it is served under. Ids are unique for ever, so a row is never removed."""
 

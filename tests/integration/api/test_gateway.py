@@ -216,9 +216,9 @@ class TestFineTuningJobs:
         assert (second.json()["data"], second.json()["has_more"]) == (whole[-2:], False)
 
     @pytest.mark.parametrize("after", ["ftevent-x", "ftevent-x-", "3", "ftevent-x-\\d", "ftevent-x-" + "9" * 19])
-    def test_a_broken_place_to_go_on_from_is_422(self, api: TestClient, finished: Finished, after: str) -> None:
+    def test_a_broken_place_to_go_on_from_is_400(self, api: TestClient, finished: Finished, after: str) -> None:
         child = api.get("/v1/fine_tuning/jobs").json()["data"][0]["id"]
-        assert api.get(f"/v1/fine_tuning/jobs/{child}/events", params={"after": after}).status_code == 422
+        assert api.get(f"/v1/fine_tuning/jobs/{child}/events", params={"after": after}).status_code == 400
 
     def test_a_child_is_cancelled_by_its_parent(self, api: TestClient, finished: Finished) -> None:
         child = api.get("/v1/fine_tuning/jobs").json()["data"][0]["id"]

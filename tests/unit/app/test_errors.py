@@ -59,5 +59,5 @@ class TestHouse:
 class TestResponse:
     def test_details_are_bounded(self) -> None:
         error = ApiError(422, "invalid_rows", "x", details=[{"row": n} for n in range(1000)])
-        body = json.loads(bytes(error_response(error).body))
+        body = json.loads(bytes(error_response(error, "/v1/datasets").body))
         assert len(body["error"]["details"]) == MAX_DETAILS

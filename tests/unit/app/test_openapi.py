@@ -11,6 +11,7 @@ import pytest
 
 from app.auth import OPEN_PATHS
 from app.docs_page import docs_page
+from app.errors import status_at
 from app.main import build_routes
 from app.openapi import text
 
@@ -44,7 +45,7 @@ class TestOperations:
         for path, verb, operation in operations(document):
             if path in OPEN_PATHS:
                 continue
-            wanted = {"401", "403", "422"} | ({"404"} if "{" in path else set())
+            wanted = {"401", "403", str(status_at(422, path))} | ({"404"} if "{" in path else set())
             assert wanted <= set(operation["responses"]), (verb, path)
             for status, reply in operation["responses"].items():
                 if status >= "400":
