@@ -1,16 +1,23 @@
 """What the steps reach out through: blobs, LMs, runners, trainers. One set a process, made once."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from distill.db import unit_of_work
 from distill.execute.hooks import crash_point
+from distill.jobs import repository
 from distill.relay import Relay, RelayLimits
 from distill.rollouts import RunnerPool
 from distill.settings import Settings
 from distill.storage import BlobStore, open_store
 from distill.trainers.base import Trainer
 from distill.trainers.local import LocalTrainer
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,17 @@ def open_ports(settings: Settings) -> Ports:
     return Ports(
         store=open_store(settings, passing=crash_point),
         relay=relay,
-        runners=RunnerPool(relay.start(), settings.pythons, references=settings.references),
+        runners=RunnerPool(relay.start(), settings.pythons, references=settings.references, over=jobs_over),
         trainers={"local": LocalTrainer()},
         work_root=settings.home.absolute() / "work",
     )
+
+
+def jobs_over(jobs: Collection[str]) -> Collection[str]:
+    """Those of the jobs of which nothing may run any more; none while the database does not say."""
+    try:
+        with unit_of_work() as s:
+            return repository.over_among(s, jobs)
+    except SQLAlchemyError as error:
+        log.warning("jobs_over_unknown", error=str(error), kind=type(error).__name__)
+        return ()

@@ -14,7 +14,7 @@ from distill.execute.ports import Ports
 from distill.execute.work import Stopped, Troubled, Work
 from distill.jobs import claims, events, repository
 from distill.jobs.claims import Claim, WorkerInfo
-from distill.jobs.status import JobStatus, Step
+from distill.jobs.status import Step
 from distill.pipeline.refusals import Refused
 from distill.rollouts import RunnerDied
 
@@ -106,12 +106,7 @@ def run_item(claim: Claim, ports: Ports, shift: Shift, run: StepRunner) -> None:
 
 def _end_job(claim: Claim, ports: Ports, shift: Shift) -> None:
     """Leave nothing of a job that is over running on this machine, least of all the warm process with its user's code."""
-
-    def is_over(s: Session) -> bool:
-        job = repository.by_id(s, claim.job_id)
-        return JobStatus(job.status).is_terminal or job.cancel_requested_at is not None
-
-    if _written(is_over):
+    if _written(lambda s: claim.job_id in repository.over_among(s, [claim.job_id])):
         shift.end_job(claim.job_id)
         ports.runners.end_job(claim.project_id, claim.job_id)
 

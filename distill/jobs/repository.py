@@ -12,7 +12,7 @@ from sqlalchemy import Select, select
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import NotFound
 from distill.jobs.models import FineTuneJob, Job, JobStep, WorkItem
-from distill.jobs.status import Step, StepStatus
+from distill.jobs.status import JobStatus, Step, StepStatus
 from distill.spec import CompileSpec
 
 
@@ -55,6 +55,13 @@ def by_id(s: Session, job_id: str) -> Job:
     if job is None:
         raise NotFound(f"no job {job_id}")
     return job
+
+
+def over_among(s: Session, job_ids: Iterable[str]) -> set[str]:
+    """Those of the jobs of which nothing may run any more: cancelled, failed, succeeded, or to be cancelled."""
+    terminal = [status for status in JobStatus if status.is_terminal]
+    over = Job.status.in_(terminal) | Job.cancel_requested_at.is_not(None)
+    return set(s.scalars(select(Job.id).where(Job.id.in_(list(job_ids)), over)))
 
 
 def lock(s: Session, job_id: str) -> Job:

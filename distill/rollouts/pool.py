@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -13,6 +13,11 @@ from distill.rollouts.runner import Runner
 from distill.rollouts.spawn import RunnerLimits
 
 Key = tuple[str, str, str]
+Over = Callable[[Collection[str]], Collection[str]]
+
+
+def _none_over(jobs: Collection[str]) -> Collection[str]:
+    return ()
 
 
 @dataclass
@@ -22,7 +27,11 @@ class _Idle:
 
 
 class RunnerPool:
-    """Thread-safe. `pythons` maps a runtime's name to its interpreter; `references` are the packages that programs may name as code."""
+    """Thread-safe. `pythons` maps a runtime's name to its interpreter; `references` are the packages that programs may name as code.
+
+    Every `sweep_seconds` idle runners are ended that were idle for long, or whose jobs are among those that `over` returns: nobody else
+    ends the runner of a job that is cancelled between two of its work items. `over` gets job ids and raises nothing.
+    """
 
     def __init__(
         self,
@@ -31,14 +40,18 @@ class RunnerPool:
         *,
         limits: RunnerLimits | None = None,
         idle_seconds: float = 60.0,
+        sweep_seconds: float = 5.0,
         max_idle: int = 4,
         references: Sequence[str] = (),
+        over: Over = _none_over,
     ) -> None:
         self._relay_socket = relay_socket
         self._pythons = dict(pythons)
         self._limits = limits or RunnerLimits()
         self._references = tuple(references)
         self._idle_seconds = idle_seconds
+        self._sweep_seconds = sweep_seconds
+        self._over = over
         self._max_idle = max_idle
         self._idle: dict[Key, list[_Idle]] = {}
         self._busy: dict[Runner, Key] = {}
@@ -114,14 +127,21 @@ class RunnerPool:
         return [idle.runner for _, _, idle in over]
 
     def _sweep(self) -> None:
-        while not self._closed.wait(min(5.0, self._idle_seconds / 2)):
-            limit = time.monotonic() - self._idle_seconds
+        while not self._closed.wait(self._sweep_seconds):
             with self._lock:
-                old = [idle.runner for group in self._idle.values() for idle in group if idle.since < limit]
-                for key, group in list(self._idle.items()):
-                    kept = [idle for idle in group if idle.since >= limit and idle.runner.alive]
-                    self._idle[key] = kept
-                    if not kept:
-                        del self._idle[key]
-            for runner in old:
+                jobs = {job for _, job, _ in self._idle}
+            over = self._over(jobs) if jobs else ()
+            for runner in self._outdated(set(over), time.monotonic() - self._idle_seconds):
                 runner.kill()
+
+    def _outdated(self, over: set[str], limit: float) -> list[Runner]:
+        """Take out the runners of jobs that are over, and those that are idle since before `limit`, or dead."""
+        found = list[Runner]()
+        with self._lock:
+            for key, group in list(self._idle.items()):
+                kept = [idle for idle in group if key[1] not in over and idle.since >= limit and idle.runner.alive]
+                found += [idle.runner for idle in group if idle not in kept]
+                self._idle[key] = kept
+                if not kept:
+                    del self._idle[key]
+        return found

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from distill.db import Session, unit_of_work
-from distill.execute.ports import Ports
+from distill.execute.ports import Ports, jobs_over
 from distill.execute.run import StepRunner, run_queue
 from distill.execute.work import Work
 from distill.jobs import events, repository, service
@@ -57,6 +57,11 @@ class TestLostConnections:
 
         run(house, step)
         assert stands(job_id) == ("running", "queued", 1, 0)
+
+    def test_while_nobody_can_say_which_jobs_are_over_none_is(self, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATABASE_URL", f"{database}_that_is_not_there")
+        forget_settings()
+        assert set(jobs_over(["cjob-1"])) == set()
 
     @pytest.mark.parametrize("moment", ["before", "after"])
     def test_a_publish_whose_commit_is_cut_off_is_there_once(

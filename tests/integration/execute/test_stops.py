@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from distill.catalog import row_facts
 from distill.db import unit_of_work
+from distill.execute.ports import jobs_over
 from distill.jobs import events, repository, service
 from distill.rollouts import Runner
 from distill.trainers.base import TrainCallbacks, Training, TrainOutcome, TrainRequest
@@ -93,6 +94,12 @@ class TestCancel:
         again = house.compile(rows(ROWS))
         assert again.status == "succeeded"
         assert len(house.teacher.calls) - paid <= ROWS * 2 - paid + 2 * 2
+
+    def test_whose_warm_runners_are_to_end_is_known_without_any_of_its_items(self, house: House) -> None:
+        cancelled, going_on = house.submit(rows(ROWS)), house.submit(rows(ROWS))
+        with unit_of_work() as s:
+            service.cancel(s, house.project_id, cancelled)
+        assert jobs_over([cancelled, going_on, "no job"]) == {cancelled}
 
 
 class TestDrain:

@@ -142,10 +142,19 @@ runner.main()
             assert runner.ask("hello")["protocol"] == 1
 
     def test_idle_runner_is_ended(self, relay: Relay) -> None:
-        with RunnerPool(relay.socket_path, {"default": sys.executable}, idle_seconds=0.1) as pool:
+        with RunnerPool(relay.socket_path, {"default": sys.executable}, idle_seconds=0.1, sweep_seconds=0.05) as pool:
             with pool.runner("project", "job") as runner:
                 pass
             assert ends(runner.pid)
+
+    def test_idle_runner_of_a_job_that_is_over_is_ended_at_the_next_sweep(self, relay: Relay) -> None:
+        over = set[str]()
+        with RunnerPool(relay.socket_path, {"default": sys.executable}, sweep_seconds=0.05, over=over.intersection) as pool:
+            with pool.runner("project", "goes_on") as going_on, pool.runner("project", "cancelled") as cancelled:
+                pass
+            over.add("cancelled")
+            assert ends(cancelled.pid)
+            assert going_on.alive
 
     def test_surplus_of_idle_runners_is_ended(self, relay: Relay) -> None:
         with RunnerPool(relay.socket_path, {"default": sys.executable}, max_idle=1) as pool:
