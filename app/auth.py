@@ -25,9 +25,10 @@ BROWSER_PATHS = frozenset({"/docs", "/openapi.json"})
 class KeyCheck:
     """Lets a request through with its caller, or answers 401 itself; unknown paths too need a key."""
 
-    def __init__(self, app: ASGIApp, check: Callable[[str], Caller]) -> None:
+    def __init__(self, app: ASGIApp, check: Callable[[str], Caller], used: Callable[[str], None]) -> None:
         self._app = app
         self._check = check
+        self._used = used
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS:
@@ -40,12 +41,14 @@ class KeyCheck:
         except (ApiError, StillhouseError) as error:
             await error_response(_with_challenge(to_api_error(error), scope), scope["path"])(scope, receive, send)
             return
+        if caller.key_id is not None:
+            self._used(caller.key_id)
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
 
 def check_key(token: str) -> Caller:
-    """The caller of an API key. Raises Unauthenticated."""
+    """The caller of an API key, looked up for every request: one that was revoked is refused at once. Raises Unauthenticated."""
     with unit_of_work("api") as session:
         return verify(session, token)
 

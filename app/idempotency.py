@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Annotated, TypeVar
 
@@ -26,11 +26,12 @@ KeyHeader = Annotated[
 
 @dataclass(frozen=True)
 class Made:
-    """What a creating request answers with."""
+    """What a creating request answers with. `replay` is what is kept for the same request again, where `body` must not be."""
 
     body: BaseModel
     location: str
     status: int = 201
+    replay: BaseModel | None = None
 
 
 class Once:
@@ -54,9 +55,9 @@ class Once:
         asked = self._asked(self._key, body_digest)
         if stored := _stored(self._session, asked):
             return _response(stored, replayed=True)
-        answer = _answer(make())
-        idempotency.finish(self._session, asked, answer)
-        return _response(answer)
+        made = make()
+        idempotency.finish(self._session, asked, _answer(made if made.replay is None else replace(made, body=made.replay)))
+        return _response(_answer(made))
 
     def reply_after(self, prepare: Callable[[], T], make: Callable[[T], Made], body_digest: str | None = None) -> Response:
         """The stored reply, or that of `make(prepare())`. `prepare` may take long: it runs before the request's transaction begins.

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from app import errors
 from app.auth import OPEN_PATHS, KeyCheck, check_key
+from app.key_use import KeyUse
 from app.metrics import Metrics
 from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
 from app.repeats import Repeats
@@ -42,9 +43,10 @@ def create_app(*, configure_logs: bool = True) -> ASGIApp:
     if configure_logs:
         logs.configure("api")
     metrics = Metrics()
-    app = build_routes(_lifespan(settings))
+    key_use = KeyUse()
+    app = build_routes(_lifespan(settings, key_use))
     app.state.metrics = metrics
-    return _Layered(app, settings, metrics)
+    return _Layered(app, settings, metrics, key_use)
 
 
 def build_routes(lifespan: Lifespan | None = None) -> FastAPI:
@@ -68,12 +70,13 @@ def build_routes(lifespan: Lifespan | None = None) -> FastAPI:
     return app
 
 
-def _lifespan(settings: Settings) -> Lifespan:
+def _lifespan(settings: Settings, key_use: KeyUse) -> Lifespan:
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
-        async with Services(settings) as services:
-            app.state.services = services
-            yield
+        with key_use.written():
+            async with Services(settings) as services:
+                app.state.services = services
+                yield
 
     return run
 
@@ -110,10 +113,10 @@ def _as_openai(path: dict[str, Any]) -> None:
 class _Layered:
     """The routes inside their layers; `routes` is there for tools that walk them."""
 
-    def __init__(self, app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, metrics: Metrics, key_use: KeyUse) -> None:
         self.routes = app
         limited = BodyLimit(app, settings.limits.max_body_mb * 1_000_000)
-        guarded = LastResort(KeyCheck(limited, check_key))
+        guarded = LastResort(KeyCheck(limited, check_key, key_use.note))
         self._outermost = with_request_id(RequestMetrics(guarded, metrics.observe), lambda: new_id("req"))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -3,6 +3,7 @@
 from app.gateway import chat
 from app.routes import (
     aliases,
+    api_keys,
     artifacts,
     compile_jobs,
     datasets,
@@ -29,6 +30,7 @@ ALL_ROUTERS = (
     serving.routes,
     files.uploads,
     files.routes,
+    api_keys.routes,
     fine_tuning.routes,
     chat.routes,
     operations.routes,

@@ -6,24 +6,31 @@ import hmac
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import Literal
 
 from sqlalchemy import func, select, text
 
 from distill.catalog.models import ApiKey, Project
-from distill.db import Session
-from distill.errors import Invalid, NotFound, Unauthenticated
+from distill.db import Listing, Page, Session, now, paginate
+from distill.errors import Conflict, Invalid, NotFound, Unauthenticated
 from distill.ids import new_id, short_token
 from distill.spec import did_you_mean
 
+Status = Literal["active", "expired", "revoked"]
 SCOPES = ("jobs:read", "jobs:write", "aliases:write", "models:use", "admin")
-_UNKNOWN = "The API key is unknown, revoked or expired."
+USUAL_SCOPES = ("jobs:read", "jobs:write", "models:use")
+_UNKNOWN = "The API key is unknown."
+_OVER = {"revoked": "This API key was revoked.", "expired": "This API key has expired."}
 _NO_SECRET = "0" * 64
 _ALIVE = ApiKey.revoked_at.is_(None) & (ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.clock_timestamp()))
+# Nobody waits for it, and it waits for nobody: whose row is taken at this moment is told of by its next use.
 _USED = text("""
 UPDATE api_keys SET last_used_at = clock_timestamp()
- WHERE id = :id AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - interval '1 minute')
+ WHERE id IN (SELECT id FROM api_keys
+               WHERE id = ANY(:ids) AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - interval '1 minute')
+                 FOR NO KEY UPDATE SKIP LOCKED)
 """)
 
 
@@ -44,15 +51,17 @@ def create(
     s: Session,
     project_id: str,
     label: str,
-    scopes: Iterable[str] = ("jobs:read", "jobs:write", "models:use"),
+    scopes: Iterable[str] = USUAL_SCOPES,
     *,
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its token, which cannot be shown again. Raises Invalid for an unknown scope."""
+    """A new key and its token, which cannot be shown again. Raises Invalid for an unknown scope, or an expiry that has passed."""
     wanted = list(dict.fromkeys(scopes))
     for scope in wanted:
         if scope not in SCOPES:
             raise Invalid(f"scopes: unknown scope `{scope}`{did_you_mean(scope, SCOPES)}", code="unknown_scope", param="scopes")
+    if expires_at is not None and expires_at <= now(s):
+        raise Invalid("expires_at: this time has passed already", param="expires_at")
     token_id, secret = short_token(12), secrets.token_urlsafe(32)
     key = ApiKey(
         id=new_id("key"),
@@ -69,23 +78,70 @@ def create(
     return key, f"sh_{token_id}_{secret}"
 
 
+def rotate(
+    s: Session,
+    project_id: str,
+    key_id: str,
+    overlap: timedelta,
+    *,
+    label: str | None = None,
+    scopes: Iterable[str] | None = None,
+    expires_at: datetime | None = None,
+) -> tuple[ApiKey, str]:
+    """A new key in the place of another, with its label and scopes unless they are given; the old one ends after `overlap`.
+
+    Raises NotFound, and Conflict for a key that is over already. The errors of `create` too.
+    """
+    old = get(s, project_id, key_id, param="replaces", lock=True)
+    if status_of(old, now(s)) != "active":
+        raise Conflict(f"{key_id} is {status_of(old, now(s))}: make a new key instead", code="key_over", param="replaces")
+    made = create(s, project_id, label or old.label, old.scopes if scopes is None else scopes, expires_at=expires_at)
+    end = now(s) + overlap
+    old.expires_at = end if old.expires_at is None else min(old.expires_at, end)
+    s.flush()
+    return made
+
+
 def verify(s: Session, token: str) -> Caller:
-    """Whose token this is. Raises Unauthenticated, in words and time that tell nothing about which part was wrong."""
+    """Whose token this is.
+
+    Raises Unauthenticated: `expired_api_key` and `revoked_api_key` are said to who has the secret; to all others nothing, in words or
+    in time, about which part was wrong.
+    """
     kind, _, rest = token.partition("_")
     token_id, _, secret = rest.partition("_")
-    query = select(ApiKey, Project.name).join(Project, Project.id == ApiKey.project_id).where(ApiKey.token_id == token_id[:64], _ALIVE)
-    row = s.execute(query).first() if kind == "sh" and "\x00" not in token else None
+    query = select(ApiKey, Project.name, func.clock_timestamp()).join(Project, Project.id == ApiKey.project_id)
+    row = s.execute(query.where(ApiKey.token_id == token_id[:64])).first() if kind == "sh" and "\x00" not in token else None
     expected = row[0].secret_sha256 if row else _NO_SECRET
     if not hmac.compare_digest(_hash(secret), expected) or row is None:
         raise Unauthenticated(_UNKNOWN)
-    s.execute(_USED, {"id": row[0].id})
+    if (status := status_of(row[0], row[2])) != "active":
+        raise Unauthenticated(_OVER[status], code=f"{status}_api_key")
     return Caller(row[0].id, row[0].project_id, frozenset(row[0].scopes), row[1])
 
 
-def get(s: Session, project_id: str, key_id: str) -> ApiKey:
-    row = s.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.project_id == project_id))
+def status_of(key: ApiKey, at: datetime) -> Status:
+    """How a key stands at a time."""
+    if key.revoked_at is not None:
+        return "revoked"
+    return "expired" if key.expires_at is not None and key.expires_at <= at else "active"
+
+
+def note_use(s: Session, key_ids: Iterable[str]) -> None:
+    """These keys were used just now; a key's time is written at most once a minute."""
+    s.execute(_USED, {"ids": sorted(key_ids)})
+
+
+def list_keys(s: Session, project_id: str, page: Page) -> Listing[ApiKey]:
+    """All keys of a project, those that are over among them."""
+    return paginate(s, select(ApiKey).where(ApiKey.project_id == project_id), ApiKey.id, page)
+
+
+def get(s: Session, project_id: str, key_id: str, *, param: str = "id", lock: bool = False) -> ApiKey:
+    query = select(ApiKey).where(ApiKey.id == key_id, ApiKey.project_id == project_id)
+    row = s.scalar(query.with_for_update(key_share=True) if lock else query)
     if row is None:
-        raise NotFound(f"no API key {key_id}", param="id")
+        raise NotFound(f"no API key {key_id}", code="key_not_found", param=param)
     return row
 
 
@@ -96,7 +152,7 @@ def exist(s: Session) -> bool:
 
 def revoke(s: Session, project_id: str, key_id: str) -> ApiKey:
     """End a key for good; revoking twice is no error. Raises NotFound."""
-    key = get(s, project_id, key_id)
+    key = get(s, project_id, key_id, lock=True)
     if key.revoked_at is None:
         key.revoked_at = func.clock_timestamp()
         s.flush()

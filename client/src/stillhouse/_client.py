@@ -18,6 +18,7 @@ from stillhouse._request import Call, get
 from stillhouse._retry import RetryPolicy
 from stillhouse._version import __version__
 from stillhouse.resources.aliases import Aliases, AsyncAliases
+from stillhouse.resources.api_keys import ApiKeys, AsyncApiKeys
 from stillhouse.resources.artifacts import Artifacts, AsyncArtifacts
 from stillhouse.resources.compile_jobs import AsyncCompileJobs, CompileJobs
 from stillhouse.resources.datasets import AsyncDatasets, Datasets
@@ -87,6 +88,7 @@ class Stillhouse(_Core):
         self._http = httpx.Client(headers=self._headers, transport=transport)
         self._sleep = sleep
         self.aliases = Aliases(self)
+        self.api_keys = ApiKeys(self)
         self.artifacts = Artifacts(self)
         self.compile_jobs = CompileJobs(self)
         self.datasets = Datasets(self)
@@ -168,6 +170,7 @@ class AsyncStillhouse(_Core):
         super().__init__(base_url, api_key, timeout, max_retries)
         self._http = httpx.AsyncClient(headers=self._headers, transport=transport)
         self.aliases = AsyncAliases(self)
+        self.api_keys = AsyncApiKeys(self)
         self.artifacts = AsyncArtifacts(self)
         self.compile_jobs = AsyncCompileJobs(self)
         self.datasets = AsyncDatasets(self)

@@ -1,5 +1,6 @@
 """What the server answers. Unknown fields are kept and unknown statuses are plain strings, so a newer server breaks no older client."""
 
+from stillhouse.types.account import ApiKey, NewApiKey
 from stillhouse.types.base import Deleted, Object
 from stillhouse.types.compile_jobs import (
     CompileJob,
@@ -42,6 +43,7 @@ from stillhouse.types.stored import (
 __all__ = [
     "Alias",
     "AliasMove",
+    "ApiKey",
     "Artifact",
     "ArtifactCall",
     "ArtifactFile",
@@ -64,6 +66,7 @@ __all__ = [
     "JobWarning",
     "Me",
     "Model",
+    "NewApiKey",
     "Object",
     "Pair",
     "Pause",

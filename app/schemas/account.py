@@ -1,0 +1,52 @@
+"""API keys: who may ask."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from app.schemas.common import Body, Reply
+
+Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+#: Up to the year 9999, beyond which there is no date.
+Seconds = Annotated[int, Field(ge=0, le=253_402_300_799)]
+MONTH = 2_592_000
+
+
+class KeyCreate(Body):
+    """A new key of the project; with `replaces` in the place of another one."""
+
+    label: Label | None = Field(default=None, description="Who or what will use it; with `replaces` the old key's unless given")
+    scopes: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=16,
+        description="jobs:read, jobs:write, aliases:write, models:use, admin; jobs:read, jobs:write and models:use unless given",
+    )
+    expires_at: Seconds | None = Field(default=None, description="Unix seconds; it does not end by itself unless given")
+    replaces: Annotated[str, Field(max_length=256)] | None = Field(default=None, description="A key (`key-…`) that ends after the overlap")
+    overlap_seconds: int | None = Field(
+        default=None, ge=0, le=MONTH, description="For so long the replaced key still works; a day unless given"
+    )
+
+
+class KeyRead(Reply):
+    """An API key without its secret."""
+
+    id: str
+    object: Literal["api_key"] = "api_key"
+    created_at: int
+    label: str
+    scopes: list[str]
+    hint: str = Field(description="How its token begins")
+    status: str = Field(description="active, expired or revoked")
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None = Field(description="To the minute")
+
+
+class KeyMade(KeyRead):
+    """A new key with its token."""
+
+    token: str | None = Field(description="Shown this once; null when the request is repeated with its Idempotency-Key")

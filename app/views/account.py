@@ -1,0 +1,29 @@
+"""API keys as their readers see them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from app.schemas.account import KeyMade, KeyRead
+from app.views.convert import seconds
+from distill.catalog.keys import status_of
+from distill.catalog.models import ApiKey
+
+
+def key_read(row: ApiKey, at: datetime) -> KeyRead:
+    """`at` is the time by which it is told whether it has expired."""
+    return KeyRead(
+        id=row.id,
+        created_at=seconds(row.created_at),
+        label=row.label,
+        scopes=row.scopes,
+        hint=f"sh_{row.token_id}_…",
+        status=status_of(row, at),
+        expires_at=seconds(row.expires_at),
+        revoked_at=seconds(row.revoked_at),
+        last_used_at=seconds(row.last_used_at),
+    )
+
+
+def key_made(row: ApiKey, at: datetime, token: str | None) -> KeyMade:
+    return KeyMade(**key_read(row, at).model_dump(), token=token)

@@ -1,0 +1,73 @@
+"""`stillhouse keys …`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_rows, stop, when
+from stillhouse.types.account import NewApiKey
+
+app = typer.Typer(no_args_is_help=True, help="API keys of the project. Needs the scope admin.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
+
+
+@app.command()
+def create(
+    label: Annotated[str | None, typer.Option(help="Who or what will use the key.")] = None,
+    scopes: Annotated[str | None, typer.Option(help="With commas; jobs:read,jobs:write,models:use unless given.")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="It expires after so many days; never unless given.")] = None,
+    replaces: Annotated[str | None, typer.Option(help="A key (key-…) that ends; label and scopes are its own unless given.")] = None,
+    overlap_hours: Annotated[float | None, typer.Option(min=0, help="For so long the replaced key still works; 24 unless given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print its token, which is shown only this once."""
+    given: dict[str, Any] = {
+        "label": label,
+        "scopes": [name.strip() for name in scopes.split(",")] if scopes else None,
+        "expires_at": None if days is None else int(time.time() + days * 86_400),
+        "replaces": replaces,
+        "overlap_seconds": None if overlap_hours is None else int(overlap_hours * 3600),
+    }
+    with connected() as client:
+        _show(client.api_keys.create(**given), as_json)
+
+
+def _show(key: NewApiKey, as_json: bool) -> None:
+    if key.token is None:
+        stop(f"{key.id} was made, but the reply with its token was lost: revoke it and make another one", Exit.FAILED)
+    if as_json:
+        show_json(key)
+        return
+    console.print(key.token, highlight=False, soft_wrap=True)
+    errors.print(f"{key.id}: {key.label} ({', '.join(key.scopes)})", style="dim", highlight=False)
+
+
+@app.command("list")
+def list_keys(limit: Limit = 20, as_json: Json = False) -> None:
+    """List keys, newest first; also those that are over."""
+    with connected() as client:
+        show_rows(
+            client.api_keys.list(limit=limit).data,
+            [
+                ("ID", lambda key: key.id),
+                ("LABEL", lambda key: key.label),
+                ("STATUS", lambda key: key.status),
+                ("SCOPES", lambda key: " ".join(key.scopes)),
+                ("EXPIRES", lambda key: when(key.expires_at)),
+                ("LAST USED", lambda key: when(key.last_used_at)),
+            ],
+            as_json,
+        )
+
+
+@app.command()
+def revoke(key: Annotated[str, typer.Argument(help="Its id, key-…")], as_json: Json = False) -> None:
+    """End a key: from the next request on it is refused."""
+    with connected() as client:
+        client.api_keys.delete(key)
+        show_json({"id": key, "revoked": True}) if as_json else console.print(f"{key} is revoked", highlight=False)

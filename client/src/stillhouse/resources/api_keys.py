@@ -1,0 +1,82 @@
+"""API keys of the project. All of it needs the scope `admin`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict, Unpack
+
+from stillhouse import _request
+from stillhouse._pages import AsyncPage, Page, Rows, list_call
+from stillhouse._request import Call
+from stillhouse.types.account import ApiKey, NewApiKey
+from stillhouse.types.requests import ListParams
+
+if TYPE_CHECKING:
+    from stillhouse._client import AsyncStillhouse, Stillhouse
+
+PATH = "/v1/api_keys"
+
+
+class KeyParams(TypedDict, total=False):
+    """`label` says who or what uses it. `expires_at` in Unix seconds. With `replaces` that key ends after `overlap_seconds`, a day unless
+    given, and label and scopes are its own unless given."""
+
+    label: str
+    scopes: Sequence[str]
+    expires_at: int
+    replaces: str
+    overlap_seconds: int
+
+
+def _create(body: Mapping[str, Any], idempotency_key: str | None) -> Call[NewApiKey]:
+    return _request.create(PATH, NewApiKey, _request.given(body), idempotency_key)
+
+
+def _retrieve(key_id: str) -> Call[ApiKey]:
+    return _request.get(f"{PATH}/{key_id}", ApiKey)
+
+
+def _list(params: Mapping[str, Any]) -> Call[Rows[ApiKey]]:
+    return list_call(PATH, ApiKey, dict(params))
+
+
+class ApiKeys:
+    def __init__(self, client: Stillhouse) -> None:
+        self._client = client
+
+    def create(self, *, idempotency_key: str | None = None, **body: Unpack[KeyParams]) -> NewApiKey:
+        """A new key; its `token` is shown this once."""
+        return self._client.send(_create(body, idempotency_key))
+
+    def retrieve(self, key_id: str) -> ApiKey:
+        return self._client.send(_retrieve(key_id))
+
+    def list(self, **params: Unpack[ListParams]) -> Page[ApiKey]:
+        """Also those that have expired or were revoked."""
+        return Page(self._client, self._client.send(_list(params)))
+
+    def delete(self, key_id: str) -> None:
+        """Revoke a key: from the next request on it is refused."""
+        self._client.send(_request.delete(f"{PATH}/{key_id}"))
+
+
+class AsyncApiKeys:
+    def __init__(self, client: AsyncStillhouse) -> None:
+        self._client = client
+
+    async def create(self, *, idempotency_key: str | None = None, **body: Unpack[KeyParams]) -> NewApiKey:
+        """A new key; its `token` is shown this once."""
+        return await self._client.send(_create(body, idempotency_key))
+
+    async def retrieve(self, key_id: str) -> ApiKey:
+        return await self._client.send(_retrieve(key_id))
+
+    async def list(self, **params: Unpack[ListParams]) -> AsyncPage[ApiKey]:
+        """Also those that have expired or were revoked."""
+        return AsyncPage(self._client, await self._client.send(_list(params)))
+
+    async def delete(self, key_id: str) -> None:
+        """Revoke a key: from the next request on it is refused."""
+        await self._client.send(_request.delete(f"{PATH}/{key_id}"))
