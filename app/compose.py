@@ -17,6 +17,7 @@ from distill.catalog.keys import Caller
 from distill.db import Session
 from distill.errors import Invalid, NotFound
 from distill.spec import CompileSpec, read_spec
+from distill.storage import BlobStore
 
 _PROGRAM_ID = re.compile(r"prog-[A-Za-z0-9]{1,64}")
 _DATASET = re.compile(r"ds-[A-Za-z0-9]{1,64}|[A-Za-z0-9][A-Za-z0-9._-]{0,127}@(v[0-9]{1,9}|latest)")
@@ -41,11 +42,12 @@ def _check_reference(given: str, pattern: re.Pattern[str], param: str, expected:
 
 
 class Composer:
-    """For one request: everything is stored in its transaction, for the caller's project."""
+    """For one request: everything is stored in its transaction, for the caller's project; rows in `store`, if not in the server's."""
 
-    def __init__(self, session: Session, services: Services, caller: Caller, code: Code) -> None:
+    def __init__(self, session: Session, services: Services, caller: Caller, code: Code, store: BlobStore | None = None) -> None:
         self._session = session
         self._services = services
+        self._store = store or services.store
         self._caller = caller
         self._code = code
 
@@ -86,7 +88,7 @@ class Composer:
         self._check_count(len(given), param)
         check_rows(programs.load(self._session, program_id), given, param)
         return datasets.create(
-            self._session, self._services.store, self._caller.project_id, given, created_by=self._caller.key_id, source_format="json"
+            self._session, self._store, self._caller.project_id, given, created_by=self._caller.key_id, source_format="json"
         ).id
 
     def _check_count(self, count: int, param: str) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.auth import Reader, Writer
@@ -15,10 +16,11 @@ from app.following import wait_for_change
 from app.idempotency import Made, OnceDep
 from app.queries import metadata_query
 from app.references import Code, read_code
+from app.rehearsal import rehearse
 from app.schemas.common import Page
-from app.schemas.compile_jobs import JobCreate, JobRead, JobUpdate, RefilterIn, RetryIn
-from app.services import ServicesDep
-from app.views.compile_jobs import job_read
+from app.schemas.compile_jobs import DryRunRead, JobCreate, JobRead, JobUpdate, RefilterIn, RetryIn
+from app.services import Services, ServicesDep
+from app.views.compile_jobs import dry_run_read, job_read
 from app.views.convert import page_of
 from distill.catalog.keys import Caller
 from distill.db import Session, unit_of_work
@@ -27,6 +29,7 @@ from distill.jobs.models import Job
 from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
 from distill.spec import LAST_SECOND
+from distill.storage.overlay import overlay
 
 routes = router("compile jobs")
 
@@ -41,12 +44,21 @@ def read_job(session: Session, caller: Caller, job: Job) -> JobRead:
     status_code=201,
     response_model=JobRead,
     summary="Create a compile job",
-    responses={**BODY_ERRORS, **errors(409)},
+    responses={**BODY_ERRORS, **errors(409), 200: {"model": DryRunRead, "description": "With `dry_run`: the request would be taken"}},
 )
-def create_compile_job(body: JobCreate, caller: Writer, session: SessionDep, services: ServicesDep, once: OnceDep) -> Response:
+def create_compile_job(
+    body: JobCreate,
+    caller: Writer,
+    session: SessionDep,
+    services: ServicesDep,
+    once: OnceDep,
+    dry_run: Annotated[bool, Query(description="Check everything, store nothing; an Idempotency-Key has no effect then")] = False,
+) -> Response:
     """The smallest body has `program`, `trainset` and `metric`, where the server has default connections.
 
     A fault is 422 and nothing is stored: `param` names the place, `details` the rows (counted from 1)."""
+    if dry_run:
+        return JSONResponse(_dry_run(body, caller, services).model_dump(mode="json"))
 
     def make(code: Code) -> Made:
         with naming_no_path():
@@ -55,6 +67,13 @@ def create_compile_job(body: JobCreate, caller: Writer, session: SessionDep, ser
         return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}")
 
     return once.reply_after(lambda: read_code(services, caller.project_id, body), make)
+
+
+def _dry_run(body: JobCreate, caller: Caller, services: Services) -> DryRunRead:
+    code = read_code(services, caller.project_id, body)
+    with overlay(services.store) as store:
+        job = rehearse(services, store, caller, body, code, lambda session, job: read_job(session, caller, job))
+    return dry_run_read(job, body)
 
 
 def _filter(

@@ -234,6 +234,13 @@ class JobRead(Reply):
     metadata: dict[str, str]
 
 
+class DryRunRead(Reply):
+    """A request that `create` would take."""
+
+    object: Literal["compile.job.dry_run"] = "compile.job.dry_run"
+    job: dict[str, Any] = Field(description="What was asked, with every default filled in; what was sent inline has no id and is null")
+
+
 class EventRead(Reply):
     id: int = Field(description="The job's own sequence, without gaps; send it back as Last-Event-ID")
     object: Literal["compile.job.event"] = "compile.job.event"

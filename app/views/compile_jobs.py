@@ -8,7 +8,9 @@ from typing import Any
 
 from app.schemas.compile_jobs import (
     ArtifactLink,
+    DryRunRead,
     EventRead,
+    JobCreate,
     JobErrorRead,
     JobRead,
     PauseRead,
@@ -67,6 +69,13 @@ def job_read(job: Job, parts: Overview, project: str) -> JobRead:
         budget=as_asked(job),
         **_asked(spec_of(job)),
     )
+
+
+def dry_run_read(job: JobRead, body: JobCreate) -> DryRunRead:
+    """What would be stored of a request; ids of what is stored with the job would lead nowhere."""
+    asked = job.model_dump(mode="json", include={*JobCreate.model_fields, "spec_digest"})
+    inline = [name for name in ("program", "trainset", "valset") if not isinstance(getattr(body, name), str)]
+    return DryRunRead(job={**asked, **dict.fromkeys(inline)})
 
 
 def _pause(job: Job) -> PauseRead | None:

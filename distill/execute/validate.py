@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from distill.catalog import blobs
@@ -36,44 +36,66 @@ from distill.pipeline.samples import fixed_samples
 from distill.rollouts import RunnerError
 from distill.storage import BlobStore
 
+Json = dict[str, Any]
 SILENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The plan, and what the user should know of the rows; `inputs` are the digests of the inputs of the trainset's rows."""
+
+    plan: Plan
+    inputs: list[str]
+    sides: Split
+    told: list[dict[str, str]]
 
 
 def run(work: Work, ports: Ports) -> None:
     """Raises Refused when the job can't work as it was asked for."""
     with unit_of_work() as s:
         job = contexts.load(s, work.claim.job_id)
-    _check_prompt_adapters(job)
-    _check_rows(ports.store, job)
+    check(ports.store, job)
     work.progress(message="Loading the programs")
-    samples, reply = _ask_runner(work, ports, job)
+    asked = questions(ports.store, job)
+    reply = _ask_runner(work, ports, job, asked)
     Scale(ports.trainers, measures(job.spec, job.student)).check()
     work.check()
-    inputs, sides, source, told_of_rows = _divide(ports.store, job)
-    digest = ports.store.put(json.dumps({"train": sides.train, "holdout": sides.holdout}).encode())
+    found = find_out(ports.store, job, asked, reply)
+    with unit_of_work() as s:
+        leaked = leaks(s, ports.store, job, found.inputs, found.sides, found.plan.holdout_from)
+    told = [*found.told, *leaked, *_prompt_warnings(job)]
+
+    def keep(s: Session) -> None:
+        blobs.register(s, ports.store, found.plan.split)
+
+    def opened(s: Session, row: Job, closed: object) -> None:
+        flow.after_validate(s, row, found.plan, told)
+
+    work.publish(result={"plan": found.plan.model_dump(mode="json")}, before=keep, on_closed=opened)
+
+
+def check(store: BlobStore, job: JobContext) -> None:
+    """What can be said against a job without its programs. Raises Refused."""
+    _check_prompt_adapters(job)
+    _check_rows(store, job)
+
+
+def find_out(store: BlobStore, job: JobContext, asked: Json, reply: Json) -> Found:
+    """From what a runner replied to `questions`. Raises Refused when nothing is left to train on."""
+    inputs, sides, source, told = _divide(store, job)
     bare = _without_demos(job)
     plan = Plan(
-        samples=samples,
+        samples=asked["samples"],
         prompt_hashes=reply["prompt_hash"],
         program_state=reply["program_state"][rendering_cast(job.spec, job.student).prompts],
         dspy_version=reply["dspy_version"],
-        split=digest,
+        split=store.put(json.dumps({"train": sides.train, "holdout": sides.holdout}).encode()),
         train_examples=len(sides.train),
         holdout_examples=job.valset.row_count if source == "valset" and job.valset else len(sides.holdout),
         holdout_from=source,
         state_without_demos=reply["program_state"][bare.prompts] if bare else None,
     )
-    with unit_of_work() as s:
-        leaked = leaks(s, ports.store, job, inputs, sides, source)
-    told = [*told_of_rows, *leaked, *_prompt_warnings(job)]
-
-    def keep(s: Session) -> None:
-        blobs.register(s, ports.store, digest)
-
-    def opened(s: Session, row: Job, closed: object) -> None:
-        flow.after_validate(s, row, plan, told)
-
-    work.publish(result={"plan": plan.model_dump(mode="json")}, before=keep, on_closed=opened)
+    return Found(plan, inputs, sides, told)
 
 
 def _check_prompt_adapters(job: JobContext) -> None:
@@ -96,20 +118,21 @@ def _check_rows(store: BlobStore, job: JobContext) -> None:
             raise Refused(Reason(error.code, error.message, "validate", error.param, retryable=False, data={"details": details})) from error
 
 
-def _ask_runner(work: Work, ports: Ports, job: JobContext) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The samples, and what the runner says of the programs' prompts on them."""
+def questions(store: BlobStore, job: JobContext) -> Json:
+    """What a runner is asked: the `validate` op of its protocol."""
     constrained = "baseline_constrained" in job.spec.evaluate.roles
     student = baseline_cast(job.spec, job.student, constrained=constrained)
     others = [cast for cast in (rendering_cast(job.spec, job.student), _without_demos(job), job.incumbent, *_teacher_casts(job)) if cast]
-    samples = fixed_samples(job.student, list(job.rows(ports.store, job.trainset, 0, 2)))
+    samples = fixed_samples(job.student, list(job.rows(store, job.trainset, 0, 2)))
+    return {**_request(student, others), "samples": samples, "metric": _metric(job)}
+
+
+def _ask_runner(work: Work, ports: Ports, job: JobContext, asked: Json) -> Json:
     with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
         try:
-            reply = runner.ask(
-                "validate", silence_seconds=SILENCE_SECONDS, **_request(student, others), samples=samples, metric=_metric(job)
-            )
+            return runner.ask("validate", silence_seconds=SILENCE_SECONDS, **asked)
         except RunnerError as error:
             raise Refused(Reason(error.code, error.message, "validate", error.param, retryable=False)) from error
-    return samples, reply
 
 
 def _without_demos(job: JobContext) -> Cast | None:

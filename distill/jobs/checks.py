@@ -47,6 +47,17 @@ class Checked:
     trainset: Dataset
     valset: Dataset | None
 
+    def digest(self) -> str:
+        """The same for the same work: rows by their content and programs by their digests, whatever ids they have got."""
+        teachers = tuple(teacher.model_copy(update={"program_id": ""}) for teacher in self.spec.teachers)
+        same = {
+            "program_id": "",
+            "teacher": teachers or self.spec.teacher,
+            "trainset": self.trainset.digest,
+            "valset": self.valset.digest if self.valset else None,
+        }
+        return self.spec.model_copy(update=same).digest()
+
 
 def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
     row = programs.get(s, project_id, spec.program_id)

@@ -43,7 +43,7 @@ def submit(
         trainset_id=checked.trainset.id,
         valset_id=checked.valset.id if checked.valset else None,
         spec=spec.to_json(),
-        spec_digest=spec.digest(),
+        spec_digest=checked.digest(),
         num_threads=spec.num_threads,
         priority=priority,
         user_metadata=dict(spec.metadata),

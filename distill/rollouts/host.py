@@ -56,14 +56,21 @@ class ProgramHost:
         `{"program": spec}`, or `{"source": …}` of a metric. Runners of its own: programs that are open elsewhere keep their modules.
         Raises as `call`.
         """
+        reply = self._ask_apart(project, "describe", reference, runtime)
+        return {name: reply[name] for name in ("program", "source") if name in reply}
+
+    def validate(self, project: str, questions: Json, *, runtime: str = "default") -> Json:
+        """What a runner says of the programs of a job: `questions` and reply are those of the `validate` op. Raises as `call`."""
+        return self._ask_apart(project, "validate", questions, runtime)
+
+    def _ask_apart(self, project: str, op: str, body: Json, runtime: str) -> Json:
         if not self._turns.acquire(timeout=DESCRIBE_SECONDS):
             raise TimeoutError("the program host is busy")
         try:
             with self.pool.runner(project, _DESCRIBER, runtime) as runner:
-                reply = runner.ask("describe", silence_seconds=DESCRIBE_SECONDS, **reference)
+                return runner.ask(op, silence_seconds=DESCRIBE_SECONDS, **body)
         finally:
             self._turns.release()
-        return {name: reply[name] for name in ("program", "source") if name in reply}
 
     def _ask(self, project: str, hosted: HostedProgram, op: str, seconds: float, **body: Any) -> Json:
         if not self._turns.acquire(timeout=seconds):

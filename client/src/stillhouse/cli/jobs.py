@@ -43,6 +43,7 @@ def create(
     timeout: Annotated[str | None, typer.Option(help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key again returns the same job.")] = None,
     metadata: Annotated[list[str] | None, typer.Option("--metadata", help="name=value, may be repeated.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, make no job; CSV files are uploaded for it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Create a compile job from a file."""
@@ -50,6 +51,10 @@ def create(
     with connected() as client:
         body = _uploaded(client, read_job(file))
         body["metadata"] = {**body.get("metadata", {}), **parse_pairs(metadata or [])}
+        if dry_run:
+            checked = client.compile_jobs.dry_run(**body)
+            show_json(checked) if as_json else console.print("The server would take this job.", highlight=False)
+            return
         job = client.compile_jobs.create(idempotency_key=idempotency_key, **body)
         if wait:
             if not as_json:

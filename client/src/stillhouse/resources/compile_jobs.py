@@ -18,6 +18,7 @@ from stillhouse.types import (
     Cost,
     Coverage,
     Curve,
+    DryRun,
     Evaluation,
     Event,
     FineTuneJob,
@@ -93,6 +94,10 @@ class CompileJobs:
             UnprocessableEntityError: `param` and `details` name the field and the rows; nothing was stored.
         """
         return self._client.send(calls.create(params, idempotency_key))
+
+    def dry_run(self, **params: Unpack[JobCreateParams]) -> DryRun:
+        """Have everything checked that `create` checks, and nothing stored. Raises as `create`."""
+        return self._client.send(calls.dry_run(params))
 
     def retrieve(self, job_id: str, *, wait: float | None = None) -> CompileJob:
         """The job; with `wait` (seconds, at most 60) as soon as it changes."""
@@ -256,6 +261,10 @@ class AsyncCompileJobs:
     async def create(self, *, idempotency_key: str | None = None, **params: Unpack[JobCreateParams]) -> CompileJob:
         """Start a compile job; see `CompileJobs.create`."""
         return await self._client.send(calls.create(params, idempotency_key))
+
+    async def dry_run(self, **params: Unpack[JobCreateParams]) -> DryRun:
+        """Have everything checked, and nothing stored; see `CompileJobs.dry_run`."""
+        return await self._client.send(calls.dry_run(params))
 
     async def retrieve(self, job_id: str, *, wait: float | None = None) -> CompileJob:
         """The job; with `wait` (seconds, at most 60) as soon as it changes."""

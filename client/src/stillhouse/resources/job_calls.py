@@ -10,7 +10,18 @@ from stillhouse import _request
 from stillhouse._pages import Rows, list_call
 from stillhouse._plain import plain_json
 from stillhouse._request import Call
-from stillhouse.types import CompileJob, Cost, Coverage, Evaluation, JobCreateParams, JobListParams, JobUpdateParams, Pair, RefilterParams
+from stillhouse.types import (
+    CompileJob,
+    Cost,
+    Coverage,
+    DryRun,
+    Evaluation,
+    JobCreateParams,
+    JobListParams,
+    JobUpdateParams,
+    Pair,
+    RefilterParams,
+)
 
 M = TypeVar("M", bound=BaseModel)
 PATH = "/v1/compile_jobs"
@@ -18,6 +29,10 @@ PATH = "/v1/compile_jobs"
 
 def create(params: JobCreateParams, key: str | None) -> Call[CompileJob]:
     return _request.create(PATH, CompileJob, _request.given(params), key)
+
+
+def dry_run(params: JobCreateParams) -> Call[DryRun]:
+    return Call("POST", PATH, DryRun.model_validate, params={"dry_run": "true"}, json=plain_json(_request.given(params)))
 
 
 def retrieve(job_id: str, wait: float | None = None) -> Call[CompileJob]:

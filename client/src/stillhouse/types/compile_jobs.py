@@ -111,6 +111,12 @@ class Cost(Object):
     models: list[dict[str, Any]] = Field(default_factory=list)
 
 
+class DryRun(Object):
+    """A request that `create` would take: `job` is what was asked, with every default filled in."""
+
+    job: dict[str, Any]
+
+
 class CompileJob(Object):
     id: str
     status: str

@@ -1,0 +1,61 @@
+"""What would a request come to? Nothing of it is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from distill.db import unit_of_work
+from distill.settings import get_settings
+from tests.integration.api.conftest import ROWS, Tokens, job_body
+
+TABLES = ("jobs", "programs", "datasets", "blobs", "work_items", "job_events", "outbox", "idempotency_keys")
+
+
+def stored() -> dict[str, int]:
+    """How many rows each table has, and how many files the blob store."""
+    with unit_of_work() as s:
+        counts = {table: int(s.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()) for table in TABLES}
+    folder = Path(get_settings().blob_root)
+    return {**counts, "files": sum(1 for place in folder.rglob("*") if place.is_file())}
+
+
+class TestDryRun:
+    def test_a_request_is_checked_and_nothing_is_stored(self, api: TestClient) -> None:
+        before = stored()
+        reply = api.post("/v1/compile_jobs?dry_run=true", json=job_body(rollouts={"n": 4}), headers={"Idempotency-Key": "k"})
+        assert reply.status_code == 200, reply.text
+        tried = reply.json()
+        assert tried["object"] == "compile.job.dry_run"
+        assert (tried["job"]["program"], tried["job"]["trainset"]) == (None, None)
+        assert tried["job"]["rollouts"] == {"n": 4, "temperature": 1.0, "stop_on_pass": True, "stored_only": False}
+        assert tried["job"]["lms"]["student"]["model"] == "tiny"
+        assert stored() == before
+        made = api.post("/v1/compile_jobs", json=job_body(rollouts={"n": 4}), headers={"Idempotency-Key": "k"})
+        assert made.status_code == 201, made.text
+        assert made.json()["spec_digest"] == tried["job"]["spec_digest"]
+
+    @pytest.mark.parametrize("changes", [{"trainset": [*ROWS, {"category": "billing"}]}, {"metric": "exakt"}, {"trainset": "ds-none"}])
+    def test_it_is_refused_as_the_job_would_be(self, api: TestClient, changes: dict[str, Any]) -> None:
+        tried = api.post("/v1/compile_jobs?dry_run=true", json=job_body(**changes))
+        made = api.post("/v1/compile_jobs", json=job_body(**changes))
+        assert (tried.status_code, made.status_code) == (422, 422)
+        errors = [{**reply.json()["error"], "request_id": ""} for reply in (tried, made)]
+        assert errors[0] == errors[1]
+
+    def test_it_needs_the_scope_that_creating_needs(self, bare: TestClient, tokens: Tokens) -> None:
+        reply = bare.post("/v1/compile_jobs?dry_run=true", json=job_body(), headers={"Authorization": f"Bearer {tokens.read}"})
+        assert reply.status_code == 403
+
+
+class TestSpecDigest:
+    def test_rows_count_by_their_content_wherever_they_are(self, api: TestClient) -> None:
+        one, other = (api.post("/v1/compile_jobs", json=job_body()).json() for _ in range(2))
+        assert one["trainset"] != other["trainset"]
+        assert one["spec_digest"] == other["spec_digest"]
+        added = api.post("/v1/compile_jobs", json=job_body(trainset=[*ROWS, ROWS[0]])).json()
+        assert added["spec_digest"] != one["spec_digest"]
