@@ -11,6 +11,7 @@ StillhouseError(code, message, param, details)
 ├── LimitExceeded       a quota, a rate, a size
 ├── Unavailable         cannot answer now, retry later
 ├── StartRefused        a process does not start as things are
+├── CannotOpen          a stored secret was sealed under another key
 ├── StorageError        a blob is missing, damaged, or belongs to another database
 │   └── StorageUnavailable  the store cannot be read or written now
 └── LostLease           the holder's fence is stale, stop at once
@@ -113,6 +114,12 @@ class StartRefused(StillhouseError):
     """This process does not start as things are: it would lose or harm something. The message says what to do."""
 
     code = "start_refused"
+
+
+class CannotOpen(StillhouseError):
+    """A stored secret cannot be read with the key that this process has."""
+
+    code = "cannot_open"
 
 
 class StorageError(StillhouseError):

@@ -66,6 +66,11 @@ class TimerSettings(_Section):
     """Blobs that nothing has pointed at for so long are removed."""
     collect_period_seconds: float = Field(default=3600, gt=0)
     """How often a dispatcher looks for them."""
+    webhook_seconds: float = Field(default=15, gt=0)
+    """Of one try of a webhook's delivery."""
+    webhook_pause_seconds: float = Field(default=5, gt=0)
+    """Before the second try; each pause after it is five times as long, up to the next."""
+    webhook_pause_cap_seconds: float = Field(default=28_800, gt=0)
 
 
 class LimitSettings(_Section):
@@ -131,6 +136,12 @@ class DeviceSettings(_Section):
     on_train: Literal["share", "pause"] = "pause"
 
 
+class EgressSettings(_Section):
+    """Hosts of the operator's own network that webhooks may go to, also without TLS; all others have to be public."""
+
+    hosts: list[str] = []
+
+
 class ProjectSettings(_Section):
     """One `[projects.NAME]` table: what a project may have of the workers.
 
@@ -191,6 +202,8 @@ class Settings(BaseSettings):
     config: Path = Path("stillhouse.toml")
     base_url: str = "http://127.0.0.1:8400"
     api_key: str | None = None
+    sealing_key: str | None = None
+    """32 bytes in base64, under which secrets are stored; a file in the home unless given."""
     lmhost_url: str | None = None
     lmhost_key: str | None = None
     server: ServerSettings = ServerSettings()
@@ -199,6 +212,7 @@ class Settings(BaseSettings):
     blobs: BlobSettings = BlobSettings()
     lmhost: LmHostSettings = LmHostSettings()
     costs: CostSettings = CostSettings()
+    egress: EgressSettings = EgressSettings()
     connections: dict[str, ConnectionSettings] = {}
     devices: dict[str, DeviceSettings] = {}
     projects: dict[str, ProjectSettings] = {}

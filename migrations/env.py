@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 
 import distill.catalog.facts
 import distill.catalog.models
+import distill.catalog.webhook_rows
 import distill.jobs.models  # noqa: F401 - registers the tables
 from distill.db import Base, normalise_url
 from distill.settings import get_settings

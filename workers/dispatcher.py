@@ -1,4 +1,5 @@
-"""`python -m workers.dispatcher`: turns outbox rows into hints, repeats lost ones, reaps lost leases, and has unused blobs collected.
+"""`python -m workers.dispatcher`: turns outbox rows into hints, repeats lost ones, reaps lost leases, and has unused blobs collected and
+webhooks delivered.
 
 Any number may run side by side: rows are taken with SKIP LOCKED, and what two of them do twice is only a hint.
 """
@@ -18,7 +19,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill import logs
-from distill.catalog import blobs, idempotency
+from distill.catalog import blobs, idempotency, webhooks
 from distill.db import Session, listen_dsn, unit_of_work
 from distill.errors import StillhouseError, StorageUnavailable
 from distill.jobs import claims, outbox, patience, pausing
@@ -29,6 +30,7 @@ from distill.settings import TimerSettings, get_settings
 from distill.storage import open_store
 from migrations.runner import check_schema
 from workers.collector import Collector
+from workers.webhooks import WebhookSender
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -124,6 +126,7 @@ class Dispatcher:
             outbox.prune(s)
             heard_of.prune(s)
             idempotency.prune(s)
+            webhooks.prune(s)
         return reaped
 
     def _each(self, act: Callable[[Session], T | None]) -> Iterator[T]:
@@ -157,6 +160,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop())
     Collector(open_store(get_settings()), get_settings().timers).start()
+    WebhookSender(get_settings()).start()
     try:
         dispatcher.run()
     except StillhouseError as error:

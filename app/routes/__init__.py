@@ -15,6 +15,7 @@ from app.routes import (
     programs,
     serving,
     training_files,
+    webhooks,
 )
 
 ALL_ROUTERS = (
@@ -28,6 +29,7 @@ ALL_ROUTERS = (
     artifacts.routes,
     aliases.routes,
     serving.routes,
+    webhooks.routes,
     files.uploads,
     files.routes,
     api_keys.routes,

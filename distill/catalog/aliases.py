@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from distill.catalog import artifacts
+from distill.catalog import artifacts, webhooks
 from distill.catalog.models import Alias, AliasMove, Artifact
 from distill.catalog.promotion import Gate, check_better
 from distill.db import Listing, Page, Session, paginate
@@ -126,13 +126,20 @@ def _make(s: Session, project_id: str, name: Name, candidate: Artifact, key_id: 
     made: Alias | None = s.scalar(insert(Alias).values(values).on_conflict_do_nothing().returning(Alias))
     if made is None:
         raise Conflict(f"{name} was made by somebody else just now; look where it points and try again", code="alias_moved", param="name")
-    s.add(_move_of(made, None, candidate.id, key_id))
-    s.flush()
+    _note(s, _move_of(made, None, candidate.id, key_id))
     return made
 
 
 def _remember(s: Session, row: Alias, artifact_id: str | None, key_id: str | None) -> None:
-    s.add(_move_of(row, row.artifact_id, artifact_id, key_id))
+    _note(s, _move_of(row, row.artifact_id, artifact_id, key_id))
+
+
+def _note(s: Session, move: AliasMove) -> None:
+    """Into its history, and to whoever wants to hear of it."""
+    s.add(move)
+    told = {"id": str(Name(move.program_name, move.alias)), "object": "alias", "program_name": move.program_name, "alias": move.alias}
+    moved = {"artifact": move.artifact_id, "previous_artifact": move.previous_artifact_id, "moved_by": move.moved_by}
+    webhooks.announce(s, move.project_id, "alias.moved", {**told, **moved})
 
 
 def _move_of(row: Alias, previous: str | None, artifact_id: str | None, key_id: str | None) -> AliasMove:

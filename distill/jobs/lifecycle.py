@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, text, update
 
+from distill.catalog import webhooks
 from distill.db import Session
 from distill.errors import Conflict, JobFault
 from distill.jobs import events, shortfall
@@ -99,5 +100,13 @@ def _tell(s: Session, job: Job, to: JobStatus, message: str, error: JobFault | N
     if to is JobStatus.PAUSED:
         data["pause"] = job.pause_reason
     events.append(s, job.id, "status", message, data, "error" if to is JobStatus.FAILED else "info")
+    if f"compile_job.{to}" in webhooks.EVENTS and job.kind == "compile":
+        webhooks.announce(s, job.project_id, f"compile_job.{to}", _as_told(job))
     if to.is_terminal:
         events.append(s, job.id, "done", f"The job {'is' if to is JobStatus.CANCELLED else 'has'} {to}", {"status": str(to)})
+
+
+def _as_told(job: Job) -> dict[str, Any]:
+    """What a webhook says of a job; the rest can be asked for by its id."""
+    names = {"id": job.id, "object": "compile.job", "status": job.status, "name": job.name, "program_name": job.program_name}
+    return {**names, "metadata": job.user_metadata, "error": job.error}

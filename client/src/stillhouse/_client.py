@@ -24,6 +24,7 @@ from stillhouse.resources.compile_jobs import AsyncCompileJobs, CompileJobs
 from stillhouse.resources.datasets import AsyncDatasets, Datasets
 from stillhouse.resources.models import AsyncModels, Models
 from stillhouse.resources.programs import AsyncPrograms, Programs
+from stillhouse.resources.webhook_endpoints import AsyncWebhookEndpoints, WebhookEndpoints
 from stillhouse.types import Me
 
 T = TypeVar("T")
@@ -89,6 +90,7 @@ class Stillhouse(_Core):
         self._sleep = sleep
         self.aliases = Aliases(self)
         self.api_keys = ApiKeys(self)
+        self.webhook_endpoints = WebhookEndpoints(self)
         self.artifacts = Artifacts(self)
         self.compile_jobs = CompileJobs(self)
         self.datasets = Datasets(self)
@@ -171,6 +173,7 @@ class AsyncStillhouse(_Core):
         self._http = httpx.AsyncClient(headers=self._headers, transport=transport)
         self.aliases = AsyncAliases(self)
         self.api_keys = AsyncApiKeys(self)
+        self.webhook_endpoints = AsyncWebhookEndpoints(self)
         self.artifacts = AsyncArtifacts(self)
         self.compile_jobs = AsyncCompileJobs(self)
         self.datasets = AsyncDatasets(self)

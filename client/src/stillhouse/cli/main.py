@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stillhouse import __version__
-from stillhouse.cli import account, aliases, jobs, keys, stored
+from stillhouse.cli import account, aliases, jobs, keys, stored, webhooks
 from stillhouse.cli.output import console
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(stored.artifacts, name="artifacts")
 app.add_typer(aliases.app, name="aliases")
 app.add_typer(stored.models, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def _print_version(wanted: bool) -> None:

@@ -40,6 +40,7 @@ from stillhouse.types.stored import (
     Program,
     Render,
 )
+from stillhouse.types.webhooks import NewWebhookEndpoint, WebhookDelivery, WebhookEndpoint
 
 __all__ = [
     "Alias",
@@ -69,6 +70,7 @@ __all__ = [
     "Me",
     "Model",
     "NewApiKey",
+    "NewWebhookEndpoint",
     "Object",
     "Pair",
     "Pause",
@@ -83,4 +85,6 @@ __all__ = [
     "Trace",
     "TrainingFile",
     "TrainingLog",
+    "WebhookDelivery",
+    "WebhookEndpoint",
 ]

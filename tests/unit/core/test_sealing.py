@@ -1,0 +1,61 @@
+"""Sealed secrets."""
+
+from __future__ import annotations
+
+import base64
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from distill.errors import CannotOpen
+from distill.sealing import FILE, seal, unseal
+from distill.settings import get_settings
+from tests.support.databases import forget_settings
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STILLHOUSE_HOME", str(tmp_path))
+    forget_settings()
+    return tmp_path
+
+
+class TestSealing:
+    def test_opens_for_its_own_purpose_only(self) -> None:
+        sealed = seal(b"whisper", "one")
+        assert b"whisper" not in sealed
+        assert unseal(sealed, "one") == b"whisper"
+        with pytest.raises(CannotOpen):
+            unseal(sealed, "other")
+        with pytest.raises(CannotOpen):
+            unseal(sealed[:-1] + bytes([sealed[-1] ^ 1]), "one")
+
+    def test_the_same_secret_is_sealed_differently_each_time(self) -> None:
+        assert seal(b"whisper", "one") != seal(b"whisper", "one")
+
+    def test_processes_that_make_the_key_at_once_make_one(self, home: Path) -> None:
+        get_settings()
+        with ThreadPoolExecutor(8) as pool:
+            sealed = list(pool.map(lambda _: seal(b"whisper", "one"), range(16)))
+        assert {unseal(each, "one") for each in sealed} == {b"whisper"}
+        assert stat.S_IMODE((home / FILE).stat().st_mode) == 0o600
+        assert [path.name for path in home.iterdir()] == [FILE]
+
+    def test_the_environment_comes_before_the_file(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sealed = seal(b"whisper", "one")
+        monkeypatch.setenv("STILLHOUSE_SEALING_KEY", KEY)
+        forget_settings()
+        with pytest.raises(CannotOpen, match="sealed under another key"):
+            unseal(sealed, "one")
+
+    @pytest.mark.parametrize("key", ["", "no base64!", base64.b64encode(bytes(16)).decode()])
+    def test_a_key_that_is_none_is_told_without_its_text(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+        monkeypatch.setenv("STILLHOUSE_SEALING_KEY", key)
+        forget_settings()
+        with pytest.raises(CannotOpen) as refused:
+            seal(b"whisper", "one")
+        assert refused.value.message == "STILLHOUSE_SEALING_KEY does not hold 32 bytes in base64"

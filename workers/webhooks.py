@@ -1,0 +1,133 @@
+"""A thread beside the dispatcher that delivers webhooks: a slow receiver holds up no hint, no reaping, and few other receivers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import aiohttp
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from standardwebhooks.webhooks import Webhook
+
+from distill.catalog import webhooks
+from distill.catalog.webhooks import Parcel
+from distill.db import unit_of_work
+from distill.egress import NotPublic, PublicResolver, check_url
+from distill.errors import StillhouseError
+from distill.settings import Settings
+
+log = structlog.get_logger(__name__)
+AT_ONCE = 32
+AT_ONCE_EACH = 4
+"""To one endpoint."""
+_AGENT = "Stillhouse-Webhooks"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a try: a status, or why there was none, in words for the delivery log."""
+
+    status: int | None = None
+    error: str | None = None
+
+
+class WebhookSender:
+    """Ends with its process, at any moment: a try that was cut off is made again by the next sender."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._under_way: Counter[str] = Counter()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Blocks until the tries that are under way have ended."""
+        self._stopping.set()
+        self._thread.join()
+
+    async def _run(self) -> None:
+        connector = aiohttp.TCPConnector(resolver=PublicResolver(self._settings.egress.hosts), limit=AT_ONCE, force_close=True)
+        timeout = aiohttp.ClientTimeout(total=self._settings.timers.webhook_seconds)
+        # No cookies, no proxy of the environment: a delivery says what its row says.
+        session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        async with session, asyncio.TaskGroup() as group:
+            while not self._stopping.is_set():
+                for parcel in await asyncio.to_thread(self._take):
+                    self._under_way[parcel.endpoint_id] += 1
+                    group.create_task(self._deliver(session, parcel))
+                await asyncio.to_thread(self._stopping.wait, self._settings.timers.dispatch_poll_seconds)
+
+    def _take(self) -> list[Parcel]:
+        """None while the database is away."""
+        room = AT_ONCE - self._under_way.total()
+        busy = [endpoint for endpoint, number in self._under_way.items() if number >= AT_ONCE_EACH]
+        try:
+            with unit_of_work() as s:
+                return webhooks.take(s, min(room, AT_ONCE_EACH), busy) if room else []
+        except SQLAlchemyError as error:
+            log.warning("webhooks not taken", error=str(error), kind=type(error).__name__)
+            return []
+
+    async def _deliver(self, session: aiohttp.ClientSession, parcel: Parcel) -> None:
+        try:
+            reply = await self._post(session, parcel)
+            await asyncio.to_thread(_record, parcel, reply)
+        except Exception:  # a fault of ours costs this try, not all deliveries of all projects
+            log.exception("delivery failed", delivery=parcel.id)
+        finally:
+            self._under_way[parcel.endpoint_id] -= 1
+
+    async def _post(self, session: aiohttp.ClientSession, parcel: Parcel) -> Reply:
+        """Of the answer only the status is read: a redirect is not followed, and what a receiver writes is nobody's business."""
+        try:
+            check_url(parcel.url, self._settings.egress.hosts)
+            headers = signed(parcel)
+            async with session.post(parcel.url, data=parcel.body.encode(), headers=headers, allow_redirects=False) as answer:
+                return Reply(answer.status, None if answer.status < 300 else f"it answered {answer.status}")
+        except StillhouseError as error:
+            return Reply(error=error.message)
+        except TimeoutError:
+            return Reply(error=f"it did not answer within {self._settings.timers.webhook_seconds:g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return Reply(error=_why(error))
+
+
+def signed(parcel: Parcel) -> dict[str, str]:
+    """The headers of Standard Webhooks, over the body as it is sent. Raises CannotOpen."""
+    at = datetime.now(UTC)
+    signature = Webhook(parcel.secret).sign(msg_id=parcel.id, timestamp=at, data=parcel.body)
+    return {
+        "content-type": "application/json",
+        "user-agent": _AGENT,
+        "webhook-id": parcel.id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": signature,
+    }
+
+
+def _why(error: Exception) -> str:
+    """In words that tell a project nothing of the network that the server is in."""
+    cause = error.__cause__ or error.__context__ or error
+    if isinstance(error, NotPublic) or isinstance(cause, NotPublic):
+        return "its host has an address that is not public"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "its certificate is not valid"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its host has no address"
+    return "it could not be reached" if isinstance(error, aiohttp.ClientConnectorError) else "the connection broke"
+
+
+def _record(parcel: Parcel, reply: Reply) -> None:
+    """While the database is away the try counts for nothing, and is made again."""
+    try:
+        with unit_of_work() as s:
+            webhooks.record(s, parcel, reply.status, reply.error)
+    except SQLAlchemyError as error:
+        log.warning("delivery not recorded", delivery=parcel.id, error=str(error), kind=type(error).__name__)
