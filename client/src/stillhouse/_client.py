@@ -20,6 +20,7 @@ from stillhouse._version import __version__
 from stillhouse.resources.aliases import Aliases, AsyncAliases
 from stillhouse.resources.api_keys import ApiKeys, AsyncApiKeys
 from stillhouse.resources.artifacts import Artifacts, AsyncArtifacts
+from stillhouse.resources.chat import AsyncChat, Chat
 from stillhouse.resources.compile_jobs import AsyncCompileJobs, CompileJobs
 from stillhouse.resources.datasets import AsyncDatasets, Datasets
 from stillhouse.resources.models import AsyncModels, Models
@@ -47,14 +48,14 @@ class _Core:
         agent = f"stillhouse/{__version__} python/{platform.python_version()} httpx/{httpx.__version__}"
         return {"Authorization": f"Bearer {self.api_key}", "User-Agent": agent}
 
-    def _request_arguments(self, call: Call[Any]) -> dict[str, Any]:
+    def _request_arguments(self, call: Call[Any], content: Iterator[bytes] | AsyncIterator[bytes] | None) -> dict[str, Any]:
         timeout = self._timeout if call.timeout is None else httpx.Timeout(call.timeout, connect=self._timeout.connect)
         return {
             "method": call.method,
             "url": self.base_url + call.path,
             "params": call.params or None,
             "json": call.json,
-            "content": call.content,
+            "content": content,
             "headers": dict(call.headers),
             "timeout": timeout,
         }
@@ -92,6 +93,7 @@ class Stillhouse(_Core):
         self.api_keys = ApiKeys(self)
         self.webhook_endpoints = WebhookEndpoints(self)
         self.artifacts = Artifacts(self)
+        self.chat = Chat(self)
         self.compile_jobs = CompileJobs(self)
         self.datasets = Datasets(self)
         self.models = Models(self)
@@ -138,7 +140,8 @@ class Stillhouse(_Core):
 
     def _try(self, call: Call[Any]) -> tuple[httpx.Response | None, APIConnectionError | None]:
         try:
-            response = self._http.send(self._http.build_request(**self._request_arguments(call)), stream=True)
+            body = call.upload.chunks() if call.upload else None
+            response = self._http.send(self._http.build_request(**self._request_arguments(call, body)), stream=True)
             if not response.is_success:
                 response.read()
                 response.close()
@@ -175,6 +178,7 @@ class AsyncStillhouse(_Core):
         self.api_keys = AsyncApiKeys(self)
         self.webhook_endpoints = AsyncWebhookEndpoints(self)
         self.artifacts = AsyncArtifacts(self)
+        self.chat = AsyncChat(self)
         self.compile_jobs = AsyncCompileJobs(self)
         self.datasets = AsyncDatasets(self)
         self.models = AsyncModels(self)
@@ -215,7 +219,8 @@ class AsyncStillhouse(_Core):
 
     async def _try(self, call: Call[Any]) -> tuple[httpx.Response | None, APIConnectionError | None]:
         try:
-            response = await self._http.send(self._http.build_request(**self._request_arguments(call)), stream=True)
+            body = call.upload.achunks() if call.upload else None
+            response = await self._http.send(self._http.build_request(**self._request_arguments(call, body)), stream=True)
             if not response.is_success:
                 await response.aread()
                 await response.aclose()

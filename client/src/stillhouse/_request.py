@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -13,6 +14,28 @@ from stillhouse._plain import plain_json
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as a body: read while it is sent, anew at each try. `on_sent` is told how many bytes have gone out."""
+
+    path: Path
+    on_sent: Callable[[int], None] | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        sent = 0
+        with self.path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+                sent += len(chunk)
+                if self.on_sent:
+                    self.on_sent(sent)
+
+    async def achunks(self) -> AsyncIterator[bytes]:
+        for chunk in self.chunks():
+            yield chunk
 
 
 @dataclass(frozen=True)
@@ -24,7 +47,7 @@ class Call(Generic[T]):
     parse: Callable[[Any], T]
     params: Mapping[str, Any] = field(default_factory=dict)
     json: Any = None
-    content: bytes | None = None
+    upload: Upload | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None
 

@@ -1,4 +1,4 @@
-"""Waiting for a job: the deadline, and the bars that show it."""
+"""Waiting, for a job or for an upload: the deadline, and the bars that show it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from stillhouse._exceptions import WaitTimeout
+from stillhouse._extras import extra
 from stillhouse.types import CompileJob, Step
 
 OnUpdate = Callable[[CompileJob], None]
+OnSent = Callable[[int], None] | None
 _LONGEST_POLL = 30.0
 
 
@@ -32,13 +35,18 @@ class Deadline:
         return max(1.0, min(_LONGEST_POLL, left))
 
 
+def _tqdm() -> Any:
+    with extra("cli"):
+        return import_module("tqdm.auto").tqdm
+
+
 class StepBars:
     """One bar a step, on standard error; a bar appears when its step starts and stands still when the step is over."""
 
     _FORMAT = "{desc} {percentage:3.0f}%|{bar:30}| {postfix} [{elapsed}]"
 
     def __init__(self) -> None:
-        self._tqdm: Any = import_module("tqdm.auto").tqdm
+        self._tqdm = _tqdm()
         self._bars: dict[str, Any] = {}
         self._over: set[str] = set()
 
@@ -86,3 +94,18 @@ def watcher(progress: bool, on_update: OnUpdate | None) -> Iterator[OnUpdate]:
     finally:
         if bars:
             bars.close()
+
+
+@contextmanager
+def sending(path: Path | None) -> Iterator[OnSent]:
+    """What to tell how many bytes of a file have gone out: a bar on standard error, or nothing for no file."""
+    if path is None:
+        yield None
+        return
+    with _tqdm()(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True) as bar:
+
+        def on_sent(count: int) -> None:
+            bar.n = count
+            bar.refresh()
+
+        yield on_sent

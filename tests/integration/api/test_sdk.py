@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from distill.db import unit_of_work
 from distill.jobs import events
-from stillhouse import AsyncStillhouse, NotFoundError, PermissionDeniedError, Stillhouse, UnprocessableEntityError
+from stillhouse import AsyncStillhouse, DamagedArtifact, NotFoundError, PermissionDeniedError, Stillhouse, UnprocessableEntityError
 from stillhouse.cli.main import app
 from stillhouse.cli.output import Exit
 from tests.integration.api.conftest import ROWS, SPEC, Tokens
+from tests.integration.api.finished import finish
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def client(address: str, tokens: Tokens) -> Iterator[Stillhouse]:
         yield made
 
 
-class TestClient:
+class TestSdk:
     def test_a_job_from_upload_to_cancel(self, client: Stillhouse, tmp_path: Path) -> None:
         program = client.programs.create(SPEC, name="router")
         assert (program.inputs, program.outputs, program.lms) == (["message"], ["category"], ["student"])
@@ -50,6 +52,18 @@ class TestClient:
         assert [number for number, _ in seen] == list(range(1, len(seen) + 1))
         assert seen[-1][1] == "done"
         assert ("log" in [kind for _, kind in seen]) is True
+
+    def test_a_download_goes_on_with_what_has_come(self, client: Stillhouse, api: TestClient, tmp_path: Path) -> None:
+        artifact = finish(api).artifact_id
+        part = tmp_path / f".out.{artifact}.part"
+        part.mkdir()
+        (part / "README.md").write_text("# ro")
+        folder = client.artifacts.download(artifact, tmp_path / "out")
+        assert (folder / "README.md").read_text() == "# router"
+        (tmp_path / f".wrong.{artifact}.part").mkdir()
+        (tmp_path / f".wrong.{artifact}.part" / "README.md").write_text("x ro")
+        with pytest.raises(DamagedArtifact, match=r"README\.md"):
+            client.artifacts.download(artifact, tmp_path / "wrong")
 
     def test_errors_are_typed(self, client: Stillhouse, address: str, tokens: Tokens) -> None:
         with pytest.raises(NotFoundError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from stillhouse import APIConnectionError, WaitTimeout
+from stillhouse import APIConnectionError, APIError, WaitTimeout
 from stillhouse.types import CompileJob
 from tests.unit.client.conftest import job, reply, scripted, scripted_async
 
@@ -46,6 +47,22 @@ class TestStream:
         client, script = scripted(stream(event(1)), stream(event(2, "done")))
         assert [one.id for one in client.compile_jobs.events.stream("cjob-1", after=0)] == [1, 2]
         assert [request.headers["last-event-id"] for request in script.requests] == ["0", "1"]
+
+    def test_fifty_drops_anywhere_leave_no_gap_and_no_repeat(self) -> None:
+        dice, drops, last = random.Random(7), 50, 300
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            nonlocal drops
+            seen = int(request.headers.get("last-event-id", 0))
+            rest = "".join(event(number, "done" if number == last else "log") for number in range(seen + 1, last + 1))
+            if drops == 0:
+                return stream(rest)
+            drops -= 1
+            return stream(rest[: dice.randrange(5 * len(event(last)))], broken=dice.random() < 0.5)
+
+        client, script = scripted(answer)
+        assert [one.id for one in client.compile_jobs.events.stream("cjob-1")] == list(range(1, last + 1))
+        assert (drops, len(script.requests)) == (0, 51)
 
     def test_204_is_the_end(self) -> None:
         client, _ = scripted(httpx.Response(204))
@@ -108,3 +125,21 @@ class TestWait:
                 return (await client.compile_jobs.wait("cjob-1")).status
 
         assert asyncio.run(go()) == "succeeded"
+
+
+class TestChat:
+    @staticmethod
+    def piece(**body: object) -> str:
+        return f"data: {json.dumps(body)}\n\n"
+
+    def test_an_answer_that_stops_without_its_end_is_an_error(self) -> None:
+        client, _ = scripted(stream(self.piece(choices=[{"delta": {"content": "one"}}])))
+        pieces = client.chat.stream("m", [])
+        assert next(pieces) == "one"
+        with pytest.raises(APIConnectionError, match="broke off"):
+            next(pieces)
+
+    def test_an_error_in_the_stream_is_told(self) -> None:
+        client, _ = scripted(stream(self.piece(error={"message": "the host went away"})))
+        with pytest.raises(APIError, match="the host went away"):
+            list(client.chat.stream("m", []))

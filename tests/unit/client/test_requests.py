@@ -6,6 +6,7 @@ import asyncio
 import enum
 import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -215,3 +216,23 @@ class TestAsync:
         for noun in ("compile_jobs", "programs", "datasets", "artifacts", "models"):
             one, two = ({name for name in dir(getattr(each, noun)) if not name.startswith("_")} for each in (client, other))
             assert one == two, noun
+
+
+class TestUpload:
+    def test_a_file_is_read_anew_at_each_try_and_shown_while_it_goes_out(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "rows.jsonl").write_bytes(b'{"a": 1}\n' * 50_000)
+        client, script = scripted(reply(status=503), reply({"id": "ds-1", "rows": 50_000}, 201))
+        assert client.datasets.create(tmp_path / "rows.jsonl", progress=True).rows == 50_000
+        assert {request.content for request in script.requests} == {(tmp_path / "rows.jsonl").read_bytes()}
+        assert {request.headers["content-length"] for request in script.requests} == {"450000"}
+        assert "rows.jsonl: 100%" in capsys.readouterr().err
+
+    def test_async(self, tmp_path: Path) -> None:
+        async def go() -> bytes:
+            client, script = scripted_async(reply({"id": "ds-1", "rows": 1}, 201))
+            async with client:
+                await client.datasets.create(tmp_path / "rows.csv")
+            return script.requests[0].content
+
+        (tmp_path / "rows.csv").write_text("a\n1\n")
+        assert asyncio.run(go()) == b"a\n1\n"

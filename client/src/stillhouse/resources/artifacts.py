@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,24 +9,19 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Unpack
 
 from stillhouse import _request
-from stillhouse._archive import install, is_intact
+from stillhouse._archive import PATH, Download, is_intact
+from stillhouse._exceptions import APIConnectionError
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
-from stillhouse.types import Artifact, ArtifactCall
+from stillhouse.types import Artifact, ArtifactCall, ArtifactFile
 from stillhouse.types.requests import ListParams
 
 if TYPE_CHECKING:
     from stillhouse._client import AsyncStillhouse, Stillhouse
 
-PATH = "/v1/artifacts"
-
 
 def _retrieve(artifact_id: str) -> Call[Artifact]:
     return _request.get(f"{PATH}/{artifact_id}", Artifact)
-
-
-def _content(artifact_id: str) -> Call[None]:
-    return Call("GET", f"{PATH}/{artifact_id}/content", lambda _: None)
 
 
 def _call(artifact_id: str, inputs: Mapping[str, Any]) -> Call[ArtifactCall]:
@@ -49,7 +43,9 @@ class Artifacts:
         return Page(self._client, self._client.send(_list(params)))
 
     def download(self, artifact_id: str, folder: str | Path) -> Path:
-        """Unpack an artifact into `folder`, and return it. A folder that has this artifact already is left as it is.
+        """Fetch an artifact into `folder`, and return it. A folder that has this artifact already is left as it is.
+
+        A connection that breaks goes on where it broke; after an error the same call again does so too.
 
         Raises:
             DamagedArtifact: a file lacks its digest; nothing is left behind.
@@ -58,13 +54,21 @@ class Artifacts:
         artifact, target = self.retrieve(artifact_id), Path(folder)
         if is_intact(target, artifact.files):
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent) as archive:
-            with self._client.stream(_content(artifact.id)) as response:
+        download = Download(artifact, target)
+        for file in artifact.files:
+            while not download.is_here(file):
+                self._fetch(download, file)
+        return download.finish()
+
+    def _fetch(self, download: Download, file: ArtifactFile) -> None:
+        before, broken = download.size(file), None
+        try:
+            with self._client.stream(download.call(file)) as response, download.open(file, response) as out:
                 for chunk in response.iter_bytes():
-                    archive.write(chunk)
-            archive.seek(0)
-            return install(archive, artifact.files, target)
+                    out.write(chunk)
+        except APIConnectionError as error:
+            broken = error
+        download.tried(file, before, broken)
 
     def call(self, artifact_id: str, inputs: Mapping[str, Any]) -> ArtifactCall:
         """Run the compiled program on the server."""
@@ -82,17 +86,26 @@ class AsyncArtifacts:
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def download(self, artifact_id: str, folder: str | Path) -> Path:
-        """Unpack an artifact into `folder`; see `Artifacts.download`."""
+        """Fetch an artifact into `folder`; see `Artifacts.download`."""
         artifact, target = await self.retrieve(artifact_id), Path(folder)
         if is_intact(target, artifact.files):
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent) as archive:
-            async with self._client.stream(_content(artifact.id)) as response:
-                async for chunk in response.aiter_bytes():
-                    archive.write(chunk)
-            archive.seek(0)
-            return install(archive, artifact.files, target)
+        download = Download(artifact, target)
+        for file in artifact.files:
+            while not download.is_here(file):
+                await self._fetch(download, file)
+        return download.finish()
+
+    async def _fetch(self, download: Download, file: ArtifactFile) -> None:
+        before, broken = download.size(file), None
+        try:
+            async with self._client.stream(download.call(file)) as response:
+                with download.open(file, response) as out:
+                    async for chunk in response.aiter_bytes():
+                        out.write(chunk)
+        except APIConnectionError as error:
+            broken = error
+        download.tried(file, before, broken)
 
     async def call(self, artifact_id: str, inputs: Mapping[str, Any]) -> ArtifactCall:
         """Run the compiled program on the server."""

@@ -10,7 +10,8 @@ from typing_extensions import Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
-from stillhouse._request import Call
+from stillhouse._request import Call, Upload
+from stillhouse._wait import OnSent, sending
 from stillhouse.types import Dataset, DatasetRows
 from stillhouse.types.requests import ListParams
 
@@ -29,11 +30,16 @@ RowSource = Sequence[Mapping[str, Any]] | str | Path
 """Rows, or the path of a .jsonl, .csv, .parquet or .json file."""
 
 
-def _create(rows: RowSource, name: str | None, metadata: Mapping[str, str] | None, key: str | None) -> Call[Dataset]:
-    if isinstance(rows, (str, Path)) and Path(rows).suffix in CONTENT_TYPES:
-        return _upload(Path(rows), name, metadata, key)
+def _create(rows: RowSource, name: str | None, metadata: Mapping[str, str] | None, key: str | None, on_sent: OnSent) -> Call[Dataset]:
+    if (path := _file_of(rows)) is not None:
+        return _upload(Upload(path, on_sent), name, metadata, key)
     body = _request.given({"rows": _rows(rows), "name": name, "metadata": metadata})
     return _request.create(PATH, Dataset, body, key)
+
+
+def _file_of(rows: RowSource) -> Path | None:
+    """A file that is sent as it is; JSON is read first."""
+    return Path(rows) if isinstance(rows, (str, Path)) and Path(rows).suffix in CONTENT_TYPES else None
 
 
 def _rows(rows: RowSource) -> list[Mapping[str, Any]]:
@@ -45,10 +51,11 @@ def _rows(rows: RowSource) -> list[Mapping[str, Any]]:
     return list(loaded["rows"] if isinstance(loaded, dict) else loaded)
 
 
-def _upload(path: Path, name: str | None, metadata: Mapping[str, str] | None, key: str | None) -> Call[Dataset]:
+def _upload(upload: Upload, name: str | None, metadata: Mapping[str, str] | None, key: str | None) -> Call[Dataset]:
     params = _request.given({"name": name, **_request.metadata_filters(metadata)})
-    headers = {"Content-Type": CONTENT_TYPES[path.suffix], **_request.idempotency(key)}
-    return Call("POST", PATH, Dataset.model_validate, params=params, content=path.read_bytes(), headers=headers)
+    length = {"Content-Length": str(upload.path.stat().st_size)}
+    headers = {"Content-Type": CONTENT_TYPES[upload.path.suffix], **length, **_request.idempotency(key)}
+    return Call("POST", PATH, Dataset.model_validate, params=params, upload=upload, headers=headers)
 
 
 def _list(params: Mapping[str, Any]) -> Call[Rows[Dataset]]:
@@ -70,9 +77,15 @@ class Datasets:
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        progress: bool = False,
     ) -> Dataset:
-        """Upload rows, or a .jsonl, .csv, .parquet or .json file. Raises UnprocessableEntityError with the rows that cannot be used."""
-        return self._client.send(_create(rows, name, metadata, idempotency_key))
+        """Upload rows, or a .jsonl, .csv, .parquet or .json file; a file is read while it is sent. `progress` shows a bar.
+
+        Raises:
+            UnprocessableEntityError: `details` names the rows that cannot be used; nothing was stored.
+        """
+        with sending(_file_of(rows) if progress else None) as on_sent:
+            return self._client.send(_create(rows, name, metadata, idempotency_key, on_sent))
 
     def retrieve(self, dataset_id: str) -> Dataset:
         return self._client.send(_request.get(f"{PATH}/{dataset_id}", Dataset))
@@ -99,9 +112,11 @@ class AsyncDatasets:
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        progress: bool = False,
     ) -> Dataset:
-        """Upload rows, or a .jsonl, .csv, .parquet or .json file."""
-        return await self._client.send(_create(rows, name, metadata, idempotency_key))
+        """Upload rows, or a .jsonl, .csv, .parquet or .json file; see `Datasets.create`."""
+        with sending(_file_of(rows) if progress else None) as on_sent:
+            return await self._client.send(_create(rows, name, metadata, idempotency_key, on_sent))
 
     async def retrieve(self, dataset_id: str) -> Dataset:
         return await self._client.send(_request.get(f"{PATH}/{dataset_id}", Dataset))
