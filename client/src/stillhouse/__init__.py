@@ -19,6 +19,7 @@ from stillhouse._exceptions import (
     ConfigError,
     ConflictError,
     DamagedArtifact,
+    ModelUnavailable,
     NotFoundError,
     PermissionDeniedError,
     PreconditionFailedError,
@@ -31,6 +32,7 @@ from stillhouse._exceptions import (
     UnsupportedMediaTypeError,
     WaitTimeout,
 )
+from stillhouse._house import LM, register_beside_dspy
 from stillhouse._load import derive, load
 from stillhouse._version import __version__
 
@@ -46,6 +48,8 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "DamagedArtifact",
+    "LM",
+    "ModelUnavailable",
     "NotFoundError",
     "PermissionDeniedError",
     "PreconditionFailedError",
@@ -62,3 +66,5 @@ __all__ = [
     "derive",
     "load",
 ]
+
+register_beside_dspy()

@@ -4,6 +4,7 @@ StillhouseError
 ├── ConfigError              no address or key could be found
 ├── WaitTimeout              a wait ended first; the job goes on
 ├── DamagedArtifact          a downloaded file does not have its digest
+├── ModelUnavailable         a loaded program's model does not answer now; code, retry_after
 └── APIError                 message, request_id
     ├── UnexpectedReply      the answer is not one of a Stillhouse server
     ├── APIConnectionError   the server was not reached
@@ -44,6 +45,18 @@ class WaitTimeout(StillhouseError):
 
 class DamagedArtifact(StillhouseError):
     """A file of an artifact is missing or does not have the digest that the server named."""
+
+
+class ModelUnavailable(StillhouseError):
+    """A model of a loaded program is not reached, or cannot answer now. The base model never answers in its place.
+
+    `code` says why (`model_loading`, `transport`, `timeout`, …), `retry_after` in how many seconds to ask again, where that is known.
+    """
+
+    def __init__(self, message: str, code: str, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after = retry_after
 
 
 class APIError(StillhouseError):

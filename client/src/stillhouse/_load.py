@@ -6,38 +6,65 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stillhouse._archive import is_intact
 from stillhouse._client import Stillhouse
 from stillhouse._config import look_up
 from stillhouse._exceptions import APIConnectionError, ServerError
+from stillhouse._extras import extra
 from stillhouse.types import ArtifactFile
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
-def load(ref: str | Path, program: Any | None = None, *, client: Stillhouse | None = None, cache_dir: str | Path | None = None) -> Any:
+def load(
+    ref: str | Path,
+    program: Any | None = None,
+    *,
+    follow: float | None = None,
+    strict: bool = False,
+    client: Stillhouse | None = None,
+    cache_dir: str | Path | None = None,
+) -> Any:
     """A ready `dspy.Module`, its files verified and its prompt adapter pinned.
 
     `ref` is an artifact's folder, its id (`art-…`) or an alias (`support-router@prod`); it is downloaded once into `cache_dir` (default
     `~/.cache/stillhouse/artifacts`). Where an alias points is asked at each load; while the server is down, its last answer counts.
-    `program` is an instance of the caller's own class with the same predictors; without it the program is built from its spec.
-    Needs `pip install stillhouse[dspy]`.
+    With `follow` it is asked again every so many seconds, and after a promotion the whole program is another: a call never meets the
+    predictors of two. `program` is an instance of the caller's own class with the same predictors; without it the program is built from
+    its spec. With `strict` a call that lacks an input is a TypeError, before anything is paid. Needs `pip install stillhouse[dspy]`.
+
+    The program's calls raise ModelUnavailable when a model does not answer.
 
     Raises:
         DamagedArtifact: a downloaded file does not have its digest.
         NotFoundError: no such artifact or alias in the key's project.
         ImportError: the `dspy` extra is not installed.
     """
-    from stillhouse_programs.artifact import load_artifact
+    with extra("dspy"):
+        from stillhouse._follow import Follower, Following
+        from stillhouse._outage import one_error
+        from stillhouse_programs.artifact import load_artifact
 
-    url, key = (client.base_url, client.api_key) if client else look_up()
-    folder = Path(ref) if _is_folder(ref) else _fetched(str(ref), client, cache_dir)
-    return load_artifact(folder, base_url=url, api_key=key, program=program)
+    def ready(folder: Path) -> Any:
+        url, key = (client.base_url, client.api_key) if client else look_up()
+        return load_artifact(folder, base_url=url, api_key=key, program=program, strict=strict, guard=one_error)
+
+    if follow is None:
+        return ready(Path(ref) if _is_folder(ref) else _asking(client, lambda asked: resolve(str(ref), asked, cache_dir)))
+    if _is_folder(ref) or "@" not in str(ref):
+        raise ValueError(f"{ref} never changes: follow= takes an alias, such as support-router@prod")
+    follower = Follower(
+        lambda: _asking(client, lambda asked: _named(str(ref), asked, cache_dir)),
+        lambda artifact: ready(_asking(client, lambda asked: fetch(artifact, asked, cache_dir))),
+        follow,
+    )
+    return Following(follower)
 
 
 def fetch(artifact_id: str, client: Stillhouse, cache_dir: str | Path | None = None) -> Path:
@@ -66,9 +93,10 @@ def derive(
         stillhouse_programs.not_a_spec.NotASpec: the program cannot travel as a spec; the text says at which line, or on which row.
         ImportError: the `dspy` extra is not installed.
     """
-    from stillhouse_programs import derive as deriving
-    from stillhouse_programs import prove as proving
-    from stillhouse_programs import spec as specs
+    with extra("dspy"):
+        from stillhouse_programs import derive as deriving
+        from stillhouse_programs import prove as proving
+        from stillhouse_programs import spec as specs
 
     derived = deriving.derive(program, dict(sample), dict(lm_names or {}))
     proving.prove(program, derived, [dict(sample), *map(dict, rows)])
@@ -76,11 +104,12 @@ def derive(
     return result
 
 
-def _fetched(ref: str, client: Stillhouse | None, cache_dir: str | Path | None) -> Path:
+def _asking(client: Stillhouse | None, ask: Callable[[Stillhouse], T]) -> T:
+    """With the given client, or with one of its own that is closed again."""
     if client is not None:
-        return resolve(ref, client, cache_dir)
+        return ask(client)
     with Stillhouse() as own:
-        return resolve(ref, own, cache_dir)
+        return ask(own)
 
 
 def resolve(ref: str, client: Stillhouse, cache_dir: str | Path | None = None) -> Path:

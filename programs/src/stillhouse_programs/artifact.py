@@ -4,6 +4,7 @@ An artifact is a folder of `manifest.json`, `program.json` (dspy program state),
 what is read from it are texts, demos, and LM options from a fixed list.
 """
 
+import contextlib
 import copy
 import logging
 import os
@@ -19,9 +20,9 @@ from stillhouse_programs import constrain, prompts
 from stillhouse_programs.artifact_files import ArtifactError, read_json, read_manifest, verify_files
 from stillhouse_programs.build import build_program
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
-from stillhouse_programs.pinning import CallConfig, pin, unpin
+from stillhouse_programs.pinning import CallConfig, Guard, pin, unpin
 from stillhouse_programs.prove import hash_prompts
-from stillhouse_programs.spec import ProgramSpec, parse_spec
+from stillhouse_programs.spec import ProgramSpec, parse_spec, required_input_names
 from stillhouse_programs.spec_reference import ReferenceFault
 
 logger = logging.getLogger(__name__)
@@ -35,13 +36,21 @@ class PromptMismatch(ArtifactError):
     """This program renders other prompts here than the ones its models were trained on."""
 
 
-def load_artifact(folder: str | Path, base_url: str, api_key: str | None = None, program: dspy.Module | None = None) -> dspy.Module:
+def load_artifact(
+    folder: str | Path,
+    base_url: str,
+    api_key: str | None = None,
+    program: dspy.Module | None = None,
+    *,
+    strict: bool = False,
+    guard: Guard = contextlib.nullcontext,
+) -> dspy.Module:
     """Return the compiled program of an artifact's folder, ready to call.
 
     `base_url` is the server that serves the tuned models. The key is read from STILLHOUSE_API_KEY at each call; `api_key` is used
     where it is given and that variable does not hold it. `program` is an instance of the user's own class with the same predictors,
     which is copied; without it the program is built from `spec.json`, or made by the installed package that it names. Answers are
-    constrained where those of the job were.
+    constrained where those of the job were. With `strict` a call that lacks an input is a TypeError; `guard` is entered around each call.
 
     Raises ArtifactError for a missing, changed or unknown file and for answers to be constrained that no grammar holds, and
     PromptMismatch if the prompts rendered here are not those that the models were trained on.
@@ -56,7 +65,8 @@ def load_artifact(folder: str | Path, base_url: str, api_key: str | None = None,
     prompt_adapter = prompts.make_prompt_adapter(manifest["prompt_adapter"])
     _check_prompts(loaded, spec, manifest, prompt_adapter)
     _make_native(loaded, manifest)
-    return pin(loaded, prompt_adapter, _constrained(loaded, manifest, prompt_adapter))
+    required = required_input_names(spec) if strict else ()
+    return pin(loaded, prompt_adapter, _constrained(loaded, manifest, prompt_adapter), guard=guard, required=required)
 
 
 def _build(spec: ProgramSpec) -> dspy.Module:

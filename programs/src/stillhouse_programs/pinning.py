@@ -7,7 +7,7 @@ give a hint reaches the prompt, and a predictor that is made on the way asks und
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -15,9 +15,11 @@ import dspy
 
 PinnedModule = TypeVar("PinnedModule", bound=dspy.Module)
 CallConfig: TypeAlias = Callable[[Any, Any, Mapping[str, Any]], Mapping[str, Any]]  # of an LM, a signature, and the config so far
+Guard: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]  # around the outermost call
 
 _PIN = "_stillhouse_pin"
 _CALL_CONFIG = "_stillhouse_call_config"
+_REQUIRED = "_stillhouse_required"
 _SETTING = "stillhouse_pin"
 
 
@@ -26,6 +28,7 @@ class _Pin:
     """One object for a program and all its copies, so that a part of it knows that it is run inside of it."""
 
     prompt_adapter: dspy.Adapter
+    guard: Guard
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Pin":
         return self
@@ -41,23 +44,32 @@ class _Pin:
             yield
             return
         lm = dspy.settings.lm or next((predictor.lm for predictor in part.predictors() if predictor.lm is not None), None)
-        with dspy.context(**{_SETTING: self, "adapter": self.prompt_adapter, "lm": lm}):
+        with self.guard(), dspy.context(**{_SETTING: self, "adapter": self.prompt_adapter, "lm": lm}):
             yield
 
 
-def pin(program: PinnedModule, prompt_adapter: dspy.Adapter, call_configs: Mapping[str, CallConfig] | None = None) -> PinnedModule:
+def pin(
+    program: PinnedModule,
+    prompt_adapter: dspy.Adapter,
+    call_configs: Mapping[str, CallConfig] | None = None,
+    *,
+    guard: Guard = contextlib.nullcontext,
+    required: Collection[str] = (),
+) -> PinnedModule:
     """Make `program` run under `prompt_adapter`, whatever `dspy.configure(adapter=…)` says; returns `program`.
 
     Each of its parts does, too, when it is called by itself or in a thread that knows nothing of the program. The pin survives deep
-    copies and is not part of the program's state. `call_configs` maps predictors to what each of their calls adds to its config.
+    copies and is not part of the program's state. `call_configs` maps predictors to what each of their calls adds to its config. `guard`
+    is entered around each outermost call. A call without one of the inputs `required` is a TypeError, before any LM is asked.
     """
-    own = _Pin(prompt_adapter)
+    own = _Pin(prompt_adapter, guard)
     for part in _parts(program):
         if not hasattr(part, _PIN):
             part.__class__ = _pinned_class(part.__class__)
         setattr(part, _PIN, own)
     for name, predictor in program.named_predictors():
         setattr(predictor, _CALL_CONFIG, (call_configs or {}).get(name))
+    setattr(program, _REQUIRED, tuple(required))
     return program
 
 
@@ -74,6 +86,7 @@ def unpin(program: PinnedModule) -> PinnedModule:
             part.__class__ = type(part).__bases__[0]
             delattr(part, _PIN)
             vars(part).pop(_CALL_CONFIG, None)
+            vars(part).pop(_REQUIRED, None)
     return program
 
 
@@ -92,14 +105,23 @@ def _configured(part: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "config": {**given, **call_config(lm, signature, {**part.config, **given})}}
 
 
+def _check_inputs(part: Any, args: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
+    """dspy itself only warns, and the call is paid. Inputs that are given by position are left to the program's own signature."""
+    missing = [name for name in getattr(part, _REQUIRED, ()) if name not in arguments]
+    if missing and not args:
+        raise TypeError(f"the program lacks {', '.join(missing)}: it takes {', '.join(getattr(part, _REQUIRED))}")
+
+
 @functools.cache
 def _pinned_class(base: Any) -> Any:
     # Not `__call__`: some programs call `forward` itself, of which dspy only warns.
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_inputs(self, args, kwargs)
         with getattr(self, _PIN).around(self):
             return base.forward(self, *args, **_configured(self, kwargs))
 
     async def aforward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_inputs(self, args, kwargs)
         with getattr(self, _PIN).around(self):
             return await base.aforward(self, *args, **_configured(self, kwargs))
 

@@ -18,6 +18,8 @@ class Scripted:
 
     base_url: str
     requests: list[tuple[str, str | None, dict[str, Any]]] = field(default_factory=list)
+    refuses: tuple[int, dict[str, Any], dict[str, str]] | None = None
+    """Status, body and headers of every answer, in place of a completion."""
 
     @property
     def models(self) -> list[str]:
@@ -65,7 +67,13 @@ def scripted_server() -> Iterator[Scripted]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             scripted.requests.append((self.path, self.headers.get("Authorization"), body))
             content = _events(_completion(body)) if body.get("stream") else _completion(body)
-            self.send_response(200)
+            status, headers = 200, dict[str, str]()
+            if scripted.refuses:
+                status, refusal, headers = scripted.refuses
+                content = json.dumps(refusal).encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", "text/event-stream" if body.get("stream") else "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

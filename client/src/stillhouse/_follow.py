@@ -1,0 +1,94 @@
+"""A loaded program that goes on to another artifact when its alias is moved. Needs `stillhouse[dspy]`."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+
+_log = logging.getLogger(__name__)
+
+
+class Follower:
+    """The program that an alias names, looked up again every `seconds`.
+
+    It is replaced as a whole, by one assignment: a call that has begun ends on the program that it began on.
+    """
+
+    def __init__(self, resolve: Callable[[], str], load: Callable[[str], dspy.Module], seconds: float) -> None:
+        """`resolve` gives the id of the artifact that is named now, `load` the program of an id."""
+        self._resolve = resolve
+        self._load = load
+        self._seconds = seconds
+        self._one_at_a_time = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._artifact = resolve()
+        self._program = load(self._artifact)
+
+    def program(self) -> dspy.Module:
+        """The program as it is now."""
+        thread = self._thread
+        if thread is None or not thread.is_alive():  # a process that was forked has none
+            self._thread = threading.Thread(target=_look_again, args=(weakref.ref(self), self._seconds), daemon=True)
+            self._thread.start()
+        return self._program
+
+    def look(self) -> None:
+        """Ask where the alias points, and go there. Raises as loading does; the program stays then."""
+        with self._one_at_a_time:
+            artifact = self._resolve()
+            if artifact != self._artifact:
+                self._program, self._artifact = self._load(artifact), artifact
+                _log.info("now %s", artifact)
+
+
+def _look_again(follower: weakref.ref[Follower], seconds: float) -> None:
+    """Until nobody has the program any more."""
+    pause = threading.Event()
+    while not pause.wait(seconds):
+        found = follower()
+        if found is None:
+            return
+        try:
+            found.look()
+        except Exception as error:  # whatever it is, the program that runs goes on, and the next look may succeed
+            _log.warning("the program stays as it is: %s", error)
+        del found
+
+
+class Following(dspy.Module):
+    """What `stillhouse.load(…, follow=…)` returns: a module that is, at each call, the program that the alias names.
+
+    Its predictors are those of now; a copy stays with them.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        super().__init__()
+        self._follower = follower
+
+    def refresh(self) -> None:
+        """Look where the alias points now, without waiting for the next time."""
+        self._follower.look()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._follower.program()(*args, **kwargs)
+
+    async def aforward(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._follower.program().acall(*args, **kwargs)
+
+    def named_parameters(self) -> Any:
+        return self._follower.program().named_parameters()
+
+    def named_sub_modules(self, *args: Any, **kwargs: Any) -> Any:
+        return self._follower.program().named_sub_modules(*args, **kwargs)
+
+    def deepcopy(self) -> Any:
+        return self._follower.program().deepcopy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self._follower.program(), memo)

@@ -1,0 +1,89 @@
+"""The server's models for dspy: `dspy.LM("house/…")`, where `…` is any id that the gateway takes."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from stillhouse._config import DEFAULT_BASE_URL, look_up
+from stillhouse._exceptions import ConfigError
+from stillhouse._extras import extra
+
+PREFIX = "house"
+_KEY = "STILLHOUSE_API_KEY"
+
+
+def LM(model: str, **options: Any) -> Any:
+    """A `dspy.LM` of a model of the server: `house/smollm2-135m-instruct`, a fine-tuned model's id, or `connection/model`.
+
+    The key is STILLHOUSE_API_KEY as it is at each call, else the one that the SDK finds; never the key of another provider. `options`
+    are those of `dspy.LM`. Needs `pip install stillhouse[dspy]`.
+    """
+    with extra("dspy"):
+        import dspy
+
+    url, key = look_up()
+    register(url)
+    if key is not None and os.environ.get(_KEY) != key:
+        options.setdefault("api_key", key)
+    return dspy.LM(model if model.startswith(f"{PREFIX}/") else f"{PREFIX}/{model}", **options)
+
+
+def register(base_url: str) -> None:
+    """Let `dspy.LM("house/…")` ask the server at `base_url`. LMs that were made before keep their address."""
+    from dspy.lm15 import AccessPolicy, EndpointSupport, ModelSupport, OpenAIChatCompat, ProviderDefinition, register_provider
+
+    supports = EndpointSupport(complete=True, stream=True)
+    access = AccessPolicy(provider=PREFIX, env_keys=(_KEY,), base_url=f"{base_url.rstrip('/')}/v1", supports=supports)
+    definition = ProviderDefinition.chat(access, compat=OpenAIChatCompat())
+    register_provider(definition, supports=ModelSupport(function_calling=False, reasoning=False, response_schema=False), replace=True)
+
+
+def register_beside_dspy() -> None:
+    """Register the prefix now if dspy is imported, else as soon as it is: importing it takes seconds, and not everybody needs it."""
+    if "dspy" in sys.modules:
+        _register()
+    else:
+        sys.meta_path.insert(0, _AfterDspy())
+
+
+def _register() -> None:
+    """An app that uses a dspy without such providers, or has credentials that cannot be read, is not kept from importing us."""
+    try:
+        register(look_up()[0])
+    except ConfigError:
+        register(DEFAULT_BASE_URL)
+    except ImportError:
+        return
+
+
+class _AfterDspy(importlib.abc.MetaPathFinder):
+    """Finds nothing by itself: it lets the first import of dspy be followed by the registration."""
+
+    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "dspy":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _register()

@@ -1,0 +1,197 @@
+"""`stillhouse.load` and `stillhouse.LM` as an app uses them: following an alias, one error for outages, the right key."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import httpx
+import pytest
+from dspy.lm15 import unregister_provider
+from dspy.utils.exceptions import LMAuthError
+
+import stillhouse
+from stillhouse import ModelUnavailable, Stillhouse
+from tests.unit.client.conftest import reply
+from tests.unit.client.test_artifacts import artifact as listed
+from tests.unit.programs.samples import Support
+from tests.unit.programs.scripted_server import Scripted, scripted_server
+from tests.unit.programs.test_artifact import files_of, write
+
+ALIAS = "support@prod"
+
+
+@pytest.fixture
+def lm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    """Where the models answer; its address and key are the app's."""
+    with scripted_server() as scripted:
+        monkeypatch.setenv("STILLHOUSE_BASE_URL", scripted.base_url)
+        monkeypatch.setenv("STILLHOUSE_API_KEY", "sh_a_b")
+        yield scripted
+    unregister_provider("tune")
+    unregister_provider("house")
+
+
+def folder_of(place: Path, suffix: str) -> Path:
+    """An artifact whose two models end in `suffix`."""
+    options = {"temperature": 0.0, "max_tokens": 64}
+    models = {"classify.predict": f"tune/sh-classify-{suffix}", "reply": f"tune/sh-reply-{suffix}"}
+    folder = place / suffix
+    write(folder, files_of(lms={name: {"model": model, **options} for name, model in models.items()}))
+    return folder
+
+
+class Registry:
+    """A server whose alias can be moved; `down` makes it unreachable."""
+
+    def __init__(self, place: Path, address: str) -> None:
+        self.artifacts = {f"art-{suffix}": self._files(folder_of(place, suffix)) for suffix in ("one", "two")}
+        self.points_at = "art-one"
+        self.down = False
+        self.asked = threading.Event()
+        self.client = Stillhouse(address, "sh_a_b", max_retries=0, transport=httpx.MockTransport(self))
+
+    @staticmethod
+    def _files(folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if self.down:
+            raise httpx.ConnectError("refused")
+        parts = request.url.path.split("/")
+        if parts[2] == "aliases":
+            self.asked.set()
+            return reply({"id": "alias-1", "name": ALIAS, "artifact": self.points_at})
+        files = self.artifacts[parts[3]]
+        if len(parts) > 4:
+            return httpx.Response(200, content=files["/".join(parts[5:])])
+        return reply({**listed(files), "id": parts[3]})
+
+
+@pytest.fixture
+def registry(tmp_path: Path, lm: Scripted) -> Registry:
+    return Registry(tmp_path / "made", lm.base_url)
+
+
+def following(registry: Registry, tmp_path: Path, seconds: float = 3600) -> Any:
+    return stillhouse.load(ALIAS, follow=seconds, client=registry.client, cache_dir=tmp_path / "cache")
+
+
+ONE, TWO = (["sh-classify-" + suffix, "sh-reply-" + suffix] for suffix in ("one", "two"))
+
+
+class TestFollow:
+    def test_after_a_promotion_the_whole_program_is_another(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        program = following(registry, tmp_path)
+        assert program(message="hi").category == "billing"
+        registry.points_at = "art-two"
+        program.refresh()
+        assert program(message="hi").category == "billing"
+        assert lm.models == ONE + TWO
+        assert [predictor.lm.model for predictor in program.predictors()] == [f"tune/{model}" for model in TWO]
+
+    def test_a_call_that_has_begun_ends_on_the_program_that_it_began_on(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        program = following(registry, tmp_path)
+
+        class Promoting(list[Any]):
+            """Between the first predictor's call and the second's."""
+
+            def append(self, request: Any) -> None:
+                super().append(request)
+                if len(self) == 1:
+                    registry.points_at = "art-two"
+                    program.refresh()
+
+        lm.requests = Promoting()
+        program(message="hi")
+        assert lm.models == ONE
+        program(message="hi")
+        assert lm.models == ONE + TWO
+
+    def test_it_looks_by_itself(self, registry: Registry, tmp_path: Path) -> None:
+        program = following(registry, tmp_path, seconds=0.05)
+        registry.asked.clear()
+        program.predictors()
+        assert registry.asked.wait(30)
+
+    def test_what_cannot_be_loaded_leaves_the_program_as_it_is(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        program = following(registry, tmp_path)
+        registry.points_at = "art-two"
+        registry.artifacts["art-two"]["spec.json"] = b"{}"
+        with pytest.raises(ValueError, match=r"spec\.json was changed"):
+            program.refresh()
+        program(message="hi")
+        assert lm.models == ONE
+
+    def test_while_the_server_is_down_a_restarted_app_has_the_last_program(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        following(registry, tmp_path)
+        registry.down = True
+        following(registry, tmp_path)(message="hi")
+        assert lm.models == ONE
+
+    def test_a_copy_stays(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        program = following(registry, tmp_path)
+        copied = program.deepcopy()
+        registry.points_at = "art-two"
+        program.refresh()
+        copied(message="hi")
+        assert lm.models == ONE
+
+    def test_what_never_changes_is_not_followed(self) -> None:
+        with pytest.raises(ValueError, match="takes an alias"):
+            stillhouse.load("art-1", follow=60)
+
+
+class TestLoad:
+    def test_an_app_that_configures_json_gets_the_programs_own_prompt(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        program = following(registry, tmp_path)
+        with dspy.context(adapter=dspy.JSONAdapter()):
+            program(message="hi")
+        assert all("[[ ## completed ## ]]" in body["messages"][0]["content"] for _, _, body in lm.requests)
+
+    @pytest.mark.parametrize("own", [False, True], ids=["spec", "own class"])
+    def test_strict_asks_for_every_input_before_anything_is_paid(self, lm: Scripted, tmp_path: Path, own: bool) -> None:
+        program = stillhouse.load(folder_of(tmp_path, "one"), Support() if own else None, strict=True)
+        with pytest.raises(TypeError, match="message"):
+            program(text="hi")
+        assert lm.requests == []
+        assert program(message="hi").category == "billing"
+
+    def test_an_outage_is_one_error_with_its_code_and_when_to_ask_again(
+        self, tmp_path: Path, lm: Scripted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = stillhouse.load(folder_of(tmp_path, "one"))
+        for predictor in program.predictors():
+            predictor.lm.num_retries = 0
+        lm.refuses = (503, {"error": {"message": "The model cannot answer now", "code": "model_loading"}}, {"Retry-After": "5"})
+        with pytest.raises(ModelUnavailable) as raised:
+            program(message="hi")
+        assert (raised.value.code, raised.value.retry_after) == ("model_loading", 5.0)
+
+    def test_a_refused_key_is_no_outage(self, tmp_path: Path, lm: Scripted) -> None:
+        program = stillhouse.load(folder_of(tmp_path, "one"))
+        lm.refuses = (401, {"error": {"message": "no", "code": "invalid_api_key"}}, {})
+        with pytest.raises(LMAuthError):
+            program(message="hi")
+
+
+class TestHouse:
+    def test_the_prefix_asks_the_server_with_the_key_of_the_call_and_no_other(self, lm: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-the-users-own")
+        made = stillhouse.LM("house/tiny", cache=False)
+        monkeypatch.setenv("STILLHOUSE_API_KEY", "sh_new_key")
+        made("hello")
+        stillhouse.LM("sh-router-1", cache=False)("hello")
+        assert (lm.models, lm.keys) == (["tiny", "sh-router-1"], {"Bearer sh_new_key"})
+
+    @pytest.mark.slow
+    def test_dspy_knows_the_prefix_after_our_import_whichever_is_first(self, lm: Scripted) -> None:
+        code = "import sys, stillhouse; assert 'dspy' not in sys.modules; import dspy; dspy.LM('house/tiny', cache=False)('hello')"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert lm.models == ["tiny"]
