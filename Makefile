@@ -3,13 +3,14 @@
 V := .venv
 PY := $(V)/bin/python
 UV := $(V)/bin/uv pip install --quiet --python $(PY)
+CLI_DOCS := $(V)/bin/typer stillhouse.cli.main utils docs --name stillhouse --title "The stillhouse command" --output
 TORCH := torch>=2.6,<2.14
 # The oldest supported Python first: it has the most wheels.
 FIND_PYTHON := for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; exit; }; done; \
 	echo "Python 3.11, 3.12 or 3.13 with venv is needed; name it with PYTHON=" >&2; exit 1
 
-.PHONY: help setup demo serve test test-slow chaos check format openapi bench lock clean
+.PHONY: help setup demo serve test test-slow chaos check format openapi cli bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -39,10 +40,14 @@ check: $(V)/ready ## lint, format, types, import contracts, API description
 	@$(V)/bin/mypy
 	@$(V)/bin/lint-imports
 	@$(PY) -m app.openapi --check
+	@$(CLI_DOCS) $(V)/cli.md >/dev/null && cmp -s $(V)/cli.md docs/cli.md || { echo "docs/cli.md is not what the CLI says; run make cli"; exit 1; }
 
 format: $(V)/ready ## format everything and apply the safe fixes
 	@$(V)/bin/ruff check --quiet --fix .
 	@$(V)/bin/ruff format --quiet .
+
+cli: $(V)/ready ## write docs/cli.md anew
+	@$(CLI_DOCS) docs/cli.md
 
 openapi: $(V)/ready ## write openapi.json anew
 	@$(PY) -m app.openapi

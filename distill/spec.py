@@ -239,8 +239,10 @@ class CompileSpec(SpecPart):
         return () if self.teacher == "labels" else self.teacher
 
     def digest(self) -> str:
-        """Over what decides the result: not the name, the metadata, nor how fast or when it runs, nor how far without asking."""
-        same = self.model_copy(update={"name": None, "metadata": {}, "auto_start": True, "num_threads": 1})
+        """Over what decides the result: not the name, the metadata, nor how fast or when it runs, nor how far without asking, nor what it
+        is to beat, which changes nothing of what is trained."""
+        free: dict[str, Any] = {"name": None, "metadata": {}, "auto_start": True, "num_threads": 1, "incumbent_artifact": None}
+        same = self.model_copy(update=free)
         return digest(same.model_dump(mode="json", by_alias=True, exclude={"budget"}))
 
     def to_json(self) -> str:

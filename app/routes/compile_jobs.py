@@ -44,7 +44,14 @@ def read_job(session: Session, caller: Caller, job: Job) -> JobRead:
     status_code=201,
     response_model=JobRead,
     summary="Create a compile job",
-    responses={**BODY_ERRORS, **errors(409), 200: {"model": DryRunRead, "description": "With `dry_run`: the request would be taken"}},
+    responses={
+        **BODY_ERRORS,
+        **errors(409),
+        200: {
+            "model": JobRead | DryRunRead,
+            "description": "With `if_changed` the job that is there already; with `dry_run` the request would be taken",
+        },
+    },
 )
 def create_compile_job(
     body: JobCreate,
@@ -53,6 +60,9 @@ def create_compile_job(
     services: ServicesDep,
     once: OnceDep,
     dry_run: Annotated[bool, Query(description="Check everything, store nothing; an Idempotency-Key has no effect then")] = False,
+    if_changed: Annotated[
+        bool, Query(description="Make no job where one of equal `spec_digest` has its artifact or is under way: answer 200 with that one")
+    ] = False,
 ) -> Response:
     """The smallest body has `program`, `trainset` and `metric`, where the server has default connections.
 
@@ -63,8 +73,9 @@ def create_compile_job(
     def make(code: Code) -> Made:
         with naming_no_path():
             spec = Composer(session, services, caller, code).spec(body)
-            job = service.submit(session, caller.project_id, caller, spec, priority=body.priority)
-        return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}")
+            same = service.unchanged(session, caller.project_id, spec) if if_changed else None
+            job = same or service.submit(session, caller.project_id, caller, spec, priority=body.priority)
+        return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}", status=200 if same else 201)
 
     return once.reply_after(lambda: read_code(services, caller.project_id, body), make)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
+from distill.catalog.models import Artifact
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import NotFound
 from distill.jobs.models import FineTuneJob, Job, JobStep, WorkItem
@@ -82,6 +83,14 @@ def spec_of(job: Job) -> CompileSpec:
 def list_jobs(s: Session, project_id: str, page: Page, narrow: JobFilter = JobFilter()) -> Listing[Job]:
     statement = select(Job).where(Job.project_id == project_id, Job.kind == "compile")
     return paginate(s, _narrowed(statement, narrow), Job.id, page)
+
+
+def newest_of(s: Session, project_id: str, spec_digest: str) -> Job | None:
+    """The newest job of this digest that has its artifact still, or is under way."""
+    whole = select(Artifact.id).where(Artifact.job_id == Job.id, Artifact.deleted_at.is_(None)).exists()
+    own = (Job.project_id == project_id, Job.kind == "compile", Job.spec_digest == spec_digest)
+    under_way = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED])
+    return s.scalar(select(Job).where(*own, under_way | whole).order_by(Job.id.desc()).limit(1))
 
 
 def _narrowed(statement: Select[Job], narrow: JobFilter) -> Select[Job]:

@@ -58,6 +58,11 @@ def submit(
     return job
 
 
+def unchanged(s: Session, project_id: str, spec: CompileSpec) -> Job | None:
+    """The project's newest job that would give the same result: one that has its artifact still, or is under way. Raises as `submit`."""
+    return repository.newest_of(s, project_id, check(s, project_id, spec).digest())
+
+
 def start(s: Session, project_id: str, job_id: str) -> Job:
     """Queue a job that was created with `auto_start: false`. Raises NotFound, Conflict."""
     repository.get(s, project_id, job_id)

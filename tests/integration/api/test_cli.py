@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from stillhouse._config import login_file
 from stillhouse.cli.main import app
 from stillhouse.cli.output import Exit
-from tests.integration.api.conftest import Tokens
+from tests.integration.api.conftest import ROWS, SPEC, Tokens
 
 Run = Callable[..., Result]
 
@@ -55,3 +55,32 @@ class TestLogin:
         monkeypatch.setenv("STILLHOUSE_API_KEY", tokens.use)
         done = run("login", address, typed=f"{tokens.read}\n")
         assert "STILLHOUSE_API_KEY is used here instead" in done.stderr
+
+
+@pytest.fixture
+def known(address: str, tokens: Tokens, monkeypatch: pytest.MonkeyPatch, run: Run) -> Run:
+    """A shell with address and key in its environment."""
+    monkeypatch.setenv("STILLHOUSE_BASE_URL", address)
+    monkeypatch.setenv("STILLHOUSE_API_KEY", tokens.all)
+    return run
+
+
+class TestDatasets:
+    def test_pushed_under_a_name_is_its_next_version(self, known: Run, tmp_path: Path) -> None:
+        (tmp_path / "rows.csv").write_text("message,category\nIt crashes,technical\n")
+        pushed = [json.loads(known("datasets", "push", "rows.csv", "--name", "support", "--json").stdout) for _ in range(2)]
+        assert [one["version"] for one in pushed] == [1, 2]
+        assert json.loads(known("datasets", "get", "support@latest", "--json").stdout)["id"] == pushed[1]["id"]
+        assert "support@v2" in known("datasets", "list").stdout
+
+
+class TestJobFile:
+    def test_a_misspelled_field_is_refused_with_its_line_and_the_right_word(self, known: Run, tmp_path: Path) -> None:
+        (tmp_path / "spec.json").write_text(json.dumps(SPEC))
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        body = "program: {file: spec.json}\ntrainset: {file: rows.jsonl}\nmetric: exact_match\n"
+        (tmp_path / "job.yaml").write_text(f"# weekly\n{body}rollouts:\n  n: 2\n  temprature: 1\n")
+        refused = known("jobs", "create", "-f", "job.yaml")
+        assert refused.exit_code == Exit.USAGE
+        assert "job.yaml line 7" in refused.stderr
+        assert 'did you mean "temperature"' in refused.stderr

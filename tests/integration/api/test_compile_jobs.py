@@ -13,7 +13,35 @@ from distill.db import unit_of_work
 from distill.errors import CancelRequested
 from distill.jobs import claims
 from distill.jobs.claims import WorkerInfo
-from tests.integration.api.conftest import Tokens, job_body
+from tests.integration.api.conftest import ROWS, Tokens, job_body
+from tests.integration.api.finished import finish
+
+
+class TestIfChanged:
+    SAME = "/v1/compile_jobs?if_changed=true"
+
+    def test_a_job_with_its_artifact_stands_until_something_is_other(self, api: TestClient) -> None:
+        body = job_body(program_name="router")
+        finished = finish(api)
+        again = api.post(self.SAME, json={**body, "name": "week 2", "metadata": {"week": "2"}})
+        assert (again.status_code, again.json()["id"], again.json()["artifact"]["id"]) == (200, finished.job_id, finished.artifact_id)
+        grown = api.post(self.SAME, json={**body, "trainset": [*ROWS, {"message": "It is slow", "category": "technical"}]})
+        assert grown.status_code == 201
+        assert api.post("/v1/compile_jobs", json=body).status_code == 201
+
+    def test_a_job_under_way_is_joined_and_a_cancelled_one_is_not(self, api: TestClient) -> None:
+        first = api.post(self.SAME, json=job_body()).json()["id"]
+        assert (api.post(self.SAME, json=job_body()).json()["id"], len(api.get("/v1/compile_jobs").json()["data"])) == (first, 1)
+        api.post(f"/v1/compile_jobs/{first}/cancel")
+        assert api.post(self.SAME, json=job_body()).status_code == 201
+
+    def test_another_projects_job_is_no_reason(self, api: TestClient, tokens: Tokens) -> None:
+        api.post(self.SAME, json=job_body())
+        assert api.post(self.SAME, json=job_body(), headers={"Authorization": f"Bearer {tokens.other}"}).status_code == 201
+
+    def test_faults_are_told_all_the_same(self, api: TestClient) -> None:
+        api.post(self.SAME, json=job_body())
+        assert api.post(self.SAME, json=job_body(rollouts={"n": 0})).json()["error"]["param"] == "rollouts.n"
 
 
 class TestCreate:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from stillhouse.cli.logs import unseen
@@ -107,10 +109,85 @@ class TestCreate:
         assert shell.run("jobs", "create", "-f", str(tmp_path / "job.yaml")).exit_code == Exit.USAGE
         assert shell.script.requests == []
 
+    def test_a_time_that_is_none_is_told_before_anything_is_sent(self, shell: Shell, job_file: str) -> None:
+        shell.answers(reply(job(), 201))
+        assert shell.run("jobs", "create", "-f", job_file, "--wait", "--timeout", "soon").exit_code == Exit.USAGE
+        assert shell.script.requests == []
+
     def test_a_bad_line_is_named(self, shell: Shell, job_file: str, tmp_path: Path) -> None:
         shell.answers(reply(job(), 201))
         (tmp_path / "train.jsonl").write_text('{"a": 1}\n{"a":\n')
         assert "line 2" in shell.run("jobs", "create", "-f", job_file).output
+
+
+class TestJobFile:
+    TEXT = (
+        "# weekly\nprogram: prog-1\ntrainset: {dataset: support, at: latest}\nvalset: {dataset: gold@v3}\n"
+        "lms:\n  student.a:\n    temperature: 9\n"
+    )
+
+    def refused(self, shell: Shell, tmp_path: Path, param: str) -> str:
+        shell.answers(reply({"error": {"message": "no", "code": "invalid_value", "param": param}}, 422))
+        (tmp_path / "job.yaml").write_text(self.TEXT + "teacher:\n- lms: {}\n- program: prog-2\n")
+        return (
+            shell.run("jobs", "create", "-f", str(tmp_path / "job.yaml"))
+            .stderr.splitlines()[0]
+            .partition("job.yaml ")[2]
+            .partition(" (")[0]
+        )
+
+    def test_datasets_are_named_with_their_version(self, shell: Shell, tmp_path: Path) -> None:
+        shell.answers(reply(job(), 201))
+        (tmp_path / "job.yaml").write_text(self.TEXT)
+        assert shell.run("jobs", "create", "-f", str(tmp_path / "job.yaml")).exit_code == Exit.OK
+        assert (shell.sent()["trainset"], shell.sent()["valset"]) == ("support@latest", "gold@v3")
+
+    @pytest.mark.parametrize(
+        ("param", "line"),
+        [
+            ("lms.student.a.temperature", 7),
+            ("lms.student.a.max_tokens", 6),
+            ("valset", 4),
+            ("trainset[3].message", 3),
+            ("teacher[1].program", 10),
+            ("teacher[7]", 8),
+        ],
+    )
+    def test_a_refusal_names_the_line(self, shell: Shell, tmp_path: Path, param: str, line: int) -> None:
+        assert self.refused(shell, tmp_path, param) == f"line {line}: no"
+
+    def test_a_refusal_of_what_is_not_in_the_file_names_none(self, shell: Shell, tmp_path: Path) -> None:
+        assert self.refused(shell, tmp_path, "metric.fields") == ""
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("program: a\nlms:\n  x: {seed: 1, seed: 2}\n", "line 3: `seed` stands here a second time"),
+            ("program: a\ntrainset: {dataset: b, version: 3}\n", "line 2: trainset takes `dataset` and `at`"),
+            ("program: a\nlms: [\n", "line 3: not valid YAML"),
+        ],
+    )
+    def test_a_fault_of_the_file_is_told_before_anything_is_sent(self, shell: Shell, tmp_path: Path, text: str, said: str) -> None:
+        shell.answers(reply(job(), 201))
+        (tmp_path / "job.yaml").write_text(text)
+        result = shell.run("jobs", "create", "-f", str(tmp_path / "job.yaml"))
+        assert (result.exit_code, shell.script.requests) == (Exit.USAGE, [])
+        assert said in result.stderr
+
+
+class TestWatch:
+    def test_as_json_tells_each_change_and_exits_by_the_end(self, shell: Shell) -> None:
+        shell.answers(reply(job()), reply(job("running")), reply(job("cancelled")))
+        result = shell.run("jobs", "watch", "cjob-1", "--json")
+        assert [json.loads(line)["status"] for line in result.stdout.splitlines()] == ["queued", "running", "cancelled"]
+        assert result.exit_code == Exit.CANCELLED
+
+    def test_shows_the_job_at_its_end(self, shell: Shell) -> None:
+        steps = [{"name": "bootstrap", "status": "succeeded", "done": 3, "total": 3}]
+        shell.answers(reply(job("running", steps=steps)), reply(job("succeeded", steps=steps, artifact={"id": "art-1"})))
+        result = shell.run("jobs", "watch", "cjob-1")
+        assert (result.exit_code, "artifact art-1" in result.stdout) == (Exit.OK, True)
+        assert "bootstrap 100%" in result.stderr
 
 
 class TestJobs:
@@ -162,7 +239,21 @@ class TestArtifacts:
         assert "no artifact" in result.output
 
 
+def leaves(command: Any, name: str = "stillhouse") -> Iterator[tuple[str, set[str]]]:
+    """Each command that does something, with its options."""
+    below = getattr(command, "commands", {})
+    for verb, each in below.items():
+        yield from leaves(each, f"{name} {verb}")
+    if not below:
+        yield name, {option for parameter in command.params for option in parameter.opts}
+
+
 class TestUsage:
+    def test_every_command_speaks_json(self) -> None:
+        found = dict(leaves(get_command(app)))
+        assert len(found) > 30
+        assert [name for name, options in found.items() if "--json" not in options] == []
+
     def test_no_key(self) -> None:
         result = CliRunner().invoke(app, ["me"])
         assert result.exit_code == Exit.USAGE

@@ -54,3 +54,42 @@ class TestImport:
         code = f"import sys, stillhouse; found = {heavy} & set(sys.modules); sys.exit(', '.join(found) or 0)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+    def test_the_bare_package_works_and_names_the_extra_that_something_needs(self) -> None:
+        done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, "typer is not installed: pip install 'stillhouse[cli]'\n")
+        assert done.stdout.splitlines() == [
+            "support",
+            "dspy is not installed: pip install 'stillhouse[dspy]'",
+            "stillhouse_programs is not installed: pip install 'stillhouse[dspy]'",
+            "dspy is not installed: pip install 'stillhouse[dspy]'",
+            "tqdm is not installed: pip install 'stillhouse[cli]'",
+        ]
+
+
+BARE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"dspy", "stillhouse_programs", "typer", "rich", "yaml", "tqdm"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
+
+sys.meta_path.insert(0, Absent())
+import httpx, stillhouse
+answer = httpx.MockTransport(lambda request: httpx.Response(200, json={"project": "support", "key_id": "key-1", "scopes": []}))
+client = stillhouse.Stillhouse("http://server", "sh_a_b", transport=answer)
+print(client.me().project)
+for needs_more in (
+    lambda: stillhouse.load("art-1", client=client),
+    lambda: stillhouse.derive(None, {}),
+    lambda: stillhouse.LM("house/tiny"),
+    lambda: client.compile_jobs.wait("cjob-1", progress=True),
+):
+    try:
+        needs_more()
+    except ImportError as error:
+        print(error)
+from stillhouse.cli import main
+main()
+"""

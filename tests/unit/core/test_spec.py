@@ -93,6 +93,7 @@ class TestCompileSpec:
         plain = read_spec(MINIMAL)
         assert read_spec({**MINIMAL, "name": "x", "num_threads": 2, "auto_start": False, "metadata": {"a": "b"}}).digest() == plain.digest()
         assert read_spec({**MINIMAL, "budget": {"max_calls": 5}}).digest() == plain.digest()
+        assert read_spec({**MINIMAL, "incumbent_artifact": "art-1"}).digest() == plain.digest()
         assert read_spec({**MINIMAL, "seed": 1}).digest() != plain.digest()
 
     @pytest.mark.parametrize(

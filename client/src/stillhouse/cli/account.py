@@ -22,7 +22,7 @@ def login(
 ) -> None:
     """Check an address and a key, and store them for this user.
 
-    The key is asked for, or read from standard input: `stillhouse login https://… < key.txt`.
+    The key is asked for, or read from standard input when that is no terminal.
     """
     url = base_url.rstrip("/")
     if not url.startswith(("http://", "https://")):

@@ -1,4 +1,4 @@
-"""Reading what a user names on the command line: job files with files in them, specs, rows."""
+"""Reading what a user names on the command line: specs, rows, name=value."""
 
 from __future__ import annotations
 
@@ -9,39 +9,14 @@ from typing import Any
 
 import yaml
 
-#: Fields of a job file that may be `{file: path}`, relative to the job file.
-INLINED = ("program", "trainset", "valset")
-
 
 class FileProblem(Exception):
     """A file cannot be read as what it should be; the text names the file and the line."""
 
 
-def read_job(path: Path) -> dict[str, Any]:
-    """A job file (YAML or JSON) with its `{file: …}` parts read in. Raises FileProblem.
-
-    A CSV stays a Path: it is uploaded, since only the server knows the types of the program's fields.
-    """
-    job = read_document(path)
-    if not isinstance(job, dict):
-        raise FileProblem(f"{path}: a job file is a mapping of fields")
-    for name in INLINED:
-        value = job.get(name)
-        if isinstance(value, dict) and set(value) == {"file"}:
-            part = path.parent / str(value["file"])
-            job[name] = _read_part(name, part)
-    return job
-
-
-def _read_part(name: str, path: Path) -> Any:
-    if name == "program":
-        return read_document(path)
-    return path if path.suffix == ".csv" else read_rows(path)
-
-
 def read_document(path: Path) -> Any:
     """JSON, or YAML by its suffix. Raises FileProblem with the line."""
-    text = _text(path)
+    text = read_text(path)
     try:
         return yaml.safe_load(text) if path.suffix in {".yaml", ".yml"} else json.loads(text)
     except yaml.YAMLError as error:
@@ -65,7 +40,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
             rows.append(_row(path, number, line))
     return rows
@@ -81,7 +56,8 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file. Raises FileProblem."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

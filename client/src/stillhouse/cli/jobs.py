@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markdown import Markdown
-from rich.markup import escape
 
 from stillhouse import Stillhouse
 from stillhouse.cli import records
-from stillhouse.cli.files import parse_pairs, read_job
+from stillhouse.cli.files import parse_pairs
+from stillhouse.cli.job_files import JobFile
+from stillhouse.cli.job_view import ended, exit_code, queue_of, show_event, show_job, waited
 from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
-from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_json_line, show_rows, show_table, when
+from stillhouse.cli.output import connected, console, errors, show_json, show_json_line, show_rows, when
 from stillhouse.cli.report import markdown
-from stillhouse.types import CompileJob, Event, JobUpdateParams
+from stillhouse.types import JobUpdateParams
 
 app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop.")
 app.command("training-files")(records.training_files)
@@ -29,40 +31,37 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="cjob-…")]
 FineTuningJob = Annotated[str | None, typer.Option("--fine-tuning-job", help="Only this one (ftjob-…).")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job is done, or paused.")]
-Timeout = Annotated[str | None, typer.Option(help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")]
-
-
-def exit_code(job: CompileJob) -> Exit:
-    return {"succeeded": Exit.OK, "cancelled": Exit.CANCELLED, "paused": Exit.PAUSED}.get(job.status, Exit.FAILED)
+Timeout = Annotated[
+    float | None, typer.Option(parser=parse_seconds, metavar="TIME", help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")
+]
 
 
 @app.command()
 def create(
     file: Annotated[Path, typer.Option("--file", "-f", help="Job file (YAML or JSON); `{file: …}` parts are read in.", exists=True)],
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is done, or paused.")] = False,
-    timeout: Annotated[str | None, typer.Option(help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")] = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    if_changed: Annotated[bool, typer.Option("--if-changed", help="Make no job where one with the same rows and options stands.")] = False,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key again returns the same job.")] = None,
     metadata: Annotated[list[str] | None, typer.Option("--metadata", help="name=value, may be repeated.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, make no job; CSV files are uploaded for it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Create a compile job from a file."""
-    seconds = parse_seconds(timeout) if timeout else None
     with connected() as client:
-        body = _uploaded(client, read_job(file))
-        body["metadata"] = {**body.get("metadata", {}), **parse_pairs(metadata or [])}
-        if dry_run:
-            checked = client.compile_jobs.dry_run(**body)
-            show_json(checked) if as_json else console.print("The server would take this job.", highlight=False)
-            return
-        job = client.compile_jobs.create(idempotency_key=idempotency_key, **body)
-        if wait:
-            if not as_json:
-                errors.print(f"{job.id} {job.status}", highlight=False)
-            job = client.compile_jobs.wait(job.id, timeout=seconds, progress=not as_json)
-        _show(job, as_json)
-    if wait:
-        raise typer.Exit(exit_code(job))
+        given = JobFile(file)
+        more = parse_pairs(metadata or [])
+        with given.told_by_line():
+            body = _uploaded(client, given.body)
+            body["metadata"] = {**body.get("metadata", {}), **more}
+            if dry_run:
+                checked = client.compile_jobs.dry_run(**body)
+                show_json(checked) if as_json else console.print("The server would take this job.", highlight=False)
+                return
+            job = client.compile_jobs.create(idempotency_key=idempotency_key, if_changed=if_changed, **body)
+        if job.is_final and job.artifact:
+            errors.print(f"nothing to do: {job.artifact.id} stands, of {job.id}", highlight=False, soft_wrap=True)
+        ended(client, job, wait, timeout, as_json)
 
 
 @app.command("list")
@@ -85,7 +84,7 @@ def list_jobs(
                 ("%", lambda job: job.progress.percent),
                 ("PROGRAM", lambda job: job.program_name),
                 ("CREATED", lambda job: when(job.created_at)),
-                ("WAITS", _queue),
+                ("WAITS", queue_of),
             ],
             as_json,
         )
@@ -94,45 +93,54 @@ def list_jobs(
 @app.command()
 def get(
     job_id: JobId,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is done, or paused.")] = False,
-    timeout: Annotated[str | None, typer.Option(help="Stop waiting after this long.")] = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Show one job; with --wait the exit code says how it ended."""
-    seconds = parse_seconds(timeout) if timeout else None
     with connected() as client:
-        job = _waited(client, job_id, seconds, as_json) if wait else client.compile_jobs.retrieve(job_id)
-        _show(job, as_json)
+        job = waited(client, job_id, timeout, as_json) if wait else client.compile_jobs.retrieve(job_id)
+        show_job(job, as_json)
     if wait:
         raise typer.Exit(exit_code(job))
+
+
+@app.command()
+def watch(job_id: JobId, timeout: Timeout = None, as_json: Json = False) -> None:
+    """Follow a job until it is done, or paused: bars for its steps, or with --json one object for each change. Exits as `create --wait`."""
+    with connected() as client:
+        job = client.compile_jobs.wait(job_id, timeout=timeout, progress=not as_json, on_update=show_json_line if as_json else None)
+        if not as_json:
+            show_job(job, as_json)
+    raise typer.Exit(exit_code(job))
 
 
 @app.command()
 def start(job_id: JobId, as_json: Json = False) -> None:
     """Start a job that was created with auto_start: false."""
     with connected() as client:
-        _show(client.compile_jobs.start(job_id), as_json)
+        show_job(client.compile_jobs.start(job_id), as_json)
 
 
 @app.command()
 def cancel(job_id: JobId, as_json: Json = False) -> None:
     """Ask a job to stop."""
     with connected() as client:
-        _show(client.compile_jobs.cancel(job_id), as_json)
+        show_job(client.compile_jobs.cancel(job_id), as_json)
 
 
 @app.command()
 def pause(job_id: JobId, as_json: Json = False) -> None:
     """Ask a job to stand still with all it has."""
     with connected() as client:
-        _show(client.compile_jobs.pause(job_id), as_json)
+        show_job(client.compile_jobs.pause(job_id), as_json)
 
 
 @app.command()
 def resume(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: Json = False) -> None:
     """Let a paused job go on where it stood."""
     with connected() as client:
-        _ended(client, client.compile_jobs.resume(job_id), wait, timeout, as_json)
+        ended(client, client.compile_jobs.resume(job_id), wait, timeout, as_json)
 
 
 @app.command()
@@ -159,7 +167,7 @@ def update(
     with connected() as client:
         if metadata:
             changes["metadata"] = parse_pairs(metadata)
-        _show(client.compile_jobs.update(job_id, if_match=if_match, **changes), as_json)
+        show_job(client.compile_jobs.update(job_id, if_match=if_match, **changes), as_json)
 
 
 @app.command()
@@ -195,7 +203,7 @@ def retry(
 ) -> None:
     """Let a failed job go on where it failed; what succeeded stays."""
     with connected() as client:
-        _ended(client, client.compile_jobs.retry(job_id, fine_tuning_job=fine_tuning_job), wait, timeout, as_json)
+        ended(client, client.compile_jobs.retry(job_id, fine_tuning_job=fine_tuning_job), wait, timeout, as_json)
 
 
 @app.command()
@@ -212,13 +220,13 @@ def refilter(
     as_json: Json = False,
 ) -> None:
     """Make another job from a job's traces: no teacher is called, and nothing is trained that was trained before."""
-    body: dict[str, Any] = dict(read_job(file)) if file else {}
+    body: dict[str, Any] = JobFile(file).body if file else {}
     bars = {key: value for key, value in {"min_score": min_score, "top_k": top_k, "max_rows": max_rows}.items() if value is not None}
     if bars:
         body["filter"] = {**body.get("filter", {}), **bars}
     body.update({key: value for key, value in {"prompt_adapter": prompt_adapter, "demos": demos}.items() if value is not None})
     with connected() as client:
-        _ended(client, client.compile_jobs.refilter(job_id, **body), wait, timeout, as_json)
+        ended(client, client.compile_jobs.refilter(job_id, **body), wait, timeout, as_json)
 
 
 @app.command()
@@ -248,93 +256,9 @@ def events(
     with connected() as client:
         source = client.compile_jobs.events.stream(job_id, after=after) if follow else client.compile_jobs.events.list(job_id, after=after)
         for event in source:
-            show_json_line(event) if as_json else _show_event(event)
+            show_json_line(event) if as_json else show_event(event)
 
 
-def _ended(client: Stillhouse, job: CompileJob, wait: bool, timeout: str | None, as_json: bool) -> None:
-    """Show a job, at its end if that is waited for: then the exit code says which."""
-    seconds = parse_seconds(timeout) if timeout else None
-    if wait and not as_json:
-        errors.print(f"{job.id} {job.status}", highlight=False)
-    job = _waited(client, job.id, seconds, as_json) if wait else job
-    _show(job, as_json)
-    if wait:
-        raise typer.Exit(exit_code(job))
-
-
-def _uploaded(client: Stillhouse, body: dict[str, Any]) -> dict[str, Any]:
-    """The body with each CSV replaced by the id of its dataset."""
+def _uploaded(client: Stillhouse, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body with each file of rows replaced by the id of its dataset."""
     return {key: client.datasets.create(value).id if isinstance(value, Path) else value for key, value in body.items()}
-
-
-def _waited(client: Stillhouse, job_id: str, seconds: float | None, as_json: bool) -> CompileJob:
-    return client.compile_jobs.wait(job_id, timeout=seconds, progress=not as_json)
-
-
-def _show_event(event: Event) -> None:
-    colour = {"error": "red", "warning": "yellow"}.get(event.level, "cyan")
-    console.print(f"{when(event.created_at)} [{colour}]{event.type:<18}[/{colour}] {escape(event.message)}", highlight=False)
-
-
-def _show(job: CompileJob, as_json: bool) -> None:
-    if as_json:
-        show_json(job)
-        return
-    console.print(f"[bold]{job.id}[/bold]  {job.status}  {job.program_name or ''}  {job.progress.percent}%", highlight=False)
-    if job.queue:
-        console.print(f"  {_queue(job)}", style="dim", highlight=False)
-    if job.pause:
-        console.print(f"  [yellow]{job.pause.code}[/yellow] {escape(job.pause.message)}", highlight=False)
-    _show_steps(job)
-    _show_scores(job)
-    for warning in job.warnings:
-        console.print(f"  [yellow]warning[/yellow] {escape(warning.message)}", highlight=False)
-    if job.error:
-        console.print(f"  [red]{job.error.code}[/red] {escape(job.error.message)}", highlight=False)
-    if job.artifact:
-        console.print(f"  artifact {job.artifact.id}", highlight=False)
-
-
-def _queue(job: CompileJob) -> str:
-    """`#2: 1 job ahead in the project`, or the reason alone."""
-    if job.queue is None:
-        return ""
-    place = f"#{job.queue.position}: " if job.queue.position is not None else ""
-    return place + escape(job.queue.reason)
-
-
-def _show_steps(job: CompileJob) -> None:
-    show_table(
-        job.steps,
-        [
-            ("  STEP", lambda step: f"  {step.name}"),
-            ("STATUS", lambda step: step.status),
-            ("DONE", lambda step: f"{step.done}/{step.total}"),
-            ("", lambda step: ", ".join(f"{key} {value}" for key, value in step.counts.items() if _worth_showing(key, value))),
-        ],
-    )
-
-
-def _worth_showing(name: str, value: Any) -> bool:
-    return isinstance(value, int) and value != 0 and not name.endswith("_tokens")
-
-
-def _show_scores(job: CompileJob) -> None:
-    scores = [(role, value) for role, value in (job.evaluation or {}).items() if isinstance(value, dict) and "score" in value]
-    if not scores:
-        return
-    show_table(
-        scores,
-        [
-            ("  ROLE", lambda pair: f"  {pair[0]}"),
-            ("SCORE", lambda pair: _number(pair[1].get("score"))),
-            ("95 %", lambda pair: f"{_number(pair[1].get('low'))} – {_number(pair[1].get('high'))}"),
-            ("PARSE FAILURES", lambda pair: pair[1].get("parse_failures")),
-        ],
-    )
-    if delta := (job.evaluation or {}).get("delta"):
-        console.print(f"  compared with {delta['against']}: [bold]{delta['verdict']}[/bold]", highlight=False)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, (int, float)) else "–"

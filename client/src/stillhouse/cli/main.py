@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stillhouse import __version__
-from stillhouse.cli import account, aliases, jobs, keys, stored, webhooks
+from stillhouse.cli import account, aliases, chat, datasets, jobs, keys, stored, webhooks
 from stillhouse.cli.output import console
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(stored.programs, name="programs")
-app.add_typer(stored.datasets, name="datasets")
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(stored.artifacts, name="artifacts")
 app.add_typer(aliases.app, name="aliases")
 app.add_typer(stored.models, name="models")
@@ -47,6 +47,7 @@ def main(version: Version = False) -> None:
 app.command()(account.login)
 app.command()(account.logout)
 app.command()(account.me)
+app.command()(chat.chat)
 
 
 if __name__ == "__main__":

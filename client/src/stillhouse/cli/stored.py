@@ -1,4 +1,4 @@
-"""`stillhouse programs …`, `datasets …`, `artifacts …`, `models …`."""
+"""`stillhouse programs …`, `artifacts …`, `models …`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 
 programs = typer.Typer(no_args_is_help=True, help="Program specs.")
-datasets = typer.Typer(no_args_is_help=True, help="Datasets.")
 artifacts = typer.Typer(no_args_is_help=True, help="Results of succeeded jobs.")
 models = typer.Typer(no_args_is_help=True, help="Models that the server answers for.")
 
@@ -47,15 +46,6 @@ def render_program(program_id: str, inputs: Annotated[list[str], typer.Argument(
             for message in call["messages"]:
                 console.print(f"[bold]{message['role']}[/bold]", highlight=False)
                 console.print(message["content"], markup=False, highlight=False)
-
-
-@datasets.command("create")
-def create_dataset(file: File, name: Name = None, as_json: Json = False) -> None:
-    """Upload rows: a .jsonl, .csv, .parquet or .json file."""
-    with connected() as client:
-        dataset = client.datasets.create(file, name=name)
-        columns = ", ".join(str(column.get("name")) for column in dataset.columns)
-        _show_new(dataset, as_json, f"{dataset.rows} rows; columns {columns}")
 
 
 @artifacts.command("list")

@@ -87,13 +87,16 @@ class CompileJobs:
         self.events = Events(client)
         self.traces = Traces(client)
 
-    def create(self, *, idempotency_key: str | None = None, **params: Unpack[JobCreateParams]) -> CompileJob:
+    def create(self, *, idempotency_key: str | None = None, if_changed: bool = False, **params: Unpack[JobCreateParams]) -> CompileJob:
         """Start a compile job. The same `idempotency_key` again returns the same job.
+
+        With `if_changed`, a job that would give the same result (equal `spec_digest`: same rows, same options) is returned instead of a
+        new one, if it has its artifact still or is under way.
 
         Raises:
             UnprocessableEntityError: `param` and `details` name the field and the rows; nothing was stored.
         """
-        return self._client.send(calls.create(params, idempotency_key))
+        return self._client.send(calls.create(params, idempotency_key, if_changed))
 
     def dry_run(self, **params: Unpack[JobCreateParams]) -> DryRun:
         """Have everything checked that `create` checks, and nothing stored. Raises as `create`."""
@@ -258,9 +261,11 @@ class AsyncCompileJobs:
         self.events = AsyncEvents(client)
         self.traces = AsyncTraces(client)
 
-    async def create(self, *, idempotency_key: str | None = None, **params: Unpack[JobCreateParams]) -> CompileJob:
+    async def create(
+        self, *, idempotency_key: str | None = None, if_changed: bool = False, **params: Unpack[JobCreateParams]
+    ) -> CompileJob:
         """Start a compile job; see `CompileJobs.create`."""
-        return await self._client.send(calls.create(params, idempotency_key))
+        return await self._client.send(calls.create(params, idempotency_key, if_changed))
 
     async def dry_run(self, **params: Unpack[JobCreateParams]) -> DryRun:
         """Have everything checked, and nothing stored; see `CompileJobs.dry_run`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -27,8 +28,9 @@ M = TypeVar("M", bound=BaseModel)
 PATH = "/v1/compile_jobs"
 
 
-def create(params: JobCreateParams, key: str | None) -> Call[CompileJob]:
-    return _request.create(PATH, CompileJob, _request.given(params), key)
+def create(params: JobCreateParams, key: str | None, if_changed: bool) -> Call[CompileJob]:
+    call = _request.create(PATH, CompileJob, _request.given(params), key)
+    return replace(call, params={"if_changed": True}) if if_changed else call
 
 
 def dry_run(params: JobCreateParams) -> Call[DryRun]:

@@ -1,0 +1,63 @@
+"""`stillhouse datasets …`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stillhouse.cli.output import connected, console, show_json, show_rows, when
+from stillhouse.types import Dataset
+
+app = typer.Typer(no_args_is_help=True, help="Datasets.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Ref = Annotated[str, typer.Argument(help="ds-…, name@v3 or name@latest")]
+
+
+@app.command("push")
+def push(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .jsonl, .csv, .parquet or .json file.")],
+    name: Annotated[str | None, typer.Option(help="Make the rows the next version of this name.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Upload rows."""
+    with connected() as client:
+        _show(client.datasets.create(file, name=name, progress=not as_json), as_json)
+
+
+@app.command("list")
+def list_datasets(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: Json = False) -> None:
+    """List datasets, newest first."""
+    with connected() as client:
+        show_rows(
+            client.datasets.list(limit=limit).data,
+            [
+                ("ID", lambda dataset: dataset.id),
+                ("NAME", _named),
+                ("ROWS", lambda dataset: dataset.rows),
+                ("CREATED", lambda dataset: when(getattr(dataset, "created_at", None))),
+            ],
+            as_json,
+        )
+
+
+@app.command("get")
+def get(dataset: Ref, as_json: Json = False) -> None:
+    """Show one dataset."""
+    with connected() as client:
+        _show(client.datasets.retrieve(dataset), as_json)
+
+
+def _show(dataset: Dataset, as_json: bool) -> None:
+    if as_json:
+        show_json(dataset)
+        return
+    columns = ", ".join(str(column.get("name")) for column in dataset.columns)
+    console.print(f"[bold]{dataset.id}[/bold]  {_named(dataset)}  {dataset.rows} rows; columns {columns}", highlight=False, soft_wrap=True)
+
+
+def _named(dataset: Dataset) -> str:
+    version = getattr(dataset, "version", None)
+    return "" if dataset.name is None else f"{dataset.name}@v{version}" if version else dataset.name

@@ -1,0 +1,99 @@
+"""How the command line shows jobs, and waits for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+from stillhouse import Stillhouse
+from stillhouse.cli.output import Exit, console, errors, show_json, show_table, when
+from stillhouse.types import CompileJob, Event
+
+
+def exit_code(job: CompileJob) -> Exit:
+    return {"succeeded": Exit.OK, "cancelled": Exit.CANCELLED, "paused": Exit.PAUSED}.get(job.status, Exit.FAILED)
+
+
+def ended(client: Stillhouse, job: CompileJob, wait: bool, timeout: float | None, as_json: bool) -> None:
+    """Show a job, at its end if that is waited for: then the exit code says which."""
+    if wait and not as_json:
+        errors.print(f"{job.id} {job.status}", highlight=False)
+    job = waited(client, job.id, timeout, as_json) if wait else job
+    show_job(job, as_json)
+    if wait:
+        raise typer.Exit(exit_code(job))
+
+
+def waited(client: Stillhouse, job_id: str, seconds: float | None, as_json: bool) -> CompileJob:
+    return client.compile_jobs.wait(job_id, timeout=seconds, progress=not as_json)
+
+
+def show_event(event: Event) -> None:
+    colour = {"error": "red", "warning": "yellow"}.get(event.level, "cyan")
+    console.print(f"{when(event.created_at)} [{colour}]{event.type:<18}[/{colour}] {escape(event.message)}", highlight=False)
+
+
+def show_job(job: CompileJob, as_json: bool) -> None:
+    if as_json:
+        show_json(job)
+        return
+    console.print(f"[bold]{job.id}[/bold]  {job.status}  {job.program_name or ''}  {job.progress.percent}%", highlight=False)
+    if job.queue:
+        console.print(f"  {queue_of(job)}", style="dim", highlight=False)
+    if job.pause:
+        console.print(f"  [yellow]{job.pause.code}[/yellow] {escape(job.pause.message)}", highlight=False)
+    _show_steps(job)
+    _show_scores(job)
+    for warning in job.warnings:
+        console.print(f"  [yellow]warning[/yellow] {escape(warning.message)}", highlight=False)
+    if job.error:
+        console.print(f"  [red]{job.error.code}[/red] {escape(job.error.message)}", highlight=False)
+    if job.artifact:
+        console.print(f"  artifact {job.artifact.id}", highlight=False)
+
+
+def queue_of(job: CompileJob) -> str:
+    """`#2: 1 job ahead in the project`, or the reason alone."""
+    if job.queue is None:
+        return ""
+    place = f"#{job.queue.position}: " if job.queue.position is not None else ""
+    return place + escape(job.queue.reason)
+
+
+def _show_steps(job: CompileJob) -> None:
+    show_table(
+        job.steps,
+        [
+            ("  STEP", lambda step: f"  {step.name}"),
+            ("STATUS", lambda step: step.status),
+            ("DONE", lambda step: f"{step.done}/{step.total}"),
+            ("", lambda step: ", ".join(f"{key} {value}" for key, value in step.counts.items() if _worth_showing(key, value))),
+        ],
+    )
+
+
+def _worth_showing(name: str, value: Any) -> bool:
+    return isinstance(value, int) and value != 0 and not name.endswith("_tokens")
+
+
+def _show_scores(job: CompileJob) -> None:
+    scores = [(role, value) for role, value in (job.evaluation or {}).items() if isinstance(value, dict) and "score" in value]
+    if not scores:
+        return
+    show_table(
+        scores,
+        [
+            ("  ROLE", lambda pair: f"  {pair[0]}"),
+            ("SCORE", lambda pair: _number(pair[1].get("score"))),
+            ("95 %", lambda pair: f"{_number(pair[1].get('low'))} – {_number(pair[1].get('high'))}"),
+            ("PARSE FAILURES", lambda pair: pair[1].get("parse_failures")),
+        ],
+    )
+    if delta := (job.evaluation or {}).get("delta"):
+        console.print(f"  compared with {delta['against']}: [bold]{delta['verdict']}[/bold]", highlight=False)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, (int, float)) else "–"
