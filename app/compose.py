@@ -41,6 +41,12 @@ def _check_reference(given: str, pattern: re.Pattern[str], param: str, expected:
         raise Invalid(f"{param}: expected {expected}", param=param)
 
 
+def check_project(caller: Caller, project: str | None) -> None:
+    """A key sees its own project alone, by name or id. Raises Invalid."""
+    if project is not None and project not in (caller.project_name, caller.project_id):
+        raise Invalid(f"project: this key belongs to project {caller.project_name}", code="wrong_project", param="project")
+
+
 class Composer:
     """For one request: everything is stored in its transaction, for the caller's project; rows in `store`, if not in the server's."""
 
@@ -57,7 +63,7 @@ class Composer:
         Raises:
             Invalid: a part breaks a rule; `param` and `details` name the place and the rows.
         """
-        self._check_project(body.project)
+        check_project(self._caller, body.project)
         program_id = self._program(body.program, "program")
         raw = body.model_dump(mode="json", exclude_unset=True, exclude=_NAMED_APART)
         raw["program_id"] = program_id
@@ -69,11 +75,6 @@ class Composer:
         if body.teacher is not None:
             raw["teacher"] = self._teachers(body.teacher)
         return read_spec({key: value for key, value in raw.items() if value is not None or key in _MAY_BE_NULL})
-
-    def _check_project(self, project: str | None) -> None:
-        own = (self._caller.project_name, self._caller.project_id)
-        if project is not None and project not in own:
-            raise Invalid(f"project: this key belongs to project {own[0]}", code="wrong_project", param="project")
 
     def _program(self, given: str | dict[str, Any], param: str) -> str:
         if isinstance(given, str):

@@ -11,11 +11,11 @@ from fastapi import Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from app.archive import archive
-from app.auth import ArtifactUser, ModelUser, Reader
+from app.auth import ArtifactUser, ModelUser, Reader, Writer
 from app.calls import prepare, run
-from app.deps import BODY_ERRORS, ArtifactRef, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, ArtifactRef, ObjectId, PageDep, SessionDep, errors, router
 from app.errors import ApiError
-from app.schemas.common import Page
+from app.schemas.common import Deleted, Page
 from app.schemas.served import ArtifactRead, CallRead, CallRequest
 from app.services import ServicesDep
 from app.views.convert import page_of
@@ -43,6 +43,13 @@ def list_artifacts(
 def get_artifact(artifact_id: ArtifactRef, caller: ArtifactUser, session: SessionDep) -> ArtifactRead:
     """Its files with their digests, its models and its scores."""
     return artifact_read(aliases.artifact(session, caller.project_id, artifact_id))
+
+
+@routes.delete("/artifacts/{artifact_id}", summary="Delete an artifact", responses=errors(404, 409))
+def delete_artifact(artifact_id: ObjectId, caller: Writer, session: SessionDep) -> Deleted:
+    """By its id. A conflict while an alias points at it, which is named; its models stay."""
+    artifacts.delete(session, caller.project_id, artifact_id)
+    return Deleted(id=artifact_id, object="artifact")
 
 
 @routes.get(

@@ -10,18 +10,22 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.auth import Reader, Writer
-from app.compose import Composer, naming_no_path
+from app.compose import Composer, check_project, naming_no_path
 from app.deps import BODY_ERRORS, JobId, PageDep, SessionDep, errors, router
 from app.following import wait_for_change
+from app.hosting import answered
 from app.idempotency import Made, OnceDep
 from app.queries import metadata_query
 from app.references import Code, read_code
 from app.rehearsal import rehearse
 from app.schemas.common import Page
 from app.schemas.compile_jobs import DryRunRead, JobCreate, JobRead, JobUpdate, RefilterIn, RetryIn
+from app.schemas.estimates import EstimateRead
 from app.services import Services, ServicesDep
 from app.views.compile_jobs import dry_run_read, job_read
 from app.views.convert import page_of
+from app.views.estimates import estimate_read
+from distill import estimate
 from distill.catalog.keys import Caller
 from distill.db import Session, unit_of_work
 from distill.jobs import editing, pausing, refiltering, repository, retrying, service
@@ -87,6 +91,18 @@ def _dry_run(body: JobCreate, caller: Caller, services: Services) -> DryRunRead:
     return dry_run_read(job, body)
 
 
+@routes.post("/compile_jobs/estimate", summary="What a compile job would ask and cost", responses=BODY_ERRORS)
+def estimate_compile_job(body: JobCreate, caller: Writer, services: ServicesDep) -> EstimateRead:
+    """Takes the body of `create`, and renders the prompts as the job would; nothing is stored, no LM is called. What the project has run
+    before costs nothing again; the rest goes by what its rollouts took, and is null where there were none."""
+    code = read_code(services, caller.project_id, body)
+    host = services.program_host
+    with overlay(services.store) as store:
+        draft = rehearse(services, store, caller, body, code, estimate.draft)
+        found = estimate.estimate(store, draft, lambda asked: answered(lambda: host.validate(caller.project_id, asked)))
+    return estimate_read(found)
+
+
 def _filter(
     request: Request,
     caller: Reader,
@@ -95,7 +111,9 @@ def _filter(
     program: Annotated[str | None, Query(description="A program's id, or a job's `program_name`")] = None,
     created_after: Annotated[int | None, Query(ge=0, le=LAST_SECOND, description="Unix seconds")] = None,
     created_by: Annotated[str | None, Query(description="`me`, or a key's id")] = None,
+    project: Annotated[str | None, Query(description="Must be the key's own project when given")] = None,
 ) -> JobFilter:
+    check_project(caller, project)
     return JobFilter(
         status=status,
         step=step,

@@ -144,6 +144,7 @@ def list_logs(
     session: SessionDep,
     services: ServicesDep,
     fine_tuning_job: Annotated[str | None, Query(max_length=256, description="Only that of this fine-tune job")] = None,
+    tail: Annotated[int | None, Query(ge=1, le=100_000, description="Only the last so many lines of each")] = None,
 ) -> Page[LogRead]:
     """One for each fine-tune job that has begun to train, by LM and predictor."""
     job = repository.get(session, caller.project_id, job_id)
@@ -153,7 +154,7 @@ def list_logs(
         if not rows:
             raise ApiError(404, "not_found", "The job has no such fine-tune job.", param="fine_tuning_job")
     begun = [row for row in rows if fine_tuning_job is not None or row.log is not None or row.log_tail is not None]
-    return Page(data=[log_read(services.store, row) for row in begun])
+    return Page(data=[log_read(services.store, row, tail) for row in begun])
 
 
 @routes.get("/compile_jobs/{job_id}/curves", summary="Training curves of a job", responses=errors(404))

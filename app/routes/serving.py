@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends, Path
 
-from app.auth import AnyCaller, Needs
+from app.auth import AnyCaller, Needs, Writer
 from app.deps import SessionDep, errors, router
-from app.schemas.common import Page
+from app.schemas.common import Deleted, Page
 from app.schemas.served import ConnectionRead, MeRead, ModelRead
 from app.views.served import connection_models, connection_read, model_read
 from distill.catalog import connections, fine_tuned
@@ -16,6 +16,7 @@ from distill.catalog.keys import Caller
 from distill.catalog.models import Model
 from distill.db import Listing, Session
 from distill.db import Page as PageQuery
+from distill.jobs import trained
 
 routes = router("serving")
 
@@ -51,6 +52,15 @@ def get_model(model_id: Annotated[str, Path(max_length=256)], caller: ModelReade
             return listed[name]
     served = fine_tuned.served(session, caller.project_id, bare)
     return model_read(served.model, served.placement, served.connection.name)
+
+
+@routes.delete("/models/{model_id:path}", summary="Delete a fine-tuned model", responses=errors(404, 409))
+def delete_model(model_id: Annotated[str, Path(max_length=256)], caller: Writer, session: SessionDep) -> Deleted:
+    """It is unloaded, and no job takes it again for a training that is the same. A conflict while a job that is not over uses it, or an
+    alias points at an artifact of it; either is named."""
+    bare = model_id.removeprefix("openai/")
+    trained.delete(session, caller.project_id, bare)
+    return Deleted(id=bare, object="model")
 
 
 @routes.get("/connections", summary="List connections")

@@ -16,7 +16,7 @@ def cost_read(costs: Sequence[LmCost], children: Sequence[FineTuneJob]) -> CostR
     teacher = _usd(cost for cost in paid if cost.side == "teacher")
     student = _usd(cost for cost in paid if cost.side == "student")
     seconds = sum(float((one.result or {}).get("seconds") or 0) for one in children)
-    compute = _compute(seconds)
+    compute = compute_usd(seconds)
     unpriced = sorted({cost.model for cost in costs if cost.usd is None})
     return CostRead(
         calls=sum(cost.calls for cost in paid),
@@ -30,7 +30,7 @@ def cost_read(costs: Sequence[LmCost], children: Sequence[FineTuneJob]) -> CostR
         compute_usd=compute,
         saved_calls=sum(cost.calls for cost in saved),
         saved_by_reuse_usd=_usd(saved),
-        total_usd=_sum([teacher, student, compute]),
+        total_usd=sum_usd([teacher, student, compute]),
         unknown=[f"price of {model}" for model in unpriced] + (["price of training"] if compute is None else []),
         models=[_model(cost) for cost in costs],
     )
@@ -49,7 +49,7 @@ def _model(cost: LmCost) -> ModelCost:
     )
 
 
-def _compute(seconds: float) -> float | None:
+def compute_usd(seconds: float) -> float | None:
     """What the trainings cost; no training costs nothing."""
     hourly = get_settings().costs.training_hour_usd
     if seconds and hourly is None:
@@ -58,10 +58,11 @@ def _compute(seconds: float) -> float | None:
 
 
 def _usd(costs: Iterable[LmCost]) -> float | None:
-    return _sum(cost.usd for cost in costs)
+    return sum_usd(cost.usd for cost in costs)
 
 
-def _sum(parts: Iterable[float | None]) -> float | None:
+def sum_usd(parts: Iterable[float | None]) -> float | None:
+    """None where a part is not known."""
     known = list(parts)
     return None if None in known else _rounded(sum(part for part in known if part is not None))
 

@@ -45,14 +45,17 @@ def fine_tune_error(error: dict[str, Any] | None) -> FineTuneError | None:
     return FineTuneError(code=str(error.get("code", "error")), message=str(error.get("message", "")), param=error.get("param"))
 
 
-def log_read(store: BlobStore, row: FineTuneJob) -> LogRead:
-    """The end of what is there now while it trains, else the log of its last attempt."""
+def log_read(store: BlobStore, row: FineTuneJob, tail: int | None = None) -> LogRead:
+    """The end of what is there now while it trains, else the log of its last attempt; at most `tail` lines of it."""
     text, truncated = row.log_tail or "", True
     if row.log_tail is None and row.log is not None:
         size = store.size(row.log)
         with store.open(row.log) as file:
             file.seek(max(0, size - _MOST_LOG_BYTES))
             text, truncated = file.read().decode("utf-8", errors="replace"), size > _MOST_LOG_BYTES
+    lines = text.splitlines(keepends=True)
+    if tail is not None and len(lines) > tail:
+        text, truncated = "".join(lines[-tail:]), True
     return LogRead(
         fine_tuning_job=row.id,
         lm=",".join(row.lms),

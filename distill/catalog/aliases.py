@@ -91,6 +91,7 @@ def move(s: Session, project_id: str, name: Name, reference: str, key_id: str | 
     if candidate.name != name.program:
         message = f"artifact: {candidate.id} is an artifact of {candidate.name}, and {name} names one of {name.program}"
         raise Invalid(message, code="other_program", param="artifact")
+    artifacts.hold(s, candidate.id)
     row = s.scalar(_one(project_id, name).with_for_update())
     if gate is not None:
         _heed(s, project_id, gate, candidate)

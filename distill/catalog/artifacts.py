@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -38,6 +38,13 @@ def get(s: Session, project_id: str, artifact_id: str) -> Artifact:
     return row
 
 
+def hold(s: Session, artifact_id: str) -> None:
+    """Keep an artifact from being deleted before this transaction ends: for whoever points at it. Raises NotFound when it just was."""
+    query = select(Artifact.id).where(Artifact.id == artifact_id, Artifact.deleted_at.is_(None))
+    if s.scalar(query.with_for_update(read=True, key_share=True)) is None:
+        raise NotFound(f"no artifact {artifact_id}", code="artifact_not_found", param="artifact")
+
+
 def by_id(s: Session, artifact_id: str) -> Artifact:
     """An artifact that a job refers to, deleted or not. Raises NotFound."""
     row = s.get(Artifact, artifact_id)
@@ -64,8 +71,13 @@ def list_artifacts(s: Session, project_id: str, page: Page, name: str | None = N
 def delete(s: Session, project_id: str, artifact_id: str) -> None:
     """Hide an artifact. Raises NotFound, and Conflict while an alias points at it."""
     get(s, project_id, artifact_id)
-    alias = s.scalar(select(Alias).where(Alias.artifact_id == artifact_id).limit(1))
-    if alias is not None:
-        message = f"{artifact_id} is {alias.program_name}@{alias.alias}: move or remove that alias first"
-        raise Conflict(message, code="artifact_in_use", param="id")
+    if (name := alias_of(s, [artifact_id])) is not None:
+        raise Conflict(f"{artifact_id} is {name}: move or remove that alias first", code="artifact_in_use", param="id")
     s.execute(update(Artifact).where(Artifact.id == artifact_id).values(deleted_at=func.clock_timestamp()))
+
+
+def alias_of(s: Session, artifact_ids: Sequence[str]) -> str | None:
+    """An alias that points at one of these artifacts; from now on, to the end of the transaction, none can be pointed at them."""
+    s.execute(select(Artifact.id).where(Artifact.id.in_(artifact_ids)).order_by(Artifact.id).with_for_update())
+    alias = s.scalar(select(Alias).where(Alias.artifact_id.in_(artifact_ids)).order_by(Alias.id).limit(1))
+    return None if alias is None else f"{alias.program_name}@{alias.alias}"

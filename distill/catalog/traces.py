@@ -17,6 +17,7 @@ from distill.errors import NotFound
 from distill.ids import new_id
 
 FACTS = frozenset({"ok", "failed", "unparsable"})
+_LOOKED_AT = 2000
 _COLUMNS = (
     "project_id", "digest", "id", "source", "status", "program_digest", "lms_digest", "inputs_digest", "prompt_hash", "rollout",
     "dspy_version", "job_id", "body", "calls", "prompt_tokens", "completion_tokens", "seconds", "created_at",
@@ -63,6 +64,16 @@ def lookup(s: Session, project_id: str, digests: Iterable[str]) -> dict[str, Sto
 def known(s: Session, project_id: str, digests: Iterable[str]) -> set[str]:
     """Which of these are stored; for counting, without reading the traces."""
     return set(s.scalars(select(Trace.digest).where(Trace.project_id == project_id, Trace.digest.in_(list(digests)))))
+
+
+def newest(s: Session, project_id: str, program_digest: str, lms_digest: str | None, limit: int) -> list[dict[str, Any]]:
+    """The newest traces of a program, of these LMs or of any; among the last few thousand of the program."""
+    recent = select(Trace.digest).where(Trace.project_id == project_id, Trace.program_digest == program_digest)
+    among = recent.order_by(Trace.id.desc()).limit(_LOOKED_AT)
+    query = select(Trace.body).where(Trace.project_id == project_id, Trace.digest.in_(among.scalar_subquery()))
+    if lms_digest is not None:
+        query = query.where(Trace.lms_digest == lms_digest)
+    return [json.loads(body) for body in s.scalars(query.order_by(Trace.id.desc()).limit(limit))]
 
 
 def get(s: Session, project_id: str, trace_id: str) -> StoredTrace:

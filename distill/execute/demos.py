@@ -22,8 +22,8 @@ def run(work: Work, ports: Ports) -> None:
     """Raises Refused, Troubled, Stopped."""
     with unit_of_work() as s:
         job = contexts.load(s, work.claim.job_id)
-    examples = _examples(ports.store, job)
-    pieces = [Slice(job, role, examples) for role in (DEMOS_KEPT, DEMOS_DROPPED)]
+    chosen = examples(ports.store, job)
+    pieces = [Slice(job, role, chosen) for role in (DEMOS_KEPT, DEMOS_DROPPED)]
     rollouts.fill(work, ports, job, pieces)
     trial = choose(*map(_scores, pieces))
     facts: list[NewFact] = [fact for piece in pieces for fact in rollouts.facts_of(piece)[0]]
@@ -39,7 +39,7 @@ def run(work: Work, ports: Ports) -> None:
     work.publish(before=store, locked=keep, on_closed=flow.after_bootstrap)
 
 
-def _examples(store: BlobStore, job: JobContext) -> list[Example]:
+def examples(store: BlobStore, job: JobContext) -> list[Example]:
     """Rows of the trainset, evenly apart, but for those that a demo shows."""
     shown = demos_by_inputs(job.student)
     some = job.examples_at(store, spread(job.plan.train_examples, EXAMPLES + len(shown)))

@@ -93,6 +93,12 @@ def newest_of(s: Session, project_id: str, spec_digest: str) -> Job | None:
     return s.scalar(select(Job).where(*own, under_way | whole).order_by(Job.id.desc()).limit(1))
 
 
+def succeeded_of_program(s: Session, project_id: str, program_id: str, limit: int) -> list[Job]:
+    """The newest succeeded jobs of a program."""
+    statement = select(Job).where(Job.project_id == project_id, Job.program_id == program_id, Job.status == "succeeded")
+    return list(s.scalars(statement.order_by(Job.id.desc()).limit(limit)))
+
+
 def _narrowed(statement: Select[Job], narrow: JobFilter) -> Select[Job]:
     if narrow.status:
         statement = statement.where(Job.status == narrow.status)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from distill.catalog import fine_tuned
-from distill.catalog.models import Model
+from distill.catalog import artifacts, fine_tuned
+from distill.catalog.models import Artifact, Model
 from distill.db import Session
+from distill.errors import Conflict
 from distill.jobs.models import FineTuneJob, Job, JobStep
 from distill.jobs.status import JobStatus, Step, StepStatus
 from distill.jobs.steps import release_held
@@ -22,6 +23,19 @@ def find(s: Session, project_id: str, connection_id: str, training_digest: str) 
     query = query.where(FineTuneJob.project_id == project_id, FineTuneJob.training_digest == training_digest)
     query = query.where(FineTuneJob.model_id.is_not(None), Model.connection_id == connection_id, Model.deleted_at.is_(None))
     return s.scalars(query.order_by(Model.created_at, Model.id).limit(1)).first()
+
+
+def seconds_a_row(s: Session, project_id: str, trainer: str, base_model: str) -> float | None:
+    """How long the project's trainings of a base model took for each of their rows; None where there was none."""
+    own = (FineTuneJob.project_id == project_id, FineTuneJob.trainer == trainer, FineTuneJob.base_model == base_model)
+    query = select(func.sum(FineTuneJob.trained_seconds), func.sum(FineTuneJob.rows)).where(*own, FineTuneJob.status == "succeeded")
+    seconds, rows = s.execute(query.where(FineTuneJob.reused_from.is_(None))).one()
+    return float(seconds) / int(rows) if rows else None
+
+
+def all_there(s: Session, job_id: str) -> bool:
+    """True when none of a job's models has been deleted."""
+    return all(model.deleted_at is None for model in models_of(s, job_id))
 
 
 def models_of(s: Session, job_id: str) -> list[Model]:
@@ -41,6 +55,17 @@ def waiting_for(s: Session, model_id: str) -> list[str]:
     """The jobs, not over yet, that use a model; by id, the order in which their rows are to be locked."""
     query = select(Job.id).join(FineTuneJob, FineTuneJob.job_id == Job.id).where(FineTuneJob.model_id == model_id)
     return list(s.scalars(query.where(Job.status.not_in(_OVER)).distinct().order_by(Job.id)))
+
+
+def delete(s: Session, project_id: str, model_id: str) -> None:
+    """Hide a model and have it unloaded. Raises NotFound, and Conflict while a job or an alias needs it."""
+    fine_tuned.get(s, project_id, model_id)
+    if jobs := waiting_for(s, model_id):
+        raise Conflict(f"job {jobs[0]} uses {model_id} and is not over", code="model_in_use", param="id")
+    query = select(Artifact.id).join(FineTuneJob, FineTuneJob.job_id == Artifact.job_id).where(FineTuneJob.model_id == model_id)
+    if (name := artifacts.alias_of(s, list(s.scalars(query.where(Artifact.deleted_at.is_(None)))))) is not None:
+        raise Conflict(f"{model_id} answers for {name}: move or remove that alias first", code="model_in_use", param="id")
+    fine_tuned.delete(s, project_id, model_id)
 
 
 def load_again(s: Session, job: Job) -> None:

@@ -114,6 +114,9 @@ class TestLogs:
         (log,) = api.get(f"/v1/compile_jobs/{job_id}/logs").json()["data"]
         assert (log["fine_tuning_job"], log["lm"], log["predictor"]) == (child.id, "student", "")
         assert (log["text"], log["truncated"]) == ("loss 0.5\nloss 0.25\n", False)
+        (end,) = api.get(f"/v1/compile_jobs/{job_id}/logs?tail=1").json()["data"]
+        assert (end["text"], end["truncated"]) == ("loss 0.25\n", True)
+        assert api.get(f"/v1/compile_jobs/{job_id}/logs?tail=2").json()["data"] == [log]
 
     def test_while_it_trains_its_end_so_far_is_told(self, api: TestClient) -> None:
         job_id = finish(api).job_id

@@ -169,6 +169,9 @@ class TestList:
         assert ids(**{"metadata[sha]": "2"}) == [two["id"]]
         assert ids(created_by="me", order="asc") == [one["id"], two["id"]]
         assert ids(created_after=2**33) == []
+        assert ids(step="validate", project="support", order="asc") == [one["id"], two["id"]]
+        refused = api.get("/v1/compile_jobs?project=other")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "wrong_project")
 
 
 class TestWait:

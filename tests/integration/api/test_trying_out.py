@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from distill.db import unit_of_work
 from distill.settings import get_settings
-from tests.integration.api.conftest import ROWS, Tokens, job_body
+from stillhouse import Stillhouse
+from stillhouse.cli.main import app as cli
+from tests.integration.api.conftest import ROWS, SPEC, Tokens, job_body
 
+HEADER = {"message": "message", "category": "category"}
 TABLES = ("jobs", "programs", "datasets", "blobs", "work_items", "job_events", "outbox", "idempotency_keys")
 
 
@@ -53,6 +59,26 @@ class TestDryRun:
 
 
 class TestSpecDigest:
+    def test_is_the_same_by_curl_sdk_and_command_line(
+        self, address: str, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        body = job_body(rollouts={"n": 2}, seed=3, program_name="router")
+        (tmp_path / "job.json").write_text(json.dumps(body))
+        command = ["curl", "-sS", "--fail-with-body", f"{address}/v1/compile_jobs", "-H", f"Authorization: Bearer {tokens.all}"]
+        sent = subprocess.run([*command, "-d", f"@{tmp_path / 'job.json'}"], check=True, capture_output=True, timeout=60)
+        with Stillhouse(address, tokens.all) as client:
+            dataset = client.datasets.create(ROWS)
+            made = client.compile_jobs.create(**{**body, "trainset": dataset.id})
+        monkeypatch.setenv("STILLHOUSE_BASE_URL", address)
+        monkeypatch.setenv("STILLHOUSE_API_KEY", tokens.all)
+        (tmp_path / "spec.json").write_text(json.dumps(SPEC))
+        (tmp_path / "train.csv").write_text("".join(f'"{row["message"]}",{row["category"]}\n' for row in [HEADER, *ROWS]))
+        lines = ["program: {file: spec.json}", "trainset: {file: train.csv}", "metric: exact_match", "rollouts: {n: 2}", "seed: 3"]
+        (tmp_path / "job.yaml").write_text("\n".join([*lines, "program_name: router"]))
+        shown = CliRunner().invoke(cli, ["jobs", "create", "-f", str(tmp_path / "job.yaml"), "--json"])
+        digests = {json.loads(sent.stdout)["spec_digest"], made.model_dump()["spec_digest"], json.loads(shown.stdout)["spec_digest"]}
+        assert len(digests) == 1
+
     def test_rows_count_by_their_content_wherever_they_are(self, api: TestClient) -> None:
         one, other = (api.post("/v1/compile_jobs", json=job_body()).json() for _ in range(2))
         assert one["trainset"] != other["trainset"]

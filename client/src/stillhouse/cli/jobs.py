@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 
 from stillhouse import Stillhouse
 from stillhouse.cli import records
+from stillhouse.cli.estimates import show_estimate
 from stillhouse.cli.files import parse_pairs
 from stillhouse.cli.job_files import JobFile
 from stillhouse.cli.job_view import ended, exit_code, queue_of, show_event, show_job, waited
@@ -62,6 +63,19 @@ def create(
         if job.is_final and job.artifact:
             errors.print(f"nothing to do: {job.artifact.id} stands, of {job.id}", highlight=False, soft_wrap=True)
         ended(client, job, wait, timeout, as_json)
+
+
+@app.command()
+def estimate(
+    file: Annotated[Path, typer.Option("--file", "-f", help="Job file, as of `create`; CSV files are uploaded for it.", exists=True)],
+    as_json: Json = False,
+) -> None:
+    """Show what a job would ask and cost; no LM is called."""
+    with connected() as client:
+        given = JobFile(file)
+        with given.told_by_line():
+            found = client.compile_jobs.estimate(**_uploaded(client, given.body))
+        show_json(found) if as_json else show_estimate(found)
 
 
 @app.command("list")
@@ -234,6 +248,7 @@ def logs(
     job_id: JobId,
     fine_tuning_job: FineTuningJob = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is done.")] = False,
+    tail: Annotated[int | None, typer.Option(min=1, help="Only the last so many lines of each; of no effect with --follow.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what the trainers wrote, by LM and predictor."""
@@ -241,7 +256,7 @@ def logs(
         if follow:
             follow_logs(client, job_id, fine_tuning_job, as_json)
             return
-        found = client.compile_jobs.logs(job_id, fine_tuning_job=fine_tuning_job).data
+        found = client.compile_jobs.logs(job_id, fine_tuning_job=fine_tuning_job, tail=tail).data
         show_json(found) if as_json else LogPrinter().show(found)
 
 

@@ -23,6 +23,10 @@ def _show_new(thing: Any, as_json: bool, text: str) -> None:
     show_json(thing) if as_json else console.print(f"[bold]{thing.id}[/bold]  {text}", highlight=False)
 
 
+def _show_deleted(name: str, as_json: bool) -> None:
+    show_json({"id": name, "deleted": True}) if as_json else console.print(f"[bold]{name}[/bold]  deleted", highlight=False)
+
+
 @programs.command("create")
 def create_program(file: File, name: Name = None, as_json: Json = False) -> None:
     """Store a program spec, or a reference to code (JSON or YAML)."""
@@ -109,6 +113,22 @@ def promote_artifact(
             f"{name}@{alias}", artifact_id, against=None if against is None else f"{name}@{against}", min_delta=min_delta
         )
         show_json(moved) if as_json else console.print(f"[bold]{moved.name}[/bold]  {moved.artifact}", highlight=False)
+
+
+@artifacts.command("delete")
+def delete_artifact(artifact_id: str, as_json: Json = False) -> None:
+    """Delete an artifact; refused while an alias points at it."""
+    with connected() as client:
+        client.artifacts.delete(artifact_id)
+        _show_deleted(artifact_id, as_json)
+
+
+@models.command("delete")
+def delete_model(model_id: str, as_json: Json = False) -> None:
+    """Delete a fine-tuned model; refused while a job or an alias needs it."""
+    with connected() as client:
+        client.models.delete(model_id)
+        _show_deleted(model_id, as_json)
 
 
 @models.command("list")

@@ -39,6 +39,10 @@ class Artifacts:
     def retrieve(self, artifact_id: str) -> Artifact:
         return self._client.send(_retrieve(artifact_id))
 
+    def delete(self, artifact_id: str) -> None:
+        """Raises ConflictError while an alias points at it."""
+        self._client.send(_request.delete(f"{PATH}/{artifact_id}"))
+
     def list(self, **params: Unpack[ListParams]) -> Page[Artifact]:
         return Page(self._client, self._client.send(_list(params)))
 
@@ -81,6 +85,10 @@ class AsyncArtifacts:
 
     async def retrieve(self, artifact_id: str) -> Artifact:
         return await self._client.send(_retrieve(artifact_id))
+
+    async def delete(self, artifact_id: str) -> None:
+        """Raises ConflictError while an alias points at it."""
+        await self._client.send(_request.delete(f"{PATH}/{artifact_id}"))
 
     async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Artifact]:
         return AsyncPage(self._client, await self._client.send(_list(params)))

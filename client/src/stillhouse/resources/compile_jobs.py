@@ -19,6 +19,7 @@ from stillhouse.types import (
     Coverage,
     Curve,
     DryRun,
+    Estimate,
     Evaluation,
     Event,
     FineTuneJob,
@@ -102,6 +103,10 @@ class CompileJobs:
         """Have everything checked that `create` checks, and nothing stored. Raises as `create`."""
         return self._client.send(calls.dry_run(params))
 
+    def estimate(self, **params: Unpack[JobCreateParams]) -> Estimate:
+        """What `create` with these arguments would ask and cost; nothing is stored, no LM is called. Raises as `create`."""
+        return self._client.send(calls.estimate(params))
+
     def retrieve(self, job_id: str, *, wait: float | None = None) -> CompileJob:
         """The job; with `wait` (seconds, at most 60) as soon as it changes."""
         return self._client.send(calls.retrieve(job_id, wait))
@@ -156,9 +161,10 @@ class CompileJobs:
         """Start another job from this one's traces: another bar, another prompt adapter, another student. No teacher is called."""
         return self._client.send(calls.refilter(job_id, params, idempotency_key))
 
-    def logs(self, job_id: str, *, fine_tuning_job: str | None = None) -> Page[TrainingLog]:
-        """What the trainer wrote, one log for each fine-tune job."""
-        return Page(self._client, self._client.send(calls.part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
+    def logs(self, job_id: str, *, fine_tuning_job: str | None = None, tail: int | None = None) -> Page[TrainingLog]:
+        """What the trainer wrote, one log for each fine-tune job; of each at most the last `tail` lines."""
+        wanted = calls.part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job, tail=tail)
+        return Page(self._client, self._client.send(wanted))
 
     def rejections(
         self,
@@ -271,6 +277,10 @@ class AsyncCompileJobs:
         """Have everything checked, and nothing stored; see `CompileJobs.dry_run`."""
         return await self._client.send(calls.dry_run(params))
 
+    async def estimate(self, **params: Unpack[JobCreateParams]) -> Estimate:
+        """What a job would ask and cost; see `CompileJobs.estimate`."""
+        return await self._client.send(calls.estimate(params))
+
     async def retrieve(self, job_id: str, *, wait: float | None = None) -> CompileJob:
         """The job; with `wait` (seconds, at most 60) as soon as it changes."""
         return await self._client.send(calls.retrieve(job_id, wait))
@@ -319,9 +329,10 @@ class AsyncCompileJobs:
         """Start another job from this one's traces; see `CompileJobs.refilter`."""
         return await self._client.send(calls.refilter(job_id, params, idempotency_key))
 
-    async def logs(self, job_id: str, *, fine_tuning_job: str | None = None) -> AsyncPage[TrainingLog]:
-        """What the trainer wrote, one log for each fine-tune job."""
-        return AsyncPage(self._client, await self._client.send(calls.part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job)))
+    async def logs(self, job_id: str, *, fine_tuning_job: str | None = None, tail: int | None = None) -> AsyncPage[TrainingLog]:
+        """What the trainer wrote, one log for each fine-tune job; of each at most the last `tail` lines."""
+        wanted = calls.part(job_id, "logs", TrainingLog, fine_tuning_job=fine_tuning_job, tail=tail)
+        return AsyncPage(self._client, await self._client.send(wanted))
 
     async def rejections(
         self,

@@ -16,6 +16,7 @@ from stillhouse.types import (
     Cost,
     Coverage,
     DryRun,
+    Estimate,
     Evaluation,
     JobCreateParams,
     JobListParams,
@@ -26,6 +27,8 @@ from stillhouse.types import (
 
 M = TypeVar("M", bound=BaseModel)
 PATH = "/v1/compile_jobs"
+ESTIMATE_SECONDS = 150.0
+"""The server starts a process that loads the program, and reads every row."""
 
 
 def create(params: JobCreateParams, key: str | None, if_changed: bool) -> Call[CompileJob]:
@@ -35,6 +38,10 @@ def create(params: JobCreateParams, key: str | None, if_changed: bool) -> Call[C
 
 def dry_run(params: JobCreateParams) -> Call[DryRun]:
     return Call("POST", PATH, DryRun.model_validate, params={"dry_run": "true"}, json=plain_json(_request.given(params)))
+
+
+def estimate(params: JobCreateParams) -> Call[Estimate]:
+    return _request.post(f"{PATH}/estimate", Estimate, plain_json(_request.given(params)), timeout=ESTIMATE_SECONDS)
 
 
 def retrieve(job_id: str, wait: float | None = None) -> Call[CompileJob]:

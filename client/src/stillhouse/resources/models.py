@@ -33,6 +33,10 @@ class Models:
     def retrieve(self, model_id: str) -> Model:
         return self._client.send(_retrieve(model_id))
 
+    def delete(self, model_id: str) -> None:
+        """Have it unloaded and forgotten. Raises ConflictError while a job or an alias needs it."""
+        self._client.send(_request.delete(f"{PATH}/{model_id}"))
+
 
 class AsyncModels:
     def __init__(self, client: AsyncStillhouse) -> None:
@@ -43,3 +47,7 @@ class AsyncModels:
 
     async def retrieve(self, model_id: str) -> Model:
         return await self._client.send(_retrieve(model_id))
+
+    async def delete(self, model_id: str) -> None:
+        """Have it unloaded and forgotten. Raises ConflictError while a job or an alias needs it."""
+        await self._client.send(_request.delete(f"{PATH}/{model_id}"))

@@ -111,6 +111,36 @@ class Cost(Object):
     models: list[dict[str, Any]] = Field(default_factory=list)
 
 
+class RoleEstimate(Object):
+    """What the rollouts of one role would take; None for what nobody can know yet."""
+
+    role: str
+    examples: int = 0
+    stored: int = 0
+    rollouts: int = 0
+    calls: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    usd: float | None = None
+    seconds: float | None = None
+
+
+class Estimate(Object):
+    """What a job would ask and cost. Sums are None while a part is not known; `unknown` names the parts."""
+
+    spec_digest: str | None = None
+    rows: dict[str, int] = Field(default_factory=dict)
+    calls: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_usd: float | None = None
+    seconds: float | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+    roles: list[RoleEstimate] = Field(default_factory=list)
+    unknown: list[str] = Field(default_factory=list)
+    warnings: list[JobWarning] = Field(default_factory=list)
+
+
 class DryRun(Object):
     """A request that `create` would take: `job` is what was asked, with every default filled in."""
 

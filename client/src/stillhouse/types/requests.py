@@ -83,5 +83,7 @@ class JobListParams(ListParams, total=False):
     status: str
     step: str
     program: str
+    project: str
+    created_by: str
     created_after: int
     metadata: Mapping[str, str]
