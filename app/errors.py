@@ -156,7 +156,7 @@ def _faults(error: RequestValidationError) -> dict[str | None, list[str]]:
 
 
 #: The same codes as `distill.spec.read_spec` gives.
-CODES: Mapping[str, str] = {"unknown_key": "unknown_option", "missing": "missing_field"}
+CODES: Mapping[str, str] = {"unknown_key": "unknown_option", "missing": "missing_field", "unsupported": "unsupported"}
 
 
 def from_validation(error: RequestValidationError) -> ApiError:

@@ -15,13 +15,14 @@ from distill.execute.ports import Ports, open_ports
 from distill.execute.run import SECONDS, Shift, StepRunner, run_queue
 from distill.ids import short_token
 from distill.jobs.claims import WorkerInfo
+from distill.jobs.fine_tuning import CAPABILITY as FINE_TUNES
 from distill.jobs.status import Step
 from distill.queue import check_broker, send_hint
 from distill.settings import Settings, get_settings
 from migrations.runner import check_schema
 from workers.presence import Presence
 
-CAPABILITIES = frozenset({"runtime:default", "trainer:local"})
+CAPABILITIES = frozenset({"runtime:default", "trainer:local", FINE_TUNES})
 """What a worker can do: run programs, each in an interpreter like its own, and train with the trainer that is installed beside it."""
 
 EXIT_NOT_DRAINED = 70

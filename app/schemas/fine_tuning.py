@@ -31,7 +31,7 @@ class ChildFineTuneJob(Reply):
 
 
 class FineTuneJobRead(Reply):
-    """OpenAI's `fine_tuning.job`; `metadata.compile_job_id` names the parent."""
+    """OpenAI's `fine_tuning.job`; in a compile job's child `metadata.compile_job_id` names the parent."""
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -40,7 +40,7 @@ class FineTuneJobRead(Reply):
     model: str
     fine_tuned_model: str | None
     status: str = Field(description="validating_files, queued, running, succeeded, failed or cancelled")
-    training_file: str | None
+    training_file: str | None = Field(description="`file-…`; of a compile job's child the digest of its rows")
     validation_file: str | None
     trained_tokens: int | None
     hyperparameters: dict[str, Any]
@@ -62,6 +62,16 @@ class FineTuneEventRead(Reply):
     message: str
     type: Literal["message", "metrics"] = "message"
     data: dict[str, Any] = Field(default_factory=dict)
+
+
+class FineTuneCheckpointRead(Reply):
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, float | None]
 
 
 class LogRead(Reply):

@@ -2,41 +2,79 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from app.schemas.fine_tuning import FineTuneError, FineTuneEventRead, FineTuneJobRead, LogRead
+from app.schemas.fine_tuning import FineTuneCheckpointRead, FineTuneError, FineTuneEventRead, FineTuneJobRead, LogRead
 from app.views.convert import seconds
-from distill.jobs.models import FineTuneJob, JobEvent
+from distill.jobs import fine_tuning
+from distill.jobs.models import FineTuneJob, Job, JobEvent
+from distill.jobs.status import FineTuneStatus, JobStatus, Step
 from distill.storage import BlobStore
 
 _MOST_LOG_BYTES = 2**20
 
 
-def fine_tune_read(row: FineTuneJob) -> FineTuneJobRead:
-    """OpenAI's object; `metadata.compile_job_id` names the parent, whose controls are the only ones."""
+def fine_tune_read(row: FineTuneJob, job: Job | None = None) -> FineTuneJobRead:
+    """OpenAI's object. `job` is the fine-tuning job itself; a compile job's child has none, and `metadata.compile_job_id` names its
+    parent, whose controls are the only ones."""
     options = {name: value for name, value in row.options.items() if value is not None}
+    spec = fine_tuning.spec_of(job) if job else None
     return FineTuneJobRead(
         id=row.id,
         created_at=seconds(row.created_at),
-        finished_at=seconds(row.finished_at),
+        finished_at=seconds(job.finished_at if job else row.finished_at),
         model=row.base_model,
-        fine_tuned_model=row.model_id,
-        status=row.status,
-        training_file=row.training_file,
-        validation_file=row.validation_file,
+        fine_tuned_model=f"{fine_tuning.ROUTING_PREFIX}{row.model_id}" if job and row.model_id else row.model_id,
+        status=_status(job, row) if job else row.status,
+        training_file=spec.training_file if spec else row.training_file,
+        validation_file=spec.validation_file if spec else row.validation_file,
         trained_tokens=(row.result or {}).get("tokens"),
         hyperparameters=options,
         method={"type": "supervised", "supervised": {"hyperparameters": options}},
-        seed=int(row.options.get("seed") or 0),
+        seed=spec.seed if spec else int(row.options.get("seed") or 0),
         organization_id=row.project_id,
-        error=fine_tune_error(row.error),
-        metadata={
-            "compile_job_id": row.job_id,
-            "lm": ",".join(row.lms),
-            "predictor": row.predictor,
-            **({"reused_from": row.reused_from} if row.reused_from else {}),
-        },
+        estimated_finish=_estimated_finish(row),
+        error=fine_tune_error(job.error if job else row.error),
+        metadata=dict(job.user_metadata) if job else _parent(row),
     )
+
+
+def _status(job: Job, row: FineTuneJob) -> str:
+    """OpenAI's clients know no other words than its own: a paused job is shown as running."""
+    if JobStatus(job.status).is_terminal:
+        return job.status
+    if job.status == JobStatus.PAUSED:
+        return "running"
+    return "validating_files" if job.step == Step.VALIDATE else row.status
+
+
+def _estimated_finish(row: FineTuneJob) -> int | None:
+    left = (row.progress or {}).get("seconds_remaining") if row.status == FineTuneStatus.RUNNING else None
+    return None if left is None else int(time.time() + left)
+
+
+def _parent(row: FineTuneJob) -> dict[str, str]:
+    reused = {"reused_from": row.reused_from} if row.reused_from else {}
+    return {"compile_job_id": row.job_id, "lm": ",".join(row.lms), "predictor": row.predictor, **reused}
+
+
+def checkpoints_of(row: FineTuneJob, model: str | None) -> list[FineTuneCheckpointRead]:
+    """What can be asked: the model itself, which is the best checkpoint of its training. Others are only for going on from."""
+    if model is None or row.finished_at is None:
+        return []
+    result = row.result or {}
+    step = int(result.get("best_step") or result.get("steps") or 0)
+    return [
+        FineTuneCheckpointRead(
+            id=f"ftckpt-{row.id.removeprefix('ftjob-')}-{step}",
+            created_at=seconds(row.finished_at),
+            fine_tuned_model_checkpoint=model,
+            fine_tuning_job_id=row.id,
+            step_number=step,
+            metrics={"step": step, "train_loss": result.get("final_loss"), "valid_loss": result.get("validation_loss")},
+        )
+    ]
 
 
 def fine_tune_error(error: dict[str, Any] | None) -> FineTuneError | None:
@@ -68,10 +106,10 @@ def log_read(store: BlobStore, row: FineTuneJob, tail: int | None = None) -> Log
 
 
 def fine_tune_event(event: JobEvent) -> FineTuneEventRead:
-    """An event of the parent, as the fine-tune job's own."""
+    """An event of the job, or of the parent as the fine-tune job's own."""
     data = event.data or {}
     return FineTuneEventRead(
-        id=f"ftevent-{event.job_id.removeprefix('cjob-')}-{event.seq}",
+        id=f"ftevent-{event.job_id.partition('-')[2]}-{event.seq}",
         created_at=seconds(event.created_at),
         level={"warning": "warn"}.get(event.level, event.level),
         message=event.message,

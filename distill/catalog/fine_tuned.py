@@ -71,6 +71,11 @@ def get(s: Session, project_id: str, model_id: str) -> Model:
     return row
 
 
+def is_known(s: Session, project_id: str, model_id: str) -> bool:
+    """Whether the project has, or had, such a model."""
+    return s.scalar(select(Model.id).where(Model.id == model_id, Model.project_id == project_id)) is not None
+
+
 def served(s: Session, project_id: str, model_id: str) -> Served:
     """A model and where it is loaded, for the gateway. Raises NotFound."""
     model = get(s, project_id, model_id)

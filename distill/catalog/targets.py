@@ -14,6 +14,8 @@ from distill.relay import Target
 
 Readiness = Literal["ready", "loading", "failed"]
 _TUNED_PREFIX = "sh-"
+_OPENAI_TUNED_PREFIX = "ft:"
+"""Of what OpenAI's clients have trained here; a connection to OpenAI has models of such names too."""
 _ROUTING_PREFIX = "openai/"
 
 
@@ -38,7 +40,7 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
     Raises NotFound; a fine-tuned model's id never falls back to another model.
     """
     bare = name.removeprefix(_ROUTING_PREFIX)
-    if bare.startswith(_TUNED_PREFIX):
+    if bare.startswith(_TUNED_PREFIX) or (bare.startswith(_OPENAI_TUNED_PREFIX) and fine_tuned.is_known(s, project_id, bare)):
         return _tuned(s, project_id, bare)
     # A connection may itself be called `openai`: its name goes before the routing prefix of OpenAI's clients.
     target = _named(s, name) or _named(s, bare)

@@ -11,7 +11,7 @@ from distill.db import Session
 from distill.execute import context as contexts
 from distill.execute import rollout_facts
 from distill.execute.context import JobContext
-from distill.jobs import claims, events, service, trained
+from distill.jobs import claims, events, fine_tuning, service, trained
 from distill.jobs.claims import StepClosed
 from distill.jobs.models import Job, JobStep
 from distill.jobs.repository import fine_tune_jobs
@@ -111,9 +111,17 @@ def after_prepare(s: Session, row: Job, closed: StepClosed) -> None:
 
 def after_assemble(s: Session, row: Job, closed: StepClosed) -> None:
     """One item a key."""
-    items = [
-        NewItem("train", fine_tune_job_id=key.id, needs=(f"trainer:{key.trainer}",), max_attempts=3) for key in fine_tune_jobs(s, row.id)
-    ]
+    _open_train(s, row)
+
+
+def after_files(s: Session, row: Job, closed: StepClosed) -> None:
+    """The files of a fine-tuning job are rows now."""
+    _open_train(s, row, fine_tuning.CAPABILITY)
+
+
+def _open_train(s: Session, row: Job, *needs: str) -> None:
+    keys = fine_tune_jobs(s, row.id)
+    items = [NewItem("train", fine_tune_job_id=key.id, needs=(f"trainer:{key.trainer}", *needs), max_attempts=3) for key in keys]
     open_step(s, row, Step.TRAIN, items)
 
 
@@ -150,6 +158,11 @@ def package_when_done(s: Session, row: Job) -> None:
 
 
 def after_package(s: Session, row: Job, closed: StepClosed) -> None:
+    service.succeed(s, row)
+
+
+def after_fine_tune(s: Session, row: Job, closed: StepClosed) -> None:
+    """A fine-tuning job's product is its model."""
     service.succeed(s, row)
 
 

@@ -9,19 +9,16 @@ from sqlalchemy import update
 
 from distill.catalog import blobs, connections, devices, fine_tuned
 from distill.db import Session, unit_of_work
-from distill.execute import context as contexts
-from distill.execute import flow, train_folder
+from distill.execute import orders, train_folder
 from distill.execute.attempt import LOOK_SECONDS, Attempt
-from distill.execute.context import JobContext
 from distill.execute.hooks import crash_point
 from distill.execute.lm_host import DRAIN_SECONDS
+from distill.execute.orders import Order
 from distill.execute.ports import Ports
 from distill.execute.work import Troubled, Work
 from distill.jobs import checkpoints, claims, events, repository, trained
 from distill.jobs.models import FineTuneJob
 from distill.jobs.training import key_name
-from distill.pipeline.keys import Key, model_id
-from distill.pipeline.roles import rendering_cast
 from distill.storage import BlobStore, put_folder
 
 AGENT_SECONDS = 60.0
@@ -43,59 +40,59 @@ class Product:
 def run(work: Work, ports: Ports) -> None:
     """Raises Refused for rows or options that can't be trained on, Troubled when the trainer ends badly, Stopped."""
     with unit_of_work() as s:
-        job = contexts.load(s, work.claim.job_id)
-        key = repository.fine_tune_job(s, job.project_id, str(work.claim.fine_tune_job_id))
+        key = repository.fine_tune_job(s, work.claim.project_id, str(work.claim.fine_tune_job_id))
+        order = orders.of(s, key)
         device = connections.by_id(s, key.connection_id).device
         train_folder.sweep(s, ports.work_root / "train")
     base = ports.trainers[key.trainer].base_digest(key.base_model)
-    if _reuse(work, job, key, base):
+    if _reuse(work, order, key, base):
         return
     if device is not None:
         _wait_for_device(work, device)
         crash_point("train.leased_device")
-        if _reuse(work, job, key, base):  # whoever had the device may have trained the same
+        if _reuse(work, order, key, base):  # whoever had the device may have trained the same
             return
-    attempt = Attempt(work, ports, key, job.spec.seed)
+    attempt = Attempt(work, ports, key, order.seed)
     with attempt.of_its_own_folder():
         product = _keep(ports.store, attempt.folder, attempt.train())
     work.publish(
         counts={"keys": 1, "steps": int(product.result.get("steps", 0))},
         result={"fine_tune_job": key.id},
-        locked=lambda s: record(s, ports.store, job, key, product, base),
-        on_closed=flow.after_train,
+        locked=lambda s: record(s, ports.store, order, key, product, base),
+        on_closed=order.on_closed,
     )
 
 
 # ------------------------------------------------------------------ reuse
 
 
-def _reuse(work: Work, job: JobContext, key: FineTuneJob, base_digest: str | None) -> bool:
+def _reuse(work: Work, order: Order, key: FineTuneJob, base_digest: str | None) -> bool:
     """Publish the model of an equal training, if the project has one; False when this key is to be trained."""
-    if base_digest is None:
+    if base_digest is None or not order.reuses:
         return False
-    training = train_folder.training_digest(key, job.spec.seed, base_digest)
+    training = train_folder.training_digest(key, order.seed, base_digest)
     with unit_of_work() as s:
-        model = trained.find(s, job.project_id, key.connection_id, training)
+        model = trained.find(s, order.project_id, key.connection_id, training)
     if model is None:
         return False
     work.publish(
         counts={"keys": 1, "reused": 1},
         result={"fine_tune_job": key.id, "reused_from": model.fine_tune_job_id},
-        locked=lambda s: _take_over(s, job, key, model.id, training),
-        on_closed=flow.after_train,
+        locked=lambda s: _take_over(s, order, key, model.id, training),
+        on_closed=order.on_closed,
     )
     return True
 
 
-def _take_over(s: Session, job: JobContext, key: FineTuneJob, model_id: str, training: str) -> None:
+def _take_over(s: Session, order: Order, key: FineTuneJob, model_id: str, training: str) -> None:
     """Point a key at another's model, its curve and its log. Raises NotFound when the model has just been deleted."""
-    model = fine_tuned.get(s, job.project_id, model_id)
+    model = fine_tuned.get(s, order.project_id, model_id)
     fine_tuned.want(s, model.id, model.connection_id)
-    source = repository.fine_tune_job(s, job.project_id, model.fine_tune_job_id)
+    source = repository.fine_tune_job(s, order.project_id, model.fine_tune_job_id)
     values = {"model_id": model.id, "training_digest": training, "reused_from": source.id, "curve": source.curve, "log": source.log}
     s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(**values))
     text = f"{key_name(key)} is not trained again: {source.id} was trained on the same rows with the same options"
-    events.append(s, job.job_id, "log", text, {"fine_tuning_job": key.id, "reused_from": source.id, "model": model.id})
+    events.append(s, order.job_id, "log", text, {"fine_tuning_job": key.id, "reused_from": source.id, "model": model.id})
 
 
 # ------------------------------------------------------------------ device
@@ -140,49 +137,37 @@ def _keep(store: BlobStore, folder: Path, result: Mapping[str, Any]) -> Product:
 # ------------------------------------------------------------------ model
 
 
-def record(s: Session, store: BlobStore, job: JobContext, key: FineTuneJob, product: Product, base: str | None = None) -> None:
+def record(s: Session, store: BlobStore, order: Order, key: FineTuneJob, product: Product, base: str | None = None) -> None:
     """The model's row, its files, and that it is wanted on the connection its LM belongs to. `base` is the digest of what it started from.
 
     The trainer's own word for the base model goes before what was asked of it earlier.
     """
     blobs.register(s, store, *(entry["digest"] for entry in product.files.values()), *filter(None, (product.curve, product.log)))
-    name = model_id(job.program_name, Key(key.lm_key, key.predictor, key.lms[0], tuple(key.predictors)), key.id, job.spec.suffix)
     fine_tuned.create(
         s,
-        model_id=name,
-        project_id=job.project_id,
-        job_id=job.job_id,
+        model_id=order.model_id,
+        project_id=order.project_id,
+        job_id=order.job_id,
         fine_tune_job_id=key.id,
         connection_id=key.connection_id,
-        program_name=job.program_name,
+        program_name=order.program_name,
         predictors=key.predictors,
         base_model=key.base_model,
         base_model_digest=product.result.get("base_model_digest"),
         files=product.files,
-        settings=_settings(job, key),
+        settings=order.settings,
     )
-    fine_tuned.want(s, name, key.connection_id)
+    fine_tuned.want(s, order.model_id, key.connection_id)
     used = product.result.get("base_model_digest") or base
     checkpoints.drop(s, key.id)
     values = {
-        "model_id": name,
+        "model_id": order.model_id,
         "result": dict(product.result),
         "curve": product.curve,
         "log": product.log,
         "log_tail": None,
-        "training_digest": train_folder.training_digest(key, job.spec.seed, used) if used else None,
+        "training_digest": train_folder.training_digest(key, order.seed, used) if used and order.reuses else None,
     }
     s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(**values))
-    events.append(s, job.job_id, "log", f"{key_name(key)} is trained: model {name}", {"fine_tuning_job": key.id, "model": name})
-
-
-def _settings(job: JobContext, key: FineTuneJob) -> dict[str, Any]:
-    """How the model is to be asked, and rows to try it on when it is loaded."""
-    lm = job.spec.lms[key.lms[0]]
-    cast = rendering_cast(job.spec, job.student)
-    return {
-        "prompt_adapter": cast.prompt_adapter.model_dump(mode="json"),
-        "options": lm.options(),
-        "constrain": lm.constrain,
-        "probe_file": key.training_file,
-    }
+    text = f"{key_name(key)} is trained: model {order.model_id}"
+    events.append(s, order.job_id, "log", text, {"fine_tuning_job": key.id, "model": order.model_id})

@@ -50,9 +50,11 @@ def after(s: Session, job_id: str, seq: int, limit: int = 500) -> list[JobEvent]
     return list(s.scalars(statement))
 
 
-def concerning(s: Session, job_id: str, fine_tune_job_id: str, types: Collection[str], seq: int, limit: int) -> list[JobEvent]:
-    """Events of some types that are about a fine-tune job: those that name it, and those that name none."""
+def concerning(s: Session, job_id: str, fine_tune_job_id: str, types: Collection[str], before: int | None, limit: int) -> list[JobEvent]:
+    """Events of some types that are about a fine-tune job, the newest first: those that name it, and those that name none."""
     named = JobEvent.data.op("->>")("fine_tuning_job")
-    statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > seq, JobEvent.type.in_(types))
+    statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type.in_(types))
+    if before is not None:
+        statement = statement.where(JobEvent.seq < before)
     statement = statement.where(or_(named.is_(None), named == fine_tune_job_id))
-    return list(s.scalars(statement.order_by(JobEvent.seq).limit(limit)))
+    return list(s.scalars(statement.order_by(JobEvent.seq.desc()).limit(limit)))

@@ -26,7 +26,7 @@ class LmResolver:
         param = f"lms.{role}"
         lm, connection = self._resolve(self._spec.lms.get(role, LmSpec()), "student", param)
         trainer = lm.trainer or connection.trainer or ""
-        _check_trainer(connection, trainer, f"{param}.trainer" if lm.trainer else f"{param}.connection")
+        check_trainer(connection, trainer, f"{param}.trainer" if lm.trainer else f"{param}.connection")
         if "baseline_constrained" in self._spec.evaluate.roles:
             _check_constrain(connection, "evaluate.roles")
         return lm.model_copy(
@@ -103,7 +103,8 @@ def _base_model(connection: Connection, lm: LmSpec, param: str) -> str:
     return lm.base_model or lm.model
 
 
-def _check_trainer(connection: Connection, trainer: str, param: str) -> None:
+def check_trainer(connection: Connection, trainer: str, param: str) -> None:
+    """Raises Invalid, Unsupported."""
     if not trainer or "lora" not in connection.supports:
         message = f"{param}: nothing can be trained for connection {connection.name}; it needs a trainer and support for LoRA adapters"
         raise Invalid(message, code="not_trainable", param=param)

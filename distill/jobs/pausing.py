@@ -11,7 +11,7 @@ from distill.jobs.budget import FIELD_OF
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
 from distill.jobs.shortfall import Shortfall
-from distill.jobs.status import JobStatus
+from distill.jobs.status import JobKind, JobStatus
 
 _QUEUES = text("SELECT queue FROM work_items WHERE job_id = :job_id AND status = 'queued' AND NOT held")
 
@@ -30,12 +30,12 @@ _LATE = (
 )
 
 
-def pause(s: Session, project_id: str, job_id: str) -> Job:
+def pause(s: Session, project_id: str, job_id: str, kind: JobKind = JobKind.COMPILE) -> Job:
     """Ask a job to stand still. It is `paused` at once when no item is leased, else when the last holder has let go.
 
     Asking again is no error. Raises NotFound, Conflict for a job that is over, is being cancelled or was never started.
     """
-    repository.get(s, project_id, job_id)
+    repository.get(s, project_id, job_id, kind)
     job = repository.lock(s, job_id)
     _refuse(job, "paused")
     if job.pause_requested_at is None:
@@ -75,13 +75,13 @@ def stop_late(s: Session) -> str | None:
     return job.id
 
 
-def resume(s: Session, project_id: str, job_id: str) -> Job:
+def resume(s: Session, project_id: str, job_id: str, kind: JobKind = JobKind.COMPILE) -> Job:
     """Let a paused job go on where it stood; a pause that was asked for and has not come yet is taken back.
 
     A job that is not paused stays as it is. Raises NotFound, Conflict for a job that is over, is being cancelled or was never started, and
     for one that its budget would stop again at once.
     """
-    repository.get(s, project_id, job_id)
+    repository.get(s, project_id, job_id, kind)
     job = repository.lock(s, job_id)
     _refuse(job, "resumed")
     if job.pause_requested_at is not None and (why := shortfall.still(s, job)) is not None:

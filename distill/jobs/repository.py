@@ -13,7 +13,7 @@ from distill.catalog.models import Artifact
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import NotFound
 from distill.jobs.models import FineTuneJob, Job, JobStep, WorkItem
-from distill.jobs.status import JobStatus, Step, StepStatus
+from distill.jobs.status import JobKind, JobStatus, Step, StepStatus
 from distill.spec import CompileSpec
 
 
@@ -43,10 +43,10 @@ class StepView:
     finished_at: datetime | None
 
 
-def get(s: Session, project_id: str, job_id: str) -> Job:
-    job = s.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+def get(s: Session, project_id: str, job_id: str, kind: JobKind = JobKind.COMPILE) -> Job:
+    job = s.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id, Job.kind == str(kind)))
     if job is None:
-        raise NotFound(f"no compile job {job_id}", param="id")
+        raise NotFound(f"no {'compile' if kind is JobKind.COMPILE else 'fine-tuning'} job {job_id}", param="id")
     return job
 
 

@@ -16,7 +16,7 @@ from distill.jobs import budget, events, outbox, repository
 from distill.jobs.checks import check
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import FineTuneJob, Job
-from distill.jobs.status import QUEUE_OF, JobStatus, Step
+from distill.jobs.status import QUEUE_OF, JobKind, JobStatus, Step
 from distill.jobs.steps import NewItem, open_step
 from distill.spec import CompileSpec
 
@@ -74,12 +74,12 @@ def start(s: Session, project_id: str, job_id: str) -> Job:
     return job
 
 
-def cancel(s: Session, project_id: str, job_id: str) -> Job:
+def cancel(s: Session, project_id: str, job_id: str, kind: JobKind = JobKind.COMPILE) -> Job:
     """Ask a job to stop. It is `cancelled` at once when no item is leased, else when the last holder has let go.
 
     Asking again is no error. Raises Conflict for a job that has succeeded or failed.
     """
-    repository.get(s, project_id, job_id)
+    repository.get(s, project_id, job_id, kind)
     job = repository.lock(s, job_id)
     if job.status == JobStatus.CANCELLED or job.cancel_requested_at:
         return job

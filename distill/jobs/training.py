@@ -16,7 +16,7 @@ from distill.jobs import claim_sql as sql
 from distill.jobs import events, repository
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import FineTuneJob, Job
-from distill.jobs.status import FineTuneStatus, JobStatus, Step
+from distill.jobs.status import FineTuneStatus, JobKind, JobStatus, Step
 
 _ANY_OPEN = text("""
 SELECT EXISTS (SELECT 1 FROM work_items WHERE job_id = :job_id AND step = 'train' AND status IN ('queued', 'leased'))
@@ -47,8 +47,14 @@ def fail_if_over(s: Session, job: Job) -> None:
     keys = repository.fine_tune_jobs(s, job.id)
     failed = [key for key in keys if key.status == FineTuneStatus.FAILED]
     if failed:
-        fault = _fault(job, failed, sum(key.status == FineTuneStatus.SUCCEEDED for key in keys))
+        alone = job.kind == JobKind.FINE_TUNE
+        fault = _own(failed[0]) if alone else _fault(job, failed, sum(key.status == FineTuneStatus.SUCCEEDED for key in keys))
         transition(s, job, JobStatus.FAILED, message=fault.message, error=fault)
+
+
+def _own(key: FineTuneJob) -> JobFault:
+    """A fine-tuning job has one key, whose error is its own."""
+    return JobFault(**(key.error or {}))
 
 
 def _fault(job: Job, failed: Sequence[FineTuneJob], succeeded: int) -> JobFault:

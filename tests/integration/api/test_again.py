@@ -134,8 +134,8 @@ class TestLogs:
         job_id = finish(api).job_id
         with unit_of_work() as s:
             child: FineTuneJob = repository.fine_tune_jobs(s, job_id)[0]
+            events.append(s, job_id, "train.curve", "mine", {"fine_tuning_job": child.id})
             for number in range(30):
                 events.append(s, job_id, "train.curve", f"step {number}", {"fine_tuning_job": "ftjob-other"})
-            events.append(s, job_id, "train.curve", "mine", {"fine_tuning_job": child.id})
         told = api.get(f"/v1/fine_tuning/jobs/{child.id}/events").json()["data"]
         assert [event["message"] for event in told if event["type"] == "metrics"] == ["mine"]

@@ -43,6 +43,7 @@ from distill.trainers.base import (
 )
 from stillhouse_programs.spec import parse_spec
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
+from workers.tasks import CAPABILITIES
 
 QUEUES = ("rollouts", "light", "train")
 CATEGORIES = ("billing", "technical", "account")
@@ -97,7 +98,7 @@ def knows(ask: Ask) -> dict[str, str]:
 
 def guesses(ask: Ask) -> Answer:
     """A student that always says `account`, until it is asked as a fine-tuned model."""
-    if ask.model.startswith("sh-"):
+    if ask.model.startswith(("sh-", "ft:")):
         return knows(ask)
     return {"category": "account"} if "category" in ask.outputs else {"answer": "Hm."}
 
@@ -231,7 +232,7 @@ class House:
             self.project_id = projects.ensure(s, self.project).id
             self.house: Connection | None = connections.find(s, "house")
         assert self.house is not None
-        self.worker = WorkerInfo(f"worker-{next(_names)}", frozenset({"runtime:default", "trainer:local"}))
+        self.worker = WorkerInfo(f"worker-{next(_names)}", CAPABILITIES)
         self.open()
         return self
 

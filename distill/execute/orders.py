@@ -1,0 +1,60 @@
+"""What a training has to know of its job, of whichever kind that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill.db import Session
+from distill.execute import context as contexts
+from distill.execute import flow
+from distill.jobs import fine_tuning, repository
+from distill.jobs.claims import OnClosed
+from distill.jobs.models import FineTuneJob, Job
+from distill.jobs.status import JobKind
+from distill.pipeline.keys import Key, model_id
+from distill.pipeline.roles import rendering_cast
+
+
+@dataclass(frozen=True)
+class Order:
+    """`settings` say how the model is to be asked, and have rows to try it on when it is loaded. With `reuses`, a model of an equal
+    training stands for this one."""
+
+    job_id: str
+    project_id: str
+    program_name: str
+    seed: int
+    model_id: str
+    settings: Mapping[str, Any]
+    reuses: bool
+    on_closed: OnClosed
+
+
+def of(s: Session, key: FineTuneJob) -> Order:
+    """Raises NotFound."""
+    job = repository.by_id(s, key.job_id)
+    return _alone(job, key) if job.kind == JobKind.FINE_TUNE else _of_compile_job(s, key)
+
+
+def _of_compile_job(s: Session, key: FineTuneJob) -> Order:
+    job = contexts.load(s, key.job_id)
+    lm = job.spec.lms[key.lms[0]]
+    cast = rendering_cast(job.spec, job.student)
+    name = model_id(job.program_name, Key(key.lm_key, key.predictor, key.lms[0], tuple(key.predictors)), key.id, job.spec.suffix)
+    settings = {
+        "prompt_adapter": cast.prompt_adapter.model_dump(mode="json"),
+        "options": lm.options(),
+        "constrain": lm.constrain,
+        "probe_file": key.training_file,
+    }
+    return Order(key.job_id, job.project_id, job.program_name, job.spec.seed, name, settings, reuses=True, on_closed=flow.after_train)
+
+
+def _alone(job: Job, key: FineTuneJob) -> Order:
+    """Each such job trains a model of its own, which has its name."""
+    spec = fine_tuning.spec_of(job)
+    name = fine_tuning.model_id(spec.base_model, spec.suffix, key.id)
+    settings = {"probe_file": key.training_file}
+    return Order(job.id, job.project_id, job.program_name, spec.seed, name, settings, reuses=False, on_closed=flow.after_fine_tune)

@@ -1,0 +1,160 @@
+"""Fine-tuning jobs that OpenAI's clients ask for: a job of its own kind, with one fine-tune job of the same id.
+
+They have the steps validate (the files, line by line) and train, and a model as their product. Every function works inside the caller's
+transaction and never commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+from sqlalchemy import func, select
+
+from distill.catalog import blobs, connections, files
+from distill.catalog.keys import Caller
+from distill.catalog.models import Connection, File
+from distill.db import Session
+from distill.errors import Invalid, NotFound
+from distill.ids import new_id
+from distill.jobs import events
+from distill.jobs.lm_checks import check_trainer
+from distill.jobs.models import FineTuneJob, Job
+from distill.jobs.status import JobKind, JobStatus, Step
+from distill.jobs.steps import NewItem, open_step
+from distill.spec import SpecPart, TrainOptions, compact, did_you_mean, digest
+from distill.storage import BlobStore
+
+FILES = "files"
+"""The kind of the work item that validates."""
+CAPABILITY = "job:fine_tune"
+"""A worker of a release before these jobs cannot run their items, and is not given any."""
+MODEL_PREFIX = "ft:"
+ROUTING_PREFIX = "openai/"
+
+
+class FineTuneSpec(SpecPart):
+    """What such a job is to do. `submit` fills in what follows `metadata`."""
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    train_options: TrainOptions = TrainOptions()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    suffix: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    connection_id: str = ""
+    base_model: str = ""
+    trainer: str = ""
+
+
+def spec_of(job: Job) -> FineTuneSpec:
+    return FineTuneSpec.model_validate_json(job.spec)
+
+
+def model_id(base_model: str, suffix: str | None, fine_tune_job_id: str) -> str:
+    """`ft:<base>:<suffix>::<id>`, unique for ever: the id is the end of the job's."""
+    return f"{MODEL_PREFIX}{base_model}:{suffix or ''}::{fine_tune_job_id.removeprefix('ftjob-')[-16:]}"
+
+
+def submit(s: Session, store: BlobStore, project_id: str, caller: Caller | None, spec: FineTuneSpec) -> FineTuneJob:
+    """Check a request and store its job, with its `validate` item, event and hint. Raises Invalid, NotFound, Unsupported."""
+    sent = _files(s, project_id, spec)
+    connection, base_model = _base(s, spec.model)
+    trainer = connection.trainer or ""
+    check_trainer(connection, trainer, "model")
+    spec = spec.model_copy(update={"connection_id": connection.id, "base_model": base_model, "trainer": trainer})
+    blobs.register(s, store, *(file.digest for file in sent))
+    job = _job(project_id, caller, spec)
+    s.add(job)
+    s.flush()
+    row = _fine_tune_job(job, spec, sent)
+    s.add(row)
+    s.flush()
+    events.append(s, job.id, "status", "The job is queued", {"status": job.status, "step": "validate"})
+    open_step(s, job, Step.VALIDATE, [NewItem(FILES, needs=(CAPABILITY,), max_attempts=3)])
+    s.refresh(row)
+    return row
+
+
+def _files(s: Session, project_id: str, spec: FineTuneSpec) -> list[File]:
+    """The training file, and the validation file if there is one. Raises Invalid for a file that is not the project's."""
+    found = []
+    for param, file_id in (("training_file", spec.training_file), ("validation_file", spec.validation_file)):
+        if file_id is not None:
+            try:
+                found.append(files.get(s, project_id, file_id, param))
+            except NotFound as error:
+                raise Invalid(f"{param}: {error.message}", code=error.code, param=param) from None
+    return found
+
+
+def _base(s: Session, name: str) -> tuple[Connection, str]:
+    """Whose model a name is, and its bare name: `connection/model`, or a model that a connection lists on which can be trained."""
+    bare = name.removeprefix(ROUTING_PREFIX)
+    for full in (name, bare):
+        prefix, _, rest = full.partition("/")
+        named = connections.find(s, prefix) if rest else None
+        if named is not None and (named.models is None or rest in named.models):
+            return named, rest
+    trainable = [row for row in connections.list_connections(s) if row.trainer and "lora" in row.supports]
+    listing = [row for row in trainable if bare in (row.models or ())]
+    chosen = [row for row in listing if row.default_student] or listing
+    if not chosen:
+        raise _unknown(trainable, bare)
+    if len(chosen) > 1:
+        names = ", ".join(f"{row.name}/{bare}" for row in chosen)
+        raise Invalid(f"model: several connections have it; name one of {names}", code="ambiguous_model", param="model")
+    return chosen[0], bare
+
+
+def _unknown(trainable: Sequence[Connection], name: str) -> NotFound:
+    known = [model for row in trainable for model in row.models or ()]
+    there = ", ".join(known) or "none"
+    if name.startswith((MODEL_PREFIX, "sh-")):
+        text = f"model: {name[:200]} is a fine-tuned model, and training goes on from a base model (there are: {there})"
+    else:
+        text = f"model: no model {name[:200]} can be trained here (there are: {there}){did_you_mean(name, known)}"
+    return NotFound(text, code="model_not_found", param="model")
+
+
+def _job(project_id: str, caller: Caller | None, spec: FineTuneSpec) -> Job:
+    return Job(
+        id=new_id("ftjob"),
+        kind=str(JobKind.FINE_TUNE),
+        project_id=project_id,
+        created_by=caller.key_id if caller else None,
+        program_name=spec.suffix or spec.base_model,
+        status=str(JobStatus.QUEUED),
+        spec=compact(spec),
+        spec_digest=digest(spec.model_copy(update={"metadata": {}})),
+        num_threads=1,
+        user_metadata=dict(spec.metadata),
+        queued_at=func.clock_timestamp(),
+    )
+
+
+def _fine_tune_job(job: Job, spec: FineTuneSpec, sent: Sequence[File]) -> FineTuneJob:
+    """Until the files are validated, it points at them as they were sent: who deletes a file takes nothing from its jobs."""
+    return FineTuneJob(
+        id=job.id,
+        job_id=job.id,
+        project_id=job.project_id,
+        lm_key=job.spec_digest,
+        predictor="",
+        lms=[spec.base_model],
+        predictors=[],
+        connection_id=spec.connection_id,
+        base_model=spec.base_model,
+        trainer=spec.trainer,
+        options=spec.train_options.model_dump(mode="json"),
+        training_file=sent[0].digest,
+        validation_file=sent[1].digest if len(sent) > 1 else None,
+    )
+
+
+def own_jobs(s: Session, rows: Sequence[FineTuneJob]) -> dict[str, Job]:
+    """The jobs of those fine-tune jobs that belong to no compile job, by id."""
+    ids = [row.id for row in rows if row.id == row.job_id]
+    return {job.id: job for job in s.scalars(select(Job).where(Job.id.in_(ids)).execution_options(populate_existing=True))}
