@@ -15,6 +15,8 @@ from app.auth import ModelUser
 from app.body import media_type, read_json
 from app.deps import BODY_ERRORS, COMMON_ERRORS, errors
 from app.errors import ApiError
+from app.gateway import prompt_check
+from app.gateway.prompt_check import PromptCheck
 from app.services import Services, ServicesDep
 from distill.catalog.targets import Resolved, resolve
 from distill.db import unit_of_work
@@ -58,12 +60,16 @@ _BODY: Mapping[str, Any] = {
     },
     openapi_extra=dict(_BODY),
 )
-async def chat_completions(request: Request, caller: ModelUser, services: ServicesDep) -> Response:
+async def chat_completions(request: Request, caller: ModelUser, services: ServicesDep, prompts: PromptCheck = None) -> Response:
     """OpenAI's route. An id that is not a model is 404; a model that is still loading is waited for up to 30 s, then 503.
 
-    The base model never answers in a fine-tuned model's place."""
+    The base model never answers in a fine-tuned model's place. What a compiled program's model was not trained to answer, a prompt with
+    another system message than its program's, is 400 `not_a_rendered_prompt`."""
     body = _checked(read_json(await request.body(), media_type(request)))
-    target = await _ready_target(caller.project_id, body["model"])
+    found = await run_in_threadpool(_resolve, caller.project_id, body["model"])
+    if prompts != "off":
+        await run_in_threadpool(prompt_check.check, found, body["messages"])
+    target = await _ready_target(found, caller.project_id, body["model"])
     stream = bool(body.get("stream"))
     return await _relayed(services, target, body, stream)
 
@@ -78,17 +84,17 @@ def _checked(body: Any) -> dict[str, Any]:
     return body
 
 
-async def _ready_target(project_id: str, model: str) -> Target:
+async def _ready_target(found: Resolved, project_id: str, model: str) -> Target:
     """Where the model answers, once it is loaded. Raises NotFound, or ApiError 503 when it does not load in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LONGEST_LOAD_WAIT_SECONDS
     while True:
-        found = await run_in_threadpool(_resolve, project_id, model)
         if found.readiness == "ready":
             return found.target
         if found.readiness == "failed" or loop.time() >= deadline:
             raise _not_loaded(found)
         await asyncio.sleep(_LOOK_EVERY_SECONDS)
+        found = await run_in_threadpool(_resolve, project_id, model)
 
 
 def _resolve(project_id: str, model: str) -> Resolved:
@@ -119,12 +125,16 @@ def _refused(reply: RelayReply) -> ApiError:
     if reply.status == 429:
         return ApiError(429, code, "The LM host takes no more requests now.", headers=wait or {"retry-after": "5"})
     if 400 <= reply.status < 500 and code in {"bad_request", "too_large"}:
-        return ApiError(413 if code == "too_large" else 400, code, _message(reply))
+        message, param = _said(reply)
+        return ApiError(413 if code == "too_large" else 400, code, message, param=param)
     return ApiError(503, code, "The LM host cannot answer now.", headers=wait or {"retry-after": "5"})
 
 
-def _message(reply: RelayReply) -> str:
+def _said(reply: RelayReply) -> tuple[str, str | None]:
+    """What the LM host said, and which field it named."""
     try:
-        return str(orjson.loads(reply.body)["error"]["message"])[:2000]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return "The LM host refused the request."
+        error = orjson.loads(reply.body)["error"]
+        param = error.get("param")
+        return str(error["message"])[:2000], None if param is None else str(param)[:200]
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return "The LM host refused the request.", None

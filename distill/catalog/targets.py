@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill.catalog import connections, fine_tuned
+from distill.catalog.fine_tuned import Served
 from distill.catalog.models import Connection
 from distill.db import Session
 from distill.errors import NotFound
@@ -21,11 +22,17 @@ _ROUTING_PREFIX = "openai/"
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Where a model answers. `target` is meant to be used only when it is `ready`."""
+    """Where a model answers. `target` is meant to be used only when it is `ready`.
+
+    `system_prompts` are the digests of those that a compiled program's model is asked with, and `job_id` is that program's job; none where
+    any prompt may be sent.
+    """
 
     target: Target
     readiness: Readiness
     reason: str | None = None
+    system_prompts: frozenset[str] = frozenset()
+    job_id: str | None = None
 
 
 def target_of(connection: Connection, model: str) -> Target:
@@ -52,13 +59,19 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
 def _tuned(s: Session, project_id: str, model_id: str) -> Resolved:
     served = fine_tuned.served(s, project_id, model_id)
     target = target_of(served.connection, served.model.upstream_model or served.model.id)
+    readiness, reason = _readiness(served)
+    prompts = frozenset(served.model.settings.get("system_prompts", ()))
+    return Resolved(target, readiness, reason, prompts, served.model.job_id)
+
+
+def _readiness(served: Served) -> tuple[Readiness, str | None]:
     if served.connection.waiting_since is not None:
-        return Resolved(target, "loading", f"the host of {served.connection.name} has lent its device to a trainer")
+        return "loading", f"the host of {served.connection.name} has lent its device to a trainer"
     if served.ready:
-        return Resolved(target, "ready")
+        return "ready", None
     if served.placement is not None and served.placement.status == "failed":
-        return Resolved(target, "failed", served.placement.error)
-    return Resolved(target, "loading", f"{model_id} is being loaded")
+        return "failed", served.placement.error
+    return "loading", f"{served.model.id} is being loaded"
 
 
 def _named(s: Session, name: str) -> Target | None:

@@ -20,7 +20,8 @@ from distill.pipeline.roles import rendering_cast
 @dataclass(frozen=True)
 class Order:
     """`settings` say how the model is to be asked, and have rows to try it on when it is loaded. With `reuses`, a model of an equal
-    training stands for this one."""
+    training stands for this one. `system_prompts` is how many different ones it will ever be asked with; None where that is not known:
+    what is code may change its prompts, and rows that are rendered as a teacher is asked do not show the student's."""
 
     job_id: str
     project_id: str
@@ -29,6 +30,7 @@ class Order:
     model_id: str
     settings: Mapping[str, Any]
     reuses: bool
+    system_prompts: int | None
     on_closed: OnClosed
 
 
@@ -49,7 +51,23 @@ def _of_compile_job(s: Session, key: FineTuneJob) -> Order:
         "constrain": lm.constrain,
         "probe_file": key.training_file,
     }
-    return Order(key.job_id, job.project_id, job.program_name, job.spec.seed, name, settings, reuses=True, on_closed=flow.after_train)
+    return Order(
+        job_id=key.job_id,
+        project_id=job.project_id,
+        program_name=job.program_name,
+        seed=job.spec.seed,
+        model_id=name,
+        settings=settings,
+        reuses=True,
+        system_prompts=_system_prompts(job, key),
+        on_closed=flow.after_train,
+    )
+
+
+def _system_prompts(job: contexts.JobContext, key: FineTuneJob) -> int | None:
+    if job.student.reference is not None or job.spec.render != "student":
+        return None
+    return len(job.student.predictors) if job.spec.rows == "all" and not key.predictor else len(key.predictors)
 
 
 def _alone(job: Job, key: FineTuneJob) -> Order:
@@ -57,4 +75,14 @@ def _alone(job: Job, key: FineTuneJob) -> Order:
     spec = fine_tuning.spec_of(job)
     name = fine_tuning.model_id(spec.base_model, spec.suffix, key.id)
     settings = {"probe_file": key.training_file}
-    return Order(job.id, job.project_id, job.program_name, spec.seed, name, settings, reuses=False, on_closed=flow.after_fine_tune)
+    return Order(
+        job_id=job.id,
+        project_id=job.project_id,
+        program_name=job.program_name,
+        seed=spec.seed,
+        model_id=name,
+        settings=settings,
+        reuses=False,
+        system_prompts=None,
+        on_closed=flow.after_fine_tune,
+    )

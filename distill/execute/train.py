@@ -1,7 +1,7 @@
 """Train one key: wait for the device, supervise the trainer, keep its LoRA adapter, and ask for it to be loaded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from distill.catalog import blobs, connections, devices, fine_tuned
 from distill.db import Session, unit_of_work
-from distill.execute import orders, train_folder
+from distill.execute import orders, system_prompts, train_folder
 from distill.execute.attempt import LOOK_SECONDS, Attempt
 from distill.execute.hooks import crash_point
 from distill.execute.lm_host import DRAIN_SECONDS
@@ -55,6 +55,7 @@ def run(work: Work, ports: Ports) -> None:
     attempt = Attempt(work, ports, key, order.seed)
     with attempt.of_its_own_folder():
         product = _keep(ports.store, attempt.folder, attempt.train())
+    order = _with_system_prompts(ports.store, order, key)
     work.publish(
         counts={"keys": 1, "steps": int(product.result.get("steps", 0))},
         result={"fine_tune_job": key.id},
@@ -132,6 +133,14 @@ def _keep(store: BlobStore, folder: Path, result: Mapping[str, Any]) -> Product:
     files = put_folder(store, folder / "out")
     curve, log = (store.put(place) if place.is_file() else None for place in (folder / "curve.jsonl", folder / "log.txt"))
     return Product(files, curve, log, result)
+
+
+def _with_system_prompts(store: BlobStore, order: Order, key: FineTuneJob) -> Order:
+    """The gateway refuses other prompts than those that the model was trained on, where it is known that there are no others."""
+    if order.system_prompts is None or key.training_file is None:
+        return order
+    found = system_prompts.digests(store, key.training_file, order.system_prompts)
+    return order if found is None else replace(order, settings={**order.settings, "system_prompts": found})
 
 
 # ------------------------------------------------------------------ model

@@ -91,22 +91,35 @@ def _files(s: Session, project_id: str, spec: FineTuneSpec) -> list[File]:
 
 
 def _base(s: Session, name: str) -> tuple[Connection, str]:
-    """Whose model a name is, and its bare name: `connection/model`, or a model that a connection lists on which can be trained."""
+    """Whose model a name is, and its bare name: `connection/model`, or a model that a connection lists on which can be trained.
+
+    A connection may itself be called `openai`, as the prefix of OpenAI's clients is: where nothing can be trained on it, it is not meant.
+    """
     bare = name.removeprefix(ROUTING_PREFIX)
-    for full in (name, bare):
-        prefix, _, rest = full.partition("/")
-        named = connections.find(s, prefix) if rest else None
-        if named is not None and (named.models is None or rest in named.models):
-            return named, rest
-    trainable = [row for row in connections.list_connections(s) if row.trainer and "lora" in row.supports]
-    listing = [row for row in trainable if bare in (row.models or ())]
-    chosen = [row for row in listing if row.default_student] or listing
+    named = [found for full in dict.fromkeys((name, bare)) if (found := _named(s, full))]
+    chosen = [(row, rest) for row, rest in named if _is_trainable(row)][:1] or _listing(s, bare) or named[:1]
     if not chosen:
-        raise _unknown(trainable, bare)
+        raise _unknown([row for row in connections.list_connections(s) if _is_trainable(row)], bare)
     if len(chosen) > 1:
-        names = ", ".join(f"{row.name}/{bare}" for row in chosen)
+        names = ", ".join(f"{row.name}/{bare}" for row, _ in chosen)
         raise Invalid(f"model: several connections have it; name one of {names}", code="ambiguous_model", param="model")
-    return chosen[0], bare
+    return chosen[0]
+
+
+def _named(s: Session, name: str) -> tuple[Connection, str] | None:
+    prefix, _, rest = name.partition("/")
+    row = connections.find(s, prefix) if rest else None
+    return (row, rest) if row is not None and (row.models is None or rest in row.models) else None
+
+
+def _listing(s: Session, name: str) -> list[tuple[Connection, str]]:
+    """The connections that have a model to be trained; the default student's alone, if it has."""
+    rows = [row for row in connections.list_connections(s) if _is_trainable(row) and name in (row.models or ())]
+    return [(row, name) for row in [row for row in rows if row.default_student] or rows]
+
+
+def _is_trainable(row: Connection) -> bool:
+    return bool(row.trainer) and "lora" in row.supports
 
 
 def _unknown(trainable: Sequence[Connection], name: str) -> NotFound:

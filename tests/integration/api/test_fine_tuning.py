@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from distill.catalog import connections
 from distill.db import unit_of_work
 from distill.jobs import claims, pausing
 from distill.jobs.claims import WorkerInfo
 from distill.jobs.status import JobKind
+from distill.settings import get_settings
 from tests.integration.api.conftest import Tokens
 from tests.integration.api.test_files import PURPOSE, sent
 from workers.tasks import CAPABILITIES
@@ -41,6 +43,16 @@ class TestCreate:
     @pytest.mark.parametrize("model", ["tiny", "house/tiny", "openai/tiny", "openai/house/tiny"])
     def test_names_of_the_base_model(self, api: TestClient, file: str, model: str) -> None:
         assert ask(api, file, model=model).json()["model"] == "tiny"
+
+    def test_a_connection_called_like_the_prefix_of_openais_clients(
+        self, api: TestClient, file: str, monkeypatch: pytest.MonkeyPatch, lm_url: str
+    ) -> None:
+        monkeypatch.setenv("STILLHOUSE_CONNECTIONS__OPENAI__BASE_URL", lm_url)
+        get_settings.cache_clear()
+        with unit_of_work() as s:
+            connections.sync(s, get_settings())
+        assert ask(api, file, model="openai/tiny").json()["model"] == "tiny"
+        assert ask(api, file, model="openai/gpt-9").json()["error"]["code"] == "not_trainable"
 
     @pytest.mark.parametrize(
         "more",

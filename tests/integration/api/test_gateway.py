@@ -134,6 +134,19 @@ class TestRelay:
         body = lm.calls[0].body
         assert (body["model"], body["temperature"], body["seed"], body["structured_outputs"]) == ("tiny", 0.5, 3, {"choice": ["a"]})
 
+    def test_options_mean_what_the_host_takes_them_for(self, api: TestClient, lm: ScriptedLM) -> None:
+        options: dict[str, Any] = {
+            "n": 2,
+            "stop": ["x"],
+            "logprobs": True,
+            "top_logprobs": 3,
+            "tools": [{"type": "function", "function": {"name": "look"}}],
+            "tool_choice": "auto",
+            "response_format": {"type": "json_object"},
+        }
+        ask(api, "house/tiny", **options)
+        assert {name: lm.calls[0].body[name] for name in options} == options
+
     def test_streams(self, api: TestClient) -> None:
         reply = ask(api, "tiny", "drip", stream=True)
         assert reply.headers["content-type"].startswith("text/event-stream")
