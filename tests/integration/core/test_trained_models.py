@@ -18,7 +18,7 @@ from distill.jobs import repository
 from distill.jobs.models import FineTuneJob
 from distill.spec import system_prompt_digest
 from tests.integration.core.every_status import open_train
-from tests.integration.core.world import World, taken
+from tests.integration.core.world import World, execute, taken
 from tests.integration.execute.house import PretendTrainer
 
 ROW = {"prompt": [{"role": "system", "content": "Route."}, {"role": "user", "content": "hi"}], "completion": [], "digest": "v1:a"}
@@ -28,6 +28,7 @@ class TestCompileJob:
     def test_the_first_key_is_trained_and_an_equal_one_takes_its_model(self, world: World, tmp_path: Path) -> None:
         trainer = PretendTrainer()
         ports = Ports(world.store, cast("Any", None), cast("Any", None), {"local": trainer}, tmp_path)
+        execute("UPDATE connections SET device = NULL")  # no agent is here to hand one over
         job_id = open_train(world, "ab")
         with unit_of_work() as s:
             rows = blobs.put(s, world.store, json.dumps(ROW).encode() + b"\n")
