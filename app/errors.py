@@ -49,6 +49,7 @@ STATUSES: Mapping[type[house.StillhouseError], int] = {
     house.NotFound: 404,
     house.Conflict: 409,
     house.Stale: 412,
+    house.LostLease: 409,
     house.PermissionDenied: 403,
     house.Unauthenticated: 401,
     house.LimitExceeded: 429,

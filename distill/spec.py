@@ -157,12 +157,19 @@ class Rollouts(SpecPart):
     """Up to `n` samples an example; `temperature` is that of the samples after the first.
 
     With `stored_only` no teacher is called, for training or in the evaluation: what is not in the trace store is left out.
+    `where` says who runs the program: this server, or a client that has its code, tools or metric (the evaluation too).
     """
 
     n: Annotated[int, Field(ge=1, le=64)] = 1
     temperature: Temperature | None = None
     stop_on_pass: bool = True
     stored_only: bool = False
+    where: Literal["server", "client"] | None = None
+    """Filled in at submit: the client where the program or the metric is its own, else the server."""
+
+    @property
+    def by_client(self) -> bool:
+        return self.where == "client"
 
 
 class SmokeTest(SpecPart):
@@ -239,11 +246,11 @@ class CompileSpec(SpecPart):
         return () if self.teacher == "labels" else self.teacher
 
     def digest(self) -> str:
-        """Over what decides the result: not the name, the metadata, nor how fast or when it runs, nor how far without asking, nor what it
-        is to beat, which changes nothing of what is trained."""
+        """Over what decides the result: not the name, the metadata, nor how fast, when or where it runs, nor how far without asking, nor
+        what it is to beat, which changes nothing of what is trained."""
         free: dict[str, Any] = {"name": None, "metadata": {}, "auto_start": True, "num_threads": 1, "incumbent_artifact": None}
         same = self.model_copy(update=free)
-        return digest(same.model_dump(mode="json", by_alias=True, exclude={"budget"}))
+        return digest(same.model_dump(mode="json", by_alias=True, exclude={"budget": True, "rollouts": {"where"}}))
 
     def to_json(self) -> str:
         """Compact JSON for the `jobs.spec` column; `CompileSpec.model_validate_json` reads it."""
@@ -309,7 +316,7 @@ def program_digest(spec: ProgramSpec) -> str:
 
 def calls_of_a_rollout(program: ProgramSpec) -> int | None:
     """How many LM calls one rollout makes, one after the other; None for code, of which nobody knows."""
-    return None if program.reference is not None else len(expand(program).steps or ())
+    return None if program.code is not None else len(expand(program).steps or ())
 
 
 def lm_digest(lm: LmSpec) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import make_url, text
 
 from distill.catalog.blobs import check_store, held, store_id
 from distill.db import Session
-from distill.jobs.status import Queue
+from distill.jobs.status import WORKER_QUEUES
 from distill.jobs.workers import by_queue
 from distill.queue import KEEPS_ALL, broker_facts
 from distill.settings import Settings
@@ -89,8 +89,8 @@ def workers(s: Session) -> Finding:
 
 def judge_workers(found: Mapping[str, int]) -> Finding:
     """From the number of live workers by queue."""
-    detail = ", ".join(f"{found.get(queue, 0)} for {queue}" for queue in Queue)
-    missing = [str(queue) for queue in Queue if not found.get(queue)]
+    detail = ", ".join(f"{found.get(queue, 0)} for {queue}" for queue in WORKER_QUEUES)
+    missing = [str(queue) for queue in WORKER_QUEUES if not found.get(queue)]
     if not missing:
         return well(detail)
     return odd(detail, f"start `stillhouse-server worker --queues {','.join(missing)}`: jobs are accepted and wait")

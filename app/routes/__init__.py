@@ -5,6 +5,7 @@ from app.routes import (
     aliases,
     api_keys,
     artifacts,
+    client_rollouts,
     compile_jobs,
     datasets,
     evaluations,
@@ -21,6 +22,7 @@ from app.routes import (
 ALL_ROUTERS = (
     compile_jobs.routes,
     job_parts.routes,
+    client_rollouts.routes,
     evaluations.routes,
     training_files.routes,
     programs.routes,

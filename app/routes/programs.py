@@ -72,7 +72,7 @@ def render_program(program_id: ObjectId, body: RenderRequest, caller: Reader, se
     hosted = hosted_for_render(row.digest, spec, body.prompt_adapter)
     messages = answered(lambda: services.program_host.render(caller.project_id, hosted, body.inputs))
     calls = [RenderedCall(predictor=name, messages=sent) for name, sent in messages.items()]
-    return RenderRead(program=row.id, calls=calls, note=CODE_NOTE if spec.reference else None)
+    return RenderRead(program=row.id, calls=calls, note=CODE_NOTE if spec.code else None)
 
 
 @routes.get("/spec/schema.json", summary="The JSON schema of a program spec", response_class=JSONResponse)

@@ -105,7 +105,7 @@ def _typed_columns(spec: ProgramSpec, labels_teach: bool) -> list[Column]:
         [Column(name, "label", label.schema, required=False) for label in labels(spec) for name in label.columns] if labels_teach else []
     )
     # What code returns is guessed from its predictors: no reason to refuse a row.
-    known = [column for column in columns(spec).values() if spec.reference is None or column.role == "input"]
+    known = [column for column in columns(spec).values() if spec.code is None or column.role == "input"]
     return list({column.name: column for column in (*inner, *known)}.values())
 
 

@@ -16,7 +16,7 @@ from distill.jobs.claims import StepClosed
 from distill.jobs.models import Job, JobStep
 from distill.jobs.repository import fine_tune_jobs
 from distill.jobs.service import NewFineTuneJob
-from distill.jobs.status import Step, StepStatus
+from distill.jobs.status import Queue, Step, StepStatus
 from distill.jobs.steps import NewItem, open_step
 from distill.jobs.trained import COMPILED
 from distill.pipeline import bootstrap, demos
@@ -73,6 +73,9 @@ def _teacher_items(job: JobContext, role: str) -> list[NewItem]:
 def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
     connections = sorted({lm.connection_id for lm in _asked(job, role).values()})
     payload = {"start": 0, "stop": examples}
+    at_client = job.spec.rollouts.by_client and not job.taught_by_labels(role)
+    if at_client:  # it learns from the gateway that a connection does not take calls, and comes again
+        return NewItem(role, payload, examples, queue=Queue.CLIENT, held=role == COMPILED)
     return NewItem(role, payload, examples, needs=service.RUNS_PROGRAMS, connections=connections, held=role == COMPILED)
 
 

@@ -65,7 +65,7 @@ def _of_compile_job(s: Session, key: FineTuneJob) -> Order:
 
 
 def _system_prompts(job: contexts.JobContext, key: FineTuneJob) -> int | None:
-    if job.student.reference is not None or job.spec.render != "student":
+    if job.student.code is not None or job.spec.render != "student":
         return None
     return len(job.student.predictors) if job.spec.rows == "all" and not key.predictor else len(key.predictors)
 

@@ -14,7 +14,7 @@ from distill.jobs.pairs import score_of
 from distill.pipeline.costs import TOKENS
 from distill.pipeline.evaluate import Outcome, evaluation
 from distill.pipeline.plan import roles_to_evaluate
-from stillhouse_programs.spec import MetricSpec, ReferenceMetric, metric_fields
+from stillhouse_programs.spec import ClientMetric, MetricSpec, ReferenceMetric, metric_fields
 
 
 def rollout_fact(
@@ -96,5 +96,7 @@ def metric_name(metric: MetricSpec) -> str:
     """`exact_match(category)`; of a metric that is code its reference."""
     if isinstance(metric, ReferenceMetric):
         return metric.reference
+    if isinstance(metric, ClientMetric):
+        return metric.name
     fields = metric_fields(metric)
     return f"{metric.type}({', '.join(fields)})" if fields else str(metric.type)

@@ -163,7 +163,7 @@ class Slice:
             rollouts.append({"n": n, "seed": item.seeds[n], "trace": stored.trace, "score": stored.score})
         return {"index": item.example.index, "inputs": item.io.inputs, "labels": item.io.labels, "rollouts": rollouts}
 
-    def take_trace(self, item: Item, n: int, body: Json) -> NewTrace:
+    def take_trace(self, item: Item, n: int, body: Json, source: str = "runner") -> NewTrace:
         """Keep a new trace; returns its row for the store."""
         key = item.digests[n]
         self.traces[key] = body
@@ -177,8 +177,9 @@ class Slice:
             prompt_hash=self.job.plan.prompt_hash(self.cast),
             rollout=n,
             body=body,
+            source=source,
             dspy_version=self.job.plan.dspy_version,
-            job_id=self.job.job_id,
+            job_id=None if source == "import" else self.job.job_id,
         )
 
     def take_score(self, item: Item, n: int, score: Json) -> NewScore:

@@ -167,9 +167,7 @@ class _Running:
         """Raises Refused when the first examples say that the others are not worth their calls."""
         if self.piece.stored_only or not (self.piece.is_bootstrap and self.work.claim.payload.get("whole")):
             return  # no call is at stake
-        job, total = self.piece.job, len(self.piece.items)
-        outcomes = [self.piece.outcome(item) for item in self.piece.items]
-        reason = bootstrap.judge(outcomes, job.spec.smoke_test, _teacher_name(self.piece), job.plan.train_examples - total)
+        reason = verdict(self.piece)
         if reason is not None:
             _keep_for_readers(self.piece)
             raise Refused(reason)
@@ -286,6 +284,13 @@ def _progress(piece: Slice) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------ publish
+
+
+def verdict(piece: Slice) -> Reason | None:
+    """Why the first examples of a teacher say that the others are not worth their calls; None where they do not say so."""
+    job, total = piece.job, len(piece.items)
+    outcomes = [piece.outcome(item) for item in piece.items]
+    return bootstrap.judge(outcomes, job.spec.smoke_test, _teacher_name(piece), job.plan.train_examples - total)
 
 
 def _publish(work: Work, piece: Slice, spending: Spending) -> None:

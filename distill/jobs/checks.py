@@ -21,6 +21,7 @@ from distill.jobs.name_diff import NamePair, pair_names, two_columns
 from distill.settings import get_settings
 from distill.spec import CompileSpec, TeacherSpec, did_you_mean
 from stillhouse_programs.spec import (
+    ClientMetric,
     ProgramSpec,
     SpecError,
     check_metric,
@@ -65,6 +66,7 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
     _check_words(spec)
     _check_labels(spec, program)
     _check_text_only(program)
+    spec = _with_place(spec, program)
     _check_demos(spec, program, "program")
     spec = _with_defaults(spec, row, program)
     spec = _with_lms(s, project_id, spec, program)
@@ -93,11 +95,21 @@ def _check_words(spec: CompileSpec) -> None:
         raise Invalid(f"num_threads: at most {most} on this server", code="too_many_threads", param="num_threads")
 
 
+def _with_place(spec: CompileSpec, program: ProgramSpec) -> CompileSpec:
+    """Who runs the program: its client where it, or the metric, is its own. Raises Invalid where this server could not."""
+    own = "program" if program.client is not None else "metric" if isinstance(spec.metric, ClientMetric) else None
+    if own is not None and spec.rollouts.where == "server":
+        message = f"rollouts.where: the {own} is its caller's own and does not run on this server; leave the word out, or say `client`"
+        raise Invalid(message, code="runs_at_the_client", param="rollouts.where")
+    where = spec.rollouts.where or ("client" if own else "server")
+    return spec.model_copy(update={"rollouts": spec.rollouts.model_copy(update={"where": where})})
+
+
 def _check_labels(spec: CompileSpec, program: ProgramSpec) -> None:
     """What goes with `teacher: "labels"`."""
     if spec.teacher != "labels":
         return
-    if program.reference is not None:
+    if program.code is not None:
         message = "teacher: only a program spec says which label is the answer to which call; code is asked through a teacher LM"
         raise Unsupported(message, code="labels_need_a_spec", param="teacher")
     if spec.rollouts.n > 1:
@@ -233,6 +245,6 @@ def _check_metric(spec: CompileSpec, program: ProgramSpec, dataset: Dataset, par
 
 def _labels(program: ProgramSpec, known: list[str]) -> list[str]:
     """The columns that can be labels: the outputs, or, where the program is code, whatever is no input."""
-    if program.reference is not None:
+    if program.code is not None:
         return [name for name in known if name not in input_names(program)]
     return [name for name, column in columns(program).items() if column.role == "label"]

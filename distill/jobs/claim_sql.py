@@ -7,7 +7,7 @@ from sqlalchemy import text
 # Projects in their order, their jobs in theirs, and the first item that can be locked: nodes pull row by row, so the walk ends there.
 # A subquery with ORDER BY is not merged into the one around it, and its limit, of which the planner does not know that it is beyond all
 # numbers, makes it walk along the index instead of sorting all jobs first.
-CLAIM = text("""
+_CLAIM = """
 WITH leased AS MATERIALIZED (
   SELECT w.job_id, j.project_id, count(*) AS items, sum(w.width) AS width
     FROM work_items w JOIN jobs j ON j.id = w.job_id WHERE w.status = 'leased' GROUP BY w.job_id, j.project_id
@@ -18,6 +18,7 @@ WITH leased AS MATERIALIZED (
                         CAST(:max_threads AS bigint) - (SELECT COALESCE(sum(width), 0) FROM leased)), 1000000) AS room
     FROM projects p
     LEFT JOIN (SELECT project_id, sum(items) AS items, sum(width) AS width FROM leased GROUP BY project_id) r ON r.project_id = p.id
+   {of_project}
 ), due AS MATERIALIZED (
   SELECT id FROM connections WHERE limited_since IS NOT NULL AND limited_until <= clock_timestamp() AND waiting_since IS NULL
 ), try AS (
@@ -28,7 +29,7 @@ WITH leased AS MATERIALIZED (
      AND w.needs <@ CAST(:capabilities AS text[])
      AND NOT w.connections && ARRAY(SELECT id FROM connections WHERE waiting_since IS NOT NULL OR limited_until > clock_timestamp())
      AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL
-     AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
+     AND (j.deadline IS NULL OR j.deadline > clock_timestamp()) {of_job}
      AND p.room > 0 AND j.num_threads > COALESCE((SELECT width FROM leased l WHERE l.job_id = j.id), 0)
    ORDER BY w.started_at NULLS FIRST, w.created_at, w.id
    LIMIT 1 FOR UPDATE OF w SKIP LOCKED
@@ -39,7 +40,7 @@ WITH leased AS MATERIALIZED (
      SELECT id, num_threads - COALESCE((SELECT width FROM leased l WHERE l.job_id = jobs.id), 0) AS room
        FROM jobs
       WHERE project_id = p.id AND status IN ('queued', 'running') AND cancel_requested_at IS NULL AND pause_requested_at IS NULL
-        AND (deadline IS NULL OR deadline > clock_timestamp())
+        AND (deadline IS NULL OR deadline > clock_timestamp()) {of_id}
       ORDER BY priority DESC, created_at, id LIMIT (SELECT 1000000000)
    ) j
    CROSS JOIN LATERAL (
@@ -61,7 +62,12 @@ UPDATE work_items w
   FROM pick WHERE w.id = pick.id
 RETURNING w.id, w.job_id, w.step, w.kind, w.ordinal, w.payload, w.units, w.queue, w.fence, w.attempts, w.width, w.fine_tune_job_id,
           pick.capped, ARRAY(SELECT id FROM connections WHERE id = ANY (w.connections) AND limited_since IS NOT NULL) AS tries
-""")
+"""
+CLAIM = text(_CLAIM.format(of_project="", of_job="", of_id=""))
+_THE_JOB = "AND {id} = COALESCE(CAST(:job_id AS text), {id})"
+CLAIM_OF_PROJECT = text(
+    _CLAIM.format(of_project="WHERE p.id = :project_id", of_job=_THE_JOB.format(id="j.id"), of_id=_THE_JOB.format(id="jobs.id"))
+)
 
 START_STEP = text("""
 UPDATE job_steps SET status = 'running', started_at = clock_timestamp() WHERE job_id = :job_id AND name = :step AND status = 'queued'
@@ -144,12 +150,13 @@ UPDATE work_items w
  WHERE w.id = :id AND w.fence = :fence AND w.status = 'leased' RETURNING w.queue, w.run_after <= clock_timestamp() AS due
 """)
 
+# A client that goes away is no sign that the work kills whoever does it.
 REAP = text("""
 UPDATE work_items w
-   SET status = CASE WHEN w.losses + 1 >= :poison THEN 'failed' ELSE 'queued' END, losses = w.losses + 1,
+   SET status = CASE WHEN w.losses + 1 >= :poison AND w.queue <> 'client' THEN 'failed' ELSE 'queued' END, losses = w.losses + 1,
        attempts = GREATEST(w.attempts - 1, 0), width = 0, lease_owner = NULL, lease_expires_at = NULL,
        run_after = clock_timestamp(), hinted_at = clock_timestamp(),
-       finished_at = CASE WHEN w.losses + 1 >= :poison THEN clock_timestamp() END
+       finished_at = CASE WHEN w.losses + 1 >= :poison AND w.queue <> 'client' THEN clock_timestamp() END
  WHERE w.id = (
    SELECT id FROM work_items
     WHERE status = 'leased' AND lease_expires_at < clock_timestamp() - make_interval(secs => :grace)

@@ -23,20 +23,26 @@ from distill.jobs import claim_sql as sql
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
 from distill.jobs.slices import cut
-from distill.jobs.status import POISON_AFTER, JobStatus, Queue, Step, StepStatus
+from distill.jobs.status import POISON_AFTER, WORKER_QUEUES, JobStatus, Queue, Step, StepStatus
 from distill.jobs.steps import point_at_oldest_open
 from distill.settings import get_settings
 
 _TRIES = 8
+_GONE = "The client that ran the program went away; the job waits for it, or another, to go on"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """Who claims: a name that is unique among live workers, what it can do, and how many rollouts it runs at once."""
+    """Who claims: a name that is unique among live workers, what it can do, and how many rollouts it runs at once.
+
+    A client has work of its own project alone (`project_id`), and of one job if it says so.
+    """
 
     name: str
     capabilities: frozenset[str] = frozenset()
     max_width: int = 1000
+    project_id: str | None = None
+    job_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ def claim(s: Session, queue: str, worker: WorkerInfo) -> Claim | None:
     """
     for _ in range(_TRIES):
         with s.begin_nested() as attempt:
-            row = s.execute(sql.CLAIM, _claim_values(queue, worker)).first()
+            row = _pick(s, queue, worker)
             if row is None:
                 return None
             taken = _secure(s, row, worker)
@@ -108,6 +114,13 @@ def claim(s: Session, queue: str, worker: WorkerInfo) -> Claim | None:
             attempt.rollback()  # gives back the locks too: whoever goes on with them might wait for somebody who waits for these
         _settle_stopped(s, row.job_id)
     return None
+
+
+def _pick(s: Session, queue: str, worker: WorkerInfo) -> Row[Any] | None:
+    values = _claim_values(queue, worker)
+    if worker.project_id is None:
+        return s.execute(sql.CLAIM, values).first()
+    return s.execute(sql.CLAIM_OF_PROJECT, {**values, "project_id": worker.project_id, "job_id": worker.job_id}).first()
 
 
 def _claim_values(queue: str, worker: WorkerInfo) -> dict[str, Any]:
@@ -236,7 +249,7 @@ def publish(
 
 def _offer_width(s: Session, job: Job, claim: Claim) -> None:
     """The width that a lease leaves may be what the job's items on other queues waited for; on its own queue the worker looks again."""
-    for queue in s.scalars(sql.OTHER_QUEUES, {"job_id": job.id, "queue": claim.queue, "queues": [str(queue) for queue in Queue]}):
+    for queue in s.scalars(sql.OTHER_QUEUES, {"job_id": job.id, "queue": claim.queue, "queues": [str(queue) for queue in WORKER_QUEUES]}):
         outbox.add(s, queue, job.id)
 
 
@@ -333,7 +346,8 @@ def reap(s: Session) -> int | None:
         _fail_for(s, row.job_id, JobFault("poison", message, "system", None, str(Step(row.step).public), True), row.fine_tune_job_id)
         return int(row.id)
     job = repository.lock(s, row.job_id)
-    events.append(s, job.id, "warning", "A worker was lost; its work will be done again", {"step": str(Step(row.step).public)}, "warning")
+    message = _GONE if row.queue == Queue.CLIENT else "A worker was lost; its work will be done again"
+    events.append(s, job.id, "warning", message, {"step": str(Step(row.step).public)}, "warning")
     settle(s, job)
     outbox.add(s, row.queue, job.id)
     return int(row.id)

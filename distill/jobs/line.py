@@ -12,7 +12,7 @@ from sqlalchemy import Row, text
 from distill.catalog.waits import SAID
 from distill.db import Session
 from distill.jobs.models import Job
-from distill.jobs.status import JobStatus
+from distill.jobs.status import JobStatus, Queue
 from distill.jobs.workers import silence_seconds
 from distill.settings import get_settings
 
@@ -88,7 +88,7 @@ def _connection(row: Row[Any]) -> str | None:
 
 
 def _worker(row: Row[Any]) -> str | None:
-    if row.manned:
+    if row.manned or row.queue == Queue.CLIENT:
         return None
     needs = f" with {', '.join(row.needs)}" if row.listened else ""
     return f"no worker{needs} is alive for the queue {row.queue}"
@@ -118,4 +118,11 @@ def _caps(row: Row[Any]) -> str | None:
     return None
 
 
-_TELLERS: tuple[Callable[[Row[Any]], str | None], ...] = (_connection, _worker, _later, _caps, _line, _width)
+def _client(row: Row[Any]) -> str | None:
+    """Nobody knows whether a client is there before it claims."""
+    if row.queue != Queue.CLIENT or row.width:
+        return None
+    return "waits for a client: the program runs in its caller's own process. Make the same call again there, and it goes on"
+
+
+_TELLERS: tuple[Callable[[Row[Any]], str | None], ...] = (_connection, _client, _worker, _later, _caps, _line, _width)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from distill.db import Session
-from distill.jobs.status import Queue
+from distill.jobs.status import WORKER_QUEUES, Queue
 from distill.queue import MAX_HINTS
 
 CHANNEL = "stillhouse_outbox"
@@ -37,7 +37,7 @@ _DUE = text("""
 UPDATE work_items w SET hinted_at = clock_timestamp()
  WHERE w.id IN (
    SELECT id FROM work_items
-    WHERE status = 'queued' AND NOT held AND run_after <= clock_timestamp() AND hinted_at < run_after
+    WHERE status = 'queued' AND NOT held AND queue <> 'client' AND run_after <= clock_timestamp() AND hinted_at < run_after
     LIMIT 500 FOR UPDATE SKIP LOCKED)
 RETURNING w.queue
 """)
@@ -53,7 +53,9 @@ class Hint:
 
 
 def add(s: Session, queue: Queue | str, job_id: str | None = None, many: int = 1) -> None:
-    """Ask for `many` hints on `queue`, as far as they could be of use, once this transaction has committed."""
+    """Ask for `many` hints on `queue`, as far as they could be of use, once this transaction has committed. Clients get none: they ask."""
+    if queue == Queue.CLIENT:
+        return
     s.execute(_ADD, {"queue": str(queue), "job_id": job_id, "many": min(many, MAX_HINTS), "channel": CHANNEL})
 
 
@@ -73,7 +75,7 @@ def take_overdue(s: Session, seconds: float) -> list[Hint]:
 
     As many of each queue as hints could be of use, so that a long one hides no other; the rest is taken next time.
     """
-    values = {"seconds": seconds, "many": MAX_HINTS, "queues": [str(queue) for queue in Queue]}
+    values = {"seconds": seconds, "many": MAX_HINTS, "queues": [str(queue) for queue in WORKER_QUEUES]}
     return _count(row.queue for row in s.execute(_OVERDUE, values))
 
 

@@ -118,13 +118,16 @@ class JobKind(StrEnum):
 
 
 class Queue(StrEnum):
-    """Queues by what their workers can do: `light` runs no user code, `train` starts trainers."""
+    """Queues by what their workers can do: `light` runs no user code, `train` starts trainers. `client` has no workers: its items are
+    claimed over HTTP, by whoever has the program."""
 
     LIGHT = "light"
     ROLLOUTS = "rollouts"
     TRAIN = "train"
+    CLIENT = "client"
 
 
+WORKER_QUEUES = (Queue.LIGHT, Queue.ROLLOUTS, Queue.TRAIN)
 QUEUE_OF: dict[Step, Queue] = {
     Step.VALIDATE: Queue.ROLLOUTS,
     Step.BOOTSTRAP: Queue.ROLLOUTS,

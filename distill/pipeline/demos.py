@@ -42,8 +42,10 @@ class Trial(BaseModel):
 
 
 def is_tried(spec: CompileSpec, student: ProgramSpec) -> bool:
-    """Whether there is something to choose: rows with the teacher's prompts have the teacher's demos, as in DSPy."""
-    return spec.demos == "auto" and spec.render == "student" and any(each.demos for each in compiled_program(spec, student).predictors)
+    """Whether there is something to choose: rows with the teacher's prompts have the teacher's demos, as in DSPy. A program that its
+    client runs keeps its demos untried."""
+    open_to_both = spec.demos == "auto" and spec.render == "student" and not spec.rollouts.by_client
+    return open_to_both and any(each.demos for each in compiled_program(spec, student).predictors)
 
 
 def choose(keep: Mapping[int, float | None], drop: Mapping[int, float | None]) -> Trial:

@@ -26,6 +26,7 @@ from stillhouse.resources.datasets import AsyncDatasets, Datasets
 from stillhouse.resources.models import AsyncModels, Models
 from stillhouse.resources.programs import AsyncPrograms, Programs
 from stillhouse.resources.webhook_endpoints import AsyncWebhookEndpoints, WebhookEndpoints
+from stillhouse.resources.work_items import AsyncWorkItems, WorkItems
 from stillhouse.types import Me
 
 T = TypeVar("T")
@@ -98,6 +99,7 @@ class Stillhouse(_Core):
         self.datasets = Datasets(self)
         self.models = Models(self)
         self.programs = Programs(self)
+        self.work_items = WorkItems(self)
 
     def me(self) -> Me:
         """The project, key and scopes that this client acts with."""
@@ -183,6 +185,7 @@ class AsyncStillhouse(_Core):
         self.datasets = AsyncDatasets(self)
         self.models = AsyncModels(self)
         self.programs = AsyncPrograms(self)
+        self.work_items = AsyncWorkItems(self)
 
     async def me(self) -> Me:
         """The project, key and scopes that this client acts with."""

@@ -70,6 +70,8 @@ def load_artifact(
 
 
 def _build(spec: ProgramSpec) -> dspy.Module:
+    if spec.client is not None:
+        raise ArtifactError("The program is code of your own, which is in no artifact: pass an instance as `program=`")
     try:
         return build_program(spec)
     except ReferenceFault as fault:

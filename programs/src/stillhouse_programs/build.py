@@ -26,11 +26,15 @@ def build_program(spec: ProgramSpec, allowed: Allowed = None) -> dspy.Module:
     """Build a program whose `named_predictors()` carry the spec's names.
 
     A spec of the one predictor `self` becomes a plain `dspy.Predict`; one with a reference is made by the code it names, see
-    `reference` for what `allowed` means. Raises SpecError for a type that cannot be built and a reference that cannot be used.
+    `reference` for what `allowed` means. Of one that runs in its caller's process there are the predictors alone.
+
+    Raises SpecError for a type that cannot be built and a reference that cannot be used.
     """
     if spec.reference is not None:
         return open_program(spec, allowed)
     expanded = expand(spec)
+    if spec.client is not None:
+        return ClientParts(expanded)
     if [predictor.name for predictor in expanded.predictors] == ["self"]:
         return build_predictor(expanded.predictors[0], "predictors[0]")
     return SpecProgram(expanded)
@@ -115,6 +119,18 @@ class SpecProgram(dspy.Module):
 
     def _prediction(self, values: Mapping[str, Any]) -> dspy.Prediction:
         return dspy.Prediction(**{name: resolve(reference, values) for name, reference in self._spec_outputs.items()})
+
+
+class ClientParts(SpecProgram):
+    """The predictors of a program whose code its caller has: they render, and the whole does not run."""
+
+    def forward(self, **inputs: Any) -> dspy.Prediction:
+        """Raises TypeError."""
+        raise TypeError("this program runs in the process of its caller, who has the code")
+
+    async def aforward(self, **inputs: Any) -> dspy.Prediction:
+        """Raises TypeError."""
+        return self.forward(**inputs)
 
 
 def _is_given(defaults: Mapping[str, Any], name: str) -> bool:

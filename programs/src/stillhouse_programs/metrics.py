@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic_core import to_jsonable_python
 
 from stillhouse_programs.reference import make_reference_metric
-from stillhouse_programs.spec import F1, ExactMatch, FieldEquals, MetricSpec, ReferenceMetric, parse_metric
+from stillhouse_programs.spec import F1, ClientMetric, ExactMatch, FieldEquals, MetricSpec, ReferenceMetric, SpecError, parse_metric
 
 Metric = Callable[..., Any]
 
@@ -59,6 +59,8 @@ def make_metric(spec: Any, allowed: Sequence[str] | None = None) -> Metric:
     metric: MetricSpec = parse_metric(spec)
     if isinstance(metric, ReferenceMetric):
         return make_reference_metric(metric, allowed or [])
+    if isinstance(metric, ClientMetric):
+        raise SpecError("metric: it runs in the process of its caller alone", "metric")
     built_in: ExactMatch | F1 | FieldEquals = metric
 
     def score(example: Any, prediction: Any, trace: Any = None) -> bool | float:

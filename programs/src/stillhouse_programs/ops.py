@@ -30,6 +30,7 @@ from stillhouse_programs.reference import forget, source_of
 from stillhouse_programs.relay_http import AsyncRelayClient, SyncRelayClient
 from stillhouse_programs.render import Rejection, render_row
 from stillhouse_programs.spec import (
+    ClientMetric,
     ProgramSpec,
     ReferenceFault,
     ReferenceMetric,
@@ -230,6 +231,8 @@ class Ops:
         if metric is None:
             return None
         parsed = parse_metric(metric)
+        if isinstance(parsed, ClientMetric):
+            return None  # its caller asks it
         if not isinstance(parsed, ReferenceMetric):
             return make_metric(parsed)
         if anew:

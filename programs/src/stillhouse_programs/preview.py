@@ -21,7 +21,7 @@ def render_messages(spec: ProgramSpec, prepared: Prepared, inputs: Mapping[str, 
     Raises CannotRender.
     """
     predictors = dict(prepared.program.named_predictors())
-    if spec.reference is not None:
+    if spec.code is not None:
         return {name: _alone(prepared, name, predictor, inputs) for name, predictor in predictors.items()}
     messages: dict[str, list[Message]] = {}
     for step in expand(spec).steps or []:
@@ -77,7 +77,7 @@ def _follow(reference: FromRef, inputs: Mapping[str, Any]) -> Any:
 def output_types(program: dspy.Module, spec: ProgramSpec) -> dict[str, Any]:
     """The declared type of each returned field that is one field of one step."""
     predictors = dict(program.named_predictors())
-    if spec.reference is not None:
+    if spec.code is not None:
         return _agreed_types(predictors.values())
     expanded = expand(spec)
     types = {}

@@ -134,7 +134,7 @@ def hash_prompts(
     program: dspy.Module, spec: ProgramSpec, samples: Sequence[Mapping[str, Any]], prompt_adapter: PromptAdapterLike = None
 ) -> str:
     """Return the prompt hash of a program with this spec: of scripted runs, or of its predictors alone where it is code."""
-    if spec.reference is not None:
+    if spec.code is not None:
         return predictors_hash(program, prompt_adapter)
     return prompt_hash(program, samples, prompt_adapter)
 

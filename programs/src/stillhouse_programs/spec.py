@@ -22,6 +22,7 @@ from stillhouse_programs.spec_labels import Label, step_labels
 from stillhouse_programs.spec_metrics import (
     F1,
     METRICS,
+    ClientMetric,
     ExactMatch,
     FieldEquals,
     MetricSpec,
@@ -32,6 +33,7 @@ from stillhouse_programs.spec_metrics import (
 )
 from stillhouse_programs.spec_models import (
     PROMPT_ADAPTER_TYPES,
+    ClientCode,
     FieldSpec,
     FromRef,
     GenerationConfig,
@@ -57,7 +59,8 @@ __all__ = [
     "lm_roles", "predictor_names", "columns", "Column", "check_row", "RowFault", "RowReader", "cast_cell", "row_reader", "dspy_types",
     "Label", "labels",
     "DemosMode", "with_demos", "METRICS", "MetricSpec", "ExactMatch", "F1", "FieldEquals", "parse_metric", "check_metric", "metric_fields",
-    "ProgramReference", "InputSpec", "ReferenceMetric", "REFERENCES_VARIABLE", "ReferenceFault", "check_allowed", "read_prefixes",
+    "ProgramReference", "ClientCode", "InputSpec", "ReferenceMetric", "ClientMetric",
+    "REFERENCES_VARIABLE", "ReferenceFault", "check_allowed", "read_prefixes",
 ]  # fmt: skip
 
 PROMPT_ADAPTERS = frozenset(PROMPT_ADAPTER_TYPES)

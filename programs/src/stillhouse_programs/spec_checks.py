@@ -8,6 +8,7 @@ from stillhouse_programs.schema_values import value_fault
 from stillhouse_programs.spec_errors import SpecError
 from stillhouse_programs.spec_expand import REASONING
 from stillhouse_programs.spec_models import (
+    ClientCode,
     FieldSpec,
     FromRef,
     JsonObject,
@@ -42,24 +43,26 @@ def check_predictors(spec: ProgramSpec) -> None:
 
 def check_wiring(spec: ProgramSpec) -> None:
     """Check steps and outputs of an expanded spec whose predictors were checked. Raises SpecError."""
-    if spec.reference is not None:
-        _check_inputs(spec, spec.reference)
+    if spec.code is not None:
+        _check_code(spec, spec.code)
         return
     _check_unique([step.id for step in spec.steps or []], "step", "steps", "id")
     _check_wiring(spec)
 
 
-def _check_inputs(spec: ProgramSpec, reference: ProgramReference) -> None:
+def _check_code(spec: ProgramSpec, code: ProgramReference | ClientCode) -> None:
     """The wiring of a program that is code: none, only its inputs."""
-    for part, given in (("steps", spec.steps), ("outputs", spec.outputs)):
+    word = "reference" if code is spec.reference else "client"
+    beside = (("steps", spec.steps), ("outputs", spec.outputs), ("client", spec.client if word == "reference" else None))
+    for part, given in beside:
         if given is not None:
-            raise SpecError(f"`{part}` cannot stand beside `reference`: the program runs by its own code", part)
-    _check_unique([each.name for each in reference.inputs], "input", "reference.inputs", "name")
-    for number, each in enumerate(reference.inputs):
+            raise SpecError(f"`{part}` cannot stand beside `{word}`: the program runs by its own code", part)
+    _check_unique([each.name for each in code.inputs], "input", f"{word}.inputs", "name")
+    for number, each in enumerate(code.inputs):
         try:
             check_schema(each.json_schema)
         except SchemaFault as fault:
-            raise SpecError(f"input {each.name}: {fault}", f"reference.inputs[{number}].schema{fault.path}") from None
+            raise SpecError(f"input {each.name}: {fault}", f"{word}.inputs[{number}].schema{fault.path}") from None
 
 
 def references(reference: Reference) -> Iterator[FromRef]:

@@ -25,7 +25,7 @@ def expand_spec(spec: ProgramSpec) -> ProgramSpec:
     Expanding twice changes nothing. Raises SpecError if wiring is missing that cannot be filled in.
     """
     spec = spec.model_copy(update={"predictors": [_expand_predictor(each, f"predictors[{at}]") for at, each in enumerate(spec.predictors)]})
-    if spec.reference is not None:
+    if spec.code is not None:
         return spec
     if spec.steps is not None and spec.outputs is not None:
         return spec
@@ -84,7 +84,7 @@ def number_steps(spec: ProgramSpec) -> ProgramSpec:
 
     An id reaches no prompt, so specs that differ in nothing else are the same program.
     """
-    if spec.reference is not None:
+    if spec.code is not None:
         return spec
     steps = spec.steps or []
     ids = {step.id: f"s{number}" for number, step in enumerate(steps, 1)}

@@ -40,14 +40,26 @@ class ReferenceMetric(SpecModel):
     source: Source = Field(default_factory=dict, description="SHA-256 of every module of the package; the server fills it in.")
 
 
-MetricSpec: TypeAlias = ExactMatch | F1 | FieldEquals | ReferenceMetric
+class ClientMetric(SpecModel):
+    """A metric that its caller alone has: it is asked in the caller's own process, and its scores are sent in."""
+
+    type: Literal["client"] = "client"
+    name: str = Field("metric", max_length=100, pattern=r"^[^\x00-\x1f]+$", description="How reports name it.")
+    source: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the code: another metric scores anew.")
+
+
+MetricSpec: TypeAlias = ExactMatch | F1 | FieldEquals | ReferenceMetric | ClientMetric
 METRICS: dict[str, type[ExactMatch] | type[F1] | type[FieldEquals]] = {"exact_match": ExactMatch, "f1": F1, "field_equals": FieldEquals}
-_MODELS: dict[str, type[ExactMatch] | type[F1] | type[FieldEquals] | type[ReferenceMetric]] = {**METRICS, "reference": ReferenceMetric}
+_MODELS: dict[str, type[ExactMatch] | type[F1] | type[FieldEquals] | type[ReferenceMetric] | type[ClientMetric]] = {
+    **METRICS,
+    "reference": ReferenceMetric,
+    "client": ClientMetric,
+}
 
 
 def parse_metric(metric: Any) -> MetricSpec:
     """Read a metric: a name, or an object with `type` and options. Raises SpecError with `param` below `metric`."""
-    if isinstance(metric, (ExactMatch, F1, FieldEquals, ReferenceMetric)):
+    if isinstance(metric, (ExactMatch, F1, FieldEquals, ReferenceMetric, ClientMetric)):
         return metric
     raw = {"type": metric} if isinstance(metric, str) else metric
     if not isinstance(raw, dict):
@@ -65,7 +77,7 @@ def parse_metric(metric: Any) -> MetricSpec:
 
 def metric_fields(metric: MetricSpec) -> list[str] | None:
     """Return the outputs a metric looks at: none that are known of a metric that is code; None for all that have labels."""
-    if isinstance(metric, ReferenceMetric):
+    if isinstance(metric, (ReferenceMetric, ClientMetric)):
         return []
     return metric.fields if isinstance(metric, ExactMatch) else [metric.field]
 
@@ -81,5 +93,5 @@ def check_metric_fields(metric: MetricSpec, outputs: list[str]) -> None:
 def check_metric_of(metric: Any, spec: ProgramSpec) -> None:
     """Check a metric against an expanded spec. What a program that is code returns is not known. Raises SpecError."""
     parsed = parse_metric(metric)
-    if spec.reference is None:
+    if spec.code is None:
         check_metric_fields(parsed, list(spec.outputs or {}))

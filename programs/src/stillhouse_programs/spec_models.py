@@ -221,19 +221,32 @@ class ProgramReference(SpecModel):
     source: Source = Field(min_length=1, description="SHA-256 of every module of the package that was imported to make it.")
 
 
+class ClientCode(SpecModel):
+    """The code of a program that its caller alone has: it runs in the caller's own process, and its traces are sent in."""
+
+    inputs: list[InputSpec] = Field(max_length=100)
+    source: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the code: other code has traces of its own.")
+
+
 class ProgramSpec(SpecModel):
     """A whole program. A single predictor may leave out `steps` and `outputs`; see `expand`.
 
-    With a `reference` the program runs by its own code, and `predictors` describe what is inside it.
+    With a `reference` or as a `client` program it runs by its own code, and `predictors` describe what is inside it.
     """
 
     spec_version: Literal[1] = 1
     predictors: list[PredictorSpec] = Field(min_length=1, max_length=100)
     reference: ProgramReference | None = Field(None, description="The code that runs instead of `steps`.")
+    client: ClientCode | None = Field(None, description="The code that runs in the caller's own process instead of `steps`.")
     steps: list[StepSpec] | None = Field(None, min_length=1, max_length=1000)
     outputs: dict[FieldName, Reference] | None = Field(None, min_length=1)
     prompt_adapter: PromptAdapterSpec | None = Field(None, description="`chat` if neither the spec nor the job names one.")
     prompt_hash: str | None = Field(None, description="Hash of a scripted run of the original program, checked at validation.")
+
+    @property
+    def code(self) -> ProgramReference | ClientCode | None:
+        """What runs in place of `steps`; None where the spec is the whole program."""
+        return self.reference or self.client
 
     def predictor(self, name: str) -> PredictorSpec | None:
         """Return the predictor called `name`, or None."""

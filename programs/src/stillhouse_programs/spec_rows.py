@@ -38,8 +38,8 @@ class Column:
 
 def input_columns(spec: ProgramSpec) -> dict[str, Column]:
     """Map each input of an expanded spec to its column, in the order of first use."""
-    if spec.reference is not None:
-        return {each.name: Column(each.name, INPUT, each.json_schema, each.required) for each in spec.reference.inputs}
+    if spec.code is not None:
+        return {each.name: Column(each.name, INPUT, each.json_schema, each.required) for each in spec.code.inputs}
     columns: dict[str, Column] = {}
     for step in spec.steps or []:
         predictor = spec.predictor(step.predictor)
@@ -65,7 +65,7 @@ def _add_inputs(columns: dict[str, Column], reference: Reference, field: FieldSp
 
 def label_columns(spec: ProgramSpec) -> dict[str, Column]:
     """Map each output of an expanded spec to its column; the type is that of the field it comes from."""
-    if spec.reference is not None:
+    if spec.code is not None:
         return _likely_labels(spec)
     outputs = spec.outputs or {}
     return {name: Column(name, "label", _output_schema(spec, reference), required=False) for name, reference in outputs.items()}
@@ -96,7 +96,7 @@ class RowCheck:
 
     def __init__(self, spec: ProgramSpec) -> None:
         inputs = input_columns(spec)
-        known = {} if spec.reference is not None else label_columns(spec)
+        known = {} if spec.code is not None else label_columns(spec)
         labels = [column for name, column in known.items() if name not in inputs]
         self.columns = [*inputs.values(), *labels]
 

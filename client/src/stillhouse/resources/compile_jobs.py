@@ -13,6 +13,7 @@ from stillhouse._pages import AsyncPage, Page
 from stillhouse._stream import EventCursor
 from stillhouse._wait import Deadline, watcher
 from stillhouse.resources import job_calls as calls
+from stillhouse.resources.traces import AsyncScores, AsyncTraces, Scores, Traces
 from stillhouse.types import (
     CompileJob,
     Cost,
@@ -29,7 +30,6 @@ from stillhouse.types import (
     Pair,
     RefilterParams,
     Rejection,
-    Trace,
     TrainingFile,
     TrainingLog,
 )
@@ -66,26 +66,11 @@ class Events(_Part):
                 cursor.failed(error)
 
 
-class Traces(_Part):
-    def list(
-        self,
-        job_id: str,
-        *,
-        role: str | None = None,
-        passed: bool | None = None,
-        predictor: str | None = None,
-        limit: int | None = None,
-        order: str | None = None,
-    ) -> Page[Trace]:
-        """The rollouts of a job with their scores; those that passed or did not, those that called a predictor."""
-        wanted = calls.part(job_id, "traces", Trace, role=role, passed=passed, predictor=predictor, limit=limit, order=order)
-        return Page(self._client, self._client.send(wanted))
-
-
 class CompileJobs:
     def __init__(self, client: Stillhouse) -> None:
         self._client = client
         self.events = Events(client)
+        self.scores = Scores(client)
         self.traces = Traces(client)
 
     def create(self, *, idempotency_key: str | None = None, if_changed: bool = False, **params: Unpack[JobCreateParams]) -> CompileJob:
@@ -245,26 +230,11 @@ class AsyncEvents(_AsyncPart):
                 cursor.failed(error)
 
 
-class AsyncTraces(_AsyncPart):
-    async def list(
-        self,
-        job_id: str,
-        *,
-        role: str | None = None,
-        passed: bool | None = None,
-        predictor: str | None = None,
-        limit: int | None = None,
-        order: str | None = None,
-    ) -> AsyncPage[Trace]:
-        """The rollouts of a job with their scores; those that passed or did not, those that called a predictor."""
-        wanted = calls.part(job_id, "traces", Trace, role=role, passed=passed, predictor=predictor, limit=limit, order=order)
-        return AsyncPage(self._client, await self._client.send(wanted))
-
-
 class AsyncCompileJobs:
     def __init__(self, client: AsyncStillhouse) -> None:
         self._client = client
         self.events = AsyncEvents(client)
+        self.scores = AsyncScores(client)
         self.traces = AsyncTraces(client)
 
     async def create(

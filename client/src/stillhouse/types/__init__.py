@@ -43,6 +43,7 @@ from stillhouse.types.stored import (
     Render,
 )
 from stillhouse.types.webhooks import NewWebhookEndpoint, WebhookDelivery, WebhookEndpoint
+from stillhouse.types.work_items import Beat, Claimed, ExampleToRun, ProgramToRun, Stored, WorkItem, WorkItemEnded
 
 __all__ = [
     "Alias",
@@ -51,6 +52,8 @@ __all__ = [
     "Artifact",
     "ArtifactCall",
     "ArtifactFile",
+    "Beat",
+    "Claimed",
     "CompileJob",
     "Cost",
     "Coverage",
@@ -63,6 +66,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Event",
+    "ExampleToRun",
     "FineTuneJob",
     "JobArtifact",
     "JobCreateParams",
@@ -78,6 +82,7 @@ __all__ = [
     "Pair",
     "Pause",
     "Program",
+    "ProgramToRun",
     "Progress",
     "Queue",
     "RefilterParams",
@@ -86,9 +91,12 @@ __all__ = [
     "RoleEstimate",
     "RoleScore",
     "Step",
+    "Stored",
     "Trace",
     "TrainingFile",
     "TrainingLog",
     "WebhookDelivery",
     "WebhookEndpoint",
+    "WorkItem",
+    "WorkItemEnded",
 ]

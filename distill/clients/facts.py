@@ -1,0 +1,138 @@
+"""Traces and scores that a client sends in, stored as the project's facts under digests that are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from distill.catalog import scores, traces
+from distill.catalog.scores import NewScore
+from distill.catalog.traces import NewTrace
+from distill.clients.slots import Slots
+from distill.db import Session
+from distill.errors import Conflict, Detail, Invalid
+from distill.execute import context as contexts
+from distill.execute.context import Example, JobContext
+from distill.execute.rollout_slice import Item, Slice
+from distill.jobs import repository
+from distill.pipeline.costs import Asked, priced
+from distill.pipeline.holdout import numbered
+from distill.storage import BlobStore
+
+Json = dict[str, Any]
+Source = Literal["client", "import"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rollout of which example, under which role; `index` is the 0-based row of the role's dataset."""
+
+    role: str
+    index: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """One trace or score, as JSON, and where it belongs."""
+
+    place: Place
+    body: Json
+
+
+def store_traces(s: Session, store: BlobStore, project_id: str, job_id: str, told: Sequence[Told], source: Source) -> int:
+    """Store what is not there yet; returns how much that was. One without an answer scores 0, and no metric is asked.
+
+    Raises NotFound, Conflict, Invalid.
+    """
+    rows: list[NewTrace] = []
+    failed: list[NewScore] = []
+    for at, each, found in _found(s, store, project_id, job_id, told, "traces"):
+        body = _priced({**each.body, "inputs": found.item.io.inputs}, found.slots, at)
+        rows.append(found.piece.take_trace(found.item, each.place.n, body, source))
+        if body["status"] != "ok":
+            nothing = {"value": 0.0, "status": "ok", "feedback": None, "error": f"the rollout ended {body['status']}"}
+            failed.append(found.piece.take_score(found.item, each.place.n, nothing))
+    new = traces.store(s, rows)
+    scores.store(s, failed)
+    return new
+
+
+def store_scores(s: Session, store: BlobStore, project_id: str, job_id: str, told: Sequence[Told]) -> int:
+    """Store what is not there yet; returns how much that was. Raises as `store_traces`, and Invalid for a score without its trace."""
+    rows: list[NewScore] = []
+    for _, each, found in _found(s, store, project_id, job_id, told, "scores"):
+        rows.append(found.piece.take_score(found.item, each.place.n, each.body))
+    known = traces.known(s, project_id, [row.trace_digest for row in rows])
+    lacking = [each.place for each, row in zip(sorted(told, key=_role), rows, strict=True) if row.trace_digest not in known]
+    if lacking:
+        details = tuple(Detail(f"rollout {place.n} of {place.role} has no trace", row=place.index + 1) for place in lacking)
+        raise Invalid("scores: a score belongs to a trace; send the traces first", code="unknown_trace", param="scores", details=details)
+    return scores.store(s, rows)
+
+
+@dataclass(frozen=True)
+class _Found:
+    piece: Slice
+    slots: Mapping[str, Asked]
+    item: Item
+
+
+def _found(
+    s: Session, store: BlobStore, project_id: str, job_id: str, told: Sequence[Told], param: str
+) -> Iterator[tuple[int, Told, _Found]]:
+    """What was told, role by role, with its position and the example that it is about."""
+    repository.get(s, project_id, job_id)
+    job = contexts.load(s, job_id)
+    if job.stored_plan is None:
+        raise Conflict(f"job {job_id} is not validated yet, and has no prompts to tell its traces by; wait for its bootstrap")
+    order = {id(each): at for at, each in enumerate(told)}
+    for role, group in groupby(sorted(told, key=_role), key=_role):
+        some = list(group)
+        piece, slots, items = _opened(s, store, job, role, some, order, param)
+        for each in some:
+            item = items[each.place.index]
+            if each.place.n >= len(item.digests):
+                place = f"{param}[{order[id(each)]}].rollout"
+                raise Invalid(f"{place}: {role} has {len(item.digests)} rollouts an example, counted from 0", param=place)
+            yield order[id(each)], each, _Found(piece, slots, item)
+
+
+def _role(told: Told) -> str:
+    return told.place.role
+
+
+def _opened(
+    s: Session, store: BlobStore, job: JobContext, role: str, some: Sequence[Told], order: Mapping[int, int], param: str
+) -> tuple[Slice, Mapping[str, Asked], Mapping[int, Item]]:
+    try:
+        job.cast(role)
+    except (KeyError, ValueError, IndexError):
+        place = f"{param}[{order[id(some[0])]}].role"
+        raise Invalid(f"{place}: the job has no such role now", code="unknown_role", param=place) from None
+    numbers = sorted({each.place.index for each in some})
+    piece = Slice(job, role, _examples(job, store, role, numbers, param))
+    return piece, Slots.of(s, piece).by_model, {item.example.index: item for item in piece.items}
+
+
+def _examples(job: JobContext, store: BlobStore, role: str, numbers: Sequence[int], param: str) -> list[Example]:
+    of_valset = job.side_of(role) == "holdout" and job.plan.holdout_from == "valset"
+    dataset = job.valset if of_valset and job.valset is not None else job.trainset
+    beyond = [number for number in numbers if number >= dataset.row_count]
+    if beyond:
+        details = tuple(Detail("there is no such row", row=number + 1) for number in beyond)
+        message = f"{param}: the dataset of {role} has {dataset.row_count} rows"
+        raise Invalid(message, code="invalid_rows", param=param, details=details)
+    rows = job.rows(store, dataset, numbers[0], numbers[-1] + 1)
+    return [Example(number, row) for number, row in numbered(rows, numbers, numbers[0])]
+
+
+def _priced(body: Json, slots: Mapping[str, Asked], at: int) -> Json:
+    named = {call["lm"] for call in body["calls"] if call["lm"] is not None} | body["usage"]["lms"].keys()
+    strange = sorted(named - slots.keys())
+    if strange:
+        place = f"traces[{at}]"
+        raise Invalid(f"{place}: the role asks {' and '.join(slots)}, and no other LM", code="unknown_lm", param=place)
+    return priced(body, slots)

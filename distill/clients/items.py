@@ -1,0 +1,180 @@
+"""Claim, beat, publish and release for clients: the same lease and fence as the workers', and the same end of a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distill.catalog import row_facts, usage
+from distill.clients.slots import Slots
+from distill.db import Session
+from distill.errors import Conflict, Detail, Invalid
+from distill.execute import context as contexts
+from distill.execute import flow
+from distill.execute.rollout_slice import Item, Phase, Slice
+from distill.execute.rollouts import facts_of, verdict
+from distill.execute.spending import usage_row
+from distill.jobs import claims, client_items, events
+from distill.jobs.claims import BeatReply, Claim, WorkerInfo
+from distill.jobs.status import ItemStatus, Queue, Step
+from distill.pipeline.costs import Spent
+from distill.pipeline.costs import saved as priced_anew
+from distill.pipeline.refusals import Reason, Refused
+from distill.storage import BlobStore
+
+Json = dict[str, Any]
+Ended = Literal["succeeded", "failed"]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a client needs to run a slice. `programs` has an entry for each of its phases: the program and LMs of some rollouts."""
+
+    claim: Claim
+    min_score: float
+    stop_on_pass: bool
+    metric: Json
+    programs: Sequence[Json]
+    examples: Sequence[Json]
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """An example (0-based row of its dataset) that could not be run to its end."""
+
+    index: int
+    code: str
+    message: str
+
+
+def claim(s: Session, store: BlobStore, worker: WorkerInfo) -> Lease | None:
+    """Take the next item that a client may have; None when there is none."""
+    taken = claims.claim(s, Queue.CLIENT, worker)
+    if taken is None:
+        return None
+    piece = _slice(s, store, taken)
+    try:
+        slots = Slots.of(s, piece)
+    except Refused as refused:
+        _fail(s, taken, refused.reason)
+        return None
+    spec = piece.job.spec
+    metric = spec.metric.model_dump(mode="json")
+    examples = [_example(piece, item) for item in piece.items]
+    return Lease(taken, spec.filter.min_score, piece.stop_on_pass, metric, [_program(phase, slots) for phase in piece.phases], examples)
+
+
+def _slice(s: Session, store: BlobStore, taken: Claim) -> Slice:
+    """The examples of an item, with what is stored of them. `known` are those that were there before this job."""
+    job = contexts.load(s, taken.job_id)
+    examples = job.examples(store, job.side_of(taken.kind), taken.payload["start"], taken.payload["stop"])
+    piece = Slice(job, taken.kind, examples)
+    piece.look_up(s)
+    piece.known = piece.paid_by_others
+    return piece
+
+
+def _program(phase: Phase, slots: Slots) -> Json:
+    body = phase.cast.runner_body()
+    lms = {role: {"model": slots.model_of(phase.cast, lm.pop("slot")), **lm} for role, lm in body["lms"].items()}
+    return {"rollouts": list(phase.numbers), "program": body["program"], "prompt_adapter": body["prompt_adapter"], "lms": lms}
+
+
+def _example(piece: Slice, item: Item) -> Json:
+    """Each rollout that may be made, with the trace and score that are there."""
+    parts = [piece.request(item, phase) for phase in piece.phases]
+    rollouts = sorted((rollout for part in parts for rollout in part["rollouts"]), key=lambda rollout: int(rollout["n"]))
+    return {"row": item.example.index + 1, "inputs": item.io.inputs, "labels": item.io.labels, "rollouts": rollouts}
+
+
+# ------------------------------------------------------------------ while it is held
+
+
+def beat(s: Session, project_id: str, item_id: int, fence: int, progress: Mapping[str, Any] | None) -> BeatReply:
+    """Renew the lease. Raises NotFound, LostLease."""
+    held, _ = client_items.find(s, project_id, item_id, fence)
+    reply = claims.beat(s, held, progress)
+    if reply.lost:
+        claims.hold(s, held)
+    return reply
+
+
+def release(s: Session, project_id: str, item_id: int, fence: int) -> None:
+    """Give an item back unfinished. Raises NotFound, LostLease."""
+    held, _ = client_items.find(s, project_id, item_id, fence)
+    claims.release(s, held)
+
+
+# ------------------------------------------------------------------ its end
+
+
+def publish(s: Session, store: BlobStore, project_id: str, item_id: int, fence: int, not_run: Sequence[NotRun]) -> Ended:
+    """End an item with the traces and scores that were sent in. Publishing once more with the same fence changes nothing.
+
+    `failed`: the teacher's first examples stop the job. Raises NotFound, LostLease, and Invalid that names the rows which lack something.
+    """
+    held, status = client_items.find(s, project_id, item_id, fence)
+    if status in (ItemStatus.SUCCEEDED, ItemStatus.FAILED):
+        return "succeeded" if status is ItemStatus.SUCCEEDED else "failed"
+    claims.hold(s, held)
+    piece = _slice(s, store, held)
+    _leave_out(piece, not_run)
+    _check_whole(piece)
+    rows, counts = facts_of(piece)
+    row_facts.store(s, rows)
+    if held.payload.get("whole") and piece.is_bootstrap and not piece.stored_only and (reason := verdict(piece)) is not None:
+        _fail(s, held, reason)
+        return "failed"
+    paid = _record_usage(s, held, piece)
+    spent = {name: sum(getattr(each, name) for each in paid) for name in ("calls", "prompt_tokens", "completion_tokens")}
+    counts.update(spent, teacher_calls=spent["calls"] if piece.role.startswith("teacher") else 0)
+    closed = flow.after_bootstrap if held.step is Step.BOOTSTRAP else flow.after_evaluate
+    claims.publish(s, held, counts=counts, on_closed=closed)
+    return "succeeded"
+
+
+def _leave_out(piece: Slice, not_run: Sequence[NotRun]) -> None:
+    known = {item.example.index for item in piece.items}
+    strange = [each.index for each in not_run if each.index not in known]
+    if strange:
+        details = tuple(Detail("is not in this work item", row=index + 1) for index in strange)
+        raise Invalid("undecided: rows that are not in this work item", code="invalid_rows", param="undecided", details=details)
+    piece.undecided.update({each.index: (each.code, each.message) for each in not_run})
+
+
+def _check_whole(piece: Slice) -> None:
+    lacking = [item for item in piece.items if piece.outcome(item) is None]
+    if lacking:
+        details = tuple(Detail(_what_lacks(piece, item), row=item.example.index + 1) for item in lacking)
+        message = (
+            f"{len(lacking)} of {len(piece.items)} examples lack a trace or a score; send them, or name those that cannot be run in "
+            "`undecided`"
+        )
+        raise Conflict(message, code="work_item_incomplete", details=details)
+
+
+def _what_lacks(piece: Slice, item: Item) -> str:
+    for n in range(len(item.digests)):
+        stored = piece.stored(item, n)
+        if stored.trace is None:
+            return f"rollout {n} has no trace"
+        if stored.score is None:
+            return f"rollout {n} has no score"
+    return "has not passed, and more rollouts are asked for"
+
+
+def _record_usage(s: Session, held: Claim, piece: Slice) -> list[Spent]:
+    """What this job's own traces took, and what those of others saved."""
+    slots = Slots.of(s, piece)
+    own = {item.digests[each.n]: each.trace for item, each in piece.used() if item.digests[each.n] not in piece.known}
+    paid = priced_anew([trace for trace in own.values() if trace is not None], slots.asked)
+    saved = piece.saved({each.name: each for each in slots.asked})
+    usage.record(s, [usage_row(held, "paid", piece.role, model, spent) for model, spent in paid.items()])
+    usage.record(s, [usage_row(held, "saved", piece.role, model, spent) for model, spent in saved.items()])
+    return list(paid.values())
+
+
+def _fail(s: Session, held: Claim, reason: Reason) -> None:
+    events.append(s, held.job_id, "log", reason.message, {"code": reason.code, **reason.data}, "error")
+    claims.fail(s, held, reason.fault())

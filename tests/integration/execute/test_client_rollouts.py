@@ -1,0 +1,328 @@
+"""Jobs whose rollouts are made by a client: an HTTP client plays the worker, and the house does all that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from distill.catalog import keys, projects
+from distill.db import unit_of_work
+from distill.jobs import claims
+from distill.jobs.models import Job
+from distill.settings import get_settings
+from distill.storage import open_store
+from tests.integration.execute.house import SUPPORT, House, PretendTrainer, rows
+from tests.support.scripted_lm import ScriptedLM
+
+Json = dict[str, Any]
+
+OWN: Json = {
+    "predictors": SUPPORT["predictors"],
+    "client": {"inputs": [{"name": "message", "schema": {"type": "string"}}], "source": "0" * 64},
+}
+METRIC: Json = {"type": "client", "name": "right_team", "source": "1" * 64}
+
+TOML = """
+[connections.teacher]
+base_url = "{teacher}"
+models = ["big"]
+default_teacher = true
+
+[connections.house]
+base_url = "{student}"
+models = ["tiny"]
+default_student = true
+supports = ["structured_outputs", "lora", "tools"]
+trainer = "local"
+"""
+
+
+@pytest.fixture
+def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
+    (tmp_path / "stillhouse.toml").write_text(TOML.format(teacher=teacher.url, student=student.url), encoding="utf-8")
+    get_settings.cache_clear()
+    with House(tmp_path, teacher, student, bucket=open_store(get_settings())) as opened:
+        yield opened
+
+
+def token(project: str) -> str:
+    with unit_of_work() as s:
+        return keys.create(s, projects.ensure(s, project).id, "test", ("jobs:read", "jobs:write", "models:use"))[1]
+
+
+@pytest.fixture
+def api(house: House) -> Iterator[TestClient]:
+    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
+        client.headers["Authorization"] = f"Bearer {token('default')}"
+        yield client
+
+
+def create(api: TestClient, n: int = 12, **changes: Any) -> str:
+    body = {"program": OWN, "program_name": "desk", "trainset": rows(n), "valset": rows(3), "metric": METRIC, **changes}
+    made = api.post("/v1/compile_jobs", json=body)
+    assert made.status_code == 201, made.text
+    job_id: str = made.json()["id"]
+    return job_id
+
+
+def answers(example: Json, role: str) -> Json:
+    """What the client's own program makes of a row, with a branch: what is about an account is not answered."""
+    said = "account" if role == "baseline" else example["inputs"]["message"].split()[-1]
+    usage = {"prompt_tokens": 10, "completion_tokens": 2}
+    calls = [{"predictor": "classify", "inputs": example["inputs"], "outputs": {"category": said}, "usage": usage}]
+    if said != "account":
+        inputs = {**example["inputs"], "category": said}
+        calls.append({"predictor": "reply", "inputs": inputs, "outputs": {"answer": f"Team {said} will help."}, "usage": usage})
+    return {"status": "ok", "outputs": {"category": said}, "calls": calls}
+
+
+@dataclass
+class Player:
+    """A client over plain HTTP. `run` makes the trace of one example under a role."""
+
+    api: TestClient
+    run: Callable[[Json, str], Json] = answers
+    name: str = "laptop"
+    claims: list[Json] = field(default_factory=list)
+
+    def claim(self, job_id: str | None = None) -> Json | None:
+        reply = self.api.post("/v1/work_items/claim", json={"client": self.name, **({"job": job_id} if job_id else {})})
+        assert reply.status_code == 200, reply.text
+        item: Json | None = reply.json()["item"]
+        if item is not None:
+            self.claims.append(item)
+        return item
+
+    def send(self, item: Json, examples: list[Json]) -> None:
+        """The traces and scores of some examples that have none."""
+        traces, scores = [], []
+        for example in examples:
+            place = {"role": item["role"], "row": example["row"], "rollout": 0}
+            rollout = example["rollouts"][0]
+            made = rollout["trace"] or self.run(example, item["role"])
+            if rollout["trace"] is None:
+                lm = next(iter(item["programs"][0]["lms"].values()))["model"]
+                calls = [{**call, "lm": lm} for call in made["calls"]]
+                used = {"calls": len(calls), "prompt_tokens": 10 * len(calls), "completion_tokens": 2 * len(calls)}
+                traces.append({**place, **made, "calls": calls, "usage": {**used, "lms": {lm: used}}})
+            if rollout["score"] is None and made["status"] == "ok":
+                scores.append({**place, "value": float(made["outputs"]["category"] == example["labels"]["category"])})
+        for path, facts in (("traces", traces), ("scores", scores)):
+            if facts:
+                reply = self.api.post(f"/v1/compile_jobs/{item['job']}/{path}", json={path: facts})
+                assert reply.status_code == 200, reply.text
+
+    def publish(self, item: Json, **more: Any) -> Any:
+        return self.api.post("/v1/work_items/publish", json={"id": item["id"], "fence": item["fence"], **more})
+
+    def play(self, job: Job) -> bool:
+        """One item, if there is one; for `House.run`, as something that never holds."""
+        if (item := self.claim(job.id)) is not None:
+            self.send(item, item["examples"])
+            assert self.publish(item).json().get("status") == "succeeded"
+        return False
+
+
+@pytest.mark.slow
+class TestWholePath:
+    def test_a_program_that_the_client_runs_is_trained_and_measured(self, house: House, api: TestClient) -> None:
+        player = Player(api)
+        job = house.run(create(api, multitask=False), until=player.play, seconds=240)
+        assert job.status == "succeeded", job.error
+        assert job.evaluation is not None
+        assert job.evaluation["metric"] == "right_team"
+        scores = {role: job.evaluation[role]["score"] for role in ("baseline", "teacher", "compiled")}
+        assert scores == {"baseline": pytest.approx(0.3333), "teacher": 1.0, "compiled": 1.0}
+        assert isinstance(house.trainer, PretendTrainer)
+        assert sorted(len(each["texts"]) for each in house.trainer.jobs) == [8, 12], "of account there is nothing to train `reply` on"
+        assert not house.teacher.calls
+        assert not house.student.calls, "this server runs nothing of it"
+
+        seen = api.get(f"/v1/compile_jobs/{job.id}").json()
+        assert seen["rollouts"]["where"] == "client"
+        assert seen["steps"][1]["counts"]["teacher_calls"] == 8 * 2 + 4
+        paid = {(each["model"], each["side"]): each["calls"] for each in seen["cost"]["models"] if each["kind"] == "paid"}
+        assert paid["teacher/big", "teacher"] == 8 * 2 + 4 + 5
+        with unit_of_work() as s:
+            assert set(s.scalars(text("SELECT DISTINCT source FROM traces"))) == {"client"}
+
+    def test_the_claim_says_what_to_run(self, house: House, api: TestClient) -> None:
+        job_id = create(api, rollouts={"n": 2})
+        house.run(job_id, until=lambda job: job.step == "bootstrap", seconds=240)
+        item = Player(api).claim(job_id)
+        assert item is not None
+        assert (item["role"], item["step"], item["attempt"], item["stop_on_pass"]) == ("teacher:0", "bootstrap", 1, True)
+        assert [program["rollouts"] for program in item["programs"]] == [[0], [1]]
+        (lm,) = item["programs"][1]["lms"].values()
+        assert (lm["model"], lm["options"]) == ("teacher/big", {"temperature": 1.0})
+        example = item["examples"][0]
+        assert (example["row"], example["inputs"], example["labels"]) == (
+            1,
+            {"message": "Message 0 about billing"},
+            {"category": "billing"},
+        )
+        assert [(rollout["n"], rollout["trace"], rollout["score"]) for rollout in example["rollouts"]] == [(0, None, None), (1, None, None)]
+
+
+@pytest.mark.slow
+class TestLease:
+    @pytest.fixture
+    def job_id(self, house: House, api: TestClient) -> str:
+        made = create(api)
+        house.run(made, until=lambda job: job.step == "bootstrap", seconds=240)
+        return made
+
+    def test_a_client_that_goes_away_leaves_a_job_that_waits_and_goes_on(
+        self, api: TestClient, job_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert "waits for a client" in api.get(f"/v1/compile_jobs/{job_id}").json()["queue"]["reason"]
+        gone = Player(api)
+        item = gone.claim(job_id)
+        assert item is not None
+        gone.send(item, item["examples"][:4])
+        monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "0.1")  # the database has been up for longer: leases may be reaped
+        get_settings.cache_clear()
+        again = item
+        for _ in range(4):  # more often than would fail a worker's item
+            lapse(item["id"])
+            assert "waits for a client" in api.get(f"/v1/compile_jobs/{job_id}").json()["queue"]["reason"]
+            found = Player(api, name="another").claim(job_id)
+            assert found is not None
+            assert found["fence"] > again["fence"]
+            again = found
+        assert [each["rollouts"][0]["trace"] is not None for each in again["examples"]] == [True] * 4 + [False] * 6
+
+        late = gone.publish(item)
+        assert (late.status_code, late.json()["error"]["code"]) == (409, "lost_lease")
+        beat = api.post("/v1/work_items/beat", json={"id": item["id"], "fence": item["fence"]})
+        assert (beat.status_code, beat.json()["error"]["code"]) == (409, "lost_lease")
+        assert api.post("/v1/work_items/release", json={"id": again["id"], "fence": again["fence"]}).json()["status"] == "queued"
+        back = gone.claim(job_id)
+        assert back is not None
+        gone.send(back, back["examples"])
+        assert gone.publish(back).json()["status"] == "succeeded"
+
+    def test_a_beat_keeps_it_and_brings_a_cancel(self, api: TestClient, job_id: str) -> None:
+        player = Player(api)
+        item = player.claim(job_id)
+        assert item is not None
+        held = {"id": item["id"], "fence": item["fence"]}
+        assert api.post("/v1/work_items/beat", json={**held, "done": 3}).json()["cancel"] is False
+        api.post(f"/v1/compile_jobs/{job_id}/cancel")
+        assert api.post("/v1/work_items/beat", json=held).json()["cancel"] is True
+        player.send(item, item["examples"])
+        assert player.publish(item).status_code == 409
+        assert api.post("/v1/work_items/release", json=held).status_code == 200
+        assert api.get(f"/v1/compile_jobs/{job_id}").json()["status"] == "cancelled"
+
+    def test_nothing_is_published_half(self, api: TestClient, job_id: str) -> None:
+        player = Player(api)
+        item = player.claim(job_id)
+        assert item is not None
+        player.send(item, item["examples"][1:])
+        refused = player.publish(item)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "work_item_incomplete")
+        assert refused.json()["error"]["details"] == [{"row": 1, "field": None, "message": "rollout 0 has no trace"}]
+        assert player.publish(item, undecided=[{"row": 99, "code": "timeout"}]).status_code == 422
+        for _ in range(2):  # the second time changes nothing
+            assert player.publish(item, undecided=[{"row": 1, "code": "timeout"}]).json()["status"] == "succeeded"
+
+    def test_another_project_sees_and_gets_nothing(self, api: TestClient, job_id: str) -> None:
+        item = Player(api).claim(job_id)
+        assert item is not None
+        api.headers["Authorization"] = f"Bearer {token('other')}"
+        assert Player(api).claim(job_id) is None
+        assert Player(api).claim() is None
+        held = {"id": item["id"], "fence": item["fence"]}
+        for verb in ("beat", "publish", "release"):
+            assert api.post(f"/v1/work_items/{verb}", json=held).status_code == 404
+        trace = {"role": "teacher:0", "row": 1, "status": "ok", "outputs": {}}
+        assert api.post(f"/v1/compile_jobs/{job_id}/traces", json={"traces": [trace]}).status_code == 404
+
+    def test_first_examples_that_do_not_pass_stop_the_job(self, house: House, api: TestClient, job_id: str) -> None:
+        player = Player(api, run=lambda example, role: {**answers(example, role), "outputs": {"category": "no team"}})
+        item = player.claim(job_id)
+        assert item is not None
+        player.send(item, item["examples"])
+        assert player.publish(item).json()["status"] == "failed"
+        job = house.job(job_id)
+        assert job.error is not None
+        assert (job.status, job.error["code"]) == ("failed", "smoke_test_failed")
+
+
+@pytest.mark.slow
+class TestFacts:
+    @pytest.fixture
+    def job_id(self, house: House, api: TestClient) -> str:
+        made = create(api)
+        house.run(made, until=lambda job: job.step == "bootstrap", seconds=240)
+        return made
+
+    def send(self, api: TestClient, job_id: str, part: str, *facts: Json, **more: Any) -> tuple[int, Json]:
+        reply = api.post(f"/v1/compile_jobs/{job_id}/{part}", json={part: list(facts), **more})
+        return reply.status_code, reply.json()
+
+    def test_what_is_sent_twice_is_stored_once(self, api: TestClient, job_id: str) -> None:
+        traces = [{"role": "teacher:0", "row": row, "status": "ok", "outputs": {"category": "billing"}} for row in (3, 1)]
+        assert self.send(api, job_id, "traces", *traces)[1] == {"object": "stored", "received": 2, "new": 2}
+        assert self.send(api, job_id, "traces", *traces)[1]["new"] == 0
+        scores = [{"role": "teacher:0", "row": row, "value": 1.0} for row in (1, 3)]
+        assert [self.send(api, job_id, "scores", *scores)[1]["new"] for _ in range(2)] == [2, 0]
+
+    def test_a_fact_that_belongs_nowhere_is_refused(self, api: TestClient, job_id: str) -> None:
+        trace, score = {"status": "ok", "outputs": {"category": "billing"}}, {"value": 1.0}
+        for part, fact, code, param in (
+            ("traces", {**trace, "role": "teacher:1"}, "unknown_role", "traces[0].role"),
+            ("traces", {**trace, "role": "compiled"}, "unknown_role", "traces[0].role"),
+            ("traces", {**trace, "row": 13}, "invalid_rows", "traces"),
+            ("traces", {**trace, "rollout": 1}, "invalid_value", "traces[0].rollout"),
+            ("traces", {**trace, "calls": [{"predictor": "reply", "inputs": {}, "lm": "gpt"}]}, "unknown_lm", "traces[0]"),
+            ("traces", {**trace, "status": "failed"}, "invalid_value", "traces[0]"),
+            ("scores", score, "unknown_trace", "scores"),
+            ("scores", {}, "invalid_value", "scores[0]"),
+        ):
+            status, body = self.send(api, job_id, part, {"role": "teacher:0", "row": 1, **fact})
+            assert (status, body["error"]["code"], body["error"]["param"]) == (422, code, param)
+        assert self.send(api, job_id, "traces", *[{"role": "teacher:0", "row": 1, **trace}] * 501)[0] == 422
+
+    def test_a_job_without_a_plan_takes_none(self, house: House, api: TestClient) -> None:
+        trace = {"role": "teacher:0", "row": 1, "status": "ok", "outputs": {}}
+        assert self.send(api, create(api, auto_start=False), "traces", trace)[0] == 409
+
+
+class TestSubmit:
+    def test_what_only_its_caller_has_does_not_run_on_the_server(self, api: TestClient) -> None:
+        for part in ({"program": OWN, "metric": "exact_match"}, {"program": SUPPORT, "metric": METRIC}):
+            body = {"trainset": rows(3), "rollouts": {"where": "server"}, **part}
+            refused = api.post("/v1/compile_jobs", json=body).json()["error"]
+            assert (refused["code"], refused["param"]) == ("runs_at_the_client", "rollouts.where")
+
+    def test_a_program_of_the_client_has_inputs_and_no_wiring(self, api: TestClient) -> None:
+        for part in ("steps", "outputs"):
+            refused = api.post("/v1/programs", json={"spec": {**OWN, part: SUPPORT[part]}}).json()["error"]
+            assert refused["param"].endswith(part)
+        assert api.post("/v1/programs", json={"spec": OWN}).json()["inputs"] == ["message"]
+
+    @pytest.mark.slow
+    def test_a_spec_can_be_run_by_a_client_too(self, house: House, api: TestClient) -> None:
+        job = house.run(create(api, program=SUPPORT, rollouts={"where": "client"}), until=Player(api).play, seconds=240)
+        assert job.status == "succeeded", job.error
+        assert not house.teacher.calls
+
+
+def lapse(item_id: str) -> None:
+    """Let a lease run out and be found, as the dispatcher's reaper does."""
+    with unit_of_work() as s:
+        s.execute(
+            text("UPDATE work_items SET lease_expires_at = clock_timestamp() - interval '1 hour' WHERE id = :id"),
+            {"id": int(item_id.removeprefix("work-"))},
+        )
+    with unit_of_work() as s:
+        assert claims.reap(s) is not None
