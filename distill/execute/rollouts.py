@@ -68,7 +68,7 @@ def fill(work: Work, ports: Ports, job: JobContext, pieces: Sequence[Slice]) -> 
     with unit_of_work() as s:
         for piece in pieces:
             piece.look_up(s)
-        spending = Spending.begin(s, ports.relay, work.claim, pieces[0].cast, calls=not pieces[0].stored_only)
+        spending = Spending.begin(s, ports.relay, work, pieces[0].cast, calls=not pieces[0].stored_only)
     reach = Reach(work, ports.relay, spending.grant.targets)
     with spending, reach, Buffer[NewTrace | NewScore](lambda batch: _flush(work, spending, batch)) as buffer:
         for piece in pieces:

@@ -76,16 +76,18 @@ class Spending:
         self.purse, self._claim, self._role = purse, claim, role
 
     @classmethod
-    def begin(cls, s: Session, relay: Relay, claim: Claim, cast: Cast, *, calls: bool = True) -> "Spending":
-        """Open a grant for the slots of a role, for none without `calls`. Of the job's budget it takes what it needs, when it needs it.
+    def begin(cls, s: Session, relay: Relay, work: Work, cast: Cast, *, calls: bool = True) -> "Spending":
+        """Open a grant for the slots of a role, for none without `calls`. Of the job's budget it takes what it needs, when it needs it; and
+        nothing is asked once the lease may be another's.
 
         Raises Refused for a connection that has changed, NotFound for one that is gone.
         """
         if not calls:
-            return cls(relay.grant({}), None, claim, cast.role, {})
+            return cls(relay.grant({}), None, work.claim, cast.role, {})
         targets = targets_of(s, cast)
-        purse = Purse(claim, cast, targets)
-        return cls(relay.grant(targets, purse.first_block(), purse.refill), purse, claim, cast.role, asked(cast, targets))
+        purse = Purse(work.claim, cast, targets)
+        grant = relay.grant(targets, purse.first_block(), purse.refill, work.is_held)
+        return cls(grant, purse, work.claim, cast.role, asked(cast, targets))
 
     def __enter__(self) -> "Spending":
         return self

@@ -47,6 +47,8 @@ class Work:
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self._timers = get_settings().timers
+        self._kept_at = time.monotonic()
+        """When the lease was last asked for: it lasts for longer than a lease from then, if it was given."""
         self._progress: dict[str, Any] | None = None
         self._stop_reason: StopReason | None = None
         self._stopping = threading.Event()
@@ -75,6 +77,10 @@ class Work:
     @property
     def stop_reason(self) -> StopReason | None:
         return self._stop_reason
+
+    def is_held(self) -> bool:
+        """False once the lease may be another's: this process stood still for so long that nobody could tell it so."""
+        return self._stop_reason != "lost" and time.monotonic() - self._kept_at < self._timers.lease_seconds
 
     def check(self) -> None:
         """Raises Stopped when the work is to stop."""
@@ -141,16 +147,16 @@ class Work:
         crash_point(f"{self.claim.step}.after_publish")
 
     def _beat_until_the_end(self) -> None:
-        last = time.monotonic()
         while not self._ended.wait(self._timers.beat_seconds):
+            asked_at = time.monotonic()
             try:
                 self._beat()
-                last = time.monotonic()
+                self._kept_at = asked_at
             except LostLease:
                 self.stop("lost")
             except SQLAlchemyError as error:
                 log.warning("beat_failed", item=self.claim.item_id, error=str(error))
-                if time.monotonic() - last > self._timers.lease_seconds - 2 * self._timers.beat_seconds:
+                if time.monotonic() - self._kept_at > self._timers.lease_seconds - 2 * self._timers.beat_seconds:
                     self.stop("lost")
 
     def _beat(self) -> None:

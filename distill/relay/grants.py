@@ -44,6 +44,8 @@ class Grant:
     allowance: Allowance
     _forget: Callable[[Grant], None] = field(repr=False)
     refill: Refill | None = field(default=None, repr=False)
+    is_held: Callable[[], bool] = field(default=lambda: True, repr=False)
+    """False from the moment at which somebody else may have its work: nothing is asked any more then."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     _usage: dict[str, SlotUsage] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any] | None] = field(default_factory=set)

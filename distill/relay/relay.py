@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,14 +75,20 @@ class Relay:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def grant(self, targets: Mapping[str, Target], block: Block = WITHOUT_END, refill: Refill | None = None) -> Grant:
-        """Let the bearer of the new token call these slots, as far as `block` goes and what `refill` adds.
+    def grant(
+        self,
+        targets: Mapping[str, Target],
+        block: Block = WITHOUT_END,
+        refill: Refill | None = None,
+        is_held: Callable[[], bool] = lambda: True,
+    ) -> Grant:
+        """Let the bearer of the new token call these slots, as far as `block` goes and what `refill` adds, and while `is_held` says so.
 
         What the targets say of their connections' `max_in_flight` holds from now on, also for calls of older grants.
         """
         for target in targets.values():
             self._gate(target).resize(target.max_in_flight)
-        grant = Grant(dict(targets), Allowance(block), self._revoke, refill)
+        grant = Grant(dict(targets), Allowance(block), self._revoke, refill, is_held)
         self._grants[grant.token] = grant
         return grant
 
@@ -201,7 +207,7 @@ class Relay:
         started = time.monotonic()
         reply: RelayReply | None = None
         try:
-            reply = await self._upstream().send(target, body, waiting=grant.waiting(rollout))
+            reply = await self._upstream().send(target, body, waiting=grant.waiting(rollout), is_held=grant.is_held)
             return reply
         finally:
             grant.settle(slot, rollout, reply, _usage(reply), time.monotonic() - started)

@@ -52,11 +52,23 @@ class Upstream:
     async def close(self) -> None:
         await self._session.close()
 
-    async def send(self, target: Target, body: Mapping[str, Any], *, stream: bool = False, waiting: Waiting | None = None) -> RelayReply:
-        """The LM host's answer, or an error reply. Never raises for what an LM host does. `waiting` runs while the call has no place."""
+    async def send(
+        self,
+        target: Target,
+        body: Mapping[str, Any],
+        *,
+        stream: bool = False,
+        waiting: Waiting | None = None,
+        is_held: Callable[[], bool] = lambda: True,
+    ) -> RelayReply:
+        """The LM host's answer, or an error reply. Never raises for what an LM host does. `waiting` runs while the call has no place.
+
+        `is_held` is asked before each request: none is made for work that may be another's.
+        """
         wire = target.body(body)
         wire.pop("stream", None)
-        call = _Call(target, orjson.dumps({**wire, "stream": True} if stream else wire), stream, self._limits, waiting or Waiting())
+        data = orjson.dumps({**wire, "stream": True} if stream else wire)
+        call = _Call(target, data, stream, self._limits, waiting or Waiting(), is_held)
         try:
             reply = await self._attempt(call)
         except _TryAgain as first:
@@ -92,6 +104,8 @@ class Upstream:
                 await stack.enter_async_context(gate.places.place())
                 if pause := gate.breaker.pause_seconds():
                     await asyncio.sleep(pause)
+            if not call.is_held():
+                return error_reply(401, "unauthorized", "the lease of the work that asks is over")
             ticket = gate.breaker.admit()
             if ticket is None:
                 return _not_called(call.target, gate)
@@ -185,8 +199,11 @@ def _close_soon(loop: asyncio.AbstractEventLoop, resources: AsyncExitStack) -> N
 class _Call:
     """The state of one call: its clock starts when it first gets a place, since waiting for others is no fault of the LM host."""
 
-    def __init__(self, target: Target, data: bytes, stream: bool, limits: RelayLimits, waiting: Waiting) -> None:
+    def __init__(
+        self, target: Target, data: bytes, stream: bool, limits: RelayLimits, waiting: Waiting, is_held: Callable[[], bool]
+    ) -> None:
         self.target = target
+        self.is_held = is_held
         self.data = data
         self.stream = stream
         self.waiting = waiting

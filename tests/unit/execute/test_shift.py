@@ -1,13 +1,37 @@
 """Who is told to stop."""
 
+from types import SimpleNamespace
+
+import pytest
+
 from distill.execute.run import Shift
 from distill.execute.work import Work
 from distill.jobs.claims import Claim
 from distill.jobs.status import Step
+from tests.support.databases import forget_settings
 
 
 def work(job_id: str) -> Work:
     return Work(Claim(1, job_id, "proj-1", Step.BOOTSTRAP, "teacher:0", 0, {}, 1, 1, 1, 1, "worker-1", "rollouts"))
+
+
+class TestLease:
+    def test_is_held_until_it_may_be_anothers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process that stood still finds out by its own clock, before anybody could tell it."""
+        monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "3")
+        forget_settings()
+        now = [100.0]
+        monkeypatch.setattr("distill.execute.work.time", SimpleNamespace(monotonic=lambda: now[0]))
+        held = work("cjob-1")
+        now[0] += 2.9
+        assert held.is_held()
+        now[0] += 0.1
+        assert not held.is_held()
+
+    def test_is_not_held_once_it_is_known_to_be_lost(self) -> None:
+        lost = work("cjob-1")
+        lost.stop("lost")
+        assert not lost.is_held()
 
 
 class TestShift:

@@ -85,6 +85,20 @@ class TestForwardingForRunners:
         assert stat.S_IMODE(os.stat(os.path.dirname(relay.socket_path)).st_mode) == 0o700
 
 
+class TestLease:
+    def test_nothing_is_asked_for_work_that_may_be_anothers(self, relay: Relay) -> None:
+        with ScriptedLM(answer=first(Fail(503))) as lm:
+            grant = relay.grant({"student": target(lm)}, is_held=lambda: False)
+            assert asyncio.run(post(relay, grant.token))[::2] == (401, "unauthorized")
+            assert lm.calls == []
+
+    def test_not_even_a_second_time(self, relay: Relay) -> None:
+        with ScriptedLM(answer=first(Fail(503))) as lm:
+            grant = relay.grant({"student": target(lm)}, is_held=lambda: not lm.calls)
+            assert asyncio.run(post(relay, grant.token))[::2] == (401, "unauthorized")
+            assert len(lm.calls) == 1
+
+
 class TestRetries:
     @pytest.mark.parametrize(
         "trouble", [Fail(429), Fail(500), Fail(503), HangUp(), CutShort(), Raw(b"{"), Raw(b"[]"), Raw(b'{"id": 1}'), Raw(b"")]
