@@ -191,7 +191,8 @@ class TestHouse:
 
     @pytest.mark.slow
     def test_dspy_knows_the_prefix_after_our_import_whichever_is_first(self, lm: Scripted) -> None:
-        code = "import sys, stillhouse; assert 'dspy' not in sys.modules; import dspy; dspy.LM('house/tiny', cache=False)('hello')"
+        asked = "import importlib.util, sys, stillhouse; assert importlib.util.find_spec('dspy') and 'dspy' not in sys.modules"
+        code = f"{asked}; import dspy; dspy.LM('house/tiny', cache=False)('hello')"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert lm.models == ["tiny"]
