@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from distill.db import unit_of_work
+from distill.db import engine, unit_of_work
 from distill.errors import CancelRequested
 from distill.jobs import claims
 from distill.jobs.claims import WorkerInfo
@@ -194,6 +195,22 @@ class TestWait:
                 client.post(f"/v1/compile_jobs/{job['id']}/cancel")
                 assert waiting.result().json()["status"] == "cancelled"
                 assert time.monotonic() - began < 20
+
+    def test_more_may_wait_than_there_are_connections_to_the_database(self, address: str, tokens: Tokens) -> None:
+        async def go() -> list[httpx.Response]:
+            headers, limits = {"Authorization": f"Bearer {tokens.all}"}, httpx.Limits(max_connections=None)
+            async with httpx.AsyncClient(base_url=address, headers=headers, timeout=100, limits=limits) as client:
+                job = (await client.post("/v1/compile_jobs", json=job_body())).json()
+                waiting = [asyncio.create_task(client.get(f"/v1/compile_jobs/{job['id']}?wait=60")) for _ in range(40)]
+                for _ in range(40):  # sent after the others, and read by the same loop of the server
+                    assert (await client.get("/v1/me")).status_code == 200
+                while engine("api").pool.checkedout():  # type: ignore[attr-defined]  # a QueuePool
+                    assert (await client.get("/v1/me")).status_code == 200
+                assert not any(each.done() for each in waiting)
+                await client.post(f"/v1/compile_jobs/{job['id']}/cancel")
+                return list(await asyncio.gather(*waiting))
+
+        assert [(reply.status_code, reply.json()["status"]) for reply in asyncio.run(go())] == [(200, "cancelled")] * 40
 
 
 class TestParts:
