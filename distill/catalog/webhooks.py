@@ -30,6 +30,9 @@ EVENTS = (
     "compile_job.succeeded",
     "compile_job.failed",
     "compile_job.cancelled",
+    "fine_tuning.job.succeeded",
+    "fine_tuning.job.failed",
+    "fine_tuning.job.cancelled",
     "alias.moved",
 )
 MOST_TRIES = 10

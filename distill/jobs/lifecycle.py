@@ -12,8 +12,11 @@ from distill.db import Session
 from distill.errors import Conflict, JobFault
 from distill.jobs import events, shortfall
 from distill.jobs.models import Job
-from distill.jobs.status import TRANSITIONS, JobStatus
+from distill.jobs.status import TRANSITIONS, JobKind, JobStatus
 
+_EVENTS = {JobKind.COMPILE: "compile_job", JobKind.FINE_TUNE: "fine_tuning.job"}
+"""How the types of a kind's webhooks begin; fine-tuning jobs have OpenAI's."""
+_OBJECTS = {JobKind.COMPILE: "compile.job", JobKind.FINE_TUNE: "fine_tuning.job"}
 _STAMP = {JobStatus.QUEUED: "queued_at", JobStatus.RUNNING: "started_at"}
 _CLOSE_STEPS = text("""
 UPDATE job_steps SET finished_at = clock_timestamp(),
@@ -100,13 +103,21 @@ def _tell(s: Session, job: Job, to: JobStatus, message: str, error: JobFault | N
     if to is JobStatus.PAUSED:
         data["pause"] = job.pause_reason
     events.append(s, job.id, "status", message, data, "error" if to is JobStatus.FAILED else "info")
-    if f"compile_job.{to}" in webhooks.EVENTS and job.kind == "compile":
-        webhooks.announce(s, job.project_id, f"compile_job.{to}", _as_told(job))
+    wanted = f"{_EVENTS[JobKind(job.kind)]}.{to}"
+    if wanted in webhooks.EVENTS:
+        webhooks.announce(s, job.project_id, wanted, _as_told(job))
     if to.is_terminal:
         events.append(s, job.id, "done", f"The job {'is' if to is JobStatus.CANCELLED else 'has'} {to}", {"status": str(to)})
 
 
 def _as_told(job: Job) -> dict[str, Any]:
     """What a webhook says of a job; the rest can be asked for by its id."""
-    names = {"id": job.id, "object": "compile.job", "status": job.status, "name": job.name, "program_name": job.program_name}
-    return {**names, "metadata": job.user_metadata, "error": job.error}
+    return {
+        "id": job.id,
+        "object": _OBJECTS[JobKind(job.kind)],
+        "status": job.status,
+        "name": job.name,
+        "program_name": job.program_name,
+        "metadata": job.user_metadata,
+        "error": job.error,
+    }

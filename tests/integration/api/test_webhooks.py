@@ -12,18 +12,21 @@ from typing import Any
 
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
+from openai.types.webhooks import FineTuningJobCancelledWebhookEvent
 from standardwebhooks.webhooks import Webhook
 from starlette.testclient import TestClient
 
 from distill.catalog import keys, projects, webhooks
+from distill.catalog.webhooks import Parcel
 from distill.db import unit_of_work
 from distill.settings import get_settings
 from stack.network import LOOPBACK
 from tests.integration.api.conftest import Tokens, job_body
 from tests.integration.api.finished import finish
+from tests.integration.api.test_files import PURPOSE, sent
 from tests.support.databases import forget_settings
 from tests.support.server_process import wait_until
-from workers.webhooks import WebhookSender
+from workers.webhooks import WebhookSender, signed
 
 PATH = "/v1/webhook_endpoints"
 PROD = "/v1/aliases/router@prod"
@@ -166,6 +169,17 @@ class TestDeliveries:
             "metadata": {"run": "7"}, "error": None,
         }  # fmt: skip
 
+    def test_a_fine_tuning_job_has_the_events_that_openais_clients_know(self, api: TestClient, admin: Ask) -> None:
+        made = endpoint(admin, "https://example.com/hook", "fine_tuning.job.cancelled")
+        file = api.post("/v1/files", files=sent(), data=PURPOSE).json()["id"]
+        job = api.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file}).json()
+        api.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel")
+        (told,) = log(admin, made)
+        headers = signed(Parcel(told["id"], made["id"], made["url"], told["body"], sealed(made["id"]), 1))
+        event = OpenAI(api_key="unused", webhook_secret=made["secret"]).webhooks.unwrap(told["body"], headers)
+        assert isinstance(event, FineTuningJobCancelledWebhookEvent)
+        assert event.data.id == job["id"]
+
     def test_is_tried_again_with_the_same_id_until_it_is_taken(self, api: TestClient, admin: Ask, receiver: Receiver) -> None:
         receiver.answers[:] = [500, 302, 200]
         made = endpoint(admin, receiver.url)
@@ -232,6 +246,11 @@ class TestDeliveries:
         move_alias(api)
         with unit_of_work() as s:
             assert [parcel.endpoint_id for parcel in webhooks.take(s, 8, [busy["id"]])] == [free["id"]]
+
+
+def sealed(endpoint_id: str) -> bytes:
+    with unit_of_work() as s:
+        return webhooks.get(s, projects.get(s, "support").id, endpoint_id).sealed_secret
 
 
 def taken_again() -> webhooks.Parcel:
