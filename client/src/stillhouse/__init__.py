@@ -7,6 +7,9 @@ job = client.compile_jobs.create(program=spec, trainset=rows, metric="exact_matc
 job = client.compile_jobs.wait(job.id, progress=True)
 """
 
+from typing import TYPE_CHECKING, Any
+
+from stillhouse import imports
 from stillhouse._client import AsyncStillhouse, Stillhouse
 from stillhouse._exceptions import (
     APIConnectionError,
@@ -36,6 +39,9 @@ from stillhouse._house import LM, register_beside_dspy
 from stillhouse._load import derive, load
 from stillhouse._version import __version__
 
+if TYPE_CHECKING:
+    from stillhouse.dropin.optimizer import BootstrapFinetune
+
 __all__ = [
     "APIConnectionError",
     "APIError",
@@ -45,6 +51,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BodyTooLargeError",
+    "BootstrapFinetune",
     "ConfigError",
     "ConflictError",
     "DamagedArtifact",
@@ -64,7 +71,17 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "derive",
+    "imports",
     "load",
 ]
 
 register_beside_dspy()
+
+
+def __getattr__(name: str) -> Any:
+    """The drop-in brings DSPy, which the light client does without until somebody asks."""
+    if name == "BootstrapFinetune":
+        from stillhouse.dropin.optimizer import BootstrapFinetune
+
+        return BootstrapFinetune
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -71,8 +71,15 @@ def open_program(spec: ProgramSpec, allowed: reference.Allowed) -> dspy.Module:
         here, there = list(predictor.signature.fields), [field.name for field in known[name].signature.fields]
         if here != there:
             raise _differs(target, f"predictor {name} with the fields {', '.join(here)}", ", ".join(there))
-        predictor.demos = _chosen(predictor, known[name])
+    take_demos(program, spec)
     return program
+
+
+def take_demos(program: dspy.Module, spec: ProgramSpec) -> None:
+    """Give a live program the demos of a spec with the same predictors."""
+    known = {predictor.name: predictor for predictor in spec.predictors}
+    for name, predictor in program.named_predictors():
+        predictor.demos = _chosen(predictor, known[name])
 
 
 def _differs(target: str, here: str, there: str) -> ReferenceFault:

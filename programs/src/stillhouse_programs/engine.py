@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Protocol
 
 import dspy
 from dspy import lm15
@@ -19,7 +19,7 @@ from dspy.dsp.utils.settings import settings
 from stillhouse_programs import protocol
 from stillhouse_programs.protocol import InfrastructureError
 from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Answer, Recorder, SignatureType, Usage
-from stillhouse_programs.relay_http import AsyncRelayClient, RelayUnreachable, Reply, SyncRelayClient
+from stillhouse_programs.relay_http import RelayUnreachable, Reply
 
 Grammar = dict[str, Any]
 DeriveGrammar = Callable[[SignatureType], Grammar]
@@ -30,6 +30,22 @@ _KEPT_GRAMMARS = 1000
 _CONTEXT_LENGTH = "context_length_exceeded"
 
 
+class SyncPost(Protocol):
+    """Whoever carries a call to the LM and brings the reply: the relay's client in a runner, the gateway's in a caller's process."""
+
+    def post(self, token: str, rollout: str, body: bytes) -> Reply:
+        """Raises RelayUnreachable."""
+        ...
+
+
+class AsyncPost(Protocol):
+    """The same for tasks."""
+
+    async def post(self, token: str, rollout: str, body: bytes) -> Reply:
+        """Raises RelayUnreachable."""
+        ...
+
+
 class RelayEngine:
     """The engine of one slot, for threads. Knows the calling predictor through the recorder: its seed and its grammar differ by predictor.
 
@@ -37,7 +53,7 @@ class RelayEngine:
     text; dspy asks the engine for them when it plans a call.
     """
 
-    def __init__(self, slot: str, client: SyncRelayClient, derive_grammar: DeriveGrammar | None, native: Collection[str] = ()) -> None:
+    def __init__(self, slot: str, client: SyncPost, derive_grammar: DeriveGrammar | None, native: Collection[str] = ()) -> None:
         self.slot = slot
         self.supports_function_calling = "tools" in native
         self.supports_reasoning = "reasoning" in native
@@ -97,7 +113,7 @@ class RelayEngine:
 class AsyncRelayEngine:
     """The same engine for tasks."""
 
-    def __init__(self, engine: RelayEngine, client: AsyncRelayClient) -> None:
+    def __init__(self, engine: RelayEngine, client: AsyncPost) -> None:
         self.engine = engine
         self._client = client
 
@@ -146,7 +162,7 @@ class RelayLM(dspy.LM):
 def make_lm(
     slot: str,
     options: dict[str, Any],
-    clients: tuple[SyncRelayClient, AsyncRelayClient],
+    clients: tuple[SyncPost, AsyncPost],
     derive_grammar: DeriveGrammar | None = None,
     native: Collection[str] = (),
 ) -> RelayLM:

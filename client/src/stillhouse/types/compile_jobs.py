@@ -157,6 +157,8 @@ class CompileJob(Object):
     step: str | None = None
     steps: list[Step] = Field(default_factory=list)
     progress: Progress = Field(default_factory=Progress)
+    rollouts: dict[str, Any] = Field(default_factory=dict)
+    num_threads: int = 8
     queue: Queue | None = None
     pause: Pause | None = None
     fine_tuning_jobs: list[FineTuneJob] = Field(default_factory=list)

@@ -1,0 +1,1 @@
+"""`stillhouse.BootstrapFinetune`: a DSPy optimizer whose work a server does. Needs the extra `dspy`."""

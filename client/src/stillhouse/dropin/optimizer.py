@@ -1,0 +1,207 @@
+"""`stillhouse.BootstrapFinetune`: the call of `dspy.BootstrapFinetune`, done by a job on a server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dspy
+from dspy.teleprompt import Teleprompter
+
+from stillhouse._client import Stillhouse
+from stillhouse._exceptions import StillhouseError
+from stillhouse._load import fetch
+from stillhouse.dropin import lms as lm_roles
+from stillhouse.dropin.following import follow
+from stillhouse.dropin.lms import Names, Served
+from stillhouse.dropin.options import train_options
+from stillhouse.dropin.programs import Metric, own_metric, own_program, rows_of, spec_of
+from stillhouse.dropin.report import report
+from stillhouse.types import CompileJob
+from stillhouse_programs.artifact import load_artifact
+from stillhouse_programs.prompts import describe_prompt_adapter
+
+Json = dict[str, Any]
+CALL = "stillhouse_call"
+"""The word in a job's metadata under which the same call finds it again."""
+
+
+class CompileFailed(StillhouseError):
+    """The job ended without a program; `job` says how far it came, and its `error` what to do."""
+
+    def __init__(self, job: CompileJob) -> None:
+        why = job.error.message if job.error else job.pause.message if job.pause else ""
+        super().__init__(f"job {job.id} is {job.status}{f': {why}' if why else ''}")
+        self.job = job
+
+
+class BootstrapFinetune(Teleprompter):
+    """A drop-in for `dspy.BootstrapFinetune`: the same arguments, and a compiled deep copy of the student comes back.
+
+    `metric` is called as upstream, with `(example, prediction, trace)`, in this process; the name of a built-in metric (`"exact_match"`) or
+    its object runs on the server. A program that is a straight line of calls runs on the server with a built-in metric; any other is run
+    here, with its tools and branches. `lms` and `teacher_lms` name connections of the server (`{"predictor or model": "connection/model"}`)
+    where the names of the LMs do not. LM calls go through the server's gateway: keys of the program's own LMs are neither read nor sent.
+    `inplace=True` changes the student itself, as upstream does.
+    """
+
+    def __init__(
+        self,
+        metric: Metric | str | Mapping[str, Any] | None = None,
+        multitask: bool = True,
+        train_kwargs: Mapping[Any, Any] | None = None,
+        adapter: Any = None,
+        exclude_demos: bool = False,
+        num_threads: int | None = None,
+        *,
+        client: Stillhouse | None = None,
+        lms: Names | None = None,
+        teacher_lms: Names | None = None,
+        inplace: bool = False,
+    ) -> None:
+        super().__init__()
+        self.metric, self.multitask, self.train_kwargs, self.adapter = metric, multitask, dict(train_kwargs or {}), adapter
+        self.exclude_demos, self.num_threads, self.inplace = exclude_demos, num_threads, inplace
+        self.client = client
+        self.lms, self.teacher_lms = lms or {}, teacher_lms or {}
+        self.job: CompileJob | None = None
+
+    def compile(self, student: Any, trainset: Sequence[Any], teacher: Any = None, valset: Sequence[Any] | None = None) -> Any:
+        """Compile on the server and return the compiled program. The same call again goes on with the job that it made before.
+
+        Raises:
+            NoConnection: an LM that the server has no connection for; nothing was paid.
+            ValueError: an example or an option that cannot be used; nothing was paid.
+            CompileFailed: the job failed, was cancelled or paused.
+        """
+        own = self.client is None
+        client = self.client or Stillhouse()
+        try:
+            return self._compile(client, student, list(trainset), _teachers(teacher), None if valset is None else list(valset))
+        finally:
+            if own:
+                client.close()
+
+    def report(self) -> str:
+        """Scores by role and the rest of the last job, as a table."""
+        if self.job is None:
+            return "nothing was compiled yet"
+        return report(self.job)
+
+    def _compile(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any] | None) -> dspy.Module:
+        body = self._body(client, student, trainset, teachers, valset)
+        call = _digest(body)
+        self.job = self._attached(client, call) or client.compile_jobs.create(**body, metadata={CALL: call})
+        at_client = self.job.rollouts.get("where") == "client"
+        print(self._line(body, self.job), file=sys.stderr)
+        programs = {"student": student, **{f"teacher:{number}": each for number, each in enumerate(teachers or [student])}}
+        self.job = follow(client, self.job, programs if at_client else {}, self._own_metric)
+        if self.job.status != "succeeded" or self.job.artifact is None:
+            raise CompileFailed(self.job)
+        return self._compiled(client, student, self.job.artifact.id)
+
+    def _body(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any] | None) -> Json:
+        if not trainset:
+            raise ValueError("trainset: there are no examples")
+        rows = rows_of(trainset, "trainset")
+        served = Served.by(client)
+        roles = lm_roles.resolve(student, served, self.lms, "student")
+        body: Json = {
+            "program": self._program(student, trainset, roles.of_predictor),
+            "trainset": rows,
+            "lms": {role: {**lm, **self._options_of(student, roles, role)} for role, lm in roles.lms.items()},
+            "teacher": [self._teacher(each, served, trainset) for each in teachers or [student]],
+            "metric": self.metric if self._own_metric is None else own_metric(self._own_metric),
+            "multitask": self.multitask,
+            "prompt_adapter": self._prompt_adapter(),
+            "demos": "drop" if self.exclude_demos else "auto",
+        }
+        if not any(isinstance(key, dspy.BaseLM) for key in self.train_kwargs):
+            body["train_options"] = train_options(self.train_kwargs)
+        if valset is not None:
+            body["valset"] = rows_of(valset, "valset")
+        if self.num_threads is not None:
+            body["num_threads"] = self.num_threads
+        return body
+
+    @property
+    def _own_metric(self) -> Metric | None:
+        """The function that is asked here; None where the server has the metric."""
+        if self.metric is None:
+            return _keep_all
+        return self.metric if callable(self.metric) else None
+
+    def _program(self, program: Any, trainset: list[Any], roles: Mapping[str, str]) -> Json:
+        return spec_of(program, trainset, roles) or own_program(program, trainset, roles)
+
+    def _teacher(self, program: Any, served: Served, trainset: list[Any]) -> Json:
+        roles = lm_roles.resolve(program, served, {**self.lms, **self.teacher_lms}, "teacher")
+        return {"program": self._program(program, trainset, roles.of_predictor), "lms": roles.lms}
+
+    def _options_of(self, student: Any, roles: lm_roles.Roles, role: str) -> Json:
+        """As upstream, `train_kwargs` may have an entry for each LM; here an LM is told by its model, so a copied student keeps it."""
+        models = {p.lm.model for name, p in student.named_predictors() if roles.of_predictor[name] == role and p.lm is not None}
+        for lm, given in self.train_kwargs.items():
+            if isinstance(lm, dspy.BaseLM) and lm.model in models:
+                return {"train_options": train_options(given)}
+        return {}
+
+    def _prompt_adapter(self) -> Json:
+        given = next(iter(self.adapter.values())) if isinstance(self.adapter, Mapping) else self.adapter
+        plain: Json = describe_prompt_adapter(given or dspy.settings.adapter or dspy.ChatAdapter()).model_dump(mode="json")
+        return plain
+
+    def _attached(self, client: Stillhouse, call: str) -> CompileJob | None:
+        """The job that this very call made before, unless it ended without a program; a paused one goes on."""
+        for job in client.compile_jobs.list(metadata={CALL: call}, limit=1):
+            if job.status in ("failed", "cancelled"):
+                return None
+            return client.compile_jobs.resume(job.id) if job.status == "paused" else client.compile_jobs.retrieve(job.id)
+        return None
+
+    def _line(self, body: Json, job: CompileJob) -> str:
+        """What is about to happen, in one line, before anything is paid for."""
+        predictors = len(body["program"]["predictors"])
+        adapters = len({json.dumps(lm, sort_keys=True) for lm in body["lms"].values()}) if self.multitask else predictors
+        where = "here, in this process: keep it open" if job.rollouts.get("where") == "client" else "on the server"
+        own = (
+            "the program runs"
+            if job.rollouts.get("where") == "server" or "client" in body["program"]
+            else "the program and your metric run"
+        )
+        going = "goes on" if job.status not in ("created", "queued") else job.status
+        kept = "" if self.inplace else "; the compiled program is a new one"
+        return (
+            f"{job.id} ({going}): {predictors} {'predictor' if predictors == 1 else 'predictors'} → {adapters} LoRA; "
+            f"{len(body['trainset'])} examples; {own} {where}{kept}"
+        )
+
+    def _compiled(self, client: Stillhouse, student: Any, artifact_id: str) -> dspy.Module:
+        folder = fetch(artifact_id, client)
+        compiled = load_artifact(folder, base_url=client.base_url, api_key=client.api_key, program=student)
+        compiled._compiled = True
+        if not self.inplace:
+            return compiled
+        tuned = dict(compiled.named_predictors())
+        for name, predictor in student.named_predictors():
+            predictor.lm, predictor.demos = tuned[name].lm, tuned[name].demos
+        student._compiled = True
+        return student
+
+
+def _keep_all(example: Any, prediction: Any, trace: Any = None) -> bool:
+    """Upstream keeps everything where there is no metric."""
+    return True
+
+
+def _teachers(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _digest(body: Json) -> str:
+    return hashlib.sha256(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")).hexdigest()

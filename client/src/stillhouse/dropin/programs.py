@@ -1,0 +1,96 @@
+"""What travels of a program, of its metric and of its examples: a spec where one can be proved, else what its prompts are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from stillhouse._plain import plain_json
+from stillhouse_programs.derive import derive
+from stillhouse_programs.describe import predictor_body
+from stillhouse_programs.not_a_spec import NotASpec
+from stillhouse_programs.prove import prove
+from stillhouse_programs.spec import SpecError, canonical_json
+
+Json = dict[str, Any]
+Metric = Callable[..., Any]
+PROVED_ON = 20
+"""Rows that a derived spec is proved on, evenly apart."""
+
+
+def rows_of(examples: Sequence[Any], what: str) -> list[Json]:
+    """The examples as rows. Raises ValueError that names the first one which cannot be sent."""
+    rows: list[Json] = []
+    for number, example in enumerate(examples, 1):
+        try:
+            example.inputs()
+            rows.append(plain_json(dict(example.items())))
+        except ValueError as fault:
+            raise ValueError(f"{what}: row {number}: {fault}") from None
+    return rows
+
+
+def inputs_of(examples: Sequence[Any]) -> list[Json]:
+    """The inputs of a program as its examples have them: those of all examples are required."""
+    found = [list(example.inputs().keys()) for example in examples]
+    names = dict.fromkeys(name for each in found for name in each)
+    return [{"name": name, "required": all(name in each for each in found)} for name in names]
+
+
+def spec_of(program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, str]) -> Json | None:
+    """The spec of a program that is a straight line of calls, proved on some of the examples; None for any other."""
+    samples = [dict(example.inputs().items()) for example in examples[:: max(1, len(examples) // PROVED_ON)]]
+    try:
+        spec = derive(program, samples[0], dict(roles))
+        prove(program, spec, samples)
+    except (NotASpec, SpecError):
+        return None
+    except Exception:
+        return None
+    plain: Json = json.loads(canonical_json(spec))
+    return plain
+
+
+def own_program(program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, str]) -> Json:
+    """A program that runs here: its predictors, its inputs, and a digest of its code."""
+    predictors = [predictor_body(name, predictor, roles[name]) for name, predictor in program.named_predictors()]
+    return {"predictors": predictors, "client": {"inputs": inputs_of(examples), "source": _source_of_program(program)}}
+
+
+def own_metric(metric: Metric) -> Json:
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return {"type": "client", "name": "metric" if name == "<lambda>" else name[:100], "source": _digest(_source(metric))}
+
+
+def _source_of_program(program: dspy.Module) -> str:
+    """Of the classes of its modules that are not dspy's own, with their plain settings: other code or settings have traces of their own."""
+    parts = []
+    for name, module in program.named_sub_modules():
+        kind = type(module)
+        if kind.__module__.partition(".")[0] != "dspy":
+            settings = {key: value for key, value in vars(module).items() if isinstance(value, (str, int, float, bool))}
+            parts.append(f"{name} {json.dumps(settings, sort_keys=True)}\n{_source(kind)}")
+    return _digest("\n".join(parts))
+
+
+def _source(thing: Any) -> str:
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):  # typed at a prompt, or made at run time
+        return "\n".join(_bytecode(thing)) or f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _bytecode(thing: Any) -> Iterable[str]:
+    for function in vars(thing if inspect.isclass(thing) else type(thing)).values() if not inspect.isfunction(thing) else [thing]:
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            yield f"{code.co_name} {code.co_code.hex()} {[const for const in code.co_consts if isinstance(const, (str, int, float, bool))]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

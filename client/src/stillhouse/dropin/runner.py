@@ -1,0 +1,193 @@
+"""A work item, worked off in this process: the same collector and executor as the server's runner, with the gateway behind its LMs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import dspy
+
+from stillhouse._client import Stillhouse
+from stillhouse._exceptions import APIError, ConflictError
+from stillhouse.dropin.gateway import AsyncGateway, SyncGateway
+from stillhouse.types import ProgramToRun, WorkItem
+from stillhouse_programs.collect import Metric, Prepared, prepare_program
+from stillhouse_programs.describe import take_demos
+from stillhouse_programs.engine import make_lm
+from stillhouse_programs.executor import Plan, Slice
+from stillhouse_programs.grammar import derive_grammar
+from stillhouse_programs.metrics import make_metric
+from stillhouse_programs.preview import output_types
+from stillhouse_programs.prompts import make_prompt_adapter
+from stillhouse_programs.spec import parse_prompt_adapter, parse_spec
+
+Json = dict[str, Any]
+FLUSH = 50
+"""So many traces are sent at once; what is not sent yet, a crash repeats."""
+ROUNDS = 3
+PAUSE_SECONDS = 2.0
+_REFUSED = frozenset({"unauthorized", "model_not_found"})
+
+
+class Refused(Exception):
+    """The gateway refused the calls of the program, and would refuse every further one."""
+
+
+@dataclass
+class ItemRun:
+    """One item. `run` is called from a thread of its own; `stop` lets what has begun end, and begins nothing new."""
+
+    client: Stillhouse
+    item: WorkItem
+    program: dspy.Module
+    metric: Metric | None
+    """The caller's own; None where the job's is built in."""
+    done: int = 0
+    _traces: list[Json] = field(default_factory=list)
+    _scores: list[Json] = field(default_factory=list)
+    _troubles: dict[int, tuple[str, str]] = field(default_factory=dict)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _slice: Slice | None = None
+    _sending: threading.Lock = field(default_factory=threading.Lock)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._slice is not None:
+            self._slice.finish()
+
+    def run(self) -> None:
+        """Make what is missing, send it, and publish; after a stop, give the item back. Raises Refused, APIError."""
+        ended = threading.Event()
+        beats = threading.Thread(target=self._beat, args=(ended,), name=f"beat-{self.item.id}", daemon=True)
+        beats.start()
+        try:
+            asyncio.run(self._run())
+            if self._stopped.is_set():
+                self.client.work_items.release(self.item)
+            else:
+                undecided = [{"row": row, "code": code, "message": text[:2000]} for row, (code, text) in sorted(self._troubles.items())]
+                self.client.work_items.publish(self.item, undecided=undecided)
+        except ConflictError as lost:
+            if lost.code not in ("lost_lease", "cancel_requested"):
+                raise
+        except BaseException:
+            with suppress(APIError):
+                self.client.work_items.release(self.item)
+            raise
+        finally:
+            ended.set()
+            beats.join()
+
+    def _beat(self, ended: threading.Event) -> None:
+        while not ended.wait(self.item.beat_seconds):
+            try:
+                told = self.client.work_items.beat(self.item, done=self.done)
+            except ConflictError:
+                self.stop()  # somebody else may hold it
+                return
+            except APIError:
+                continue  # the lease outlives a few beats
+            if told.cancel or told.pause:
+                self.stop()
+
+    async def _run(self) -> None:
+        sync, tasks = SyncGateway(self.client), AsyncGateway(self.client)
+        try:
+            for round_number in range(ROUNDS):
+                self._troubles.clear()
+                for part in self.item.programs:
+                    await self._run_part(part, self._prepared(part, (sync, tasks)))
+                self._refuse()
+                if not self._troubles or self._stopped.is_set():
+                    return
+                await asyncio.sleep(PAUSE_SECONDS * (round_number + 1))
+        finally:
+            await asyncio.to_thread(self._flush)
+            sync.close()
+            await tasks.close()
+
+    def _refuse(self) -> None:
+        for code, message in self._troubles.values():
+            if code in _REFUSED:
+                raise Refused(f"the server's gateway refused the calls of {self.item.role}: {message}")
+
+    def _prepared(self, part: ProgramToRun, gateway: tuple[SyncGateway, AsyncGateway]) -> Prepared:
+        """A copy of the program as its role runs it: demos and LMs are the job's, all else is the caller's."""
+        spec = parse_spec(part.program)
+        prompt_adapter = make_prompt_adapter(parse_prompt_adapter(part.prompt_adapter))
+        program = self.program.deepcopy()
+        take_demos(program, spec)
+        roles = {predictor.name: part.lms[predictor.lm] for predictor in spec.predictors}
+        for name, predictor in program.named_predictors():
+            lm = roles[name]
+            constrain = (lambda signature: derive_grammar(signature, prompt_adapter)) if lm.get("constrain") else None
+            predictor.lm = make_lm(lm["model"], dict(lm["options"]), gateway, constrain, lm.get("native") or ())
+        return prepare_program(program, prompt_adapter, output_types(program, spec))
+
+    async def _run_part(self, part: ProgramToRun, prepared: Prepared) -> None:
+        examples = [_of_part(example, part.rollouts) for example in self._waiting()]
+        if not examples or self._stopped.is_set():
+            return
+        metric = self.metric or make_metric(self.item.metric)
+        plan = Plan("", self.item.width, None, metric, self.item.min_score, self.item.stop_on_pass)
+        threads = None if prepared.runs_as_task else ThreadPoolExecutor(self.item.width, "program")
+        self._slice = Slice(prepared, plan, self._take, threads)
+        if self._stopped.is_set():
+            self._slice.finish()
+        try:
+            await self._slice.run(examples)
+        finally:
+            if threads is not None:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def _waiting(self) -> list[Json]:
+        """The examples that are not over: with `stop_on_pass` one that has passed is."""
+        return [
+            {"index": example.row, "inputs": example.inputs, "labels": example.labels, "rollouts": example.rollouts}
+            for example in self.item.examples
+            if example.row not in self._troubles and not (self.item.stop_on_pass and _has_passed(example.rollouts))
+        ]
+
+    async def _take(self, event: Json) -> None:
+        """Keep what the executor tells, in the item too: a later round goes on from there."""
+        kind = event["event"]
+        if kind == "infra":
+            self._troubles[event["index"]] = (event["code"], event["message"])
+        elif kind == "example_done":
+            self.done += 1
+        elif kind in ("trace", "score"):
+            self._keep(event, kind)
+            if len(self._traces) >= FLUSH:
+                await asyncio.to_thread(self._flush)
+
+    def _keep(self, event: Json, kind: str) -> None:
+        example = next(each for each in self.item.examples if each.row == event["index"])
+        rollout = next(each for each in example.rollouts if each["n"] == event["n"])
+        rollout[kind] = event[kind]
+        place = {"role": self.item.role, "row": event["index"], "rollout": event["n"]}
+        if kind == "trace":
+            self._traces.append({**place, **{name: value for name, value in event["trace"].items() if name != "inputs"}})
+        elif rollout["trace"]["status"] == "ok":
+            self._scores.append({**place, **{name: value for name, value in event["score"].items() if name != "passed"}})
+
+    def _flush(self) -> None:
+        with self._sending:  # a score is sent after its trace
+            traces, self._traces = self._traces, []
+            scores, self._scores = self._scores, []
+            if traces:
+                self.client.compile_jobs.traces.create(self.item.job, traces)
+            if scores:
+                self.client.compile_jobs.scores.create(self.item.job, scores)
+
+
+def _of_part(example: Json, numbers: Sequence[int]) -> Json:
+    return {**example, "rollouts": [rollout for rollout in example["rollouts"] if rollout["n"] in numbers]}
+
+
+def _has_passed(rollouts: Sequence[Mapping[str, Any]]) -> bool:
+    return any(rollout["score"] is not None and rollout["score"]["passed"] for rollout in rollouts)

@@ -1,0 +1,163 @@
+"""`stillhouse.BootstrapFinetune` against a whole server: programs with a branch and a tool, a metric that is a lambda, no code sent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+import pytest
+
+import stillhouse
+from distill.execute.run import run_queue
+from distill.execute.steps import STEPS
+from distill.settings import get_settings
+from distill.storage import open_store
+from tests.integration.api.conftest import serving
+from tests.integration.execute.house import QUEUES, House, PretendTrainer, rows
+from tests.integration.execute.test_client_rollouts import TOML, token
+from tests.support.scripted_lm import ScriptedLM
+
+
+class Classify(dspy.Signature):
+    """Route a customer message to one team."""
+
+    message: str = dspy.InputField()
+    category: Literal["billing", "technical", "account"] = dspy.OutputField()
+
+
+class Reply(dspy.Signature):
+    """Answer the customer."""
+
+    message: str = dspy.InputField()
+    category: str = dspy.InputField()
+    answer: str = dspy.OutputField()
+
+
+class Desk(dspy.Module):
+    """A branch, and a tool that only this process has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classify = dspy.Predict(Classify)
+        self.reply = dspy.Predict(Reply)
+        self.asked: list[str] = []
+
+    def forward(self, message: str) -> dspy.Prediction:
+        team = self.classify(message=message).category
+        if team == "account":
+            return dspy.Prediction(category=team, answer=self.look_up(message))
+        return dspy.Prediction(category=team, answer=self.reply(message=message, category=team).answer)
+
+    def look_up(self, message: str) -> str:
+        return f"Account {len(message)} is in order."
+
+
+@pytest.fixture
+def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
+    (tmp_path / "stillhouse.toml").write_text(TOML.format(teacher=teacher.url, student=student.url), encoding="utf-8")
+    get_settings.cache_clear()
+    with House(tmp_path, teacher, student, bucket=open_store(get_settings())) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[stillhouse.Stillhouse]:
+    """A client of a real server, whose workers are at work as long as it is there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with serving() as url, working(house), stillhouse.Stillhouse(url, token("default")) as made:
+        yield made
+
+
+@contextmanager
+def working(house: House) -> Iterator[None]:
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.05):
+            for queue in QUEUES:
+                run_queue(queue, house.worker, house.ports, house.shift, STEPS, 5)
+            house.agent.tick()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def examples(n: int) -> list[Any]:
+    return [dspy.Example(row).with_inputs("message") for row in rows(n)]
+
+
+def program(lm: str, url: str = "http://127.0.0.1:9/v1") -> Desk:
+    made = Desk()
+    made.set_lm(dspy.LM(lm, api_base=url, api_key="the-users-own"))
+    return made
+
+
+@pytest.mark.slow
+class TestCompile:
+    def test_a_branch_a_tool_and_a_lambda(self, house: House, client: stillhouse.Stillhouse, capsys: pytest.CaptureFixture[str]) -> None:
+        student, teacher = program("openai/tiny"), program("teacher/big")
+        metric = lambda example, prediction, trace=None: example.category == prediction.category and len(trace) > 0  # noqa: E731
+        optimizer = stillhouse.BootstrapFinetune(metric=metric, multitask=False, train_kwargs={"n_epochs": 1}, client=client)
+        tuned = optimizer.compile(student, examples(12), teacher=teacher, valset=examples(3))
+
+        job = optimizer.job
+        assert job is not None
+        assert job.status == "succeeded"
+        assert job.evaluation is not None
+        assert {role: job.evaluation[role]["score"] for role in ("baseline", "teacher", "compiled")} == {
+            "baseline": pytest.approx(0.3333),
+            "teacher": 1.0,
+            "compiled": 1.0,
+        }
+        assert isinstance(house.trainer, PretendTrainer)
+        assert sorted(len(each["texts"]) for each in house.trainer.jobs) == [8, 12]
+
+        assert tuned is not student
+        assert isinstance(tuned, Desk)
+        assert [predictor.lm.model for predictor in student.predictors()] == ["openai/tiny"] * 2
+        assert all(predictor.lm.model.startswith("tune/sh-") for predictor in tuned.predictors())
+        answer = tuned(message="Where is my money? Message about billing")
+        assert (answer.category, answer.answer) == ("billing", "Team billing will help.")
+
+        keys = {call.headers.get("Authorization") for call in [*house.teacher.calls, *house.student.calls]}
+        assert not any("the-users-own" in str(key) for key in keys)
+        told = capsys.readouterr().err
+        assert "2 predictors → 2 LoRA; 12 examples; the program runs here, in this process: keep it open" in told
+        assert "compiled" in optimizer.report()
+
+        asked = len(house.teacher.calls)
+        again = stillhouse.BootstrapFinetune(metric=metric, multitask=False, train_kwargs={"n_epochs": 1}, client=client)
+        again.compile(program("openai/tiny"), examples(12), teacher=program("teacher/big"), valset=examples(3))
+        assert again.job is not None
+        assert again.job.id == job.id, "the same call finds its job"
+        other = stillhouse.BootstrapFinetune(metric=lambda *_: True, multitask=False, train_kwargs={"n_epochs": 1}, client=client)
+        other.compile(student, examples(12), teacher=teacher, valset=examples(3))
+        assert other.job is not None
+        assert other.job.id != job.id
+        assert len(house.teacher.calls) == asked, "another metric scores anew, and asks the teacher nothing"
+
+    def test_inside_better_together(self, house: House, client: stillhouse.Stillhouse) -> None:
+        student = program("openai/tiny", house.student.url)
+        student.set_lm(dspy.LM("openai/tiny", api_base=house.student.url, api_key="k", cache=False))
+
+        def metric(example: Any, prediction: Any, trace: Any = None) -> bool:
+            return bool(example.category == prediction.category)
+
+        both = dspy.BetterTogether(
+            metric=metric,
+            p=dspy.LabeledFewShot(k=2),
+            w=stillhouse.BootstrapFinetune(metric=metric, client=client, teacher_lms={"openai/tiny": "teacher/big"}),
+        )
+        compiled = both.compile(student, trainset=examples(12), valset=examples(3), strategy="p -> w")
+        assert not compiled.flag_compilation_error_occurred
+        assert next(candidate["strategy"] for candidate in compiled.candidate_programs) == "p -> w"
+        assert all(predictor.lm.model.startswith("tune/sh-") for predictor in compiled.predictors())

@@ -1,0 +1,276 @@
+"""The drop-in without a server: what it asks for, what it runs here, and what it sends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import dspy
+import httpx
+import pytest
+
+import stillhouse
+from stillhouse.dropin.lms import NoConnection
+from stillhouse.dropin.options import train_options
+from stillhouse.dropin.runner import ItemRun, Refused
+from stillhouse.types import WorkItem
+from tests.support.scripted_lm import Ask, Fail, ScriptedLM
+
+TEAMS = ("billing", "technical", "account")
+
+
+class Classify(dspy.Signature):
+    """Route a customer message to one team."""
+
+    message: str = dspy.InputField()
+    category: Literal["billing", "technical", "account"] = dspy.OutputField()
+
+
+class Desk(dspy.Module):
+    """A branch, and a tool that only this process has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classify = dspy.Predict(Classify)
+        self.reply = dspy.Predict("message, category -> answer")
+
+    def forward(self, message: str) -> dspy.Prediction:
+        team = self.classify(message=message).category
+        if team == "account":
+            return dspy.Prediction(category=team, answer=look_up(message))
+        return dspy.Prediction(category=team, answer=self.reply(message=message, category=team).answer)
+
+
+def look_up(message: str) -> str:
+    return f"Account {len(message)} is in order."
+
+
+def desk(lm: str) -> Desk:
+    made = Desk()
+    made.set_lm(dspy.LM(lm, api_base="http://127.0.0.1:9/v1", api_key="the-users-own"))
+    return made
+
+
+def example(number: int) -> Any:
+    team = TEAMS[number % 3]
+    return dspy.Example(message=f"Message {number} about {team}", category=team).with_inputs("message")
+
+
+def knows(ask: Ask) -> dict[str, str]:
+    said = ask.inputs["message"].split()[-1]
+    return {"category": said} if "category" in ask.outputs else {"answer": f"Team {said} will help."}
+
+
+@dataclass
+class Server:
+    """The API's routes that the drop-in uses; `jobs` are those that it lists."""
+
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    sent: list[tuple[str, Any]] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        path, body = request.url.path, json.loads(request.content or b"null")
+        self.sent.append((f"{request.method} {path}", body))
+        return httpx.Response(200, json=self._answer(request.method, path, body))
+
+    def _answer(self, method: str, path: str, body: Any) -> Any:
+        if path == "/v1/connections":
+            return {"data": [{"name": "house", "models": ["tiny"]}, {"name": "openai", "models": None}], "has_more": False}
+        if path == "/v1/compile_jobs" and method == "GET":
+            return {"data": self.jobs, "has_more": False}
+        if path.endswith(("/traces", "/scores")):
+            return {"received": 1, "new": 1}
+        if path.endswith("/publish"):
+            return {"id": body["id"], "status": "succeeded"}
+        return {
+            "id": "cjob-1",
+            "status": "failed",
+            "created_at": 1,
+            "rollouts": {"where": "client"},
+            "error": {"code": "x", "message": "over"},
+        }
+
+    def bodies(self, route: str) -> list[Any]:
+        return [body for path, body in self.sent if path == route]
+
+
+@pytest.fixture(scope="module")
+def lm() -> Iterator[ScriptedLM]:
+    with ScriptedLM(answer=knows) as made:
+        yield made
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def client(server: Server, lm: ScriptedLM) -> Iterator[stillhouse.Stillhouse]:
+    """Its gateway is the scripted LM."""
+    with stillhouse.Stillhouse(lm.url.removesuffix("/v1"), "sh_a_b", transport=httpx.MockTransport(server)) as made:
+        yield made
+
+
+def item_of(body: Any, examples: list[Any]) -> WorkItem:
+    """What the server would say of a job that the drop-in asked for."""
+    spec = body["program"]
+    options = {"model": "openai/big", "options": {"temperature": 0.5}, "constrain": False, "native": []}
+    rows = [
+        {
+            "row": number,
+            "inputs": dict(each.inputs().items()),
+            "labels": dict(each.labels().items()),
+            "rollouts": [{"n": 0, "seed": 7, "trace": None, "score": None}],
+        }
+        for number, each in enumerate(examples, 1)
+    ]
+    return WorkItem(
+        id="work-1",
+        fence=1,
+        job="cjob-1",
+        step="bootstrap",
+        role="teacher:0",
+        width=4,
+        programs=[{"rollouts": [0], "program": spec, "prompt_adapter": {"type": "chat"}, "lms": {"student": options}}],
+        examples=rows,
+    )
+
+
+def asked_for(server: Server, client: stillhouse.Stillhouse, **options: Any) -> Any:
+    optimizer = stillhouse.BootstrapFinetune(client=client, **options)
+    with pytest.raises(stillhouse.StillhouseError, match="job cjob-1 is failed: over"):
+        optimizer.compile(desk("house/tiny"), [example(number) for number in range(6)], teacher=desk("openai/big"))
+    return server.bodies("POST /v1/compile_jobs")[-1]
+
+
+class TestRequest:
+    def test_a_branch_makes_it_a_program_of_the_client(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        body = asked_for(server, client, metric=lambda *_: True, multitask=False, train_kwargs={"num_train_epochs": 2})
+        assert body["program"]["client"]["inputs"] == [{"name": "message", "required": True}]
+        assert [predictor["name"] for predictor in body["program"]["predictors"]] == ["classify", "reply"]
+        assert body["metric"]["type"] == "client"
+        assert body["lms"] == {"student": {"connection": "house", "model": "tiny"}}
+        assert body["teacher"][0]["lms"] == {"student": {"connection": "openai", "model": "big"}}
+        assert (body["multitask"], body["train_options"], body["trainset"][0]) == (
+            False,
+            {"n_epochs": 2},
+            {"message": "Message 0 about billing", "category": "billing"},
+        )
+        assert "the-users-own" not in json.dumps(body)
+
+    def test_without_a_metric_everything_is_kept(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        body = asked_for(server, client)
+        assert body["metric"]["type"] == "client"
+
+    def test_a_straight_line_travels_as_a_spec(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        line = dspy.Predict(Classify)
+        line.set_lm(dspy.LM("house/tiny"))
+        with pytest.raises(stillhouse.StillhouseError):
+            stillhouse.BootstrapFinetune(metric="exact_match", client=client).compile(line, trainset=[example(0), example(1)])
+        (body,) = server.bodies("POST /v1/compile_jobs")
+        assert "client" not in body["program"]
+        assert "steps" in body["program"]
+        assert body["metric"] == "exact_match"
+
+    def test_the_same_call_goes_on_with_its_job(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        first = asked_for(server, client, metric="exact_match")
+        server.jobs = [{"id": "cjob-1", "status": "succeeded", "created_at": 1, "metadata": first["metadata"]}]
+        asked = len(server.bodies("POST /v1/compile_jobs"))
+        with pytest.raises(stillhouse.StillhouseError):
+            stillhouse.BootstrapFinetune(metric="exact_match", client=client).compile(
+                desk("house/tiny"), [example(number) for number in range(6)], teacher=desk("openai/big")
+            )
+        assert len(server.bodies("POST /v1/compile_jobs")) == asked
+        server.jobs = []
+        other = asked_for(server, client, metric="exact_match", multitask=False)
+        assert other["metadata"] != first["metadata"]
+
+    def test_an_lm_without_a_connection_is_a_table_before_any_work(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        optimizer = stillhouse.BootstrapFinetune(metric="exact_match", client=client)
+        with pytest.raises(NoConnection, match=r"classify +mistral/large +-\n +reply +mistral/large +-\n.*house/tiny, openai/…"):
+            optimizer.compile(desk("mistral/large"), [example(0)])
+        with pytest.raises(ValueError, match=r"trainset: row 1: Inputs have not been set"):
+            optimizer.compile(desk("house/tiny"), [dspy.Example(message="m", category="billing")])
+        assert not server.bodies("POST /v1/compile_jobs")
+
+    def test_lms_may_be_named(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        optimizer = stillhouse.BootstrapFinetune(
+            metric="exact_match", client=client, lms={"classify": "house/tiny", "mistral/large": "openai/small"}
+        )
+        with pytest.raises(stillhouse.StillhouseError):
+            optimizer.compile(desk("mistral/large"), [example(0)])
+        (body,) = server.bodies("POST /v1/compile_jobs")
+        assert body["lms"] == {
+            "student": {"connection": "house", "model": "tiny"},
+            "student2": {"connection": "openai", "model": "small"},
+        }
+
+
+class TestItem:
+    def test_rollouts_are_made_here_and_sent(self, server: Server, client: stillhouse.Stillhouse, lm: ScriptedLM) -> None:
+        examples = [example(number) for number in range(6)]
+        body = asked_for(server, client, metric=lambda *_: True)
+        before = len(lm.calls)
+        run = ItemRun(
+            client, item_of(body, examples), desk("openai/big"), lambda ex, pred, trace: ex.category == pred.category and len(trace)
+        )
+        run.run()
+
+        traces = [trace for sent in server.bodies("POST /v1/compile_jobs/cjob-1/traces") for trace in sent["traces"]]
+        assert sorted((trace["row"], trace["status"], len(trace["calls"])) for trace in traces) == [
+            (1, "ok", 2), (2, "ok", 2), (3, "ok", 1), (4, "ok", 2), (5, "ok", 2), (6, "ok", 1),
+        ]  # fmt: skip
+        account = next(trace for trace in traces if trace["row"] == 3)
+        assert account["outputs"] == {"category": "account", "answer": look_up("Message 2 about account")}
+        assert account["calls"][0]["predictor"] == "classify"
+        assert (account["calls"][0]["lm"], account["usage"]["lms"]["openai/big"]["calls"]) == ("openai/big", 1)
+        scores = [score for sent in server.bodies("POST /v1/compile_jobs/cjob-1/scores") for score in sent["scores"]]
+        assert sorted((score["row"], score["value"]) for score in scores) == [(1, 2.0), (2, 2.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 1.0)]
+        assert server.bodies("POST /v1/work_items/publish") == [{"id": "work-1", "fence": 1, "undecided": []}]
+        assert not server.bodies("POST /v1/work_items/release")
+
+        calls = lm.calls[before:]
+        assert len(calls) == 4 * 2 + 2
+        assert {call.headers["Authorization"] for call in calls} == {"Bearer sh_a_b"}, "the user's own key is not sent"
+        assert {(call.body["model"], call.body["temperature"]) for call in calls} == {("openai/big", 0.5)}
+
+    def test_a_gateway_that_refuses_ends_it_and_gives_the_item_back(self, server: Server, lm: ScriptedLM) -> None:
+        with stillhouse.Stillhouse(lm.url.removesuffix("/v1"), "sh_a_b", transport=httpx.MockTransport(server)) as client:
+            body = asked_for(server, client, metric=lambda *_: True)
+            lm.fault = Fail(404, "model_not_found", "no model openai/big")
+            try:
+                with pytest.raises(Refused, match="no model openai/big"):
+                    ItemRun(client, item_of(body, [example(0)]), desk("openai/big"), lambda *_: True).run()
+            finally:
+                lm.fault = None
+        assert server.bodies("POST /v1/work_items/release") == [{"id": "work-1", "fence": 1}]
+        assert not server.bodies("POST /v1/work_items/publish")
+
+    def test_what_is_stored_is_not_made_again(self, server: Server, client: stillhouse.Stillhouse, lm: ScriptedLM) -> None:
+        body = asked_for(server, client, metric=lambda *_: True)
+        first = item_of(body, [example(0)])
+        ItemRun(client, first, desk("openai/big"), lambda *_: True).run()
+        trace, before = first.examples[0].rollouts[0]["trace"], len(lm.calls)
+        server.sent.clear()
+        again = item_of(body, [example(0)])
+        again.examples[0].rollouts[0]["trace"] = trace
+        ItemRun(client, again, desk("openai/big"), lambda *_: False).run()
+        assert len(lm.calls) == before
+        assert not server.bodies("POST /v1/compile_jobs/cjob-1/traces")
+        ((score,),) = [sent["scores"] for sent in server.bodies("POST /v1/compile_jobs/cjob-1/scores")]
+        assert score["value"] == 0.0
+
+
+class TestTrainKwargs:
+    def test_three_dialects_and_words_without_meaning(self) -> None:
+        with pytest.warns(UserWarning, match="device, output_dir have no meaning here"):
+            found = train_options({"num_train_epochs": 3, "per_device_train_batch_size": 2, "device": "cuda", "output_dir": "x"})
+        assert found == {"n_epochs": 3, "batch_size": 2}
+        assert train_options({"n_epochs": 1, "learning_rate_multiplier": 2.0}) == {"n_epochs": 1, "learning_rate_multiplier": 2.0}
+
+    def test_an_unknown_word_is_refused_with_the_nearest(self) -> None:
+        with pytest.raises(ValueError, match="unknown option 'n_epoch'; did you mean 'n_epochs'"):
+            train_options({"n_epoch": 1})
