@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.homes import home
+from tests.chaos.invariants import violations
+from tests.chaos.jobs import teach
 from tests.chaos.world import World
 
 
@@ -13,3 +15,13 @@ from tests.chaos.world import World
 def running_world(tiny_model: Path) -> Iterator[World]:
     with home() as folder, World(folder, tiny_model.parent) as world:
         yield world
+
+
+@pytest.fixture
+def world(running_world: World) -> Iterator[World]:
+    """The shared world: whole before a scenario, sound after it."""
+    running_world.wait_whole()
+    yield running_world
+    running_world.lm.latency, running_world.lm.answer = running_world.latency, teach
+    running_world.wait_whole()
+    assert violations(running_world) == []

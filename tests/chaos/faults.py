@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 import psycopg
 import redis
 
+from distill.storage import FolderStore
 from stack.processes import is_running, send
 from tests.chaos.world import World
 from tests.support.scripted_lm import Answer, Fail
@@ -71,6 +72,20 @@ def stalled(world: World, part: str) -> Iterator[None]:
             yield
         finally:
             send(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def damaged(world: World, digest: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
+    """While the block runs, a blob has other bytes."""
+    place = FolderStore(world.home / "blobs").place(digest)
+    whole, mode = place.read_bytes(), place.stat().st_mode
+    place.chmod(0o600)
+    place.write_bytes(change(whole))
+    try:
+        yield
+    finally:
+        place.write_bytes(whole)
+        place.chmod(mode)
 
 
 def restart_postgres(world: World) -> None:

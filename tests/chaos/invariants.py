@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import LiteralString
 
@@ -32,13 +33,13 @@ class Violation:
 
 
 def violations(world: World, seconds: float = 60.0) -> list[Violation]:
-    """Everything that does not hold; jobs get `seconds` to end, processes a few to be gone."""
+    """Everything that does not hold; jobs get `seconds` to end, processes as long to be gone."""
     found = [Violation("I1", what) for what in i1_all_end(world, seconds)]
     checks: dict[str, Callable[[World], Iterator[str]]] = {
         "I2": i2_published_once,
         "I3": i3_no_stale_publish,
         "I4": i4_events_have_no_gap,
-        "I5": i5_no_process_left,
+        "I5": partial(i5_no_process_left, seconds=seconds),
         "I6": i6_no_secret,
         "I7": i7_attempts,
         "I8": i8_blobs,
@@ -108,8 +109,8 @@ def i4_events_have_no_gap(world: World) -> Iterator[str]:
     yield from _rows(world, gaps, "{} says {} events and has {}, from {} to {}")
 
 
-def i5_no_process_left(world: World, seconds: float = 10.0) -> Iterator[str]:
-    """No trainer once nothing trains, no child without its worker; both are given a moment to die."""
+def i5_no_process_left(world: World, seconds: float) -> Iterator[str]:
+    """No trainer once nothing trains, no child without its worker; both are given time to die: one that starts hears of it late."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
     while left := list(_left_behind(world)):
         if time.monotonic() > deadline:

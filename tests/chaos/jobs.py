@@ -40,6 +40,7 @@ PROGRAM: dict[str, Any] = {
     "steps": [{"id": "c", "predictor": "classify", "args": {"message": {"from": "input.message"}}}],
     "outputs": {"category": {"from": "c.category"}},
 }
+UNMEASURED: dict[str, Any] = {"evaluate": {"roles": []}, "holdout": {"n": 0}}
 TRAINING: dict[str, Any] = {"n_epochs": 1, "batch_size": 2, "learning_rate": 0.001, "lora_r": 4}
 
 
@@ -68,3 +69,8 @@ def body(rows: list[Row], **more: Any) -> dict[str, Any]:
         "train_options": TRAINING,
         **more,
     }
+
+
+def brief(name: str, n: int = 4, **more: Any) -> dict[str, Any]:
+    """A request for a job on the rows that most are trained on and on `n` of its own; nothing is evaluated."""
+    return body(anchors() + odd(name, n), **UNMEASURED, **more)

@@ -1,12 +1,10 @@
 """Six faults on real processes, with every invariant checked after each: what `make test` holds of the reliability notes' table."""
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from tests.chaos import faults
-from tests.chaos.invariants import violations
 from tests.chaos.jobs import anchors, body, odd
 from tests.chaos.world import World
 from tests.support.server_process import wait_until
@@ -15,24 +13,10 @@ pytestmark = pytest.mark.timeout(180)
 SLOW_TEACHER = 0.4
 
 
-@pytest.fixture
-def world(running_world: World) -> Iterator[World]:
-    """The shared world: whole before a scenario, sound after it."""
-    running_world.wait_whole()
-    yield running_world
-    running_world.lm.latency = running_world.latency
-    running_world.wait_whole()
-    assert violations(running_world) == []
-
-
-def wait_for_calls(world: World, text: str, count: int) -> None:
-    wait_until(lambda: world.calls_about(text) >= count, f"{count} calls about {text}")
-
-
 def test_01_killed_worker_loses_no_job_and_costs_no_attempt(world: World) -> None:
     world.lm.latency = SLOW_TEACHER
     job = world.submit(body(anchors() + odd("kill", 24)))
-    wait_for_calls(world, "Odd kill", 6)
+    world.wait_for_calls("Odd kill", 6)
     faults.kill(world, world.wait_held(job, "bootstrap"))
     world.lm.latency = world.latency
     world.wait_over([job])
@@ -44,7 +28,7 @@ def test_01_killed_worker_loses_no_job_and_costs_no_attempt(world: World) -> Non
 def test_04_worker_that_stood_still_publishes_nothing(world: World) -> None:
     world.lm.latency = SLOW_TEACHER
     job = world.submit(body(anchors() + odd("zombie", 24)))
-    wait_for_calls(world, "Odd zombie", 6)
+    world.wait_for_calls("Odd zombie", 6)
     with faults.stalled(world, world.wait_held(job, "bootstrap")):
         world.lm.latency = world.latency
         world.wait_over([job])

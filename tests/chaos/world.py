@@ -57,6 +57,8 @@ TIMERS = {
 }
 ANSWER_SECONDS = 180.0
 """How long a client asks: an API that is killed twice in a row needs a while to be back on a loaded machine."""
+PATIENCE_SECONDS = 300.0
+"""With a part that starts, or a job that runs, on a machine that has much else to do."""
 OVER = ("succeeded", "failed", "cancelled")
 
 
@@ -185,14 +187,14 @@ class World:
             parts.append(self._part(layout, name, (*python, "celery", "-A", "tests.chaos.worker", "worker", *options, "-l", "info")))
         api = Part(
             name="api", command=api_command(layout.host, layout.port), tier=3, ready=reachable(f"{layout.base_url}/livez"),
-            environment=layout.server_environment(), workdir=layout.home,
+            environment=layout.server_environment(), workdir=layout.home, ready_seconds=PATIENCE_SECONDS,
         )  # fmt: skip
         return [*parts, api]
 
     def _part(self, layout: Layout, name: str, command: tuple[str, ...]) -> Part:
         return Part(
             name=name, command=command, tier=2, ready=line(r"\bready\b"), environment=layout.server_environment(), workdir=layout.home,
-            grace_seconds=30,
+            grace_seconds=30, ready_seconds=PATIENCE_SECONDS,
         )  # fmt: skip
 
     @property
@@ -266,10 +268,13 @@ class World:
 
     def look(self, job: str, *, project: int = 0) -> int:
         """The status of the reply to one GET of a job."""
-        headers = {"authorization": f"Bearer {self.keys[project]}"}
-        reply = httpx.get(f"{self.stack.base_url}/v1/compile_jobs/{job}", headers=headers, timeout=20)
+        return self.get(f"/v1/compile_jobs/{job}", project=project).status_code
+
+    def get(self, path: str, *, project: int = 0) -> httpx.Response:
+        """One GET, whatever its reply. Raises httpx.TransportError."""
+        reply = httpx.get(self.stack.base_url + path, headers={"authorization": f"Bearer {self.keys[project]}"}, timeout=20)
         self.replies.append(reply.text)
-        return reply.status_code
+        return reply
 
     def _call(self, project: int, path: str, key: str, body: Any, done: Callable[[int], bool]) -> httpx.Response:
         """Raises AssertionError for a reply that says no, or none that says yes within ANSWER_SECONDS."""
@@ -313,12 +318,16 @@ class World:
         wait_until(held, f"nobody works on {step} of {job}")
         return found[0]
 
-    def wait_over(self, jobs: Sequence[str], seconds: float = 90.0) -> None:
+    def wait_over(self, jobs: Sequence[str], seconds: float = PATIENCE_SECONDS) -> None:
         def over() -> bool:
             statuses = self.statuses()
             return all(statuses.get(job) in OVER for job in jobs)
 
         wait_until(over, "the jobs are not over", seconds)
+
+    def wait_for_calls(self, text: str, count: int) -> None:
+        """Until so many calls about it were answered."""
+        wait_until(lambda: self.calls_about(text) >= count, f"{count} calls about {text}")
 
     def calls_about(self, text: str) -> int:
         """Answered calls whose message holds this text."""

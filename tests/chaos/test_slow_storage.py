@@ -1,0 +1,23 @@
+"""Bits that rot: what is not whole is told and not sent."""
+
+import pytest
+
+from tests.chaos import faults
+from tests.chaos.jobs import brief
+from tests.chaos.world import World
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_60_rotten_file_of_an_artifact_is_told_and_not_sent(world: World) -> None:
+    job = world.submit(brief("rotten", 2))
+    world.wait_over([job])
+    ((artifact, digest),) = world.query("SELECT id, files->'manifest.json'->>'digest' FROM artifacts WHERE job_id = %s", job)
+    path = f"/v1/artifacts/{artifact}/files/manifest.json"
+    whole = world.get(path)
+    assert whole.status_code == 200
+    with faults.damaged(world, digest, lambda whole: whole[:-1] + bytes([whole[-1] ^ 1])):
+        rotten = world.get(path)
+        assert rotten.status_code == 500
+        assert rotten.json()["error"]["code"] == "artifact_corrupt"
+    assert world.get(path).content == whole.content
