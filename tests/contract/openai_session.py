@@ -1,10 +1,11 @@
-"""A session with openai-python as it is, run by the interpreter of an environment that has nothing else: `python … BASE_URL KEY`.
+"""A session with openai-python as it is, run by the interpreter of an environment that has nothing else: `python … BASE_URL KEY PART`.
 
 Prints one JSON object; the tests look at it.
 """
 
 import json
 import sys
+import time
 from typing import Any
 
 import openai
@@ -14,6 +15,66 @@ ROWS = b"".join(
     for n in range(16)
 )
 ASKED: Any = [{"role": "user", "content": "Say 3"}]
+
+
+def whole_path(client: openai.OpenAI) -> dict[str, Any]:
+    file = client.files.create(file=("train.jsonl", ROWS), purpose="fine-tune")
+    listed = [each.id for each in client.files.list()]
+    same = client.files.content(client.files.retrieve(file.id).id).read() == ROWS
+    base = next(model.id for model in client.models.list() if model.owned_by == "house")
+    method: Any = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 20, "learning_rate": 0.01, "batch_size": 8}}}
+    job = client.fine_tuning.jobs.create(model=base, training_file=file.id, suffix="contract", seed=1, method=method)
+    deleted = client.files.delete(file.id).deleted
+    seen = [job.status]
+    while job.status not in ("succeeded", "failed", "cancelled"):
+        time.sleep(0.5)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+        seen.append(job.status)
+    model = str(job.fine_tuned_model)
+    events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))
+    (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job.id)
+    return {
+        "file": [file.id in listed, same, deleted],
+        "statuses": list(dict.fromkeys(seen)),
+        "error": job.error and job.error.message,
+        "model": model,
+        "job": [job.id in [each.id for each in client.fine_tuning.jobs.list()], job.trained_tokens, job.seed],
+        "events": [[event.created_at, event.level, event.type, event.message] for event in events],
+        "ids": [event.id for event in events],
+        "checkpoint": [checkpoint.fine_tuned_model_checkpoint, checkpoint.step_number],
+        "listed": model.removeprefix("openai/") in [each.id for each in client.models.list()],
+        **answers(client, model),
+    }
+
+
+def answers(client: openai.OpenAI, model: str) -> dict[str, Any]:
+    """With and without `openai/`, whole, streamed, and several at once."""
+    said = [
+        client.chat.completions.create(model=name, messages=ASKED, temperature=0, max_tokens=16).choices[0].message.content
+        for name in (model, model.removeprefix("openai/"))
+    ]
+    stream = client.chat.completions.create(model=model, messages=ASKED, temperature=0, max_tokens=16, stream=True)
+    said.append("".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices))
+    several = client.chat.completions.create(model=model, messages=ASKED, temperature=1, max_tokens=8, n=3, stop="help")
+    shape: Any = {"type": "json_schema", "json_schema": {"name": "team", "schema": {"enum": ["billing"]}}}
+    shaped = client.chat.completions.create(model=model, messages=ASKED, max_tokens=16, response_format=shape)
+    return {
+        "said": said,
+        "several": [choice.message.content for choice in several.choices],
+        "shaped": shaped.choices[0].message.content,
+        "refused": [
+            refused(client, model, **option) for option in ({"logprobs": True}, {"presence_penalty": 0.5}, {"logit_bias": {"1": 1}})
+        ],
+    }
+
+
+def refused(client: openai.OpenAI, model: str, **option: Any) -> str | None:
+    """The field that the LM host names, which has no such thing."""
+    try:
+        client.chat.completions.create(model=model, messages=ASKED, **option)
+    except openai.BadRequestError as error:
+        return error.param
+    return "nothing"
 
 
 def errors(client: openai.OpenAI) -> dict[str, Any]:
@@ -40,9 +101,9 @@ def errors(client: openai.OpenAI) -> dict[str, Any]:
 
 
 def main() -> None:
-    base_url, key = sys.argv[1:]
+    base_url, key, part = sys.argv[1:]
     with openai.OpenAI(base_url=f"{base_url}/v1", api_key=key, max_retries=0) as client:
-        report = errors(client)
+        report = whole_path(client) if part == "whole_path" else errors(client)
     print(json.dumps({"version": openai.__version__, **report}))
 
 

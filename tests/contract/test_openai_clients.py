@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stack.supervisor import Stack
 from tests.integration.api.conftest import Tokens, address, tokens  # noqa: F401 - fixtures
 from tests.support.scripted_lm import Fail, ScriptedLM
 
@@ -34,12 +35,34 @@ def _uv(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def session(python: Path, base_url: str, key: str) -> dict[str, Any]:
-    command = [str(python), "-I", str(SESSION), base_url, key]
+def session(python: Path, base_url: str, key: str, part: str) -> dict[str, Any]:
+    command = [str(python), "-I", str(SESSION), base_url, key, part]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={})
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+class TestWholePath:
+    def test_from_a_file_to_answers_of_the_tuned_model(self, python: Path, stack: Stack, tiny_model: Path) -> None:
+        found = session(python, stack.base_url, stack.api_key, "whole_path")
+        assert found["file"] == [True, True, True]
+        assert (found["statuses"][0], found["statuses"][-1]) == ("validating_files", "succeeded"), found["error"]
+        assert set(found["statuses"]) <= {"validating_files", "queued", "running", "succeeded"}
+        assert found["model"].startswith(f"openai/ft:local/{tiny_model.name}:contract::")
+        listed, tokens_trained, seed = found["job"]
+        assert (listed, tokens_trained > 0, seed, found["listed"]) == (True, True, 1, True)
+        assert len(set(found["ids"])) == len(found["ids"]) > 4
+        times = [event[0] for event in found["events"]]
+        assert times == sorted(times, reverse=True)
+        assert {"message", "metrics"} == {event[2] for event in found["events"]}
+        assert found["checkpoint"][0] == found["model"]
+        # It learned to say one thing.
+        assert found["said"] == ["We will help."] * 3
+        assert len(found["several"]) == 3
+        assert all("help" not in text for text in found["several"])
+        assert found["shaped"] == '"billing"'
+        assert found["refused"] == ["logprobs", "presence_penalty", "logit_bias"]
 
 
 class TestErrors:
@@ -53,7 +76,7 @@ class TestErrors:
         return busy.url
 
     def test_each_is_its_own_exception(self, python: Path, address: str, tokens: Tokens) -> None:  # noqa: F811
-        found = session(python, address, tokens.all)
+        found = session(python, address, tokens.all, "errors")
         assert {status: seen[:5] for status, seen in found.items() if status != "version"} == {
             "400": ["BadRequestError", 400, "file_not_found", "training_file", "invalid_request_error"],
             "401": ["AuthenticationError", 401, "invalid_api_key", None, "authentication_error"],
