@@ -23,11 +23,12 @@ BROWSER_PATHS = frozenset({"/docs", "/openapi.json"})
 
 
 class KeyCheck:
-    """Lets a request through with its caller, or answers 401 itself; unknown paths too need a key."""
+    """Lets a request through with its caller, or answers 401 or 429 itself; unknown paths too need a key."""
 
-    def __init__(self, app: ASGIApp, check: Callable[[str], Caller], used: Callable[[str], None]) -> None:
+    def __init__(self, app: ASGIApp, check: Callable[[str], Caller], admit: Callable[[str], None], used: Callable[[str], None]) -> None:
         self._app = app
         self._check = check
+        self._admit = admit
         self._used = used
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,14 +38,19 @@ class KeyCheck:
         if scope["type"] != "http":
             return
         try:
-            caller = await run_in_threadpool(self._check, _token(scope))
+            caller = await run_in_threadpool(self._let_in, _token(scope))
         except (ApiError, StillhouseError) as error:
             await error_response(_with_challenge(to_api_error(error), scope), scope["path"])(scope, receive, send)
             return
-        if caller.key_id is not None:
-            self._used(caller.key_id)
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
+
+    def _let_in(self, token: str) -> Caller:
+        caller = self._check(token)
+        if caller.key_id is not None:
+            self._admit(caller.key_id)
+            self._used(caller.key_id)
+        return caller
 
 
 def check_key(token: str) -> Caller:

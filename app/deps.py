@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Request
 
 from app.body import JsonRoute
+from distill.catalog import audit
 from distill.db import Page, Session, unit_of_work
 
 
-def _session() -> Iterator[Session]:
+def _session(request: Request) -> Iterator[Session]:
     with unit_of_work("api") as session:
+        caller = getattr(request.state, "caller", None)
+        audit.acts(session, caller.key_id if caller else None)
         yield session
 
 
@@ -31,6 +34,7 @@ _DESCRIPTIONS = {
     413: "The body is too large",
     415: "The content type is not taken here",
     422: "The request breaks the schema or a rule; `param` and `details` name the place",
+    429: "The key asks too often; see Retry-After",
     500: "The server failed",
     503: "Cannot answer now; see Retry-After",
 }
@@ -41,7 +45,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": _DESCRIPTIONS[status], "content": _ERROR_CONTENT} for status in statuses}
 
 
-COMMON_ERRORS = errors(401, 403, 422, 500, 503)
+COMMON_ERRORS = errors(401, 403, 422, 429, 500, 503)
 BODY_ERRORS = errors(400, 413, 415)
 
 

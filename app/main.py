@@ -16,6 +16,7 @@ from app.auth import OPEN_PATHS, KeyCheck, check_key
 from app.key_use import KeyUse
 from app.metrics import Metrics
 from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
+from app.rate import Rate
 from app.repeats import Repeats
 from app.routes import ALL_ROUTERS
 from app.schemas.common import ErrorBody
@@ -43,10 +44,10 @@ def create_app(*, configure_logs: bool = True) -> ASGIApp:
     if configure_logs:
         logs.configure("api")
     metrics = Metrics()
-    key_use = KeyUse()
+    key_use, rate = KeyUse(), Rate(settings)
     app = build_routes(_lifespan(settings, key_use))
     app.state.metrics = metrics
-    return _Layered(app, settings, metrics, key_use)
+    return _Layered(app, settings, metrics, key_use, rate)
 
 
 def build_routes(lifespan: Lifespan | None = None) -> FastAPI:
@@ -113,10 +114,10 @@ def _as_openai(path: dict[str, Any]) -> None:
 class _Layered:
     """The routes inside their layers; `routes` is there for tools that walk them."""
 
-    def __init__(self, app: FastAPI, settings: Settings, metrics: Metrics, key_use: KeyUse) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, metrics: Metrics, key_use: KeyUse, rate: Rate) -> None:
         self.routes = app
         limited = BodyLimit(app, settings.limits.max_body_mb * 1_000_000)
-        guarded = LastResort(KeyCheck(limited, check_key, key_use.note))
+        guarded = LastResort(KeyCheck(limited, check_key, rate.check, key_use.note))
         self._outermost = with_request_id(RequestMetrics(guarded, metrics.observe), lambda: new_id("req"))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

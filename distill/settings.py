@@ -84,6 +84,8 @@ class LimitSettings(_Section):
     example_seconds: float = Field(default=900, gt=0)
     """Of one rollout of a program, and of one call of a metric. Time that its LM calls wait for a place does not count."""
     max_dataset_mb: int = 1024
+    requests_per_minute: int = Field(default=12_000, ge=1)
+    """Of one API key, over all processes of the API."""
     api_statement_seconds: float = 5
     worker_statement_seconds: float = 60
 

@@ -9,8 +9,6 @@ from distill.db import Session, unit_of_work
 from distill.errors import StillhouseError
 from stack.errors import StackError
 
-DEFAULT_PROJECT = "default"
-
 
 def make_key(project: str, label: str, scopes: Sequence[str] = ()) -> str:
     """A new key's token; the project is made when there is none, no scopes means the usual ones. Raises StackError."""
@@ -30,7 +28,7 @@ def first_key(credentials: Path) -> tuple[str, str]:
                 return token, keys.verify(session, token).project_name
             except StillhouseError:
                 pass  # another database, or revoked
-        return _create(session, DEFAULT_PROJECT, "made at the first start", keys.SCOPES), DEFAULT_PROJECT
+        return _create(session, projects.OPERATORS, "made at the first start", keys.SCOPES), projects.OPERATORS
 
 
 def _create(session: Session, project: str, label: str, scopes: Sequence[str]) -> str:

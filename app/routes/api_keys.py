@@ -14,7 +14,8 @@ from app.schemas.account import KeyCreate, KeyMade, KeyRead
 from app.schemas.common import Deleted, Page
 from app.views.account import key_made, key_read
 from app.views.convert import page_of
-from distill.catalog import keys
+from distill.catalog import keys, projects
+from distill.catalog.keys import Caller
 from distill.catalog.models import ApiKey
 from distill.db import Session, now
 from distill.errors import Invalid
@@ -29,11 +30,21 @@ def create_api_key(body: KeyCreate, caller: Admin, session: SessionDep, once: On
     """The token is shown this once; only a hash of it is kept. With `replaces` the old key ends after `overlap_seconds`."""
 
     def make() -> Made:
-        row, token = _make(session, caller.project_id, body)
+        row, token = _make(session, _owner(session, caller, body), body)
         at = now(session)
         return Made(key_made(row, at, token), f"/v1/api_keys/{row.id}", replay=key_made(row, at, None))
 
     return once.reply(make)
+
+
+def _owner(session: Session, caller: Caller, body: KeyCreate) -> str:
+    """The id of the project that the key will belong to. Raises Invalid."""
+    if body.project is None or body.project in (caller.project_name, caller.project_id):
+        return caller.project_id
+    if not caller.operates:
+        raise Invalid(f"project: this key belongs to project {caller.project_name}", code="wrong_project", param="project")
+    with naming_no_path():
+        return projects.get(session, body.project).id
 
 
 def _make(session: Session, project_id: str, body: KeyCreate) -> tuple[ApiKey, str]:

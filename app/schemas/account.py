@@ -1,12 +1,12 @@
-"""API keys: who may ask."""
+"""API keys, projects, and the log of what was done."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.schemas.common import Body, Reply
+from app.schemas.common import Body, Metadata, Name, Reply
 
 Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 #: Up to the year 9999, beyond which there is no date.
@@ -23,6 +23,9 @@ class KeyCreate(Body):
         min_length=1,
         max_length=16,
         description="jobs:read, jobs:write, aliases:write, models:use, admin; jobs:read, jobs:write and models:use unless given",
+    )
+    project: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None, description="Name or id: the key's own, unless an operator makes the first key of another"
     )
     expires_at: Seconds | None = Field(default=None, description="Unix seconds; it does not end by itself unless given")
     replaces: Annotated[str, Field(max_length=256)] | None = Field(default=None, description="A key (`key-…`) that ends after the overlap")
@@ -50,3 +53,32 @@ class KeyMade(KeyRead):
     """A new key with its token."""
 
     token: str | None = Field(description="Shown this once; null when the request is repeated with its Idempotency-Key")
+
+
+class ProjectCreate(Body):
+    name: Name
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class ProjectRead(Reply):
+    """What every job, dataset, program, model and artifact belongs to."""
+
+    id: str
+    object: Literal["project"] = "project"
+    created_at: int
+    name: str
+    share: float = Field(description="Its weight where projects compete for workers")
+    max_threads: int | None = Field(description="So many of its rollouts and trainings run at once, over all its jobs")
+    metadata: dict[str, str]
+
+
+class AuditRead(Reply):
+    """One act that changed what others rely on."""
+
+    id: str
+    object: Literal["audit_log.entry"] = "audit_log.entry"
+    created_at: int
+    action: str = Field(description="api_key.created, alias.moved, job.cancelled, …")
+    object_id: str = Field(description="What it was done to")
+    key_id: str | None = Field(description="The API key that did it; null for the command line on the server's machine")
+    data: dict[str, Any] = Field(description="What changed")

@@ -1,13 +1,13 @@
-"""API keys as their readers see them."""
+"""API keys, projects and the audit log as their readers see them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from app.schemas.account import KeyMade, KeyRead
+from app.schemas.account import AuditRead, KeyMade, KeyRead, ProjectRead
 from app.views.convert import seconds
 from distill.catalog.keys import status_of
-from distill.catalog.models import ApiKey
+from distill.catalog.models import ApiKey, AuditEntry, Project
 
 
 def key_read(row: ApiKey, at: datetime) -> KeyRead:
@@ -27,3 +27,25 @@ def key_read(row: ApiKey, at: datetime) -> KeyRead:
 
 def key_made(row: ApiKey, at: datetime, token: str | None) -> KeyMade:
     return KeyMade(**key_read(row, at).model_dump(), token=token)
+
+
+def project_read(row: Project) -> ProjectRead:
+    return ProjectRead(
+        id=row.id,
+        created_at=seconds(row.created_at),
+        name=row.name,
+        share=row.share,
+        max_threads=row.max_threads,
+        metadata=row.user_metadata,
+    )
+
+
+def audit_read(row: AuditEntry) -> AuditRead:
+    return AuditRead(
+        id=row.id,
+        created_at=seconds(row.created_at),
+        action=row.action,
+        object_id=row.object_id,
+        key_id=row.key_id,
+        data=row.data,
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from distill.catalog import artifacts, webhooks
+from distill.catalog import artifacts, audit, webhooks
 from distill.catalog.models import Alias, AliasMove, Artifact
 from distill.catalog.promotion import Gate, check_better
 from distill.db import Listing, Page, Session, paginate
@@ -136,11 +136,13 @@ def _remember(s: Session, row: Alias, artifact_id: str | None, key_id: str | Non
 
 
 def _note(s: Session, move: AliasMove) -> None:
-    """Into its history, and to whoever wants to hear of it."""
+    """Into its history and the audit log, and to whoever wants to hear of it."""
     s.add(move)
     told = {"id": str(Name(move.program_name, move.alias)), "object": "alias", "program_name": move.program_name, "alias": move.alias}
     moved = {"artifact": move.artifact_id, "previous_artifact": move.previous_artifact_id, "moved_by": move.moved_by}
     webhooks.announce(s, move.project_id, "alias.moved", {**told, **moved})
+    action: audit.Action = "alias.moved" if move.artifact_id else "alias.removed"
+    audit.record(s, move.project_id, action, told["id"], {"from": move.previous_artifact_id, "to": move.artifact_id})
 
 
 def _move_of(row: Alias, previous: str | None, artifact_id: str | None, key_id: str | None) -> AliasMove:

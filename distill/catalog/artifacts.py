@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from distill.catalog import audit
 from distill.catalog.models import Alias, Artifact
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import Conflict, NotFound
@@ -74,6 +75,7 @@ def delete(s: Session, project_id: str, artifact_id: str) -> None:
     if (name := alias_of(s, [artifact_id])) is not None:
         raise Conflict(f"{artifact_id} is {name}: move or remove that alias first", code="artifact_in_use", param="id")
     s.execute(update(Artifact).where(Artifact.id == artifact_id).values(deleted_at=func.clock_timestamp()))
+    audit.record(s, project_id, "artifact.deleted", artifact_id)
 
 
 def alias_of(s: Session, artifact_ids: Sequence[str]) -> str | None:

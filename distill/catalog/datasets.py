@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from sqlalchemy import func, select, update
 
-from distill.catalog import blobs
+from distill.catalog import audit, blobs
 from distill.catalog.fields import CSV
 from distill.catalog.models import Dataset
 from distill.catalog.summary import FieldSummary
@@ -161,8 +161,9 @@ def list_datasets(s: Session, project_id: str, page: Page, name: str | None = No
 
 def delete(s: Session, project_id: str, dataset_id: str) -> None:
     """Hide a dataset; jobs that use it keep its rows. Raises NotFound."""
-    resolve(s, project_id, dataset_id, param="id")
-    s.execute(update(Dataset).where(Dataset.id == dataset_id).values(deleted_at=func.clock_timestamp()))
+    row = resolve(s, project_id, dataset_id, param="id")
+    s.execute(update(Dataset).where(Dataset.id == row.id).values(deleted_at=func.clock_timestamp()))
+    audit.record(s, project_id, "dataset.deleted", row.id)
 
 
 def rows(store: BlobStore, dataset: Dataset, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import func, select, update
 
-from distill.catalog import blobs
+from distill.catalog import audit, blobs
 from distill.catalog.models import File
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import NotFound
@@ -46,3 +46,4 @@ def delete(s: Session, project_id: str, file_id: str) -> None:
     """Fine-tuning jobs that were given it keep what they need of it. Raises NotFound."""
     get(s, project_id, file_id)
     s.execute(update(File).where(File.id == file_id).values(deleted_at=func.clock_timestamp()))
+    audit.record(s, project_id, "file.deleted", file_id)

@@ -12,7 +12,9 @@ from typing import Literal
 
 from sqlalchemy import func, select, text
 
+from distill.catalog import audit
 from distill.catalog.models import ApiKey, Project
+from distill.catalog.projects import OPERATORS
 from distill.db import Listing, Page, Session, now, paginate
 from distill.errors import Conflict, Invalid, NotFound, Unauthenticated
 from distill.ids import new_id, short_token
@@ -46,6 +48,11 @@ class Caller:
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
 
+    @property
+    def operates(self) -> bool:
+        """An admin of the operators' project: may make projects, and their first keys."""
+        return "admin" in self.scopes and self.project_name == OPERATORS
+
 
 def create(
     s: Session,
@@ -75,6 +82,7 @@ def create(
     s.add(key)
     s.flush()
     s.refresh(key)
+    audit.record(s, project_id, "api_key.created", key.id, {"label": label, "scopes": wanted, "expires_at": _seconds(expires_at)})
     return key, f"sh_{token_id}_{secret}"
 
 
@@ -98,7 +106,7 @@ def rotate(
     made = create(s, project_id, label or old.label, old.scopes if scopes is None else scopes, expires_at=expires_at)
     end = now(s) + overlap
     old.expires_at = end if old.expires_at is None else min(old.expires_at, end)
-    s.flush()
+    audit.record(s, project_id, "api_key.replaced", key_id, {"by": made[0].id, "expires_at": _seconds(old.expires_at)})
     return made
 
 
@@ -155,9 +163,13 @@ def revoke(s: Session, project_id: str, key_id: str) -> ApiKey:
     key = get(s, project_id, key_id, lock=True)
     if key.revoked_at is None:
         key.revoked_at = func.clock_timestamp()
-        s.flush()
+        audit.record(s, project_id, "api_key.revoked", key_id, {"label": key.label})
         s.refresh(key)
     return key
+
+
+def _seconds(when: datetime | None) -> int | None:
+    return None if when is None else int(when.timestamp())
 
 
 def _hash(secret: str) -> str:

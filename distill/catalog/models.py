@@ -48,6 +48,22 @@ class ApiKey(Base):
     last_used_at: Mapped[datetime | None]
 
 
+class AuditEntry(Base):
+    """One act that changed what others rely on: never changed, never deleted."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (Index("ix_audit_log_project_id_id", "project_id", "id"),)
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    """None: the command line on the server's machine."""
+    action: Mapped[str] = mapped_column(Text)
+    object_id: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(server_default=NO_JSON)
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
 class Connection(Base):
     """An LM host. `revision` grows with every change and is part of an LM's digest. Keys are never here."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from distill.catalog import audit
 from distill.catalog.models import Program
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import Invalid, NotFound
@@ -79,6 +80,7 @@ def delete(s: Session, project_id: str, program_id: str) -> None:
     """Hide a program; jobs that used it keep it. Raises NotFound."""
     get(s, project_id, program_id)
     s.execute(update(Program).where(Program.id == program_id).values(deleted_at=func.clock_timestamp()))
+    audit.record(s, project_id, "program.deleted", program_id)
 
 
 def _stored(spec: ProgramSpec) -> str:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from distill.catalog import audit
 from distill.catalog.datasets import NAME
 from distill.catalog.models import Project
-from distill.db import Session
+from distill.db import Listing, Page, Session, paginate
 from distill.errors import Conflict, Invalid, NotFound
 from distill.ids import new_id
 from distill.settings import ProjectSettings, Settings
 
+OPERATORS = "default"
+"""The project of those who run the server: its admins make the others."""
 
-def create(s: Session, name: str, share: float = 1.0) -> Project:
+
+def create(s: Session, name: str, share: float = 1.0, *, metadata: Mapping[str, str] | None = None) -> Project:
     """A new project. Raises Invalid for a bad name, Conflict for one that is taken."""
     if not NAME.match(name):
         raise Invalid("name: letters, digits, `.`, `_` and `-`, at most 128", param="name")
-    statement = insert(Project).values(id=new_id("proj"), name=name, share=share).on_conflict_do_nothing().returning(Project)
+    values = {"id": new_id("proj"), "name": name, "share": share, "user_metadata": dict(metadata or {})}
+    statement = insert(Project).values(values).on_conflict_do_nothing().returning(Project)
     made: Project | None = s.scalar(statement)
     if made is None:
         raise Conflict(f"project {name} exists already", code="name_taken", param="name")
+    audit.record(s, made.id, "project.created", made.id, {"name": name})
     return made
 
 
@@ -49,9 +57,11 @@ def sync(s: Session, settings: Settings, *, reset_others: bool = True) -> None:
 def get(s: Session, name_or_id: str) -> Project:
     row = s.scalar(select(Project).where((Project.id == name_or_id) | (Project.name == name_or_id)))
     if row is None:
-        raise NotFound(f"no project {name_or_id}", param="project")
+        raise NotFound(f"no project {name_or_id}", code="project_not_found", param="project")
     return row
 
 
-def list_projects(s: Session) -> list[Project]:
-    return list(s.scalars(select(Project).order_by(Project.name)))
+def list_projects(s: Session, page: Page, only: str | None = None) -> Listing[Project]:
+    """All projects, or the one with the id `only`."""
+    query = select(Project)
+    return paginate(s, query if only is None else query.where(Project.id == only), Project.id, page)

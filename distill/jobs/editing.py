@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distill.catalog import audit
 from distill.db import Session
 from distill.errors import Conflict, Invalid, Stale
 from distill.jobs import budget, budget_checks, events, repository
@@ -71,6 +72,7 @@ def _set_budget(s: Session, job: Job, limits: Mapping[str, Any]) -> None:
     budget.set_limits(job, wanted)
     if (now := budget.as_asked(job)) != before:
         events.append(s, job.id, "log", f"The budget was changed: {_words(now)}", {"budget": now})
+        audit.record(s, job.project_id, "budget.changed", job.id, {"from": before, "to": now})
 
 
 def _words(limits: Mapping[str, Any]) -> str:

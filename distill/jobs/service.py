@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import func
 
+from distill.catalog import audit
 from distill.catalog.keys import Caller
 from distill.db import Session
 from distill.errors import Conflict
@@ -86,7 +87,7 @@ def cancel(s: Session, project_id: str, job_id: str, kind: JobKind = JobKind.COM
     if JobStatus(job.status).is_terminal:
         raise Conflict(f"job {job.id} has already {job.status}", code="job_over", param="id")
     job.cancel_requested_at = func.clock_timestamp()
-    s.flush()
+    audit.record(s, project_id, "job.cancelled", job.id, {"status": job.status})
     settle(s, job)
     if job.status != JobStatus.CANCELLED:
         events.append(s, job.id, "log", "Cancel was requested", {"status": job.status})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from distill.catalog import artifacts, fine_tuned
+from distill.catalog import artifacts, audit, fine_tuned
 from distill.catalog.models import Artifact, Model
 from distill.db import Session
 from distill.errors import Conflict
@@ -66,6 +66,7 @@ def delete(s: Session, project_id: str, model_id: str) -> None:
     if (name := artifacts.alias_of(s, list(s.scalars(query.where(Artifact.deleted_at.is_(None)))))) is not None:
         raise Conflict(f"{model_id} answers for {name}: move or remove that alias first", code="model_in_use", param="id")
     fine_tuned.delete(s, project_id, model_id)
+    audit.record(s, project_id, "model.deleted", model_id)
 
 
 def load_again(s: Session, job: Job) -> None:

@@ -20,11 +20,13 @@ from stillhouse._version import __version__
 from stillhouse.resources.aliases import Aliases, AsyncAliases
 from stillhouse.resources.api_keys import ApiKeys, AsyncApiKeys
 from stillhouse.resources.artifacts import Artifacts, AsyncArtifacts
+from stillhouse.resources.audit_log import AsyncAuditLog, AuditLog
 from stillhouse.resources.chat import AsyncChat, Chat
 from stillhouse.resources.compile_jobs import AsyncCompileJobs, CompileJobs
 from stillhouse.resources.datasets import AsyncDatasets, Datasets
 from stillhouse.resources.models import AsyncModels, Models
 from stillhouse.resources.programs import AsyncPrograms, Programs
+from stillhouse.resources.projects import AsyncProjects, Projects
 from stillhouse.resources.webhook_endpoints import AsyncWebhookEndpoints, WebhookEndpoints
 from stillhouse.resources.work_items import AsyncWorkItems, WorkItems
 from stillhouse.types import Me
@@ -95,11 +97,13 @@ class Stillhouse(_Core):
         self.webhook_endpoints = WebhookEndpoints(self)
         self.artifacts = Artifacts(self)
         self.chat = Chat(self)
+        self.audit_log = AuditLog(self)
         self.compile_jobs = CompileJobs(self)
         self.datasets = Datasets(self)
         self.models = Models(self)
         self.programs = Programs(self)
         self.work_items = WorkItems(self)
+        self.projects = Projects(self)
 
     def me(self) -> Me:
         """The project, key and scopes that this client acts with."""
@@ -181,11 +185,13 @@ class AsyncStillhouse(_Core):
         self.webhook_endpoints = AsyncWebhookEndpoints(self)
         self.artifacts = AsyncArtifacts(self)
         self.chat = AsyncChat(self)
+        self.audit_log = AsyncAuditLog(self)
         self.compile_jobs = AsyncCompileJobs(self)
         self.datasets = AsyncDatasets(self)
         self.models = AsyncModels(self)
         self.programs = AsyncPrograms(self)
         self.work_items = AsyncWorkItems(self)
+        self.projects = AsyncProjects(self)
 
     async def me(self) -> Me:
         """The project, key and scopes that this client acts with."""

@@ -1,4 +1,4 @@
-"""`client.api_keys` and `stillhouse keys`: what is sent and printed, by both clients."""
+"""Keys, projects and the audit log: what clients and command line send and print."""
 
 from __future__ import annotations
 
@@ -50,6 +50,49 @@ class TestKeys:
         assert json.loads(script.requests[0].content) == {"replaces": "key-0", "overlap_seconds": 0}
 
 
+PROJECT = {"id": "proj-1", "created_at": 1, "name": "vision", "share": 1.0}
+ENTRY = {"id": "audit-1", "created_at": 1, "action": "alias.moved", "object_id": "router@prod", "key_id": "key-1", "data": {"to": "art-2"}}
+
+
+class TestProjects:
+    def test_the_client(self) -> None:
+        client, script = scripted(reply(PROJECT, 201), reply({"data": [PROJECT], "has_more": False}), reply(PROJECT))
+        assert client.projects.create("vision", metadata={"team": "v"}).id == "proj-1"
+        assert [project.name for project in client.projects.list()] == ["vision"]
+        assert client.projects.retrieve("vision").share == 1.0
+        assert asked(script) == [("POST", "/v1/projects"), ("GET", "/v1/projects"), ("GET", "/v1/projects/vision")]
+        assert json.loads(script.requests[0].content) == {"name": "vision", "metadata": {"team": "v"}}
+
+    def test_the_async_client_asks_the_same(self) -> None:
+        client, script = scripted_async(reply(PROJECT, 201), reply({"data": [PROJECT], "has_more": False}), reply(PROJECT))
+
+        async def ask() -> None:
+            async with client:
+                await client.projects.create("vision")
+                await client.projects.list(limit=5)
+                await client.projects.retrieve("vision")
+
+        asyncio.run(ask())
+        assert asked(script) == [("POST", "/v1/projects"), ("GET", "/v1/projects"), ("GET", "/v1/projects/vision")]
+        assert json.loads(script.requests[0].content) == {"name": "vision"}
+
+
+class TestAuditLog:
+    def test_both_clients_narrow_and_page(self) -> None:
+        pages = (reply({"data": [ENTRY], "has_more": True, "last_id": "audit-1"}), reply({"data": [], "has_more": False}))
+        client, script = scripted(*pages)
+        assert [entry.data for entry in client.audit_log.list(action="alias.moved", key_id="key-1")] == [{"to": "art-2"}]
+        assert dict(script.requests[1].url.params) == {"action": "alias.moved", "key_id": "key-1", "after": "audit-1"}
+        waiting, asynchronous = scripted_async(reply({"data": [ENTRY], "has_more": False}))
+
+        async def ask() -> str:
+            async with waiting:
+                return (await waiting.audit_log.list(object_id="router@prod")).data[0].action
+
+        assert asyncio.run(ask()) == "alias.moved"
+        assert dict(asynchronous.requests[0].url.params) == {"object_id": "router@prod"}
+
+
 class Shell:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Answer) -> None:
         client, self.script = scripted(*answers, max_retries=0)
@@ -88,3 +131,19 @@ class TestCommands:
         shell = Shell(monkeypatch, reply({"id": "key-1"}))
         assert shell.run("keys", "revoke", "key-1").output == "key-1 is revoked\n"
         assert asked(shell.script) == [REST[3]]
+
+    def test_projects(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shell = Shell(monkeypatch, reply(PROJECT, 201))
+        assert shell.run("projects", "create", "vision").output == "proj-1  vision\n"
+        shell = Shell(monkeypatch, reply({"data": [PROJECT], "has_more": False}))
+        assert "vision" in shell.run("projects", "list").output
+        shell = Shell(monkeypatch, reply(MADE, 201))
+        shell.run("keys", "create", "--label", "first", "--project", "vision")
+        assert json.loads(shell.script.requests[0].content) == {"label": "first", "project": "vision"}
+
+    def test_the_audit_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shell = Shell(monkeypatch, reply({"data": [ENTRY], "has_more": False}))
+        printed = shell.run("audit-log", "--action", "alias.moved", "--object", "router@prod", "--key", "key-1").output
+        assert all(word in printed for word in ("alias.moved", "router@prod", "key-1", "art-2"))
+        sent = {"action": "alias.moved", "object_id": "router@prod", "key_id": "key-1", "limit": "20"}
+        assert dict(shell.script.requests[0].url.params) == sent

@@ -23,12 +23,14 @@ def create(
     days: Annotated[float | None, typer.Option(min=0, help="It expires after so many days; never unless given.")] = None,
     replaces: Annotated[str | None, typer.Option(help="A key (key-…) that ends; label and scopes are its own unless given.")] = None,
     overlap_hours: Annotated[float | None, typer.Option(min=0, help="For so long the replaced key still works; 24 unless given.")] = None,
+    project: Annotated[str | None, typer.Option(help="For operators: the project whose first key it is.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and print its token, which is shown only this once."""
     given: dict[str, Any] = {
         "label": label,
         "scopes": [name.strip() for name in scopes.split(",")] if scopes else None,
+        "project": project,
         "expires_at": None if days is None else int(time.time() + days * 86_400),
         "replaces": replaces,
         "overlap_seconds": None if overlap_hours is None else int(overlap_hours * 3600),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stillhouse import __version__
-from stillhouse.cli import account, aliases, chat, datasets, jobs, keys, stored, webhooks
+from stillhouse.cli import account, aliases, chat, datasets, jobs, keys, projects, stored, webhooks
 from stillhouse.cli.output import console
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(aliases.app, name="aliases")
 app.add_typer(stored.models, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(projects.app, name="projects")
 
 
 def _print_version(wanted: bool) -> None:
@@ -48,6 +49,7 @@ app.command()(account.login)
 app.command()(account.logout)
 app.command()(account.me)
 app.command()(chat.chat)
+app.command("audit-log")(projects.audit_log)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ PATH = "/v1/api_keys"
 
 class KeyParams(TypedDict, total=False):
     """`label` says who or what uses it. `expires_at` in Unix seconds. With `replaces` that key ends after `overlap_seconds`, a day unless
-    given, and label and scopes are its own unless given."""
+    given, and label and scopes are its own unless given. `project` is for operators, who make
+    the first key of another one."""
 
     label: str
     scopes: Sequence[str]
+    project: str
     expires_at: int
     replaces: str
     overlap_seconds: int

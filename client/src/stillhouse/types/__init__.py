@@ -1,6 +1,6 @@
 """What the server answers. Unknown fields are kept and unknown statuses are plain strings, so a newer server breaks no older client."""
 
-from stillhouse.types.account import ApiKey, NewApiKey
+from stillhouse.types.account import ApiKey, AuditEntry, NewApiKey, Project
 from stillhouse.types.base import Deleted, Object
 from stillhouse.types.compile_jobs import (
     CompileJob,
@@ -54,6 +54,7 @@ __all__ = [
     "ArtifactFile",
     "Beat",
     "Claimed",
+    "AuditEntry",
     "CompileJob",
     "Cost",
     "Coverage",
@@ -84,6 +85,7 @@ __all__ = [
     "Program",
     "ProgramToRun",
     "Progress",
+    "Project",
     "Queue",
     "RefilterParams",
     "Rejection",

@@ -1,6 +1,8 @@
-"""Keys: who may ask."""
+"""Keys, projects, and the log of what was done."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from pydantic import Field
 
@@ -25,3 +27,23 @@ class NewApiKey(ApiKey):
     """`token` is shown this once; None when the reply that had it was lost, so that the key is of no use to anybody."""
 
     token: str | None = None
+
+
+class Project(Object):
+    id: str
+    created_at: int
+    name: str
+    share: float = 1.0
+    max_threads: int | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class AuditEntry(Object):
+    """One act: `action` was done to `object_id` by `key_id`, which is None for the command line on the server's machine."""
+
+    id: str
+    created_at: int
+    action: str
+    object_id: str
+    key_id: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict)

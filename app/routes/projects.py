@@ -1,0 +1,44 @@
+"""/v1/projects."""
+
+from __future__ import annotations
+
+from fastapi import Response
+
+from app.auth import Admin, AnyCaller
+from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.idempotency import Made, OnceDep
+from app.schemas.account import ProjectCreate, ProjectRead
+from app.schemas.common import Page
+from app.views.account import project_read
+from app.views.convert import page_of
+from distill.catalog import projects
+from distill.errors import NotFound, PermissionDenied
+
+routes = router("account")
+
+
+@routes.post("/projects", status_code=201, response_model=ProjectRead, summary="Make a project", responses={**BODY_ERRORS, **errors(409)})
+def create_project(body: ProjectCreate, caller: Admin, session: SessionDep, once: OnceDep) -> Response:
+    """For operators: admins of the project `default`. Its first key is made by one of them, with `project` in `POST /v1/api_keys`."""
+    if not caller.operates:
+        raise PermissionDenied(f"Only admins of the project `{projects.OPERATORS}` make projects.", code="not_an_operator")
+
+    def make() -> Made:
+        row = projects.create(session, body.name, metadata=body.metadata)
+        return Made(project_read(row), f"/v1/projects/{row.id}")
+
+    return once.reply(make)
+
+
+@routes.get("/projects", summary="List projects")
+def list_projects(caller: AnyCaller, session: SessionDep, page: PageDep) -> Page[ProjectRead]:
+    """The key's own; an operator sees all, newest first."""
+    return page_of(projects.list_projects(session, page, None if caller.operates else caller.project_id), project_read)
+
+
+@routes.get("/projects/{project}", summary="Read a project", responses=errors(404))
+def get_project(project: ObjectId, caller: AnyCaller, session: SessionDep) -> ProjectRead:
+    """By name or id. To all but operators, another project is not found."""
+    if not caller.operates and project not in (caller.project_id, caller.project_name):
+        raise NotFound(f"no project {project}", code="project_not_found", param="project")
+    return project_read(projects.get(session, project))

@@ -1,0 +1,62 @@
+"""`stillhouse projects …` and `stillhouse audit-log`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from stillhouse.cli.output import connected, console, show_json, show_rows, when
+
+app = typer.Typer(no_args_is_help=True, help="Projects: what keys, jobs, data and models belong to.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
+
+
+@app.command()
+def create(name: str, as_json: Json = False) -> None:
+    """Make a project. Only admins of the project default may; `keys create --project` makes its first key."""
+    with connected() as client:
+        made = client.projects.create(name)
+        show_json(made) if as_json else console.print(f"{made.id}  {made.name}", highlight=False)
+
+
+@app.command("list")
+def list_projects(limit: Limit = 20, as_json: Json = False) -> None:
+    """List projects: all of them for admins of the project default, else the key's own."""
+    with connected() as client:
+        show_rows(
+            client.projects.list(limit=limit).data,
+            [
+                ("ID", lambda project: project.id),
+                ("NAME", lambda project: project.name),
+                ("SHARE", lambda project: project.share),
+                ("THREADS", lambda project: project.max_threads),
+            ],
+            as_json,
+        )
+
+
+def audit_log(
+    action: Annotated[str | None, typer.Option(help="Only this, as alias.moved.")] = None,
+    object_id: Annotated[str | None, typer.Option("--object", help="Only what was done to it.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only what this key (key-…) did.")] = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Show who did what, newest first. Needs the scope admin."""
+    narrow = {name: value for name, value in (("action", action), ("object_id", object_id), ("key_id", key)) if value is not None}
+    with connected() as client:
+        show_rows(
+            client.audit_log.list(**narrow, limit=limit).data,
+            [
+                ("WHEN", lambda entry: when(entry.created_at)),
+                ("ACTION", lambda entry: entry.action),
+                ("OBJECT", lambda entry: entry.object_id),
+                ("KEY", lambda entry: entry.key_id),
+                ("WHAT", lambda entry: json.dumps(entry.data, ensure_ascii=False)),
+            ],
+            as_json,
+        )

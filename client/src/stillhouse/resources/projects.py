@@ -1,0 +1,63 @@
+"""Projects. Admins of the project `default` make them; all others see their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Unpack
+
+from stillhouse import _request
+from stillhouse._pages import AsyncPage, Page, Rows, list_call
+from stillhouse._request import Call
+from stillhouse.types.account import Project
+from stillhouse.types.requests import ListParams
+
+if TYPE_CHECKING:
+    from stillhouse._client import AsyncStillhouse, Stillhouse
+
+PATH = "/v1/projects"
+
+
+def _create(name: str, metadata: Mapping[str, str] | None, idempotency_key: str | None) -> Call[Project]:
+    return _request.create(PATH, Project, _request.given({"name": name, "metadata": metadata}), idempotency_key)
+
+
+def _retrieve(project: str) -> Call[Project]:
+    return _request.get(f"{PATH}/{project}", Project)
+
+
+def _list(params: Mapping[str, Any]) -> Call[Rows[Project]]:
+    return list_call(PATH, Project, dict(params))
+
+
+class Projects:
+    def __init__(self, client: Stillhouse) -> None:
+        self._client = client
+
+    def create(self, name: str, *, metadata: Mapping[str, str] | None = None, idempotency_key: str | None = None) -> Project:
+        """A new project; `api_keys.create(project=name, …)` makes its first key."""
+        return self._client.send(_create(name, metadata, idempotency_key))
+
+    def retrieve(self, project: str) -> Project:
+        """By name or id."""
+        return self._client.send(_retrieve(project))
+
+    def list(self, **params: Unpack[ListParams]) -> Page[Project]:
+        return Page(self._client, self._client.send(_list(params)))
+
+
+class AsyncProjects:
+    def __init__(self, client: AsyncStillhouse) -> None:
+        self._client = client
+
+    async def create(self, name: str, *, metadata: Mapping[str, str] | None = None, idempotency_key: str | None = None) -> Project:
+        """A new project; `api_keys.create(project=name, …)` makes its first key."""
+        return await self._client.send(_create(name, metadata, idempotency_key))
+
+    async def retrieve(self, project: str) -> Project:
+        """By name or id."""
+        return await self._client.send(_retrieve(project))
+
+    async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Project]:
+        return AsyncPage(self._client, await self._client.send(_list(params)))

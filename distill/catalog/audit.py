@@ -1,0 +1,59 @@
+"""The audit log: who did what to which object, written in the transaction of the act itself, so that one never stands without the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sqlalchemy import select
+
+from distill.catalog.models import AuditEntry
+from distill.db import Listing, Page, Session, paginate
+from distill.ids import new_id
+
+Action = Literal[
+    "api_key.created",
+    "api_key.replaced",
+    "api_key.revoked",
+    "project.created",
+    "alias.moved",
+    "alias.removed",
+    "budget.changed",
+    "job.cancelled",
+    "artifact.deleted",
+    "dataset.deleted",
+    "file.deleted",
+    "model.deleted",
+    "program.deleted",
+]
+
+_BY = "key_id"
+
+
+def acts(s: Session, key_id: str | None) -> None:
+    """Who acts in this session; without it, the server's own command line."""
+    s.info[_BY] = key_id
+
+
+def record(s: Session, project_id: str, action: Action, object_id: str, data: Mapping[str, Any] | None = None) -> None:
+    """Something was done. `data` says what, without secrets."""
+    by = s.info.get(_BY)
+    s.add(AuditEntry(id=new_id("audit"), project_id=project_id, key_id=by, action=action, object_id=object_id, data=dict(data or {})))
+    s.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """By columns; what is None narrows nothing."""
+
+    action: str | None = None
+    object_id: str | None = None
+    key_id: str | None = None
+
+
+def list_entries(s: Session, project_id: str, page: Page, narrow: Narrow) -> Listing[AuditEntry]:
+    query = select(AuditEntry).where(AuditEntry.project_id == project_id)
+    for name, wanted in asdict(narrow).items():
+        query = query if wanted is None else query.where(getattr(AuditEntry, name) == wanted)
+    return paginate(s, query, AuditEntry.id, page)
