@@ -62,7 +62,10 @@ MAX_DETAILS = 100
 
 
 class ApiError(Exception):
-    """A refusal with its HTTP status; `details` holds at most MAX_DETAILS rows of ``{row, field, message}``."""
+    """A refusal with its HTTP status; `details` holds at most MAX_DETAILS rows of ``{row, field, message}``.
+
+    `kind` is its `type`, where the status does not say it.
+    """
 
     def __init__(
         self,
@@ -73,8 +76,10 @@ class ApiError(Exception):
         param: str | None = None,
         details: Sequence[Mapping[str, Any]] = (),
         headers: Mapping[str, str] | None = None,
+        kind: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.kind = kind or TYPES.get(status, "server_error")
         self.status = status
         self.code = code
         self.message = message
@@ -108,7 +113,7 @@ def error_response(error: ApiError, path: str) -> JSONResponse:
     """The one place that builds an error body."""
     body: dict[str, Any] = {
         "message": error.message,
-        "type": TYPES.get(error.status, "server_error"),
+        "type": error.kind,
         "code": error.code,
         "param": error.param,
         "request_id": correlation_id.get(),
@@ -190,7 +195,8 @@ def from_house(error: house.StillhouseError) -> ApiError:
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     details = [asdict(detail) for detail in error.details]
-    return ApiError(status, error.code, error.message, param=error.param, details=details, headers=headers)
+    kind = "quota_exceeded" if isinstance(error, house.QuotaExceeded) else None
+    return ApiError(status, error.code, error.message, param=error.param, details=details, headers=headers, kind=kind)
 
 
 def to_api_error(error: Exception) -> ApiError:

@@ -8,7 +8,8 @@ StillhouseError(code, message, param, details)
 │   └── Stale           the object is not any more what the caller had read
 ├── PermissionDenied    the key lacks a scope
 ├── Unauthenticated     no key, or one that is unknown, revoked or expired
-├── LimitExceeded       a quota, a rate, a size
+├── LimitExceeded       a rate, a size
+│   └── QuotaExceeded       what the project may use at once, or in a month
 ├── Unavailable         cannot answer now, retry later
 ├── StartRefused        a process does not start as things are
 ├── CannotOpen          a stored secret was sealed under another key
@@ -98,6 +99,12 @@ class LimitExceeded(StillhouseError):
     def __init__(self, message: str, *, retry_after: int | None = None, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message, code=code, param=param)
         self.retry_after = retry_after
+
+
+class QuotaExceeded(LimitExceeded):
+    """A project has used what it may. The message says when it may go on."""
+
+    code = "quota_exceeded"
 
 
 class Unavailable(StillhouseError):

@@ -6,6 +6,7 @@ import base64
 import secrets
 import threading
 import time
+from datetime import datetime
 
 _lock = threading.Lock()
 _last_tick = 0
@@ -14,6 +15,12 @@ _last_tick = 0
 def new_id(prefix: str) -> str:
     """`cjob` → `cjob-` and 26 characters: a UUIDv7 in base32hex, whose alphabet sorts like its bytes."""
     return f"{prefix}-{base64.b32hexencode(_uuid7_bytes()).decode().rstrip('=').lower()}"
+
+
+def first_id(prefix: str, when: datetime) -> str:
+    """All ids that are made at `when` or later sort from here on; by it, rows of a time are found along the index of ids."""
+    stamp = (int(when.timestamp() * 1000) << 80).to_bytes(16, "big")
+    return f"{prefix}-{base64.b32hexencode(stamp).decode().rstrip('=').lower()}"
 
 
 def short_token(length: int = 8) -> str:

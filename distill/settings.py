@@ -145,13 +145,17 @@ class EgressSettings(_Section):
 
 
 class ProjectSettings(_Section):
-    """One `[projects.NAME]` table: what a project may have of the workers.
+    """One `[projects.NAME]` table: what a project may have of the workers, and its quotas. Those hold for every project.
 
     `share` is its weight where projects compete. `max_threads`: as many of its rollouts and trainings run at once, over all its jobs.
+    `max_jobs`: as many of its jobs are not over at once. Months are UTC's.
     """
 
     share: float = Field(default=1, gt=0, allow_inf_nan=False)
     max_threads: int | None = Field(default=None, ge=1)
+    max_jobs: int = Field(default=20_000, ge=0)
+    month_teacher_usd: float = Field(default=1000, ge=0)
+    month_compute_seconds: float = Field(default=2_592_000, ge=0)
 
 
 class PriceSettings(_Section):
@@ -231,6 +235,10 @@ class Settings(BaseSettings):
     def pythons(self) -> dict[str, str]:
         """The interpreter of each runtime; `default` is the server's own unless it is set."""
         return {"default": sys.executable, **{name: str(runtime.python) for name, runtime in self.runtimes.items()}}
+
+    def project(self, name: str) -> ProjectSettings:
+        """Of a project by name, given or the usual ones."""
+        return self.projects.get(name) or ProjectSettings()
 
     @property
     def blob_root(self) -> Path:

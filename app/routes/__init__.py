@@ -18,6 +18,7 @@ from app.routes import (
     projects,
     serving,
     training_files,
+    usage,
     webhooks,
 )
 
@@ -39,6 +40,7 @@ ALL_ROUTERS = (
     api_keys.routes,
     projects.routes,
     audit_log.routes,
+    usage.routes,
     fine_tuning.routes,
     chat.routes,
     operations.routes,

@@ -72,6 +72,35 @@ class ProjectRead(Reply):
     metadata: dict[str, str]
 
 
+class Quotas(Reply):
+    """What the project may use, as the operator has set it."""
+
+    max_jobs: int = Field(description="Jobs that are not over, at once")
+    max_threads: int | None = Field(description="Rollouts and trainings at once")
+    month_teacher_usd: float
+    month_compute_seconds: float
+
+
+class UsageRead(Reply):
+    """What a project has used in one month of UTC."""
+
+    object: Literal["usage"] = "usage"
+    project: str
+    month: str = Field(description="YYYY-MM")
+    starts_at: int
+    resets_at: int = Field(description="When the next month begins")
+    open_jobs: int = Field(description="Jobs that are not over now, whatever the month")
+    jobs: int = Field(description="Compile jobs made")
+    rollouts: int = Field(description="Rollouts that were run; reused ones are none")
+    calls: int = Field(description="LM calls that jobs have paid for")
+    prompt_tokens: int
+    completion_tokens: int
+    teacher_usd: float = Field(description="Without the teachers in `unknown`")
+    compute_seconds: float = Field(description="Of trainings that ended in this month, or are under way")
+    unknown: list[str] = Field(description="Teachers whose price nobody has named")
+    quotas: Quotas
+
+
 class AuditRead(Reply):
     """One act that changed what others rely on."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from app.schemas.account import AuditRead, KeyMade, KeyRead, ProjectRead
+from app.schemas.account import AuditRead, KeyMade, KeyRead, ProjectRead, Quotas, UsageRead
 from app.views.convert import seconds
 from distill.catalog.keys import status_of
 from distill.catalog.models import ApiKey, AuditEntry, Project
+from distill.jobs.quotas import Usage
+from distill.settings import get_settings
 
 
 def key_read(row: ApiKey, at: datetime) -> KeyRead:
@@ -48,4 +50,29 @@ def audit_read(row: AuditEntry) -> AuditRead:
         object_id=row.object_id,
         key_id=row.key_id,
         data=row.data,
+    )
+
+
+def usage_read(project: str, used: Usage, open_jobs: int) -> UsageRead:
+    quota = get_settings().project(project)
+    return UsageRead(
+        project=project,
+        month=str(used.month),
+        starts_at=seconds(used.month.since),
+        resets_at=seconds(used.month.until),
+        open_jobs=open_jobs,
+        jobs=used.jobs,
+        rollouts=used.rollouts,
+        calls=used.calls,
+        prompt_tokens=used.prompt_tokens,
+        completion_tokens=used.completion_tokens,
+        teacher_usd=used.teacher_usd,
+        compute_seconds=used.compute_seconds,
+        unknown=[f"price of {model}" for model in used.unpriced],
+        quotas=Quotas(
+            max_jobs=quota.max_jobs,
+            max_threads=quota.max_threads,
+            month_teacher_usd=quota.month_teacher_usd,
+            month_compute_seconds=quota.month_compute_seconds,
+        ),
     )

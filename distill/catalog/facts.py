@@ -79,7 +79,11 @@ class LmUsage(Base):
     """
 
     __tablename__ = "lm_usage"
-    __table_args__ = (CheckConstraint("kind IN ('paid', 'saved')", name="kind"), Index("ix_lm_usage_job_id", "job_id"))
+    __table_args__ = (
+        CheckConstraint("kind IN ('paid', 'saved')", name="kind"),
+        Index("ix_lm_usage_job_id", "job_id"),
+        Index("ix_lm_usage_project_id_created_at", "project_id", "created_at"),
+    )
 
     item_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     fence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)

@@ -18,7 +18,7 @@ from distill.catalog.models import Connection, File
 from distill.db import Session
 from distill.errors import Invalid, NotFound
 from distill.ids import new_id
-from distill.jobs import events
+from distill.jobs import events, quotas
 from distill.jobs.lm_checks import check_trainer
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import JobKind, JobStatus, Step
@@ -59,12 +59,16 @@ def model_id(base_model: str, suffix: str | None, fine_tune_job_id: str) -> str:
 
 
 def submit(s: Session, store: BlobStore, project_id: str, caller: Caller | None, spec: FineTuneSpec) -> FineTuneJob:
-    """Check a request and store its job, with its `validate` item, event and hint. Raises Invalid, NotFound, Unsupported."""
+    """Check a request and store its job, with its `validate` item, event and hint.
+
+    Raises Invalid, NotFound, Unsupported, QuotaExceeded.
+    """
     sent = _files(s, project_id, spec)
     connection, base_model = _base(s, spec.model)
     trainer = connection.trainer or ""
     check_trainer(connection, trainer, "model")
     spec = spec.model_copy(update={"connection_id": connection.id, "base_model": base_model, "trainer": trainer})
+    quotas.check_new_job(s, project_id)
     blobs.register(s, store, *(file.digest for file in sent))
     job = _job(project_id, caller, spec)
     s.add(job)

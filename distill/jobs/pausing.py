@@ -6,7 +6,7 @@ from sqlalchemy import func, select, text
 
 from distill.db import Session
 from distill.errors import Conflict
-from distill.jobs import budget, events, outbox, repository, shortfall, trained
+from distill.jobs import budget, events, outbox, quotas, repository, shortfall, trained
 from distill.jobs.budget import FIELD_OF
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import Job
@@ -79,13 +79,15 @@ def resume(s: Session, project_id: str, job_id: str, kind: JobKind = JobKind.COM
     """Let a paused job go on where it stood; a pause that was asked for and has not come yet is taken back.
 
     A job that is not paused stays as it is. Raises NotFound, Conflict for a job that is over, is being cancelled or was never started, and
-    for one that its budget would stop again at once.
+    for one that its budget would stop again at once, and QuotaExceeded.
     """
     repository.get(s, project_id, job_id, kind)
     job = repository.lock(s, job_id)
     _refuse(job, "resumed")
     if job.pause_requested_at is not None and (why := shortfall.still(s, job)) is not None:
         raise Conflict(str(why["message"]), code=str(why["code"]), param=str(why["param"]))
+    if job.pause_requested_at is not None:
+        quotas.check_month(s, project_id)
     if job.status == JobStatus.PAUSED:
         transition(s, job, JobStatus.QUEUED, message="Resumed")
         _go_on(s, job)

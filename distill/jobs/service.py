@@ -13,7 +13,7 @@ from distill.catalog.keys import Caller
 from distill.db import Session
 from distill.errors import Conflict
 from distill.ids import new_id
-from distill.jobs import budget, events, outbox, repository
+from distill.jobs import budget, events, outbox, quotas, repository
 from distill.jobs.checks import check
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import FineTuneJob, Job
@@ -28,8 +28,12 @@ RUNS_PROGRAMS = ("runtime:default",)
 def submit(
     s: Session, project_id: str, caller: Caller | None, spec: CompileSpec, *, derived_from: str | None = None, priority: int = 0
 ) -> Job:
-    """Check a compile spec and store its job, with its `validate` item, event and hint. Raises Invalid, NotFound, Unsupported."""
+    """Check a compile spec and store its job, with its `validate` item, event and hint.
+
+    Raises Invalid, NotFound, Unsupported, QuotaExceeded.
+    """
     checked = check(s, project_id, spec)
+    quotas.check_new_job(s, project_id)
     spec = checked.spec
     job = Job(
         id=new_id("cjob"),
@@ -65,11 +69,12 @@ def unchanged(s: Session, project_id: str, spec: CompileSpec) -> Job | None:
 
 
 def start(s: Session, project_id: str, job_id: str) -> Job:
-    """Queue a job that was created with `auto_start: false`. Raises NotFound, Conflict."""
+    """Queue a job that was created with `auto_start: false`. Raises NotFound, Conflict, QuotaExceeded."""
     repository.get(s, project_id, job_id)
     job = repository.lock(s, job_id)
     if job.status != JobStatus.CREATED:  # a failed or paused job may be queued too, but not with this request
         raise Conflict(f"job {job.id} is {job.status}; only a job created with auto_start false can be started", code="wrong_status")
+    quotas.check_month(s, project_id)
     transition(s, job, JobStatus.QUEUED, message="Queued")
     outbox.add(s, QUEUE_OF[Step.VALIDATE], job.id)
     return job

@@ -27,6 +27,7 @@ from stillhouse.resources.datasets import AsyncDatasets, Datasets
 from stillhouse.resources.models import AsyncModels, Models
 from stillhouse.resources.programs import AsyncPrograms, Programs
 from stillhouse.resources.projects import AsyncProjects, Projects
+from stillhouse.resources.usage import AsyncUsageOfMonths, UsageOfMonths
 from stillhouse.resources.webhook_endpoints import AsyncWebhookEndpoints, WebhookEndpoints
 from stillhouse.resources.work_items import AsyncWorkItems, WorkItems
 from stillhouse.types import Me
@@ -104,6 +105,7 @@ class Stillhouse(_Core):
         self.programs = Programs(self)
         self.work_items = WorkItems(self)
         self.projects = Projects(self)
+        self.usage = UsageOfMonths(self)
 
     def me(self) -> Me:
         """The project, key and scopes that this client acts with."""
@@ -192,6 +194,7 @@ class AsyncStillhouse(_Core):
         self.programs = AsyncPrograms(self)
         self.work_items = AsyncWorkItems(self)
         self.projects = AsyncProjects(self)
+        self.usage = AsyncUsageOfMonths(self)
 
     async def me(self) -> Me:
         """The project, key and scopes that this client acts with."""

@@ -1,4 +1,4 @@
-"""Keys, projects and the audit log: what clients and command line send and print."""
+"""Keys, projects, usage and the audit log: what clients and command line send and print."""
 
 from __future__ import annotations
 
@@ -93,6 +93,25 @@ class TestAuditLog:
         assert dict(asynchronous.requests[0].url.params) == {"object_id": "router@prod"}
 
 
+USED = {"project": "support", "month": "2026-11", "resets_at": 1, "teacher_usd": 2.5, "quotas": {"month_teacher_usd": 1000.0}}
+
+
+class TestUsage:
+    def test_both_clients_ask_for_a_month(self) -> None:
+        client, script = scripted(reply(USED))
+        assert client.usage.retrieve().teacher_usd == 2.5
+        client.usage.retrieve("2026-10")
+        assert [dict(request.url.params) for request in script.requests] == [{}, {"month": "2026-10"}]
+        waiting, asynchronous = scripted_async(reply(USED))
+
+        async def ask() -> str:
+            async with waiting:
+                return (await waiting.usage.retrieve("2026-11")).month
+
+        assert asyncio.run(ask()) == "2026-11"
+        assert dict(asynchronous.requests[0].url.params) == {"month": "2026-11"}
+
+
 class Shell:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Answer) -> None:
         client, self.script = scripted(*answers, max_retries=0)
@@ -147,3 +166,7 @@ class TestCommands:
         assert all(word in printed for word in ("alias.moved", "router@prod", "key-1", "art-2"))
         sent = {"action": "alias.moved", "object_id": "router@prod", "key_id": "key-1", "limit": "20"}
         assert dict(shell.script.requests[0].url.params) == sent
+
+    def test_usage_beside_the_quotas(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        printed = Shell(monkeypatch, reply({**USED, "unknown": ["price of big/x"]})).run("usage", "--month", "2026-11").output
+        assert all(word in printed for word in ("support 2026-11", "2.5", "1000.0", "price of big/x"))

@@ -50,6 +50,7 @@ app.command()(account.logout)
 app.command()(account.me)
 app.command()(chat.chat)
 app.command("audit-log")(projects.audit_log)
+app.command()(projects.usage)
 
 
 if __name__ == "__main__":

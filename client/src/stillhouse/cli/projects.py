@@ -1,4 +1,4 @@
-"""`stillhouse projects …` and `stillhouse audit-log`."""
+"""`stillhouse projects …`, `stillhouse audit-log`, `stillhouse usage`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stillhouse.cli.output import connected, console, show_json, show_rows, when
+from stillhouse.cli.output import connected, console, show_json, show_rows, show_table, when
 
 app = typer.Typer(no_args_is_help=True, help="Projects: what keys, jobs, data and models belong to.")
 
@@ -60,3 +60,28 @@ def audit_log(
             ],
             as_json,
         )
+
+
+def usage(
+    month: Annotated[str | None, typer.Option(help="YYYY-MM, of UTC; this month unless given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the project has used in a month, beside its quotas."""
+    with connected() as client:
+        used = client.usage.retrieve(month)
+        if as_json:
+            show_json(used)
+            return
+        rows: list[tuple[str, object, object]] = [
+            ("jobs not over", used.open_jobs, used.quotas.get("max_jobs")),
+            ("jobs", used.jobs, None),
+            ("rollouts", used.rollouts, None),
+            ("LM calls", used.calls, None),
+            ("tokens", used.prompt_tokens + used.completion_tokens, None),
+            ("teachers, $", used.teacher_usd, used.quotas.get("month_teacher_usd")),
+            ("compute-seconds", used.compute_seconds, used.quotas.get("month_compute_seconds")),
+        ]
+        show_table(
+            rows, [(f"{used.project} {used.month}", lambda row: row[0]), ("USED", lambda row: row[1]), ("QUOTA", lambda row: row[2])]
+        )
+        console.print(f"resets {when(used.resets_at)}", *used.unknown, sep="; ", style="dim", highlight=False)

@@ -1,6 +1,6 @@
 """What the server answers. Unknown fields are kept and unknown statuses are plain strings, so a newer server breaks no older client."""
 
-from stillhouse.types.account import ApiKey, AuditEntry, NewApiKey, Project
+from stillhouse.types.account import ApiKey, AuditEntry, NewApiKey, Project, Usage
 from stillhouse.types.base import Deleted, Object
 from stillhouse.types.compile_jobs import (
     CompileJob,
@@ -101,4 +101,5 @@ __all__ = [
     "WebhookEndpoint",
     "WorkItem",
     "WorkItemEnded",
+    "Usage",
 ]

@@ -47,3 +47,21 @@ class AuditEntry(Object):
     object_id: str
     key_id: str | None = None
     data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Usage(Object):
+    """What a project has used in one month of UTC, and may use (`quotas`). `unknown` names teachers without a price."""
+
+    project: str
+    month: str
+    resets_at: int
+    open_jobs: int = 0
+    jobs: int = 0
+    rollouts: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    teacher_usd: float = 0.0
+    compute_seconds: float = 0.0
+    unknown: list[str] = Field(default_factory=list)
+    quotas: dict[str, Any] = Field(default_factory=dict)

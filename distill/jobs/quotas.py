@@ -1,0 +1,145 @@
+"""What a project has used, and may use: jobs at once, and teacher money and compute-seconds of a month.
+
+Asked when a job is made, started, resumed and retried. A job that runs is not stopped by them: its own budget does that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import ceil
+
+from sqlalchemy import text
+
+from distill.db import Session, now
+from distill.errors import QuotaExceeded
+from distill.ids import first_id
+from distill.settings import ProjectSettings, get_settings
+
+A_MINUTE = 60
+
+_NAME = text("SELECT name FROM projects WHERE id = :project_id")
+_ONE_BY_ONE = text("SELECT pg_advisory_xact_lock(hashtextextended('jobs of ' || :project_id, 0))")
+_OPEN = text("""
+SELECT count(*) FROM jobs WHERE project_id = :project_id AND status IN ('created', 'queued', 'running', 'paused')
+""")
+_LMS = text("""
+SELECT COALESCE(sum(calls), 0) AS calls, COALESCE(sum(prompt_tokens), 0) AS prompt_tokens,
+       COALESCE(sum(completion_tokens), 0) AS completion_tokens,
+       COALESCE(sum(usd) FILTER (WHERE role LIKE 'teacher%'), 0) AS teacher_usd,
+       array_agg(DISTINCT model ORDER BY model) FILTER (WHERE usd IS NULL AND role LIKE 'teacher%') AS unpriced
+  FROM lm_usage WHERE project_id = :project_id AND kind = 'paid' AND created_at >= :since AND created_at < :until
+""")
+_COMPUTE = text("""
+SELECT COALESCE(sum(GREATEST(trained_seconds, COALESCE(CAST(result ->> 'seconds' AS float), 0))), 0)
+  FROM fine_tune_jobs
+ WHERE project_id = :project_id AND reused_from IS NULL AND started_at IS NOT NULL
+   AND COALESCE(finished_at, :at) >= :since AND COALESCE(finished_at, :at) < :until
+""")
+_MADE = text("""
+SELECT (SELECT count(*) FROM jobs WHERE project_id = :project_id AND id >= :first_job AND id < :next_job) AS jobs,
+       (SELECT count(*) FROM traces WHERE project_id = :project_id AND id >= :first_trace AND id < :next_trace) AS rollouts
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """One month of UTC, from its first moment up to that of the next."""
+
+    since: datetime
+    until: datetime
+
+    @classmethod
+    def of(cls, when: datetime) -> Month:
+        since = when.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        return cls(since, since.replace(year=since.year + since.month // 12, month=since.month % 12 + 1))
+
+    def __str__(self) -> str:
+        return f"{self.since:%Y-%m}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a project used in a month. `unpriced` are teachers whose price nobody has named: their calls are not in the money."""
+
+    month: Month
+    jobs: int
+    rollouts: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    teacher_usd: float
+    compute_seconds: float
+    unpriced: tuple[str, ...]
+
+
+def usage(s: Session, project_id: str, month: Month) -> Usage:
+    """By what was stored: a rollout that was reused is none, and one of a worker that was lost counts as far as it was kept."""
+    since, until = month.since, month.until
+    at = now(s)
+    lms = s.execute(_LMS, {"project_id": project_id, "since": since, "until": until}).one()
+    ids = {
+        "first_job": first_id("cjob", since),
+        "next_job": first_id("cjob", until),
+        "first_trace": first_id("trace", since),
+        "next_trace": first_id("trace", until),
+    }
+    made = s.execute(_MADE, {"project_id": project_id, **ids}).one()
+    return Usage(
+        month=month,
+        jobs=made.jobs,
+        rollouts=made.rollouts,
+        calls=int(lms.calls),
+        prompt_tokens=int(lms.prompt_tokens),
+        completion_tokens=int(lms.completion_tokens),
+        teacher_usd=round(float(lms.teacher_usd), 6),
+        compute_seconds=round(_compute(s, project_id, month, at), 1),
+        unpriced=tuple(lms.unpriced or ()),
+    )
+
+
+def open_jobs(s: Session, project_id: str) -> int:
+    """Its jobs that are not over."""
+    return int(s.scalar(_OPEN, {"project_id": project_id}) or 0)
+
+
+def check_new_job(s: Session, project_id: str) -> None:
+    """Whether the project may have one job more; until the transaction ends nobody else asks. Raises QuotaExceeded."""
+    name, quota = _quota(s, project_id)
+    s.execute(_ONE_BY_ONE, {"project_id": project_id})
+    if (have := open_jobs(s, project_id)) >= quota.max_jobs:
+        message = (
+            f"Project {name} has {have} jobs that are not over, as many as it may ([projects.{name}] max_jobs). "
+            "It may have another one as soon as one of them is over: wait, or cancel one."
+        )
+        raise QuotaExceeded(message, retry_after=A_MINUTE)
+    check_month(s, project_id)
+
+
+def check_month(s: Session, project_id: str) -> None:
+    """Whether the project may go on spending this month. Raises QuotaExceeded, which says from when on it may."""
+    name, quota = _quota(s, project_id)
+    at = now(s)
+    month = Month.of(at)
+    teacher = float(s.execute(_LMS, {"project_id": project_id, "since": month.since, "until": month.until}).one().teacher_usd)
+    if teacher >= quota.month_teacher_usd:
+        spent = f"spent ${teacher:.2f} of ${quota.month_teacher_usd:.2f} on teachers"
+        raise _until(month, at, f"Project {name} has {spent} ([projects.{name}] month_teacher_usd)")
+    compute = _compute(s, project_id, month, at)
+    if compute >= quota.month_compute_seconds:
+        spent = f"trained {compute:.0f} of {quota.month_compute_seconds:.0f} compute-seconds"
+        raise _until(month, at, f"Project {name} has {spent} ([projects.{name}] month_compute_seconds)")
+
+
+def _quota(s: Session, project_id: str) -> tuple[str, ProjectSettings]:
+    name = s.execute(_NAME, {"project_id": project_id}).scalar_one()
+    return name, get_settings().project(name)
+
+
+def _compute(s: Session, project_id: str, month: Month, at: datetime) -> float:
+    return float(s.scalar(_COMPUTE, {"project_id": project_id, "since": month.since, "until": month.until, "at": at}) or 0.0)
+
+
+def _until(month: Month, at: datetime, what: str) -> QuotaExceeded:
+    left = max(1, ceil((month.until - at).total_seconds()))
+    return QuotaExceeded(f"{what} this month. It resets on {month.until:%Y-%m-%d %H:%M} UTC.", retry_after=left)

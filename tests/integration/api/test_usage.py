@@ -1,0 +1,142 @@
+"""What a project has used and may use: counted from the rows that bill jobs, refused with the time at which there is more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from distill.catalog import projects, usage
+from distill.catalog.usage import NewUsage
+from distill.db import unit_of_work
+from distill.settings import get_settings
+from tests.integration.api.conftest import Tokens, job_body, serving
+from tests.integration.api.finished import finish
+from tests.integration.core.world import execute
+
+Limits = Callable[[str], TestClient]
+
+
+@pytest.fixture
+def limited(tokens: Tokens, tmp_path: Path) -> Iterator[Limits]:
+    """Makes a client of a server whose project `support` has a quota."""
+    opened: list[TestClient] = []
+
+    def make(quota: str) -> TestClient:
+        settings = tmp_path / "stillhouse.toml"
+        settings.write_text(f"{settings.read_text(encoding='utf-8')}\n[projects.support]\n{quota}\n", encoding="utf-8")
+        get_settings.cache_clear()
+        client = TestClient(create_app(configure_logs=False), headers={"Authorization": f"Bearer {tokens.all}"})
+        opened.append(client.__enter__())
+        return client
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+def paid(job_id: str, usd: float | None, role: str = "teacher:0", item: int = 1, kind: Any = "paid") -> None:
+    with unit_of_work() as s:
+        own = projects.get(s, "support").id
+        usage.record(s, [NewUsage(item, 1, kind, f"big/{role}", own, job_id, role, 10, 1000, 100, 0, 1.0, usd)])
+
+
+def refused(reply: Any) -> str:
+    error = reply.json()["error"]
+    assert (reply.status_code, error["type"], error["code"]) == (429, "quota_exceeded", "quota_exceeded")
+    assert 1 <= int(reply.headers["retry-after"]) <= 31 * 86_400
+    return str(error["message"])
+
+
+class TestUsage:
+    def test_a_month_is_added_up(self, api: TestClient, tokens: Tokens) -> None:
+        job = finish(api).job_id
+        paid(job, 2.5)
+        paid(job, 0.5, role="compiled", item=2)
+        paid(job, None, role="teacher:1", item=3)
+        paid(job, 9.0, item=4, kind="saved")
+        execute("UPDATE fine_tune_jobs SET status = 'running', started_at = clock_timestamp(), trained_seconds = 12.5")
+        used = api.get("/v1/usage").json()
+        month = datetime.now(UTC)
+        assert used["month"] == f"{month:%Y-%m}"
+        assert used["starts_at"] <= time.time() < used["resets_at"]
+        counted = ("open_jobs", "jobs", "rollouts", "calls", "prompt_tokens", "completion_tokens", "teacher_usd", "compute_seconds")
+        assert [used[name] for name in counted] == [1, 1, 0, 30, 3000, 300, 2.5, 12.5]
+        assert used["unknown"] == ["price of big/teacher:1"]
+        assert used["quotas"]["max_jobs"] == 20_000
+
+    def test_other_months_and_projects_have_their_own(self, api: TestClient, tokens: Tokens) -> None:
+        paid(finish(api).job_id, 2.5)
+        execute("UPDATE lm_usage SET created_at = '2026-01-31T23:59:59Z'")
+        assert api.get("/v1/usage").json()["teacher_usd"] == 0
+        january = api.get("/v1/usage", params={"month": "2026-01"}).json()
+        assert (january["teacher_usd"], january["jobs"], january["month"]) == (2.5, 0, "2026-01")
+        assert january["resets_at"] == datetime(2026, 2, 1, tzinfo=UTC).timestamp()
+        assert api.get("/v1/usage", params={"month": "2026-02"}).json()["teacher_usd"] == 0
+        other = {"Authorization": f"Bearer {tokens.other}"}
+        assert api.get("/v1/usage", params={"month": "2026-01"}, headers=other).json()["teacher_usd"] == 0
+
+    @pytest.mark.parametrize("month", ["2026-13", "now", "2026-1"])
+    def test_a_month_that_is_none(self, api: TestClient, month: str) -> None:
+        reply = api.get("/v1/usage", params={"month": month})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (422, "month")
+
+
+class TestJobsAtOnce:
+    def test_another_job_waits_for_the_end_of_one(self, limited: Limits) -> None:
+        api = limited("max_jobs = 1")
+        job = api.post("/v1/compile_jobs", json=job_body()).json()["id"]
+        assert "max_jobs" in refused(api.post("/v1/compile_jobs", json=job_body()))
+        line = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+        file = api.post("/v1/files", files={"file": ("a.jsonl", line)}, data={"purpose": "fine-tune"}).json()["id"]
+        assert "max_jobs" in refused(api.post("/v1/fine_tuning/jobs", json={"training_file": file, "model": "tiny"}))
+        api.post(f"/v1/compile_jobs/{job}/cancel")
+        assert api.post("/v1/compile_jobs", json=job_body()).status_code == 201
+
+    def test_many_at_once_do_not_pass_together(self, limited: Limits, tokens: Tokens) -> None:
+        limited("max_jobs = 2")
+        headers = {"Authorization": f"Bearer {tokens.all}"}
+        with serving() as url, ThreadPoolExecutor(6) as pool:
+
+            def ask(_: int) -> int:
+                """Once more where it had to wait for its turn too long."""
+                while (reply := httpx.post(f"{url}/v1/compile_jobs", json=job_body(), headers=headers, timeout=60)).status_code == 503:
+                    pass
+                return reply.status_code
+
+            assert sorted(pool.map(ask, range(6))) == [201, 201, 429, 429, 429, 429]
+
+
+class TestMonths:
+    def test_teachers_money(self, limited: Limits) -> None:
+        api = limited("month_teacher_usd = 5")
+        waits = api.post("/v1/compile_jobs", json=job_body(auto_start=False)).json()["id"]
+        paused = api.post("/v1/compile_jobs", json=job_body()).json()["id"]
+        assert api.post(f"/v1/compile_jobs/{paused}/pause").json()["status"] == "paused"
+        paid(paused, 4.0)
+        assert api.post("/v1/compile_jobs", json=job_body()).status_code == 201
+        paid(paused, 1.0, item=2)
+        for path in ("", f"/{waits}/start", f"/{paused}/resume"):
+            message = refused(api.post(f"/v1/compile_jobs{path}", json=None if path else job_body()))
+            assert "month_teacher_usd" in message
+            assert "It resets on " in message
+        assert api.get(f"/v1/compile_jobs/{waits}").json()["status"] == "created"
+        execute("UPDATE lm_usage SET created_at = created_at - interval '1 month'")
+        assert api.post(f"/v1/compile_jobs/{paused}/resume").status_code == 200
+        assert api.post(f"/v1/compile_jobs/{waits}/start").status_code == 200
+
+    def test_compute_seconds(self, limited: Limits) -> None:
+        api = limited("month_compute_seconds = 10")
+        finish(api)
+        execute("UPDATE fine_tune_jobs SET status = 'running', started_at = clock_timestamp(), trained_seconds = 9")
+        assert api.post("/v1/compile_jobs", json=job_body()).status_code == 201
+        execute("UPDATE fine_tune_jobs SET trained_seconds = 10")
+        assert "month_compute_seconds" in refused(api.post("/v1/compile_jobs", json=job_body()))
