@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -13,7 +14,7 @@ import redis
 
 from distill.storage import FolderStore
 from stack.processes import is_running, send
-from tests.chaos.world import World
+from tests.chaos.world import Disruption, World
 from tests.support.scripted_lm import Answer, Fail
 from tests.support.server_process import wait_until
 
@@ -72,6 +73,16 @@ def stalled(world: World, part: str) -> Iterator[None]:
             yield
         finally:
             send(pid, signal.SIGCONT)
+
+
+def die_at(world: World, *points: str) -> None:
+    """The next process that passes a named point (see `distill.execute.hooks`) dies there, as by `kill -9`; once each was passed."""
+    since, markers = time.time(), [world.markers / point for point in points]
+    for marker in markers:
+        marker.unlink()
+    for marker in markers:
+        wait_until(marker.exists, f"nobody came to {marker.name}")
+    world.disruptions.append(Disruption(f"died at {', '.join(points)}", since, time.time() + AFTER_SECONDS))
 
 
 @contextlib.contextmanager

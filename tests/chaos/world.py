@@ -29,6 +29,7 @@ import pytest
 from psycopg.rows import TupleRow
 from sqlalchemy import make_url
 
+from distill.execute.hooks import POINTS
 from stack.console import Silent
 from stack.keys import make_key
 from stack.parts import Part, line, reachable
@@ -37,6 +38,7 @@ from stack.servers import plan_servers
 from stack.supervisor import Stack
 from stack.watch import Patience
 from tests.chaos.audit import DDL
+from tests.chaos.dispatcher import SENT
 from tests.chaos.jobs import teach
 from tests.support import databases
 from tests.support.scripted_lm import ScriptedLM
@@ -55,6 +57,7 @@ TIMERS = {
     "RETRY_BASE_SECONDS": "0.2",
     "RETRY_CAP_SECONDS": "2",
 }
+POINTS_TO_DIE_AT = (*sorted(POINTS), SENT)
 ANSWER_SECONDS = 180.0
 """How long a client asks: an API that is killed twice in a row needs a while to be back on a loaded machine."""
 PATIENCE_SECONDS = 300.0
@@ -129,6 +132,9 @@ class World:
     def _start(self) -> None:
         (self.home / "tmp").mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o711)  # the database's user must pass
+        self.markers.mkdir(exist_ok=True)
+        for point in POINTS_TO_DIE_AT:
+            (self.markers / point).touch()  # nobody dies there until `faults.die_at` takes the marker away
         postgres = plan_servers(self.home, {}).postgres
         assert postgres is not None
         with (postgres.installation.data / "postgresql.conf").open("a") as file:
@@ -161,6 +167,8 @@ class World:
             "STILLHOUSE_CONNECTIONS": json.dumps(connections),
             "STILLHOUSE_MODELS": str(self.models),
             "STILLHOUSE_CONFIG": str(self.home / "stillhouse.toml"),
+            "STILLHOUSE_CRASH_AT": ",".join(POINTS_TO_DIE_AT),
+            "STILLHOUSE_CRASH_MARKERS": str(self.markers),
             "CHAOS_TEACHER_KEY": TEACHER_KEY,
             "OMP_NUM_THREADS": "1",
             "TMPDIR": str(self.home / "tmp"),  # by it runners are known as this world's
@@ -196,6 +204,11 @@ class World:
             name=name, command=command, tier=2, ready=line(r"\bready\b"), environment=layout.server_environment(), workdir=layout.home,
             grace_seconds=30, ready_seconds=PATIENCE_SECONDS,
         )  # fmt: skip
+
+    @property
+    def markers(self) -> Path:
+        """See `distill.execute.hooks`."""
+        return self.home / "markers"
 
     @property
     def worker_names(self) -> tuple[str, ...]:
@@ -324,6 +337,11 @@ class World:
             return all(statuses.get(job) in OVER for job in jobs)
 
         wait_until(over, "the jobs are not over", seconds)
+
+    def failure(self, job: str) -> tuple[str, str | None]:
+        """Its status, and the code of its error."""
+        ((status, code),) = self.query("SELECT status, error->>'code' FROM jobs WHERE id = %s", job)
+        return status, code
 
     def wait_for_calls(self, text: str, count: int) -> None:
         """Until so many calls about it were answered."""
