@@ -53,7 +53,7 @@ def open_ports(settings: Settings) -> Ports:
 def jobs_over(jobs: Collection[str]) -> Collection[str]:
     """Those of the jobs of which nothing may run any more; none while the database does not say."""
     try:
-        with unit_of_work() as s:
+        with unit_of_work(waits=False) as s:  # it is asked again soon
             return repository.over_among(s, jobs)
     except SQLAlchemyError as error:
         log.warning("jobs_over_unknown", error=str(error), kind=type(error).__name__)
