@@ -26,6 +26,8 @@ Action = Literal[
     "file.deleted",
     "model.deleted",
     "program.deleted",
+    "webhook_endpoint.created",
+    "webhook_endpoint.deleted",
 ]
 
 _BY = "key_id"

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 
 from distill import sealing
+from distill.catalog import audit
 from distill.catalog.webhook_rows import WebhookDelivery, WebhookEndpoint
 from distill.db import Listing, Page, Session, now, paginate
 from distill.egress import check_url
@@ -116,6 +117,7 @@ def add(s: Session, project_id: str, url: str, events: Sequence[str], key_id: st
     s.add(row)
     s.flush()
     s.refresh(row)
+    audit.record(s, project_id, "webhook_endpoint.created", endpoint_id, {"url": url, "events": row.events})
     return row, _SECRET_PREFIX + base64.b64encode(secret).decode()
 
 
@@ -132,8 +134,9 @@ def list_endpoints(s: Session, project_id: str, page: Page) -> Listing[WebhookEn
 
 def remove(s: Session, project_id: str, endpoint_id: str) -> None:
     """Its deliveries go with it. Raises NotFound."""
-    s.delete(get(s, project_id, endpoint_id))
-    s.flush()
+    row = get(s, project_id, endpoint_id)
+    s.delete(row)
+    audit.record(s, project_id, "webhook_endpoint.deleted", endpoint_id, {"url": row.url})
 
 
 def _purpose(endpoint_id: str) -> str:

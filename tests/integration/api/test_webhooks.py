@@ -125,6 +125,8 @@ class TestEndpoints:
             assert secret.removeprefix("whsec_").encode() not in row.sealed_secret
         assert admin("DELETE", f"{PATH}/{made['id']}") == {"id": made["id"], "object": "webhook_endpoint", "deleted": True}
         assert admin("GET", PATH)["data"] == []
+        done = [(entry["action"], entry["object_id"]) for entry in admin("GET", "/v1/audit_log")["data"]]
+        assert done == [("webhook_endpoint.deleted", made["id"]), ("webhook_endpoint.created", made["id"])]
 
     def test_what_is_wrong_is_named(self, admin: Ask) -> None:
         bad = admin("POST", PATH, 422, json={"url": "https://example.com", "events": ["compile_job.suceeded"]})
