@@ -125,7 +125,7 @@ class TestEndpoints:
             assert secret.removeprefix("whsec_").encode() not in row.sealed_secret
         assert admin("DELETE", f"{PATH}/{made['id']}") == {"id": made["id"], "object": "webhook_endpoint", "deleted": True}
         assert admin("GET", PATH)["data"] == []
-        done = [(entry["action"], entry["object_id"]) for entry in admin("GET", "/v1/audit_log")["data"]]
+        done = [(entry["action"], entry["object_id"]) for entry in admin("GET", f"/v1/audit_log?object_id={made['id']}")["data"]]
         assert done == [("webhook_endpoint.deleted", made["id"]), ("webhook_endpoint.created", made["id"])]
 
     def test_what_is_wrong_is_named(self, admin: Ask) -> None:
