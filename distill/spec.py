@@ -253,8 +253,12 @@ class CompileSpec(SpecPart):
         return digest(same.model_dump(mode="json", by_alias=True, exclude={"budget": True, "rollouts": {"where"}}))
 
     def to_json(self) -> str:
-        """Compact JSON for the `jobs.spec` column; `CompileSpec.model_validate_json` reads it."""
-        return compact(self)
+        """Compact JSON for the `jobs.spec` column; `CompileSpec.model_validate_json` reads it.
+
+        Only jobs of clients say where they run: workers of a release before them read all others.
+        """
+        left_out = {} if self.rollouts.by_client else {"rollouts": {"where"}}
+        return compact(self.model_dump(mode="json", by_alias=True, exclude=left_out))
 
 
 def read_spec(raw: Mapping[str, Any]) -> CompileSpec:

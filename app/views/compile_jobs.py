@@ -87,6 +87,7 @@ def _pause(job: Job) -> PauseRead | None:
 def _asked(spec: CompileSpec) -> dict[str, Any]:
     """The request with its defaults."""
     plain = spec.model_dump(mode="json", exclude_none=True)
+    plain["rollouts"]["where"] = spec.rollouts.where or "server"
     return {
         "program": spec.program_id,
         "teacher": spec.teacher if spec.teacher == "labels" else [_teacher(teacher) for teacher in spec.teachers],

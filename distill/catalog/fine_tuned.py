@@ -21,7 +21,8 @@ UPDATE placements
    SET status = :status, error = :error, agent = COALESCE(:agent, agent), updated_at = clock_timestamp(),
        attempts = CASE :status WHEN 'loading' THEN attempts + 1 WHEN 'ready' THEN 0 ELSE attempts END,
        ready_at = CASE WHEN :status = 'ready' THEN clock_timestamp() ELSE ready_at END
- WHERE id = :id
+ WHERE id = :id AND CASE :status WHEN 'gone' THEN status = 'unwanted' ELSE status NOT IN ('unwanted', 'gone') END
+RETURNING id
 """)
 
 
@@ -118,6 +119,10 @@ def of_models(s: Session, model_ids: Sequence[str]) -> dict[str, Placement]:
     return {row.model_id: row for row in s.scalars(query)}
 
 
-def set_placement(s: Session, placement_id: int, status: PlacementStatus, *, error: str | None = None, agent: str | None = None) -> None:
-    """What the host's agent reports. `error` goes with `failed` and with nothing else."""
-    s.execute(_SET, {"id": placement_id, "status": status, "error": clean(error), "agent": agent})
+def set_placement(s: Session, placement_id: int, status: PlacementStatus, *, error: str | None = None, agent: str | None = None) -> bool:
+    """What the host's agent reports. `error` goes with `failed` and with nothing else.
+
+    False, and nothing changed, where it is about what is not asked any more: the model was deleted while it was loaded, or is wanted again
+    while it was unloaded.
+    """
+    return s.execute(_SET, {"id": placement_id, "status": status, "error": clean(error), "agent": agent}).first() is not None

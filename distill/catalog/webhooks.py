@@ -155,7 +155,7 @@ def announce(s: Session, project_id: str, type: str, data: Mapping[str, Any]) ->
     for endpoint_id in s.scalars(_WANTING, {"project_id": project_id, "type": type}).all():
         delivery_id, at = new_id("evt"), now(s)
         body = {"id": delivery_id, "object": "event", "created_at": int(at.timestamp()), "type": type}
-        whole = json.dumps({**body, "timestamp": at.isoformat(), "data": dict(data)}, ensure_ascii=False)
+        whole = json.dumps({**body, "timestamp": at.isoformat(), "data": dict(data)})
         s.add(WebhookDelivery(id=delivery_id, endpoint_id=endpoint_id, type=type, body=whole, next_attempt_at=at))
     s.flush()
 

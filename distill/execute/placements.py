@@ -129,7 +129,8 @@ class Agent:
         if wanted.placement.attempts >= MOST_ATTEMPTS:  # nobody lived to say why the last one came to nothing
             self._give_up(wanted, f"its LM host, or the agent beside it, ended {MOST_ATTEMPTS} times while it was loaded")
             return
-        self._set(wanted, "loading")
+        if not self._set(wanted, "loading"):
+            return
         try:
             if wanted.model.id not in loaded:
                 self._host.load(wanted.model.id, self._materialise(wanted.model))
@@ -138,8 +139,8 @@ class Agent:
             self._not_loaded(wanted, str(error))
             return
         with unit_of_work() as s:
-            fine_tuned.set_placement(s, wanted.placement.id, "ready", agent=self._name)
-            _tell_jobs(s, wanted.model, warning)
+            if fine_tuned.set_placement(s, wanted.placement.id, "ready", agent=self._name):
+                _tell_jobs(s, wanted.model, warning)
         log.info("model_loaded", model=wanted.model.id, warning=warning)
 
     def _not_loaded(self, wanted: Wanted, message: str) -> None:
@@ -151,14 +152,15 @@ class Agent:
 
     def _give_up(self, wanted: Wanted, message: str) -> None:
         with unit_of_work() as s:
-            fine_tuned.set_placement(s, wanted.placement.id, "failed", error=message, agent=self._name)
+            if not fine_tuned.set_placement(s, wanted.placement.id, "failed", error=message, agent=self._name):
+                return
             text = f"Model {wanted.model.id} could not be loaded on connection {self._connection.name}: {message}"
             for job_id in trained.waiting_for(s, wanted.model.id):
                 claims.fail_job(s, job_id, JobFault("model_not_loaded", text, "system", step="evaluate", retryable=True))
 
-    def _set(self, wanted: Wanted, status: fine_tuned.PlacementStatus) -> None:
+    def _set(self, wanted: Wanted, status: fine_tuned.PlacementStatus) -> bool:
         with unit_of_work() as s:
-            fine_tuned.set_placement(s, wanted.placement.id, status, agent=self._name)
+            return fine_tuned.set_placement(s, wanted.placement.id, status, agent=self._name)
 
     def _materialise(self, model: Model) -> Path:
         """The model's files in a folder of this machine, checked against their digests. Raises StorageError."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sqlalchemy import or_, select, text
 
+from distill.catalog.copying import clean
 from distill.db import Session
 from distill.jobs.models import JobEvent
 
@@ -31,8 +32,11 @@ RETURNING 1
 
 
 def append(s: Session, job_id: str, type: str, message: str, data: dict[str, Any] | None = None, level: Level = "info") -> int:
-    """Write one event and return its number. It takes the job's row lock: call it last, so that number order is commit order."""
-    values = {"job_id": job_id, "type": type, "level": level, "message": message, "channel": CHANNEL}
+    """Write one event and return its number. It takes the job's row lock: call it last, so that number order is commit order.
+
+    `message` may quote what a user sent, characters that PostgreSQL cannot hold among it.
+    """
+    values = {"job_id": job_id, "type": type, "level": level, "message": clean(message), "channel": CHANNEL}
     row = s.execute(_APPEND, {**values, "data": None if data is None else json.dumps(data)}).one()
     return int(row.seq)
 

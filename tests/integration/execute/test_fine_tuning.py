@@ -111,6 +111,11 @@ class TestRefuses:
         assert job.error is not None
         assert job.error["param"] == "validation_file"
 
+    @pytest.mark.parametrize("name", [b"a\\u0000b", b"a\\ud800b"])
+    def test_names_that_postgresql_cannot_hold(self, house: House, name: bytes) -> None:
+        job = house.run(submit(house, b'{"messages": [], "' + name + b'": 1}\n'))
+        assert (job.status, (job.error or {}).get("code")) == ("failed", "invalid_file")
+
     def test_an_empty_file(self, house: House) -> None:
         job = house.run(submit(house, b"\n\n"))
         assert (job.error or {})["message"] == "training_file: the file is empty."

@@ -86,6 +86,43 @@ class TestLoading:
         assert house.host.loaded == {}
         assert placements(job) == {model: "gone"}
 
+    def test_a_model_that_is_deleted_while_it_is_loaded_is_unloaded_again(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = house.compile(rows(6))
+        house.host.loaded.clear()
+        load = house.host.load
+
+        def load_late(name: str, folder: Path) -> None:
+            load(name, folder)
+            with unit_of_work() as s:
+                fine_tuned.delete(s, house.project_id, name)
+
+        monkeypatch.setattr(house.host, "load", load_late)
+        house.agent.tick()
+        (model,) = placements(job)
+        assert placements(job) == {model: "unwanted"}
+        house.agent.tick()
+        assert house.host.loaded == {}
+        assert placements(job) == {model: "gone"}
+
+    def test_a_model_that_is_wanted_again_while_it_is_unloaded_is_loaded_again(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = house.compile(rows(6))
+        house.agent.tick()
+        (model,) = placements(job)
+        unload = house.host.unload
+
+        def unload_late(name: str) -> None:
+            unload(name)
+            with unit_of_work() as s:
+                fine_tuned.want(s, name, str(house.house and house.house.id))
+
+        monkeypatch.setattr(house.host, "unload", unload_late)
+        with unit_of_work() as s:
+            fine_tuned.set_placement(s, with_models(job)[model].id, "unwanted")
+        house.agent.tick()
+        house.agent.tick()
+        assert set(house.host.loaded) == {model}
+        assert placements(job) == {model: "ready"}
+
     def test_a_model_that_answers_as_its_base_does_is_warned_about(self, house: House) -> None:
         house.host.deaf = True
         job = house.compile(rows(6), valset=rows(12)[6:])

@@ -1,5 +1,6 @@
 """The compile spec, and the digests that everything stored is found by. A changed golden value orphans every stored trace."""
 
+import json
 from typing import Any
 
 import pytest
@@ -88,6 +89,13 @@ class TestCompileSpec:
     def test_text_round_trips(self) -> None:
         spec = read_spec({**MINIMAL, "teacher": [{"lms": {"student": {"model": "big"}}}], "metric": {"type": "f1", "field": "answer"}})
         assert CompileSpec.model_validate_json(spec.to_json()) == spec
+
+    def test_only_jobs_of_clients_say_where_they_run(self) -> None:
+        """A worker of an older release knows no such word, and refuses what it does not know."""
+        spec = read_spec(MINIMAL)
+        assert "where" not in json.loads(spec.to_json())["rollouts"]
+        here = spec.model_copy(update={"rollouts": spec.rollouts.model_copy(update={"where": "client"})})
+        assert json.loads(here.to_json())["rollouts"]["where"] == "client"
 
     def test_digest_looks_at_the_result_alone(self) -> None:
         plain = read_spec(MINIMAL)
