@@ -19,6 +19,8 @@ from distill.execute.rollout_slice import Item, Slice
 from distill.jobs import repository
 from distill.pipeline.costs import Asked, priced
 from distill.pipeline.holdout import numbered
+from distill.pipeline.plan import roles_to_evaluate
+from distill.pipeline.roles import teacher_roles
 from distill.storage import BlobStore
 
 Json = dict[str, Any]
@@ -107,14 +109,23 @@ def _role(told: Told) -> str:
 def _opened(
     s: Session, store: BlobStore, job: JobContext, role: str, some: Sequence[Told], order: Mapping[int, int], param: str
 ) -> tuple[Slice, Mapping[str, Asked], Mapping[int, Item]]:
-    try:
-        job.cast(role)
-    except (KeyError, ValueError, IndexError):
+    if not _is_cast(job, role):
         place = f"{param}[{order[id(some[0])]}].role"
-        raise Invalid(f"{place}: the job has no such role now", code="unknown_role", param=place) from None
+        raise Invalid(f"{place}: the job has no such role now", code="unknown_role", param=place)
     numbers = sorted({each.place.index for each in some})
     piece = Slice(job, role, _examples(job, store, role, numbers, param))
     return piece, Slots.of(s, piece).by_model, {item.example.index: item for item in piece.items}
+
+
+def _is_cast(job: JobContext, role: str) -> bool:
+    """Whether the job runs the program under this role, and could do so now: the compiled one waits for its models."""
+    if role not in (*teacher_roles(job.spec), *roles_to_evaluate(job.spec, job.plan.holdout_from)) or job.taught_by_labels(role):
+        return False
+    try:
+        job.cast(role)
+    except KeyError:
+        return False
+    return True
 
 
 def _examples(job: JobContext, store: BlobStore, role: str, numbers: Sequence[int], param: str) -> list[Example]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from distill.catalog import row_facts, usage
 from distill.clients.slots import Slots
 from distill.db import Session
-from distill.errors import Conflict, Detail, Invalid
+from distill.errors import Conflict, Detail, Invalid, LostLease
 from distill.execute import context as contexts
 from distill.execute import flow
 from distill.execute.rollout_slice import Item, Phase, Slice
@@ -96,7 +96,7 @@ def beat(s: Session, project_id: str, item_id: int, fence: int, progress: Mappin
     held, _ = client_items.find(s, project_id, item_id, fence)
     reply = claims.beat(s, held, progress)
     if reply.lost:
-        claims.hold(s, held)
+        raise LostLease(f"work item work-{item_id} is not held with fence {fence} any more")
     return reply
 
 

@@ -222,6 +222,15 @@ class TestLease:
         assert api.post("/v1/work_items/release", json=held).status_code == 200
         assert api.get(f"/v1/compile_jobs/{job_id}").json()["status"] == "cancelled"
 
+    def test_a_beat_that_renews_nothing_says_so(self, api: TestClient, job_id: str) -> None:
+        item = Player(api).claim(job_id)
+        assert item is not None
+        held = {"id": item["id"], "fence": item["fence"]}
+        run_out(item["id"])  # and the dispatcher has not found it yet
+        late = api.post("/v1/work_items/beat", json=held)
+        assert (late.status_code, late.json()["error"]["code"]) == (409, "lost_lease")
+        assert api.post("/v1/work_items/release", json=held).json()["status"] == "queued"
+
     def test_nothing_is_published_half(self, api: TestClient, job_id: str) -> None:
         player = Player(api)
         item = player.claim(job_id)
@@ -281,6 +290,10 @@ class TestFacts:
         for part, fact, code, param in (
             ("traces", {**trace, "role": "teacher:1"}, "unknown_role", "traces[0].role"),
             ("traces", {**trace, "role": "compiled"}, "unknown_role", "traces[0].role"),
+            ("traces", {**trace, "role": "demos:drop"}, "unknown_role", "traces[0].role"),
+            ("traces", {**trace, "role": "teacher:-1"}, "unknown_role", "traces[0].role"),
+            ("traces", {**trace, "role": "x:0"}, "unknown_role", "traces[0].role"),
+            ("traces", {**trace, "role": "foo"}, "unknown_role", "traces[0].role"),
             ("traces", {**trace, "row": 13}, "invalid_rows", "traces"),
             ("traces", {**trace, "rollout": 1}, "invalid_value", "traces[0].rollout"),
             ("traces", {**trace, "calls": [{"predictor": "reply", "inputs": {}, "lm": "gpt"}]}, "unknown_lm", "traces[0]"),
@@ -319,10 +332,14 @@ class TestSubmit:
 
 def lapse(item_id: str) -> None:
     """Let a lease run out and be found, as the dispatcher's reaper does."""
+    run_out(item_id)
+    with unit_of_work() as s:
+        assert claims.reap(s) is not None
+
+
+def run_out(item_id: str) -> None:
     with unit_of_work() as s:
         s.execute(
             text("UPDATE work_items SET lease_expires_at = clock_timestamp() - interval '1 hour' WHERE id = :id"),
             {"id": int(item_id.removeprefix("work-"))},
         )
-    with unit_of_work() as s:
-        assert claims.reap(s) is not None
