@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, BinaryIO
 
 import orjson
@@ -25,7 +24,8 @@ from distill.storage import BlobStore, BlobWriter
 from distill.trainers.base import CannotCount, CounterDied, TokenCounts, Trainer
 
 _AT_ONCE = 256
-"""Lines whose tokens are counted together."""
+"""Lines whose tokens are counted together, unless they come to more bytes than that before."""
+_BYTES_AT_ONCE = 8_000_000
 MAX_DETAILS = 20
 _SHOWN = 3
 """Lines that are named in the message itself."""
@@ -53,6 +53,24 @@ class _Faults:
         self.total += 1
         if len(self.details) < MAX_DETAILS:
             self.details.append({"line": line, "field": path, "message": what})
+
+
+@dataclass
+class _Batch:
+    """Records whose tokens are counted together, each with the number of its line."""
+
+    records: list[tuple[int, Record]] = field(default_factory=list)
+    lines: int = 0
+    _bytes: int = 0
+
+    def add(self, number: int, made: list[Record]) -> None:
+        self.lines += 1
+        self.records += ((number, record) for record in made)
+        self._bytes += sum(len(orjson.dumps(record)) for record in made)
+
+    @property
+    def is_full(self) -> bool:
+        return self.lines >= _AT_ONCE or self._bytes >= _BYTES_AT_ONCE
 
 
 def run(work: Work, ports: Ports) -> None:
@@ -92,24 +110,17 @@ class _Reading:
         """A file as rows, in its order. Raises Refused with the numbers of the lines that cannot be trained on."""
         faults, read, made = _Faults(), 0, 0
         with self._store.open(digest) as file, self._store.writer() as out:
-            lines = _lines(file)
-            while some := list(islice(lines, _AT_ONCE)):
-                made += self._write(out, some, faults)
-                read += len(some)
+            for some in _batches(file, faults):
+                self._write(out, some.records, faults)
+                made += len(some.records)
+                read += some.lines
                 self._work.progress(message=f"{param}: {read} lines are read", done=read)
                 self._work.check()
             if faults.total or not read:
                 raise Refused(_refusal(param, read, faults))
         return Rows(out.digest, made)
 
-    def _write(self, out: BlobWriter, lines: list[tuple[int, bytes]], faults: _Faults) -> int:
-        good: list[tuple[int, Record]] = []
-        most = get_settings().limits.max_row_bytes
-        for number, line in lines:
-            try:
-                good += ((number, record) for record in (records(line) if len(line) <= most else _too_large(most)))
-            except BadLine as bad:
-                faults.add(number, bad.what, bad.field)
+    def _write(self, out: BlobWriter, good: list[tuple[int, Record]], faults: _Faults) -> None:
         counts = self._count([record for _, record in good])
         for (number, record), tokens in zip(good, counts.rows, strict=True):
             if tokens.fault is not None:
@@ -119,7 +130,6 @@ class _Reading:
             elif not faults.total:
                 named = {**record, "digest": row_digest(record["prompt"], record["completion"])}
                 out.write(orjson.dumps(named) + b"\n")
-        return len(good)
 
     def _count(self, rows: list[Record]) -> TokenCounts:
         longest = self._key.options.get("max_seq_length", "auto")
@@ -131,12 +141,30 @@ class _Reading:
             raise Troubled("counter_died", str(error)) from error
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    return ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+def _batches(file: BinaryIO, faults: _Faults) -> Iterator[_Batch]:
+    """A file's lines, as many together as may be counted at once."""
+    batch = _Batch()
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        batch.add(number, _records(number, line, faults))
+        if batch.is_full:
+            yield batch
+            batch = _Batch()
+    if batch.lines:
+        yield batch
 
 
-def _too_large(most: int) -> list[Record]:
-    raise BadLine(f"is larger than {most} bytes")
+def _records(number: int, line: bytes, faults: _Faults) -> list[Record]:
+    """None of a line that cannot be used."""
+    most = get_settings().limits.max_row_bytes
+    try:
+        if len(line) > most:
+            raise BadLine(f"is larger than {most} bytes")
+        return records(line)
+    except BadLine as bad:
+        faults.add(number, bad.what, bad.field)
+        return []
 
 
 def _refusal(param: str, read: int, faults: _Faults) -> Reason:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -12,6 +13,10 @@ _KNOWN = ("messages", "tools", "parallel_tool_calls")
 _SAID = ("role", "content", "name", "weight", "tool_calls", "tool_call_id", "reasoning_content")
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _OLD = {"functions": "tools", "function_call": "tool_calls"}
+_DEEPEST = 100
+"""Levels of a line: less than any reader of it takes."""
+_MOST_MADE = 16_000_000
+"""Bytes of the records of one line: they repeat what came before them, so that there may be many times as much as the line has."""
 
 Record = dict[str, Any]
 
@@ -39,10 +44,11 @@ def records(line: bytes) -> list[Record]:
     tools = _tools(row.get("tools"))
     if turns[-1]["role"] != "assistant":
         raise BadLine("does not end with the assistant's answer, which is what is learned", f"messages[{len(turns) - 1}].role")
-    made = [_record(turns, at, tools) for at in _learned(messages)]
-    if not made:
+    learned = list(_learned(messages))
+    if not learned:
         raise BadLine("has nothing to learn: every answer of the assistant says `weight: 0`", "messages")
-    return made
+    _check_size(turns, learned, tools)
+    return [_record(turns, at, tools) for at in learned]
 
 
 def _object(line: bytes) -> Mapping[str, Any]:
@@ -54,7 +60,14 @@ def _object(line: bytes) -> Mapping[str, Any]:
         raise BadLine("is not an object")
     if "prompt" in row and "messages" not in row:
         raise BadLine("is a prompt with a completion; chat models are trained on `messages`", "prompt")
+    if not _is_shallow(row):
+        raise BadLine(f"is nested more than {_DEEPEST} levels deep")
     return row
+
+
+def _is_shallow(value: Any, left: int = _DEEPEST) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return left >= 0 and all(_is_shallow(each, left - 1) for each in inner)
 
 
 def _only(found: Mapping[str, Any], known: Sequence[str], path: str) -> None:
@@ -116,9 +129,10 @@ def _call(call: Any, path: str) -> dict[str, Any]:
 
 def _is_object(arguments: Any) -> bool:
     try:
-        return isinstance(arguments, str) and isinstance(json.loads(arguments or "{}"), dict)
-    except ValueError:
+        found = json.loads(arguments or "{}") if isinstance(arguments, str) else None
+    except (ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and _is_shallow(found)
 
 
 def _tools(tools: Any) -> list[dict[str, Any]] | None:
@@ -135,6 +149,14 @@ def _learned(messages: Sequence[Mapping[str, Any]]) -> Iterator[int]:
         weight = message.get("weight")
         if message["role"] == "assistant" and (weight == 1 or (at == last and weight is None)):
             yield at
+
+
+def _check_size(turns: Sequence[Record], learned: Sequence[int], tools: list[dict[str, Any]] | None) -> None:
+    up_to = list(accumulate(len(orjson.dumps(turn)) for turn in turns))
+    made = sum(up_to[at] for at in learned) + len(learned) * len(orjson.dumps(tools))
+    if made > _MOST_MADE:
+        each = f"{len(learned)} answers to be learned, which with all that comes before each are {made} bytes"
+        raise BadLine(f"has {each}; a line may come to {_MOST_MADE}", "messages")
 
 
 def _record(turns: Sequence[Record], at: int, tools: list[dict[str, Any]] | None) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from distill.jobs import events, fine_tuning, pausing, repository, service
 from distill.jobs.fine_tuning import FineTuneSpec
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import JobKind
-from distill.trainers.base import TrainCallbacks, Training, TrainOutcome, TrainRequest
+from distill.trainers.base import MaxLength, TokenCounts, TrainCallbacks, Training, TrainOutcome, TrainRequest
 from tests.integration.execute.house import House, PretendTrainer, PretendTraining
 
 
@@ -90,6 +91,24 @@ class TestSucceeds:
         with unit_of_work() as s:
             files.delete(s, house.project_id, files.list_files(s, house.project_id, Page()).data[0].id)
         assert house.run(job_id).status == "succeeded"
+
+    def test_large_lines_are_counted_a_few_at_a_time(self, house: House) -> None:
+        house.trainer = counting = Counting()
+        house.close()
+        house.open()
+        assert house.run(submit(house, line("x" * 900_000) * 10)).status == "succeeded"
+        assert sum(counting.lines) == 10
+        assert max(counting.lines) < 10
+
+
+class Counting(PretendTrainer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[int] = []
+
+    def count(self, base_model: str, max_seq_length: MaxLength, rows: Sequence[Mapping[str, Any]]) -> TokenCounts:
+        self.lines.append(len(rows))
+        return super().count(base_model, max_seq_length, rows)
 
 
 class TestRefuses:

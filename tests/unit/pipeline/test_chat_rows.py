@@ -72,6 +72,24 @@ class TestFaults:
         assert raised.value.field == field
         assert "hi" not in raised.value.what.split()
 
+    @pytest.mark.parametrize("arguments", ["[" * 200_000, '{"a":' * 500 + "1" + "}" * 500])
+    def test_arguments_without_a_bottom(self, arguments: str) -> None:
+        with pytest.raises(BadLine) as raised:
+            read(ASKED, {**SAID, "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]})
+        assert raised.value.field == "messages[1].tool_calls[0]"
+
+    def test_a_line_without_a_bottom(self) -> None:
+        deep = b'{"messages": [{"role": "user", "content": "hi"}], "tools": ' + b"[" * 300 + b"]" * 300 + b"}"
+        with pytest.raises(BadLine, match="more than 100 levels deep"):
+            records(deep)
+
+    def test_a_line_that_would_become_many_times_as_much(self) -> None:
+        """Every answer that is learned repeats all that came before it."""
+        turns = [{"role": "assistant", "content": "ho", "weight": 1}] * 1000
+        with pytest.raises(BadLine, match="1000 answers to be learned, which with all that comes before each are") as raised:
+            read({"role": "user", "content": "hi " * 6000}, *turns)
+        assert raised.value.field == "messages"
+
     @pytest.mark.parametrize("line", [b"{", b"[]", b'"x"', b"{}", b'{"prompt": "a", "completion": "b"}', b"\xff"])
     def test_lines_that_are_no_conversation(self, line: bytes) -> None:
         with pytest.raises(BadLine):
