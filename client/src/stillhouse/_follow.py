@@ -26,17 +26,25 @@ class Follower:
         self._load = load
         self._seconds = seconds
         self._one_at_a_time = threading.Lock()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._artifact = resolve()
         self._program = load(self._artifact)
+        self._go_on_looking()
 
     def program(self) -> dspy.Module:
         """The program as it is now."""
-        thread = self._thread
-        if thread is None or not thread.is_alive():  # a process that was forked has none
-            self._thread = threading.Thread(target=_look_again, args=(weakref.ref(self), self._seconds), daemon=True)
-            self._thread.start()
+        self._go_on_looking()
         return self._program
+
+    def _go_on_looking(self) -> None:
+        """A process that was forked has no thread of its own yet; and who held the lock at the fork is not here to release it."""
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._one_at_a_time = threading.Lock()
+                thread = threading.Thread(target=_look_again, args=(weakref.ref(self), self._seconds), daemon=True)
+                thread.start()
+                self._thread = thread
 
     def look(self) -> None:
         """Ask where the alias points, and go there. Raises as loading does; the program stays then."""

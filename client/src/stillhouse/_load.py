@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stillhouse._archive import is_intact
+from stillhouse._archive import alone, is_intact
 from stillhouse._client import Stillhouse
 from stillhouse._config import look_up
 from stillhouse._exceptions import APIConnectionError, ServerError
@@ -68,15 +69,20 @@ def load(
 
 
 def fetch(artifact_id: str, client: Stillhouse, cache_dir: str | Path | None = None) -> Path:
-    """The folder of a downloaded artifact. Artifacts never change, so an intact copy is used without asking the server."""
+    """The folder of a downloaded artifact. Artifacts never change, so an intact copy is used without asking the server.
+
+    Of processes that start together one downloads it, and the others wait.
+    """
     base = _cache(cache_dir)
     folder, listing = base / artifact_id, base / f"{artifact_id}.files.json"
     if _intact(folder, listing):
         return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    files = client.artifacts.retrieve(artifact_id).files
-    client.artifacts.download(artifact_id, folder)
-    listing.write_text(json.dumps([file.model_dump() for file in files]), encoding="utf-8")
+    with alone(listing):
+        if not _intact(folder, listing):
+            shutil.rmtree(folder, ignore_errors=True)
+            files = client.artifacts.retrieve(artifact_id).files
+            client.artifacts.download(artifact_id, folder)
+            _write(listing, json.dumps([file.model_dump() for file in files]))
     return folder
 
 
@@ -131,10 +137,15 @@ def _named(ref: str, client: Stillhouse, cache_dir: str | Path | None) -> str:
         _log.warning("the server does not say where %s points (%s); loading %s, as it last did", ref, error, artifact_id)
         return artifact_id
     remembered.parent.mkdir(parents=True, exist_ok=True)
-    part = remembered.with_name(f"{remembered.name}.{os.getpid()}")
-    part.write_text(artifact_id, encoding="utf-8")
-    part.replace(remembered)
+    _write(remembered, artifact_id)
     return artifact_id
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, also for whoever reads it meanwhile."""
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def _origin(client: Stillhouse) -> str:

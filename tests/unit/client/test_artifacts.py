@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from stillhouse import APIConnectionError, DamagedArtifact, NotFoundError
+from stillhouse import APIConnectionError, DamagedArtifact, NotFoundError, Stillhouse
 from stillhouse._load import fetch, resolve
 from tests.unit.client.conftest import Answer, reply, scripted, scripted_async
 
@@ -123,6 +124,59 @@ class TestDownload:
                 return await client.artifacts.download("art-1", tmp_path / "out")
 
         assert (asyncio.run(go()) / "lora/weights.safetensors").read_bytes() == FILES["lora/weights.safetensors"]
+
+
+class TestTogether:
+    """Services that start together have one folder: a second one begins while the first is in the middle of a file."""
+
+    ONE = "lora/weights.safetensors"
+    BESIDE_SECONDS = 0.5
+
+    @pytest.mark.parametrize(
+        "get", [lambda client, base: client.artifacts.download("art-1", base / "art-1"), lambda *to: fetch("art-1", *to)]
+    )
+    def test_the_second_waits_and_finds_it_there(self, tmp_path: Path, get: Callable[[Stillhouse, Path], Path]) -> None:
+        got: list[Path] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            return served(FILES)(request) if "files" in request.url.path else reply(artifact(FILES))
+
+        def begin() -> None:
+            got.append(get(scripted(answer)[0], tmp_path))
+
+        def meanwhile(request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, content=body()) if request.url.path.endswith(self.ONE) else answer(request)
+
+        def body() -> Iterator[bytes]:
+            yield FILES[self.ONE][:500]
+            other.start()
+            other.join(self.BESIDE_SECONDS)
+            yield FILES[self.ONE][500:]
+
+        other = threading.Thread(target=begin)
+        got.append(get(scripted(meanwhile)[0], tmp_path))
+        other.join()
+        assert got == [tmp_path / "art-1"] * 2
+        assert {str(path.relative_to(got[0])): path.read_bytes() for path in got[0].rglob("*") if path.is_file()} == FILES
+        assert not list(tmp_path.glob(".*"))
+
+    def test_async(self, tmp_path: Path) -> None:
+        async def slow(path: str) -> AsyncIterator[bytes]:
+            for start in range(0, len(FILES[path]), 500):
+                await asyncio.sleep(0.05)
+                yield FILES[path][start : start + 500]
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            path = request.url.path.removeprefix("/v1/artifacts/art-1/files/")
+            return httpx.Response(200, content=slow(path)) if path in FILES else reply(artifact(FILES))
+
+        async def go() -> list[Path]:
+            client, _ = scripted_async(answer)
+            async with client:
+                return await asyncio.gather(*(client.artifacts.download("art-1", tmp_path / "out") for _ in range(2)))
+
+        assert asyncio.run(go()) == [tmp_path / "out"] * 2
+        assert (tmp_path / "out" / self.ONE).read_bytes() == FILES[self.ONE]
 
 
 FETCHED: tuple[Answer, ...] = (reply(artifact(FILES)), reply(artifact(FILES)), served(FILES), served(FILES))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from dspy.utils.exceptions import LMAuthError
 
 import stillhouse
 from stillhouse import ModelUnavailable, Stillhouse
+from stillhouse._follow import Follower
 from tests.unit.client.conftest import reply
 from tests.unit.client.test_artifacts import artifact as listed
 from tests.unit.programs.samples import Support
@@ -85,6 +88,29 @@ def following(registry: Registry, tmp_path: Path, seconds: float = 3600) -> Any:
 ONE, TWO = (["sh-classify-" + suffix, "sh-reply-" + suffix] for suffix in ("one", "two"))
 
 
+def _called_at_once(followers: list[Follower]) -> int:
+    """How many threads look, when several callers come to each follower at once; 100 and more for a caller that gets no program."""
+    sys.setswitchinterval(1e-6)
+    before, refused = threading.active_count(), 0
+
+    def call(follower: Follower, together: threading.Barrier) -> None:
+        nonlocal refused
+        together.wait()
+        try:
+            follower.program()
+        except RuntimeError:
+            refused += 1
+
+    for follower in followers:
+        together = threading.Barrier(8)
+        callers = [threading.Thread(target=call, args=(follower, together)) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    return threading.active_count() - before + (100 if refused else 0)
+
+
 class TestFollow:
     def test_after_a_promotion_the_whole_program_is_another(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
         program = following(registry, tmp_path)
@@ -116,8 +142,16 @@ class TestFollow:
     def test_it_looks_by_itself(self, registry: Registry, tmp_path: Path) -> None:
         program = following(registry, tmp_path, seconds=0.05)
         registry.asked.clear()
-        program.predictors()
-        assert registry.asked.wait(30)
+        assert registry.asked.wait(30), "before anybody has called it"
+        assert program.predictors()
+
+    def test_a_forked_process_looks_too_however_many_call_it_at_once(self) -> None:
+        followers = [Follower(lambda: "art-one", lambda _: dspy.Module(), 3600) for _ in range(20)]
+        with warnings.catch_warnings(action="ignore"):  # other tests' threads may run; the child needs none of their locks
+            child = os.fork()
+        if child == 0:
+            os._exit(_called_at_once(followers))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(followers)
 
     def test_what_cannot_be_loaded_leaves_the_program_as_it_is(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
         program = following(registry, tmp_path)

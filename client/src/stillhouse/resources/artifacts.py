@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Unpack
 
 from stillhouse import _request
-from stillhouse._archive import PATH, Download, is_intact
+from stillhouse._archive import PATH, Download, alone, alone_async, is_intact
 from stillhouse._exceptions import APIConnectionError
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
@@ -49,7 +49,8 @@ class Artifacts:
     def download(self, artifact_id: str, folder: str | Path) -> Path:
         """Fetch an artifact into `folder`, and return it. A folder that has this artifact already is left as it is.
 
-        A connection that breaks goes on where it broke; after an error the same call again does so too.
+        A connection that breaks goes on where it broke; after an error the same call again does so too. Who else fetches it into the
+        same folder, also from another process, is waited for.
 
         Raises:
             DamagedArtifact: a file lacks its digest; nothing is left behind.
@@ -58,11 +59,14 @@ class Artifacts:
         artifact, target = self.retrieve(artifact_id), Path(folder)
         if is_intact(target, artifact.files):
             return target
-        download = Download(artifact, target)
-        for file in artifact.files:
-            while not download.is_here(file):
-                self._fetch(download, file)
-        return download.finish()
+        with alone(target):
+            if is_intact(target, artifact.files):
+                return target
+            download = Download(artifact, target)
+            for file in artifact.files:
+                while not download.is_here(file):
+                    self._fetch(download, file)
+            return download.finish()
 
     def _fetch(self, download: Download, file: ArtifactFile) -> None:
         before, broken = download.size(file), None
@@ -98,11 +102,14 @@ class AsyncArtifacts:
         artifact, target = await self.retrieve(artifact_id), Path(folder)
         if is_intact(target, artifact.files):
             return target
-        download = Download(artifact, target)
-        for file in artifact.files:
-            while not download.is_here(file):
-                await self._fetch(download, file)
-        return download.finish()
+        async with alone_async(target):
+            if is_intact(target, artifact.files):
+                return target
+            download = Download(artifact, target)
+            for file in artifact.files:
+                while not download.is_here(file):
+                    await self._fetch(download, file)
+            return download.finish()
 
     async def _fetch(self, download: Download, file: ArtifactFile) -> None:
         before, broken = download.size(file), None
