@@ -163,8 +163,16 @@ def progress(job_id: str) -> float:
 
 def trainer_of(house: House) -> psutil.Process:
     """The trainer itself, not the guard beside it."""
-    below = psutil.Process().children(recursive=True)
-    return next(each for each in below if each.cmdline()[1:3] == ["-m", "engines.trainer"] and str(house.folder) in each.cmdline()[3])
+    commands = {each: _command_of(each) for each in psutil.Process().children(recursive=True)}
+    return next(each for each, words in commands.items() if words[1:3] == ["-m", "engines.trainer"] and str(house.folder) in words[3])
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    """Nothing of one that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def told(job_id: str, kind: str) -> list[str]:
