@@ -12,11 +12,18 @@ from distill.db import Session
 
 
 def copy_in(
-    s: Session, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], key: Sequence[str], *, replace: bool = False
+    s: Session,
+    table: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    key: Sequence[str],
+    *,
+    replace: bool | sql.SQL = False,
 ) -> int:
     """Insert rows in the session's transaction; returns how many were new (or changed, with `replace`).
 
-    Rows whose `key` is taken are left as they are, or replaced. Of two incoming rows with one key the first counts.
+    Rows whose `key` is taken are left as they are, or replaced: all of them, or those of which a condition is true. Of two incoming
+    rows with one key the first counts.
     """
     connection = cast("psycopg.Connection[Any]", s.connection().connection.driver_connection)
     names = {"table": sql.Identifier(table), "incoming": sql.Identifier(f"incoming_{table}"), "columns": _list(columns), "key": _list(key)}
@@ -26,6 +33,8 @@ def copy_in(
             for row in rows:
                 copy.write_row(row)
         action = _replacing(columns, key) if replace else sql.SQL("DO NOTHING")
+        if isinstance(replace, sql.SQL):
+            action += sql.SQL(" WHERE ") + replace
         cursor.execute(_MOVE.format(**names, action=action))
         moved = cursor.rowcount
         cursor.execute(_EMPTY.format(**names))

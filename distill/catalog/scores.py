@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import sql
 from sqlalchemy import select, tuple_
 
 from distill.catalog.copying import clean, copy_in
@@ -14,6 +15,7 @@ from distill.db import Session
 
 _COLUMNS = ("project_id", "trace_digest", "metric_digest", "example_digest", "value", "status", "feedback", "error", "created_at")
 _KEY = ("project_id", "trace_digest", "metric_digest", "example_digest")
+_FAILED = sql.SQL("scores.status = 'failed' AND (scores.status, scores.error) IS DISTINCT FROM (EXCLUDED.status, EXCLUDED.error)")
 Pair = tuple[str, str]
 """(trace digest, example digest)."""
 
@@ -48,9 +50,9 @@ def as_json(row: Score, min_score: float) -> dict[str, Any]:
     return {"value": row.value, "passed": passed, "status": row.status, "feedback": row.feedback, "error": row.error}
 
 
-def store(s: Session, rows: Sequence[NewScore]) -> int:
-    """Store scores by COPY; those that are there already stay. Returns how many are new."""
-    return copy_in(s, "scores", _COLUMNS, (_values(row) for row in rows), _KEY) if rows else 0
+def store(s: Session, rows: Sequence[NewScore], *, over_failed: bool = False) -> int:
+    """Store scores by COPY; those that are there already stay, save failed ones with `over_failed`. Returns how many are new."""
+    return copy_in(s, "scores", _COLUMNS, (_values(row) for row in rows), _KEY, replace=over_failed and _FAILED) if rows else 0
 
 
 def _values(row: NewScore) -> tuple[Any, ...]:

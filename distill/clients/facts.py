@@ -63,7 +63,10 @@ def store_traces(s: Session, store: BlobStore, project_id: str, job_id: str, tol
 
 
 def store_scores(s: Session, store: BlobStore, project_id: str, job_id: str, told: Sequence[Told]) -> int:
-    """Store what is not there yet; returns how much that was. Raises as `store_traces`, and Invalid for a score without its trace."""
+    """Store what is not there yet, or has failed: a client's metric may ask a judge that answers the next time. Returns how much that was.
+
+    Raises as `store_traces`, and Invalid for a score without its trace.
+    """
     rows: list[NewScore] = []
     for _, each, found in _found(s, store, project_id, job_id, told, "scores"):
         rows.append(found.piece.take_score(found.item, each.place.n, each.body))
@@ -72,7 +75,7 @@ def store_scores(s: Session, store: BlobStore, project_id: str, job_id: str, tol
     if lacking:
         details = tuple(Detail(f"rollout {place.n} of {place.role} has no trace", row=place.index + 1) for place in lacking)
         raise Invalid("scores: a score belongs to a trace; send the traces first", code="unknown_trace", param="scores", details=details)
-    return scores.store(s, rows)
+    return scores.store(s, rows, over_failed=True)
 
 
 @dataclass(frozen=True)

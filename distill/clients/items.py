@@ -54,6 +54,7 @@ def claim(s: Session, store: BlobStore, worker: WorkerInfo) -> Lease | None:
     if taken is None:
         return None
     piece = _slice(s, store, taken)
+    piece.forget_failed_scores()
     try:
         slots = Slots.of(s, piece)
     except Refused as refused:

@@ -111,6 +111,10 @@ class Slice:
         if self.stored_only:
             self.undecided = {item.example.index: NOT_STORED for item in self.items if not self._stored_run(item)}
 
+    def forget_failed_scores(self) -> None:
+        """So that the metric is asked again."""
+        self.scores = {pair: score for pair, score in self.scores.items() if score["status"] != "failed"}
+
     def stored(self, item: Item, n: int) -> Stored:
         key = item.digests[n]
         return Stored(n, self.traces.get(key), self.scores.get((key, item.example.digest)))

@@ -1,21 +1,49 @@
-"""Waiting, for a job or for an upload: the deadline, and the bars that show it."""
+"""Waiting, for a job, for an upload or for a server that is away: the deadline, and the bars that show it."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from stillhouse._exceptions import WaitTimeout
+from stillhouse._exceptions import APIConnectionError, RateLimitError, ServerError, WaitTimeout
 from stillhouse._extras import extra
 from stillhouse.types import CompileJob, Step
 
 OnUpdate = Callable[[CompileJob], None]
 OnSent = Callable[[int], None] | None
+T = TypeVar("T")
 _LONGEST_POLL = 30.0
+_AWAY = (APIConnectionError, ServerError, RateLimitError)
+PATIENCE_SECONDS = 600.0
+PAUSE_SECONDS = 2.0
+
+
+def patiently(ask: Callable[[], T], pause: Callable[[float], object] = time.sleep) -> T:
+    """What `ask` returns. While the server is away it is asked again, for ten minutes, or until `pause` returns true."""
+    began = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except _AWAY:
+            if time.monotonic() - began > PATIENCE_SECONDS or pause(PAUSE_SECONDS):
+                raise
+
+
+async def apatiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """`patiently`, awaited."""
+    began = time.monotonic()
+    while True:
+        try:
+            return await ask()
+        except _AWAY:
+            if time.monotonic() - began > PATIENCE_SECONDS:
+                raise
+            await asyncio.sleep(PAUSE_SECONDS)
 
 
 class Deadline:

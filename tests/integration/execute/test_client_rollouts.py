@@ -285,6 +285,27 @@ class TestFacts:
         scores = [{"role": "teacher:0", "row": row, "value": 1.0} for row in (1, 3)]
         assert [self.send(api, job_id, "scores", *scores)[1]["new"] for _ in range(2)] == [2, 0]
 
+    def test_a_metric_that_failed_is_asked_again(self, api: TestClient, job_id: str) -> None:
+        player = Player(api)
+        item = player.claim(job_id)
+        assert item is not None
+        player.send(item, item["examples"][1:])
+        trace = {"role": "teacher:0", "row": 1, "status": "ok", "outputs": {"category": "billing"}}
+        failed = {"role": "teacher:0", "row": 1, "value": None, "status": "failed", "error": "RateLimitError: 429"}
+        self.send(api, job_id, "traces", trace)
+        assert [self.send(api, job_id, "scores", failed)[1]["new"] for _ in range(2)] == [1, 0]
+        api.post("/v1/work_items/release", json={"id": item["id"], "fence": item["fence"]})
+
+        again = player.claim(job_id)
+        assert again is not None
+        seen = [(rollout["trace"] is None, rollout["score"] is None) for example in again["examples"] for rollout in example["rollouts"]]
+        assert seen == [(False, True)] + [(False, False)] * (len(seen) - 1)
+        score = {"role": "teacher:0", "row": 1, "value": 1.0}
+        assert [self.send(api, job_id, "scores", each)[1]["new"] for each in (score, failed, {**score, "value": 0.0})] == [1, 0, 0]
+        assert player.publish(again).json()["status"] == "succeeded"
+        counts = api.get(f"/v1/compile_jobs/{job_id}").json()["steps"][1]["counts"]
+        assert (counts["passed"], counts["metric_failed"]) == (len(seen), 0)
+
     def test_a_fact_that_belongs_nowhere_is_refused(self, api: TestClient, job_id: str) -> None:
         trace, score = {"status": "ok", "outputs": {"category": "billing"}}, {"value": 1.0}
         for part, fact, code, param in (

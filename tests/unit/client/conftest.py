@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import httpx
 import pytest
 
 from stillhouse import AsyncStillhouse, Stillhouse
+from tests.support.scripted_lm import ScriptedLM
+from tests.unit.client.dropin_server import Server, knows
 
 Answer = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
 
@@ -57,3 +59,21 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No key of this machine's user is found."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def lm() -> Iterator[ScriptedLM]:
+    with ScriptedLM(answer=knows) as made:
+        yield made
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def client(server: Server, lm: ScriptedLM) -> Iterator[Stillhouse]:
+    """Its gateway is the scripted LM."""
+    with Stillhouse(lm.url.removesuffix("/v1"), "sh_a_b", transport=httpx.MockTransport(server), sleep=lambda _: None) as made:
+        yield made

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from stillhouse import APIConnectionError, APIError, WaitTimeout
+from stillhouse import APIConnectionError, APIError, WaitTimeout, _wait
 from stillhouse.types import CompileJob
 from tests.unit.client.conftest import job, reply, scripted, scripted_async
 
@@ -91,6 +91,25 @@ class TestWait:
         assert (done.status, [one.status for one in seen]) == ("failed", ["queued", "running", "failed"])
         assert "wait" not in script.requests[0].url.params
         assert script.requests[1].url.params["wait"] == "30"
+
+    def test_a_server_that_is_away_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_wait, "PAUSE_SECONDS", 0.0)
+        away = [httpx.ConnectError("refused")] * 5
+        client, script = scripted(reply(job("running")), *away, reply(status=502), reply(job("succeeded")))
+        assert client.compile_jobs.wait("cjob-1").status == "succeeded"
+        assert len(script.requests) == 8
+
+        async def go() -> str:
+            client, _ = scripted_async(reply(job("running")), *away, reply(job("succeeded")), max_retries=0)
+            async with client:
+                return (await client.compile_jobs.wait("cjob-1")).status
+
+        assert asyncio.run(go()) == "succeeded"
+        with pytest.raises(APIConnectionError):  # the first look: an address where nobody is
+            scripted(httpx.ConnectError("refused"))[0].compile_jobs.wait("cjob-1")
+        monkeypatch.setattr(_wait, "PATIENCE_SECONDS", -1.0)
+        with pytest.raises(APIConnectionError):
+            scripted(reply(job("running")), httpx.ConnectError("refused"))[0].compile_jobs.wait("cjob-1")
 
     def test_ends_when_the_time_is_over(self) -> None:
         client, _ = scripted(reply(job("running")))

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from stillhouse._client import Stillhouse
+from stillhouse._exceptions import retry_after
 from stillhouse_programs.relay_http import RelayUnreachable, Reply
 
 PATH = "/v1/chat/completions"
@@ -29,16 +30,19 @@ class SyncGateway:
         self._pausing = threading.Event()
 
     def post(self, token: str, rollout: str, body: bytes) -> Reply:
-        """Raises RelayUnreachable. A host that takes no more calls now is asked again, as its `Retry-After` says."""
+        """Raises RelayUnreachable. After a broken connection, or as the `Retry-After` of a busy host says, it asks again."""
         for attempt in range(TRIES):
-            try:
-                response = self._http.post(self._url, content=body, headers=self._headers)
-            except httpx.TransportError as fault:
-                raise RelayUnreachable(f"no answer from the server: {type(fault).__name__}") from fault
-            if (pause := _pause(response, attempt)) is None:
+            got = self._try(body)
+            if (pause := _pause(got, attempt)) is None:
                 break
             self._pausing.wait(pause)
-        return _reply(response)
+        return _reply(got)
+
+    def _try(self, body: bytes) -> httpx.Response | httpx.TransportError:
+        try:
+            return self._http.post(self._url, content=body, headers=self._headers)
+        except httpx.TransportError as fault:
+            return fault
 
     def close(self) -> None:
         self._pausing.set()
@@ -55,14 +59,17 @@ class AsyncGateway:
     async def post(self, token: str, rollout: str, body: bytes) -> Reply:
         """Raises as SyncGateway.post."""
         for attempt in range(TRIES):
-            try:
-                response = await self._http.post(self._url, content=body, headers=self._headers)
-            except httpx.TransportError as fault:
-                raise RelayUnreachable(f"no answer from the server: {type(fault).__name__}") from fault
-            if (pause := _pause(response, attempt)) is None:
+            got = await self._try(body)
+            if (pause := _pause(got, attempt)) is None:
                 break
             await asyncio.sleep(pause)
-        return _reply(response)
+        return _reply(got)
+
+    async def _try(self, body: bytes) -> httpx.Response | httpx.TransportError:
+        try:
+            return await self._http.post(self._url, content=body, headers=self._headers)
+        except httpx.TransportError as fault:
+            return fault
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -72,21 +79,22 @@ def _target(client: Stillhouse) -> tuple[str, dict[str, str]]:
     return client.base_url + PATH, {"Authorization": f"Bearer {client.api_key}", "Content-Type": "application/json"}
 
 
-def _pause(response: httpx.Response, attempt: int) -> float | None:
-    """Seconds until the next try; None when there is none."""
-    if response.status_code not in (429, 503) or attempt == TRIES - 1:
+def _pause(got: httpx.Response | httpx.TransportError, attempt: int) -> float | None:
+    """Seconds until the next try; None when there is none. An answer that took too long would do so again, and be paid again."""
+    if attempt == TRIES - 1 or isinstance(got, httpx.ReadTimeout):
         return None
-    try:
-        asked = float(response.headers.get("retry-after", ""))
-    except ValueError:
-        asked = 2.0**attempt
-    return max(0.1, min(asked, LONGEST_PAUSE_SECONDS))
+    if isinstance(got, httpx.Response) and got.status_code not in (429, 503):
+        return None
+    wish = retry_after(got) if isinstance(got, httpx.Response) else None
+    return max(0.1, min(2.0**attempt if wish is None else wish, LONGEST_PAUSE_SECONDS))
 
 
-def _reply(response: httpx.Response) -> Reply:
-    if response.is_success:
-        return Reply(response.status_code, None, response.content)
-    return Reply(response.status_code, _REFUSED.get(response.status_code) or _code(response), response.content)
+def _reply(got: httpx.Response | httpx.TransportError) -> Reply:
+    if isinstance(got, httpx.TransportError):
+        raise RelayUnreachable(f"no answer from the server: {type(got).__name__}") from got
+    if got.is_success:
+        return Reply(got.status_code, None, got.content)
+    return Reply(got.status_code, _REFUSED.get(got.status_code) or _code(got), got.content)
 
 
 def _code(response: httpx.Response) -> str:

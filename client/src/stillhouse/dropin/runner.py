@@ -13,7 +13,8 @@ from typing import Any
 import dspy
 
 from stillhouse._client import Stillhouse
-from stillhouse._exceptions import APIError, ConflictError
+from stillhouse._exceptions import APIError, ConflictError, StillhouseError
+from stillhouse._wait import patiently
 from stillhouse.dropin.gateway import AsyncGateway, SyncGateway
 from stillhouse.types import ProgramToRun, WorkItem
 from stillhouse_programs.collect import Metric, Prepared, prepare_program
@@ -28,14 +29,20 @@ from stillhouse_programs.spec import parse_prompt_adapter, parse_spec
 
 Json = dict[str, Any]
 FLUSH = 50
-"""So many traces are sent at once; what is not sent yet, a crash repeats."""
+"""So many traces are sent at once, and at each beat what there is; what is not sent yet, a crash repeats."""
 ROUNDS = 3
 PAUSE_SECONDS = 2.0
 _REFUSED = frozenset({"unauthorized", "model_not_found"})
+_OVER = frozenset({"lost_lease", "cancel_requested"})
+"""What ends an item without being its trouble."""
 
 
 class Refused(Exception):
     """The gateway refused the calls of the program, and would refuse every further one."""
+
+
+class Interrupted(StillhouseError):
+    """Trouble that all examples met. What was made is sent; the same call goes on with it."""
 
 
 @dataclass
@@ -61,7 +68,7 @@ class ItemRun:
             self._slice.finish()
 
     def run(self) -> None:
-        """Make what is missing, send it, and publish; after a stop, give the item back. Raises Refused, APIError."""
+        """Make what is missing, send it, and publish; after a stop, give the item back. Raises Refused, Interrupted, APIError."""
         ended = threading.Event()
         beats = threading.Thread(target=self._beat, args=(ended,), name=f"beat-{self.item.id}", daemon=True)
         beats.start()
@@ -70,18 +77,19 @@ class ItemRun:
             if self._stopped.is_set():
                 self.client.work_items.release(self.item)
             else:
-                undecided = [{"row": row, "code": code, "message": text[:2000]} for row, (code, text) in sorted(self._troubles.items())]
-                self.client.work_items.publish(self.item, undecided=undecided)
-        except ConflictError as lost:
-            if lost.code not in ("lost_lease", "cancel_requested"):
-                raise
-        except BaseException:
+                self._publish()
+        except BaseException as fault:
             with suppress(APIError):
                 self.client.work_items.release(self.item)
-            raise
+            if not (isinstance(fault, ConflictError) and fault.code in _OVER):
+                raise
         finally:
             ended.set()
             beats.join()
+
+    def _publish(self) -> None:
+        undecided = [{"row": row, "code": code, "message": text[:2000]} for row, (code, text) in sorted(self._troubles.items())]
+        patiently(lambda: self.client.work_items.publish(self.item, undecided=undecided), self._stopped.wait)
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(self.item.beat_seconds):
@@ -94,6 +102,8 @@ class ItemRun:
                 continue  # the lease outlives a few beats
             if told.cancel or told.pause:
                 self.stop()
+            with suppress(APIError):  # it stays, and is sent again
+                self._send()
 
     async def _run(self) -> None:
         sync, tasks = SyncGateway(self.client), AsyncGateway(self.client)
@@ -106,15 +116,28 @@ class ItemRun:
                 if not self._troubles or self._stopped.is_set():
                     return
                 await asyncio.sleep(PAUSE_SECONDS * (round_number + 1))
+            self._require_all_tried()
         finally:
-            await asyncio.to_thread(self._flush)
-            sync.close()
-            await tasks.close()
+            try:
+                await asyncio.to_thread(self._flush)
+            finally:
+                sync.close()
+                await tasks.close()
 
     def _refuse(self) -> None:
         for code, message in self._troubles.values():
             if code in _REFUSED:
                 raise Refused(f"the server's gateway refused the calls of {self.item.role}: {message}")
+
+    def _require_all_tried(self) -> None:
+        """Trouble of a few examples leaves them out. Trouble that stopped the others too is no example's. Raises Interrupted."""
+        untried = [each for each in self._waiting() if any(rollout["score"] is None for rollout in each["rollouts"])]
+        if untried:
+            code, message = next(iter(self._troubles.values()))
+            raise Interrupted(
+                f"{len(self._troubles) + len(untried)} of {len(self.item.examples)} examples of {self.item.role} could not be run "
+                f"({code}: {message}); what was made is kept, and the same call goes on with it"
+            )
 
     def _prepared(self, part: ProgramToRun, gateway: tuple[SyncGateway, AsyncGateway]) -> Prepared:
         """A copy of the program as its role runs it: demos and LMs are the job's, all else is the caller's."""
@@ -176,13 +199,19 @@ class ItemRun:
             self._scores.append({**place, **{name: value for name, value in event["score"].items() if name != "passed"}})
 
     def _flush(self) -> None:
-        with self._sending:  # a score is sent after its trace
-            traces, self._traces = self._traces, []
-            scores, self._scores = self._scores, []
+        patiently(self._send, self._stopped.wait)
+
+    def _send(self) -> None:
+        """Send what there is; it stays until the server has it."""
+        with self._sending:
+            scores = list(self._scores)
+            traces = list(self._traces)  # read last: a score is sent after its trace
             if traces:
                 self.client.compile_jobs.traces.create(self.item.job, traces)
+                del self._traces[: len(traces)]
             if scores:
                 self.client.compile_jobs.scores.create(self.item.job, scores)
+                del self._scores[: len(scores)]
 
 
 def _of_part(example: Json, numbers: Sequence[int]) -> Json:

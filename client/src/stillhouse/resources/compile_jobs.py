@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from typing_extensions import Unpack
 
 from stillhouse._pages import AsyncPage, Page
 from stillhouse._stream import EventCursor
-from stillhouse._wait import Deadline, watcher
+from stillhouse._wait import Deadline, apatiently, patiently, watcher
 from stillhouse.resources import job_calls as calls
 from stillhouse.resources.traces import AsyncScores, AsyncTraces, Scores, Traces
 from stillhouse.types import (
@@ -126,6 +127,8 @@ class CompileJobs:
     def wait(self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None) -> CompileJob:
         """Wait until the job is final, or paused, and return it, whatever its status. `progress` shows a bar per step.
 
+        A server that is away on the way is waited for, up to ten minutes.
+
         Raises:
             WaitTimeout: after `timeout` seconds; the job goes on.
         """
@@ -134,9 +137,12 @@ class CompileJobs:
             job = self.retrieve(job_id)
             update(job)
             while not job.stands_still:
-                job = self.retrieve(job_id, wait=deadline.next_wait(job))
+                job = patiently(partial(self._poll, job, deadline))
                 update(job)
         return job
+
+    def _poll(self, job: CompileJob, deadline: Deadline) -> CompileJob:
+        return self.retrieve(job.id, wait=deadline.next_wait(job))
 
     def retry(self, job_id: str, *, fine_tuning_job: str | None = None, idempotency_key: str | None = None) -> CompileJob:
         """Let a failed job go on where it failed; with a fine-tune job named, of the failed ones only that one."""
@@ -287,9 +293,12 @@ class AsyncCompileJobs:
             job = await self.retrieve(job_id)
             update(job)
             while not job.stands_still:
-                job = await self.retrieve(job_id, wait=deadline.next_wait(job))
+                job = await apatiently(partial(self._poll, job, deadline))
                 update(job)
         return job
+
+    async def _poll(self, job: CompileJob, deadline: Deadline) -> CompileJob:
+        return await self.retrieve(job.id, wait=deadline.next_wait(job))
 
     async def retry(self, job_id: str, *, fine_tuning_job: str | None = None, idempotency_key: str | None = None) -> CompileJob:
         """Let a failed job go on where it failed; see `CompileJobs.retry`."""

@@ -1,0 +1,161 @@
+"""A server for the drop-in that is a script, and a program that only the client has."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import dspy
+import httpx
+import pytest
+
+import stillhouse
+from stillhouse.types import WorkItem
+from tests.support.scripted_lm import Ask
+
+TEAMS = ("billing", "technical", "account")
+
+
+class Classify(dspy.Signature):
+    """Route a customer message to one team."""
+
+    message: str = dspy.InputField()
+    category: Literal["billing", "technical", "account"] = dspy.OutputField()
+
+
+class Desk(dspy.Module):
+    """A branch, and a tool that only this process has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classify = dspy.Predict(Classify)
+        self.reply = dspy.Predict("message, category -> answer")
+
+    def forward(self, message: str) -> dspy.Prediction:
+        team = self.classify(message=message).category
+        if team == "account":
+            return dspy.Prediction(category=team, answer=look_up(message))
+        return dspy.Prediction(category=team, answer=self.reply(message=message, category=team).answer)
+
+
+def look_up(message: str) -> str:
+    return f"Account {len(message)} is in order."
+
+
+def desk(lm: str) -> Desk:
+    made = Desk()
+    made.set_lm(dspy.LM(lm, api_base="http://127.0.0.1:9/v1", api_key="the-users-own"))
+    return made
+
+
+def example(number: int) -> Any:
+    team = TEAMS[number % 3]
+    return dspy.Example(message=f"Message {number} about {team}", category=team).with_inputs("message")
+
+
+def knows(ask: Ask) -> dict[str, str]:
+    said = ask.inputs["message"].split()[-1]
+    return {"category": said} if "category" in ask.outputs else {"answer": f"Team {said} will help."}
+
+
+@dataclass
+class Server:
+    """The API's routes that the drop-in uses; `jobs` are those that it lists.
+
+    With `examples` a job has one item of them to work off; for `goes_away` requests after its claim the server is not reached.
+    """
+
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    sent: list[tuple[str, Any]] = field(default_factory=list)
+    examples: list[Any] = field(default_factory=list)
+    goes_away: int = 0
+    away: int = 0
+    cut: dict[str, int] = field(default_factory=dict)
+    """Of the end of a path: so many requests whose connection breaks."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Of the end of a path: the code of a conflict."""
+    told: threading.Event = field(default_factory=threading.Event)
+    """Set as soon as a trace came in."""
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if self.away:
+            self.away -= 1
+            raise httpx.ConnectError("refused")
+        path, body = request.url.path, json.loads(request.content or b"null")
+        last = path.rpartition("/")[2]
+        if self.cut.get(last):
+            self.cut[last] -= 1
+            raise httpx.ReadError("cut")
+        if last in self.refused:
+            return httpx.Response(409, json={"error": {"code": self.refused[last], "message": "no"}})
+        self.sent.append((f"{request.method} {path}", body))
+        return httpx.Response(200, json=self._answer(request.method, path, body))
+
+    def _answer(self, method: str, path: str, body: Any) -> Any:
+        if path == "/v1/connections":
+            return {"data": [{"name": "house", "models": ["tiny"]}, {"name": "openai", "models": None}], "has_more": False}
+        if path == "/v1/compile_jobs" and method == "GET":
+            return {"data": self.jobs, "has_more": False}
+        if path.endswith(("/traces", "/scores")):
+            self.told.set()
+            return {"received": 1, "new": 1}
+        if path.endswith("/claim"):
+            self.away = self.goes_away
+            return {"item": item_of(self.bodies("POST /v1/compile_jobs")[-1], self.examples).model_dump()}
+        if path.endswith("/publish"):
+            return {"id": body["id"], "status": "succeeded"}
+        return {
+            "id": "cjob-1",
+            "status": "running" if self.examples and path == "/v1/compile_jobs" else "failed",
+            "created_at": 1,
+            "rollouts": {"where": "client"},
+            "error": {"code": "x", "message": "over"},
+        }
+
+    def bodies(self, route: str) -> list[Any]:
+        return [body for path, body in self.sent if path == route]
+
+
+def item_of(body: Any, examples: list[Any]) -> WorkItem:
+    """What the server would say of a job that the drop-in asked for."""
+    spec = body["program"]
+    options = {"model": "openai/big", "options": {"temperature": 0.5}, "constrain": False, "native": []}
+    rows = [
+        {
+            "row": number,
+            "inputs": dict(each.inputs().items()),
+            "labels": dict(each.labels().items()),
+            "rollouts": [{"n": 0, "seed": 7, "trace": None, "score": None}],
+        }
+        for number, each in enumerate(examples, 1)
+    ]
+    return WorkItem(
+        id="work-1",
+        fence=1,
+        job="cjob-1",
+        step="bootstrap",
+        role="teacher:0",
+        width=4,
+        programs=[{"rollouts": [0], "program": spec, "prompt_adapter": {"type": "chat"}, "lms": {"student": options}}],
+        examples=rows,
+    )
+
+
+def rows_sent(server: Server) -> list[int]:
+    return sorted(trace["row"] for sent in server.bodies("POST /v1/compile_jobs/cjob-1/traces") for trace in sent["traces"])
+
+
+def worked_off(server: Server, client: stillhouse.Stillhouse, n: int, **options: Any) -> None:
+    server.examples = [example(number) for number in range(n)]
+    optimizer = stillhouse.BootstrapFinetune(client=client, **options)
+    with pytest.raises(stillhouse.StillhouseError, match="job cjob-1 is failed: over"):
+        optimizer.compile(desk("house/tiny"), server.examples, teacher=desk("openai/big"))
+
+
+def asked_for(server: Server, client: stillhouse.Stillhouse, **options: Any) -> Any:
+    optimizer = stillhouse.BootstrapFinetune(client=client, **options)
+    with pytest.raises(stillhouse.StillhouseError, match="job cjob-1 is failed: over"):
+        optimizer.compile(desk("house/tiny"), [example(number) for number in range(6)], teacher=desk("openai/big"))
+    return server.bodies("POST /v1/compile_jobs")[-1]

@@ -1,0 +1,122 @@
+"""The drop-in when something breaks on the way: nothing is lost, nothing goes on behind a call that has returned."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import count
+from typing import Any
+
+import dspy
+import httpx
+import pytest
+
+import stillhouse
+from stillhouse import _wait
+from stillhouse.dropin import following, gateway, runner
+from stillhouse.dropin.runner import Interrupted, ItemRun
+from tests.support.scripted_lm import HangUp, ScriptedLM
+from tests.unit.client.dropin_server import Server, asked_for, desk, example, item_of, knows, rows_sent, worked_off
+
+
+class TestTrouble:
+    @pytest.fixture
+    def broken(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ScriptedLM, list[int], stillhouse.Stillhouse]]:
+        """An LM, the numbers of the calls that it hangs up on, and a client whose gateway it is."""
+        monkeypatch.setattr(gateway, "LONGEST_PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(runner, "PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(_wait, "PAUSE_SECONDS", 0.01)
+        numbers, hung_up = count(), list[int]()
+        with ScriptedLM(answer=lambda ask: HangUp() if next(numbers) in hung_up else knows(ask)) as lm:
+            url = lm.url.removesuffix("/v1")
+            with stillhouse.Stillhouse(url, "sh_a_b", transport=httpx.MockTransport(server), sleep=lambda _: None) as client:
+                yield lm, hung_up, client
+
+    def run(self, server: Server, client: stillhouse.Stillhouse, n: int, metric: Any = lambda *_: True, **of_item: Any) -> None:
+        examples = [example(number) for number in range(n)]
+        item = item_of(asked_for(server, client, metric=metric), examples).model_copy(update=of_item)
+        ItemRun(client, item, desk("openai/big"), metric).run()
+
+    def test_a_broken_connection_costs_another_call(self, server: Server, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(runner, "ROUNDS", 1)
+        _, hung_up, client = broken
+        hung_up[:] = [2, 5, 9]
+        self.run(server, client, 6)
+        assert rows_sent(server) == list(range(1, 7))
+        assert server.bodies("POST /v1/work_items/publish")[0]["undecided"] == []
+
+    def test_connections_that_stay_broken_give_the_item_back(self, server: Server, broken: Any) -> None:
+        """Examples that were never begun are no undecided ones."""
+        _, hung_up, client = broken
+        hung_up[:] = range(8, 1000)
+        with pytest.raises(Interrupted, match=r"examples of teacher:0 could not be run \(relay_lost: no answer from the server: "):
+            self.run(server, client, 20)
+        assert 0 < len(rows_sent(server)) < 20
+        assert not server.bodies("POST /v1/work_items/publish")
+        assert server.bodies("POST /v1/work_items/release") == [{"id": "work-1", "fence": 1}]
+
+    @pytest.mark.parametrize("code", ["work_item_incomplete", "cancel_requested"])
+    def test_an_item_that_cannot_be_published_is_given_back(self, server: Server, client: stillhouse.Stillhouse, code: str) -> None:
+        server.refused["publish"] = code
+        with pytest.raises(stillhouse.ConflictError, match=code) if code == "work_item_incomplete" else nullcontext():
+            self.run(server, client, 1)
+        assert server.bodies("POST /v1/work_items/release") == [{"id": "work-1", "fence": 1}]
+
+    def test_what_is_not_sent_is_sent_again(self, server: Server, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, _, client = broken
+        monkeypatch.setattr(runner, "FLUSH", 2)
+        server.cut.update(traces=7, scores=7, publish=7)
+        self.run(server, client, 6)
+        assert rows_sent(server) == list(range(1, 7))
+        assert len(server.bodies("POST /v1/work_items/publish")) == 1
+
+    def test_each_beat_sends_what_there_is(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        arrived: list[bool] = []
+        self.run(server, client, 1, lambda *_: arrived.append(server.told.wait(30)), beat_seconds=0.05)
+        assert arrived == [True]
+
+
+class TestCall:
+    """A whole call of `compile`, whose job has one item to work off here."""
+
+    def test_scores_are_taken_in_its_context(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        """`with dspy.context(lm=judge): optimizer.compile(…)`."""
+        seen: list[Any] = []
+        judge = dspy.LM("openai/judge", api_key="k")
+
+        def metric(*_: Any) -> bool:
+            seen.append(dspy.settings.lm)
+            return True
+
+        with dspy.context(lm=judge):
+            worked_off(server, client, 1, metric=metric)
+        assert seen == [judge]
+
+    def test_a_server_that_is_away_ends_nothing(
+        self, server: Server, client: stillhouse.Stillhouse, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(following, "_LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(_wait, "PAUSE_SECONDS", 0.01)
+        server.goes_away = 60
+        worked_off(server, client, 8, metric=lambda *_: True)
+        assert not server.away
+        assert rows_sent(server) == list(range(1, 9))
+        assert server.bodies("POST /v1/work_items/publish") == [{"id": "work-1", "fence": 1, "undecided": []}]
+
+    def test_its_trouble_ends_the_item_before_it_returns(
+        self, server: Server, client: stillhouse.Stillhouse, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown: list[str] = []
+
+        def broken(_: Any, job: Any) -> None:
+            shown.append(job.id)
+            if len(shown) > 1:
+                raise RuntimeError("the notebook's bar broke")
+
+        monkeypatch.setattr(following, "_LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(_wait.StepBars, "update", broken)
+        with pytest.raises(RuntimeError, match="bar broke"):
+            worked_off(server, client, 8, metric=lambda *_: True)
+        assert not [thread for thread in threading.enumerate() if thread.name == "item-work-1"]
+        assert server.bodies("POST /v1/work_items/release") == [{"id": "work-1", "fence": 1}]
