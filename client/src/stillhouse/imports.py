@@ -49,12 +49,12 @@ class _Span:
 
 
 def from_jsonl(path: str | Path) -> list[Json]:
-    """One trace a line: `inputs`, `outputs` (or `error`), `calls` of `{predictor, inputs, outputs}`.
+    """One trace a line: `inputs`, `outputs` (or `error`, a text or `{type, message}`), `calls` of `{predictor, inputs, outputs}`.
 
     Raises ValueError that names the line.
     """
     found = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -63,8 +63,20 @@ def from_jsonl(path: str | Path) -> list[Json]:
             raise ValueError(f"line {number}: {fault}") from None
         if not isinstance(trace, dict) or not isinstance(trace.get("inputs"), dict):
             raise ValueError(f"line {number}: expected an object with `inputs`")
-        found.append({"status": "ok" if trace.get("outputs") is not None else "failed", **trace})
+        found.append(_with_status(trace))
     return found
+
+
+def _with_status(trace: Json) -> Json:
+    """As the server takes it: what has no outputs failed, for a reason that has a type."""
+    if trace.get("outputs") is not None:
+        return {"status": "ok", **trace}
+    error = trace.get("error")
+    return {"status": "failed", **trace, "error": error if isinstance(error, dict) else _recorded(error)}
+
+
+def _recorded(error: Any) -> Json:
+    return {"type": "Recorded", "message": str(error or "the recorded run has no outputs")[:MESSAGE_CHARS]}
 
 
 def from_openinference(spans: Iterable[Mapping[str, Any]], predictors: Mapping[str, str]) -> list[Json]:
@@ -140,8 +152,7 @@ def _trace(spans: Sequence[_Span], predictors: Mapping[str, str]) -> Json:
     whole: Json = {"inputs": root.inputs, "calls": calls, "usage": usage, "seconds": root.seconds}
     if root.error is None and isinstance(root.outputs, dict):
         return {"status": "ok", **whole, "outputs": root.outputs}
-    message = root.error or "the recorded run has no outputs"
-    return {"status": "failed", **whole, "error": {"type": "Recorded", "message": message[:MESSAGE_CHARS]}}
+    return {"status": "failed", **whole, "error": _recorded(root.error)}
 
 
 def _is_inside(span: _Span, by_id: Mapping[str, _Span], predictors: Mapping[str, str]) -> bool:

@@ -83,6 +83,17 @@ class TestCreate:
         assert shell.run("jobs", "create", "-f", str(tmp_path / "job.json")).exit_code == Exit.OK
         assert shell.sent(1)["trainset"] == "ds-9"
 
+    def test_the_same_key_again_names_the_same_upload(self, shell: Shell, tmp_path: Path) -> None:
+        for name in ("train.csv", "val.csv"):
+            (tmp_path / name).write_text("a\n1\n")
+        parts = {"trainset": {"file": "train.csv"}, "valset": {"file": "val.csv"}}
+        (tmp_path / "job.json").write_text(json.dumps({"program": "prog-1", **parts}))
+        uploaded = reply({"id": "ds-9", "rows": 1}, 201)
+        shell.answers(uploaded, uploaded, reply(job(), 201))
+        shell.run("jobs", "create", "-f", str(tmp_path / "job.json"), "--idempotency-key", "k")
+        keys = [request.headers["idempotency-key"] for request in shell.script.requests]
+        assert keys == ["k:trainset", "k:valset", "k"]
+
     @pytest.mark.parametrize(("status", "code"), [("succeeded", Exit.OK), ("failed", Exit.FAILED), ("cancelled", Exit.CANCELLED)])
     def test_waiting_exits_by_how_it_ended(self, shell: Shell, job_file: str, status: str, code: Exit) -> None:
         shell.answers(reply(job(), 201), reply(job(status)))
@@ -113,6 +124,12 @@ class TestCreate:
         shell.answers(reply(job(), 201))
         assert shell.run("jobs", "create", "-f", job_file, "--wait", "--timeout", "soon").exit_code == Exit.USAGE
         assert shell.script.requests == []
+
+    def test_a_line_ends_at_its_newline_and_nowhere_else(self, shell: Shell, job_file: str, tmp_path: Path) -> None:
+        shell.answers(reply(job(), 201))
+        (tmp_path / "train.jsonl").write_text('{"a": "one\u2028two\u0085three"}\n', encoding="utf-8")
+        assert shell.run("jobs", "create", "-f", job_file).exit_code == Exit.OK
+        assert shell.sent()["trainset"] == [{"a": "one\u2028two\u0085three"}]
 
     def test_a_bad_line_is_named(self, shell: Shell, job_file: str, tmp_path: Path) -> None:
         shell.answers(reply(job(), 201))

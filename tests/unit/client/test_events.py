@@ -151,6 +151,11 @@ class TestChat:
     def piece(**body: object) -> str:
         return f"data: {json.dumps(body)}\n\n"
 
+    def test_a_piece_ends_at_its_newline_and_nowhere_else(self) -> None:
+        body = json.dumps({"choices": [{"delta": {"content": "one\u2028two"}}]}, ensure_ascii=False)
+        client, _ = scripted(stream(f"data: {body}\r\n\r\n", "data: [DONE]\n\n"))
+        assert list(client.chat.stream("m", [])) == ["one\u2028two"]
+
     def test_an_answer_that_stops_without_its_end_is_an_error(self) -> None:
         client, _ = scripted(stream(self.piece(choices=[{"delta": {"content": "one"}}])))
         pieces = client.chat.stream("m", [])

@@ -118,6 +118,33 @@ class TestJsonLines:
         path.write_text(json.dumps({"inputs": INPUTS, "outputs": {"team": "billing"}, "calls": [CALL]}) + "\n\n")
         assert imports.from_jsonl(path) == [{"status": "ok", "inputs": INPUTS, "outputs": {"team": "billing"}, "calls": [CALL]}]
 
+    def test_a_line_ends_at_its_newline_and_nowhere_else(self, tmp_path: Path) -> None:
+        path = tmp_path / "traces.jsonl"
+        spoken = {"message": "one\u2028two\u0085three"}
+        path.write_bytes(json.dumps({"inputs": spoken, "outputs": {}}, ensure_ascii=False).encode() + b"\r\n")
+        assert imports.from_jsonl(path) == [{"status": "ok", "inputs": spoken, "outputs": {}}]
+
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            ({}, "the recorded run has no outputs"),
+            ({"outputs": None, "error": None}, "the recorded run has no outputs"),
+            ({"error": "KeyError: team" + "!" * 3000}, ("KeyError: team" + "!" * 3000)[: imports.MESSAGE_CHARS]),
+        ],
+    )
+    def test_a_line_without_outputs_has_an_error_as_the_server_takes_it(self, tmp_path: Path, said: dict[str, Any], message: str) -> None:
+        path = tmp_path / "traces.jsonl"
+        path.write_text(json.dumps({"inputs": INPUTS, **said}))
+        (found,) = imports.from_jsonl(path)
+        assert (found["status"], found["error"]) == ("failed", {"type": "Recorded", "message": message})
+        assert found.get("outputs") is None
+
+    def test_an_error_with_its_type_stays(self, tmp_path: Path) -> None:
+        path = tmp_path / "traces.jsonl"
+        line = {"status": "unparsable", "inputs": INPUTS, "error": {"type": "AdapterParseError", "message": "no field"}}
+        path.write_text(json.dumps(line))
+        assert imports.from_jsonl(path) == [line]
+
     @pytest.mark.parametrize(("line", "why"), [("{", "line 2: "), ('{"outputs": {}}', "line 2: expected an object with `inputs`")])
     def test_a_line_that_is_none_is_named(self, tmp_path: Path, line: str, why: str) -> None:
         path = tmp_path / "traces.jsonl"

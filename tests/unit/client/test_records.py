@@ -52,6 +52,18 @@ class TestSdk:
         assert script.requests[0].url.path == f"{PATH}/training_files/ftjob-1/content"
         assert dict(script.requests[0].url.params) == {"format": "openai", "part": "validation"}
 
+    def test_a_record_ends_at_its_newline_and_nowhere_else(self) -> None:
+        record = {"prompt": [], "completion": [{"role": "assistant", "content": "one\u2028two\u0085three"}]}
+        body = f"{json.dumps(record, ensure_ascii=False)}\n" * 2
+
+        async def ask() -> list[dict[str, Any]]:
+            client, _ = scripted_async(httpx.Response(200, text=body))
+            async with client:
+                return [each async for each in client.compile_jobs.training_records("cjob-1", "ftjob-1")]
+
+        client, _ = scripted(httpx.Response(200, text=body))
+        assert list(client.compile_jobs.training_records("cjob-1", "ftjob-1")) == asyncio.run(ask()) == [record] * 2
+
     def test_lists_are_narrowed(self) -> None:
         client, script = scripted(reply({"data": [], "has_more": False}))
         client.compile_jobs.traces.list("cjob-1", role="baseline", passed=False, predictor="self", limit=5, order="asc")

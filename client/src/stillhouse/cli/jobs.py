@@ -53,7 +53,7 @@ def create(
         given = JobFile(file)
         more = parse_pairs(metadata or [])
         with given.told_by_line():
-            body = _uploaded(client, given.body)
+            body = _uploaded(client, given.body, idempotency_key)
             body["metadata"] = {**body.get("metadata", {}), **more}
             if dry_run:
                 checked = client.compile_jobs.dry_run(**body)
@@ -274,6 +274,10 @@ def events(
             show_json_line(event) if as_json else show_event(event)
 
 
-def _uploaded(client: Stillhouse, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body with each file of rows replaced by the id of its dataset."""
-    return {key: client.datasets.create(value).id if isinstance(value, Path) else value for key, value in body.items()}
+def _uploaded(client: Stillhouse, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+    """The body with each file of rows replaced by the id of its dataset: the same one for the same `key`, so that the body is the same."""
+    uploaded = dict(body)
+    for field, value in body.items():
+        if isinstance(value, Path):
+            uploaded[field] = client.datasets.create(value, idempotency_key=f"{key}:{field}" if key else None).id
+    return uploaded

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stillhouse._exceptions import APIConnectionError, APIError
+from stillhouse._lines import lines, lines_async
 from stillhouse._request import Call
 from stillhouse._sse import Decoder
 
@@ -57,7 +58,7 @@ class Chat:
         """The pieces of the answer as they come; `options` are OpenAI's (`temperature`, `max_tokens`, …)."""
         answer = _Answer()
         with self._client.stream(_call(model, messages, options)) as response:
-            for line in response.iter_lines():
+            for line in lines(response.iter_text()):
                 if text := answer.feed(line):
                     yield text
         answer.end()
@@ -71,7 +72,7 @@ class AsyncChat:
         """The pieces of the answer as they come; see `Chat.stream`."""
         answer = _Answer()
         async with self._client.stream(_call(model, messages, options)) as response:
-            async for line in response.aiter_lines():
+            async for line in lines_async(response.aiter_text()):
                 if text := answer.feed(line):
                     yield text
         answer.end()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Unpack
 
+from stillhouse._lines import lines, lines_async
 from stillhouse._pages import AsyncPage, Page
 from stillhouse._stream import EventCursor
 from stillhouse._wait import Deadline, apatiently, patiently, watcher
@@ -60,7 +61,7 @@ class Events(_Part):
             try:
                 with self._client.stream(cursor.call()) as response:
                     cursor.opened(response)
-                    for line in response.iter_lines():
+                    for line in lines(response.iter_text()):
                         if event := cursor.feed(line):
                             yield event
             except cursor.broken as error:
@@ -191,7 +192,7 @@ class CompileJobs:
     ) -> Iterator[dict[str, Any]]:
         """The records of a training file, for TRL (prompt and completion) or OpenAI (messages); streamed, one at a time."""
         with self._client.stream(calls.records(job_id, fine_tuning_job, format, part)) as response:
-            for line in response.iter_lines():
+            for line in lines(response.iter_text()):
                 yield json.loads(line)
 
     def fine_tuning_jobs(self, job_id: str) -> Page[FineTuneJob]:
@@ -229,7 +230,7 @@ class AsyncEvents(_AsyncPart):
             try:
                 async with self._client.stream(cursor.call()) as response:
                     cursor.opened(response)
-                    async for line in response.aiter_lines():
+                    async for line in lines_async(response.aiter_text()):
                         if event := cursor.feed(line):
                             yield event
             except cursor.broken as error:
@@ -348,7 +349,7 @@ class AsyncCompileJobs:
     ) -> AsyncIterator[dict[str, Any]]:
         """The records of a training file; see `CompileJobs.training_records`."""
         async with self._client.stream(calls.records(job_id, fine_tuning_job, format, part)) as response:
-            async for line in response.aiter_lines():
+            async for line in lines_async(response.aiter_text()):
                 yield json.loads(line)
 
     async def fine_tuning_jobs(self, job_id: str) -> AsyncPage[FineTuneJob]:
