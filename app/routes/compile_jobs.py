@@ -65,7 +65,7 @@ def create_compile_job(
     once: OnceDep,
     dry_run: Annotated[bool, Query(description="Check everything, store nothing; an Idempotency-Key has no effect then")] = False,
     if_changed: Annotated[
-        bool, Query(description="Make no job where one of equal `spec_digest` has its artifact or is under way: answer 200 with that one")
+        bool, Query(description="Make no job where one of equal `spec_digest` has all it made or is under way: answer 200 with that one")
     ] = False,
 ) -> Response:
     """The smallest body has `program`, `trainset` and `metric`, where the server has default connections.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from distill.catalog.copying import clean
@@ -66,7 +66,25 @@ def create(
 
 
 def get(s: Session, project_id: str, model_id: str) -> Model:
-    row = s.scalar(select(Model).where(Model.id == model_id, Model.project_id == project_id, Model.deleted_at.is_(None)))
+    return _found(s.scalar(_own(project_id, model_id)), model_id)
+
+
+def hold(s: Session, project_id: str, model_id: str) -> Model:
+    """As `get`; until the transaction ends it is not deleted."""
+    return _found(s.scalar(_own(project_id, model_id).with_for_update(read=True).execution_options(populate_existing=True)), model_id)
+
+
+def lock(s: Session, project_id: str, model_id: str) -> Model:
+    """As `get`; waits for all who hold it, and until the transaction ends nobody holds it anew."""
+    own = _own(project_id, model_id).with_for_update(key_share=True)
+    return _found(s.scalar(own.execution_options(populate_existing=True)), model_id)
+
+
+def _own(project_id: str, model_id: str) -> Select[Model]:
+    return select(Model).where(Model.id == model_id, Model.project_id == project_id, Model.deleted_at.is_(None))
+
+
+def _found(row: Model | None, model_id: str) -> Model:
     if row is None:
         raise NotFound(f"no model {model_id}", code="model_not_found", param="model")
     return row

@@ -87,7 +87,7 @@ def _reuse(work: Work, order: Order, key: FineTuneJob, base_digest: str | None) 
 
 def _take_over(s: Session, order: Order, key: FineTuneJob, model_id: str, training: str) -> None:
     """Point a key at another's model, its curve and its log. Raises NotFound when the model has just been deleted."""
-    model = fine_tuned.get(s, order.project_id, model_id)
+    model = fine_tuned.hold(s, order.project_id, model_id)
     fine_tuned.want(s, model.id, model.connection_id)
     source = repository.fine_tune_job(s, order.project_id, model.fine_tune_job_id)
     values = {"model_id": model.id, "training_digest": training, "reused_from": source.id, "curve": source.curve, "log": source.log}

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
-from distill.catalog.models import Artifact
+from distill.catalog.models import Artifact, Model
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import NotFound
 from distill.jobs.models import FineTuneJob, Job, JobStep, WorkItem
@@ -86,8 +86,10 @@ def list_jobs(s: Session, project_id: str, page: Page, narrow: JobFilter = JobFi
 
 
 def newest_of(s: Session, project_id: str, spec_digest: str) -> Job | None:
-    """The newest job of this digest that has its artifact still, or is under way."""
-    whole = select(Artifact.id).where(Artifact.job_id == Job.id, Artifact.deleted_at.is_(None)).exists()
+    """The newest job of this digest that has its artifact and its models still, or is under way."""
+    packaged = select(Artifact.id).where(Artifact.job_id == Job.id, Artifact.deleted_at.is_(None)).exists()
+    used = select(Model.id).join(FineTuneJob, FineTuneJob.model_id == Model.id).where(FineTuneJob.job_id == Job.id)
+    whole = packaged & ~used.where(Model.deleted_at.is_not(None)).exists()
     own = (Job.project_id == project_id, Job.kind == "compile", Job.spec_digest == spec_digest)
     under_way = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED])
     return s.scalar(select(Job).where(*own, under_way | whole).order_by(Job.id.desc()).limit(1))

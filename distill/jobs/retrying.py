@@ -50,14 +50,15 @@ RETURNING queue, held
 def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None = None) -> Job:
     """Queue again what failed of a job, and what its failure cancelled; with a fine-tune job named, of the failed ones only that one.
 
-    Raises NotFound, QuotaExceeded, Conflict for a job that has not failed, Invalid for a fine-tune job that is not a failed one of this
-    job.
+    Raises NotFound, QuotaExceeded, Conflict for a job that has not failed or has lost a model, Invalid for a fine-tune job that is not a
+    failed one of this job.
     """
     repository.get(s, project_id, job_id)
     job = repository.lock(s, job_id)
     if job.status != JobStatus.FAILED:
         raise Conflict(f"job {job.id} is {job.status}; only a failed job can be retried", code="wrong_status", param="id")
     quotas.check_month(s, project_id)
+    trained.hold_all(s, job.id)
     left = _left_failed(repository.fine_tune_jobs(s, job.id), fine_tune_job_id)
     anew = _begin_anew(s, job)
     s.execute(_REOPEN_STEPS, {"job_id": job.id})

@@ -64,7 +64,7 @@ def submit(
 
 
 def unchanged(s: Session, project_id: str, spec: CompileSpec) -> Job | None:
-    """The project's newest job that would give the same result: one that has its artifact still, or is under way. Raises as `submit`."""
+    """The project's newest job that would give the same result: one that has all it made still, or is under way. Raises as `submit`."""
     return repository.newest_of(s, project_id, check(s, project_id, spec).digest())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
 from distill.catalog import artifacts, audit, fine_tuned
 from distill.catalog.models import Artifact, Model
@@ -40,8 +40,20 @@ def all_there(s: Session, job_id: str) -> bool:
 
 def models_of(s: Session, job_id: str) -> list[Model]:
     """The models that a job's keys have so far."""
+    return list(s.scalars(_used_by(job_id)))
+
+
+def hold_all(s: Session, job_id: str) -> None:
+    """None of a job's models is deleted until the transaction ends. Raises Conflict when one has been."""
+    held = _used_by(job_id).with_for_update(read=True).execution_options(populate_existing=True)
+    if gone := [model.id for model in s.scalars(held) if model.deleted_at is not None]:
+        message = f"{gone[0]} was deleted, which job {job_id} has trained: make an equal job, which pays for no rollout again"
+        raise Conflict(message, code="model_deleted", param="id")
+
+
+def _used_by(job_id: str) -> Select[Model]:
     used = select(FineTuneJob.model_id).where(FineTuneJob.job_id == job_id, FineTuneJob.model_id.is_not(None))
-    return list(s.scalars(select(Model).where(Model.id.in_(used)).order_by(Model.id)))
+    return select(Model).where(Model.id.in_(used)).order_by(Model.id)
 
 
 def all_ready(s: Session, job_id: str) -> bool:
@@ -59,7 +71,7 @@ def waiting_for(s: Session, model_id: str) -> list[str]:
 
 def delete(s: Session, project_id: str, model_id: str) -> None:
     """Hide a model and have it unloaded. Raises NotFound, and Conflict while a job or an alias needs it."""
-    fine_tuned.get(s, project_id, model_id)
+    fine_tuned.lock(s, project_id, model_id)
     if jobs := waiting_for(s, model_id):
         raise Conflict(f"job {jobs[0]} uses {model_id} and is not over", code="model_in_use", param="id")
     query = select(Artifact.id).join(FineTuneJob, FineTuneJob.job_id == Artifact.job_id).where(FineTuneJob.model_id == model_id)
