@@ -29,7 +29,7 @@ test: $(V)/ready ## fast tests, on real PostgreSQL and Valkey, a server of each 
 	@$(PY) -m pytest -q -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(V)/ready ## tests that train, serve, or start the whole stack
-	@$(PY) -m pytest -q -m slow --timeout 900 $(ARGS)
+	@$(PY) -m pytest -q -m slow --timeout 900 --numprocesses 2 --dist loadfile $(ARGS)
 
 chaos: $(V)/ready ## random faults over many small jobs; RUNS=1000 is how many, SEED=1 decides which
 	@$(PY) -m tests.chaos $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))

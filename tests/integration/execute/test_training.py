@@ -170,7 +170,7 @@ def trainer_of(house: House) -> psutil.Process:
 def _command_of(process: psutil.Process) -> list[str]:
     """Nothing of one that has just ended."""
     try:
-        return process.cmdline()
+        return list(process.cmdline())
     except psutil.Error:
         return []
 
