@@ -13,6 +13,7 @@ from app.schemas.client_rollouts import (
     HeldIn,
     PublishIn,
     ScoresIn,
+    ScoresStored,
     TracesIn,
     WorkItemEnded,
 )
@@ -72,7 +73,9 @@ def send_traces(job_id: JobId, body: TracesIn, caller: Writer, session: SessionD
 
 
 @routes.post("/compile_jobs/{job_id}/scores", summary="Send in scores", responses={**BODY_ERRORS, **errors(404, 409)})
-def send_scores(job_id: JobId, body: ScoresIn, caller: Writer, session: SessionDep, services: ServicesDep) -> FactsStored:
-    """At most 500, each of a trace that is stored. A rollout that is not `ok` has its score already."""
+def send_scores(job_id: JobId, body: ScoresIn, caller: Writer, session: SessionDep, services: ServicesDep) -> ScoresStored:
+    """At most 500, each of a trace that is stored. A rollout that is not `ok` has its score already. With the `outputs` that were judged no
+    score lands on the answer of another client, whose trace was there first."""
     told = [told_score(score) for score in body.scores]
-    return FactsStored(received=len(told), new=facts.store_scores(session, services.store, caller.project_id, job_id, told))
+    stored = facts.store_scores(session, services.store, caller.project_id, job_id, told)
+    return ScoresStored(received=len(told), new=stored.new, skipped=stored.skipped)

@@ -188,6 +188,9 @@ class ScoreIn(Body):
     value: float | None = Field(default=None, allow_inf_nan=False)
     feedback: str | None = Field(default=None, max_length=20_000)
     error: Message | None = None
+    outputs: dict[str, Any] | None = Field(
+        default=None, description="What was judged. A score of other outputs than the stored trace's is skipped; without it, none is"
+    )
 
     @model_validator(mode="after")
     def _has_a_value(self) -> ScoreIn:
@@ -206,3 +209,7 @@ class FactsStored(Reply):
     object: Literal["stored"] = "stored"
     received: int
     new: int
+
+
+class ScoresStored(FactsStored):
+    skipped: int = Field(description="Of another answer than the stored trace's: claim again, and judge that one")

@@ -66,6 +66,12 @@ def known(s: Session, project_id: str, digests: Iterable[str]) -> set[str]:
     return set(s.scalars(select(Trace.digest).where(Trace.project_id == project_id, Trace.digest.in_(list(digests)))))
 
 
+def statuses(s: Session, project_id: str, digests: Iterable[str]) -> dict[str, str]:
+    """`{digest: status}` of those that are stored, without reading the traces."""
+    query = select(Trace.digest, Trace.status).where(Trace.project_id == project_id, Trace.digest.in_(list(digests)))
+    return {row.digest: row.status for row in s.execute(query)}
+
+
 def newest(s: Session, project_id: str, program_digest: str, lms_digest: str | None, limit: int) -> list[dict[str, Any]]:
     """The newest traces of a program, of these LMs or of any; among the last few thousand of the program."""
     recent = select(Trace.digest).where(Trace.project_id == project_id, Trace.program_digest == program_digest)

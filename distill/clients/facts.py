@@ -50,20 +50,39 @@ def store_traces(s: Session, store: BlobStore, project_id: str, job_id: str, tol
     Raises NotFound, Conflict, Invalid.
     """
     rows: list[NewTrace] = []
-    failed: list[NewScore] = []
+    unanswered: list[tuple[_Found, int]] = []
     for at, each, found in _found(s, store, project_id, job_id, told, "traces"):
         body = _priced({**each.body, "inputs": found.item.io.inputs}, found.slots, at)
         rows.append(found.piece.take_trace(found.item, each.place.n, body, source))
         if body["status"] != "ok":
-            nothing = {"value": 0.0, "status": "ok", "feedback": None, "error": f"the rollout ended {body['status']}"}
-            failed.append(found.piece.take_score(found.item, each.place.n, nothing))
+            unanswered.append((found, each.place.n))
     new = traces.store(s, rows)
-    scores.store(s, failed)
+    scores.store(s, _scores_of_no_answer(s, project_id, unanswered))
     return new
 
 
-def store_scores(s: Session, store: BlobStore, project_id: str, job_id: str, told: Sequence[Told]) -> int:
-    """Store what is not there yet, or has failed: a client's metric may ask a judge that answers the next time. Returns how much that was.
+def _scores_of_no_answer(s: Session, project_id: str, unanswered: Sequence[tuple[_Found, int]]) -> list[NewScore]:
+    """Another client's answer may have been there first; then there is something to be judged."""
+    stored = traces.statuses(s, project_id, [found.item.digests[n] for found, n in unanswered])
+    rows = []
+    for found, n in unanswered:
+        status = stored[found.item.digests[n]]
+        if status != "ok":
+            nothing = {"value": 0.0, "status": "ok", "feedback": None, "error": f"the rollout ended {status}"}
+            rows.append(found.piece.take_score(found.item, n, nothing))
+    return rows
+
+
+@dataclass(frozen=True)
+class ScoresStored:
+    """How many were not there yet, and how many judged another answer than the one that is stored."""
+
+    new: int
+    skipped: int
+
+
+def store_scores(s: Session, store: BlobStore, project_id: str, job_id: str, told: Sequence[Told]) -> ScoresStored:
+    """Store what judges the stored answer and is not there yet, or has failed: a client's metric may ask a judge that answers next time.
 
     Raises as `store_traces`, and Invalid for a score without its trace.
     """
@@ -75,7 +94,14 @@ def store_scores(s: Session, store: BlobStore, project_id: str, job_id: str, tol
     if lacking:
         details = tuple(Detail(f"rollout {place.n} of {place.role} has no trace", row=place.index + 1) for place in lacking)
         raise Invalid("scores: a score belongs to a trace; send the traces first", code="unknown_trace", param="scores", details=details)
-    return scores.store(s, rows, over_failed=True)
+    fitting = _of_stored_answers(s, project_id, rows)
+    return ScoresStored(scores.store(s, fitting, over_failed=True), len(rows) - len(fitting))
+
+
+def _of_stored_answers(s: Session, project_id: str, rows: Sequence[NewScore]) -> list[NewScore]:
+    """Those that name no `outputs`, or name those of the stored trace."""
+    stored = traces.lookup(s, project_id, [row.trace_digest for row in rows if row.score["outputs"] is not None])
+    return [row for row in rows if row.score["outputs"] is None or row.score["outputs"] == stored[row.trace_digest].body["outputs"]]
 
 
 @dataclass(frozen=True)

@@ -306,6 +306,20 @@ class TestFacts:
         counts = api.get(f"/v1/compile_jobs/{job_id}").json()["steps"][1]["counts"]
         assert (counts["passed"], counts["metric_failed"]) == (len(seen), 0)
 
+    def test_a_score_is_stored_for_the_answer_that_it_judged(self, api: TestClient, job_id: str) -> None:
+        """Two clients made one rollout, since the lease of the first ran out; the first trace counts, with its own score."""
+        place, billing, sales = {"role": "teacher:0", "row": 1}, {"category": "billing"}, {"category": "sales"}
+        assert self.send(api, job_id, "traces", {**place, "status": "ok", "outputs": billing})[1]["new"] == 1
+        assert self.send(api, job_id, "traces", {**place, "status": "failed", "error": {"type": "Timeout"}})[1]["new"] == 0
+        other = self.send(api, job_id, "scores", {**place, "value": 0.0, "outputs": sales})[1]
+        assert other == {"object": "stored", "received": 1, "new": 0, "skipped": 1}
+        own = self.send(api, job_id, "scores", {**place, "value": 1.0, "outputs": billing})[1]
+        assert own == {"object": "stored", "received": 1, "new": 1, "skipped": 0}
+        item = Player(api).claim(job_id)
+        assert item is not None
+        (stored,) = item["examples"][0]["rollouts"]
+        assert (stored["trace"]["outputs"], stored["score"]["value"], stored["score"]["passed"]) == (billing, 1.0, True)
+
     def test_a_fact_that_belongs_nowhere_is_refused(self, api: TestClient, job_id: str) -> None:
         trace, score = {"status": "ok", "outputs": {"category": "billing"}}, {"value": 1.0}
         for part, fact, code, param in (

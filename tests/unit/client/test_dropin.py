@@ -99,6 +99,7 @@ class TestItem:
         assert (account["calls"][0]["lm"], account["usage"]["lms"]["openai/big"]["calls"]) == ("openai/big", 1)
         scores = [score for sent in server.bodies("POST /v1/compile_jobs/cjob-1/scores") for score in sent["scores"]]
         assert sorted((score["row"], score["value"]) for score in scores) == [(1, 2.0), (2, 2.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 1.0)]
+        assert {score["row"]: score["outputs"] for score in scores} == {trace["row"]: trace["outputs"] for trace in traces}
         assert server.bodies("POST /v1/work_items/publish") == [{"id": "work-1", "fence": 1, "undecided": []}]
         assert not server.bodies("POST /v1/work_items/release")
 

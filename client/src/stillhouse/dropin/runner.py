@@ -196,7 +196,8 @@ class ItemRun:
         if kind == "trace":
             self._traces.append({**place, **{name: value for name, value in event["trace"].items() if name != "inputs"}})
         elif rollout["trace"]["status"] == "ok":
-            self._scores.append({**place, **{name: value for name, value in event["score"].items() if name != "passed"}})
+            score = {name: value for name, value in event["score"].items() if name != "passed"}
+            self._scores.append({**place, **score, "outputs": rollout["trace"]["outputs"]})
 
     def _flush(self) -> None:
         patiently(self._send, self._stopped.wait)

@@ -39,7 +39,8 @@ def send_calls(job_id: str, part: str, facts: Facts, **more: Any) -> Iterator[Ca
 
 
 def sum_of(replies: Sequence[Stored]) -> Stored:
-    return Stored(received=sum(each.received for each in replies), new=sum(each.new for each in replies))
+    sums = {name: sum(getattr(each, name) for each in replies) for name in ("received", "new", "skipped")}
+    return Stored(**sums)
 
 
 class WorkItems:

@@ -64,7 +64,9 @@ class WorkItemEnded(Object):
 
 
 class Stored(Object):
-    """How many traces or scores were sent, and how many of them were not there yet."""
+    """How many traces or scores were sent, and how many of them were not there yet; `skipped` scores judged another answer than the one
+    that is stored."""
 
     received: int
     new: int
+    skipped: int = 0
