@@ -62,12 +62,13 @@ def knows(ask: Ask) -> dict[str, str]:
 
 @dataclass
 class Server:
-    """The API's routes that the drop-in uses; `jobs` are those that it lists.
+    """The API's routes that the drop-in uses; `jobs` are those that it lists, `models` those of the connection `house`.
 
     With `examples` a job has one item of them to work off; for `goes_away` requests after its claim the server is not reached.
     """
 
     jobs: list[dict[str, Any]] = field(default_factory=list)
+    models: list[str] | None = field(default_factory=lambda: ["tiny"])
     sent: list[tuple[str, Any]] = field(default_factory=list)
     examples: list[Any] = field(default_factory=list)
     goes_away: int = 0
@@ -95,7 +96,7 @@ class Server:
 
     def _answer(self, method: str, path: str, body: Any) -> Any:
         if path == "/v1/connections":
-            return {"data": [{"name": "house", "models": ["tiny"]}, {"name": "openai", "models": None}], "has_more": False}
+            return {"data": [{"name": "house", "models": self.models}, {"name": "openai", "models": None}], "has_more": False}
         if path == "/v1/compile_jobs" and method == "GET":
             return {"data": self.jobs, "has_more": False}
         if path.endswith(("/traces", "/scores")):

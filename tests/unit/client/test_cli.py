@@ -192,6 +192,45 @@ class TestJobFile:
         assert said in result.stderr
 
 
+class TestFiles:
+    """What cannot be read is one line that names the file, before anything is sent."""
+
+    @pytest.mark.parametrize(
+        ("name", "text", "arguments", "said"),
+        [
+            ("job.yaml", "program: a\ntrainset: {file: none.csv}\n", "jobs create -f", "line 2: there is no file none.csv"),
+            ("job.yaml", "program: a\nvalset:\n  file: none.parquet\n", "jobs estimate -f", "line 2: there is no file none.parquet"),
+            ("job.yaml", "program: a\nmetadata: [team]\n", "jobs create -f", "line 2: metadata is a mapping"),
+            ("rows.json", "[{", "datasets push", "rows.json line 1: not valid JSON"),
+            ("rows.json", "3", "datasets push", "rows.json: expected a list of rows"),
+            ("rows.txt", "a", "datasets push", "rows.txt: expected a .jsonl, .ndjson, .csv, .parquet or .json file"),
+            ("more.yaml", "lms: [\n", "jobs refilter cjob-1 -f", "more.yaml line 2: not valid YAML"),
+            ("more.yaml", "filter: 3\n", "jobs refilter cjob-1 --top-k 1 -f", "line 1: filter is a mapping"),
+            ("spec.json", "[]", "programs create", "spec.json: expected an object"),
+        ],
+    )
+    def test_is_told_in_one_line(self, shell: Shell, tmp_path: Path, name: str, text: str, arguments: str, said: str) -> None:
+        shell.answers(reply(job(), 201))
+        (tmp_path / name).write_text(text)
+        result = shell.run(*arguments.split(), str(tmp_path / name))
+        assert (result.exit_code, shell.script.requests, len(result.stderr.splitlines())) == (Exit.USAGE, [], 1)
+        assert said in result.stderr
+
+    def test_a_program_by_reference_may_have_its_name_in_the_file(self, shell: Shell, tmp_path: Path) -> None:
+        (tmp_path / "program.json").write_text('{"reference": "shop:desk", "name": "desk"}')
+        for more, name in (((), "desk"), (("--name", "other"), "other")):
+            shell.answers(reply({"id": "prog-1", "inputs": ["a"], "outputs": ["b"]}, 201))
+            assert shell.run("programs", "create", str(tmp_path / "program.json"), *more).exit_code == Exit.OK
+            assert shell.sent() == {"reference": "shop:desk", "name": name}
+
+    @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+    def test_rows_are_pushed(self, shell: Shell, tmp_path: Path, suffix: str) -> None:
+        shell.answers(reply({"id": "ds-9", "rows": 1}, 201))
+        (tmp_path / f"rows{suffix}").write_text('[{"a": 1}]' if suffix == ".json" else '{"a": 1}')
+        assert shell.run("datasets", "push", str(tmp_path / f"rows{suffix}"), "--name", "support").exit_code == Exit.OK
+        assert shell.sent() == ({"rows": [{"a": 1}], "name": "support"} if suffix == ".json" else {"a": 1})
+
+
 class TestWatch:
     def test_as_json_tells_each_change_and_exits_by_the_end(self, shell: Shell) -> None:
         shell.answers(reply(job()), reply(job("running")), reply(job("cancelled")))

@@ -66,6 +66,20 @@ class TestRequest:
             optimizer.compile(desk("house/tiny"), [dspy.Example(message="m", category="billing")])
         assert not server.bodies("POST /v1/compile_jobs")
 
+    @pytest.mark.parametrize(
+        ("asked", "found"),
+        [("house/house/tiny", ("house", "tiny")), ("house/openai/big", ("openai", "big")), ("house/tiny", ("house", "tiny"))],
+    )
+    @pytest.mark.parametrize("models", [["tiny"], None])
+    def test_an_lm_of_the_gateway_is_that_of_its_connection(
+        self, server: Server, client: stillhouse.Stillhouse, asked: str, found: tuple[str, str], models: list[str] | None
+    ) -> None:
+        server.models = models
+        with pytest.raises(stillhouse.StillhouseError, match="is failed"):
+            stillhouse.BootstrapFinetune(metric="exact_match", client=client).compile(desk(asked), [example(0), example(1)])
+        (body,) = server.bodies("POST /v1/compile_jobs")
+        assert body["lms"] == {"student": {"connection": found[0], "model": found[1]}}
+
     def test_lms_may_be_named(self, server: Server, client: stillhouse.Stillhouse) -> None:
         optimizer = stillhouse.BootstrapFinetune(
             metric="exact_match", client=client, lms={"classify": "house/tiny", "mistral/large": "openai/small"}

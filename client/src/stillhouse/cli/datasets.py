@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from stillhouse.cli.files import FileProblem, read_rows
 from stillhouse.cli.output import connected, console, show_json, show_rows, when
+from stillhouse.resources.datasets import CONTENT_TYPES, RowSource
 from stillhouse.types import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Datasets.")
@@ -24,7 +26,7 @@ def push(
 ) -> None:
     """Upload rows."""
     with connected() as client:
-        _show(client.datasets.create(file, name=name, progress=not as_json), as_json)
+        _show(client.datasets.create(_rows_of(file), name=name, progress=not as_json), as_json)
 
 
 @app.command("list")
@@ -48,6 +50,15 @@ def get(dataset: Ref, as_json: Json = False) -> None:
     """Show one dataset."""
     with connected() as client:
         _show(client.datasets.retrieve(dataset), as_json)
+
+
+def _rows_of(file: Path) -> RowSource:
+    """A file that the server reads, or the rows of one that is read here. Raises FileProblem."""
+    if file.suffix in CONTENT_TYPES:
+        return file
+    if file.suffix != ".json":
+        raise FileProblem(f"{file}: expected a {', '.join(CONTENT_TYPES)} or .json file")
+    return read_rows(file)
 
 
 def _show(dataset: Dataset, as_json: bool) -> None:

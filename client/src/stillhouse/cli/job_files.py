@@ -31,6 +31,13 @@ class JobFile:
         self._refuse_repeats(self._root)
         self.body: dict[str, Any] = {name: self._part(name, value) for name, value in body.items()}
 
+    def mapping(self, name: str) -> dict[str, Any]:
+        """A field that is a mapping, empty where it is left out. Raises FileProblem."""
+        value = self.body.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise FileProblem(f"{self._place(name)}: {name} is a mapping")
+        return value or {}
+
     @contextmanager
     def told_by_line(self) -> Iterator[None]:
         """A refusal that names a field of the file also names its line."""
@@ -61,7 +68,11 @@ class JobFile:
             return value
         if name not in _ROWS:
             return read_document(path)
-        return path if path.suffix in {".csv", ".parquet"} else read_rows(path)
+        if path.suffix not in {".csv", ".parquet"}:
+            return read_rows(path)
+        if not path.is_file():
+            raise FileProblem(f"{self._place(name)}: there is no file {value['file']}")
+        return path
 
     def _teacher(self, value: Any) -> Any:
         if not isinstance(value, dict) or "program" not in value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,10 +52,9 @@ def create(
     """Create a compile job from a file."""
     with connected() as client:
         given = JobFile(file)
-        more = parse_pairs(metadata or [])
+        labels = {**given.mapping("metadata"), **parse_pairs(metadata or [])}
         with given.told_by_line():
-            body = _uploaded(client, given.body, idempotency_key)
-            body["metadata"] = {**body.get("metadata", {}), **more}
+            body = {**_uploaded(client, given.body, idempotency_key), "metadata": labels}
             if dry_run:
                 checked = client.compile_jobs.dry_run(**body)
                 show_json(checked) if as_json else console.print("The server would take this job.", highlight=False)
@@ -234,13 +234,16 @@ def refilter(
     as_json: Json = False,
 ) -> None:
     """Make another job from a job's traces: no teacher is called, and nothing is trained that was trained before."""
-    body: dict[str, Any] = JobFile(file).body if file else {}
     bars = {key: value for key, value in {"min_score": min_score, "top_k": top_k, "max_rows": max_rows}.items() if value is not None}
-    if bars:
-        body["filter"] = {**body.get("filter", {}), **bars}
-    body.update({key: value for key, value in {"prompt_adapter": prompt_adapter, "demos": demos}.items() if value is not None})
+    named = {key: value for key, value in {"prompt_adapter": prompt_adapter, "demos": demos}.items() if value is not None}
     with connected() as client:
-        ended(client, client.compile_jobs.refilter(job_id, **body), wait, timeout, as_json)
+        given = JobFile(file) if file else None
+        body: dict[str, Any] = {**(given.body if given else {}), **named}
+        if bars:
+            body["filter"] = {**(given.mapping("filter") if given else {}), **bars}
+        with given.told_by_line() if given else nullcontext():
+            job = client.compile_jobs.refilter(job_id, **body)
+        ended(client, job, wait, timeout, as_json)
 
 
 @app.command()

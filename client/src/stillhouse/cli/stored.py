@@ -31,9 +31,13 @@ def _show_deleted(name: str, as_json: bool) -> None:
 def create_program(file: File, name: Name = None, as_json: Json = False) -> None:
     """Store a program spec, or a reference to code (JSON or YAML)."""
     with connected() as client:
-        document = read_document(file)
+        document = _object_of(file, "that is a program")
         code = isinstance(document.get("reference"), str)
-        program = client.programs.create(name=name, **document) if code else client.programs.create(document, name=name)
+        program = (
+            client.programs.create(**{**document, "name": name or document.get("name")})
+            if code
+            else client.programs.create(document, name=name)
+        )
         _show_new(program, as_json, f"inputs {', '.join(program.inputs)}; outputs {', '.join(program.outputs)}")
 
 
@@ -149,7 +153,11 @@ def list_models(as_json: Json = False) -> None:
 
 
 def _inputs_of(file: Path | None) -> dict[str, Any]:
-    loaded = read_document(file) if file else {}
+    return _object_of(file, "of inputs") if file else {}
+
+
+def _object_of(file: Path, what: str) -> dict[str, Any]:
+    loaded = read_document(file)
     if not isinstance(loaded, dict):
-        raise FileProblem(f"{file}: expected an object of inputs")
+        raise FileProblem(f"{file}: expected an object {what}")
     return loaded

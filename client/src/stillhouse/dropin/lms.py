@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 
 from stillhouse._client import Stillhouse
+from stillhouse._house import PREFIX
 from stillhouse._pages import list_call
 from stillhouse.types import Object
 
@@ -33,10 +34,14 @@ class Served:
         return cls({str(row.name): row.models for row in rows})  # type: ignore[attr-defined]
 
     def find(self, model: str) -> tuple[str, str] | None:
-        """(connection, model) of `connection/model`, or of a model that one connection alone lists."""
+        """(connection, model) of `connection/model`, of `house/connection/model`, or of a model that one connection alone lists."""
         prefix, _, rest = model.partition("/")
         listed = self.connections.get(prefix)
-        if prefix in self.connections and rest and (listed is None or rest in listed):
+        if listed is not None and rest in listed:
+            return prefix, rest
+        if prefix == PREFIX and rest.partition("/")[0] in self.connections and (found := self.find(rest)):
+            return found
+        if prefix in self.connections and rest and listed is None:
             return prefix, rest
         for name in (model, rest):
             holders = [connection for connection, models in self.connections.items() if name and name in (models or ())]
