@@ -201,6 +201,8 @@ class TestFiles:
             ("job.yaml", "program: a\ntrainset: {file: none.csv}\n", "jobs create -f", "line 2: there is no file none.csv"),
             ("job.yaml", "program: a\nvalset:\n  file: none.parquet\n", "jobs estimate -f", "line 2: there is no file none.parquet"),
             ("job.yaml", "program: a\nmetadata: [team]\n", "jobs create -f", "line 2: metadata is a mapping"),
+            ("job.yaml", "program: a\n7: b\n", "jobs create -f", "job.yaml: a field has a name, and 7 is none"),
+            ("job.yaml", "if_changed: true\n", "jobs create -f", "line 1: if_changed is an option of the command, and no field"),
             ("rows.json", "[{", "datasets push", "rows.json line 1: not valid JSON"),
             ("rows.json", "3", "datasets push", "rows.json: expected a list of rows"),
             ("rows.txt", "a", "datasets push", "rows.txt: expected a .jsonl, .ndjson, .csv, .parquet or .json file"),

@@ -13,6 +13,7 @@ from stillhouse import APIStatusError
 from stillhouse.cli.files import FileProblem, read_document, read_rows, read_text
 
 _ROWS = ("trainset", "valset")
+_OPTIONS = ("idempotency_key", "if_changed")
 
 
 class JobFile:
@@ -29,6 +30,8 @@ class JobFile:
             raise FileProblem(f"{path}: a job file is a mapping of fields")
         self._root = yaml.compose(read_text(path)) if path.suffix in {".yaml", ".yml"} else None
         self._refuse_repeats(self._root)
+        for name in body:
+            self._refuse_unless_a_field(name)
         self.body: dict[str, Any] = {name: self._part(name, value) for name, value in body.items()}
 
     def mapping(self, name: str) -> dict[str, Any]:
@@ -91,6 +94,12 @@ class JobFile:
     def _place(self, param: str) -> str:
         line = self.line_of(param)
         return str(self._path) if line is None else f"{self._path} line {line}"
+
+    def _refuse_unless_a_field(self, name: Any) -> None:
+        if not isinstance(name, str):
+            raise FileProblem(f"{self._path}: a field has a name, and {name!r} is none")
+        if name in _OPTIONS:
+            raise FileProblem(f"{self._place(name)}: {name} is an option of the command, and no field")
 
     def _refuse_repeats(self, node: yaml.Node | None) -> None:
         """YAML itself would take the last of two equal fields, and say nothing."""
