@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar, TypeVarTuple
 
 import aiohttp
 import structlog
@@ -21,9 +24,15 @@ from distill.errors import StillhouseError
 from distill.settings import Settings
 
 log = structlog.get_logger(__name__)
+_Words = TypeVarTuple("_Words")
+_Given = TypeVar("_Given")
 AT_ONCE = 32
 AT_ONCE_EACH = 4
 """To one endpoint."""
+_LOOK_UPS = 4 * AT_ONCE
+"""Threads: a name that nobody answers for takes its resolver some times as long as a try may last."""
+_ROWS = 4
+"""Threads that read and write deliveries, or wait for the next look."""
 _AGENT = "Stillhouse-Webhooks"
 
 
@@ -42,6 +51,7 @@ class WebhookSender:
         self._settings = settings
         self._stopping = threading.Event()
         self._under_way: Counter[str] = Counter()
+        self._rows = ThreadPoolExecutor(_ROWS, "webhooks-rows")
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="webhooks", daemon=True)
 
     def start(self) -> None:
@@ -53,16 +63,25 @@ class WebhookSender:
         self._thread.join()
 
     async def _run(self) -> None:
+        # A look-up of a name cannot be cancelled: it outlives its try. asyncio makes them in its default executor.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOK_UPS, "webhooks-look-up"))
+        with self._rows:
+            await self._send()
+
+    async def _send(self) -> None:
         connector = aiohttp.TCPConnector(resolver=PublicResolver(self._settings.egress.hosts), limit=AT_ONCE, force_close=True)
         timeout = aiohttp.ClientTimeout(total=self._settings.timers.webhook_seconds)
         # No cookies, no proxy of the environment: a delivery says what its row says.
         session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
         async with session, asyncio.TaskGroup() as group:
             while not self._stopping.is_set():
-                for parcel in await asyncio.to_thread(self._take):
+                for parcel in await self._in_rows(self._take):
                     self._under_way[parcel.endpoint_id] += 1
                     group.create_task(self._deliver(session, parcel))
-                await asyncio.to_thread(self._stopping.wait, self._settings.timers.dispatch_poll_seconds)
+                await self._in_rows(self._stopping.wait, self._settings.timers.dispatch_poll_seconds)
+
+    async def _in_rows(self, act: Callable[[*_Words], _Given], *words: *_Words) -> _Given:
+        return await asyncio.get_running_loop().run_in_executor(self._rows, act, *words)
 
     def _take(self) -> list[Parcel]:
         """None while the database is away."""
@@ -78,7 +97,7 @@ class WebhookSender:
     async def _deliver(self, session: aiohttp.ClientSession, parcel: Parcel) -> None:
         try:
             reply = await self._post(session, parcel)
-            await asyncio.to_thread(_record, parcel, reply)
+            await self._in_rows(_record, parcel, reply)
         except Exception:  # a fault of ours costs this try, not all deliveries of all projects
             log.exception("delivery failed", delivery=parcel.id)
         finally:

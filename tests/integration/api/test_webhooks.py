@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,6 +102,25 @@ def sending() -> Iterator[None]:
     sender.start()
     yield
     sender.stop()
+
+
+@contextmanager
+def no_answer_for(ending: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Look-ups of such names last until the end of the block."""
+    ended, ask = threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *rest: Any, **more: Any) -> Any:
+        if str(host).endswith(ending):
+            ended.wait()
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return ask(host, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", getaddrinfo)
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 def log(admin: Ask, made: dict[str, Any]) -> list[dict[str, Any]]:
@@ -229,6 +249,18 @@ class TestDeliveries:
             wait_until(lambda: log(admin, made)[0]["last_error"] is not None, "it is not tried")
         assert log(admin, made)[0]["last_error"] == "its host has an address that is not public"
         assert receiver.got == []
+
+    def test_hosts_whose_names_are_never_answered_hold_up_no_other(
+        self, api: TestClient, admin: Ask, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        silent = [endpoint(admin, f"https://silent-{at}.test/hook") for at in range(19)]
+        made = endpoint(admin, receiver.url)
+        monkeypatch.setenv("STILLHOUSE_TIMERS__WEBHOOK_PAUSE_SECONDS", "900")
+        forget_settings()
+        with sending(), no_answer_for(".test", monkeypatch):
+            move_alias(api)
+            wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it is not delivered", seconds=30)
+            assert {log(admin, each)[0]["last_error"] for each in silent} == {None}
 
     def test_what_came_of_an_older_try_changes_nothing(self, api: TestClient, admin: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
         made = endpoint(admin, "https://example.com/hook")
