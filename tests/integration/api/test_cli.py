@@ -84,3 +84,16 @@ class TestJobFile:
         assert refused.exit_code == Exit.USAGE
         assert "job.yaml line 7" in refused.stderr
         assert 'did you mean "temperature"' in refused.stderr
+
+    def test_the_same_key_again_is_the_same_job_also_with_a_csv(self, known: Run, tmp_path: Path) -> None:
+        (tmp_path / "spec.json").write_text(json.dumps(SPEC))
+        rows = "".join(f"{row['message']},{row['category']}\n" for row in ROWS)
+        (tmp_path / "rows.csv").write_text(f"message,category\n{rows}")
+        body = {"program": {"file": "spec.json"}, "trainset": {"file": "rows.csv"}, "metric": "exact_match", "auto_start": False}
+        (tmp_path / "job.json").write_text(json.dumps(body))
+        made = [known("jobs", "create", "-f", "job.json", "--idempotency-key", "run-1", "--json") for _ in range(2)]
+        assert [one.exit_code for one in made] == [Exit.OK, Exit.OK], made[1].output
+        assert len({json.loads(one.stdout)["id"] for one in made}) == 1
+        (tmp_path / "rows.csv").write_text("message,category\nIt crashes,technical\n")
+        other = known("jobs", "create", "-f", "job.json", "--idempotency-key", "run-1")
+        assert (other.exit_code, "idempotency_key_reused" in other.stderr) == (Exit.USAGE, True)
