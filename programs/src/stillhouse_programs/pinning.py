@@ -73,6 +73,13 @@ def pin(
     return program
 
 
+def pin_like(program: PinnedModule, pinned: dspy.Module) -> PinnedModule:
+    """Pin `program` as another one with the same predictors is; returns `program`."""
+    own: _Pin = getattr(pinned, _PIN)
+    configs = {name: config for name, part in pinned.named_predictors() if (config := getattr(part, _CALL_CONFIG)) is not None}
+    return pin(program, own.prompt_adapter, configs, guard=own.guard, required=getattr(pinned, _REQUIRED))
+
+
 def pinned_prompt_adapter(part: dspy.Module) -> dspy.Adapter | None:
     """Return the prompt adapter that a program or a part of one is pinned to, or None."""
     own: _Pin | None = getattr(part, _PIN, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import dspy
 import httpx
@@ -12,6 +13,7 @@ import stillhouse
 from stillhouse.dropin.lms import NoConnection
 from stillhouse.dropin.options import train_options
 from stillhouse.dropin.runner import ItemRun, Refused
+from stillhouse_programs.pinning import pin
 from tests.support.scripted_lm import Fail, ScriptedLM
 from tests.unit.client.dropin_server import Classify, Server, asked_for, desk, example, item_of, look_up
 
@@ -57,6 +59,35 @@ class TestRequest:
         server.jobs = []
         other = asked_for(server, client, metric="exact_match", multitask=False)
         assert other["metadata"] != first["metadata"]
+
+    def test_a_job_whose_artifact_was_deleted_is_made_again(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        server.jobs = [{"id": "cjob-gone", "status": "succeeded", "created_at": 1}]
+        server.succeeded["cjob-gone"] = None
+        asked_for(server, client)
+        assert len(server.bodies("POST /v1/compile_jobs")) == 1
+
+    def test_options_by_lm_find_its_predictors(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        """Also where the LM is the app's."""
+        tiny, small = dspy.LM("house/tiny"), dspy.LM("openai/small")
+        student = desk("house/tiny")
+        student.classify.lm, student.reply.lm = None, small
+        kwargs = {tiny: {"n_epochs": 7}, small: {"n_epochs": 2}}
+        for adapters, said in (
+            ({tiny: dspy.JSONAdapter(), small: dspy.JSONAdapter()}, pytest.raises(stillhouse.StillhouseError, match="over")),
+            ({small: dspy.JSONAdapter()}, pytest.raises(ValueError, match=r"adapter: a program has one prompt adapter, .* chat and json")),
+        ):
+            with dspy.context(lm=tiny), said:
+                stillhouse.BootstrapFinetune(client=client, train_kwargs=kwargs, adapter=adapters).compile(student, [example(0)])
+        (body,) = server.bodies("POST /v1/compile_jobs")
+        assert [(lm["model"], lm["train_options"]["n_epochs"]) for lm in body["lms"].values()] == [("tiny", 7), ("small", 2)]
+        assert (body["prompt_adapter"]["type"], body.get("train_options")) == ("json", None)
+
+    @pytest.mark.parametrize("option", ["train_kwargs", "adapter"])
+    def test_options_of_an_lm_that_nothing_asks_are_an_error(self, server: Server, client: stillhouse.Stillhouse, option: str) -> None:
+        given: Any = {dspy.LM("house/other"): {"n_epochs": 7} if option == "train_kwargs" else dspy.JSONAdapter()}
+        with pytest.raises(ValueError, match=rf"{option}: no predictor of the student asks house/other; they ask house/tiny"):
+            stillhouse.BootstrapFinetune(client=client, **{option: given}).compile(desk("house/tiny"), [example(0)])
+        assert not server.bodies("POST /v1/compile_jobs")
 
     def test_an_lm_without_a_connection_is_a_table_before_any_work(self, server: Server, client: stillhouse.Stillhouse) -> None:
         optimizer = stillhouse.BootstrapFinetune(metric="exact_match", client=client)
@@ -133,6 +164,14 @@ class TestItem:
                 lm.fault = None
         assert server.bodies("POST /v1/work_items/release") == [{"id": "work-1", "fence": 1}]
         assert not server.bodies("POST /v1/work_items/publish")
+
+    def test_a_compiled_program_asks_as_its_job_says(self, server: Server, client: stillhouse.Stillhouse, lm: ScriptedLM) -> None:
+        """Not under the prompt adapter that it is pinned to."""
+        item, before = item_of(asked_for(server, client), [example(0)]), len(lm.calls)
+        ItemRun(client, item, pin(desk("openai/big"), dspy.JSONAdapter()), lambda *_: True).run()
+        prompts = [call.body["messages"][-1]["content"] for call in lm.calls[before:]]
+        assert len(prompts) == 2
+        assert all("[[ ## completed ## ]]" in prompt for prompt in prompts)
 
     def test_what_is_stored_is_not_made_again(self, server: Server, client: stillhouse.Stillhouse, lm: ScriptedLM) -> None:
         body = asked_for(server, client, metric=lambda *_: True)

@@ -35,7 +35,7 @@ class TestTrouble:
 
     def run(self, server: Server, client: stillhouse.Stillhouse, n: int, metric: Any = lambda *_: True, **of_item: Any) -> None:
         examples = [example(number) for number in range(n)]
-        item = item_of(asked_for(server, client, metric=metric), examples).model_copy(update=of_item)
+        item = item_of(asked_for(server, client), examples).model_copy(update=of_item)
         ItemRun(client, item, desk("openai/big"), metric).run()
 
     def test_a_broken_connection_costs_another_call(self, server: Server, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:

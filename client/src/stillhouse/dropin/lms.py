@@ -63,7 +63,7 @@ class Roles:
 
 def resolve(program: dspy.Module, served: Served, names: Names, what: str) -> Roles:
     """The roles of a program. Raises NoConnection, before anything is paid for."""
-    found = {name: _found(name, predictor, served, names) for name, predictor in program.named_predictors()}
+    found = {name: _found(name, lm, served, names) for name, lm in asked_by(program).items()}
     if any(place is None for place, _ in found.values()):
         raise NoConnection(_table(program, found, served, what))
     roles = Roles()
@@ -78,8 +78,21 @@ def resolve(program: dspy.Module, served: Served, names: Names, what: str) -> Ro
     return roles
 
 
-def _found(name: str, predictor: dspy.Predict, served: Served, names: Names) -> tuple[tuple[str, str] | None, Any]:
-    lm = predictor.lm or dspy.settings.lm
+def asked_by(program: dspy.Module) -> dict[str, Any]:
+    """The LM that each predictor asks, its own or the app's; None where there is none."""
+    return {name: predictor.lm or dspy.settings.lm for name, predictor in program.named_predictors()}
+
+
+def by_model(program: dspy.Module, given: Mapping[Any, Any], option: str) -> dict[str, Any]:
+    """An option by LM, as one by model: a copied program has copies of its LMs. Raises ValueError for an LM that no predictor asks."""
+    asked = {lm.model for lm in asked_by(program).values() if lm is not None}
+    found = {lm.model: each for lm, each in given.items()}
+    if strange := sorted(found.keys() - asked):
+        raise ValueError(f"{option}: no predictor of the student asks {', '.join(strange)}; they ask {', '.join(sorted(asked))}")
+    return found
+
+
+def _found(name: str, lm: Any, served: Served, names: Names) -> tuple[tuple[str, str] | None, Any]:
     model = getattr(lm, "model", None)
     wanted = names.get(name) or (names.get(model) if model else None) or model
     return (served.find(wanted) if wanted else None), lm

@@ -22,6 +22,7 @@ from stillhouse.dropin.programs import Metric, own_metric, own_program, rows_of,
 from stillhouse.dropin.report import report
 from stillhouse.types import CompileJob
 from stillhouse_programs.artifact import load_artifact
+from stillhouse_programs.pinning import pin_like
 from stillhouse_programs.prompts import describe_prompt_adapter
 
 Json = dict[str, Any]
@@ -112,14 +113,14 @@ class BootstrapFinetune(Teleprompter):
         body: Json = {
             "program": self._program(student, trainset, roles.of_predictor),
             "trainset": rows,
-            "lms": {role: {**lm, **self._options_of(student, roles, role)} for role, lm in roles.lms.items()},
+            "lms": self._lms(student, roles),
             "teacher": [self._teacher(each, served, trainset) for each in teachers or [student]],
             "metric": self.metric if self._own_metric is None else own_metric(self._own_metric),
             "multitask": self.multitask,
-            "prompt_adapter": self._prompt_adapter(),
+            "prompt_adapter": self._prompt_adapter(student),
             "demos": "drop" if self.exclude_demos else "auto",
         }
-        if not any(isinstance(key, dspy.BaseLM) for key in self.train_kwargs):
+        if not self._trains_by_lm:
             body["train_options"] = train_options(self.train_kwargs)
         if valset is not None:
             body["valset"] = rows_of(valset, "valset")
@@ -141,25 +142,40 @@ class BootstrapFinetune(Teleprompter):
         roles = lm_roles.resolve(program, served, {**self.lms, **self.teacher_lms}, "teacher")
         return {"program": self._program(program, trainset, roles.of_predictor), "lms": roles.lms}
 
-    def _options_of(self, student: Any, roles: lm_roles.Roles, role: str) -> Json:
-        """As upstream, `train_kwargs` may have an entry for each LM; here an LM is told by its model, so a copied student keeps it."""
-        models = {p.lm.model for name, p in student.named_predictors() if roles.of_predictor[name] == role and p.lm is not None}
-        for lm, given in self.train_kwargs.items():
-            if isinstance(lm, dspy.BaseLM) and lm.model in models:
-                return {"train_options": train_options(given)}
-        return {}
+    @property
+    def _trains_by_lm(self) -> bool:
+        return any(isinstance(key, dspy.BaseLM) for key in self.train_kwargs)
 
-    def _prompt_adapter(self) -> Json:
-        given = next(iter(self.adapter.values())) if isinstance(self.adapter, Mapping) else self.adapter
-        plain: Json = describe_prompt_adapter(given or dspy.settings.adapter or dspy.ChatAdapter()).model_dump(mode="json")
-        return plain
+    def _lms(self, student: Any, roles: lm_roles.Roles) -> Json:
+        """The student's LMs. As upstream, `train_kwargs` may have an entry for each."""
+        lms = {role: dict(lm) for role, lm in roles.lms.items()}
+        if self._trains_by_lm:
+            given = lm_roles.by_model(student, self.train_kwargs, "train_kwargs")
+            for name, lm in lm_roles.asked_by(student).items():
+                if lm.model in given:
+                    lms[roles.of_predictor[name]]["train_options"] = train_options(given[lm.model])
+        return lms
+
+    def _prompt_adapter(self, student: Any) -> Json:
+        """The one of the student. As upstream, `adapter` may have an entry for each LM; here all have the same."""
+        given = [self.adapter]
+        if isinstance(self.adapter, Mapping):
+            found = lm_roles.by_model(student, self.adapter, "adapter")
+            given = [found.get(lm.model) for lm in lm_roles.asked_by(student).values()]
+        usual = dspy.settings.adapter or dspy.ChatAdapter()
+        described: list[Json] = [describe_prompt_adapter(each or usual).model_dump(mode="json") for each in given]
+        if any(each != described[0] for each in described):
+            kinds = " and ".join(dict.fromkeys(each["type"] for each in described))
+            raise ValueError(f"adapter: a program has one prompt adapter, but its LMs have {kinds}")
+        return described[0]
 
     def _attached(self, client: Stillhouse, call: str) -> CompileJob | None:
-        """The job that this very call made before, unless it ended without a program; a paused one goes on."""
+        """The job that this very call made before, unless it ended without a program, or that was deleted; a paused one goes on."""
         for job in client.compile_jobs.list(metadata={CALL: call}, limit=1):
             if job.status in ("failed", "cancelled"):
                 return None
-            return client.compile_jobs.resume(job.id) if job.status == "paused" else client.compile_jobs.retrieve(job.id)
+            found = client.compile_jobs.resume(job.id) if job.status == "paused" else client.compile_jobs.retrieve(job.id)
+            return None if found.status == "succeeded" and found.artifact is None else found
         return None
 
     def _line(self, body: Json, job: CompileJob) -> str:
@@ -188,6 +204,7 @@ class BootstrapFinetune(Teleprompter):
         tuned = dict(compiled.named_predictors())
         for name, predictor in student.named_predictors():
             predictor.lm, predictor.demos = tuned[name].lm, tuned[name].demos
+        pin_like(student, compiled)  # it asks with the prompts that its models were trained on
         student._compiled = True
         return student
 

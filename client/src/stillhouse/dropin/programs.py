@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import uuid
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dspy
 
 from stillhouse._plain import plain_json
+from stillhouse.dropin.identity import Untold, describe, source
 from stillhouse_programs.derive import derive
 from stillhouse_programs.describe import predictor_body
 from stillhouse_programs.not_a_spec import NotASpec
@@ -64,7 +66,16 @@ def own_program(program: dspy.Module, examples: Sequence[Any], roles: Mapping[st
 
 def own_metric(metric: Metric) -> Json:
     name = getattr(metric, "__name__", type(metric).__name__)
-    return {"type": "client", "name": "metric" if name == "<lambda>" else name[:100], "source": _digest(_source(metric))}
+    return {"type": "client", "name": "metric" if name == "<lambda>" else name[:100], "source": _digest(_told(metric))}
+
+
+def _told(metric: Metric) -> str:
+    """What is told of a metric is all that its scores depend on, or it is told as one that was never seen before."""
+    try:
+        return describe(metric)
+    except Untold as held:
+        warnings.warn(f"metric: its {held} cannot be told from another: each call makes a job of its own", stacklevel=2)
+        return uuid.uuid4().hex
 
 
 def _source_of_program(program: dspy.Module) -> str:
@@ -74,22 +85,8 @@ def _source_of_program(program: dspy.Module) -> str:
         kind = type(module)
         if kind.__module__.partition(".")[0] != "dspy":
             settings = {key: value for key, value in vars(module).items() if isinstance(value, (str, int, float, bool))}
-            parts.append(f"{name} {json.dumps(settings, sort_keys=True)}\n{_source(kind)}")
+            parts.append(f"{name} {json.dumps(settings, sort_keys=True)}\n{source(kind)}")
     return _digest("\n".join(parts))
-
-
-def _source(thing: Any) -> str:
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):  # typed at a prompt, or made at run time
-        return "\n".join(_bytecode(thing)) or f"{type(thing).__module__}.{type(thing).__qualname__}"
-
-
-def _bytecode(thing: Any) -> Iterable[str]:
-    for function in vars(thing if inspect.isclass(thing) else type(thing)).values() if not inspect.isfunction(thing) else [thing]:
-        code = getattr(function, "__code__", None)
-        if code is not None:
-            yield f"{code.co_name} {code.co_code.hex()} {[const for const in code.co_consts if isinstance(const, (str, int, float, bool))]}"
 
 
 def _digest(text: str) -> str:

@@ -23,6 +23,7 @@ from stillhouse_programs.engine import make_lm
 from stillhouse_programs.executor import Plan, Slice
 from stillhouse_programs.grammar import derive_grammar
 from stillhouse_programs.metrics import make_metric
+from stillhouse_programs.pinning import unpin
 from stillhouse_programs.preview import output_types
 from stillhouse_programs.prompts import make_prompt_adapter
 from stillhouse_programs.spec import parse_prompt_adapter, parse_spec
@@ -143,7 +144,7 @@ class ItemRun:
         """A copy of the program as its role runs it: demos and LMs are the job's, all else is the caller's."""
         spec = parse_spec(part.program)
         prompt_adapter = make_prompt_adapter(parse_prompt_adapter(part.prompt_adapter))
-        program = self.program.deepcopy()
+        program = unpin(self.program.deepcopy())  # a compiled one may be compiled again
         take_demos(program, spec)
         roles = {predictor.name: part.lms[predictor.lm] for predictor in spec.predictors}
         for name, predictor in program.named_predictors():

@@ -1,0 +1,152 @@
+"""What tells a metric or a program from another one: the source text of its code, and the values that it holds."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+from uuid import UUID
+
+import dspy
+
+_PLAIN = (str, int, float, complex, bool, bytes, type(None), range, date, time, timedelta, Decimal, PurePath, UUID, re.Pattern)
+"""Values that their `repr` tells apart."""
+_WORKING = frozenset({"history", "callbacks", "_compiled"})
+"""What dspy's modules hold while they work."""
+
+
+class Untold(Exception):
+    """A value that cannot be told from another; the text is the name that it is held under."""
+
+
+def describe(thing: Any) -> str:
+    """Equal for things of the same code that hold the same values, in every process. Raises Untold."""
+    return repr(_Describer().of(thing, "itself"))
+
+
+def source(thing: type | CodeType) -> str:
+    """The source text of a class or of a function's code; what is compiled of it where there is none."""
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):  # typed at a prompt, or made at run time
+        return "\n".join(_compiled(thing)) if isinstance(thing, type) else _code(thing)
+
+
+class _Describer:
+    """A value that was met before is only pointed at: values may hold each other."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, tuple[int, Any]] = {}
+
+    def of(self, value: Any, name: str) -> Any:
+        if isinstance(value, Enum):
+            return _name(type(value)), value.name
+        if isinstance(value, _PLAIN):
+            return repr(value)
+        if not isinstance(value, tuple):
+            if id(value) in self._met:
+                return "met", self._met[id(value)][0]
+            self._met[id(value)] = len(self._met), value  # held, so that no other has its id
+        return self._new(value, name)
+
+    def _new(self, value: Any, name: str) -> Any:
+        match value:
+            case Mapping():
+                return "mapping", [(self.of(key, name), self.of(each, str(key))) for key, each in value.items()]
+            case list() | tuple():
+                return type(value).__name__, [self.of(each, name) for each in value]
+            case set() | frozenset():
+                return "set", sorted(repr(self.of(each, name)) for each in value)
+            case ModuleType():
+                return "module", value.__name__
+            case BuiltinFunctionType():
+                return "builtin", value.__qualname__, self.of(value.__self__, name)
+            case FunctionType():
+                return self._function(value)
+            case MethodType():
+                return "method", self.of(value.__func__, name), self.of(value.__self__, name)
+            case functools.partial():
+                return "partial", self.of(value.func, name), self.of(value.args, name), self.of(value.keywords, name)
+            case type():
+                return self._class(value, name)
+            case _:
+                return self._object(value, name)
+
+    def _function(self, function: FunctionType) -> Any:
+        code = function.__code__
+        told = (source(code), _code(code)) if code.co_name == "<lambda>" else source(code)  # a line may hold several
+        closed = zip(code.co_freevars, function.__closure__ or (), strict=True)
+        over = [(name, self.of(_content(cell, name), name)) for name, cell in closed]
+        return "function", told, over, self.of(function.__defaults__, "default"), self.of(function.__kwdefaults__, "default")
+
+    def _class(self, kind: Any, name: str) -> Any:
+        if issubclass(kind, dspy.Signature):
+            types = [(field, str(info.annotation)) for field, info in kind.fields.items()]
+            return "signature", self.of(kind.dump_state(), name), types
+        return "class", [(_name(each), source(each)) for each in kind.__mro__[:-1]]
+
+    def _object(self, value: Any, name: str) -> Any:
+        kind = type(value)
+        if isinstance(value, dspy.LM):
+            return "lm", self.of(value.dump_state(), name)
+        if isinstance(value, dspy.Example):
+            return "example", self.of(dict(value.items()), name)
+        held = _held(value)
+        if held is None:
+            raise Untold(name)
+        if isinstance(value, dspy.Predict):
+            held = {part: held[part] for part in ("signature", "demos", "lm", "config")}
+        elif isinstance(value, (dspy.Module, dspy.BaseLM)):
+            held = {part: each for part, each in held.items() if part not in _WORKING}
+        return "object", self.of(kind, name), self.of(held, name)
+
+
+def _content(cell: CellType, name: str) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty still
+        raise Untold(name) from None
+
+
+def _held(value: Any) -> dict[str, Any] | None:
+    """The attributes of an object; None for one of whose inside nothing is seen."""
+    slots = [slot for kind in type(value).__mro__ for slot in _slots(kind)]
+    if not slots and not hasattr(value, "__dict__"):
+        return None
+    return {**{slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}, **getattr(value, "__dict__", {})}
+
+
+def _slots(kind: type) -> list[str]:
+    slots = vars(kind).get("__slots__", ())
+    return [slot for slot in ((slots,) if isinstance(slots, str) else slots) if slot not in ("__dict__", "__weakref__")]
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _compiled(kind: type) -> list[str]:
+    found = [_name(kind)]
+    for name, value in vars(kind).items():
+        if isinstance(code := getattr(value, "__code__", None), CodeType):
+            found.append(_code(code))
+        elif isinstance(value, _PLAIN) and not name.startswith("__"):
+            found.append(f"{name} {value!r}")
+    return found
+
+
+def _code(code: CodeType) -> str:
+    return f"{code.co_name} {code.co_code.hex()} {code.co_names} {code.co_varnames} {[_constant(each) for each in code.co_consts]}"
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return _code(value)
+    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
