@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
 import httpx
-from filelock import AsyncFileLock, FileLock
 
 from stillhouse._exceptions import DamagedArtifact
 from stillhouse._request import Call
@@ -80,39 +78,6 @@ class Download:
         """Bytes that have come of a file."""
         path = self._part / file.path
         return path.stat().st_size if path.is_file() else 0
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """One process and thread at a time makes `path`; the others wait. Look again then: it may be there."""
-    lock = _lock_of(path)
-    with FileLock(lock):
-        try:
-            yield
-        finally:
-            _remove(lock)
-
-
-@asynccontextmanager
-async def alone_async(path: Path) -> AsyncIterator[None]:
-    """`alone` that lets other tasks go on while it waits."""
-    lock = _lock_of(path)
-    async with AsyncFileLock(lock):
-        try:
-            yield
-        finally:
-            _remove(lock)
-
-
-def _lock_of(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.parent / f".{path.name}.lock"
-
-
-def _remove(lock: Path) -> None:
-    """While it is held: whoever waits finds that the file is gone, and makes another. Where open files cannot be removed, it stays."""
-    with suppress(OSError):
-        lock.unlink()
 
 
 def is_intact(folder: Path, files: Sequence[ArtifactFile]) -> bool:

@@ -12,11 +12,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stillhouse._archive import alone, is_intact
+from stillhouse._archive import is_intact
 from stillhouse._client import Stillhouse
 from stillhouse._config import look_up
 from stillhouse._exceptions import APIConnectionError, ServerError
 from stillhouse._extras import extra
+from stillhouse._lock import alone
 from stillhouse.types import ArtifactFile
 
 _log = logging.getLogger(__name__)

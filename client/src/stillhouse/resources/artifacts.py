@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Unpack
 
 from stillhouse import _request
-from stillhouse._archive import PATH, Download, alone, alone_async, is_intact
+from stillhouse._archive import PATH, Download, is_intact
 from stillhouse._exceptions import APIConnectionError
+from stillhouse._lock import alone, alone_async
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
 from stillhouse.types import Artifact, ArtifactCall, ArtifactFile
