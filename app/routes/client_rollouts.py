@@ -31,11 +31,11 @@ def _number(item_id: str) -> int:
 
 
 @routes.post("/work_items/claim", summary="Claim work of a client's job", responses=BODY_ERRORS)
-def claim_work_item(body: ClaimIn, caller: Writer, session: SessionDep, services: ServicesDep) -> Claimed:
+def claim_work_item(body: ClaimIn, caller: Writer, services: ServicesDep) -> Claimed:
     """A slice of a job of the key's own project whose rollouts are the client's to make. It is held for `lease_seconds`; beat it every
     `beat_seconds`, send its traces and scores, then publish it. A client that goes away loses its lease, and the job waits."""
     worker = WorkerInfo(f"client:{caller.key_id}:{body.client}", frozenset(), body.width, caller.project_id, body.job)
-    return claimed(items.claim(session, services.store, worker))
+    return claimed(items.claim(services.store, worker))
 
 
 @routes.post("/work_items/beat", summary="Keep a work item", responses={**BODY_ERRORS, **errors(404, 409)})

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from distill.catalog import row_facts, usage
 from distill.clients.slots import Slots
-from distill.db import Session
-from distill.errors import Conflict, Detail, Invalid, LostLease
+from distill.db import Session, unit_of_work
+from distill.errors import Conflict, Detail, Invalid, JobFault, LostLease, StillhouseError
 from distill.execute import context as contexts
 from distill.execute import flow
 from distill.execute.rollout_slice import Item, Phase, Slice
@@ -48,18 +48,33 @@ class NotRun:
     message: str
 
 
-def claim(s: Session, store: BlobStore, worker: WorkerInfo) -> Lease | None:
-    """Take the next item that a client may have; None when there is none."""
-    taken = claims.claim(s, Queue.CLIENT, worker)
+def claim(store: BlobStore, worker: WorkerInfo) -> Lease | None:
+    """Take the next item that a client may have; None when there is none, or when it cannot be run now.
+
+    Rows are read once the item is taken: nobody waits meanwhile for the locks of a claim, and what cannot be read has spent an attempt.
+    """
+    with unit_of_work("api") as s:
+        taken = claims.claim(s, Queue.CLIENT, worker)
     if taken is None:
         return None
+    try:
+        with unit_of_work("api") as s:
+            return _lease(s, store, taken)
+    except Refused as refused:
+        with unit_of_work("api") as s:
+            _fail(s, taken, refused.reason)
+    except StillhouseError as error:
+        fault = JobFault(error.code, error.message, "system", error.param, retryable=True)
+        with unit_of_work("api") as s:
+            claims.fail(s, taken, fault, retryable=True)
+    return None
+
+
+def _lease(s: Session, store: BlobStore, taken: Claim) -> Lease:
+    """Raises Refused, NotFound, StorageError."""
     piece = _slice(s, store, taken)
     piece.forget_failed_scores()
-    try:
-        slots = Slots.of(s, piece)
-    except Refused as refused:
-        _fail(s, taken, refused.reason)
-        return None
+    slots = Slots.of(s, piece)
     spec = piece.job.spec
     metric = spec.metric.model_dump(mode="json")
     examples = [_example(piece, item) for item in piece.items]
@@ -118,8 +133,8 @@ def publish(s: Session, store: BlobStore, project_id: str, item_id: int, fence: 
     held, status = client_items.find(s, project_id, item_id, fence)
     if status in (ItemStatus.SUCCEEDED, ItemStatus.FAILED):
         return "succeeded" if status is ItemStatus.SUCCEEDED else "failed"
+    piece = _slice(s, store, held)  # before anything is locked; what is stored stays
     claims.hold(s, held)
-    piece = _slice(s, store, held)
     _leave_out(piece, not_run)
     _check_whole(piece)
     rows, counts = facts_of(piece)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from sqlalchemy import text
@@ -17,7 +17,7 @@ from distill.db import unit_of_work
 from distill.jobs import claims
 from distill.jobs.models import Job
 from distill.settings import get_settings
-from distill.storage import open_store
+from distill.storage import FolderStore, open_store
 from tests.integration.execute.house import SUPPORT, House, PretendTrainer, rows
 from tests.support.scripted_lm import ScriptedLM
 
@@ -231,6 +231,33 @@ class TestLease:
         assert (late.status_code, late.json()["error"]["code"]) == (409, "lost_lease")
         assert api.post("/v1/work_items/release", json=held).json()["status"] == "queued"
 
+    def test_what_cannot_be_read_holds_up_its_own_job_alone(self, house: House, api: TestClient, job_id: str) -> None:
+        plan = house.job(job_id).plan
+        assert plan is not None
+        kept = house.store.read(plan["split"])
+        house.store.path(plan["split"]).unlink()
+        other = create(api, 13)
+        house.run(other, until=lambda job: job.step == "bootstrap", seconds=240)
+        player = Player(api)
+        found = [player.claim() for _ in range(5)]  # the older job's turn comes first; its held-out rows can be read
+        assert found[0] is None
+        assert other in {item["job"] for item in found if item is not None}
+
+        told = api.get(f"/v1/compile_jobs/{job_id}/events").json()["data"]
+        assert "blob_missing" in {each["data"]["code"] for each in told if each["level"] == "warning"}
+        house.store.put(kept)
+        with unit_of_work() as s:
+            s.execute(text("UPDATE work_items SET run_after = clock_timestamp() WHERE job_id = :id"), {"id": job_id})
+        again = player.claim(job_id)
+        assert again is not None
+        assert again["attempt"] > 1
+
+    def test_nobody_waits_while_rows_are_read(self, house: House, api: TestClient, job_id: str) -> None:
+        assert isinstance(house.store, FolderStore)
+        api.app.routes.state.services.store = store = Looking(house.store.root)  # type: ignore[attr-defined]
+        Player(api).play(house.job(job_id))
+        assert store.opened > 1
+
     def test_nothing_is_published_half(self, api: TestClient, job_id: str) -> None:
         player = Player(api)
         item = player.claim(job_id)
@@ -363,6 +390,19 @@ class TestSubmit:
         job = house.run(create(api, program=SUPPORT, rollouts={"where": "client"}), until=Player(api).play, seconds=240)
         assert job.status == "succeeded", job.error
         assert not house.teacher.calls
+
+
+class Looking(FolderStore):
+    """A store that refuses to be read from while somebody has a work item or a job locked."""
+
+    opened = 0
+
+    def open(self, digest: str) -> BinaryIO:
+        with unit_of_work() as s:
+            s.execute(text("SELECT 1 FROM work_items FOR UPDATE NOWAIT"))
+            s.execute(text("SELECT 1 FROM jobs FOR UPDATE NOWAIT"))
+        self.opened += 1
+        return super().open(digest)
 
 
 def lapse(item_id: str) -> None:
