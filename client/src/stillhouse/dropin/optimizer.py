@@ -77,6 +77,7 @@ class BootstrapFinetune(Teleprompter):
             NoConnection: an LM that the server has no connection for; nothing was paid.
             ValueError: an example or an option that cannot be used; nothing was paid.
             CompileFailed: the job failed, was cancelled or paused.
+            Interrupted: all examples met trouble; the same call goes on with what was made.
         """
         own = self.client is None
         client = self.client or Stillhouse()
