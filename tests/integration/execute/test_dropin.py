@@ -17,8 +17,8 @@ from distill.execute.steps import STEPS
 from distill.settings import get_settings
 from distill.storage import open_store
 from tests.integration.api.conftest import serving
+from tests.integration.execute.client_player import TOML, token
 from tests.integration.execute.house import QUEUES, House, PretendTrainer, rows
-from tests.integration.execute.test_client_rollouts import TOML, token
 from tests.support.scripted_lm import ScriptedLM
 
 
