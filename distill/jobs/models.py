@@ -243,6 +243,8 @@ class FineTuneJob(Base):
     checkpoint_step: Mapped[int | None]
     trained_seconds: Mapped[float] = mapped_column(server_default=text("0"))
     """How long trainers have been at work on it, over all attempts since the last retry; it is held against the deadline."""
+    earlier_seconds: Mapped[float] = mapped_column(server_default=text("0"))
+    """As `trained_seconds`, in the rounds before: a retry has the whole deadline again, and gives no time of the month back."""
     progress: Mapped[dict[str, Any] | None]
     curve: Mapped[str | None] = mapped_column(Text)
     log: Mapped[str | None] = mapped_column(Text)

@@ -31,9 +31,10 @@ SELECT COALESCE(sum(calls), 0) AS calls, COALESCE(sum(prompt_tokens), 0) AS prom
   FROM lm_usage WHERE project_id = :project_id AND kind = 'paid' AND created_at >= :since AND created_at < :until
 """)
 _COMPUTE = text("""
-SELECT COALESCE(sum(GREATEST(trained_seconds, COALESCE(CAST(result ->> 'seconds' AS float), 0))), 0)
+SELECT COALESCE(sum(earlier_seconds + CASE WHEN reused_from IS NULL
+                        THEN GREATEST(trained_seconds, COALESCE(CAST(result ->> 'seconds' AS float), 0)) ELSE 0 END), 0)
   FROM fine_tune_jobs
- WHERE project_id = :project_id AND reused_from IS NULL AND started_at IS NOT NULL
+ WHERE project_id = :project_id AND started_at IS NOT NULL
    AND COALESCE(finished_at, :at) >= :since AND COALESCE(finished_at, :at) < :until
 """)
 _MADE = text("""

@@ -31,7 +31,7 @@ _REOPEN_KEYS = text("""
 UPDATE fine_tune_jobs f
    SET status = CASE WHEN EXISTS (SELECT 1 FROM work_items w WHERE w.fine_tune_job_id = f.id AND w.status = 'leased')
                      THEN 'running' ELSE 'queued' END,
-       error = NULL, finished_at = NULL, progress = NULL, trained_seconds = 0
+       error = NULL, finished_at = NULL, progress = NULL, earlier_seconds = earlier_seconds + trained_seconds, trained_seconds = 0
  WHERE f.job_id = :job_id AND f.status IN ('failed', 'cancelled') AND f.id <> ALL (CAST(:left AS text[]))
 """)
 _REQUEUE = text("""
@@ -57,7 +57,7 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
     job = repository.lock(s, job_id)
     if job.status != JobStatus.FAILED:
         raise Conflict(f"job {job.id} is {job.status}; only a failed job can be retried", code="wrong_status", param="id")
-    quotas.check_month(s, project_id)
+    quotas.check_new_job(s, project_id)
     trained.hold_all(s, job.id)
     left = _left_failed(repository.fine_tune_jobs(s, job.id), fine_tune_job_id)
     anew = _begin_anew(s, job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,13 @@ class TestJobsAtOnce:
 
             assert sorted(pool.map(ask, range(6))) == [201, 201, 429, 429, 429, 429]
 
+    def test_a_failed_job_comes_back_as_one_more(self, limited: Limits) -> None:
+        api = limited("max_jobs = 1")
+        failed = finish(api).job_id
+        fail_all()
+        assert api.post("/v1/compile_jobs", json=job_body()).status_code == 201
+        assert "max_jobs" in refused(api.post(f"/v1/compile_jobs/{failed}/retry"))
+
 
 class TestMonths:
     def test_teachers_money(self, limited: Limits) -> None:
@@ -140,3 +148,21 @@ class TestMonths:
         assert api.post("/v1/compile_jobs", json=job_body()).status_code == 201
         execute("UPDATE fine_tune_jobs SET trained_seconds = 10")
         assert "month_compute_seconds" in refused(api.post("/v1/compile_jobs", json=job_body()))
+
+    def test_what_was_trained_before_a_retry_counts(self, api: TestClient) -> None:
+        job_id = finish(api).job_id
+        fail_all()
+        for round_seconds, whole in ((9.0, 9.0), (4.0, 13.0)):
+            execute("UPDATE fine_tune_jobs SET trained_seconds = :seconds", seconds=round_seconds)
+            assert api.get("/v1/usage").json()["compute_seconds"] == whole
+            fail_all()
+            assert api.post(f"/v1/compile_jobs/{job_id}/retry").status_code == 200
+            assert api.get("/v1/usage").json()["compute_seconds"] == whole
+
+
+def fail_all() -> None:
+    """Every job, with its keys, after they have begun."""
+    failed = "status = 'failed', started_at = now(), finished_at = now(), error = CAST(:error AS json)"
+    error = json.dumps({"code": "x", "message": "It broke.", "step": "train", "category": "system"})
+    for table in ("jobs", "fine_tune_jobs"):
+        execute(f"UPDATE {table} SET {failed}", error=error)
