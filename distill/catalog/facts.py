@@ -75,7 +75,8 @@ class Score(Base):
 class LmUsage(Base):
     """What one claim of a work item asked of one LM: `paid` for, or `saved` by traces that an earlier job paid for.
 
-    Written as it comes, without a fence: it was paid for whoever holds the lease now.
+    Written as it comes, without a fence: it was paid for whoever holds the lease now. What a client's traces took has a number of its own
+    in place of the item's, and the fence 0.
     """
 
     __tablename__ = "lm_usage"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -39,6 +39,7 @@ class NewTrace:
     source: str = "runner"
     dspy_version: str | None = None
     job_id: str | None = None
+    id: str = field(default_factory=lambda: new_id("trace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,10 @@ def known(s: Session, project_id: str, digests: Iterable[str]) -> set[str]:
     return set(s.scalars(select(Trace.digest).where(Trace.project_id == project_id, Trace.digest.in_(list(digests)))))
 
 
-def statuses(s: Session, project_id: str, digests: Iterable[str]) -> dict[str, str]:
-    """`{digest: status}` of those that are stored, without reading the traces."""
-    query = select(Trace.digest, Trace.status).where(Trace.project_id == project_id, Trace.digest.in_(list(digests)))
-    return {row.digest: row.status for row in s.execute(query)}
+def heads(s: Session, project_id: str, digests: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """`{digest: (id, status)}` of those that are stored, without reading the traces."""
+    query = select(Trace.digest, Trace.id, Trace.status).where(Trace.project_id == project_id, Trace.digest.in_(list(digests)))
+    return {row.digest: (row.id, row.status) for row in s.execute(query)}
 
 
 def newest(s: Session, project_id: str, program_digest: str, lms_digest: str | None, limit: int) -> list[dict[str, Any]]:
@@ -100,7 +101,7 @@ def store(s: Session, rows: Sequence[NewTrace]) -> int:
 def _values(row: NewTrace) -> tuple[Any, ...]:
     usage = row.body.get("usage") or {}
     return (
-        row.project_id, row.digest, new_id("trace"), row.source, row.body["status"], row.program_digest, row.lms_digest,
+        row.project_id, row.digest, row.id, row.source, row.body["status"], row.program_digest, row.lms_digest,
         row.inputs_digest, row.prompt_hash, row.rollout, row.dspy_version, row.job_id, dump(row.body), int(usage.get("calls", 0)),
         int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)), float(row.body.get("seconds") or 0.0), "now",
     )  # fmt: skip

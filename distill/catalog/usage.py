@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from distill.catalog.facts import LmUsage
@@ -50,6 +50,7 @@ class LmCost:
     usd: float | None
 
 
+_NUMBER = text("SELECT nextval(pg_get_serial_sequence('work_items', 'id'))")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
 
@@ -60,6 +61,11 @@ def record(s: Session, rows: Iterable[NewUsage]) -> None:
         told = insert(LmUsage).values(values)
         again = {name: told.excluded[name] for name in ("calls", *_TOKENS, "seconds", "usd")}
         s.execute(told.on_conflict_do_update(index_elements=["item_id", "fence", "kind", "model"], set_=again))
+
+
+def number_without_claim(s: Session) -> int:
+    """In place of an item's, which has it never: for what was asked outside of a claim."""
+    return int(s.execute(_NUMBER).scalar_one())
 
 
 def of_jobs(s: Session, job_ids: Sequence[str]) -> Mapping[str, list[LmCost]]:

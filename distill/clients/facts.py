@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal
 
-from distill.catalog import scores, traces
+from distill.catalog import scores, traces, usage
 from distill.catalog.scores import NewScore
 from distill.catalog.traces import NewTrace
+from distill.catalog.usage import NewUsage
 from distill.clients.slots import Slots
 from distill.db import Session
 from distill.errors import Conflict, Detail, Invalid
@@ -18,6 +19,7 @@ from distill.execute.context import Example, JobContext
 from distill.execute.rollout_slice import Item, Slice
 from distill.jobs import repository
 from distill.pipeline.costs import Asked, priced
+from distill.pipeline.costs import saved as priced_anew
 from distill.pipeline.holdout import numbered
 from distill.pipeline.plan import roles_to_evaluate
 from distill.pipeline.roles import teacher_roles
@@ -50,27 +52,39 @@ def store_traces(s: Session, store: BlobStore, project_id: str, job_id: str, tol
     Raises NotFound, Conflict, Invalid.
     """
     rows: list[NewTrace] = []
-    unanswered: list[tuple[_Found, int]] = []
+    places: list[tuple[_Found, int]] = []
     for at, each, found in _found(s, store, project_id, job_id, told, "traces"):
         body = _priced({**each.body, "inputs": found.item.io.inputs}, found.slots, at)
         rows.append(found.piece.take_trace(found.item, each.place.n, body, source))
-        if body["status"] != "ok":
-            unanswered.append((found, each.place.n))
+        places.append((found, each.place.n))
     new = traces.store(s, rows)
-    scores.store(s, _scores_of_no_answer(s, project_id, unanswered))
+    heads = traces.heads(s, project_id, [row.digest for row in rows])
+    scores.store(s, _scores_of_no_answer(places, heads))
+    if source == "client":
+        told_of = zip(rows, places, strict=True)
+        _record_paid(s, job_id, [(row, found) for row, (found, _) in told_of if heads[row.digest][0] == row.id])
     return new
 
 
-def _scores_of_no_answer(s: Session, project_id: str, unanswered: Sequence[tuple[_Found, int]]) -> list[NewScore]:
-    """Another client's answer may have been there first; then there is something to be judged."""
-    stored = traces.statuses(s, project_id, [found.item.digests[n] for found, n in unanswered])
+def _scores_of_no_answer(places: Sequence[tuple[_Found, int]], heads: Mapping[str, tuple[str, str]]) -> list[NewScore]:
+    """By what is stored: another client's answer may have been there first, and is to be judged."""
     rows = []
-    for found, n in unanswered:
-        status = stored[found.item.digests[n]]
+    for found, n in places:
+        _, status = heads[found.item.digests[n]]
         if status != "ok":
             nothing = {"value": 0.0, "status": "ok", "feedback": None, "error": f"the rollout ended {status}"}
             rows.append(found.piece.take_score(found.item, n, nothing))
     return rows
+
+
+def _record_paid(s: Session, job_id: str, new: Sequence[tuple[NewTrace, _Found]]) -> None:
+    """When it comes, whatever becomes of the work item: what is stored is told once, and was paid for by then."""
+    for role, group in groupby(new, key=lambda each: each[1].piece.role):
+        some = list(group)
+        row, found = some[0]
+        number = usage.number_without_claim(s)
+        spent = priced_anew([each.body for each, _ in some], found.slots.values())
+        usage.record(s, [NewUsage(number, 0, "paid", model, row.project_id, job_id, role, **asdict(one)) for model, one in spent.items()])
 
 
 @dataclass(frozen=True)

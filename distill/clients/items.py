@@ -142,7 +142,7 @@ def publish(s: Session, store: BlobStore, project_id: str, item_id: int, fence: 
     if held.payload.get("whole") and piece.is_bootstrap and not piece.stored_only and (reason := verdict(piece)) is not None:
         _fail(s, held, reason)
         return "failed"
-    paid = _record_usage(s, held, piece)
+    paid = _record_saved(s, held, piece)
     spent = {name: sum(getattr(each, name) for each in paid) for name in ("calls", "prompt_tokens", "completion_tokens")}
     counts.update(spent, teacher_calls=spent["calls"] if piece.role.startswith("teacher") else 0)
     closed = flow.after_bootstrap if held.step is Step.BOOTSTRAP else flow.after_evaluate
@@ -180,13 +180,12 @@ def _what_lacks(piece: Slice, item: Item) -> str:
     return "has not passed, and more rollouts are asked for"
 
 
-def _record_usage(s: Session, held: Claim, piece: Slice) -> list[Spent]:
-    """What this job's own traces took, and what those of others saved."""
+def _record_saved(s: Session, held: Claim, piece: Slice) -> list[Spent]:
+    """What those of others saved; returns what this job's own traces took, which is written down when they come."""
     slots = Slots.of(s, piece)
     own = {item.digests[each.n]: each.trace for item, each in piece.used() if item.digests[each.n] not in piece.known}
     paid = priced_anew([trace for trace in own.values() if trace is not None], slots.asked)
     saved = piece.saved({each.name: each for each in slots.asked})
-    usage.record(s, [usage_row(held, "paid", piece.role, model, spent) for model, spent in paid.items()])
     usage.record(s, [usage_row(held, "saved", piece.role, model, spent) for model, spent in saved.items()])
     return list(paid.values())
 
