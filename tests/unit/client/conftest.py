@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner, Result
 
 from stillhouse import AsyncStillhouse, Stillhouse
+from stillhouse.cli.main import app
 from tests.support.scripted_lm import ScriptedLM
 from tests.unit.client.dropin_server import Server, knows
 
@@ -77,3 +80,38 @@ def client(server: Server, lm: ScriptedLM) -> Iterator[Stillhouse]:
     """Its gateway is the scripted LM."""
     with Stillhouse(lm.url.removesuffix("/v1"), "sh_a_b", transport=httpx.MockTransport(server), sleep=lambda _: None) as made:
         yield made
+
+
+class Shell:
+    """Runs commands against scripted answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.script = Script([])
+
+    def answers(self, *answers: Answer) -> None:
+        client, self.script = scripted(*answers, max_retries=0)
+        self._monkeypatch.setattr("stillhouse.cli.output.Stillhouse", lambda: client)
+
+    def run(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    def sent(self, number: int = 0) -> Any:
+        return json.loads(self.script.requests[number].content)
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setenv("COLUMNS", "200")
+    return Shell(monkeypatch)
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> str:
+    (tmp_path / "spec.json").write_text('{"predictors": []}')
+    (tmp_path / "train.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
+    (tmp_path / "job.yaml").write_text(
+        "# comments are welcome\nprogram: {file: spec.json}\ntrainset: {file: train.jsonl}\nmetric: {type: exact_match}\n"
+        "metadata: {team: support}\n"
+    )
+    return str(tmp_path / "job.yaml")

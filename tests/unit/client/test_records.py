@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from stillhouse.cli.output import Exit
-from tests.unit.client.conftest import reply, scripted, scripted_async
-from tests.unit.client.test_cli import Shell
+from tests.unit.client.conftest import Shell, reply, scripted, scripted_async
 
 PATH = "/v1/compile_jobs/cjob-1"
 LINES = '{"prompt": [], "completion": [{"role": "assistant", "content": "é"}]}\n'
