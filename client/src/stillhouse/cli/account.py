@@ -10,10 +10,8 @@ import typer
 
 from stillhouse import AuthenticationError, Stillhouse, StillhouseError
 from stillhouse._config import DEFAULT_BASE_URL, Credentials, forget, login_file, look_up, store
-from stillhouse.cli.output import Exit, connected, console, errors, one_line, show_json, stop
+from stillhouse.cli.output import Exit, Json, connected, console, errors, one_line, show_json, stop
 from stillhouse.types import Me
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def login(

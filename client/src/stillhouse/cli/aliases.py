@@ -6,13 +6,11 @@ from typing import Annotated
 
 import typer
 
-from stillhouse.cli.output import connected, console, show_json, show_rows, when
+from stillhouse.cli.output import Json, Limit, connected, console, show_json, show_rows, when
 
 app = typer.Typer(no_args_is_help=True, help="Names that stay while artifacts change: program_name@alias.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="program_name@alias")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
 
 
 @app.command("list")

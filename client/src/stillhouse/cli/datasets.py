@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from stillhouse.cli.files import FileProblem, read_rows
-from stillhouse.cli.output import connected, console, show_json, show_rows, when
+from stillhouse.cli.output import Json, connected, console, show_json, show_rows, when
 from stillhouse.resources.datasets import CONTENT_TYPES, RowSource
 from stillhouse.types import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Datasets.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Ref = Annotated[str, typer.Argument(help="ds-…, name@v3 or name@latest")]
 
 

@@ -20,7 +20,7 @@ from stillhouse.cli.job_view import ended, exit_code, queue_of, show_event, show
 from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
-from stillhouse.cli.output import connected, console, errors, show_json, show_json_line, show_rows, when
+from stillhouse.cli.output import Json, connected, console, errors, show_json, show_json_line, show_rows, when
 from stillhouse.cli.report import markdown
 from stillhouse.types import JobUpdateParams
 
@@ -29,7 +29,6 @@ app.command("training-files")(records.training_files)
 app.command("traces")(records.traces)
 app.command("rejections")(records.rejections)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="cjob-…")]
 FineTuningJob = Annotated[str | None, typer.Option("--fine-tuning-job", help="Only this one (ftjob-…).")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job is done, or paused.")]

@@ -7,13 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_rows, stop, when
-from stillhouse.types.account import NewApiKey
+from stillhouse.cli.output import Json, Limit, connected, console, show_json, show_once, show_rows, when
 
 app = typer.Typer(no_args_is_help=True, help="API keys of the project. Needs the scope admin.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
 
 
 @app.command()
@@ -36,17 +32,8 @@ def create(
         "overlap_seconds": None if overlap_hours is None else int(overlap_hours * 3600),
     }
     with connected() as client:
-        _show(client.api_keys.create(**given), as_json)
-
-
-def _show(key: NewApiKey, as_json: bool) -> None:
-    if key.token is None:
-        stop(f"{key.id} was made, but the reply with its token was lost: revoke it and make another one", Exit.FAILED)
-    if as_json:
-        show_json(key)
-        return
-    console.print(key.token, highlight=False, soft_wrap=True)
-    errors.print(f"{key.id}: {key.label} ({', '.join(key.scopes)})", style="dim", highlight=False)
+        made = client.api_keys.create(**given)
+    show_once(made, made.token, f"{made.id}: {made.label} ({', '.join(made.scopes)})", "token", "revoke", as_json)
 
 
 @app.command("list")

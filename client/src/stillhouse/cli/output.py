@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
@@ -21,6 +21,9 @@ from stillhouse.cli.files import FileProblem
 
 console = Console()
 errors = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
 
 
 class Exit(IntEnum):
@@ -94,6 +97,17 @@ def show_json(value: Any) -> None:
     """Plain JSON on standard output, never wrapped or coloured."""
     sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=2) + "\n")
     sys.stdout.flush()
+
+
+def show_once(made: Any, secret: str | None, summary: str, word: str, undo: str, as_json: bool) -> None:
+    """What was made with a secret that no other reply shows: the secret alone on standard output, so that a shell can keep it."""
+    if secret is None:
+        stop(f"{made.id} was made, but the reply with its {word} was lost: {undo} it and make another one", Exit.FAILED)
+    if as_json:
+        show_json(made)
+        return
+    console.print(secret, highlight=False, soft_wrap=True)
+    errors.print(summary, style="dim", highlight=False)
 
 
 def show_json_line(value: Any) -> None:

@@ -7,12 +7,9 @@ from typing import Annotated
 
 import typer
 
-from stillhouse.cli.output import connected, console, show_json, show_rows, show_table, when
+from stillhouse.cli.output import Json, Limit, connected, console, show_json, show_rows, show_table, when
 
 app = typer.Typer(no_args_is_help=True, help="Projects: what keys, jobs, data and models belong to.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
 
 
 @app.command()

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from stillhouse.cli.files import FileProblem, parse_pairs, read_document
-from stillhouse.cli.output import connected, console, show_json, show_rows, show_table, when
+from stillhouse.cli.output import Json, connected, console, show_json, show_rows, show_table, when
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 

@@ -6,12 +6,10 @@ from typing import Annotated
 
 import typer
 
-from stillhouse.cli.output import Exit, connected, console, errors, show_json, show_rows, stop, when
+from stillhouse.cli.output import Json, Limit, connected, console, show_json, show_once, show_rows, when
 
 app = typer.Typer(no_args_is_help=True, help="Where events are delivered to. Needs the scope admin.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
 Endpoint = Annotated[str, typer.Argument(help="Its id, whk-…")]
 
 
@@ -24,13 +22,7 @@ def create(
     """Have events delivered, and print the secret that checks them, which is shown only this once."""
     with connected() as client:
         made = client.webhook_endpoints.create(url, [name.strip() for name in events.split(",")])
-    if made.secret is None:
-        stop(f"{made.id} was made, but the reply with its secret was lost: delete it and make another one", Exit.FAILED)
-    if as_json:
-        show_json(made)
-        return
-    console.print(made.secret, highlight=False, soft_wrap=True)
-    errors.print(f"{made.id}: {made.url}", style="dim", highlight=False)
+    show_once(made, made.secret, f"{made.id}: {made.url}", "secret", "delete", as_json)
 
 
 @app.command("list")
