@@ -70,9 +70,11 @@ UPDATE webhook_deliveries
 _GIVE_UP = text("""
 UPDATE webhook_deliveries SET status = 'failed', next_attempt_at = NULL WHERE endpoint_id = :endpoint_id AND status = 'pending'
 """)
+# Ids sort by creation: only the oldest are looked at, however many there are.
 _PRUNE = text("""
 DELETE FROM webhook_deliveries WHERE id IN (
-  SELECT id FROM webhook_deliveries WHERE status <> 'pending' AND created_at < clock_timestamp() - make_interval(days => 30) LIMIT 500)
+  SELECT id FROM (SELECT id, status, created_at FROM webhook_deliveries ORDER BY id LIMIT 500) oldest
+   WHERE status <> 'pending' AND created_at < clock_timestamp() - make_interval(days => 30))
 """)
 
 
@@ -152,8 +154,12 @@ def _open(endpoint_id: str, sealed: bytes) -> str:
 
 def announce(s: Session, project_id: str, type: str, data: Mapping[str, Any]) -> None:
     """Queue an event for every endpoint of the project that wants it, in the caller's transaction."""
-    for endpoint_id in s.scalars(_WANTING, {"project_id": project_id, "type": type}).all():
-        delivery_id, at = new_id("evt"), now(s)
+    wanting = s.scalars(_WANTING, {"project_id": project_id, "type": type}).all()
+    if not wanting:
+        return
+    at = now(s)
+    for endpoint_id in wanting:
+        delivery_id = new_id("evt")
         body = {"id": delivery_id, "object": "event", "created_at": int(at.timestamp()), "type": type}
         whole = json.dumps({**body, "timestamp": at.isoformat(), "data": dict(data)})
         s.add(WebhookDelivery(id=delivery_id, endpoint_id=endpoint_id, type=type, body=whole, next_attempt_at=at))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 from openai.types.webhooks import FineTuningJobCancelledWebhookEvent
+from sqlalchemy import text
 from standardwebhooks.webhooks import Webhook
 from starlette.testclient import TestClient
 
@@ -274,6 +275,24 @@ class TestDeliveries:
             webhooks.record(s, newer, 200, None)
             webhooks.record(s, older, 500, "it answered 500")
         assert (log(admin, made)[0]["status"], log(admin, made)[0]["attempts"]) == ("delivered", 2)
+
+    def test_those_that_ended_are_forgotten_after_a_month(self, api: TestClient, admin: Ask) -> None:
+        made = endpoint(admin, "https://example.com/hook", "alias.moved", "compile_job.running")
+        for _ in range(3):
+            move_alias(api)
+            assert api.delete(PROD).status_code == 200
+        old, ended, *young = reversed([sent["id"] for sent in log(admin, made)])
+        with unit_of_work() as s:
+            s.execute(
+                text("UPDATE webhook_deliveries SET created_at = now() - interval '31 days' WHERE id IN (:old, :ended)"),
+                {"old": old, "ended": ended},
+            )
+            s.execute(
+                text("UPDATE webhook_deliveries SET status = 'failed', next_attempt_at = NULL WHERE id IN (:ended, :young)"),
+                {"ended": ended, "young": young[0]},
+            )
+            webhooks.prune(s)
+        assert [sent["id"] for sent in log(admin, made)] == [*reversed(young), old]
 
     def test_busy_endpoints_are_passed_over(self, api: TestClient, admin: Ask) -> None:
         busy, free = endpoint(admin, "https://example.com/busy"), endpoint(admin, "https://example.com/free")
