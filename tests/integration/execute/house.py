@@ -7,7 +7,8 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -294,3 +295,24 @@ class House:
             job = repository.by_id(s, job_id)
             s.expunge(job)
             return job
+
+
+@contextmanager
+def at_work(house: House) -> Iterator[None]:
+    """The house's worker, beside the test."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            done = sum(run_queue(queue, house.worker, house.ports, house.shift, STEPS, 60) for queue in QUEUES)
+            house.agent.tick()
+            if not done:
+                over.wait(0.02)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

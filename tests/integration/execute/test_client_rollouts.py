@@ -78,14 +78,16 @@ class TestWholePath:
         assert [(rollout["n"], rollout["trace"], rollout["score"]) for rollout in example["rollouts"]] == [(0, None, None), (1, None, None)]
 
 
+@pytest.fixture
+def job_id(house: House, api: TestClient) -> str:
+    """A job whose bootstrap waits for its client."""
+    made = create(api)
+    house.run(made, until=lambda job: job.step == "bootstrap", seconds=240)
+    return made
+
+
 @pytest.mark.slow
 class TestLease:
-    @pytest.fixture
-    def job_id(self, house: House, api: TestClient) -> str:
-        made = create(api)
-        house.run(made, until=lambda job: job.step == "bootstrap", seconds=240)
-        return made
-
     def test_a_client_that_goes_away_leaves_a_job_that_waits_and_goes_on(
         self, api: TestClient, job_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -202,12 +204,6 @@ class TestLease:
 
 @pytest.mark.slow
 class TestFacts:
-    @pytest.fixture
-    def job_id(self, house: House, api: TestClient) -> str:
-        made = create(api)
-        house.run(made, until=lambda job: job.step == "bootstrap", seconds=240)
-        return made
-
     def send(self, api: TestClient, job_id: str, part: str, *facts: Json, **more: Any) -> tuple[int, Json]:
         reply = api.post(f"/v1/compile_jobs/{job_id}/{part}", json={part: list(facts), **more})
         return reply.status_code, reply.json()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +10,11 @@ import dspy
 import pytest
 
 import stillhouse
-from distill.execute.run import run_queue
-from distill.execute.steps import STEPS
 from distill.settings import get_settings
 from distill.storage import open_store
 from tests.integration.api.conftest import serving
 from tests.integration.execute.client_player import TOML, token
-from tests.integration.execute.house import QUEUES, House, PretendTrainer, rows
+from tests.integration.execute.house import House, PretendTrainer, at_work, rows
 from tests.support.scripted_lm import ScriptedLM
 
 
@@ -68,27 +64,8 @@ def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedL
 def client(house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[stillhouse.Stillhouse]:
     """A client of a real server, whose workers are at work as long as it is there."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with serving() as url, working(house), stillhouse.Stillhouse(url, token("default")) as made:
+    with serving() as url, at_work(house), stillhouse.Stillhouse(url, token("default")) as made:
         yield made
-
-
-@contextmanager
-def working(house: House) -> Iterator[None]:
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.wait(0.05):
-            for queue in QUEUES:
-                run_queue(queue, house.worker, house.ports, house.shift, STEPS, 5)
-            house.agent.tick()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def examples(n: int) -> list[Any]:

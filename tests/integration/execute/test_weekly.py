@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,13 +12,11 @@ from typer.testing import CliRunner, Result
 
 from distill.catalog import connections, keys
 from distill.db import unit_of_work
-from distill.execute.run import run_queue
-from distill.execute.steps import STEPS
 from distill.settings import Settings, get_settings
 from stillhouse.cli.main import app
 from stillhouse.cli.output import Exit
 from tests.integration.api.conftest import serving
-from tests.integration.execute.house import QUEUES, SUPPORT, House, rows
+from tests.integration.execute.house import SUPPORT, House, at_work, rows
 
 SCOPES = ["jobs:read", "jobs:write", "aliases:write"]
 JOB = """\
@@ -33,27 +29,6 @@ evaluate: {roles: [baseline, compiled], incumbent: support-router@prod}
 """
 CREATE = ("jobs", "create", "-f", "job.yaml", "--if-changed", "--metadata", "git_sha=9f1c2ab", "--wait", "--timeout", "3h", "--json")
 Run = Callable[..., Result]
-
-
-@contextmanager
-def at_work(house: House) -> Iterator[None]:
-    """The house's worker, beside the test."""
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.is_set():
-            done = sum(run_queue(queue, house.worker, house.ports, house.shift, STEPS, 60) for queue in QUEUES)
-            house.agent.tick()
-            if not done:
-                over.wait(0.02)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @pytest.fixture
