@@ -17,10 +17,10 @@ import orjson
 from app.body import parse_json
 from app.errors import ApiError
 from distill.catalog.fields import MAX_DETAILS
+from distill.lines import cut_lines
+from distill.settings import get_settings
 
 _CHILD = (sys.executable, "-I", "-m", "app.parquet_rows")
-
-csv.field_size_limit(64_000_000)
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,13 @@ def _object(value: Any) -> dict[str, Any] | BadRow:
 
 
 def _jsonl(file: IO[bytes]) -> Read:
-    return (_line(text, line) for line, text in enumerate(file, start=1) if text.strip())
+    most = get_settings().limits.max_row_bytes
+    return (_line(text, line, most) for line, text in enumerate(cut_lines(file, most), start=1) if text.strip())
 
 
-def _line(text: bytes, line: int) -> dict[str, Any] | BadRow:
+def _line(text: bytes, line: int, most: int) -> dict[str, Any] | BadRow:
+    if len(text) > most:
+        return BadRow(f"(line {line}) is larger than {most} bytes")
     try:
         return _object(orjson.loads(text))
     except orjson.JSONDecodeError as error:
@@ -96,15 +99,30 @@ def _json(file: IO[bytes]) -> Read:
 # ------------------------------------------------------------------ CSV
 
 
+class _TooLong(Exception):
+    """A line is longer than a row may be."""
+
+
 def _csv(file: IO[bytes]) -> Read:
     """Cells stay text: a program's field types decide later what they mean."""
     text = TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    most = get_settings().limits.max_row_bytes
+    csv.field_size_limit(most)
     try:
-        yield from _csv_rows(csv.reader(text, strict=True))
+        yield from _csv_rows(csv.reader(_csv_lines(text, most), strict=True))
     except UnicodeDecodeError:
         raise ApiError(422, "invalid_rows", "The CSV is not UTF-8.") from None
     finally:
         text.detach()
+
+
+def _csv_lines(text: TextIOWrapper, most: int) -> Iterator[str]:
+    number = 0
+    while line := text.readline(most + 1):
+        number += 1
+        if len(line) > most:
+            raise _TooLong(f"(line {number}) is longer than {most} characters")
+        yield line
 
 
 def _csv_rows(reader: Any) -> Read:
@@ -117,6 +135,8 @@ def _csv_rows(reader: Any) -> Read:
     except csv.Error as error:
         # The quotes of a CSV say where its rows end: what stands after a wrong one cannot be told.
         yield BadRow(f"(line {reader.line_num}): {error}")
+    except _TooLong as error:
+        yield BadRow(str(error))
 
 
 def _check_header(header: list[str]) -> None:

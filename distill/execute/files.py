@@ -16,6 +16,7 @@ from distill.execute.ports import Ports
 from distill.execute.work import Troubled, Work
 from distill.jobs import repository
 from distill.jobs.models import FineTuneJob
+from distill.lines import cut_lines
 from distill.pipeline.chat_rows import BadLine, Record, records
 from distill.pipeline.refusals import Reason, Refused, base_model_unusable
 from distill.settings import get_settings
@@ -144,10 +145,11 @@ class _Reading:
 def _batches(file: BinaryIO, faults: _Faults) -> Iterator[_Batch]:
     """A file's lines, as many together as may be counted at once."""
     batch = _Batch()
-    for number, line in enumerate(file, start=1):
+    most = get_settings().limits.max_row_bytes
+    for number, line in enumerate(cut_lines(file, most), start=1):
         if not line.strip():
             continue
-        batch.add(number, _records(number, line, faults))
+        batch.add(number, _records(number, line, most, faults))
         if batch.is_full:
             yield batch
             batch = _Batch()
@@ -155,9 +157,8 @@ def _batches(file: BinaryIO, faults: _Faults) -> Iterator[_Batch]:
         yield batch
 
 
-def _records(number: int, line: bytes, faults: _Faults) -> list[Record]:
+def _records(number: int, line: bytes, most: int, faults: _Faults) -> list[Record]:
     """None of a line that cannot be used."""
-    most = get_settings().limits.max_row_bytes
     try:
         if len(line) > most:
             raise BadLine(f"is larger than {most} bytes")

@@ -99,6 +99,17 @@ class TestRefused:
         assert error["details"][0]["row"] == row
         assert api.get("/v1/datasets").json()["data"] == []
 
+    def test_a_line_that_is_too_long_is_never_read_whole(self, api: TestClient) -> None:
+        body = b'{"message": "a"}\n{"message": "' + b"x" * 3_000_000 + b'"}\n'
+        reply = api.post("/v1/datasets", content=body, headers=JSONL)
+        assert reply.status_code == 422
+        assert reply.json()["error"]["details"] == [{"row": 2, "field": None, "message": "(line 2) is larger than 1000000 bytes"}]
+
+    def test_neither_is_a_line_of_a_csv(self, api: TestClient) -> None:
+        reply = api.post("/v1/datasets", content=b"message\na\n" + b"x" * 3_000_000 + b"\nb\n", headers=CSV)
+        assert reply.status_code == 422
+        assert reply.json()["error"]["details"] == [{"row": 2, "field": None, "message": "(line 3) is longer than 1000000 characters"}]
+
     def test_every_row_that_cannot_be_read_is_counted(self, api: TestClient) -> None:
         body = b"".join(b'{"a": 1}\n' if number % 2 else b"{\n" for number in range(50))
         error = api.post("/v1/datasets", content=body, headers=JSONL).json()["error"]
