@@ -10,7 +10,7 @@ FIND_PYTHON := for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; exit; }; done; \
 	echo "Python 3.11, 3.12 or 3.13 with venv is needed; name it with PYTHON=" >&2; exit 1
 
-.PHONY: help setup demo serve test test-slow chaos check format openapi cli bench lock clean
+.PHONY: help setup demo serve test test-slow chaos check format openapi cli bench lock sbom audit clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -55,6 +55,12 @@ openapi: $(V)/ready ## write openapi.json anew
 bench: $(V)/bench ## measure, side by side with stock DSPy and TRL
 	@$(PY) -m bench $(ARGS)
 
+sbom: $(V)/ready $(V)/tools/ready ## write build/sbom.json: every installed package, as CycloneDX
+	@$(PY) -m tools.sbom $(V)/tools/bin/cyclonedx-py build/sbom.json
+
+audit: $(V)/ready $(V)/tools/ready ## look all locked packages up in the known advisories
+	@$(PY) -m tools.audit $(V)/tools/bin/pip-audit $(ARGS)
+
 # Every package is pinned with its hashes; the newest torch build and what belongs to it are left to `torch` below.
 lock: $(V)/uv ## resolve the dependencies anew into constraints.txt
 	@env -u UV_FIND_LINKS $(V)/bin/uv pip compile --quiet --universal --all-extras --generate-hashes --upgrade \
@@ -64,6 +70,8 @@ lock: $(V)/uv ## resolve the dependencies anew into constraints.txt
 	@env -u UV_FIND_LINKS $(V)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--no-emit-package torch --no-annotate --no-header -c constraints.txt -o $(V)/resolved.txt bench/requirements.in
 	@awk '/^[a-z]/ {drop = /^(nvidia-|cuda-|triton)/} !drop' $(V)/resolved.txt > bench/requirements.txt
+	@env -u UV_FIND_LINKS $(V)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--no-annotate --no-header -o tools/requirements.txt tools/requirements.in
 
 clean: ## remove caches and the virtual environment; the data in .stillhouse stay
 	@rm -rf $(V) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info */*.egg-info */src/*.egg-info
@@ -99,4 +107,10 @@ $(V)/ready: $(V)/torch $(V)/model pyproject.toml programs/pyproject.toml client/
 
 $(V)/bench: $(V)/ready bench/requirements.txt
 	@$(UV) --no-deps --require-hashes -r bench/requirements.txt
+	@touch $@
+
+# Apart from .venv: what looks at packages is none of them.
+$(V)/tools/ready: $(V)/uv tools/requirements.txt
+	@$(V)/bin/uv venv --quiet --clear --python $(PY) $(V)/tools
+	@$(V)/bin/uv pip install --quiet --python $(V)/tools/bin/python --no-deps --require-hashes -r tools/requirements.txt
 	@touch $@

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import redis
-from sqlalchemy import make_url, text
+from sqlalchemy import func, make_url, select, text
 
 from distill.catalog.blobs import check_store, held, store_id
 from distill.db import Session
@@ -30,11 +30,11 @@ _MENDED = {
 
 
 def postgres(s: Session) -> Finding:
-    return judge_postgres({name: str(s.execute(text(f"SHOW {name}")).scalar_one()) for name in _ASKED})
+    return judge_postgres({name: str(s.scalar(select(func.current_setting(name)))) for name in _ASKED})
 
 
 def judge_postgres(shown: Mapping[str, str]) -> Finding:
-    """From the values of SHOW."""
+    """From the values of `current_setting`."""
     looks = [_version_of_postgres(shown)]
     if shown["default_transaction_read_only"] == "on":
         looks.append(wrong("read-only", "point DATABASE_URL at the primary"))

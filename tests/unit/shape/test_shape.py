@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-SOURCES = ("app", "workers", "engines", "distill", "migrations", "stack", "programs/src", "client/src", "examples", "bench")
+SOURCES = ("app", "workers", "engines", "distill", "migrations", "stack", "programs/src", "client/src", "examples", "bench", "tools")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
