@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 
 from app.errors import ApiError
+from distill import strict_json
+from distill.strict_json import NotStrict
 
 JSON_TYPE = "application/json"
 #: What `curl -d` sends when no header is given. A browser form also sends it, but never with an API key.
@@ -23,20 +24,16 @@ def media_type(request: Request) -> str:
 
 
 def parse_json(body: bytes) -> Any:
-    """Strict JSON.
+    """Strict JSON, see `strict_json.loads`.
 
     Raises:
         ApiError: 400 `invalid_json`, with line and column but nothing of the body.
     """
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(400, "invalid_json", f"The body is not valid JSON: {_where(error)}") from None
-
-
-def _where(error: orjson.JSONDecodeError) -> str:
-    reason = str(error.msg).split(":")[0]
-    return f"{reason} at line {error.lineno} column {error.colno}. NaN and Infinity are not JSON; send null."
+        return strict_json.loads(body)
+    except NotStrict as error:
+        place = f" at line {error.line} column {error.column}. NaN and Infinity are not JSON; send null" if error.line else ""
+        raise ApiError(400, "invalid_json", f"The body {error.what}{place}.") from None
 
 
 def read_json(body: bytes, content_type: str) -> Any:

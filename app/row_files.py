@@ -16,9 +16,11 @@ import orjson
 
 from app.body import parse_json
 from app.errors import ApiError
+from distill import strict_json
 from distill.catalog.fields import MAX_DETAILS
 from distill.lines import cut_lines
 from distill.settings import get_settings
+from distill.strict_json import NotStrict
 
 _CHILD = (sys.executable, "-I", "-m", "app.parquet_rows")
 
@@ -83,9 +85,13 @@ def _line(text: bytes, line: int, most: int) -> dict[str, Any] | BadRow:
     if len(text) > most:
         return BadRow(f"(line {line}) is larger than {most} bytes")
     try:
-        return _object(orjson.loads(text))
-    except orjson.JSONDecodeError as error:
-        return BadRow(f"(line {line}) is not valid JSON: see column {error.colno}")
+        return _object(strict_json.loads(text))
+    except NotStrict as error:
+        return BadRow(f"(line {line}) {_what(error)}")
+
+
+def _what(error: NotStrict) -> str:
+    return f"is not valid JSON: see column {error.column}" if error.column else error.what
 
 
 def _json(file: IO[bytes]) -> Read:

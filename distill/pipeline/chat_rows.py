@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import orjson
 
+from distill import strict_json
+from distill.strict_json import NotStrict
+
 _KNOWN = ("messages", "tools", "parallel_tool_calls")
 _SAID = ("role", "content", "name", "weight", "tool_calls", "tool_call_id", "reasoning_content")
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _OLD = {"functions": "tools", "function_call": "tool_calls"}
-_DEEPEST = 100
-"""Levels of a line: less than any reader of it takes."""
 _MOST_MADE = 16_000_000
 """Bytes of the records of one line: they repeat what came before them, so that there may be many times as much as the line has."""
 
@@ -53,21 +53,14 @@ def records(line: bytes) -> list[Record]:
 
 def _object(line: bytes) -> Mapping[str, Any]:
     try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise BadLine(f"is not valid JSON: see column {error.colno}") from None
+        row = strict_json.loads(line)
+    except NotStrict as error:
+        raise BadLine(f"is not valid JSON: see column {error.column}" if error.column else error.what) from None
     if not isinstance(row, dict):
         raise BadLine("is not an object")
     if "prompt" in row and "messages" not in row:
         raise BadLine("is a prompt with a completion; chat models are trained on `messages`", "prompt")
-    if not _is_shallow(row):
-        raise BadLine(f"is nested more than {_DEEPEST} levels deep")
     return row
-
-
-def _is_shallow(value: Any, left: int = _DEEPEST) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return left >= 0 and all(_is_shallow(each, left - 1) for each in inner)
 
 
 def _only(found: Mapping[str, Any], known: Sequence[str], path: str) -> None:
@@ -129,10 +122,10 @@ def _call(call: Any, path: str) -> dict[str, Any]:
 
 def _is_object(arguments: Any) -> bool:
     try:
-        found = json.loads(arguments or "{}") if isinstance(arguments, str) else None
-    except (ValueError, RecursionError):
+        found = strict_json.loads(arguments.encode() or b"{}") if isinstance(arguments, str) else None
+    except (NotStrict, UnicodeEncodeError):
         return False
-    return isinstance(found, dict) and _is_shallow(found)
+    return isinstance(found, dict)
 
 
 def _tools(tools: Any) -> list[dict[str, Any]] | None:
