@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from app import errors
 from app.auth import OPEN_PATHS, KeyCheck, check_key
+from app.browser import HostCheck, SafeHeaders, names_of
 from app.key_use import KeyUse
 from app.metrics import Metrics
 from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
@@ -117,8 +118,8 @@ class _Layered:
     def __init__(self, app: FastAPI, settings: Settings, metrics: Metrics, key_use: KeyUse, rate: Rate) -> None:
         self.routes = app
         limited = BodyLimit(app, settings.limits.max_body_mb * 1_000_000)
-        guarded = LastResort(KeyCheck(limited, check_key, rate.check, key_use.note))
-        self._outermost = with_request_id(RequestMetrics(guarded, metrics.observe), lambda: new_id("req"))
+        guarded = LastResort(HostCheck(KeyCheck(limited, check_key, rate.check, key_use.note), names_of(settings.server)))
+        self._outermost = with_request_id(RequestMetrics(SafeHeaders(guarded), metrics.observe), lambda: new_id("req"))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._outermost(scope, receive, send)

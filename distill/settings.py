@@ -21,6 +21,8 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     host: str = "127.0.0.1"
     port: int = 8400
+    hosts: list[str] = []
+    """Names that clients may call it by. Empty: any, or this machine's own names where it is bound to a loopback address."""
     log_format: Literal["json", "console"] = "console"
     log_level: str = "INFO"
 

@@ -93,6 +93,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     _forget_developer(monkeypatch)
     monkeypatch.setenv("STILLHOUSE_HOME", str(tmp_path / "stillhouse-home"))
     monkeypatch.setenv("STILLHOUSE_CONFIG", str(tmp_path / "stillhouse.toml"))
+    monkeypatch.setenv("STILLHOUSE_SERVER__HOSTS", '["testserver"]')  # what starlette's client calls it
     databases.forget_settings()
     yield
     databases.forget_settings()
