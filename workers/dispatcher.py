@@ -6,7 +6,6 @@ Any number may run side by side: rows are taken with SKIP LOCKED, and what two o
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from distill.queue import MAX_HINTS, check_broker, send_hint
 from distill.settings import TimerSettings, get_settings
 from distill.storage import open_store
 from migrations.runner import check_schema
+from workers import ending
 from workers.collector import Collector
 from workers.webhooks import WebhookSender
 
@@ -157,16 +157,16 @@ def _listening() -> Iterator[psycopg.Connection[object]]:
 def main() -> None:
     logs.configure("dispatcher")
     dispatcher = Dispatcher(get_settings().timers)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: dispatcher.stop())
+    ending.when_told(dispatcher.stop)
     Collector(open_store(get_settings()), get_settings().timers).start()
     WebhookSender(get_settings()).start()
     try:
         dispatcher.run()
     except StillhouseError as error:
         log.error("dispatcher cannot start", error=error.message)
-        raise SystemExit(1) from None
+        ending.end(1)
     log.info("dispatcher stopped")
+    ending.end()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import socket
 import threading
 
@@ -26,6 +25,7 @@ from distill.execute.placements import Agent
 from distill.settings import Settings, get_settings
 from distill.storage import open_store
 from migrations.runner import check_schema
+from workers import ending
 
 log = structlog.get_logger(__name__)
 
@@ -87,8 +87,7 @@ def main() -> None:
         log.error("lm-agent cannot start", error=in_one_line(error))
         raise SystemExit(1) from None
     loop = Loop(agent, settings.timers.dispatch_poll_seconds / 2)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.stop())
+    ending.when_told(loop.stop)
     log.info("lm-agent ready", connection=arguments.connection)
     loop.run()
 

@@ -16,6 +16,7 @@ import redis
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import select
 
+from distill.catalog import webhooks
 from distill.db import listen_dsn, unit_of_work
 from distill.jobs import events, line, outbox, repository
 from distill.jobs.models import Worker
@@ -33,8 +34,8 @@ QUIET = ("--without-gossip", "--without-mingle", "-n", "trivial@%h")
 
 
 @contextmanager
-def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A child that has said "ready"; it is killed at the end of the block if it still runs."""
+def process(*command: str, until: str = " ready", **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A child that has said `until`; it is killed at the end of the block if it still runs."""
     child = subprocess.Popen(
         [sys.executable, "-m", *command], env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=Path(__file__).parents[3], start_new_session=True,
@@ -44,7 +45,7 @@ def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]
         said = []
         for line in child.stdout:
             said.append(line)
-            if " ready" in line:
+            if until in line:
                 break
         else:
             pytest.fail("".join(said))
@@ -217,6 +218,15 @@ class TestDispatcher:
             took = time.monotonic() - began
         print(f"a hint was given up after {took:.1f} s")
         assert took < HUNG_SECONDS
+
+    def test_a_look_up_without_an_end_does_not_keep_it(self, world: World, redis_url: str) -> None:
+        with unit_of_work() as s:
+            webhooks.add(s, world.project_id, "https://silent.test/hook", ["alias.moved"], None)
+            webhooks.announce(s, world.project_id, "alias.moved", {})
+        with process("tests.integration.core.mute_dispatcher", until="looks up silent.test") as dispatcher:
+            dispatcher.send_signal(signal.SIGTERM)
+            said, _ = dispatcher.communicate(timeout=SECONDS)
+            assert (dispatcher.returncode, "Traceback" in said) == (0, False), said
 
     def test_two_dispatchers_send_once(self, world: World) -> None:
         for _ in range(4):
