@@ -177,9 +177,13 @@ def from_validation(error: RequestValidationError) -> ApiError:
 
 def from_http(error: HTTPException) -> ApiError:
     """The router's own refusals (no such path, wrong method) in our words."""
-    codes = {404: "unknown_path", 405: "method_not_allowed"}
-    messages = {404: "No such path. GET /docs lists every path.", 405: "This path does not take this method."}
     status = error.status_code
+    codes = {400: "unreadable_form", 404: "unknown_path", 405: "method_not_allowed"}
+    messages = {
+        400: f"The form cannot be read: {error.detail}",
+        404: "No such path. GET /docs lists every path.",
+        405: "This path does not take this method.",
+    }
     message = messages.get(status, HTTPStatus(status).phrase)
     return ApiError(status, codes.get(status, "http_error"), message, headers=error.headers)
 

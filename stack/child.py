@@ -79,7 +79,7 @@ class Child:
         return self.tail()
 
     def _read(self, log: "LogFile", listener: Listener) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - opened as a pipe below
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker; it is opened as a pipe below
         with contextlib.closing(log), self._process.stdout:
             for raw in self._process.stdout:
                 text = raw.rstrip("\n")

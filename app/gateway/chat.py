@@ -74,6 +74,23 @@ async def chat_completions(request: Request, caller: ModelUser, services: Servic
     return await _relayed(services, target, body, stream)
 
 
+#: What some proxies before an LM host take from a body as the address, the key or the headers of the call that they make.
+_REDIRECTING = frozenset(
+    {
+        "api_base",
+        "base_url",
+        "api_key",
+        "api_version",
+        "model_list",
+        "headers",
+        "extra_headers",
+        "extra_body",
+        "extra_query",
+        "organization",
+    }
+)
+
+
 def _checked(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ApiError(400, "invalid_value", "The body must be an object.")
@@ -81,6 +98,9 @@ def _checked(body: Any) -> dict[str, Any]:
         raise ApiError(400, "missing_field", "model: name the model", param="model")
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         raise ApiError(400, "missing_field", "messages: give at least one message", param="messages")
+    if redirecting := _REDIRECTING & body.keys():
+        name = min(redirecting)
+        raise ApiError(400, "unsupported", f"{name}: where a call goes, and with which key, is the connection's to say", param=name)
     return body
 
 

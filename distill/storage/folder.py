@@ -138,7 +138,7 @@ class FolderStore(BlobStore):
 
     def _temporary(self) -> Path:
         folder = self.root / _INCOMING
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _private(folder)
         return folder / secrets.token_hex(16)
 
     def _publish(self, temporary: Path, name: str) -> None:
@@ -152,7 +152,7 @@ class FolderStore(BlobStore):
 
     def _make(self, folder: Path) -> None:
         """Lasting once a process, whoever made the folder: another process may not have got as far as its fsync."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _private(folder)
         if self._lasting and folder.name not in self._made:
             _sync_folder(self.root)
             self._made.add(folder.name)
@@ -222,3 +222,9 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _private(folder: Path) -> None:
+    """The folder and the store's own, for this user alone; whoever made either before chose who may look."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)

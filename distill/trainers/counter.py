@@ -51,7 +51,7 @@ class LocalCounter:
         """The answer, or None where the process has ended."""
         process = self._running()
         assert process.stdin is not None  # noqa: S101 - for the type checker; both are pipes
-        assert process.stdout is not None  # noqa: S101
+        assert process.stdout is not None  # noqa: S101 - for the type checker
         try:
             process.stdin.write(line)
             process.stdin.flush()

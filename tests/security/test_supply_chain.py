@@ -41,6 +41,7 @@ RUNS = re.compile(
 )
 
 
+@pytest.mark.record("litellm-1.82.8")
 def test_nothing_of_others_runs_at_every_start_of_python() -> None:
     """A `.pth` file's lines that begin with `import` are run by every process: that is how litellm 1.82.8 read its victims' keys."""
     files = Path(sysconfig.get_path("purelib")).glob("*.pth")

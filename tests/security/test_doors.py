@@ -1,0 +1,157 @@
+"""Who is let in: keys, scopes, projects, names of the server, kinds of bodies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app import serve
+from app.main import build_routes
+from distill.errors import StartRefused
+from tests.integration.api.conftest import ROWS, SPEC, Tokens, job_body
+from tests.integration.api.finished import finish
+
+OPEN = {"/livez", "/readyz"}
+HOOK = {"url": "https://example.com/hook", "events": ["compile_job.succeeded"]}
+#: POST that changes nothing and spends on models alone.
+USES = {"/v1/chat/completions", "/v1/artifacts/{artifact_id}/call"}
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, verbs in build_routes().openapi()["paths"].items():
+        for verb, operation in verbs.items():
+            yield verb.upper(), path, operation
+
+
+def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Methods and paths, through routers that are included."""
+    for route in found:
+        if included := getattr(route, "original_router", None):
+            yield from routes(included.routes)
+        else:
+            yield from ((method, route.path) for method in route.methods)
+
+
+def filled(path: str, ids: dict[str, str] | None = None) -> str:
+    return re.sub(r"\{([^}]+)\}", lambda found: (ids or {}).get(found[1], "x-1"), path)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.record("CVE-2026-0545")
+def test_every_route_of_the_application_needs_a_key(bare: TestClient) -> None:
+    """Walks what is routed, not what is described: a route that was left out of the description is found too."""
+    routed = set(routes(build_routes().routes))
+    assert len(routed) > 80
+    answers = {
+        (verb, path): bare.request(verb, filled(path), content=b"{not json").status_code for verb, path in routed if path not in OPEN
+    }
+    assert {asked: status for asked, status in answers.items() if status != 401} == {}
+
+
+@pytest.mark.record("CVE-2024-4263")
+class TestScopes:
+    def test_who_may_read_changes_nothing(self, bare: TestClient, tokens: Tokens) -> None:
+        changing = [(verb, path) for verb, path, _ in operations() if verb != "GET" and path not in USES]
+        assert len(changing) > 30
+        answers = {
+            (verb, path): bare.request(verb, filled(path), json={}, headers=bearer(tokens.read)).status_code for verb, path in changing
+        }
+        reading = {("POST", "/v1/compile_jobs/estimate"), ("POST", "/v1/programs/{program_id}/render")}
+        assert {asked for asked, status in answers.items() if status != 403} <= reading
+
+    def test_who_may_use_models_sees_no_job_and_changes_nothing(self, bare: TestClient, tokens: Tokens) -> None:
+        for verb, path, _ in operations():
+            if "compile_jobs" in path or "datasets" in path or "fine_tuning" in path or (verb != "GET" and path not in USES):
+                assert bare.request(verb, filled(path), json={}, headers=bearer(tokens.use)).status_code == 403, (verb, path)
+
+    def test_another_projects_objects_are_not_there(self, api: TestClient, tokens: Tokens) -> None:
+        ids = objects(api)
+        named = [(verb, path) for verb, path, _ in operations() if (names := re.findall(r"\{([^}]+)\}", path)) and names[0] in ids]
+        assert len(named) > 30
+        other = bearer(tokens.other)
+        answers = {
+            (verb, path): api.request(verb, filled(path, ids), json=body_of(path), headers=other).status_code for verb, path in named
+        }
+        assert {asked: status for asked, status in answers.items() if status not in {404, 405}} == {}
+
+
+def objects(api: TestClient) -> dict[str, str]:
+    """One of each kind, of the first project."""
+    finished = finish(api)
+    job = api.get(f"/v1/compile_jobs/{finished.job_id}").json()
+    kept = api.post("/v1/files", files={"file": ("a.jsonl", b"{}\n")}, data={"purpose": "fine-tune"}).json()
+    return {
+        "job_id": job["id"],
+        "program_id": job["program"],
+        "dataset_id": job["trainset"],
+        "artifact_id": finished.artifact_id,
+        "file_id": kept["id"],
+    }
+
+
+def body_of(path: str) -> dict[str, Any] | None:
+    """What is well formed there, so that it is the object that decides."""
+    bodies: dict[str, dict[str, Any]] = {
+        "call": {"inputs": {"message": "a"}},
+        "render": {"inputs": {"message": "a"}},
+        "traces": {"traces": [{"role": "teacher", "row": 1, "status": "failed", "error": {"type": "E", "message": "m"}}]},
+        "scores": {"scores": [{"role": "teacher", "row": 1, "value": 1}]},
+    }
+    return bodies.get(path.rpartition("/")[2], {})
+
+
+@pytest.mark.record("CVE-2023-48022")
+def test_without_keys_no_other_machine_is_served(database: str) -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.7"):
+        with pytest.raises(StartRefused):
+            serve.check(host)
+
+
+@pytest.mark.record("CVE-2025-62593")
+def test_a_name_that_was_moved_to_this_address_is_refused(api: TestClient) -> None:
+    for verb in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"):
+        assert api.request(verb, "/v1/compile_jobs", headers={"Host": "rebound.example"}).status_code == 400
+
+
+@pytest.mark.record("CVE-2021-32677")
+def test_json_in_a_type_that_a_form_can_send_is_refused(api: TestClient) -> None:
+    for kind in ("text/plain", "text/plain; charset=utf-8", "multipart/form-data; boundary=x", "application/octet-stream", "text/json"):
+        reply = api.post("/v1/compile_jobs", content=b'{"trainset": []}', headers={"Content-Type": kind})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_media_type"), kind
+
+
+@pytest.mark.record("CVE-2023-6568")
+def test_no_reply_is_a_page(api: TestClient) -> None:
+    markup = "<script>alert(1)</script>"
+    ids = objects(api)
+    replies = [
+        api.get(f"/v1/compile_jobs/{markup}"),
+        api.post("/v1/compile_jobs", json={markup: 1}),
+        api.post("/v1/datasets", content=b"x", headers={"Content-Type": "text/html"}),
+        api.get(f"/v1/artifacts/{ids['artifact_id']}/files/README.md"),
+        api.get(f"/v1/files/{ids['file_id']}/content"),
+        api.get(f"/v1/datasets/{ids['dataset_id']}/rows"),
+    ]
+    for reply in replies:
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["content-type"].split(";")[0] in {"application/json", "application/octet-stream"}
+    assert all(reply.headers["content-disposition"].startswith("attachment") for reply in replies[3:5])
+
+
+@pytest.mark.record("CVE-2024-1561")
+def test_nothing_is_looked_up_by_a_name_that_a_client_chose(api: TestClient) -> None:
+    for name in ("__class__", "__init__", "mro", "os.system", "eval", "_run", "format"):
+        for change in ({"metric": name}, {"metric": {"type": name}}, {"prompt_adapter": name}, {"demos": name}):
+            assert api.post("/v1/compile_jobs", json=job_body(**change)).status_code == 422, change
+        assert api.get(f"/v1/compile_jobs?order={name}").status_code == 422
+        assert api.post("/v1/compile_jobs/x-1/" + name).status_code in {404, 405}
+        spec = {**SPEC, "kind": name}
+        assert api.post("/v1/programs", json=spec).status_code == 422
+    assert api.post("/v1/datasets", json=ROWS).status_code == 201

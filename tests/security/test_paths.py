@@ -1,0 +1,68 @@
+"""Names, ids and paths: whatever way out of a folder they spell, nothing outside is read or written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.integration.api.conftest import Tokens, job_body
+from tests.integration.api.finished import finish
+from tests.security.test_doors import HOOK, operations
+
+CANARY = "canary-4f1c9b"
+
+_UP = r"""
+    ../ ..%2f %2e%2e/ %2e%2e%2f ..%252f %252e%252e%252f ..\ ..%5c %2e%2e%5c ..%255c
+    ....// ..;/ ..%c0%af %c0%ae%c0%ae/ ..%ef%bc%8f %uff0e%uff0e/ ..%00/ ./../ ..%0d%0a/ ..%09/
+"""
+_START = r"""
+    / // %2f %252f file:/// file://localhost/ ~/ ~root/ C:\ C:/
+    \\host\ \\?\ ./ %00/ $HOME/ ${HOME}/ `cat`/ -/ |/ */
+"""
+
+
+def ways(secret: Path) -> Iterator[str]:
+    """40 ways to spell a file outside."""
+    target = str(secret).lstrip("/")
+    for up in _UP.split():
+        yield up * 12 + target
+    for start in _START.split():
+        yield start + target
+
+
+@pytest.mark.record("CVE-2023-1177")
+def test_no_spelling_of_a_path_leads_outside(api: TestClient, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text(CANARY)
+    artifact = finish(api).artifact_id
+    spelled = list(ways(secret))
+    assert len(spelled) == 40
+    addresses = {path for verb, path, _ in operations() if verb == "GET" and "{" in path}
+    for way in spelled:
+        reply = api.get(f"/v1/artifacts/{artifact}/files/{way}")
+        assert reply.status_code in {400, 404, 405, 422}, way
+        assert CANARY not in reply.text
+        for path in addresses:
+            reply = api.get(re.sub(r"\{[^}]+\}", "WAY", path).replace("WAY", way))
+            assert reply.status_code < 500, (path, way)
+            assert CANARY not in reply.text, (path, way)
+
+
+@pytest.mark.record("CVE-2022-0736")
+def test_what_the_server_writes_is_its_users_alone(api: TestClient, tokens: Tokens, tmp_path: Path) -> None:
+    api.post("/v1/compile_jobs", json=job_body())
+    api.post("/v1/webhook_endpoints", json=HOOK, headers={"Authorization": f"Bearer {tokens.admin}"})
+    home = tmp_path / "stillhouse-home"
+    written = [path for path in home.rglob("*") if not path.is_symlink()]
+    assert len(written) > 3
+    open_to_others = {path.relative_to(home).as_posix(): oct(path.stat().st_mode) for path in written if path.stat().st_mode & 0o022}
+    assert open_to_others == {}, "others may write"
+    assert (home / "sealing.key").stat().st_mode & 0o077 == 0
+    folders = {
+        path.relative_to(home).as_posix(): oct(path.stat().st_mode) for path in written if path.is_dir() and path.stat().st_mode & 0o077
+    }
+    assert folders == {}, "others may look"
