@@ -10,14 +10,20 @@ FIND_PYTHON := for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; exit; }; done; \
 	echo "Python 3.11, 3.12 or 3.13 with venv is needed; name it with PYTHON=" >&2; exit 1
 
-.PHONY: help setup demo serve test test-slow chaos check format openapi cli bench lock sbom audit clean
+.PHONY: help setup bubblewrap demo serve test test-slow chaos check format openapi cli bench lock sbom audit clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(V)/ready ## make .venv with everything the server, the trainer and the tests need
+setup: $(V)/ready bubblewrap ## make .venv with everything the server, the trainer and the tests need
 	@:
+
+# The best rung of the sandbox is a program of the system.
+bubblewrap:
+	@command -v bwrap >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing bubblewrap" && \
+		{ apt-get install -qq bubblewrap >/dev/null || { apt-get update -qq && apt-get install -qq bubblewrap >/dev/null; }; } || \
+		echo "bubblewrap is not installed: its tests fail until you install the package of this name" >&2
 
 demo: $(V)/ready ## compile a program on this machine and show what it gained; TEACHER=name takes another teacher
 	@$(PY) -m examples.trec.demo $(if $(TEACHER),--teacher $(TEACHER))

@@ -24,14 +24,21 @@ _lock = threading.Lock()
 _own: list[Path] = []
 
 
-def make_folder(name: str) -> Path:
-    """A new folder that only this user may enter; its maker removes it, and the process's end does where that was forgotten."""
+def make_folder(name: str, owner: int | None = None) -> Path:
+    """A new folder that only this user may enter; its maker removes it, and the process's end does where that was forgotten.
+
+    With `owner` it is that user's, who may then pass through the folder of this process, and not list it. Only root can.
+    """
     with _lock:
         if not _own:
             _own.append(_claim())
             atexit.register(shutil.rmtree, _own[0], ignore_errors=True)
             sweep()
-    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_own[0]))
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_own[0]))
+    if owner is not None:
+        _own[0].chmod(0o711)
+        os.chown(folder, owner, owner)
+    return folder
 
 
 def _claim() -> Path:

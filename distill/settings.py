@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from stillhouse_programs.spec import read_prefixes
 
+RungName = Literal["auto", "bubblewrap", "landlock", "none"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -146,6 +148,12 @@ class EgressSettings(_Section):
     hosts: list[str] = []
 
 
+class SandboxSettings(_Section):
+    """What programs and metrics are locked into: the best rung that holds on the machine, or a certain one. `none` runs no code."""
+
+    rung: RungName = "auto"
+
+
 class ProjectSettings(_Section):
     """One `[projects.NAME]` table: what a project may have of the workers, and its quotas. Those hold for every project.
 
@@ -221,6 +229,7 @@ class Settings(BaseSettings):
     lmhost: LmHostSettings = LmHostSettings()
     costs: CostSettings = CostSettings()
     egress: EgressSettings = EgressSettings()
+    sandbox: SandboxSettings = SandboxSettings()
     connections: dict[str, ConnectionSettings] = {}
     devices: dict[str, DeviceSettings] = {}
     projects: dict[str, ProjectSettings] = {}

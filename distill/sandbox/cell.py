@@ -1,0 +1,67 @@
+"""One sandboxed process's place, from the making of its home to its removal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill import scratch
+from distill.sandbox import owners
+from distill.sandbox.rungs import MEGABYTE, PATH, Limits, Place, Rung
+
+_LEAST_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A home that nobody else may enter, and the command that runs in it. Without a rung it is locked in by nothing."""
+
+    place: Place
+    command: list[str]
+
+    @property
+    def home(self) -> Path:
+        return self.place.home
+
+    def environment(self) -> dict[str, str]:
+        """All that a process inside is told by its environment."""
+        home = str(self.home)
+        return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, "TMPDIR": home, "USER": "runner", "LOGNAME": "runner"}
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether the files in the home take more than they may. Where the home is in memory, it is empty from outside."""
+        return _bytes_below(self.home) > self.place.limits.scratch_mb * MEGABYTE
+
+    def close(self) -> None:
+        """Remove the home. Nothing that runs in it may be left."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        if self.place.owner is not None:
+            self.place.owner.release()
+
+
+def make(rung: Rung | None, python: str, arguments: Sequence[str], limits: Limits) -> Cell:
+    """A place for `python ARGUMENTS…`. Raises OSError, and UnknownProcessor."""
+    owner = owners.claim() if rung else None
+    home = scratch.make_folder("runner", owner.uid if owner else None)
+    place = Place(python, home, limits, owner)
+    argv = [python, *arguments]
+    try:
+        return Cell(place, rung.command(argv, place) if rung else argv)
+    except BaseException:
+        Cell(place, []).close()
+        raise
+
+
+def _bytes_below(folder: Path) -> int:
+    """On the disk; an empty file takes its place, too. Links are not followed."""
+    total = 0
+    for place, folders, found in os.walk(folder):
+        for name in (*folders, *found):
+            with suppress(OSError):
+                total += max(_LEAST_BYTES, 512 * os.lstat(os.path.join(place, name)).st_blocks)
+    return total

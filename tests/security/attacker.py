@@ -1,0 +1,195 @@
+"""``python -I -S -c <this text> WHAT ARGUMENT``: a program that does what none should, and prints what came of it. No packages."""
+
+import ctypes
+import errno
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+# Numbers of system calls by machine: x86-64, 64-bit ARM.
+CALLS = {
+    "unshare": ((272, 97), (0x10000000,)),
+    "ptrace": ((101, 117), (16, os.getppid(), 0, 0)),
+    "keyctl": ((250, 219), (0, -3, 0)),
+    "io_uring_setup": ((425, 425), (1, None)),
+    "bpf": ((321, 280), (0, None, 0)),
+    "userfaultfd": ((323, 282), (1,)),
+    "perf_event_open": ((298, 241), (None, 0, -1, -1, 0)),
+    "mount": ((165, 40), (None, None, None, 0, None)),
+    "setns": ((308, 268), (-1, 0)),
+    "open_by_handle_at": ((304, 265), (-1, None, 0)),
+    "process_vm_readv": ((310, 270), (os.getppid(), None, 0, None, 0, 0)),
+    "kexec_load": ((246, 104), (0, 0, None, 0)),
+    "newer than the filter": ((470, 470), (0, 0, 0, 0)),
+}
+
+
+def forks(most: str) -> int:
+    """How many children could be started."""
+    children = list[int]()
+    with suppress(BlockingIOError):
+        while len(children) < int(most):
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+            children.append(pid)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return len(children)
+
+
+def allocates(megabytes: str) -> bool:
+    try:
+        return len(bytearray(int(megabytes) << 20)) > 0
+    except MemoryError:
+        return False
+
+
+def one_file(megabytes: str) -> int:
+    """MB that fit into one file."""
+    return fill(os.path.join(tempfile.gettempdir(), "one"), int(megabytes))
+
+
+def fill(path: str, megabytes: int) -> int:
+    written = 0
+    with suppress(OSError), open(path, "wb", buffering=0) as file:
+        while written < megabytes << 20:
+            written += file.write(b"x" * min(65536, (megabytes << 20) - written))
+    return written >> 20
+
+
+def many_files(folders: str) -> int:
+    """MB in 40 files of 1 MB each in the home, and as many in each of these other folders."""
+    places = [tempfile.gettempdir(), *folders.split()]
+    return sum(fill(os.path.join(place, f"many-{n}"), 1) for place in places for n in range(40))
+
+
+def planted(outside: str) -> list[str]:
+    """What is no file and no folder, left in the home."""
+    home = tempfile.gettempdir()
+    ways: dict[str, Callable[[], object]] = {
+        "symlink": lambda: os.symlink(outside, os.path.join(home, "link")),
+        "fifo": lambda: os.mkfifo(os.path.join(home, "fifo")),
+        "socket": lambda: socket.socket(socket.AF_UNIX).bind(os.path.join(home, "socket")),
+        "device": lambda: os.mknod(os.path.join(home, "device"), 0o666 | stat.S_IFBLK, os.makedev(254, 0)),
+    }
+    done = list[str]()
+    for name, way in ways.items():
+        with suppress(OSError):
+            way()
+            done.append(name)
+    return done
+
+
+def outlives(_: str) -> int:
+    """Leave a grandchild behind, in a session of its own, which holds stdout until its stdin ends."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            sys.stdin.read()
+        os._exit(0)
+    os.wait()
+    return 1
+
+
+def calls(_: str) -> dict[str, str]:
+    """How the kernel answers: the name of the error, or "" where there was none."""
+    column = ("x86_64", "aarch64").index(os.uname().machine)
+    answers = {}
+    for name, (numbers, arguments) in CALLS.items():
+        ctypes.set_errno(0)
+        failed = LIBC.syscall(numbers[column], *arguments) < 0
+        answers[name] = errno.errorcode[ctypes.get_errno()] if failed else ""
+    return answers
+
+
+def sockets(_: str) -> list[str]:
+    """Which kinds could be made. A pair of streams leads nowhere; one of datagrams could be pointed anywhere."""
+    kinds: dict[str, Callable[[], object]] = {
+        "inet": lambda: socket.socket(socket.AF_INET),
+        "inet6": lambda: socket.socket(socket.AF_INET6),
+        "unix": lambda: socket.socket(socket.AF_UNIX),
+        "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
+        "vsock": lambda: socket.socket(socket.AF_VSOCK),
+        "packet": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+        "pair of datagrams": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
+        "pair of streams": lambda: socket.socketpair(),
+    }
+    made = list[str]()
+    for name, kind in kinds.items():
+        with suppress(OSError):
+            kind()
+            made.append(name)
+    return made
+
+
+def status(_: str) -> dict[str, str]:
+    """What the kernel holds of this process."""
+    with open("/proc/self/status") as file:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in file)} | {"groups": str(os.getgroups())}
+
+
+def others(pid: str) -> list[str]:
+    """What could be done to another process of the same user that is no signal."""
+    import resource
+
+    number = int(pid)
+    ways: dict[str, Callable[[], object]] = {
+        "limits": lambda: resource.prlimit(number, resource.RLIMIT_CORE, (0, 0)),
+        "priority": lambda: os.setpriority(os.PRIO_PROCESS, number, 19),
+        "affinity": lambda: os.sched_setaffinity(number, os.sched_getaffinity(0)),
+        "memory": lambda: open(f"/proc/{number}/mem", "rb").close(),
+        "root": lambda: os.listdir(f"/proc/{number}/root/etc"),
+        "cwd": lambda: os.listdir(f"/proc/{number}/cwd"),
+        "files": lambda: os.listdir(f"/proc/{number}/fd"),
+    }
+    done = list[str]()
+    for name, way in ways.items():
+        with suppress(OSError):
+            way()
+            done.append(name)
+    return done
+
+
+def works(_: str) -> list[str]:
+    """What a program may well do."""
+    done = list[str]()
+    found: list[int] = []
+    thread = threading.Thread(target=found.append, args=(1,))
+    thread.start()
+    thread.join()
+    done += ["thread"] if found else []
+    done += ["process"] if subprocess.run([sys.executable, "-c", "print(7)"], capture_output=True).stdout == b"7\n" else []
+    with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "a"), "w") as written:
+        done += ["file"] if written.write("a") else []
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child.kill()
+    done += ["signal to a child"] if child.wait() == -signal.SIGKILL else []
+    done += ["clock"] if time.time() > 0 else []
+    with open("/dev/urandom", "rb") as file:
+        done += ["random"] if file.read(1) else []
+    return done
+
+
+def main(what: str, argument: str) -> None:
+    doers: dict[str, Callable[[str], Any]] = {
+        each.__name__: each for each in (forks, allocates, one_file, many_files, planted, outlives, calls, sockets, status, others, works)
+    }
+    print(json.dumps(doers[what](argument)), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

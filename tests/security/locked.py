@@ -1,0 +1,101 @@
+"""``python -m tests.security.locked RUNG WHAT…``: run attacks on a rung, or on none, and print what came of each as JSON.
+
+A process of its own, since the suite asks it as root and as an ordinary user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distill import processes, sandbox
+from distill.sandbox import RUNGS, Limits, Rung
+
+ATTACKER = Path(__file__).with_name("attacker.py")
+PYTHON = sys.executable
+LIMITS = Limits(address_space_mb=1024, file_size_mb=4, processes=64, scratch_mb=8)
+SECONDS = 30.0
+A_MOMENT = 1.0
+
+
+def attack(rung: Rung | None, what: str, argument: str = "") -> Any:
+    """What the attacker says of it."""
+    cell = sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), what, argument], LIMITS)
+    try:
+        done = subprocess.run(cell.command, env=cell.environment(), cwd=cell.home, capture_output=True, text=True, timeout=SECONDS)
+        return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+    finally:
+        cell.close()
+
+
+def ways(rung: Rung | None) -> Any:
+    outcome = sandbox.try_rung(rung, PYTHON)
+    return outcome.reason or list(outcome.got_out)
+
+
+def fills_the_disk(rung: Rung | None) -> Any:
+    """Whether the files of a program were bounded by themselves, or are seen to be too many."""
+    elsewhere = "/dev /dev/shm /tmp / /var/tmp" if rung else ""
+    cell = sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), "many_files", elsewhere], LIMITS)
+    try:
+        done = subprocess.run(cell.command, env=cell.environment(), cwd=cell.home, capture_output=True, text=True, timeout=SECONDS)
+        return {"written": json.loads(done.stdout), "is_seen": cell.is_overfull}
+    finally:
+        cell.close()
+
+
+def leaves_a_child(rung: Rung | None) -> Any:
+    """Whether something of the process is still there after its end; on a rung it is started as runners are."""
+    cell = sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), "outlives", ""], LIMITS)
+    (reading, writing), (waited_for, held) = os.pipe(), os.pipe()
+    try:
+        with os.fdopen(writing, "wb") as stdout, os.fdopen(waited_for, "rb") as stdin:
+            if rung is None:
+                subprocess.run(cell.command, env=cell.environment(), stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, check=True)
+            else:
+                processes.start(cell.command, cell.environment(), cwd=cell.home, stdin=stdin, stdout=stdout).wait(SECONDS)
+        os.read(reading, 16)
+        ended = bool(select.select([reading], [], [], A_MOMENT)[0]) and os.read(reading, 16) == b""
+        return not ended
+    finally:
+        os.close(held)
+        os.close(reading)
+        cell.close()
+
+
+def to_another(rung: Rung | None) -> Any:
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, cwd="/") as other:
+        found = attack(rung, "others", str(other.pid))
+        other.kill()
+    return found
+
+
+ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
+    "ways": ways,
+    "forks": lambda rung: attack(rung, "forks", "300"),
+    "allocates": lambda rung: attack(rung, "allocates", "2048"),
+    "one_file": lambda rung: attack(rung, "one_file", "16"),
+    "many_files": fills_the_disk,
+    "planted": lambda rung: attack(rung, "planted", "/etc/passwd"),
+    "outlives": leaves_a_child,
+    "calls": lambda rung: attack(rung, "calls"),
+    "sockets": lambda rung: attack(rung, "sockets"),
+    "status": lambda rung: attack(rung, "status"),
+    "others": to_another,
+    "works": lambda rung: attack(rung, "works"),
+}
+
+
+def main(name: str, *names: str) -> None:
+    rung = {each.name: each for each in RUNGS}.get(name)
+    print(json.dumps({each: ATTACKS[each](rung) for each in names or ATTACKS}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

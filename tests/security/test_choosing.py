@@ -1,0 +1,78 @@
+"""Which rung is chosen, and what is said where none holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from distill.sandbox import RUNGS, Choice, Outcome, choose, rungs, try_rung
+from distill.sandbox.rungs import Place
+from distill.sandbox.seccomp import UnknownProcessor, program
+from tests.security.test_escapes import WAYS
+
+
+class Open:
+    """A rung that locks nothing."""
+
+    name = "open"
+
+    def command(self, argv: Sequence[str], place: Place) -> list[str]:
+        return list(argv)
+
+
+class TestSelfTest:
+    def test_the_best_rung_holds_here(self) -> None:
+        chosen = choose()
+        assert (chosen.rung, chosen.why) == (RUNGS[0], "bubblewrap holds"), "bubblewrap is needed: see make setup"
+
+    def test_a_rung_that_locks_nothing_is_named_with_every_way_that_led_out(self) -> None:
+        found = try_rung(Open(), sys.executable)
+        assert sorted(found.got_out) == sorted(WAYS)
+        assert not found.holds
+        assert str(found).startswith("open does not hold: tcp, udp, dns")
+
+    def test_what_is_private_is_not_read_even_beside_an_interpreter(self, tmp_path: Path) -> None:
+        """A home below a folder that the interpreter needs would be seen with it."""
+        tmp_path.chmod(0o755)
+        (tmp_path / "lib").mkdir()
+        (tmp_path / "lib" / "credentials.json").write_text("{}")
+        (tmp_path / "python").symlink_to(sys.executable)
+        (tmp_path / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix, 'bin')}\n")
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "python").rename(tmp_path / "bin" / "python")
+        found = try_rung(RUNGS[0], str(tmp_path / "bin" / "python"), [tmp_path / "lib"])
+        assert found.got_out == ("private_files",)
+
+    def test_a_rung_that_is_not_installed_says_so(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(rungs, "PROGRAMS", str(tmp_path))
+        found = try_rung(RUNGS[0], sys.executable)
+        assert (found.holds, str(found)) == (False, "bubblewrap does not start: bwrap is not installed")
+
+
+class TestChoice:
+    def test_none_is_tried_where_none_is_wanted(self) -> None:
+        assert choose("none") == Choice(None)
+        assert "rung is none" in choose("none").why
+
+    def test_a_user_is_told_why_and_what_helps_but_no_folder(self) -> None:
+        outcomes = (Outcome("bubblewrap", reason="Permission denied /srv/secret"), Outcome("landlock", got_out=("udp",)))
+        said = Choice(None, outcomes).refusal
+        assert "(bubblewrap: does not start, landlock: udp)" in said
+        assert "install bubblewrap" in said
+        assert "/srv" not in said
+        assert "/srv/secret" in Choice(None, outcomes).why
+
+
+class TestFilter:
+    @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+    def test_fits_what_the_kernel_takes(self, machine: str) -> None:
+        made = program(machine)
+        assert len(made) % 8 == 0
+        assert 100 < len(made) // 8 < 4096
+
+    def test_another_processor_is_refused(self) -> None:
+        with pytest.raises(UnknownProcessor, match="riscv64"):
+            program("riscv64")

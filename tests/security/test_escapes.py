@@ -1,0 +1,121 @@
+"""What a program may try in its sandbox, on both rungs, for a worker that is root and for one that is not: each is blocked.
+
+The same is tried without a sandbox, where it has to succeed: an attack that fails anyway shows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.security.whom import as_user, users
+
+ROOT = Path(__file__).parents[2]
+RUNGS = ("bubblewrap", "landlock")
+LOCKED = [pytest.param(rung, user, id=f"{rung}-{user}") for rung in RUNGS for user in users()]
+WAYS = (
+    *("tcp", "udp", "dns", "abstract_socket", "database_socket"),
+    *("private_files", "environments", "other_runner", "write_outside", "signal"),
+)
+EXEMPT = {
+    "ptrace",
+    "mount",
+    "setns",
+    "bpf",
+    "open_by_handle_at",
+    "perf_event_open",
+    "io_uring_setup",
+    "kexec_load",
+    "newer than the filter",
+}
+"""Calls that need arguments or powers that the attacker has not: without a sandbox they fail too, for another reason."""
+
+
+@cache
+def tried(rung: str, user: str) -> dict[str, Any]:
+    """What came of all attacks, in one process for each rung and user."""
+    command = as_user(user, [sys.executable, "-m", "tests.security.locked", rung])
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rung", "user"), LOCKED)
+class TestBlocked:
+    @pytest.mark.parametrize("way", WAYS)
+    def test_no_way_leads_out(self, rung: str, user: str, way: str) -> None:
+        assert way not in tried(rung, user)["ways"]
+
+    def test_a_fork_bomb_ends_at_the_limit(self, rung: str, user: str) -> None:
+        assert tried(rung, user)["forks"] <= 64
+
+    def test_memory_ends_at_the_limit(self, rung: str, user: str) -> None:
+        assert tried(rung, user)["allocates"] is False
+
+    def test_one_file_ends_at_the_limit(self, rung: str, user: str) -> None:
+        assert tried(rung, user)["one_file"] == 4
+
+    def test_many_files_end_at_the_limit_or_are_seen(self, rung: str, user: str) -> None:
+        """In memory they fill what there is: the home, /tmp and /dev/shm. On the disk the pool of runners ends who wrote them."""
+        found = tried(rung, user)["many_files"]
+        assert found["written"] <= 8 + 64 + 64 if rung == "bubblewrap" else found["is_seen"]
+
+    def test_nothing_is_left_that_is_no_file(self, rung: str, user: str) -> None:
+        assert tried(rung, user)["planted"] == []
+
+    def test_no_child_outlives_it(self, rung: str, user: str) -> None:
+        assert tried(rung, user)["outlives"] is False
+
+    def test_calls_into_the_kernel_are_refused(self, rung: str, user: str) -> None:
+        answers = dict(tried(rung, user)["calls"])
+        assert (answers.pop("io_uring_setup"), answers.pop("newer than the filter")) == ("ENOSYS", "ENOSYS")
+        assert set(answers.values()) == {"EPERM"}
+
+    def test_no_socket_is_made_that_leads_anywhere(self, rung: str, user: str) -> None:
+        assert tried(rung, user)["sockets"] == ["pair of streams"]
+
+    def test_it_has_no_powers_and_gets_none(self, rung: str, user: str) -> None:
+        status = tried(rung, user)["status"]
+        assert "0" not in status["Uid"].split()
+        assert [status[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [""] * 4
+        assert (status["NoNewPrivs"], status["Seccomp"], status["groups"]) == ("1", "2", "[]")
+
+    def test_no_other_process_is_reached(self, rung: str, user: str) -> None:
+        assert tried(rung, user)["others"] == []
+
+    def test_what_programs_need_works(self, rung: str, user: str) -> None:
+        assert tried(rung, user)["works"] == ["thread", "process", "file", "signal to a child", "clock", "random"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", users())
+class TestWithoutASandbox:
+    def test_every_way_leads_out(self, user: str) -> None:
+        assert sorted(tried("none", user)["ways"]) == sorted(WAYS)
+
+    def test_nothing_has_a_limit(self, user: str) -> None:
+        found = tried("none", user)
+        assert (found["forks"], found["allocates"], found["one_file"], found["many_files"]["written"]) == (300, True, 16, 40)
+
+    def test_everything_is_left_behind(self, user: str) -> None:
+        devices = ["device"] if user == "root" else []
+        assert tried("none", user)["planted"] == ["symlink", "fifo", "socket", *devices]
+        assert tried("none", user)["outlives"] is True
+
+    def test_calls_are_taken(self, user: str) -> None:
+        answers = tried("none", user)["calls"]
+        assert {name for name, answer in answers.items() if not answer} == answers.keys() - EXEMPT - {"newer than the filter"}
+
+    def test_sockets_lead_everywhere(self, user: str) -> None:
+        assert {"inet", "inet6", "unix", "netlink", "pair of datagrams"} <= set(tried("none", user)["sockets"])
+
+    def test_other_processes_are_reached(self, user: str) -> None:
+        assert tried("none", user)["others"] == ["limits", "priority", "affinity", "memory", "root", "cwd", "files"]
