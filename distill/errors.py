@@ -24,6 +24,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from distill.redaction import redacted
+
 Category = Literal["user", "system"]
 
 
@@ -174,5 +176,5 @@ class JobFault:
     data: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Without `data` where there is none."""
-        return {name: value for name, value in asdict(self).items() if name != "data" or value is not None}
+        """Without `data` where there is none, and without secrets: a message may quote what an LM host or a program said."""
+        return {name: redacted(value) for name, value in asdict(self).items() if name != "data" or value is not None}

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 import sys
 from collections.abc import MutableMapping
-from functools import cache
 from typing import Any
 
 import structlog
 
+from distill.redaction import redacted
 from distill.settings import get_settings
-
-_SECRET_NAMES = re.compile(r"(^|_)(KEY|SECRET|TOKEN|PASSWORD)$")
-_TOKEN = re.compile(r"\bsh_[0-9a-z]{1,64}_[A-Za-z0-9_-]{16,}")
-_URL_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^@/\s]+@")
-_SHORTEST = 8
-REDACTED = "[redacted]"
 
 
 def configure(process: str) -> None:
@@ -49,29 +41,5 @@ def configure(process: str) -> None:
 
 
 def redact(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Take secrets out of every value of a log line: by value where this process knows them, by pattern else."""
-    return {key: _clean(value) for key, value in event.items()}
-
-
-def redact_text(text: str) -> str:
-    """The text without keys, tokens and passwords; for errors and events that users see."""
-    for secret in _secrets():
-        text = text.replace(secret, REDACTED)
-    return _URL_PASSWORD.sub(r"\1:" + REDACTED + "@", _TOKEN.sub(REDACTED, text))
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact_text(value)
-    if isinstance(value, dict):
-        return {key: _clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(item) for item in value]
-    return value
-
-
-@cache
-def _secrets() -> tuple[str, ...]:
-    """Values of this process's secret-looking variables, longest first; short ones would redact ordinary words."""
-    found = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST}
-    return tuple(sorted(found, key=len, reverse=True))
+    """Take secrets out of every value of a log line."""
+    return {key: redacted(value) for key, value in event.items()}

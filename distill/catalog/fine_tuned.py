@@ -13,6 +13,7 @@ from distill.catalog.copying import clean
 from distill.catalog.models import Connection, Model, Placement
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import NotFound
+from distill.redaction import redacted
 
 PlacementStatus = Literal["wanted", "loading", "ready", "failed", "unwanted", "gone"]
 
@@ -143,4 +144,4 @@ def set_placement(s: Session, placement_id: int, status: PlacementStatus, *, err
     False, and nothing changed, where it is about what is not asked any more: the model was deleted while it was loaded, or is wanted again
     while it was unloaded.
     """
-    return s.execute(_SET, {"id": placement_id, "status": status, "error": clean(error), "agent": agent}).first() is not None
+    return s.execute(_SET, {"id": placement_id, "status": status, "error": clean(redacted(error)), "agent": agent}).first() is not None

@@ -11,6 +11,7 @@ from sqlalchemy import or_, select, text
 from distill.catalog.copying import clean
 from distill.db import Session
 from distill.jobs.models import JobEvent
+from distill.redaction import redact_text, redacted
 
 CHANNEL = "stillhouse_job"
 """NOTIFY channel; the payload is the job's id. Listeners read the rows, the notice only says that there are some."""
@@ -34,10 +35,10 @@ RETURNING 1
 def append(s: Session, job_id: str, type: str, message: str, data: dict[str, Any] | None = None, level: Level = "info") -> int:
     """Write one event and return its number. It takes the job's row lock: call it last, so that number order is commit order.
 
-    `message` may quote what a user sent, characters that PostgreSQL cannot hold among it.
+    `message` may quote what a user or an LM host sent, characters that PostgreSQL cannot hold and keys among it.
     """
-    values = {"job_id": job_id, "type": type, "level": level, "message": clean(message), "channel": CHANNEL}
-    row = s.execute(_APPEND, {**values, "data": None if data is None else json.dumps(data)}).one()
+    values = {"job_id": job_id, "type": type, "level": level, "message": clean(redact_text(message)), "channel": CHANNEL}
+    row = s.execute(_APPEND, {**values, "data": None if data is None else json.dumps(redacted(data))}).one()
     return int(row.seq)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from distill.db import unit_of_work
+from distill.jobs import events
 from tests.integration.api.conftest import job_body
 from tests.security.test_doors import operations
 
@@ -58,3 +60,12 @@ def test_no_error_tells_what_is_inside(canaries: None, api: TestClient, monkeypa
         reply = api.get(f"/v1/datasets/{dataset['id']}/rows")
         assert reply.status_code >= 400
         assert not INSIDE.search(reply.text), reply.text
+
+
+def test_no_event_repeats_a_key_that_an_lm_host_or_a_program_said(api: TestClient) -> None:
+    job = api.post("/v1/compile_jobs", json=job_body()).json()["id"]
+    with unit_of_work() as s:
+        events.append(s, job, "log", f"401 from the LM host: Incorrect API key provided: {KEY}", {"said": {"headers": [f"Bearer {KEY}"]}})
+    told = api.get(f"/v1/compile_jobs/{job}/events").text
+    assert "Incorrect API key provided: [redacted]" in told
+    assert KEY not in told

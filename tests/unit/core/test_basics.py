@@ -1,5 +1,6 @@
 """Ids, settings, logs and errors."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from distill import logs
+from distill import logs, redaction
 from distill.errors import CancelRequested, Conflict, JobFault, LostLease, StillhouseError
 from distill.ids import new_id, short_token
 from distill.settings import get_settings
@@ -75,7 +76,7 @@ class TestRedaction:
     @pytest.fixture(autouse=True)
     def _secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1234567890")
-        logs._secrets.cache_clear()
+        redaction._secrets.cache_clear()
 
     @pytest.mark.parametrize(
         ("text", "clean"),
@@ -83,11 +84,19 @@ class TestRedaction:
             ("401 for sk-canary-1234567890", "401 for [redacted]"),
             ("token sh_abc123_ABCDEFGHIJKLMNOPQRST was refused", "token [redacted] was refused"),
             ("postgresql://me:hunter2@db/x", "postgresql://me:[redacted]@db/x"),
+            ("Incorrect API key provided: sk-proj-AbCdEfGh0123456789.", "Incorrect API key provided: [redacted]."),
+            ("Authorization: Bearer abcdefghijklmnop0123", "Authorization: Bearer [redacted]"),
+            ("hf_abcdefghijklmnopqrstuvwx and AKIAABCDEFGHIJKLMNOP", "[redacted] and [redacted]"),
+            ("the task sk-1 of risk-assessment-for-banks", "the task sk-1 of risk-assessment-for-banks"),
             ("nothing to hide", "nothing to hide"),
         ],
     )
     def test_text(self, text: str, clean: str) -> None:
-        assert logs.redact_text(text) == clean
+        assert redaction.redact_text(text) == clean
+
+    def test_what_an_error_tells(self) -> None:
+        fault = JobFault("lm_refused", "the host said: bad key sk-canary-1234567890", data={"answer": ["sk-canary-1234567890"]})
+        assert "canary" not in json.dumps(fault.as_json())
 
     def test_nested_values(self) -> None:
         line = logs.redact(None, "info", {"event": "x", "headers": {"authorization": ["Bearer sk-canary-1234567890"]}, "count": 3})
