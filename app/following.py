@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
@@ -12,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from app.schemas.compile_jobs import EventRead
 from app.services import Services
 from app.views.compile_jobs import event_read
+from distill.catalog import keys
 from distill.db import is_outage, unit_of_work
 from distill.jobs import events, repository
 from distill.jobs.status import JobStatus
@@ -19,6 +21,8 @@ from distill.jobs.status import JobStatus
 HEARTBEAT_SECONDS = 15
 #: A stream ends after this long; clients resume with Last-Event-ID.
 LONGEST_STREAM_SECONDS = 600.0
+#: It looks at least this often, for news whose notice was lost and for whether its key still holds.
+LOOK_SECONDS = 30.0
 _BATCH = 500
 
 
@@ -44,31 +48,45 @@ async def wait_for_change(services: Services, project_id: str, job_id: str, seco
         services.notices.done(job_id, ticket)
 
 
-def _read(job_id: str, after: int) -> tuple[list[EventRead], bool]:
-    """The next events, and whether there can be more: a job turns final in the transaction that writes its `done`."""
+@dataclass(frozen=True)
+class Follower:
+    """Who follows which job; `key_id` is None where no key is asked for."""
+
+    job_id: str
+    key_id: str | None
+
+
+def _read(follower: Follower, after: int) -> tuple[list[EventRead], bool]:
+    """The next events, and whether there can be more: a job turns final in the transaction that writes its `done`.
+
+    Nothing, and nothing to come, for a key that was revoked or has expired since the stream began: who connects again is told why.
+    """
+    job_id = follower.job_id
     with unit_of_work("api") as session:
+        if follower.key_id is not None and not keys.is_active(session, follower.key_id):
+            return [], False
         final = JobStatus(repository.by_id(session, job_id).status).is_terminal
         found = [event_read(event) for event in events.after(session, job_id, after, _BATCH)]
     return found, not final or len(found) == _BATCH
 
 
-async def _read_when_it_answers(job_id: str, after: int) -> tuple[list[EventRead], bool]:
+async def _read_when_it_answers(follower: Follower, after: int) -> tuple[list[EventRead], bool]:
     """A stream that has begun cannot say 503: while the database is away it has no news."""
     try:
-        return await run_in_threadpool(_read, job_id, after)
+        return await run_in_threadpool(_read, follower, after)
     except Exception as error:
         if not is_outage(error):
             raise
         return [], True
 
 
-async def _stream(services: Services, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+async def _stream(services: Services, follower: Follower, after: int) -> AsyncIterator[ServerSentEvent]:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LONGEST_STREAM_SECONDS
-    ticket = services.notices.ticket(job_id)
+    ticket = services.notices.ticket(follower.job_id)
     try:
         while (left := deadline - loop.time()) > 0:
-            batch, more = await _read_when_it_answers(job_id, after)
+            batch, more = await _read_when_it_answers(follower, after)
             for event in batch:
                 # In ASCII: many clients take U+2028 and its like for the end of a line.
                 data = json.dumps(event.model_dump(mode="json"))
@@ -77,15 +95,15 @@ async def _stream(services: Services, job_id: str, after: int) -> AsyncIterator[
             if not more:
                 return
             if len(batch) < _BATCH:
-                await services.notices.wait(ticket, left)
+                await services.notices.wait(ticket, min(left, LOOK_SECONDS))
     finally:
-        services.notices.done(job_id, ticket)
+        services.notices.done(follower.job_id, ticket)
 
 
-def event_stream(services: Services, job_id: str, after: int) -> EventSourceResponse:
+def event_stream(services: Services, follower: Follower, after: int) -> EventSourceResponse:
     """Every event after number `after`, as it happens, until the job is done; a comment every 15 s keeps the connection."""
     return EventSourceResponse(
-        _stream(services, job_id, after),
+        _stream(services, follower, after),
         ping=HEARTBEAT_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="still here"),
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},

@@ -11,7 +11,7 @@ from app import lines
 from app.auth import Reader
 from app.deps import JobId, PageDep, SessionDep, errors, router
 from app.errors import ApiError
-from app.following import event_stream, position
+from app.following import Follower, event_stream, position
 from app.schemas.common import Page
 from app.schemas.compile_jobs import CostRead, CurveRead, EventRead, RejectionRead, TraceRead
 from app.schemas.fine_tuning import FineTuneJobRead, LogRead
@@ -59,7 +59,7 @@ async def list_events(
     last, final = await run_in_threadpool(position, caller.project_id, job_id)
     if final and start >= last:
         return Response(status_code=204)
-    return event_stream(services, job_id, start)
+    return event_stream(services, Follower(job_id, caller.key_id), start)
 
 
 def _page(caller: Caller, job_id: str, after: int, limit: int) -> Page[EventRead]:

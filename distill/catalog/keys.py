@@ -153,6 +153,11 @@ def get(s: Session, project_id: str, key_id: str, *, param: str = "id", lock: bo
     return row
 
 
+def is_active(s: Session, key_id: str) -> bool:
+    """Whether a key still opens anything: for what goes on long after it was checked."""
+    return s.scalar(select(ApiKey.id).where(ApiKey.id == key_id, _ALIVE)) is not None
+
+
 def exist(s: Session) -> bool:
     """Whether anybody holds a key that opens this server."""
     return s.scalar(select(ApiKey.id).where(_ALIVE).limit(1)) is not None

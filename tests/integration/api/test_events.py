@@ -9,6 +9,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from distill.catalog import keys
 from distill.db import unit_of_work
 from distill.jobs import events
 from stillhouse import Stillhouse
@@ -98,3 +99,18 @@ class TestStream:
                 assert '"hello"' in next(line for line in lines if line.startswith("data:") and '"log"' in line)
                 client.post(f"/v1/compile_jobs/{job_id}/cancel")
                 assert [line for line in lines if line.startswith("event:")][-1] == "event: done"
+
+    def test_a_key_that_is_revoked_hears_nothing_more(self, address: str, tokens: Tokens) -> None:
+        headers = {"Authorization": f"Bearer {tokens.all}"}
+        with httpx.Client(base_url=address, headers=headers, timeout=30) as client:
+            job_id = client.post("/v1/compile_jobs", json=job_body()).json()["id"]
+            with client.stream("GET", f"/v1/compile_jobs/{job_id}/events", headers=STREAM) as stream:
+                lines = stream.iter_lines()
+                assert next(line for line in lines if line.startswith("id:")) == "id: 1"
+                with unit_of_work() as s:
+                    key = keys.verify(s, tokens.all)
+                    keys.revoke(s, key.project_id, str(key.key_id))
+                with unit_of_work() as s:
+                    events.append(s, job_id, "log", "not for you")
+                assert "not for you" not in "".join(lines)
+            assert client.get(f"/v1/compile_jobs/{job_id}/events", headers=STREAM).json()["error"]["code"] == "revoked_api_key"
