@@ -88,6 +88,7 @@ class Crew:
         with self._turn:
             child = self._children.pop(name)
             stop_in_order([child.leash], child.poll)
+            child.close()
             self._reaper.drop(child.pid)
 
     def kill_part(self, name: str) -> None:

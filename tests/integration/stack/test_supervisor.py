@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from sqlalchemy import make_url
 
 from stack.console import Silent
+from stack.crew import Crew
 from stack.errors import AlreadyRunning, PartFailed, PortTaken
 from stack.network import answers
 from stack.parts import Part, at_once, line
@@ -25,6 +27,14 @@ from stack.processes import is_running
 from stack.supervisor import Stack
 from stack.watch import Patience
 from tests.support import standins
+
+TALKS_AT_THE_END = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("ready", flush=True)
+signal.sigwait([signal.SIGTERM])
+print(*(f"line {number}" for number in range(500)), sep="\\n")
+"""
 
 
 class Notes(Silent):
@@ -41,6 +51,11 @@ class Notes(Silent):
 
 
 Planner = Callable[[Layout], Sequence[Part]]
+
+
+def read_slowly(_name: str, _line: str) -> None:
+    """A terminal that does not keep up."""
+    time.sleep(0.002)
 
 
 def make(home: Path, planner: Planner = standins.parts_of, *, fast: bool = True, port: int | None = None) -> Stack:
@@ -239,6 +254,14 @@ class TestWatch:
             assert not answers(f"{stack.base_url}/livez")
             stack.restart_part("api")
             assert answers(f"{stack.base_url}/livez")
+
+    def test_what_a_stopped_part_said_last_is_in_its_log(self, home: Path) -> None:
+        crew = Crew(home, os.environ, read_slowly)
+        crew.wait_ready([crew.start(Part("talker", (sys.executable, "-c", TALKS_AT_THE_END), tier=2, ready=line("ready")))])
+        crew.stop_part("talker")
+        said = (home / "logs" / "talker.log").read_text()
+        crew.stop()
+        assert said.endswith("line 499\n")
 
 
 class TestClosedFolder:
