@@ -7,13 +7,14 @@ import pytest
 
 from tests.chaos.homes import home
 from tests.chaos.invariants import violations
-from tests.chaos.jobs import teach
+from tests.chaos.jobs import anchors, body, teach
 from tests.chaos.world import World
 
 
 @pytest.fixture(scope="session")
 def running_world(tiny_model: Path) -> Iterator[World]:
     with home() as folder, World(folder, tiny_model.parent) as world:
+        world.wait_over([world.submit(body(anchors()))])  # so that no two jobs ask at once what all share
         yield world
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import psutil
 import psycopg
@@ -48,6 +49,11 @@ def _children(world: World, module: str, workers: tuple[str, ...] = ()) -> list[
                 with contextlib.suppress(psutil.Error):
                     found += [child] if module in child.cmdline() else []
     return found
+
+
+def without_guards(children: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """The runners or trainers themselves. A guard says in its command line what it guards."""
+    return [child for child in children if not any(word.endswith("guard.py") for word in child.cmdline())]
 
 
 def kill_child(world: World, child: psutil.Process) -> None:
@@ -97,6 +103,20 @@ def damaged(world: World, digest: str, change: Callable[[bytes], bytes]) -> Iter
     finally:
         place.write_bytes(whole)
         place.chmod(mode)
+
+
+@contextlib.contextmanager
+def dispatchers(world: World, count: int) -> Iterator[list[str]]:
+    """While the block runs there are so many, each of which reaps too; their names."""
+    crew = world.stack.crew
+    assert crew is not None
+    more = [f"dispatcher-{number}" for number in range(2, count + 1)]
+    crew.wait_ready([crew.start(world.dispatcher(name)) for name in more])
+    try:
+        yield ["dispatcher", *more]
+    finally:
+        for name in more:
+            crew.stop_part(name)
 
 
 def restart_postgres(world: World) -> None:
@@ -166,6 +186,16 @@ def teacher_trouble(world: World, fail: Fail | None, latency: float = 0.0) -> It
         yield
     finally:
         world.lm.answer, world.lm.latency = answer, usual
+
+
+@contextlib.contextmanager
+def teacher_silent(world: World) -> Iterator[None]:
+    """While the block runs no call is answered; at its end those are that still wait."""
+    world.lm.hold_until = sys.maxsize
+    try:
+        yield
+    finally:
+        world.lm.hold_until = 0
 
 
 def pause(seconds: float) -> None:

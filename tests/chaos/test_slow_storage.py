@@ -1,4 +1,4 @@
-"""Bits that rot: what is not whole is told and not sent."""
+"""Workers that die while they write, and bits that rot: what a row points at is whole, and what is not is told and not sent."""
 
 import pytest
 
@@ -7,6 +7,18 @@ from tests.chaos.jobs import brief
 from tests.chaos.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+MOMENTS = (("blob.writing", "blob.placed"), ("blob.renamed", "package.before_publish"))
+"""Two for each job: three workers lost in a row would be poison."""
+
+
+def test_58_workers_that_die_while_they_publish_leave_old_or_new(world: World) -> None:
+    jobs = []
+    for number, points in enumerate(MOMENTS):
+        jobs.append(world.submit(brief(f"dies {number}", 2)))
+        faults.die_at(world, *points)
+        world.wait_over(jobs)
+    assert {world.status(job) for job in jobs} == {"succeeded"}
+    assert world.query("SELECT count(*), count(DISTINCT job_id) FROM artifacts WHERE job_id = ANY (%s)", jobs) == [(len(jobs), len(jobs))]
 
 
 def test_60_rotten_file_of_an_artifact_is_told_and_not_sent(world: World) -> None:

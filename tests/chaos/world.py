@@ -56,6 +56,7 @@ TIMERS = {
     "RESEND_SECONDS": "2",
     "RETRY_BASE_SECONDS": "0.2",
     "RETRY_CAP_SECONDS": "2",
+    "CHECKPOINT_SECONDS": "0.2",
 }
 POINTS_TO_DIE_AT = (*sorted(POINTS), SENT)
 ANSWER_SECONDS = 180.0
@@ -199,6 +200,10 @@ class World:
         )  # fmt: skip
         return [*parts, api]
 
+    def dispatcher(self, name: str) -> Part:
+        """One beside the one that there is."""
+        return self._part(self.stack.layout, name, (sys.executable, "-m", "tests.chaos.dispatcher"))
+
     def _part(self, layout: Layout, name: str, command: tuple[str, ...]) -> Part:
         return Part(
             name=name, command=command, tier=2, ready=line(r"\bready\b"), environment=layout.server_environment(), workdir=layout.home,
@@ -337,6 +342,11 @@ class World:
             return all(statuses.get(job) in OVER for job in jobs)
 
         wait_until(over, "the jobs are not over", seconds)
+
+    def told(self, job: str, kind: str) -> list[str]:
+        """The messages of a job's events of one type, in their order."""
+        found = self.query("SELECT message FROM job_events WHERE job_id = %s AND type = %s ORDER BY seq", job, kind)
+        return [message for (message,) in found]
 
     def failure(self, job: str) -> tuple[str, str | None]:
         """Its status, and the code of its error."""
