@@ -46,6 +46,7 @@ class _Core:
         self.api_key = credentials.api_key
         self._timeout = timeout if isinstance(timeout, httpx.Timeout) else httpx.Timeout(timeout, connect=min(timeout, 5.0))
         self._retry = RetryPolicy(retries=max_retries)
+        self._on_response: Callable[[httpx.Response], None] | None = None
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -68,6 +69,11 @@ class _Core:
         cls = APITimeoutError if isinstance(error, httpx.TimeoutException) else APIConnectionError
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return cls(f"{self.base_url} was not reached: {reason}")
+
+    def _take(self, call: Call[T], response: httpx.Response) -> T:
+        if self._on_response:
+            self._on_response(response)
+        return _parsed(call, response)
 
 
 class Stillhouse(_Core):
@@ -121,7 +127,7 @@ class Stillhouse(_Core):
         """
         with self.stream(call) as response:
             response.read()
-        return _parsed(call, response)
+        return self._take(call, response)
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
@@ -204,7 +210,7 @@ class AsyncStillhouse(_Core):
         """Send a call and parse its reply; raises as `Stillhouse.send` does."""
         async with self.stream(call) as response:
             await response.aread()
-        return _parsed(call, response)
+        return self._take(call, response)
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:

@@ -40,6 +40,13 @@ class TestSdk:
         client.compile_jobs.cancel(job.id)
         assert client.compile_jobs.wait(job.id, timeout=20).status == "cancelled"
 
+    def test_what_came_around_a_reply(self, client: Stillhouse) -> None:
+        create = client.compile_jobs.with_raw_response.create
+        first, again = (create(program=SPEC, trainset=ROWS, auto_start=False, idempotency_key="k") for _ in range(2))
+        assert (first.status_code, first.parse()) == (201, again.parse())
+        assert [reply.headers.get("idempotent-replayed") for reply in (first, again)] == [None, "true"]
+        assert first.request_id != again.request_id
+
     def test_a_stream_follows_what_happens(self, client: Stillhouse) -> None:
         job = client.compile_jobs.create(program=SPEC, trainset=ROWS)
         seen = []

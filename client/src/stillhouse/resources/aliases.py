@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import Alias, AliasMove
 from stillhouse.types.requests import ListParams
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 PATH = "/v1/aliases"
 
@@ -36,10 +34,7 @@ def _history(name: str, params: Mapping[str, Any]) -> Call[Rows[AliasMove]]:
     return list_call(f"{PATH}/{name}/history", AliasMove, dict(params))
 
 
-class Aliases:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class Aliases(Resource):
     def retrieve(self, name: str) -> Alias:
         return self._client.send(_retrieve(name))
 
@@ -66,10 +61,7 @@ class Aliases:
         return Page(self._client, self._client.send(_history(name, params)))
 
 
-class AsyncAliases:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncAliases(AsyncResource):
     async def retrieve(self, name: str) -> Alias:
         return await self._client.send(_retrieve(name))
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import TypedDict, Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types.account import ApiKey, NewApiKey
 from stillhouse.types.requests import ListParams
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 PATH = "/v1/api_keys"
 
@@ -44,10 +42,7 @@ def _list(params: Mapping[str, Any]) -> Call[Rows[ApiKey]]:
     return list_call(PATH, ApiKey, dict(params))
 
 
-class ApiKeys:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class ApiKeys(Resource):
     def create(self, *, idempotency_key: str | None = None, **body: Unpack[KeyParams]) -> NewApiKey:
         """A new key; its `token` is shown this once."""
         return self._client.send(_create(body, idempotency_key))
@@ -64,10 +59,7 @@ class ApiKeys:
         self._client.send(_request.delete(f"{PATH}/{key_id}"))
 
 
-class AsyncApiKeys:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncApiKeys(AsyncResource):
     async def create(self, *, idempotency_key: str | None = None, **body: Unpack[KeyParams]) -> NewApiKey:
         """A new key; its `token` is shown this once."""
         return await self._client.send(_create(body, idempotency_key))

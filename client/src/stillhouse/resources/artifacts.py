@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import Unpack
 
@@ -13,12 +13,11 @@ from stillhouse._archive import PATH, Download, is_intact
 from stillhouse._exceptions import APIConnectionError
 from stillhouse._lock import alone, alone_async
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
+from stillhouse._raw import many_responses
 from stillhouse._request import Call
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import Artifact, ArtifactCall, ArtifactFile
 from stillhouse.types.requests import ListParams
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 
 def _retrieve(artifact_id: str) -> Call[Artifact]:
@@ -33,10 +32,7 @@ def _list(params: Mapping[str, Any]) -> Call[Rows[Artifact]]:
     return list_call(PATH, Artifact, dict(params))
 
 
-class Artifacts:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class Artifacts(Resource):
     def retrieve(self, artifact_id: str) -> Artifact:
         return self._client.send(_retrieve(artifact_id))
 
@@ -47,6 +43,7 @@ class Artifacts:
     def list(self, **params: Unpack[ListParams]) -> Page[Artifact]:
         return Page(self._client, self._client.send(_list(params)))
 
+    @many_responses
     def download(self, artifact_id: str, folder: str | Path) -> Path:
         """Fetch an artifact into `folder`, and return it. A folder that has this artifact already is left as it is.
 
@@ -84,10 +81,7 @@ class Artifacts:
         return self._client.send(_call(artifact_id, inputs))
 
 
-class AsyncArtifacts:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncArtifacts(AsyncResource):
     async def retrieve(self, artifact_id: str) -> Artifact:
         return await self._client.send(_retrieve(artifact_id))
 
@@ -98,6 +92,7 @@ class AsyncArtifacts:
     async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Artifact]:
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
+    @many_responses
     async def download(self, artifact_id: str, folder: str | Path) -> Path:
         """Fetch an artifact into `folder`; see `Artifacts.download`."""
         artifact, target = await self.retrieve(artifact_id), Path(folder)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from typing_extensions import TypedDict, Unpack
 
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types.account import AuditEntry
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 
 class AuditParams(TypedDict, total=False):
@@ -29,19 +25,13 @@ def _list(params: AuditParams) -> Call[Rows[AuditEntry]]:
     return list_call("/v1/audit_log", AuditEntry, dict(params))
 
 
-class AuditLog:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class AuditLog(Resource):
     def list(self, **params: Unpack[AuditParams]) -> Page[AuditEntry]:
         """Newest first."""
         return Page(self._client, self._client.send(_list(params)))
 
 
-class AsyncAuditLog:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncAuditLog(AsyncResource):
     async def list(self, **params: Unpack[AuditParams]) -> AsyncPage[AuditEntry]:
         """Newest first."""
         return AsyncPage(self._client, await self._client.send(_list(params)))

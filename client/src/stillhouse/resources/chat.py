@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stillhouse._exceptions import APIConnectionError, APIError
 from stillhouse._lines import lines, lines_async
+from stillhouse._raw import many_responses
 from stillhouse._request import Call
 from stillhouse._sse import Decoder
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
+from stillhouse.resources.base import AsyncResource, Resource
 
 Messages = Sequence[Mapping[str, Any]]
 _SECONDS = 180.0
@@ -50,10 +49,8 @@ class _Answer:
             raise APIConnectionError("the model's answer broke off")
 
 
-class Chat:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class Chat(Resource):
+    @many_responses
     def stream(self, model: str, messages: Messages, **options: Any) -> Iterator[str]:
         """The pieces of the answer as they come; `options` are OpenAI's (`temperature`, `max_tokens`, …)."""
         answer = _Answer()
@@ -64,10 +61,8 @@ class Chat:
         answer.end()
 
 
-class AsyncChat:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncChat(AsyncResource):
+    @many_responses
     async def stream(self, model: str, messages: Messages, **options: Any) -> AsyncIterator[str]:
         """The pieces of the answer as they come; see `Chat.stream`."""
         answer = _Answer()

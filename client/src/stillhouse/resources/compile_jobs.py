@@ -12,9 +12,11 @@ from typing_extensions import Unpack
 
 from stillhouse._lines import lines, lines_async
 from stillhouse._pages import AsyncPage, Page
+from stillhouse._raw import many_responses
 from stillhouse._stream import EventCursor
 from stillhouse._wait import Deadline, apatiently, patiently, watcher
 from stillhouse.resources import job_calls as calls
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.resources.traces import AsyncScores, AsyncTraces, Scores, Traces
 from stillhouse.types import (
     CompileJob,
@@ -44,16 +46,12 @@ RecordPart = Literal["train", "validation"]
 OnUpdate = Callable[[CompileJob], None]
 
 
-class _Part:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
-
-class Events(_Part):
+class Events(Resource):
     def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> Page[Event]:
         """Events in order of their numbers, after number `after`."""
         return Page(self._client, self._client.send(calls.part(job_id, "events", Event, after=after, limit=limit)))
 
+    @many_responses
     def stream(self, job_id: str, *, after: int | None = None) -> Iterator[Event]:
         """Every event after number `after`, as it happens, until the job is done. A broken connection resumes without gap or repeat."""
         cursor = EventCursor(f"{calls.PATH}/{job_id}/events", after)
@@ -68,9 +66,9 @@ class Events(_Part):
                 cursor.failed(error)
 
 
-class CompileJobs:
+class CompileJobs(Resource):
     def __init__(self, client: Stillhouse) -> None:
-        self._client = client
+        super().__init__(client)
         self.events = Events(client)
         self.scores = Scores(client)
         self.traces = Traces(client)
@@ -125,6 +123,7 @@ class CompileJobs:
         """Let a paused job go on where it stood."""
         return self._client.send(calls.verb(job_id, "resume"))
 
+    @many_responses
     def wait(self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None) -> CompileJob:
         """Wait until the job is final, or paused, and return it, whatever its status. `progress` shows a bar per step.
 
@@ -178,6 +177,7 @@ class CompileJobs:
         """What became of the traces, for each key and predictor; None until `prepare` is done."""
         return self._client.send(calls.coverage(job_id))
 
+    @many_responses
     def download_training_file(
         self, job_id: str, fine_tuning_job: str, path: str | Path, *, format: RecordFormat = "trl", part: RecordPart = "train"
     ) -> Path:
@@ -187,6 +187,7 @@ class CompileJobs:
                 file.write(chunk)
         return Path(path)
 
+    @many_responses
     def training_records(
         self, job_id: str, fine_tuning_job: str, *, format: RecordFormat = "trl", part: RecordPart = "train"
     ) -> Iterator[dict[str, Any]]:
@@ -213,16 +214,12 @@ class CompileJobs:
         return self._client.send(calls.cost(job_id))
 
 
-class _AsyncPart:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
-
-class AsyncEvents(_AsyncPart):
+class AsyncEvents(AsyncResource):
     async def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> AsyncPage[Event]:
         """Events in order of their numbers, after number `after`."""
         return AsyncPage(self._client, await self._client.send(calls.part(job_id, "events", Event, after=after, limit=limit)))
 
+    @many_responses
     async def stream(self, job_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """Every event after number `after`, as it happens, until the job is done."""
         cursor = EventCursor(f"{calls.PATH}/{job_id}/events", after)
@@ -237,9 +234,9 @@ class AsyncEvents(_AsyncPart):
                 cursor.failed(error)
 
 
-class AsyncCompileJobs:
+class AsyncCompileJobs(AsyncResource):
     def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
+        super().__init__(client)
         self.events = AsyncEvents(client)
         self.scores = AsyncScores(client)
         self.traces = AsyncTraces(client)
@@ -285,6 +282,7 @@ class AsyncCompileJobs:
         """Let a paused job go on where it stood."""
         return await self._client.send(calls.verb(job_id, "resume"))
 
+    @many_responses
     async def wait(
         self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None
     ) -> CompileJob:
@@ -334,6 +332,7 @@ class AsyncCompileJobs:
         """What became of the traces; see `CompileJobs.coverage`."""
         return await self._client.send(calls.coverage(job_id))
 
+    @many_responses
     async def download_training_file(
         self, job_id: str, fine_tuning_job: str, path: str | Path, *, format: RecordFormat = "trl", part: RecordPart = "train"
     ) -> Path:
@@ -344,6 +343,7 @@ class AsyncCompileJobs:
                     file.write(chunk)
         return Path(path)
 
+    @many_responses
     async def training_records(
         self, job_id: str, fine_tuning_job: str, *, format: RecordFormat = "trl", part: RecordPart = "train"
     ) -> AsyncIterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import Unpack
 
@@ -12,11 +12,9 @@ from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call, Upload
 from stillhouse._wait import OnSent, sending
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import Dataset, DatasetRows
 from stillhouse.types.requests import ListParams
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 PATH = "/v1/datasets"
 CONTENT_TYPES: Mapping[str, str] = {
@@ -66,10 +64,7 @@ def _read_rows(dataset_id: str, start: int, limit: int) -> Call[DatasetRows]:
     return _request.get(f"{PATH}/{dataset_id}/rows", DatasetRows, start=start, limit=limit)
 
 
-class Datasets:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class Datasets(Resource):
     def create(
         self,
         rows: RowSource,
@@ -101,10 +96,7 @@ class Datasets:
         return self._client.send(_read_rows(dataset_id, start, limit))
 
 
-class AsyncDatasets:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncDatasets(AsyncResource):
     async def create(
         self,
         rows: RowSource,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import Model
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 PATH = "/v1/models"
 
@@ -23,10 +19,7 @@ def _retrieve(model_id: str) -> Call[Model]:
     return _request.get(f"{PATH}/{model_id}", Model)
 
 
-class Models:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class Models(Resource):
     def list(self) -> Page[Model]:
         return Page(self._client, self._client.send(_list()))
 
@@ -38,10 +31,7 @@ class Models:
         self._client.send(_request.delete(f"{PATH}/{model_id}"))
 
 
-class AsyncModels:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncModels(AsyncResource):
     async def list(self) -> AsyncPage[Model]:
         return AsyncPage(self._client, await self._client.send(_list()))
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import TypedDict, Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import Program, Render
 from stillhouse.types.requests import ListParams
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 PATH = "/v1/programs"
 
@@ -46,10 +44,7 @@ def _list(params: Mapping[str, Any]) -> Call[Rows[Program]]:
     return list_call(PATH, Program, dict(params))
 
 
-class Programs:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class Programs(Resource):
     def create(
         self,
         spec: Mapping[str, Any] | None = None,
@@ -76,10 +71,7 @@ class Programs:
         return self._client.send(_render(program_id, inputs))
 
 
-class AsyncPrograms:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncPrograms(AsyncResource):
     async def create(
         self,
         spec: Mapping[str, Any] | None = None,

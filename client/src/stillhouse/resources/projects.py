@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types.account import Project
 from stillhouse.types.requests import ListParams
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 PATH = "/v1/projects"
 
@@ -31,10 +29,7 @@ def _list(params: Mapping[str, Any]) -> Call[Rows[Project]]:
     return list_call(PATH, Project, dict(params))
 
 
-class Projects:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class Projects(Resource):
     def create(self, name: str, *, metadata: Mapping[str, str] | None = None, idempotency_key: str | None = None) -> Project:
         """A new project; `api_keys.create(project=name, …)` makes its first key."""
         return self._client.send(_create(name, metadata, idempotency_key))
@@ -47,10 +42,7 @@ class Projects:
         return Page(self._client, self._client.send(_list(params)))
 
 
-class AsyncProjects:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncProjects(AsyncResource):
     async def create(self, name: str, *, metadata: Mapping[str, str] | None = None, idempotency_key: str | None = None) -> Project:
         """A new project; `api_keys.create(project=name, …)` makes its first key."""
         return await self._client.send(_create(name, metadata, idempotency_key))

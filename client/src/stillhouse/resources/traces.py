@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from stillhouse._pages import AsyncPage, Page
+from stillhouse._raw import many_responses
 from stillhouse.resources import job_calls as calls
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.resources.work_items import Facts, send_calls, sum_of
 from stillhouse.types import Stored, Trace
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 TraceSource = Literal["client", "import"]
 
 
-class Traces:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class Traces(Resource):
     def list(
         self,
         job_id: str,
@@ -33,24 +29,20 @@ class Traces:
         wanted = calls.part(job_id, "traces", Trace, role=role, passed=passed, predictor=predictor, limit=limit, order=order)
         return Page(self._client, self._client.send(wanted))
 
+    @many_responses
     def create(self, job_id: str, traces: Facts, *, source: TraceSource = "client") -> Stored:
         """Send traces in, as many as there are; `import` for those that nothing was paid for here. What is there already stays."""
         return sum_of([self._client.send(call) for call in send_calls(job_id, "traces", traces, source=source)])
 
 
-class Scores:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class Scores(Resource):
+    @many_responses
     def create(self, job_id: str, scores: Facts) -> Stored:
         """Send scores of traces in, as many as there are."""
         return sum_of([self._client.send(call) for call in send_calls(job_id, "scores", scores)])
 
 
-class AsyncTraces:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncTraces(AsyncResource):
     async def list(
         self,
         job_id: str,
@@ -65,15 +57,14 @@ class AsyncTraces:
         wanted = calls.part(job_id, "traces", Trace, role=role, passed=passed, predictor=predictor, limit=limit, order=order)
         return AsyncPage(self._client, await self._client.send(wanted))
 
+    @many_responses
     async def create(self, job_id: str, traces: Facts, *, source: TraceSource = "client") -> Stored:
         """Send traces in; see `Traces.create`."""
         return sum_of([await self._client.send(call) for call in send_calls(job_id, "traces", traces, source=source)])
 
 
-class AsyncScores:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncScores(AsyncResource):
+    @many_responses
     async def create(self, job_id: str, scores: Facts) -> Stored:
         """Send scores of traces in, as many as there are."""
         return sum_of([await self._client.send(call) for call in send_calls(job_id, "scores", scores)])

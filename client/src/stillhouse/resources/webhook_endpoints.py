@@ -6,18 +6,16 @@ Who receives events checks them with `standardwebhooks` or `openai.webhooks.unwr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types.requests import ListParams
 from stillhouse.types.webhooks import NewWebhookEndpoint, WebhookDelivery, WebhookEndpoint
-
-if TYPE_CHECKING:
-    from stillhouse._client import AsyncStillhouse, Stillhouse
 
 PATH = "/v1/webhook_endpoints"
 
@@ -42,10 +40,7 @@ def _redeliver(endpoint_id: str, delivery_id: str) -> Call[WebhookDelivery]:
     return Call("POST", f"{PATH}/{endpoint_id}/deliveries/{delivery_id}/redeliver", WebhookDelivery.model_validate)
 
 
-class WebhookEndpoints:
-    def __init__(self, client: Stillhouse) -> None:
-        self._client = client
-
+class WebhookEndpoints(Resource):
     def create(self, url: str, events: Sequence[str], *, idempotency_key: str | None = None) -> NewWebhookEndpoint:
         """Have events of these types delivered to `url`; the endpoint's `secret` is shown this once."""
         return self._client.send(_create(url, events, idempotency_key))
@@ -69,10 +64,7 @@ class WebhookEndpoints:
         return self._client.send(_redeliver(endpoint_id, delivery_id))
 
 
-class AsyncWebhookEndpoints:
-    def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
-
+class AsyncWebhookEndpoints(AsyncResource):
     async def create(self, url: str, events: Sequence[str], *, idempotency_key: str | None = None) -> NewWebhookEndpoint:
         """Have events of these types delivered to `url`; the endpoint's `secret` is shown this once."""
         return await self._client.send(_create(url, events, idempotency_key))

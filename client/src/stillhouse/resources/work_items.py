@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stillhouse import _request
 from stillhouse._plain import plain_json
 from stillhouse._request import Call
+from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types.work_items import Beat, Claimed, Stored, WorkItem, WorkItemEnded
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ def sum_of(replies: Sequence[Stored]) -> Stored:
     return Stored(**sums)
 
 
-class WorkItems:
+class WorkItems(Resource):
     """`client` is the name that this process claims under."""
 
     def __init__(self, client: Stillhouse) -> None:
-        self._client = client
+        super().__init__(client)
         self._name = uuid.uuid4().hex
 
     def claim(self, *, job: str | None = None, width: int = 8) -> WorkItem | None:
@@ -71,11 +72,11 @@ class WorkItems:
         return self._client.send(_held("publish", item, undecided=list(undecided)))
 
 
-class AsyncWorkItems:
+class AsyncWorkItems(AsyncResource):
     """`WorkItems` for asyncio."""
 
     def __init__(self, client: AsyncStillhouse) -> None:
-        self._client = client
+        super().__init__(client)
         self._name = uuid.uuid4().hex
 
     async def claim(self, *, job: str | None = None, width: int = 8) -> WorkItem | None:

@@ -1,0 +1,30 @@
+"""What every noun has: the client that sends its calls, and `with_raw_response`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stillhouse._raw import AsyncRawMethods, RawMethods
+
+if TYPE_CHECKING:
+    from stillhouse._client import AsyncStillhouse, Stillhouse
+
+
+class Resource:
+    def __init__(self, client: Stillhouse) -> None:
+        self._client = client
+
+    @property
+    def with_raw_response(self) -> RawMethods:
+        """The methods that send one request, each returning its status, headers and request id, and `parse()` for the rest."""
+        return RawMethods(self)
+
+
+class AsyncResource:
+    def __init__(self, client: AsyncStillhouse) -> None:
+        self._client = client
+
+    @property
+    def with_raw_response(self) -> AsyncRawMethods:
+        """As `Resource.with_raw_response`, awaited."""
+        return AsyncRawMethods(self)
