@@ -6,7 +6,7 @@ import asyncio
 import platform
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any, TypeVar
 
 import httpx
@@ -125,14 +125,12 @@ class Stillhouse(_Core):
             APIStatusError: the server refused; the class says which status.
             UnexpectedReply: what answered is no Stillhouse server.
         """
-        with self.stream(call) as response:
-            response.read()
-        return self._take(call, response)
+        return self._take(call, self._open(call, whole=True))
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
         """A successful response whose body is still to be read. Raises as `send` does."""
-        response = self._open(call)
+        response = self._open(call, whole=False)
         try:
             yield response
         except httpx.TransportError as error:
@@ -140,10 +138,11 @@ class Stillhouse(_Core):
         finally:
             response.close()
 
-    def _open(self, call: Call[Any]) -> httpx.Response:
+    def _open(self, call: Call[Any], whole: bool) -> httpx.Response:
+        """A successful response, read if `whole`: then also a connection that breaks in the body is tried again."""
         attempt = 0
         while True:
-            response, broken = self._try(call)
+            response, broken = self._try(call, whole)
             if response is not None and response.is_success:
                 return response
             seconds = self._retry.wait_after(attempt, response)
@@ -152,13 +151,13 @@ class Stillhouse(_Core):
             self._sleep(seconds)
             attempt += 1
 
-    def _try(self, call: Call[Any]) -> tuple[httpx.Response | None, APIConnectionError | None]:
+    def _try(self, call: Call[Any], whole: bool) -> tuple[httpx.Response | None, APIConnectionError | None]:
         try:
             body = call.upload.chunks() if call.upload else None
             response = self._http.send(self._http.build_request(**self._request_arguments(call, body)), stream=True)
-            if not response.is_success:
-                response.read()
-                response.close()
+            if whole or not response.is_success:
+                with closing(response):
+                    response.read()
             return response, None
         except httpx.TransportError as error:
             return None, self._unreached(error)
@@ -208,14 +207,12 @@ class AsyncStillhouse(_Core):
 
     async def send(self, call: Call[T]) -> T:
         """Send a call and parse its reply; raises as `Stillhouse.send` does."""
-        async with self.stream(call) as response:
-            await response.aread()
-        return self._take(call, response)
+        return self._take(call, await self._open(call, whole=True))
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
         """A successful response whose body is still to be read."""
-        response = await self._open(call)
+        response = await self._open(call, whole=False)
         try:
             yield response
         except httpx.TransportError as error:
@@ -223,10 +220,11 @@ class AsyncStillhouse(_Core):
         finally:
             await response.aclose()
 
-    async def _open(self, call: Call[Any]) -> httpx.Response:
+    async def _open(self, call: Call[Any], whole: bool) -> httpx.Response:
+        """As `Stillhouse._open`."""
         attempt = 0
         while True:
-            response, broken = await self._try(call)
+            response, broken = await self._try(call, whole)
             if response is not None and response.is_success:
                 return response
             seconds = self._retry.wait_after(attempt, response)
@@ -235,13 +233,15 @@ class AsyncStillhouse(_Core):
             await asyncio.sleep(seconds)
             attempt += 1
 
-    async def _try(self, call: Call[Any]) -> tuple[httpx.Response | None, APIConnectionError | None]:
+    async def _try(self, call: Call[Any], whole: bool) -> tuple[httpx.Response | None, APIConnectionError | None]:
         try:
             body = call.upload.achunks() if call.upload else None
             response = await self._http.send(self._http.build_request(**self._request_arguments(call, body)), stream=True)
-            if not response.is_success:
-                await response.aread()
-                await response.aclose()
+            if whole or not response.is_success:
+                try:
+                    await response.aread()
+                finally:
+                    await response.aclose()
             return response, None
         except httpx.TransportError as error:
             return None, self._unreached(error)

@@ -2,6 +2,7 @@
 
 StillhouseError
 ├── ConfigError              no address or key could be found
+├── InvalidName              an id or name that is none; nothing was sent
 ├── WaitTimeout              a wait ended first; the job goes on
 ├── DamagedArtifact          a downloaded file does not have its digest
 ├── ModelUnavailable         a loaded program's model does not answer now; code, retry_after
@@ -20,7 +21,10 @@ StillhouseError
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -32,6 +36,10 @@ class StillhouseError(Exception):
 
 class ConfigError(StillhouseError):
     """No address or API key: run `stillhouse login`, set STILLHOUSE_API_KEY, or run `stillhouse-server up`."""
+
+
+class InvalidName(StillhouseError, ValueError):
+    """An id or name that is none, such as an empty one. Nothing was sent."""
 
 
 class WaitTimeout(StillhouseError):
@@ -163,11 +171,21 @@ def _text(status_code: int, error: Mapping[str, Any]) -> str:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Seconds of the `Retry-After` header; None when absent or a date."""
+    """Seconds of the `Retry-After` header, which is a number or a date; None when there is none, or neither."""
+    wish = response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
+        seconds = float(wish)
+    except ValueError:
+        seconds = _seconds_until(wish)
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _seconds_until(date: str) -> float:
+    """NaN for what is no date."""
+    try:
+        return parsedate_to_datetime(date).timestamp() - time.time()
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def error_from(response: httpx.Response) -> APIStatusError:

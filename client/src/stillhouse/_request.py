@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from stillhouse._exceptions import InvalidName
 from stillhouse._plain import plain_json
 
 T = TypeVar("T")
@@ -50,6 +52,18 @@ class Call(Generic[T]):
     upload: Upload | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None
+
+
+def at(noun: str, *parts: str) -> str:
+    """The path of something below a noun. A name may hold any character: a bare `#` or `?` would make it the address of something else.
+
+    Raises:
+        InvalidName: one is empty, or goes up a folder.
+    """
+    for part in parts:
+        if not part or {".", ".."} & set(part.split("/")):
+            raise InvalidName(f"{part!r} is no id or name")
+    return "/".join((noun, *(quote(part, safe="/:@") for part in parts)))
 
 
 def get(path: str, model: type[M], *, timeout: float | None = None, **params: Any) -> Call[M]:

@@ -9,7 +9,7 @@ import httpx
 
 from stillhouse._exceptions import retry_after
 
-_ALWAYS = frozenset({408, 429, 500, 502, 503, 504})
+_ALWAYS = frozenset({408, 429, *range(500, 600)})
 _LONGEST_SERVER_WAIT = 60.0
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import enum
 import json
+import time
+from collections.abc import AsyncIterator, Iterator
 from datetime import date
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,18 @@ ERROR = {
 
 class Tone(enum.Enum):
     WARM = "warm"
+
+
+class Broken(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body that breaks off."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b'{"id": '
+        raise httpx.ReadError("reset")
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b'{"id": '
+        raise httpx.ReadError("reset")
 
 
 class TestCreate:
@@ -62,7 +77,7 @@ class TestCreate:
 
 
 class TestRetry:
-    @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+    @pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 529])
     def test_statuses_that_may_pass(self, status: int) -> None:
         client, script = scripted(reply(status=status), reply(job()))
         assert client.compile_jobs.retrieve("cjob-1").id == "cjob-1"
@@ -84,6 +99,38 @@ class TestRetry:
         client, script = scripted(reply(status=429, retry_after="7"), reply(job()))
         client.compile_jobs.retrieve("cjob-1")
         assert script.slept == [7.0]
+
+    def test_a_wish_may_be_a_date(self) -> None:
+        soon = formatdate(time.time() + 20, usegmt=True)
+        client, script = scripted(reply(status=503, retry_after=soon), reply(status=503, retry_after="soon"), reply(job()))
+        client.compile_jobs.retrieve("cjob-1")
+        dated, unread = script.slept
+        assert 15 < dated <= 20
+        assert unread <= 1.0
+
+    def test_a_reply_that_breaks_off_is_asked_for_again(self) -> None:
+        client, script = scripted(httpx.Response(201, stream=Broken()), reply(job(), 201))
+        assert client.compile_jobs.create(program="prog-1", trainset="ds-1").id == "cjob-1"
+        assert len({request.headers["idempotency-key"] for request in script.requests}) == 1
+        client, script = scripted(lambda _: httpx.Response(201, stream=Broken()))
+        with pytest.raises(APIConnectionError, match="http://server was not reached"):
+            client.me()
+        assert len(script.requests) == 3
+
+    def test_async(self) -> None:
+        async def go() -> None:
+            broken = httpx.Response(200, stream=Broken())
+            client, script = scripted_async(reply(status=503, retry_after="0"), broken, reply(job()))
+            async with client:
+                assert (await client.compile_jobs.retrieve("cjob-1")).id == "cjob-1"
+            assert len(script.requests) == 3
+            client, script = scripted_async(reply(ERROR, 503, retry_after="0"))
+            async with client:
+                with pytest.raises(stillhouse.ServiceUnavailableError):
+                    await client.me()
+            assert len(script.requests) == 3
+
+        asyncio.run(go())
 
     def test_a_wish_too_long_is_raised_with_it(self) -> None:
         client, script = scripted(reply(ERROR, 503, retry_after="3600"))
@@ -108,6 +155,31 @@ class TestRetry:
         client, _ = scripted(httpx.ReadTimeout("slow"))
         with pytest.raises(APITimeoutError):
             client.me()
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("name", "path"),
+        [
+            ("a#b", "a%23b"),
+            ("a?b=c", "a%3Fb%3Dc"),
+            ("a b%", "a%20b%25"),
+            ("router@prod", "router@prod"),
+            ("openai/ft:m::1", "openai/ft:m::1"),
+        ],
+    )
+    def test_a_name_is_one_whatever_stands_in_it(self, name: str, path: str) -> None:
+        client, script = scripted(reply({"id": name, "deleted": True}))
+        client.models.delete(name)
+        assert script.requests[0].url.raw_path.decode() == f"/v1/models/{path}"
+
+    @pytest.mark.parametrize("name", ["", "..", "a/../b", "./a"])
+    def test_what_is_none_is_not_sent(self, name: str) -> None:
+        client, script = scripted(reply())
+        for ask in (client.datasets.delete, client.compile_jobs.cancel, client.aliases.retrieve):
+            with pytest.raises(stillhouse.InvalidName, match="is no id or name"):
+                ask(name)
+        assert script.requests == []
 
 
 class TestErrors:

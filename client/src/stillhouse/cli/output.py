@@ -16,7 +16,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stillhouse import APIConnectionError, APIStatusError, ConfigError, DamagedArtifact, Stillhouse, StillhouseError, WaitTimeout
+from stillhouse import (
+    APIConnectionError,
+    APIStatusError,
+    ConfigError,
+    DamagedArtifact,
+    InvalidName,
+    Stillhouse,
+    StillhouseError,
+    WaitTimeout,
+)
 from stillhouse.cli.files import FileProblem
 
 console = Console()
@@ -57,7 +66,7 @@ def one_line() -> Iterator[None]:
         yield
     except WaitTimeout as error:
         stop(str(error), Exit.TIMEOUT)
-    except (ConfigError, FileProblem) as error:
+    except (ConfigError, FileProblem, InvalidName) as error:
         stop(str(error), Exit.USAGE)
     except APIConnectionError as error:
         stop(f"{error}. Does the server run, and is this its address? `stillhouse login` takes another", Exit.FAILED)
@@ -108,6 +117,11 @@ def show_once(made: Any, secret: str | None, summary: str, word: str, undo: str,
         return
     console.print(secret, highlight=False, soft_wrap=True)
     errors.print(summary, style="dim", highlight=False)
+
+
+def show_deleted(name: str, as_json: bool) -> None:
+    """That the object is gone."""
+    show_json({"id": name, "deleted": True}) if as_json else console.print(f"[bold]{escape(name)}[/bold]  deleted", highlight=False)
 
 
 def show_json_line(value: Any) -> None:

@@ -18,7 +18,7 @@ PATH = "/v1/aliases"
 
 
 def _retrieve(name: str) -> Call[Alias]:
-    return _request.get(f"{PATH}/{name}", Alias)
+    return _request.get(_request.at(PATH, name), Alias)
 
 
 def _list(program: str | None, params: Mapping[str, Any]) -> Call[Rows[Alias]]:
@@ -27,11 +27,11 @@ def _list(program: str | None, params: Mapping[str, Any]) -> Call[Rows[Alias]]:
 
 def _move(name: str, artifact: str, against: str | None, min_delta: float) -> Call[Alias]:
     gate = {} if against is None else {"against": against, "min_delta": min_delta}
-    return Call("PUT", f"{PATH}/{name}", Alias.model_validate, json={"artifact": artifact, **gate})
+    return Call("PUT", _request.at(PATH, name), Alias.model_validate, json={"artifact": artifact, **gate})
 
 
 def _history(name: str, params: Mapping[str, Any]) -> Call[Rows[AliasMove]]:
-    return list_call(f"{PATH}/{name}/history", AliasMove, dict(params))
+    return list_call(_request.at(PATH, name, "history"), AliasMove, dict(params))
 
 
 class Aliases(Resource):
@@ -54,7 +54,7 @@ class Aliases(Resource):
 
     def delete(self, name: str) -> None:
         """Take the alias away; its artifact and its history stay."""
-        self._client.send(_request.delete(f"{PATH}/{name}"))
+        self._client.send(_request.delete(_request.at(PATH, name)))
 
     def history(self, name: str, **params: Unpack[ListParams]) -> Page[AliasMove]:
         """Where it has pointed and who moved it, newest first."""
@@ -74,7 +74,7 @@ class AsyncAliases(AsyncResource):
 
     async def delete(self, name: str) -> None:
         """Take the alias away; its artifact and its history stay."""
-        await self._client.send(_request.delete(f"{PATH}/{name}"))
+        await self._client.send(_request.delete(_request.at(PATH, name)))
 
     async def history(self, name: str, **params: Unpack[ListParams]) -> AsyncPage[AliasMove]:
         """Where it has pointed and who moved it, newest first."""

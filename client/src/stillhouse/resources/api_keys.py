@@ -35,7 +35,7 @@ def _create(body: Mapping[str, Any], idempotency_key: str | None) -> Call[NewApi
 
 
 def _retrieve(key_id: str) -> Call[ApiKey]:
-    return _request.get(f"{PATH}/{key_id}", ApiKey)
+    return _request.get(_request.at(PATH, key_id), ApiKey)
 
 
 def _list(params: Mapping[str, Any]) -> Call[Rows[ApiKey]]:
@@ -56,7 +56,7 @@ class ApiKeys(Resource):
 
     def delete(self, key_id: str) -> None:
         """Revoke a key: from the next request on it is refused."""
-        self._client.send(_request.delete(f"{PATH}/{key_id}"))
+        self._client.send(_request.delete(_request.at(PATH, key_id)))
 
 
 class AsyncApiKeys(AsyncResource):
@@ -73,4 +73,4 @@ class AsyncApiKeys(AsyncResource):
 
     async def delete(self, key_id: str) -> None:
         """Revoke a key: from the next request on it is refused."""
-        await self._client.send(_request.delete(f"{PATH}/{key_id}"))
+        await self._client.send(_request.delete(_request.at(PATH, key_id)))

@@ -21,11 +21,11 @@ from stillhouse.types.requests import ListParams
 
 
 def _retrieve(artifact_id: str) -> Call[Artifact]:
-    return _request.get(f"{PATH}/{artifact_id}", Artifact)
+    return _request.get(_request.at(PATH, artifact_id), Artifact)
 
 
 def _call(artifact_id: str, inputs: Mapping[str, Any]) -> Call[ArtifactCall]:
-    return _request.post(f"{PATH}/{artifact_id}/call", ArtifactCall, {"inputs": inputs}, timeout=180)
+    return _request.post(_request.at(PATH, artifact_id, "call"), ArtifactCall, {"inputs": inputs}, timeout=180)
 
 
 def _list(params: Mapping[str, Any]) -> Call[Rows[Artifact]]:
@@ -38,7 +38,7 @@ class Artifacts(Resource):
 
     def delete(self, artifact_id: str) -> None:
         """Raises ConflictError while an alias points at it."""
-        self._client.send(_request.delete(f"{PATH}/{artifact_id}"))
+        self._client.send(_request.delete(_request.at(PATH, artifact_id)))
 
     def list(self, **params: Unpack[ListParams]) -> Page[Artifact]:
         return Page(self._client, self._client.send(_list(params)))
@@ -87,7 +87,7 @@ class AsyncArtifacts(AsyncResource):
 
     async def delete(self, artifact_id: str) -> None:
         """Raises ConflictError while an alias points at it."""
-        await self._client.send(_request.delete(f"{PATH}/{artifact_id}"))
+        await self._client.send(_request.delete(_request.at(PATH, artifact_id)))
 
     async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Artifact]:
         return AsyncPage(self._client, await self._client.send(_list(params)))

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from stillhouse._lines import lines, lines_async
 from stillhouse._pages import AsyncPage, Page
 from stillhouse._raw import many_responses
+from stillhouse._request import at
 from stillhouse._stream import EventCursor
 from stillhouse._wait import Deadline, apatiently, patiently, watcher
 from stillhouse.resources import job_calls as calls
@@ -54,7 +55,7 @@ class Events(Resource):
     @many_responses
     def stream(self, job_id: str, *, after: int | None = None) -> Iterator[Event]:
         """Every event after number `after`, as it happens, until the job is done. A broken connection resumes without gap or repeat."""
-        cursor = EventCursor(f"{calls.PATH}/{job_id}/events", after)
+        cursor = EventCursor(at(calls.PATH, job_id, "events"), after)
         while not cursor.done:
             try:
                 with self._client.stream(cursor.call()) as response:
@@ -222,7 +223,7 @@ class AsyncEvents(AsyncResource):
     @many_responses
     async def stream(self, job_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
         """Every event after number `after`, as it happens, until the job is done."""
-        cursor = EventCursor(f"{calls.PATH}/{job_id}/events", after)
+        cursor = EventCursor(at(calls.PATH, job_id, "events"), after)
         while not cursor.done:
             try:
                 async with self._client.stream(cursor.call()) as response:

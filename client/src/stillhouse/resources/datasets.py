@@ -61,7 +61,7 @@ def _list(params: Mapping[str, Any]) -> Call[Rows[Dataset]]:
 
 
 def _read_rows(dataset_id: str, start: int, limit: int) -> Call[DatasetRows]:
-    return _request.get(f"{PATH}/{dataset_id}/rows", DatasetRows, start=start, limit=limit)
+    return _request.get(_request.at(PATH, dataset_id, "rows"), DatasetRows, start=start, limit=limit)
 
 
 class Datasets(Resource):
@@ -83,13 +83,13 @@ class Datasets(Resource):
             return self._client.send(_create(rows, name, metadata, idempotency_key, on_sent))
 
     def retrieve(self, dataset_id: str) -> Dataset:
-        return self._client.send(_request.get(f"{PATH}/{dataset_id}", Dataset))
+        return self._client.send(_request.get(_request.at(PATH, dataset_id), Dataset))
 
     def list(self, **params: Unpack[ListParams]) -> Page[Dataset]:
         return Page(self._client, self._client.send(_list(params)))
 
     def delete(self, dataset_id: str) -> None:
-        self._client.send(_request.delete(f"{PATH}/{dataset_id}"))
+        self._client.send(_request.delete(_request.at(PATH, dataset_id)))
 
     def rows(self, dataset_id: str, *, start: int = 1, limit: int = 100) -> DatasetRows:
         """`limit` rows from row `start`, counted from 1."""
@@ -111,13 +111,13 @@ class AsyncDatasets(AsyncResource):
             return await self._client.send(_create(rows, name, metadata, idempotency_key, on_sent))
 
     async def retrieve(self, dataset_id: str) -> Dataset:
-        return await self._client.send(_request.get(f"{PATH}/{dataset_id}", Dataset))
+        return await self._client.send(_request.get(_request.at(PATH, dataset_id), Dataset))
 
     async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Dataset]:
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def delete(self, dataset_id: str) -> None:
-        await self._client.send(_request.delete(f"{PATH}/{dataset_id}"))
+        await self._client.send(_request.delete(_request.at(PATH, dataset_id)))
 
     async def rows(self, dataset_id: str, *, start: int = 1, limit: int = 100) -> DatasetRows:
         """`limit` rows from row `start`, counted from 1."""

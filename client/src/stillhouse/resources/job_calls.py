@@ -46,7 +46,7 @@ def estimate(params: JobCreateParams) -> Call[Estimate]:
 
 def retrieve(job_id: str, wait: float | None = None) -> Call[CompileJob]:
     timeout = None if wait is None else wait + 15
-    return _request.get(f"{PATH}/{job_id}", CompileJob, wait=None if wait is None else int(wait), timeout=timeout)
+    return _request.get(_request.at(PATH, job_id), CompileJob, wait=None if wait is None else int(wait), timeout=timeout)
 
 
 def list_jobs(params: JobListParams) -> Call[Rows[CompileJob]]:
@@ -56,29 +56,29 @@ def list_jobs(params: JobListParams) -> Call[Rows[CompileJob]]:
 
 
 def verb(job_id: str, verb: str) -> Call[CompileJob]:
-    return _request.post(f"{PATH}/{job_id}/{verb}", CompileJob)
+    return _request.post(_request.at(PATH, job_id, verb), CompileJob)
 
 
 def retry(job_id: str, fine_tuning_job: str | None, key: str | None) -> Call[CompileJob]:
-    return _request.create(f"{PATH}/{job_id}/retry", CompileJob, _request.given({"fine_tuning_job": fine_tuning_job}), key)
+    return _request.create(_request.at(PATH, job_id, "retry"), CompileJob, _request.given({"fine_tuning_job": fine_tuning_job}), key)
 
 
 def refilter(job_id: str, params: RefilterParams, key: str | None) -> Call[CompileJob]:
-    return _request.create(f"{PATH}/{job_id}/refilter", CompileJob, _request.given(params), key)
+    return _request.create(_request.at(PATH, job_id, "refilter"), CompileJob, _request.given(params), key)
 
 
 def update(job_id: str, params: JobUpdateParams, if_match: str | None) -> Call[CompileJob]:
     body = _request.given(params)
     headers = {"If-Match": if_match} if if_match is not None else {}
-    return Call("PATCH", f"{PATH}/{job_id}", CompileJob.model_validate, json=plain_json(body), headers=headers)
+    return Call("PATCH", _request.at(PATH, job_id), CompileJob.model_validate, json=plain_json(body), headers=headers)
 
 
 def part(job_id: str, part: str, model: type[M], **params: Any) -> Call[Rows[M]]:
-    return list_call(f"{PATH}/{job_id}/{part}", model, params)
+    return list_call(_request.at(PATH, job_id, part), model, params)
 
 
 def evaluation(job_id: str) -> Call[Evaluation]:
-    return _request.get(f"{PATH}/{job_id}/evaluations", Evaluation)
+    return _request.get(_request.at(PATH, job_id, "evaluations"), Evaluation)
 
 
 def pairs(job_id: str, change: str | None, against: str | None, limit: int | None) -> Call[Rows[Pair]]:
@@ -86,7 +86,7 @@ def pairs(job_id: str, change: str | None, against: str | None, limit: int | Non
 
 
 def records(job_id: str, fine_tuning_job: str, format: str, part: str) -> Call[None]:
-    path = f"{PATH}/{job_id}/training_files/{fine_tuning_job}/content"
+    path = _request.at(PATH, job_id, "training_files", fine_tuning_job, "content")
     return Call("GET", path, lambda _: None, params={"format": format, "part": part})
 
 
@@ -94,8 +94,8 @@ def coverage(job_id: str) -> Call[Coverage | None]:
     def parse(body: Any) -> Coverage | None:
         return Coverage.model_validate(body["coverage"]) if body.get("coverage") else None
 
-    return Call("GET", f"{PATH}/{job_id}/training_files", parse)
+    return Call("GET", _request.at(PATH, job_id, "training_files"), parse)
 
 
 def cost(job_id: str) -> Call[Cost]:
-    return _request.get(f"{PATH}/{job_id}/cost", Cost)
+    return _request.get(_request.at(PATH, job_id, "cost"), Cost)

@@ -16,7 +16,7 @@ def _list() -> Call[Rows[Model]]:
 
 
 def _retrieve(model_id: str) -> Call[Model]:
-    return _request.get(f"{PATH}/{model_id}", Model)
+    return _request.get(_request.at(PATH, model_id), Model)
 
 
 class Models(Resource):
@@ -28,7 +28,7 @@ class Models(Resource):
 
     def delete(self, model_id: str) -> None:
         """Have it unloaded and forgotten. Raises ConflictError while a job or an alias needs it."""
-        self._client.send(_request.delete(f"{PATH}/{model_id}"))
+        self._client.send(_request.delete(_request.at(PATH, model_id)))
 
 
 class AsyncModels(AsyncResource):
@@ -40,4 +40,4 @@ class AsyncModels(AsyncResource):
 
     async def delete(self, model_id: str) -> None:
         """Have it unloaded and forgotten. Raises ConflictError while a job or an alias needs it."""
-        await self._client.send(_request.delete(f"{PATH}/{model_id}"))
+        await self._client.send(_request.delete(_request.at(PATH, model_id)))

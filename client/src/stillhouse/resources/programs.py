@@ -37,7 +37,7 @@ def _create(
 
 
 def _render(program_id: str, inputs: Mapping[str, Any]) -> Call[Render]:
-    return _request.post(f"{PATH}/{program_id}/render", Render, {"inputs": inputs})
+    return _request.post(_request.at(PATH, program_id, "render"), Render, {"inputs": inputs})
 
 
 def _list(params: Mapping[str, Any]) -> Call[Rows[Program]]:
@@ -58,13 +58,13 @@ class Programs(Resource):
         return self._client.send(_create(spec, code, name, metadata, idempotency_key))
 
     def retrieve(self, program_id: str) -> Program:
-        return self._client.send(_request.get(f"{PATH}/{program_id}", Program))
+        return self._client.send(_request.get(_request.at(PATH, program_id), Program))
 
     def list(self, **params: Unpack[ListParams]) -> Page[Program]:
         return Page(self._client, self._client.send(_list(params)))
 
     def delete(self, program_id: str) -> None:
-        self._client.send(_request.delete(f"{PATH}/{program_id}"))
+        self._client.send(_request.delete(_request.at(PATH, program_id)))
 
     def render(self, program_id: str, inputs: Mapping[str, Any]) -> Render:
         """The messages each predictor would send for these inputs; no LM is called."""
@@ -85,13 +85,13 @@ class AsyncPrograms(AsyncResource):
         return await self._client.send(_create(spec, code, name, metadata, idempotency_key))
 
     async def retrieve(self, program_id: str) -> Program:
-        return await self._client.send(_request.get(f"{PATH}/{program_id}", Program))
+        return await self._client.send(_request.get(_request.at(PATH, program_id), Program))
 
     async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Program]:
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def delete(self, program_id: str) -> None:
-        await self._client.send(_request.delete(f"{PATH}/{program_id}"))
+        await self._client.send(_request.delete(_request.at(PATH, program_id)))
 
     async def render(self, program_id: str, inputs: Mapping[str, Any]) -> Render:
         """The messages each predictor would send for these inputs; no LM is called."""

@@ -22,7 +22,7 @@ def _create(name: str, metadata: Mapping[str, str] | None, idempotency_key: str 
 
 
 def _retrieve(project: str) -> Call[Project]:
-    return _request.get(f"{PATH}/{project}", Project)
+    return _request.get(_request.at(PATH, project), Project)
 
 
 def _list(params: Mapping[str, Any]) -> Call[Rows[Project]]:

@@ -25,7 +25,7 @@ def _create(url: str, events: Sequence[str], idempotency_key: str | None) -> Cal
 
 
 def _retrieve(endpoint_id: str) -> Call[WebhookEndpoint]:
-    return _request.get(f"{PATH}/{endpoint_id}", WebhookEndpoint)
+    return _request.get(_request.at(PATH, endpoint_id), WebhookEndpoint)
 
 
 def _list(params: Mapping[str, Any]) -> Call[Rows[WebhookEndpoint]]:
@@ -33,11 +33,11 @@ def _list(params: Mapping[str, Any]) -> Call[Rows[WebhookEndpoint]]:
 
 
 def _deliveries(endpoint_id: str, params: Mapping[str, Any]) -> Call[Rows[WebhookDelivery]]:
-    return list_call(f"{PATH}/{endpoint_id}/deliveries", WebhookDelivery, dict(params))
+    return list_call(_request.at(PATH, endpoint_id, "deliveries"), WebhookDelivery, dict(params))
 
 
 def _redeliver(endpoint_id: str, delivery_id: str) -> Call[WebhookDelivery]:
-    return Call("POST", f"{PATH}/{endpoint_id}/deliveries/{delivery_id}/redeliver", WebhookDelivery.model_validate)
+    return Call("POST", _request.at(PATH, endpoint_id, "deliveries", delivery_id, "redeliver"), WebhookDelivery.model_validate)
 
 
 class WebhookEndpoints(Resource):
@@ -53,7 +53,7 @@ class WebhookEndpoints(Resource):
 
     def delete(self, endpoint_id: str) -> None:
         """Its deliveries go with it."""
-        self._client.send(_request.delete(f"{PATH}/{endpoint_id}"))
+        self._client.send(_request.delete(_request.at(PATH, endpoint_id)))
 
     def deliveries(self, endpoint_id: str, **params: Unpack[ListParams]) -> Page[WebhookDelivery]:
         """What was sent to it, and what came of it, newest first."""
@@ -77,7 +77,7 @@ class AsyncWebhookEndpoints(AsyncResource):
 
     async def delete(self, endpoint_id: str) -> None:
         """Its deliveries go with it."""
-        await self._client.send(_request.delete(f"{PATH}/{endpoint_id}"))
+        await self._client.send(_request.delete(_request.at(PATH, endpoint_id)))
 
     async def deliveries(self, endpoint_id: str, **params: Unpack[ListParams]) -> AsyncPage[WebhookDelivery]:
         """What was sent to it, and what came of it, newest first."""

@@ -36,7 +36,7 @@ def send_calls(job_id: str, part: str, facts: Facts, **more: Any) -> Iterator[Ca
     """The requests that send traces or scores in, at most 500 each."""
     for start in range(0, len(facts), MOST_AT_ONCE):
         body = {part: list(facts[start : start + MOST_AT_ONCE]), **more}
-        yield _request.post(f"/v1/compile_jobs/{job_id}/{part}", Stored, plain_json(body))
+        yield _request.post(_request.at("/v1/compile_jobs", job_id, part), Stored, plain_json(body))
 
 
 def sum_of(replies: Sequence[Stored]) -> Stored:
