@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from stillhouse import imports
+from stillhouse.imports import Read, Recorded, Rejected
+from tests.support import exports
 
 INPUTS = {"message": "I was charged twice."}
 CALL = {
@@ -51,11 +53,19 @@ SPANS = [
     span(2, 1, "Predict(Route).forward", 1, 3, **values(INPUTS, {"team": "billing"})),
     span(1, None, "Desk.forward", 0, 4, **values(INPUTS, {"team": "billing"})),
 ]
+NAMES = {"Predict(Route).forward": "classify"}
+
+
+def only(read: Read) -> dict[str, Any]:
+    """The one trace of an export that holds nothing else."""
+    (found,) = read.traces
+    assert (found.number, read.rejected) == (1, [])
+    return found.trace
 
 
 class TestOpenInference:
     def test_root_calls_text_and_tokens(self) -> None:
-        assert imports.from_openinference(SPANS, {"Predict(Route).forward": "classify"}) == [TRACE]
+        assert only(imports.from_openinference(SPANS, NAMES)) == TRACE
 
     def test_attributes_may_be_nested(self) -> None:
         nested = {
@@ -65,64 +75,154 @@ class TestOpenInference:
                 "llm": {"token_count": {"prompt": 90, "completion": 5}, "output_messages": [{"message": {"content": CALL["raw"]}}]},
             },
         }
-        assert imports.from_openinference([nested, *SPANS[1:]], {"Predict(Route).forward": "classify"}) == [TRACE]
+        assert only(imports.from_openinference([nested, *SPANS[1:]], NAMES)) == TRACE
 
     def test_a_call_inside_a_call_is_one(self) -> None:
         inner = span(4, 2, "Predict(Inner).forward", 1, 3, **values(INPUTS, {"team": "billing"}))
-        names = {"Predict(Route).forward": "classify", "Predict(Inner).forward": "classify"}
-        assert imports.from_openinference([*SPANS, inner], names) == [TRACE]
+        assert only(imports.from_openinference([*SPANS, inner], {**NAMES, "Predict(Inner).forward": "classify"})) == TRACE
 
-    def test_a_run_that_failed_is_a_failed_trace(self) -> None:
-        failed = {**SPANS[2], "status": {"status_code": "ERROR", "description": "KeyError: team"}}
-        (found,) = imports.from_openinference([failed], {})
-        assert (found["status"], found["error"]) == ("failed", {"type": "Recorded", "message": "KeyError: team"})
+    def test_the_providers_client_below_the_lm_is_the_same_question(self) -> None:
+        without = {**SPANS[0], "attributes": {name: each for name, each in SPANS[0]["attributes"].items() if "token" not in name}}
+        client = span(5, 3, "ChatCompletion", 2, 3, **{**values([], [], "LLM"), **LLM})
+        assert only(imports.from_openinference([without, client, *SPANS[1:]], NAMES)) == TRACE
+        assert only(imports.from_openinference([client, *SPANS], NAMES)) == TRACE
+
+    @pytest.mark.parametrize(
+        ("said", "status", "error"),
+        [
+            ("KeyError: team", "failed", {"type": "KeyError", "message": "team"}),
+            ("AdapterParseError: no field", "unparsable", {"type": "AdapterParseError", "message": "no field"}),
+            ("it broke: badly", "failed", {"type": "Recorded", "message": "it broke: badly"}),
+        ],
+    )
+    def test_a_run_that_failed_is_a_failed_trace(self, said: str, status: str, error: dict[str, str]) -> None:
+        found = only(imports.from_openinference([{**SPANS[2], "status": {"status_code": "ERROR", "description": said}}], {}))
+        assert (found["status"], found["error"]) == (status, error)
         assert "outputs" not in found
 
+    def test_what_is_no_run_of_the_program_is_rejected_with_its_place_and_the_reason(self) -> None:
+        other = [{**each, "context": {**each["context"], "trace_id": "0x2"}} for each in SPANS]
+        text = [*other[:2], {**other[2], "attributes": values("a text", "another")}]
+        circle = [{**span(8, 9, "a", 0, 1), "context": {"trace_id": "0x3", "span_id": "0x8"}}]
+        circle += [{**span(9, 8, "b", 0, 1), "context": {"trace_id": "0x3", "span_id": "0x9"}}]
+        read = imports.from_openinference([*SPANS, *text, *circle], NAMES)
+        assert [found.number for found in read.traces] == [1]
+        assert read.rejected == [
+            Rejected(2, "the inputs of its first span, `Desk.forward`, are no object of named values", "0x2"),
+            Rejected(3, "its spans are below each other in a circle", "0x3"),
+        ]
+        (unknown,) = imports.from_openinference(SPANS, {}).rejected
+        assert unknown.reason == "none of its spans is a call of a predictor; they are `Desk.forward`, `Predict(Route).forward`"
 
-def test_langfuse() -> None:
-    exported = {
-        "id": "t1",
-        "timestamp": "2026-11-27T10:00:00.000Z",
-        "latency": 4.0,
+    def test_something_has_to_say_which_spans_are_calls(self) -> None:
+        with pytest.raises(ValueError, match="give `predictors`"):
+            imports.from_openinference(SPANS)
+
+
+def predictor(name: str, inputs: tuple[str, ...], output: str) -> dict[str, Any]:
+    fields = [*({"name": each, "role": "input"} for each in inputs), {"name": output, "role": "output"}]
+    return {"name": name, "lm": "student", "signature": {"fields": fields}}
+
+
+PROGRAM = {"predictors": [predictor("classify", ("message",), "category"), predictor("reply", ("message", "category"), "answer")]}
+
+
+class TestRealExports:
+    """What instrumented dspy wrote of three runs: two predictors, the third run ends unreadable."""
+
+    CALLED = ("classify", "reply")
+
+    @pytest.mark.parametrize("names", [None, {"Predict(Classify).forward": "classify", "Predict(Reply).forward": "reply"}])
+    def test_openinference_as_opentelemetry_prints_it(self, names: dict[str, str] | None) -> None:
+        self.check(imports.from_openinference(exports.lines("openinference.jsonl"), names, program=PROGRAM), tokens=0)
+
+    def test_openinference_in_a_request_of_the_protocol(self) -> None:
+        self.check(imports.from_openinference([json.loads(exports.path("otlp.json").read_text())], program=PROGRAM), tokens=0)
+
+    def test_observations_of_langfuses_api(self) -> None:
+        self.check(imports.from_langfuse(exports.lines("langfuse.jsonl"), program=PROGRAM), tokens=90)
+
+    def test_observations_of_langfuses_export_to_blob_storage(self) -> None:
+        """The same in snake_case, and times without a zone."""
+        names = {"traceId": "trace_id", "parentObservationId": "parent_observation_id", "usageDetails": "usage_details"}
+        names |= {"startTime": "start_time", "endTime": "end_time", "statusMessage": "status_message"}
+        found = [{names.get(name, name): item for name, item in each.items()} for each in exports.lines("langfuse.jsonl")]
+        for each in found:
+            each |= {name: each[name].replace("T", " ").rstrip("Z") for name in ("start_time", "end_time")}
+        read = imports.from_langfuse(found, program=PROGRAM)
+        self.check(read, tokens=90)
+        assert read == imports.from_langfuse(exports.lines("langfuse.jsonl"), program=PROGRAM)
+
+    def check(self, read: Read, tokens: int) -> None:
+        assert not read.rejected
+        first, second, third = (found.trace for found in read.traces)
+        assert [trace["inputs"]["message"] for trace in (first, second, third)] == ["I was charged twice.", "Where is my invoice?", "boom"]
+        for trace in (first, second):
+            assert (trace["status"], trace["outputs"]) == ("ok", {"category": "billing", "answer": "Team billing will help."})
+            assert tuple(call["predictor"] for call in trace["calls"]) == self.CALLED
+            assert [call["usage"]["prompt_tokens"] for call in trace["calls"]] == [tokens, tokens]
+            assert trace["calls"][0]["raw"] == "[[ ## category ## ]]\nbilling\n\n[[ ## completed ## ]]"
+            assert trace["calls"][1]["inputs"] == {"message": trace["inputs"]["message"], "category": "billing"}
+        assert (third["status"], third["error"]["type"]) == ("unparsable", "AdapterParseError")
+
+
+class TestLangfuse:
+    GENERATION: ClassVar[dict[str, Any]] = {
+        "id": "o2",
+        "parentObservationId": "o1",
+        "type": "GENERATION",
+        "name": "llm",
+        "input": [],
+        "output": {"role": "assistant", "content": CALL["raw"]},
+        "usageDetails": {"input": 90, "output": 5},
+        "startTime": "2026-11-27T10:00:02.000Z",
+        "endTime": "2026-11-27T10:00:03.000Z",
+    }
+    SPAN: ClassVar[dict[str, Any]] = {
+        "id": "o1",
+        "type": "SPAN",
+        "name": "route",
         "input": INPUTS,
         "output": {"team": "billing"},
-        "observations": [
-            {
-                "id": "o1",
-                "type": "SPAN",
-                "name": "route",
-                "input": INPUTS,
-                "output": {"team": "billing"},
-                "startTime": "2026-11-27T10:00:01.000Z",
-                "endTime": "2026-11-27T10:00:03.000Z",
-            },
-            {
-                "id": "o2",
-                "parentObservationId": "o1",
-                "type": "GENERATION",
-                "name": "llm",
-                "input": [],
-                "output": {"role": "assistant", "content": CALL["raw"]},
-                "usageDetails": {"input": 90, "output": 5},
-                "startTime": "2026-11-27T10:00:02.000Z",
-                "endTime": "2026-11-27T10:00:03.000Z",
-            },
-        ],
+        "startTime": "2026-11-27T10:00:01.000Z",
+        "endTime": "2026-11-27T10:00:03.000Z",
     }
-    assert imports.from_langfuse([exported], {"route": "classify"}) == [TRACE]
+
+    def exported(self, **changes: Any) -> dict[str, Any]:
+        whole = {"id": "t1", "timestamp": "2026-11-27T10:00:00.000Z", "latency": 4.0, "input": INPUTS, "output": {"team": "billing"}}
+        return {**whole, "observations": [self.SPAN, self.GENERATION], **changes}
+
+    def test_a_trace_with_its_observations(self) -> None:
+        assert only(imports.from_langfuse([self.exported()], {"route": "classify"})) == TRACE
+
+    def test_the_arguments_of_an_observed_function(self) -> None:
+        named = self.exported(input=json.dumps({"args": [], "kwargs": INPUTS}))
+        assert only(imports.from_langfuse([named], {"route": "classify"})) == TRACE
+        (nameless,) = imports.from_langfuse([self.exported(input={"args": ["twice"], "kwargs": {}}, name="desk")], {}).rejected
+        assert nameless == Rejected(1, "the inputs of its first span, `desk`, are no object of named values", "t1")
+
+    @pytest.mark.parametrize("output", [CALL["raw"], [CALL["raw"]], json.dumps([CALL["raw"]])])
+    def test_an_answer_is_a_text_a_message_or_dspys_list(self, output: Any) -> None:
+        exported = self.exported(observations=[self.SPAN, {**self.GENERATION, "output": output}])
+        assert only(imports.from_langfuse([exported], {"route": "classify"})) == TRACE
+
+    def test_an_answer_that_is_json_stays_a_text(self) -> None:
+        exported = self.exported(observations=[self.SPAN, {**self.GENERATION, "output": '{"team": "billing"}'}])
+        assert only(imports.from_langfuse([exported], {"route": "classify"}))["calls"][0]["raw"] == '{"team": "billing"}'
 
 
 class TestJsonLines:
     def test_one_trace_a_line(self, tmp_path: Path) -> None:
         path = tmp_path / "traces.jsonl"
         path.write_text(json.dumps({"inputs": INPUTS, "outputs": {"team": "billing"}, "calls": [CALL]}) + "\n\n")
-        assert imports.from_jsonl(path) == [{"status": "ok", "inputs": INPUTS, "outputs": {"team": "billing"}, "calls": [CALL]}]
+        whole = {"status": "ok", "inputs": INPUTS, "outputs": {"team": "billing"}, "calls": [CALL]}
+        assert imports.from_jsonl(path) == Read([Recorded(1, whole)], [])
 
     def test_a_line_ends_at_its_newline_and_nowhere_else(self, tmp_path: Path) -> None:
         path = tmp_path / "traces.jsonl"
         spoken = {"message": "one\u2028two\u0085three"}
         path.write_bytes(json.dumps({"inputs": spoken, "outputs": {}}, ensure_ascii=False).encode() + b"\r\n")
-        assert imports.from_jsonl(path) == [{"status": "ok", "inputs": spoken, "outputs": {}}]
+        assert only(imports.from_jsonl(path)) == {"status": "ok", "inputs": spoken, "outputs": {}}
 
     @pytest.mark.parametrize(
         ("said", "message"),
@@ -135,7 +235,7 @@ class TestJsonLines:
     def test_a_line_without_outputs_has_an_error_as_the_server_takes_it(self, tmp_path: Path, said: dict[str, Any], message: str) -> None:
         path = tmp_path / "traces.jsonl"
         path.write_text(json.dumps({"inputs": INPUTS, **said}))
-        (found,) = imports.from_jsonl(path)
+        found = only(imports.from_jsonl(path))
         assert (found["status"], found["error"]) == ("failed", {"type": "Recorded", "message": message})
         assert found.get("outputs") is None
 
@@ -143,27 +243,36 @@ class TestJsonLines:
         path = tmp_path / "traces.jsonl"
         line = {"status": "unparsable", "inputs": INPUTS, "error": {"type": "AdapterParseError", "message": "no field"}}
         path.write_text(json.dumps(line))
-        assert imports.from_jsonl(path) == [line]
+        assert only(imports.from_jsonl(path)) == line
 
-    @pytest.mark.parametrize(("line", "why"), [("{", "line 2: "), ('{"outputs": {}}', "line 2: expected an object with `inputs`")])
-    def test_a_line_that_is_none_is_named(self, tmp_path: Path, line: str, why: str) -> None:
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            ("{", "not valid JSON: "),
+            ('{"outputs": {}}', "expected an object with `inputs`, an object"),
+            ('{"inputs": {}, "outputs": "billing"}', "`outputs` is not an object"),
+            ('{"inputs": {}, "outputs": {}, "calls": [{"predictor": "a"}]}', "`calls` is not a list of objects"),
+        ],
+    )
+    def test_a_line_that_is_none_is_rejected_and_the_others_are_read(self, tmp_path: Path, line: str, why: str) -> None:
         path = tmp_path / "traces.jsonl"
-        path.write_text(json.dumps({"inputs": INPUTS}) + "\n" + line)
-        with pytest.raises(ValueError, match=why):
-            imports.from_jsonl(path)
+        path.write_text("\n".join([json.dumps({"inputs": INPUTS}), "", line, json.dumps({"inputs": INPUTS})]))
+        read = imports.from_jsonl(path)
+        assert [found.number for found in read.traces] == [1, 4]
+        assert [(each.number, each.reason.startswith(why)) for each in read.rejected] == [(3, True)]
 
 
 class TestMatch:
     ROWS = ({"message": "Where is it?", "team": "account"}, {"message": "I was charged twice.", "team": "billing"})
 
     def test_by_inputs_whatever_labels_the_row_has(self) -> None:
-        other = {**TRACE, "inputs": {"message": "Nobody's row"}}
-        found = imports.match([TRACE, other], self.ROWS)
+        other = Recorded(2, {**TRACE, "inputs": {"message": "Nobody's row"}}, "0x2")
+        found = imports.match([Recorded(1, TRACE), other], self.ROWS)
         assert [(trace["role"], trace["row"], trace["rollout"]) for trace in found.traces] == [("teacher:0", 2, 0)]
         assert "inputs" not in found.traces[0]
-        assert found.unmatched == [other]
+        assert found.rejected == [Rejected(2, "no row of the dataset has these inputs", "0x2")]
 
     def test_as_many_for_a_row_as_the_job_asks(self) -> None:
-        found = imports.match([TRACE] * 3, self.ROWS, rollouts=2)
+        found = imports.match([Recorded(number, TRACE) for number in (1, 2, 3)], self.ROWS, rollouts=2)
         assert [(trace["row"], trace["rollout"]) for trace in found.traces] == [(2, 0), (2, 1)]
-        assert found.unmatched == [TRACE]
+        assert found.rejected == [Rejected(3, "row 2 has 2 of these already, as many rollouts as the job asks of an example")]

@@ -1,0 +1,127 @@
+"""Recorded runs of a program, and the rows of a dataset that they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stillhouse._plain import plain_json
+
+Json = dict[str, Any]
+MESSAGE_CHARS = 2000
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One run. `number` is its place in the export, counted from 1: the line of a file, or which trace it is."""
+
+    number: int
+    trace: Json
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A run that is no trace of the job, and why."""
+
+    number: int
+    reason: str
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Read:
+    """What an export holds."""
+
+    traces: list[Recorded]
+    rejected: list[Rejected]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Traces with their rows, ready to be sent, and those that belong to no row."""
+
+    traces: list[Json]
+    rejected: list[Rejected]
+
+
+def read_all(found: Iterable[Recorded | Rejected]) -> Read:
+    """Apart: what can be used, and what cannot."""
+    every = list(found)
+    return Read([each for each in every if isinstance(each, Recorded)], [each for each in every if isinstance(each, Rejected)])
+
+
+def from_jsonl(path: str | Path) -> Read:
+    """One trace a line: `inputs`, `outputs` (or `error`, a text or `{type, message}`), `calls` of `{predictor, inputs, outputs}`."""
+    return read_all(_lines(Path(path).read_text(encoding="utf-8-sig")))
+
+
+def _lines(text: str) -> Iterator[Recorded | Rejected]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            trace = json.loads(line)
+        except ValueError as fault:
+            yield Rejected(number, f"not valid JSON: {fault}")
+            continue
+        reason = _fault(trace)
+        yield Recorded(number, _with_status(trace)) if reason is None else Rejected(number, reason)
+
+
+def _fault(trace: Any) -> str | None:
+    if not isinstance(trace, dict) or not isinstance(trace.get("inputs"), dict):
+        return "expected an object with `inputs`, an object"
+    if not isinstance(trace.get("outputs"), (dict, type(None))):
+        return "`outputs` is not an object"
+    calls = trace.get("calls", [])
+    if not isinstance(calls, list) or not all(isinstance(call, dict) and isinstance(call.get("inputs"), dict) for call in calls):
+        return "`calls` is not a list of objects with `predictor`, `inputs` and `outputs`"
+    return None
+
+
+def _with_status(trace: Json) -> Json:
+    """As the server takes it: what has no outputs failed, for a reason that has a type."""
+    if trace.get("outputs") is not None:
+        return {"status": "ok", **trace}
+    error = trace.get("error")
+    return {"status": "failed", **trace, "error": error if isinstance(error, dict) else recorded_error(error)}
+
+
+def recorded_error(error: Any) -> Json:
+    """An error of which only the text is known."""
+    return {"type": "Recorded", "message": str(error or "the recorded run has no outputs")[:MESSAGE_CHARS]}
+
+
+def match(traces: Sequence[Recorded], rows: Sequence[Mapping[str, Any]], *, role: str = "teacher:0", rollouts: int = 1) -> Matched:
+    """Find each trace's row by its inputs, which must equal the row's fields of the same names.
+
+    At most `rollouts` traces go to one row, as many as the job asks of each example. Rows with equal inputs share their traces on the
+    server, so the first of them gets them.
+    """
+    names = list(dict.fromkeys(name for found in traces for name in found.trace["inputs"]))
+    row_of: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        row_of.setdefault(_key(row, names), number)
+    taken: defaultdict[int, int] = defaultdict(int)
+    sent, left = [], []
+    for found in traces:
+        row_number = row_of.get(_key(found.trace["inputs"], names))
+        if row_number is None:
+            left.append(Rejected(found.number, "no row of the dataset has these inputs", found.id))
+        elif taken[row_number] == rollouts:
+            reason = f"row {row_number} has {rollouts} of these already, as many rollouts as the job asks of an example"
+            left.append(Rejected(found.number, reason, found.id))
+        else:
+            body = {name: value for name, value in found.trace.items() if name != "inputs"}
+            sent.append({"role": role, "row": row_number, "rollout": taken[row_number], **body})
+            taken[row_number] += 1
+    return Matched(sent, left)
+
+
+def _key(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    return json.dumps(plain_json({name: values[name] for name in names if name in values}), ensure_ascii=False)
