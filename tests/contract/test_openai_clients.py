@@ -13,6 +13,7 @@ import pytest
 
 from stack.supervisor import Stack
 from tests.integration.api.conftest import Tokens, address, tokens  # noqa: F401 - fixtures
+from tests.support.environments import fresh, uv
 from tests.support.scripted_lm import Fail, ScriptedLM
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -24,15 +25,9 @@ VERSIONS = {"3.54": "openai==3.54.*", "2": "openai>=2,<3"}
 @pytest.fixture(scope="module", params=VERSIONS)
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that has the client, and what that needs."""
-    place = tmp_path_factory.mktemp("openai") / "venv"
-    _uv("venv", "--python", sys.executable, str(place))
-    _uv("pip", "install", "--python", str(place / "bin" / "python"), VERSIONS[request.param])
-    return place / "bin" / "python"
-
-
-def _uv(*arguments: str) -> None:
-    done = subprocess.run([Path(sys.executable).with_name("uv"), "--quiet", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    made = fresh(tmp_path_factory.mktemp("openai") / "venv", sys.executable)
+    uv("pip", "install", "--python", str(made), VERSIONS[request.param])
+    return made
 
 
 def session(python: Path, base_url: str, key: str, part: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a user deploys: the client, DSPy and nothing else, in a virtual environment of its own, beside a server that runs elsewhere."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,10 @@ import pytest
 from stack.supervisor import Stack
 from stillhouse import Stillhouse
 from tests.e2e.lessons import ANSWER, CATEGORY, LMS, PROGRAM, rows
+from tests.support.environments import fresh, install_ours
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 NOT_THERE = (
     "torch", "transformers", "peft", "celery", "sqlalchemy", "fastapi", "psycopg",
     "app", "distill", "engines", "migrations", "stack", "workers",
@@ -37,22 +36,11 @@ print(json.dumps({{
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a fresh virtual environment. Both packages are built from copies, as an index would get them."""
+    """The interpreter of a fresh virtual environment."""
     place = tmp_path_factory.mktemp("deployed")
-    packages = [shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("*.egg-info", "build")) for name in _PACKAGES]
-    _uv("venv", "--python", sys.executable, str(place / "venv"))
-    made = place / "venv" / "bin" / "python"
-    wanted = [f"{package}[dspy]" for package in map(str, packages)]
-    _uv("pip", "install", "--python", str(made), "--constraint", str(ROOT / "constraints.txt"), *wanted)
+    made = fresh(place / "venv", sys.executable)
+    install_ours(made, place, "client[dspy]", "programs[dspy]")
     return made
-
-
-_PACKAGES = ("client", "programs")
-
-
-def _uv(*arguments: str) -> None:
-    done = subprocess.run([Path(sys.executable).with_name("uv"), "--quiet", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
