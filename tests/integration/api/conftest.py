@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,16 @@ import httpx
 import pytest
 import uvicorn
 from starlette.testclient import TestClient
+from typer.testing import CliRunner, Result
 
 from app.main import create_app
 from distill.catalog import keys, projects
 from distill.db import unit_of_work
 from distill.settings import get_settings
+from stillhouse.cli.main import app as cli
 from tests.integration.core.world import PROGRAM
 
+Run = Callable[..., Result]
 SPEC = PROGRAM
 ROWS: list[dict[str, Any]] = [
     {"message": "I was charged twice", "category": "billing"},
@@ -122,3 +125,25 @@ def api(bare: TestClient, tokens: Tokens) -> TestClient:
 def job_body(**changes: Any) -> dict[str, Any]:
     """The smallest request that works, with changes."""
     return {"program": SPEC, "trainset": ROWS, "metric": "exact_match", **changes}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A shell of somebody who has no credentials yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str, typed: str | None = None) -> Result:
+        return CliRunner().invoke(cli, list(arguments), input=typed)
+
+    return call
+
+
+@pytest.fixture
+def known(address: str, tokens: Tokens, monkeypatch: pytest.MonkeyPatch, run: Run) -> Run:
+    """A shell with address and key in its environment."""
+    monkeypatch.setenv("STILLHOUSE_BASE_URL", address)
+    monkeypatch.setenv("STILLHOUSE_API_KEY", tokens.all)
+    return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from distill.catalog import artifacts, connections, fine_tuned, projects
@@ -16,6 +17,9 @@ from distill.storage import open_store
 from tests.integration.api.conftest import SPEC, job_body
 
 MODEL = "sh-router-self-abcd1234"
+HAS_MODEL = text("""
+UPDATE fine_tune_jobs SET status = 'succeeded', started_at = now(), finished_at = now(), model_id = :model WHERE job_id = :job
+""")
 
 
 @dataclass(frozen=True)
@@ -72,3 +76,9 @@ def load(finished: Finished) -> None:
     """Let the model be loaded."""
     with unit_of_work() as s:
         fine_tuned.set_placement(s, finished.placement_id, "ready")
+
+
+def trained(finished: Finished) -> None:
+    """Let the job's key have its model."""
+    with unit_of_work() as s:
+        s.execute(HAS_MODEL, {"model": MODEL, "job": finished.job_id})

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from stillhouse._config import login_file
-from stillhouse.cli.main import app
 from stillhouse.cli.output import Exit
-from tests.integration.api.conftest import ROWS, SPEC, Tokens
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A shell of somebody who has no credentials yet."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str, typed: str | None = None) -> Result:
-        return CliRunner().invoke(app, list(arguments), input=typed)
-
-    return call
+from tests.integration.api.conftest import ROWS, SPEC, Run, Tokens
 
 
 class TestLogin:
@@ -55,14 +36,6 @@ class TestLogin:
         monkeypatch.setenv("STILLHOUSE_API_KEY", tokens.use)
         done = run("login", address, typed=f"{tokens.read}\n")
         assert "STILLHOUSE_API_KEY is used here instead" in done.stderr
-
-
-@pytest.fixture
-def known(address: str, tokens: Tokens, monkeypatch: pytest.MonkeyPatch, run: Run) -> Run:
-    """A shell with address and key in its environment."""
-    monkeypatch.setenv("STILLHOUSE_BASE_URL", address)
-    monkeypatch.setenv("STILLHOUSE_API_KEY", tokens.all)
-    return run
 
 
 class TestDatasets:

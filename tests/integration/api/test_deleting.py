@@ -16,19 +16,10 @@ from distill.errors import Conflict, NotFound
 from distill.jobs import retrying
 from distill.jobs import trained as trained_models
 from tests.integration.api.conftest import Tokens, job_body
-from tests.integration.api.finished import MODEL, Finished, finish
+from tests.integration.api.finished import HAS_MODEL, MODEL, finish, trained
 from tests.integration.core.world import execute
 
 PROD = "/v1/aliases/router@prod"
-HAS_MODEL = text("""
-UPDATE fine_tune_jobs SET status = 'succeeded', started_at = now(), finished_at = now(), model_id = :model WHERE job_id = :job
-""")
-
-
-def trained(finished: Finished) -> None:
-    """The job's key has its model."""
-    with unit_of_work() as s:
-        s.execute(HAS_MODEL, {"model": MODEL, "job": finished.job_id})
 
 
 def failed(api: TestClient) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stillhouse.cli.files import FileProblem, read_rows
-from stillhouse.cli.output import Json, connected, console, show_json, show_rows, when
+from stillhouse.cli.output import Json, connected, console, show_deleted, show_json, show_rows, when
 from stillhouse.resources.datasets import CONTENT_TYPES, RowSource
 from stillhouse.types import Dataset
 
@@ -49,6 +49,14 @@ def get(dataset: Ref, as_json: Json = False) -> None:
     """Show one dataset."""
     with connected() as client:
         _show(client.datasets.retrieve(dataset), as_json)
+
+
+@app.command("delete")
+def delete(dataset: Ref, as_json: Json = False) -> None:
+    """Delete a dataset; jobs that use it keep its rows."""
+    with connected() as client:
+        client.datasets.delete(dataset)
+        show_deleted(dataset, as_json)
 
 
 def _rows_of(file: Path) -> RowSource:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stillhouse.cli.files import FileProblem, parse_pairs, read_document
-from stillhouse.cli.output import Json, connected, console, show_json, show_rows, show_table, when
+from stillhouse.cli.output import Json, Limit, connected, console, show_deleted, show_json, show_rows, show_table, when
 
 Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
@@ -20,10 +20,6 @@ models = typer.Typer(no_args_is_help=True, help="Models that the server answers 
 
 def _show_new(thing: Any, as_json: bool, text: str) -> None:
     show_json(thing) if as_json else console.print(f"[bold]{thing.id}[/bold]  {text}", highlight=False)
-
-
-def _show_deleted(name: str, as_json: bool) -> None:
-    show_json({"id": name, "deleted": True}) if as_json else console.print(f"[bold]{name}[/bold]  deleted", highlight=False)
 
 
 @programs.command("create")
@@ -38,6 +34,38 @@ def create_program(file: File, name: Name = None, as_json: Json = False) -> None
             else client.programs.create(document, name=name)
         )
         _show_new(program, as_json, f"inputs {', '.join(program.inputs)}; outputs {', '.join(program.outputs)}")
+
+
+@programs.command("list")
+def list_programs(limit: Limit = 20, as_json: Json = False) -> None:
+    """List programs, newest first."""
+    with connected() as client:
+        show_rows(
+            client.programs.list(limit=limit).data,
+            [
+                ("ID", lambda program: program.id),
+                ("NAME", lambda program: program.name),
+                ("PREDICTORS", lambda program: " ".join(program.predictors)),
+                ("CREATED", lambda program: when(getattr(program, "created_at", None))),
+            ],
+            as_json,
+        )
+
+
+@programs.command("get")
+def get_program(program_id: str, as_json: Json = False) -> None:
+    """Show one program."""
+    with connected() as client:
+        program = client.programs.retrieve(program_id)
+        _show_new(program, as_json, f"{program.name or ''}  inputs {', '.join(program.inputs)}; outputs {', '.join(program.outputs)}")
+
+
+@programs.command("delete")
+def delete_program(program_id: str, as_json: Json = False) -> None:
+    """Delete a program; jobs that used it keep it."""
+    with connected() as client:
+        client.programs.delete(program_id)
+        show_deleted(program_id, as_json)
 
 
 @programs.command("render")
@@ -123,7 +151,7 @@ def delete_artifact(artifact_id: str, as_json: Json = False) -> None:
     """Delete an artifact; refused while an alias points at it."""
     with connected() as client:
         client.artifacts.delete(artifact_id)
-        _show_deleted(artifact_id, as_json)
+        show_deleted(artifact_id, as_json)
 
 
 @models.command("delete")
@@ -131,7 +159,7 @@ def delete_model(model_id: str, as_json: Json = False) -> None:
     """Delete a fine-tuned model; refused while a job or an alias needs it."""
     with connected() as client:
         client.models.delete(model_id)
-        _show_deleted(model_id, as_json)
+        show_deleted(model_id, as_json)
 
 
 @models.command("list")
