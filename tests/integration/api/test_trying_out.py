@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import dspy
 import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
@@ -14,7 +17,7 @@ from typer.testing import CliRunner
 
 from distill.db import unit_of_work
 from distill.settings import get_settings
-from stillhouse import Stillhouse
+from stillhouse import BootstrapFinetune, Stillhouse, StillhouseError
 from stillhouse.cli.main import app as cli
 from tests.integration.api.conftest import ROWS, SPEC, Tokens, job_body
 
@@ -58,26 +61,55 @@ class TestDryRun:
         assert reply.status_code == 403
 
 
+class Route(dspy.Signature):
+    """Route a customer message to one team."""
+
+    message: str = dspy.InputField()
+    category: Literal["billing", "technical"] = dspy.OutputField()
+
+
+def asking(model: str) -> dspy.Predict:
+    predictor = dspy.Predict(Route)
+    predictor.set_lm(dspy.LM(model))
+    return predictor
+
+
+def made_by_the_drop_in(client: Stillhouse) -> Any:
+    """The job of a call of `compile`, which is cancelled then: no worker is there."""
+    optimizer, pause = BootstrapFinetune(metric="exact_match", client=client), threading.Event()
+    examples = [dspy.Example(row).with_inputs("message") for row in ROWS]
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(optimizer.compile, asking("house/tiny"), examples, teacher=asking("big/big-model"))
+        while optimizer.job is None and not compiling.done():
+            pause.wait(0.02)
+        if optimizer.job is not None:
+            client.compile_jobs.cancel(optimizer.job.id)
+        with pytest.raises(StillhouseError, match="is cancelled"):
+            compiling.result(60)
+    return optimizer.job
+
+
 class TestSpecDigest:
-    def test_is_the_same_by_curl_sdk_and_command_line(
+    def test_is_the_same_by_curl_sdk_command_line_and_drop_in(
         self, address: str, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        body = job_body(rollouts={"n": 2}, seed=3, program_name="router")
+        body = job_body()
         (tmp_path / "job.json").write_text(json.dumps(body))
         command = ["curl", "-sS", "--fail-with-body", f"{address}/v1/compile_jobs", "-H", f"Authorization: Bearer {tokens.all}"]
         sent = subprocess.run([*command, "-d", f"@{tmp_path / 'job.json'}"], check=True, capture_output=True, timeout=60)
         with Stillhouse(address, tokens.all) as client:
             dataset = client.datasets.create(ROWS)
             made = client.compile_jobs.create(**{**body, "trainset": dataset.id})
+            dropped_in = made_by_the_drop_in(client)
         monkeypatch.setenv("STILLHOUSE_BASE_URL", address)
         monkeypatch.setenv("STILLHOUSE_API_KEY", tokens.all)
         (tmp_path / "spec.json").write_text(json.dumps(SPEC))
         (tmp_path / "train.csv").write_text("".join(f'"{row["message"]}",{row["category"]}\n' for row in [HEADER, *ROWS]))
-        lines = ["program: {file: spec.json}", "trainset: {file: train.csv}", "metric: exact_match", "rollouts: {n: 2}", "seed: 3"]
-        (tmp_path / "job.yaml").write_text("\n".join([*lines, "program_name: router"]))
+        lines = ["program: {file: spec.json}", "trainset: {file: train.csv}", "metric: exact_match"]
+        (tmp_path / "job.yaml").write_text("\n".join(lines))
         shown = CliRunner().invoke(cli, ["jobs", "create", "-f", str(tmp_path / "job.yaml"), "--json"])
-        digests = {json.loads(sent.stdout)["spec_digest"], made.model_dump()["spec_digest"], json.loads(shown.stdout)["spec_digest"]}
-        assert len(digests) == 1
+        jobs = [json.loads(sent.stdout), made.model_dump(), json.loads(shown.stdout), dropped_in.model_dump()]
+        assert len({job["spec_digest"] for job in jobs}) == 1
 
     def test_rows_count_by_their_content_wherever_they_are(self, api: TestClient) -> None:
         one, other = (api.post("/v1/compile_jobs", json=job_body()).json() for _ in range(2))
