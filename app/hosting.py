@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
 from app.errors import ApiError
+from app.services import Services
 from distill.rollouts import RunnerDied, RunnerError
 from distill.rollouts.host import HostedProgram
+from distill.spec import program_digest
 from stillhouse_programs.spec import ProgramSpec, SpecError, canonical_json, check_row, lm_roles, parse_prompt_adapter
 
 log = structlog.get_logger(__name__)
@@ -21,6 +24,32 @@ T = TypeVar("T")
 _UNAVAILABLE = frozenset(
     {"unavailable", "rate_limited", "timeout", "connection_waiting", "connection_unauthorized", "quota_exhausted", "model_not_found"}
 )
+
+
+PREVIEW_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The messages of each predictor, by predictor; or why they cannot be shown."""
+
+    messages: dict[str, list[dict[str, Any]]] | None
+    why_not: str | None = None
+
+
+def preview(services: Services, project_id: str, spec: ProgramSpec) -> Preview:
+    """What a program would send, each of its inputs standing as `{input.name}`. It may start a runner; that none can serve is no error.
+
+    Code is not run a second time for it.
+    """
+    if spec.code is not None:
+        return Preview(None, "This program is code: POST …/render shows its prompts, as far as they show before it runs.")
+    hosted = hosted_for_render(program_digest(spec), spec, None)
+    try:
+        host = services.program_host
+        return Preview(answered(lambda: host.render(project_id, hosted, time_limit_seconds=PREVIEW_SECONDS)))
+    except ApiError as error:
+        return Preview(None, f"The prompts cannot be shown for inputs that are not given: {error.message} POST …/render takes inputs.")
 
 
 def hosted_for_render(digest: str, spec: ProgramSpec, prompt_adapter: Any) -> HostedProgram:

@@ -167,13 +167,21 @@ def create_key(
     project: Annotated[str, typer.Option(help="Made when it does not exist.")] = "default",
     label: Annotated[str, typer.Option(help="Who or what will use the key.")] = "cli",
     scopes: Annotated[str, typer.Option(help="With commas.")] = "",
+    labels: Annotated[
+        typer.FileText | None, typer.Option(help="A key for each line of this file (- is standard input), printed as label and key.")
+    ] = None,
 ) -> None:
-    """Make an API key and print it; it is shown only this once."""
+    """Make an API key, or one for each label of a file, and print it; it is shown only this once."""
     _settings(home)
-    from stack.keys import make_key
+    from stack.keys import labels_of, make_key, make_keys
 
+    asked = [name.strip() for name in scopes.split(",") if name.strip()]
     with _errors_as_text():
-        _out.print(make_key(project, label, [name.strip() for name in scopes.split(",") if name.strip()]), soft_wrap=True)
+        if labels is None:
+            _out.print(make_key(project, label, asked), soft_wrap=True)
+            return
+        for each, token in make_keys(project, labels_of(labels), asked):
+            typer.echo(f"{each}\t{token}")
 
 
 @app.command()

@@ -1,13 +1,15 @@
 """API keys from the command line and at the first start."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distill.catalog import keys, projects
 from distill.db import Session, unit_of_work
 from distill.errors import StillhouseError
 from stack.errors import StackError
+
+LONGEST_LABEL = 128
 
 
 def make_key(project: str, label: str, scopes: Sequence[str] = ()) -> str:
@@ -17,6 +19,32 @@ def make_key(project: str, label: str, scopes: Sequence[str] = ()) -> str:
             return _create(session, project, label, scopes)
     except StillhouseError as error:
         raise StackError(error.message) from error
+
+
+def make_keys(project: str, labels: Sequence[str], scopes: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """`(label, token)` of a new key for each label: all of them, or none. Raises StackError."""
+    try:
+        with unit_of_work() as session:
+            return [(label, _create(session, project, label, scopes)) for label in labels]
+    except StillhouseError as error:
+        raise StackError(error.message) from error
+
+
+def labels_of(lines: Iterable[str]) -> list[str]:
+    """The labels of a file, one a line; empty lines and those that begin with # say nothing. Raises StackError, which names the line."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        label = line.strip()
+        if not label or label.startswith("#"):
+            continue
+        if len(label) > LONGEST_LABEL or not label.isprintable():
+            raise StackError(f"line {number}: a label has at most {LONGEST_LABEL} characters, and no tabs")
+        if label in found:
+            raise StackError(f"line {number}: {label} stands in line {found[label]} already")
+        found[label] = number
+    if not found:
+        raise StackError("there is no label in it")
+    return list(found)
 
 
 def first_key(credentials: Path) -> tuple[str, str]:

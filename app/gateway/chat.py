@@ -38,7 +38,10 @@ _BODY: Mapping[str, Any] = {
                     "required": ["model", "messages"],
                     "additionalProperties": True,
                     "properties": {
-                        "model": {"type": "string", "description": "A fine-tuned model's id, or `connection/model`"},
+                        "model": {
+                            "type": "string",
+                            "description": "A fine-tuned model's id, `program_name.predictor@alias`, or `connection/model`",
+                        },
                         "messages": {"type": "array", "items": {"type": "object"}},
                         "stream": {"type": "boolean"},
                     },

@@ -45,6 +45,7 @@ _BODY: Mapping[str, Any] = {
 uploads = APIRouter(prefix="/v1", tags=["datasets"], responses=COMMON_ERRORS)
 
 
+@uploads.put("/datasets", status_code=201, response_model=DatasetRead, include_in_schema=False)
 @uploads.post(
     "/datasets",
     status_code=201,
@@ -62,7 +63,10 @@ def create_dataset(
     once: OnceDep,
     name: Annotated[Name | None, Query(description="With a name it is that name's next version")] = None,
 ) -> Response:
-    """Rows as JSONL, CSV (cells are read by the types of the program's fields), Parquet, JSON, or a file in a multipart form."""
+    """Rows as JSONL, CSV (cells are read by the types of the program's fields), Parquet, JSON, or a file in a multipart form.
+
+    A PUT does the same: it is what `curl -T file` sends.
+    """
     metadata = metadata_query(request)
 
     name = name or upload.fields.get("name")

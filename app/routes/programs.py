@@ -9,14 +9,14 @@ from fastapi.responses import JSONResponse
 
 from app.auth import AnyCaller, Reader, Writer
 from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
-from app.hosting import answered, hosted_for_render
+from app.hosting import Preview, answered, hosted_for_render, preview
 from app.idempotency import Made, OnceDep
 from app.references import program_spec
 from app.schemas.common import Deleted, Page
-from app.schemas.programs import CODE_NOTE, ProgramCreate, ProgramRead, RenderedCall, RenderRead, RenderRequest
+from app.schemas.programs import CODE_NOTE, ProgramCreate, ProgramMade, ProgramRead, RenderRead, RenderRequest
 from app.services import ServicesDep
 from app.views.convert import page_of
-from app.views.programs import program_read
+from app.views.programs import program_made, program_read, rendered
 from distill.catalog import programs
 from distill.db import unit_of_work
 from stillhouse_programs.spec import ProgramSpec
@@ -27,7 +27,7 @@ routes = router("programs")
 @routes.post(
     "/programs",
     status_code=201,
-    response_model=ProgramRead,
+    response_model=ProgramMade,
     summary="Store a program: a spec, or a reference to code",
     responses={**BODY_ERRORS, **errors(409)},
 )
@@ -35,13 +35,18 @@ def create_program(body: ProgramCreate, caller: Writer, session: SessionDep, onc
     """The same spec again is the same program: one project holds a spec once. A bare spec is taken as the body too.
 
     `reference` names a program of a package that is installed on the server and allowed there: it is made once to describe it.
+    The reply shows what will be sent: the prompts of all predictors. No LM is called.
     """
 
-    def make(spec: ProgramSpec) -> Made:
-        row = programs.ensure(session, caller.project_id, caller.key_id, spec, name=body.name, metadata=body.metadata)
-        return Made(program_read(row), f"/v1/programs/{row.id}")
+    def read() -> tuple[ProgramSpec, Preview]:
+        spec = program_spec(services, caller.project_id, body.program(), body.place)
+        return spec, preview(services, caller.project_id, spec)
 
-    return once.reply_after(lambda: program_spec(services, caller.project_id, body.program(), body.place), make)
+    def make(shown: tuple[ProgramSpec, Preview]) -> Made:
+        row = programs.ensure(session, caller.project_id, caller.key_id, shown[0], name=body.name, metadata=body.metadata)
+        return Made(program_made(row, shown[1]), f"/v1/programs/{row.id}")
+
+    return once.reply_after(read, make)
 
 
 @routes.get("/programs", summary="List programs")
@@ -71,8 +76,7 @@ def render_program(program_id: ObjectId, body: RenderRequest, caller: Reader, se
         spec = programs.spec_of(row)
     hosted = hosted_for_render(row.digest, spec, body.prompt_adapter)
     messages = answered(lambda: services.program_host.render(caller.project_id, hosted, body.inputs))
-    calls = [RenderedCall(predictor=name, messages=sent) for name, sent in messages.items()]
-    return RenderRead(program=row.id, calls=calls, note=CODE_NOTE if spec.code else None)
+    return RenderRead(program=row.id, calls=rendered(messages), note=CODE_NOTE if spec.code else None)
 
 
 @routes.get("/spec/schema.json", summary="The JSON schema of a program spec", response_class=JSONResponse)

@@ -9,11 +9,12 @@ from fastapi import Query
 
 from app.auth import Reader
 from app.deps import SessionDep, router
-from app.schemas.account import UsageRead
-from app.views.account import usage_read
+from app.schemas.account import UsageByKeyRead, UsageRead
+from app.views.account import usage_by_key_read, usage_read
 from distill.db import now
 from distill.jobs import quotas
 from distill.jobs.quotas import Month
+from distill.jobs.usage_by_key import usage_by_key
 
 routes = router("account")
 
@@ -28,3 +29,14 @@ def get_usage(
     of = Month.of(now(session) if month is None else datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC))
     used = quotas.usage(session, caller.project_id, of)
     return usage_read(caller.project_name, used, quotas.open_jobs(session, caller.project_id))
+
+
+@routes.get("/usage/keys", summary="Who used what in the last days")
+def get_usage_by_key(
+    caller: Reader,
+    session: SessionDep,
+    days: Annotated[int, Query(ge=1, le=366, description="Up to now")] = 7,
+) -> UsageByKeyRead:
+    """By the API key that made the jobs: jobs, calls, tokens, teacher money and compute-seconds."""
+    since, found = usage_by_key(session, caller.project_id, days)
+    return usage_by_key_read(caller.project_name, since, found)

@@ -101,6 +101,27 @@ class UsageRead(Reply):
     quotas: Quotas
 
 
+class KeyUsageRead(Reply):
+    """What the jobs that one API key made have used."""
+
+    key_id: str | None = Field(description="null for jobs that no key made")
+    label: str | None
+    jobs: int = Field(description="Compile jobs made")
+    calls: int
+    tokens: int
+    teacher_usd: float
+    compute_seconds: float
+
+
+class UsageByKeyRead(Reply):
+    """Who used what; who trained most comes first."""
+
+    object: Literal["usage.keys"] = "usage.keys"
+    project: str
+    starts_at: int
+    data: list[KeyUsageRead]
+
+
 class AuditRead(Reply):
     """One act that changed what others rely on."""
 

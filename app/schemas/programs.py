@@ -86,6 +86,15 @@ class RenderedCall(Reply):
     messages: list[dict[str, Any]]
 
 
+class ProgramMade(ProgramRead):
+    """A program that was stored, with what it would send."""
+
+    prompts: list[RenderedCall] | None = Field(
+        description="The messages of each predictor, an input standing as `{input.name}`; null where they cannot be shown: see `note`"
+    )
+    note: str | None = Field(default=None, description="Why they cannot be shown")
+
+
 class RenderRead(Reply):
     """The messages each predictor would send; what an LM would say stands as its reference in braces."""
 

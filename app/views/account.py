@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime
 
-from app.schemas.account import AuditRead, KeyMade, KeyRead, ProjectRead, Quotas, UsageRead
+from app.schemas.account import AuditRead, KeyMade, KeyRead, KeyUsageRead, ProjectRead, Quotas, UsageByKeyRead, UsageRead
 from app.views.convert import seconds
 from distill.catalog.keys import status_of
 from distill.catalog.models import ApiKey, AuditEntry, Project
 from distill.jobs.quotas import Usage
+from distill.jobs.usage_by_key import KeyUsage
 from distill.settings import get_settings
 
 
@@ -76,3 +79,7 @@ def usage_read(project: str, used: Usage, open_jobs: int) -> UsageRead:
             month_compute_seconds=quota.month_compute_seconds,
         ),
     )
+
+
+def usage_by_key_read(project: str, since: datetime, found: Iterable[KeyUsage]) -> UsageByKeyRead:
+    return UsageByKeyRead(project=project, starts_at=seconds(since), data=[KeyUsageRead(**asdict(each)) for each in found])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from app.schemas.programs import ProgramRead
+from app.hosting import Preview
+from app.schemas.programs import ProgramMade, ProgramRead, RenderedCall
 from app.views.convert import seconds
 from distill.catalog import programs
 from distill.catalog.models import Program
@@ -26,3 +29,14 @@ def program_read(row: Program) -> ProgramRead:
         spec=json.loads(row.spec),
         metadata=row.user_metadata,
     )
+
+
+def program_made(row: Program, preview: Preview) -> ProgramMade:
+    """The program with its prompts."""
+    prompts = None if preview.messages is None else rendered(preview.messages)
+    return ProgramMade(**program_read(row).model_dump(), prompts=prompts, note=preview.why_not)
+
+
+def rendered(messages: Mapping[str, list[dict[str, Any]]]) -> list[RenderedCall]:
+    """What a runner says of the prompts of predictors, by predictor."""
+    return [RenderedCall(predictor=name, messages=sent) for name, sent in messages.items()]

@@ -51,6 +51,19 @@ def get(s: Session, project_id: str, name: Name) -> Alias:
     return row
 
 
+def with_predictor(s: Session, project_id: str, text: str) -> tuple[Alias, str] | None:
+    """The alias and the predictor that `program_name.predictor@alias` names, if there is that alias; both names may have dots in them."""
+    if not _PATTERN.fullmatch(text):
+        return None
+    name = parse(text)
+    dots = [at for at, sign in enumerate(name.program) if sign == "."]
+    query = select(Alias).where(
+        Alias.project_id == project_id, Alias.alias == name.alias, Alias.program_name.in_([name.program[:at] for at in dots])
+    )
+    row = s.scalar(query.order_by(func.length(Alias.program_name).desc()).limit(1))
+    return None if row is None else (row, name.program[len(row.program_name) + 1 :])
+
+
 def of_program(s: Session, project_id: str, program_name: str) -> list[str]:
     """The aliases of a program, in order of their names."""
     return [f"{program}@{alias}" for program, alias in s.execute(_names(project_id).where(Alias.program_name == program_name))]

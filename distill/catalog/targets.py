@@ -1,12 +1,13 @@
-"""From a name in a chat request to where it is served: a project's fine-tuned model, or a connection's own model."""
+"""From a name in a chat request to where it is served: a project's fine-tuned model, by id or by alias, or a connection's own model."""
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from typing import Literal
 
-from distill.catalog import connections, fine_tuned
+from distill.catalog import aliases, artifacts, connections, fine_tuned
 from distill.catalog.fine_tuned import Served
 from distill.catalog.models import Connection
 from distill.db import Session
@@ -42,11 +43,13 @@ def target_of(connection: Connection, model: str) -> Target:
 
 
 def resolve(s: Session, project_id: str, name: str) -> Resolved:
-    """What a chat request's `model` names: a fine-tuned model's id, `connection/model`, or a model that one connection lists.
+    """What a chat request's `model` names: a fine-tuned model's id, `program_name.predictor@alias`, `connection/model`, or a model that one
+    connection lists.
 
-    Raises NotFound; a fine-tuned model's id never falls back to another model.
+    Raises NotFound; a fine-tuned model's id or alias never falls back to another model.
     """
     bare = name.removeprefix(_ROUTING_PREFIX)
+    bare = _aliased(s, project_id, bare) or bare
     if bare.startswith(_TUNED_PREFIX) or (bare.startswith(_OPENAI_TUNED_PREFIX) and fine_tuned.is_known(s, project_id, bare)):
         return _tuned(s, project_id, bare)
     # A connection may itself be called `openai`: its name goes before the routing prefix of OpenAI's clients.
@@ -54,6 +57,20 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
     if target is None:
         raise _unknown(s, bare)
     return Resolved(target, "ready")
+
+
+def _aliased(s: Session, project_id: str, name: str) -> str | None:
+    """The model that one predictor of an alias' artifact has now. Raises NotFound where it has no such predictor."""
+    found = aliases.with_predictor(s, project_id, name)
+    if found is None:
+        return None
+    alias, predictor = found
+    predictors = json.loads(artifacts.get(s, project_id, alias.artifact_id).manifest).get("predictors", {})
+    if predictor not in predictors:
+        known = ", ".join(f"{alias.program_name}.{each}@{alias.alias}" for each in predictors)
+        raise NotFound(f"no model {name[:200]}; there are {known}", code="model_not_found", param="model")
+    model: str = predictors[predictor]["model"]
+    return model
 
 
 def _tuned(s: Session, project_id: str, model_id: str) -> Resolved:

@@ -118,6 +118,7 @@ def _facts(job: JobContext, trained: Trained, evaluation: Mapping[str, Any] | No
         dspy_version=job.plan.dspy_version,
         predictors=tuple(_tuned(job, trained, predictor.name, predictor.lm) for predictor in job.student.predictors),
         lms={name: _lm(lm) for name, lm in job.spec.lms.items()},
+        teacher=_teacher(job),
         data=_data(job),
         metric=job.spec.metric.model_dump(mode="json"),
         evaluation=evaluation,
@@ -143,6 +144,14 @@ def _lm(lm: LmSpec) -> dict[str, Any]:
     """How the LM is to be asked; nothing that tells of this server's addresses."""
     plain = {"connection": lm.connection, "base_model": lm.base_model, "options": lm.options(), "constrain": lm.constrain}
     return {**plain, "native": list(lm.native)} if lm.native else plain
+
+
+def _teacher(job: JobContext) -> dict[str, Any] | None:
+    """Whom the first teacher's predictors ask, under the names of the gateway; None where labels teach."""
+    if not job.teachers:
+        return None
+    lms = job.cast("teacher:0").lms
+    return {"lms": {name: {"model": f"{lm.connection}/{lm.model}", "options": lm.options()} for name, lm in lms.items()}}
 
 
 def _data(job: JobContext) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Facts:
     dspy_version: str | None
     predictors: tuple[TunedPredictor, ...]
     lms: Mapping[str, Any]
+    teacher: Mapping[str, Any] | None
     data: Mapping[str, Any]
     metric: Mapping[str, Any] | None
     evaluation: Mapping[str, Any] | None
@@ -67,6 +68,7 @@ def manifest(facts: Facts, files: Mapping[str, File]) -> dict[str, Any]:
         "dspy_version": facts.dspy_version,
         "predictors": {predictor.name: predictor.as_json() for predictor in facts.predictors},
         "lms": dict(facts.lms),
+        "teacher": None if facts.teacher is None else dict(facts.teacher),
         "data": dict(facts.data),
         "demos": dict(facts.demos),
         "metric": None if facts.metric is None else dict(facts.metric),

@@ -44,9 +44,12 @@ class ProgramHost:
         reply = self._ask(project, hosted, "call", time_limit_seconds, token=token, inputs=inputs, time_limit_seconds=time_limit_seconds)
         return {name: reply[name] for name in ("outputs", "usage", "seconds")}
 
-    def render(self, project: str, hosted: HostedProgram, inputs: Json, *, time_limit_seconds: float = 30.0) -> Json:
-        """The messages that each predictor would be sent, by predictor. No LM call. Raises as `call`."""
-        reply = self._ask(project, hosted, "render", time_limit_seconds, inputs=inputs)
+    def render(self, project: str, hosted: HostedProgram, inputs: Json | None = None, *, time_limit_seconds: float = 30.0) -> Json:
+        """The messages that each predictor would be sent, by predictor; without `inputs` with references in their places. No LM call.
+
+        Raises as `call`.
+        """
+        reply = self._ask(project, hosted, "render", time_limit_seconds, **({} if inputs is None else {"inputs": inputs}))
         messages: Json = reply["messages"]
         return messages
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 import weakref
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import dspy
+
+from stillhouse._stand_in import StandIn
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def _look_again(follower: weakref.ref[Follower], seconds: float) -> None:
         del found
 
 
-class Following(dspy.Module):
+class Following(StandIn):
     """What `stillhouse.load(…, follow=…)` returns: a module that is, at each call, the program that the alias names.
 
     Its predictors are those of now; a copy stays with them.
@@ -78,6 +79,9 @@ class Following(dspy.Module):
     def __init__(self, follower: Follower) -> None:
         super().__init__()
         self._follower = follower
+
+    def now(self) -> dspy.Module:
+        return self._follower.program()
 
     def refresh(self) -> None:
         """Look where the alias points now, without waiting for the next time."""
@@ -88,15 +92,3 @@ class Following(dspy.Module):
 
     async def aforward(self, *args: Any, **kwargs: Any) -> Any:
         return await self._follower.program().acall(*args, **kwargs)
-
-    def named_parameters(self) -> Any:
-        return self._follower.program().named_parameters()
-
-    def named_sub_modules(self, *args: Any, **kwargs: Any) -> Any:
-        return self._follower.program().named_sub_modules(*args, **kwargs)
-
-    def deepcopy(self) -> Any:
-        return self._follower.program().deepcopy()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self._follower.program(), memo)

@@ -6,6 +6,7 @@ import importlib.abc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -25,13 +26,20 @@ def LM(model: str, **options: Any) -> Any:
     are those of `dspy.LM`. Needs `pip install stillhouse[dspy]`.
     """
     with extra("dspy"):
-        import dspy
+        import dspy  # noqa: F401 - whether it is there
 
     url, key = look_up()
+    return lm_of(url, key, model.removeprefix(f"{PREFIX}/"), **options)
+
+
+def lm_of(url: str, key: str | None, model: str, **options: Any) -> Any:
+    """A `dspy.LM` of a model of the server at `url`; `key` counts where the environment has another, or none."""
+    import dspy
+
     register(url)
     if key is not None and os.environ.get(_KEY) != key:
         options.setdefault("api_key", key)
-    return dspy.LM(model if model.startswith(f"{PREFIX}/") else f"{PREFIX}/{model}", **options)
+    return dspy.LM(f"{PREFIX}/{model}", **options)
 
 
 def register(base_url: str) -> None:
@@ -45,7 +53,7 @@ def register(base_url: str) -> None:
 
 
 def register_beside_dspy() -> None:
-    """Register the prefix now if dspy is imported, else as soon as it is: importing it takes seconds, and not everybody needs it."""
+    """Register the prefixes now if dspy is imported, else as soon as it is: importing it takes seconds, and not everybody needs it."""
     if "dspy" in sys.modules:
         _register()
     else:
@@ -53,13 +61,19 @@ def register_beside_dspy() -> None:
 
 
 def _register() -> None:
-    """An app that uses a dspy without such providers, or has credentials that cannot be read, is not kept from importing us."""
+    """An app that uses a dspy without such providers, or has credentials that cannot be read, is not kept from importing us.
+
+    With the extra `dspy` also `tune/`, so that a compiled program which was saved as dspy's own state is loaded by dspy alone.
+    """
     try:
-        register(look_up()[0])
+        url = look_up()[0]
     except ConfigError:
-        register(DEFAULT_BASE_URL)
-    except ImportError:
-        return
+        url = DEFAULT_BASE_URL
+    with suppress(ImportError):
+        register(url)
+        from stillhouse_programs.artifact import register_models
+
+        register_models(url)
 
 
 class _AfterDspy(importlib.abc.MetaPathFinder):

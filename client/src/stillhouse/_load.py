@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from stillhouse._archive import is_intact
 from stillhouse._client import Stillhouse
@@ -30,6 +30,7 @@ def load(
     *,
     follow: float | None = None,
     strict: bool = False,
+    fallback: Literal["teacher"] | None = None,
     client: Stillhouse | None = None,
     cache_dir: str | Path | None = None,
 ) -> Any:
@@ -41,21 +42,26 @@ def load(
     predictors of two. `program` is an instance of the caller's own class with the same predictors; without it the program is built from
     its spec. With `strict` a call that lacks an input is a TypeError, before anything is paid. Needs `pip install stillhouse[dspy]`.
 
-    The program's calls raise ModelUnavailable when a model does not answer.
+    The program's calls raise ModelUnavailable when a model does not answer. With `fallback="teacher"` such a call is made once more, as a
+    whole, with the LMs of the teacher at the server's gateway; the program counts these calls in `fallbacks`, and logs each.
 
     Raises:
         DamagedArtifact: a downloaded file does not have its digest.
         NotFoundError: no such artifact or alias in the key's project.
+        ValueError: an artifact that cannot be used; with `fallback`, one that names no teacher.
         ImportError: the `dspy` extra is not installed.
     """
     with extra("dspy"):
+        from stillhouse._fallback import with_teacher
         from stillhouse._follow import Follower, Following
         from stillhouse._outage import one_error
         from stillhouse_programs.artifact import load_artifact
+        from stillhouse_programs.artifact_files import read_manifest
 
     def ready(folder: Path) -> Any:
         url, key = (client.base_url, client.api_key) if client else look_up()
-        return load_artifact(folder, base_url=url, api_key=key, program=program, strict=strict, guard=one_error)
+        loaded = load_artifact(folder, base_url=url, api_key=key, program=program, strict=strict, guard=one_error)
+        return loaded if fallback is None else with_teacher(loaded, read_manifest(folder), url, key)
 
     if follow is None:
         return ready(Path(ref) if _is_folder(ref) else _asking(client, lambda asked: resolve(str(ref), asked, cache_dir)))

@@ -38,6 +38,7 @@ from stillhouse_programs.spec import (
     canonical_json,
     check_metric,
     check_row,
+    input_names,
     parse_metric,
     parse_prompt_adapter,
     parse_spec,
@@ -192,10 +193,13 @@ class Ops:
         return {"counts": counts}
 
     async def render(self, request: Json, emit: Emit) -> Json:
-        """The messages of each predictor. What only an LM could say stands as its reference in braces."""
+        """The messages of each predictor. What an LM would say stands as its reference in braces; so do inputs where none are given."""
         opened = self._open_program(request)
-        inputs = field(request, "inputs", dict)
-        _check_inputs(opened.spec, inputs)
+        if "inputs" in request:
+            inputs = field(request, "inputs", dict)
+            _check_inputs(opened.spec, inputs)
+        else:
+            inputs = {name: f"{{input.{name}}}" for name in input_names(opened.spec)}
         await emit({"event": "rendered", "messages": render_messages(opened.spec, opened.prepared, inputs)})
         return {}
 

@@ -54,6 +54,18 @@ class TestResolve:
         assert reply.status_code == 200, reply.text
         assert reply.json()["choices"][0]["message"]["content"] == "I am tiny"
 
+    def test_a_predictor_of_an_alias_is_the_model_that_it_names_now(self, api: TestClient, finished: Finished, tokens: Tokens) -> None:
+        load(finished)
+        assert ask(api, "router.self@prod").status_code == 404
+        assert api.put("/v1/aliases/router@prod", json={"artifact": finished.artifact_id}).status_code == 200
+        for name in ("router.self@prod", "openai/router.self@prod"):
+            assert ask(api, name).json()["choices"][0]["message"]["content"] == f"I am {MODEL}"
+        unknown = ask(api, "router.reply@prod")
+        assert (unknown.status_code, "there are router.self@prod" in unknown.json()["error"]["message"]) == (404, True)
+        assert [ask(api, name).status_code for name in ("router@prod", "router.self@beta", "router.@prod", ".self@prod")] == [404] * 4
+        api.headers["Authorization"] = f"Bearer {tokens.other}"
+        assert ask(api, "router.self@prod").status_code == 404
+
     def test_a_connection_called_like_the_routing_prefix(self, monkeypatch: pytest.MonkeyPatch, lm_url: str, api: TestClient) -> None:
         monkeypatch.setenv("STILLHOUSE_CONNECTIONS__OPENAI__BASE_URL", lm_url)
         get_settings.cache_clear()
@@ -198,6 +210,8 @@ class TestArtifact:
 class TestRender:
     def test_shows_the_prompt_without_asking(self, api: TestClient, lm: ScriptedLM) -> None:
         program = api.post("/v1/programs", json=SPEC).json()
+        (shown,) = program["prompts"]
+        assert (shown["predictor"], "{input.message}" in shown["messages"][-1]["content"]) == ("self", True)
         reply = api.post(f"/v1/programs/{program['id']}/render", json={"inputs": {"message": "I was charged twice"}})
         assert reply.status_code == 200, reply.text
         call = reply.json()["calls"][0]

@@ -15,7 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from distill.catalog import projects, usage
+from distill.catalog import keys, projects, usage
 from distill.catalog.usage import NewUsage
 from distill.db import unit_of_work
 from distill.settings import get_settings
@@ -84,6 +84,33 @@ class TestUsage:
         assert api.get("/v1/usage", params={"month": "2026-02"}).json()["teacher_usd"] == 0
         other = {"Authorization": f"Bearer {tokens.other}"}
         assert api.get("/v1/usage", params={"month": "2026-01"}, headers=other).json()["teacher_usd"] == 0
+
+    def test_who_used_it_adds_up_to_the_same(self, api: TestClient, tokens: Tokens) -> None:
+        first = finish(api).job_id
+        paid(first, 2.5)
+        paid(first, 9.0, item=2, kind="saved")
+        execute("UPDATE fine_tune_jobs SET status = 'running', started_at = clock_timestamp(), trained_seconds = 12.5")
+        with unit_of_work() as s:
+            key, token = keys.create(s, projects.get(s, "support").id, "ana", ("jobs:read", "jobs:write"))
+            ana = key.id
+        api.headers["Authorization"] = f"Bearer {token}"
+        paid(api.post("/v1/compile_jobs", json=job_body()).json()["id"], 0.5, item=3)
+        month, told = api.get("/v1/usage").json(), api.get("/v1/usage/keys").json()
+        assert [(row["label"], row["jobs"], row["calls"], row["teacher_usd"], row["compute_seconds"]) for row in told["data"]] == [
+            ("test", 1, 10, 2.5, 12.5),
+            ("ana", 1, 10, 0.5, 0.0),
+        ]
+        assert told["data"][1]["key_id"] == ana
+        for name in ("jobs", "calls", "teacher_usd", "compute_seconds"):
+            assert sum(row[name] for row in told["data"]) == month[name]
+        assert time.time() - 7.1 * 86_400 < told["starts_at"] < time.time() - 6.9 * 86_400
+
+        execute("UPDATE lm_usage SET created_at = created_at - interval '8 days'")
+        execute("UPDATE fine_tune_jobs SET status = 'succeeded', finished_at = clock_timestamp() - interval '8 days'")
+        assert [row["calls"] for row in api.get("/v1/usage/keys").json()["data"]] == [0, 0]
+        assert sum(row["calls"] for row in api.get("/v1/usage/keys", params={"days": 9}).json()["data"]) == 20
+        api.headers["Authorization"] = f"Bearer {tokens.other}"
+        assert api.get("/v1/usage/keys", params={"days": 9}).json()["data"] == []
 
     @pytest.mark.parametrize("month", ["2026-13", "now", "2026-1"])
     def test_a_month_that_is_none(self, api: TestClient, month: str) -> None:

@@ -37,6 +37,23 @@ class TestCreateKey:
         assert done.returncode == 1
         assert "jobs:raed" in done.stderr
 
+    def test_a_file_of_labels_gives_a_key_for_each(self, tmp_path: Path) -> None:
+        people = tmp_path / "people.txt"
+        people.write_text("# the team\nana\n\n  bo  \n")
+        done = run("create-key", "--project", "vision", "--scopes", "models:use", "--labels", str(people))
+        assert done.returncode == 0, done.stderr
+        made = dict(line.split("\t") for line in done.stdout.splitlines())
+        assert list(made) == ["ana", "bo"]
+        with unit_of_work() as session:
+            assert [keys.verify(session, token).project_name for token in made.values()] == ["vision", "vision"]
+
+    def test_a_label_that_stands_twice_makes_no_key(self, tmp_path: Path) -> None:
+        people = tmp_path / "people.txt"
+        people.write_text("ana\nbo\nana\n")
+        done = run("create-key", "--project", "twice", "--labels", str(people))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "line 3: ana stands in line 1 already" in done.stderr
+
 
 class TestFirstKey:
     def test_is_made_once_and_kept_while_it_works(self, tmp_path: Path) -> None:

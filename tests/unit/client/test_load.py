@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -40,12 +41,12 @@ def lm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     unregister_provider("house")
 
 
-def folder_of(place: Path, suffix: str) -> Path:
+def folder_of(place: Path, suffix: str, **manifest: Any) -> Path:
     """An artifact whose two models end in `suffix`."""
     options = {"temperature": 0.0, "max_tokens": 64}
     models = {"classify.predict": f"tune/sh-classify-{suffix}", "reply": f"tune/sh-reply-{suffix}"}
     folder = place / suffix
-    write(folder, files_of(lms={name: {"model": model, **options} for name, model in models.items()}))
+    write(folder, files_of(lms={name: {"model": model, **options} for name, model in models.items()}), **manifest)
     return folder
 
 
@@ -206,6 +207,35 @@ class TestLoad:
         with pytest.raises(ModelUnavailable) as raised:
             program(message="hi")
         assert (raised.value.code, raised.value.retry_after) == ("model_loading", 5.0)
+
+    @pytest.mark.parametrize("awaited", [False, True])
+    def test_the_teacher_answers_in_an_outage_where_that_is_asked_for(
+        self, tmp_path: Path, lm: Scripted, caplog: pytest.LogCaptureFixture, awaited: bool
+    ) -> None:
+        lms = {name: {"model": "openai/big", "options": {"temperature": 0.5}} for name in ("classify.predict", "reply")}
+        program = stillhouse.load(folder_of(tmp_path, "one", teacher={"lms": lms}), fallback="teacher", strict=True)
+        for predictor in program.predictors():
+            predictor.lm.num_retries = 0
+
+        def call(**inputs: str) -> Any:
+            return asyncio.run(program.acall(**inputs)) if awaited else program(**inputs)
+
+        call(message="hi")
+        assert (lm.models, program.fallbacks) == (ONE, 0)
+        lm.refuses, lm.refused = (503, {"error": {"message": "no", "code": "model_loading"}}, {}), "sh-"
+        assert call(message="hi").category == "billing"
+        assert lm.models[2:] == [ONE[0], "openai/big", "openai/big"]
+        assert lm.requests[-2][2]["temperature"] == 0.5
+        assert program.fallbacks == 1
+        assert "the teacher is asked instead" in caplog.text
+        assert [predictor.lm.model for predictor in program.predictors()] == [f"tune/{model}" for model in ONE]
+        with pytest.raises(TypeError, match="message"):
+            call(text="hi")
+        assert program.fallbacks == 1
+
+    def test_an_artifact_that_names_no_teacher_has_no_fallback(self, tmp_path: Path, lm: Scripted) -> None:
+        with pytest.raises(ValueError, match="names no teacher"):
+            stillhouse.load(folder_of(tmp_path, "one"), fallback="teacher")
 
     def test_a_refused_key_is_no_outage(self, tmp_path: Path, lm: Scripted) -> None:
         program = stillhouse.load(folder_of(tmp_path, "one"))

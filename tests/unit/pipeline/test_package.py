@@ -13,6 +13,7 @@ FACTS = Facts(
     dspy_version="3.4.1",
     predictors=(TunedPredictor("classify.predict", "student", "sh-a", "smol", "sha256:b", 512, "lora/sh-a"),),
     lms={"student": {"connection": "house"}},
+    teacher={"lms": {"classify.predict": {"model": "openai/big", "options": {}}}},
     data={"trainset": "ds-1", "rows": 640},
     metric={"type": "exact_match"},
     evaluation={
@@ -34,6 +35,10 @@ class TestManifest:
         assert made["format"] == 1
         assert list(made["files"]) == ["README.md", "spec.json"]
         assert made["files"]["spec.json"] == {"sha256": "aa", "size": 2}
+
+    def test_says_whom_the_teacher_asks(self) -> None:
+        assert manifest(FACTS, FILES)["teacher"] == FACTS.teacher
+        assert manifest(replace(FACTS, teacher=None), FILES)["teacher"] is None
 
     def test_says_what_each_predictor_runs_on(self) -> None:
         assert manifest(FACTS, FILES)["predictors"] == {

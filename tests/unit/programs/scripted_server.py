@@ -20,6 +20,8 @@ class Scripted:
     requests: list[tuple[str, str | None, dict[str, Any]]] = field(default_factory=list)
     refuses: tuple[int, dict[str, Any], dict[str, str]] | None = None
     """Status, body and headers of every answer, in place of a completion."""
+    refused: str = ""
+    """Only models whose names begin so are refused."""
 
     @property
     def models(self) -> list[str]:
@@ -68,7 +70,7 @@ def scripted_server() -> Iterator[Scripted]:
             scripted.requests.append((self.path, self.headers.get("Authorization"), body))
             content = _events(_completion(body)) if body.get("stream") else _completion(body)
             status, headers = 200, dict[str, str]()
-            if scripted.refuses:
+            if scripted.refuses and body["model"].startswith(scripted.refused):
                 status, refusal, headers = scripted.refuses
                 content = json.dumps(refusal).encode()
             self.send_response(status)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stillhouse.cli.output import Json, Limit, connected, console, show_json, show_rows, show_table, when
+from stillhouse.cli.output import Exit, Json, Limit, connected, console, show_json, show_rows, show_table, stop, when
 
 app = typer.Typer(no_args_is_help=True, help="Projects: what keys, jobs, data and models belong to.")
 
@@ -61,9 +61,15 @@ def audit_log(
 
 def usage(
     month: Annotated[str | None, typer.Option(help="YYYY-MM, of UTC; this month unless given.")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=366, help="Who used what in so many days, up to now.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what the project has used in a month, beside its quotas."""
+    """Show what the project has used in a month, beside its quotas; or who used it, by API key."""
+    if days is not None:
+        if month is not None:
+            stop("--month and --days do not go together", Exit.USAGE)
+        _usage_by_key(days, as_json)
+        return
     with connected() as client:
         used = client.usage.retrieve(month)
         if as_json:
@@ -82,3 +88,20 @@ def usage(
             rows, [(f"{used.project} {used.month}", lambda row: row[0]), ("USED", lambda row: row[1]), ("QUOTA", lambda row: row[2])]
         )
         console.print(f"resets {when(used.resets_at)}", *used.unknown, sep="; ", style="dim", highlight=False)
+
+
+def _usage_by_key(days: int, as_json: bool) -> None:
+    with connected() as client:
+        show_rows(
+            client.usage.by_key(days).data,
+            [
+                ("LABEL", lambda row: row.label),
+                ("KEY", lambda row: row.key_id),
+                ("COMPUTE-SECONDS", lambda row: row.compute_seconds),
+                ("TEACHERS, $", lambda row: row.teacher_usd),
+                ("JOBS", lambda row: row.jobs),
+                ("LM CALLS", lambda row: row.calls),
+                ("TOKENS", lambda row: row.tokens),
+            ],
+            as_json,
+        )

@@ -14,6 +14,7 @@ from dspy.teleprompt import Teleprompter
 from stillhouse._client import Stillhouse
 from stillhouse._exceptions import StillhouseError
 from stillhouse._load import fetch
+from stillhouse.dropin import failed
 from stillhouse.dropin import lms as lm_roles
 from stillhouse.dropin.following import follow
 from stillhouse.dropin.lms import Names, Served
@@ -69,6 +70,7 @@ class BootstrapFinetune(Teleprompter):
         self.client = client
         self.lms, self.teacher_lms = lms or {}, teacher_lms or {}
         self.job: CompileJob | None = None
+        self._taught: tuple[Sequence[Any], int] = ((), 1)
 
     def compile(self, student: Any, trainset: Sequence[Any], teacher: Any = None, valset: Sequence[Any] | None = None) -> Any:
         """Compile on the server and return the compiled program. The same call again goes on with the job that it made before.
@@ -87,6 +89,15 @@ class BootstrapFinetune(Teleprompter):
             if own:
                 client.close()
 
+    def failed_examples(self) -> list[Any]:
+        """Examples of the last call's trainset that no teacher passed on, each with a `failure` that says why."""
+        if self.job is None:
+            return []
+        if self.client is not None:
+            return failed.failed_examples(self.client, self.job.id, *self._taught)
+        with Stillhouse() as client:
+            return failed.failed_examples(client, self.job.id, *self._taught)
+
     def report(self) -> str:
         """Scores by role and the rest of the last job, as a table."""
         if self.job is None:
@@ -95,6 +106,7 @@ class BootstrapFinetune(Teleprompter):
 
     def _compile(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any] | None) -> dspy.Module:
         body = self._body(client, student, trainset, teachers, valset)
+        self._taught = trainset, len(body["teacher"])
         call = _digest(body)
         self.job = self._attached(client, call) or client.compile_jobs.create(**body, metadata={CALL: call})
         at_client = self.job.rollouts.get("where") == "client"

@@ -1,6 +1,6 @@
 """What the server answers. Unknown fields are kept and unknown statuses are plain strings, so a newer server breaks no older client."""
 
-from stillhouse.types.account import ApiKey, AuditEntry, NewApiKey, Project, Usage
+from stillhouse.types.account import ApiKey, AuditEntry, KeyUsage, NewApiKey, Project, Usage, UsageByKey
 from stillhouse.types.base import Deleted, Object
 from stillhouse.types.compile_jobs import (
     CompileJob,
@@ -75,6 +75,7 @@ __all__ = [
     "JobListParams",
     "JobUpdateParams",
     "JobWarning",
+    "KeyUsage",
     "Me",
     "Model",
     "NewApiKey",
@@ -102,4 +103,5 @@ __all__ = [
     "WorkItem",
     "WorkItemEnded",
     "Usage",
+    "UsageByKey",
 ]

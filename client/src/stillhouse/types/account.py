@@ -65,3 +65,23 @@ class Usage(Object):
     compute_seconds: float = 0.0
     unknown: list[str] = Field(default_factory=list)
     quotas: dict[str, Any] = Field(default_factory=dict)
+
+
+class KeyUsage(Object):
+    """What the jobs that one API key made have used; `key_id` is None for jobs that no key made."""
+
+    key_id: str | None = None
+    label: str | None = None
+    jobs: int = 0
+    calls: int = 0
+    tokens: int = 0
+    teacher_usd: float = 0.0
+    compute_seconds: float = 0.0
+
+
+class UsageByKey(Object):
+    """Who used what since a time (`starts_at`, Unix seconds); who trained most comes first."""
+
+    project: str
+    starts_at: int
+    data: list[KeyUsage] = Field(default_factory=list)

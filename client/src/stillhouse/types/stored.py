@@ -10,6 +10,8 @@ from stillhouse.types.base import Object
 
 
 class Program(Object):
+    """`prompts` are shown once, when it is stored: per predictor, the messages that it would send, an input standing as `{input.name}`."""
+
     id: str
     name: str | None = None
     digest: str = ""
@@ -18,6 +20,8 @@ class Program(Object):
     predictors: list[str] = Field(default_factory=list)
     lms: list[str] = Field(default_factory=list)
     spec: dict[str, Any] = Field(default_factory=dict)
+    prompts: list[dict[str, Any]] | None = None
+    note: str | None = None
 
 
 class Render(Object):
