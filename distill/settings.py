@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stillhouse_programs.spec import read_prefixes
@@ -182,12 +182,24 @@ class CostSettings(_Section):
     training_hour_usd: float | None = Field(default=None, ge=0)
 
 
+def _not_our_own(rule: str) -> str:
+    if rule.startswith("house/"):
+        raise ValueError("begins with `house/`: such names are the server's own, and mean what they say")
+    return rule
+
+
+LmRule = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s?\[\]]+$"), AfterValidator(_not_our_own)]
+"""The name of an LM, with `*` for anything."""
+
+
 class ConnectionSettings(_Section):
     """One `[connections.NAME]` table. The key itself is never here: `api_key_env` names the variable that the relay's process reads."""
 
     kind: Literal["lm_host"] = "lm_host"
     base_url: str
     models: list[str] | Literal["*"] = "*"
+    match: list[LmRule] = []
+    """The names of LMs in users' programs that it stands for: `openai/gpt-4.1-mini`, or with `*` for anything `openai/gpt-4.1*`."""
     api_key_env: str | None = None
     max_in_flight: int = Field(default=16, ge=1)
     default_student: bool = False

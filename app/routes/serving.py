@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Path
+from fastapi import Depends, Path, Query
 
 from app.auth import AnyCaller, Needs, Writer
 from app.deps import SessionDep, errors, router
 from app.schemas.common import Deleted, Page
-from app.schemas.served import ConnectionRead, MeRead, ModelRead
+from app.schemas.served import ConnectionRead, MeRead, ModelRead, ResolvedLmRead
 from app.views.served import connection_models, connection_read, model_read
-from distill.catalog import connections, fine_tuned
+from distill.catalog import connections, fine_tuned, lm_names
 from distill.catalog.keys import Caller
 from distill.catalog.models import Model
 from distill.db import Listing, Session
@@ -21,6 +21,7 @@ from distill.jobs import trained
 routes = router("serving")
 
 ModelReader = Annotated[Caller, Depends(Needs("models:use", "jobs:read", "jobs:write"))]
+LmName = Annotated[str, Query(min_length=1, max_length=256, description="As in `dspy.LM(…)`: `openai/gpt-4.1-mini`")]
 _ALL = 1000
 
 
@@ -68,6 +69,18 @@ def list_connections(_: AnyCaller, session: SessionDep) -> Page[ConnectionRead]:
     """What jobs may name. Addresses and keys are the operator's and are not shown."""
     data = [connection_read(row) for row in connections.list_connections(session)]
     return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
+
+
+@routes.get("/connections/resolve", summary="Resolve the name of an LM", responses=errors(404))
+def resolve_lm(lm: LmName, _: AnyCaller, session: SessionDep) -> ResolvedLmRead:
+    """Which connection and model a job would name for an LM of a user's program, as the drop-in asks.
+
+    The rules in `match` of the connections come first: a name without `*` before one with it, then the one with more characters that
+    have to be there. Two connections that fit as well as each other are refused (`ambiguous_lm`). Then the name itself may say it:
+    `house/<model>`, `connection/model`, or a model that one connection alone lists. No rule is asked of a name that begins with `house/`.
+    """
+    found = lm_names.resolve(session, lm)
+    return ResolvedLmRead(lm=lm, connection=found.connection.name, model=found.model, rule=found.rule)
 
 
 @routes.get("/me", summary="Who the key is")

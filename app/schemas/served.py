@@ -66,6 +66,7 @@ class ConnectionRead(Reply):
     name: str
     kind: str
     models: list[str] | Literal["*"]
+    match: list[str] = Field(description="Names of LMs in users' programs that it stands for; `*` is anything")
     supports: list[str]
     default_student: bool
     default_teacher: bool
@@ -73,6 +74,16 @@ class ConnectionRead(Reply):
     trainer: str | None
     device: str | None
     waiting: bool = Field(description="Its host has lent its device to a trainer; what needs it waits")
+
+
+class ResolvedLmRead(Reply):
+    """What a job would name in place of an LM of a user's program."""
+
+    object: Literal["connection.resolved"] = "connection.resolved"
+    lm: str
+    connection: str
+    model: str
+    rule: str | None = Field(description="The rule that decided; null where the name itself says the connection")
 
 
 class MeRead(Reply):

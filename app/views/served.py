@@ -49,6 +49,7 @@ def connection_read(row: Connection) -> ConnectionRead:
         name=row.name,
         kind=row.kind,
         models=list(row.models) if row.models is not None else "*",
+        match=list(row.match),
         supports=list(row.supports),
         default_student=row.default_student,
         default_teacher=row.default_teacher,

@@ -20,6 +20,7 @@ _VALUES = (
     "kind",
     "base_url",
     "models",
+    "match",
     "supports",
     "trainer",
     "device",

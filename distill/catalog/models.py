@@ -83,6 +83,8 @@ class Connection(Base):
     base_url: Mapped[str] = mapped_column(Text)
     models: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     """None: any model name is passed on."""
+    match: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    """Names of LMs in users' programs that it stands for, `*` being anything."""
     supports: Mapped[list[str]] = mapped_column(ARRAY(Text))
     trainer: Mapped[str | None] = mapped_column(Text)
     device: Mapped[str | None] = mapped_column(Text)

@@ -23,6 +23,7 @@ from stillhouse.resources.artifacts import Artifacts, AsyncArtifacts
 from stillhouse.resources.audit_log import AsyncAuditLog, AuditLog
 from stillhouse.resources.chat import AsyncChat, Chat
 from stillhouse.resources.compile_jobs import AsyncCompileJobs, CompileJobs
+from stillhouse.resources.connections import AsyncConnections, Connections
 from stillhouse.resources.datasets import AsyncDatasets, Datasets
 from stillhouse.resources.models import AsyncModels, Models
 from stillhouse.resources.programs import AsyncPrograms, Programs
@@ -106,6 +107,7 @@ class Stillhouse(_Core):
         self.chat = Chat(self)
         self.audit_log = AuditLog(self)
         self.compile_jobs = CompileJobs(self)
+        self.connections = Connections(self)
         self.datasets = Datasets(self)
         self.models = Models(self)
         self.programs = Programs(self)
@@ -194,6 +196,7 @@ class AsyncStillhouse(_Core):
         self.chat = AsyncChat(self)
         self.audit_log = AsyncAuditLog(self)
         self.compile_jobs = AsyncCompileJobs(self)
+        self.connections = AsyncConnections(self)
         self.datasets = AsyncDatasets(self)
         self.models = AsyncModels(self)
         self.programs = AsyncPrograms(self)

@@ -12,6 +12,9 @@ import httpx
 import pytest
 
 import stillhouse
+from distill.catalog import lm_names
+from distill.catalog.models import Connection
+from distill.errors import Invalid, NotFound
 from stillhouse.types import WorkItem
 from tests.support.scripted_lm import Ask
 
@@ -69,6 +72,8 @@ class Server:
 
     jobs: list[dict[str, Any]] = field(default_factory=list)
     models: list[str] | None = field(default_factory=lambda: ["tiny"])
+    rules: dict[str, list[str]] = field(default_factory=dict)
+    """Of the connections, which LMs they stand for."""
     sent: list[tuple[str, Any]] = field(default_factory=list)
     examples: list[Any] = field(default_factory=list)
     succeeded: dict[str, str | None] = field(default_factory=dict)
@@ -94,11 +99,21 @@ class Server:
         if last in self.refused:
             return httpx.Response(409, json={"error": {"code": self.refused[last], "message": "no"}})
         self.sent.append((f"{request.method} {path}", body))
+        if path == "/v1/connections/resolve":
+            return self._resolve(request.url.params["lm"])
         return httpx.Response(200, json=self._answer(request.method, path, body))
 
+    def _resolve(self, name: str) -> httpx.Response:
+        house = Connection(name="house", models=self.models, match=self.rules.get("house", []))
+        openai = Connection(name="openai", models=None, match=self.rules.get("openai", []))
+        try:
+            found = lm_names.choose([house, openai], name)
+        except (Invalid, NotFound) as fault:
+            status = 404 if isinstance(fault, NotFound) else 422
+            return httpx.Response(status, json={"error": {"code": fault.code, "message": fault.message}})
+        return httpx.Response(200, json={"lm": name, "connection": found.connection.name, "model": found.model, "rule": found.rule})
+
     def _answer(self, method: str, path: str, body: Any) -> Any:
-        if path == "/v1/connections":
-            return {"data": [{"name": "house", "models": self.models}, {"name": "openai", "models": None}], "has_more": False}
         if path == "/v1/compile_jobs" and method == "GET":
             return {"data": self.jobs, "has_more": False}
         if path.endswith(("/traces", "/scores")):

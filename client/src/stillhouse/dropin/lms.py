@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
 
 from stillhouse._client import Stillhouse
+from stillhouse._exceptions import APIStatusError
 from stillhouse._house import PREFIX
-from stillhouse._pages import list_call
-from stillhouse.types import Object
 
 OPTIONS = ("temperature", "max_tokens", "top_p")
 Names = Mapping[str, str]
 """`{predictor or model of an LM: "connection/model"}`."""
+_UNRESOLVED = frozenset({"connection_not_found", "ambiguous_lm", "unknown_model"})
+_NONE_SET = "none is set"
 
 
 class NoConnection(ValueError):
@@ -23,34 +24,34 @@ class NoConnection(ValueError):
 
 
 @dataclass(frozen=True)
-class Served:
-    """What the server answers for: its connections with their models (None: any)."""
+class Place:
+    """Where an LM is asked: a connection and its model; with neither, `trouble` says why there is none."""
 
-    connections: Mapping[str, Sequence[str] | None]
+    connection: str = ""
+    model: str = ""
+    trouble: str = ""
 
-    @classmethod
-    def by(cls, client: Stillhouse) -> Served:
-        rows = client.send(list_call("/v1/connections", Object, {})).data
-        return cls({str(row.name): row.models for row in rows})  # type: ignore[attr-defined]
 
-    def find(self, model: str) -> tuple[str, str] | None:
-        """(connection, model) of `connection/model`, of `house/connection/model`, or of a model that one connection alone lists."""
-        prefix, _, rest = model.partition("/")
-        listed = self.connections.get(prefix)
-        if listed is not None and rest in listed:
-            return prefix, rest
-        if prefix == PREFIX and rest.partition("/")[0] in self.connections and (found := self.find(rest)):
-            return found
-        if prefix in self.connections and rest and listed is None:
-            return prefix, rest
-        for name in (model, rest):
-            holders = [connection for connection, models in self.connections.items() if name and name in (models or ())]
-            if len(holders) == 1:
-                return holders[0], name
-        return None
+class Places:
+    """Asks the server, once for each name, so that every client is told the same."""
 
-    def names(self) -> list[str]:
-        return [f"{name}/{model}" for name, models in self.connections.items() for model in (models if models is not None else ["…"])]
+    def __init__(self, client: Stillhouse) -> None:
+        self._client = client
+        self._known: dict[str, Place] = {}
+
+    def find(self, name: str) -> Place:
+        if name not in self._known:
+            self._known[name] = self._ask(name)
+        return self._known[name]
+
+    def _ask(self, name: str) -> Place:
+        try:
+            found = self._client.connections.resolve(name)
+        except APIStatusError as fault:
+            if fault.code not in _UNRESOLVED:
+                raise
+            return Place(trouble=fault.message)
+        return Place(found.connection, found.model)
 
 
 @dataclass
@@ -61,15 +62,15 @@ class Roles:
     lms: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def resolve(program: dspy.Module, served: Served, names: Names, what: str) -> Roles:
+def resolve(program: dspy.Module, places: Places, names: Names, what: str) -> Roles:
     """The roles of a program. Raises NoConnection, before anything is paid for."""
-    found = {name: _found(name, lm, served, names) for name, lm in asked_by(program).items()}
-    if any(place is None for place, _ in found.values()):
-        raise NoConnection(_table(program, found, served, what))
+    asked = asked_by(program)
+    found = {name: _place(name, lm, places, names) for name, lm in asked.items()}
+    if any(place.trouble for place in found.values()):
+        raise NoConnection(_table(asked, found, what))
     roles = Roles()
-    for name, (place, lm) in found.items():
-        assert place is not None  # noqa: S101 - for the type checker; the table was raised
-        body = {"connection": place[0], "model": place[1], **_options(lm)}
+    for name, place in found.items():
+        body = {"connection": place.connection, "model": place.model, **_options(asked[name])}
         role = next((role for role, known in roles.lms.items() if known == body), None)
         if role is None:
             role = "student" if not roles.lms else f"student{len(roles.lms) + 1}"
@@ -92,10 +93,14 @@ def by_model(program: dspy.Module, given: Mapping[Any, Any], option: str) -> dic
     return found
 
 
-def _found(name: str, lm: Any, served: Served, names: Names) -> tuple[tuple[str, str] | None, Any]:
+def _place(predictor: str, lm: Any, places: Places, names: Names) -> Place:
+    """What `names` say of the predictor or of its LM, in the server's own words; else what stands for the LM."""
     model = getattr(lm, "model", None)
-    wanted = names.get(name) or (names.get(model) if model else None) or model
-    return (served.find(wanted) if wanted else None), lm
+    if said := names.get(predictor) or (names.get(model) if model else None):
+        return places.find(f"{PREFIX}/{said}")
+    return (
+        places.find(model) if model else Place(trouble=f"{predictor} has no LM, and the app none for it: set_lm, or dspy.configure(lm=…)")
+    )
 
 
 def _options(lm: Any) -> dict[str, Any]:
@@ -103,15 +108,17 @@ def _options(lm: Any) -> dict[str, Any]:
     return {name: given[name] for name in OPTIONS if given.get(name) is not None}
 
 
-def _table(program: dspy.Module, found: Mapping[str, tuple[tuple[str, str] | None, Any]], served: Served, what: str) -> str:
+def _table(asked: Mapping[str, Any], found: Mapping[str, Place], what: str) -> str:
+    lms = {name: str(getattr(lm, "model", None) or _NONE_SET) for name, lm in asked.items()}
     rows = [("predictor", "its LM", "connection/model")]
-    for name, (place, lm) in found.items():
-        model = getattr(lm, "model", None)
-        rows.append((name, str(model) if model else "none is set", "/".join(place) if place else "-"))
+    rows += [(name, lms[name], "-" if place.trouble else f"{place.connection}/{place.model}") for name, place in found.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     table = "\n".join(f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows)
+    troubles = "\n".join(dict.fromkeys(place.trouble for place in found.values() if place.trouble))
+    first = next(name for name, place in found.items() if place.trouble)
     word = "lms" if what == "student" else "teacher_lms"
     return (
-        f"The server has no connection for an LM of the {what}:\n{table}\nIt answers for {', '.join(served.names()) or 'nothing'}. "
-        f'Say which is meant: {word}={{"predictor or model": "connection/model"}}.'
+        f"The server has no connection for an LM of the {what}:\n{table}\n{troubles}\n"
+        f'Say which is meant, by predictor or by LM: {word}={{"{first}": "connection/model"}}; '
+        "or have the operator write the LM's name into `match` of a connection."
     )

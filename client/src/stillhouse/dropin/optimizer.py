@@ -17,7 +17,7 @@ from stillhouse._load import fetch
 from stillhouse.dropin import failed
 from stillhouse.dropin import lms as lm_roles
 from stillhouse.dropin.following import follow
-from stillhouse.dropin.lms import Names, Served
+from stillhouse.dropin.lms import Names, Places
 from stillhouse.dropin.options import train_options
 from stillhouse.dropin.programs import Metric, own_metric, own_program, rows_of, spec_of
 from stillhouse.dropin.report import report
@@ -121,13 +121,13 @@ class BootstrapFinetune(Teleprompter):
         if not trainset:
             raise ValueError("trainset: there are no examples")
         rows = rows_of(trainset, "trainset")
-        served = Served.by(client)
-        roles = lm_roles.resolve(student, served, self.lms, "student")
+        places = Places(client)
+        roles = lm_roles.resolve(student, places, self.lms, "student")
         body: Json = {
             "program": self._program(student, trainset, roles.of_predictor),
             "trainset": rows,
             "lms": self._lms(student, roles),
-            "teacher": [self._teacher(each, served, trainset) for each in teachers or [student]],
+            "teacher": [self._teacher(each, places, trainset) for each in teachers or [student]],
             "metric": self.metric if self._own_metric is None else own_metric(self._own_metric),
             "multitask": self.multitask,
             "prompt_adapter": self._prompt_adapter(student),
@@ -151,8 +151,8 @@ class BootstrapFinetune(Teleprompter):
     def _program(self, program: Any, trainset: list[Any], roles: Mapping[str, str]) -> Json:
         return spec_of(program, trainset, roles) or own_program(program, trainset, roles)
 
-    def _teacher(self, program: Any, served: Served, trainset: list[Any]) -> Json:
-        roles = lm_roles.resolve(program, served, {**self.lms, **self.teacher_lms}, "teacher")
+    def _teacher(self, program: Any, places: Places, trainset: list[Any]) -> Json:
+        roles = lm_roles.resolve(program, places, {**self.lms, **self.teacher_lms}, "teacher")
         return {"program": self._program(program, trainset, roles.of_predictor), "lms": roles.lms}
 
     @property

@@ -34,6 +34,7 @@ from stillhouse.types.stored import (
     Artifact,
     ArtifactCall,
     ArtifactFile,
+    Connection,
     Dataset,
     DatasetRow,
     DatasetRows,
@@ -41,6 +42,7 @@ from stillhouse.types.stored import (
     Model,
     Program,
     Render,
+    ResolvedLM,
 )
 from stillhouse.types.webhooks import NewWebhookEndpoint, WebhookDelivery, WebhookEndpoint
 from stillhouse.types.work_items import Beat, Claimed, ExampleToRun, ProgramToRun, Stored, WorkItem, WorkItemEnded
@@ -56,6 +58,7 @@ __all__ = [
     "Claimed",
     "AuditEntry",
     "CompileJob",
+    "Connection",
     "Cost",
     "Coverage",
     "Curve",
@@ -91,6 +94,7 @@ __all__ = [
     "RefilterParams",
     "Rejection",
     "Render",
+    "ResolvedLM",
     "RoleEstimate",
     "RoleScore",
     "Step",
