@@ -108,7 +108,9 @@ class TestCompile:
         keys = {call.headers.get("Authorization") for call in [*house.teacher.calls, *house.student.calls]}
         assert not any("the-users-own" in str(key) for key in keys)
         told = capsys.readouterr().err
-        assert "2 predictors → 2 LoRA; 12 examples; the program runs here, in this process: keep it open" in told
+        line = told.splitlines()[0]
+        assert line.startswith("2 predictors → 2 LoRA; 12 examples, 0 already run; price unknown (")
+        assert line.endswith("time unknown; the program and your metric run here, in this process: keep it open")
         assert "compiled" in optimizer.report()
 
         asked = len(house.teacher.calls)
@@ -116,10 +118,14 @@ class TestCompile:
         again.compile(program("openai/tiny"), examples(12), teacher=program("teacher/big"), valset=examples(3))
         assert again.job is not None
         assert again.job.id == job.id, "the same call finds its job"
+        told = capsys.readouterr().err
+        assert f"{job.id} is succeeded: this call goes on with it" in told
+        assert "already run" not in told
         other = stillhouse.BootstrapFinetune(metric=lambda *_: True, multitask=False, train_kwargs={"n_epochs": 1}, client=client)
         other.compile(student, examples(12), teacher=teacher, valset=examples(3))
         assert other.job is not None
         assert other.job.id != job.id
+        assert "12 examples, 12 already run; " in capsys.readouterr().err
         assert len(house.teacher.calls) == asked, "another metric scores anew, and asks the teacher nothing"
 
     def test_inside_better_together(self, house: House, client: stillhouse.Stillhouse) -> None:

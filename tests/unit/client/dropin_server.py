@@ -78,6 +78,8 @@ class Server:
     examples: list[Any] = field(default_factory=list)
     succeeded: dict[str, str | None] = field(default_factory=dict)
     """Of jobs that have, their artifact; None where it was deleted."""
+    estimate: dict[str, Any] | None = field(default_factory=dict)
+    """None: it has none to give."""
     goes_away: int = 0
     away: int = 0
     cut: dict[str, int] = field(default_factory=dict)
@@ -99,6 +101,8 @@ class Server:
         if last in self.refused:
             return httpx.Response(409, json={"error": {"code": self.refused[last], "message": "no"}})
         self.sent.append((f"{request.method} {path}", body))
+        if last == "estimate" and self.estimate is None:
+            return httpx.Response(503, json={"error": {"code": "program_host_busy", "message": "ask again later"}})
         if path == "/v1/connections/resolve":
             return self._resolve(request.url.params["lm"])
         return httpx.Response(200, json=self._answer(request.method, path, body))
@@ -116,6 +120,8 @@ class Server:
     def _answer(self, method: str, path: str, body: Any) -> Any:
         if path == "/v1/compile_jobs" and method == "GET":
             return {"data": self.jobs, "has_more": False}
+        if path.endswith("/estimate"):
+            return self.estimate
         if path.endswith(("/traces", "/scores")):
             self.told.set()
             return {"received": 1, "new": 1}

@@ -19,6 +19,7 @@ from stillhouse.dropin import lms as lm_roles
 from stillhouse.dropin.following import follow
 from stillhouse.dropin.lms import Names, Places
 from stillhouse.dropin.options import train_options
+from stillhouse.dropin.outlook import outlook, where
 from stillhouse.dropin.programs import Metric, own_metric, own_program, rows_of, spec_of
 from stillhouse.dropin.report import report
 from stillhouse.types import CompileJob
@@ -108,9 +109,8 @@ class BootstrapFinetune(Teleprompter):
         body = self._body(client, student, trainset, teachers, valset)
         self._taught = trainset, len(body["teacher"])
         call = _digest(body)
-        self.job = self._attached(client, call) or client.compile_jobs.create(**body, metadata={CALL: call})
+        self.job = self._attached(client, body, call) or self._made(client, body, call)
         at_client = self.job.rollouts.get("where") == "client"
-        print(self._line(body, self.job), file=sys.stderr)
         programs = {"student": student, **{f"teacher:{number}": each for number, each in enumerate(teachers or [student])}}
         self.job = follow(client, self.job, programs if at_client else {}, self._own_metric)
         if self.job.status != "succeeded" or self.job.artifact is None:
@@ -182,31 +182,23 @@ class BootstrapFinetune(Teleprompter):
             raise ValueError(f"adapter: a program has one prompt adapter, but its LMs have {kinds}")
         return described[0]
 
-    def _attached(self, client: Stillhouse, call: str) -> CompileJob | None:
+    def _made(self, client: Stillhouse, body: Json, call: str) -> CompileJob:
+        print(outlook(client, body), file=sys.stderr)
+        job = client.compile_jobs.create(**body, metadata={CALL: call})
+        print(f"{job.id} is {job.status}", file=sys.stderr)
+        return job
+
+    def _attached(self, client: Stillhouse, body: Json, call: str) -> CompileJob | None:
         """The job that this very call made before, unless it ended without a program, or that was deleted; a paused one goes on."""
         for job in client.compile_jobs.list(metadata={CALL: call}, limit=1):
             if job.status in ("failed", "cancelled"):
                 return None
             found = client.compile_jobs.resume(job.id) if job.status == "paused" else client.compile_jobs.retrieve(job.id)
-            return None if found.status == "succeeded" and found.artifact is None else found
+            if found.status == "succeeded" and found.artifact is None:
+                return None
+            print(f"{found.id} is {found.status}: this call goes on with it; {where(body)}", file=sys.stderr)
+            return found
         return None
-
-    def _line(self, body: Json, job: CompileJob) -> str:
-        """What is about to happen, in one line, before anything is paid for."""
-        predictors = len(body["program"]["predictors"])
-        adapters = len({json.dumps(lm, sort_keys=True) for lm in body["lms"].values()}) if self.multitask else predictors
-        where = "here, in this process: keep it open" if job.rollouts.get("where") == "client" else "on the server"
-        own = (
-            "the program runs"
-            if job.rollouts.get("where") == "server" or "client" in body["program"]
-            else "the program and your metric run"
-        )
-        going = "goes on" if job.status not in ("created", "queued") else job.status
-        kept = "" if self.inplace else "; the compiled program is a new one"
-        return (
-            f"{job.id} ({going}): {predictors} {'predictor' if predictors == 1 else 'predictors'} → {adapters} LoRA; "
-            f"{len(body['trainset'])} examples; {own} {where}{kept}"
-        )
 
     def _compiled(self, client: Stillhouse, student: Any, artifact_id: str) -> dspy.Module:
         folder = fetch(artifact_id, client)

@@ -1,0 +1,79 @@
+"""What a call of the drop-in is about to do, in one line, before anything is paid for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stillhouse._client import Stillhouse
+from stillhouse._exceptions import APIConnectionError, ServerError
+from stillhouse.types import Estimate
+
+Json = dict[str, Any]
+_TIME = "time of "
+_MINUTE, _HOUR = 60.0, 3600.0
+
+
+def outlook(client: Stillhouse, body: Json) -> str:
+    """`2 predictors → 2 LoRA; 640 examples, 600 already run; about $0.12, 6 min; the program runs here, …`.
+
+    What nobody knows is said to be unknown. Raises as `create` does for a request that it would refuse.
+    """
+    return f"{_predictors(body)}{_estimated(client, body)}; {where(body)}"
+
+
+def where(body: Json) -> str:
+    """Where the rollouts are made, of which program, and whose metric judges them."""
+    programs = [body["program"], *(teacher["program"] for teacher in body["teacher"])]
+    own_program = any("client" in program for program in programs)
+    if not own_program and not _own_metric(body):
+        return "the program runs on the server"
+    own = "the program runs" if own_program and not _own_metric(body) else "the program and your metric run"
+    return f"{own} here, in this process: keep it open"
+
+
+def _own_metric(body: Json) -> bool:
+    metric = body["metric"]
+    return isinstance(metric, dict) and metric.get("type") == "client"
+
+
+def _estimated(client: Stillhouse, body: Json) -> str:
+    try:
+        found = client.compile_jobs.estimate(**body)
+    except (ServerError, APIConnectionError):  # it is only told; the job asks again
+        return f"; {_count(len(body['trainset']), 'example')}; cost and time unknown: the server gave no estimate"
+    return f" → {_adapters(found)} LoRA; {_examples(found)}; {_money(found)}, {_time(found)}"
+
+
+def _predictors(body: Json) -> str:
+    return _count(len(body["program"]["predictors"]), "predictor")
+
+
+def _adapters(found: Estimate) -> int:
+    return int(found.training.get("fine_tuning_jobs", 0)) + int(found.training.get("reused", 0))
+
+
+def _examples(found: Estimate) -> str:
+    """With several teachers, those that the one with the most to do has run."""
+    teachers = [role for role in found.roles if role.role.startswith("teacher:")]
+    run = min((role.stored for role in teachers), default=0)
+    return f"{_count(found.rows.get('train', 0), 'example')}, {run} already run"
+
+
+def _money(found: Estimate) -> str:
+    if found.total_usd is not None:
+        return f"about ${found.total_usd:.2f}" if found.total_usd >= 0.005 or not found.total_usd else "less than $0.01"
+    reasons = [part for part in found.unknown if not part.startswith(_TIME)]
+    more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f"price unknown ({reasons[0]}{more})" if reasons else "price unknown"
+
+
+def _time(found: Estimate) -> str:
+    if found.seconds is None:
+        return "time unknown"
+    if found.seconds < _MINUTE:
+        return f"{found.seconds:.0f} s"
+    return f"{found.seconds / _MINUTE:.0f} min" if found.seconds < _HOUR else f"{found.seconds / _HOUR:.1f} h"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
