@@ -14,6 +14,7 @@ import dspy
 from stillhouse._client import Stillhouse
 from stillhouse._exceptions import APIError
 from stillhouse._wait import StepBars, patiently
+from stillhouse.dropin.asking import cancel_wanted
 from stillhouse.dropin.runner import ItemRun
 from stillhouse.types import CompileJob, WorkItem
 
@@ -25,75 +26,105 @@ def follow(client: Stillhouse, job: CompileJob, programs: Mapping[str, dspy.Modu
     """The job when it stands still. `programs`: that of `student`, and of each `teacher:N`; empty where the server runs them.
 
     A server that is away is waited for. Raises KeyboardInterrupt after Ctrl-C; the same call later goes on with the job unless it was
-    cancelled.
+    cancelled. Whatever ends it, no item is worked on when this returns: its thread asks nothing with a client that is closed.
     """
-    bars = StepBars()
+    following = _Following(client, job, programs, metric)
     try:
-        while not job.stands_still:
-            bars.update(job)
-            item = _claim(client, job) if programs else None
-            if item is not None:
-                _work_off(client, job, ItemRun(client, item, _program(programs, item), metric), bars)
-            job = _look(client, job, None if item is not None else POLL_SECONDS)
-        bars.update(job)
-        return job
+        return following.run()
     except KeyboardInterrupt:
-        _ask(client, job)
+        following.interrupted()
         raise
     finally:
-        bars.close()
+        following.close()
 
 
-def _claim(client: Stillhouse, job: CompileJob) -> WorkItem | None:
-    return patiently(lambda: client.work_items.claim(job=job.id, width=job.num_threads))
+class _Following:
+    def __init__(self, client: Stillhouse, job: CompileJob, programs: Mapping[str, dspy.Module], metric: Any) -> None:
+        self._client, self._job, self._programs, self._metric = client, job, programs, metric
+        self._bars = StepBars()
+        self._here: _Here | None = None
 
+    def run(self) -> CompileJob:
+        while not self._job.stands_still:
+            self._bars.update(self._job)
+            item = self._claim() if self._programs else None
+            if item is not None:
+                self._work_off(item)
+            self._look(None if item is not None else POLL_SECONDS)
+        self._bars.update(self._job)
+        return self._job
 
-def _look(client: Stillhouse, job: CompileJob, wait: float | None) -> CompileJob:
-    return patiently(lambda: client.compile_jobs.retrieve(job.id, wait=wait))
+    def interrupted(self) -> None:
+        """Cancel the job, or leave it. Nothing new is begun here meanwhile; what was begun ends."""
+        if self._here is not None:
+            self._here.run.stop()
+        self._bars.close()
+        if cancel_wanted(self._job.id):
+            self._cancel()
+        else:
+            left = "waits: its rollouts are made here" if self._programs else "goes on, on the server"
+            print(f"{self._job.id} {left}. The same call goes on with it; {_how_to_cancel(self._job)}", file=sys.stderr)
+        if self._here is not None and not self._here.is_over(0):
+            print("The calls that are under way end first; Ctrl-C leaves them", file=sys.stderr)
 
+    def close(self) -> None:
+        self._bars.close()
+        if self._here is not None:
+            self._here.end()
 
-def _program(programs: Mapping[str, dspy.Module], item: WorkItem) -> dspy.Module:
-    role = "teacher:0" if item.role == "teacher" else item.role
-    return programs.get(role, programs["student"])
-
-
-def _work_off(client: Stillhouse, job: CompileJob, run: ItemRun, bars: StepBars) -> None:
-    """Run an item in a thread of its own: a notebook has an event loop in this one, and Ctrl-C is to be heard here.
-
-    Whatever ends the wait, the item is over when this returns: its thread asks nothing with a client that is closed.
-    """
-    failed: list[BaseException] = []
-
-    def work() -> None:
+    def _cancel(self) -> None:
         try:
-            run.run()
+            self._client.compile_jobs.cancel(self._job.id)
+        except APIError as fault:
+            print(f"{self._job.id} was not cancelled: {fault}; {_how_to_cancel(self._job)}", file=sys.stderr)
+        else:
+            print(f"{self._job.id} is being cancelled; its traces stay", file=sys.stderr)
+
+    def _claim(self) -> WorkItem | None:
+        return patiently(lambda: self._client.work_items.claim(job=self._job.id, width=self._job.num_threads))
+
+    def _look(self, wait: float | None) -> None:
+        self._job = patiently(lambda: self._client.compile_jobs.retrieve(self._job.id, wait=wait))
+
+    def _work_off(self, item: WorkItem) -> None:
+        role = "teacher:0" if item.role == "teacher" else item.role
+        program = self._programs.get(role, self._programs["student"])
+        self._here = _Here(ItemRun(self._client, item, program, self._metric))
+        while not self._here.is_over(_LOOK_SECONDS):
+            with suppress(APIError):  # it only shows how far the job is
+                self._bars.update(self._client.compile_jobs.retrieve(self._job.id))
+        self._here.raise_its_trouble()
+
+
+class _Here:
+    """An item that is worked off in a thread of its own: a notebook has an event loop in this one, and Ctrl-C is to be heard here."""
+
+    def __init__(self, run: ItemRun) -> None:
+        self.run = run
+        self._trouble: list[BaseException] = []
+        # A metric that asks an LM asks the one that `dspy.context` has set around the call.
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._work,), name=f"item-{run.item.id}", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self.run.run()
         except BaseException as fault:
-            failed.append(fault)
+            self._trouble.append(fault)
 
-    # A metric that asks an LM asks the one that `dspy.context` has set around the call.
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name=f"item-{run.item.id}", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_LOOK_SECONDS)
-            if thread.is_alive():
-                with suppress(APIError):  # it only shows how far the job is
-                    bars.update(client.compile_jobs.retrieve(job.id))
-    except BaseException:
-        run.stop()
-        thread.join()
-        raise
-    if failed:
-        raise failed[0]
+    def is_over(self, seconds: float) -> bool:
+        """Waits at most so long for it."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def raise_its_trouble(self) -> None:
+        if self._trouble:
+            raise self._trouble[0]
+
+    def end(self) -> None:
+        self.run.stop()
+        self._thread.join()
 
 
-def _ask(client: Stillhouse, job: CompileJob) -> None:
-    """Cancel the job, or leave it; where nobody can be asked, it is left."""
-    answer = ""
-    if sys.stdin is not None and sys.stdin.isatty():
-        answer = input(f"\nCancel {job.id}, or leave it for later? [c/L] ")
-    if answer.strip().lower().startswith("c"):
-        client.compile_jobs.cancel(job.id)
-        print(f"{job.id} is being cancelled; its traces stay", file=sys.stderr)
-    else:
-        print(f"{job.id} is left as it is: the same call goes on with it", file=sys.stderr)
+def _how_to_cancel(job: CompileJob) -> str:
+    return f'to cancel it: stillhouse jobs cancel {job.id}, or stillhouse.Stillhouse().compile_jobs.cancel("{job.id}")'
