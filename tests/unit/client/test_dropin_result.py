@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dspy
 import httpx
@@ -12,6 +14,7 @@ import pytest
 from dspy.lm15 import unregister_provider
 
 import stillhouse
+from stillhouse.dropin.optimizer import CompileFailed, say_that_it_is_new
 from stillhouse_programs.prove import prompt_hash
 from tests.unit.client.dropin_server import Server
 from tests.unit.programs.samples import SAMPLES, Support
@@ -59,3 +62,82 @@ def test_it_asks_with_the_prompts_that_were_trained(server: Server, inplace: boo
         unregister_provider("tune")
     assert len(prompts) == 4
     assert all("Respond with a JSON object" in prompt for prompt in prompts)
+
+
+@pytest.fixture
+def offline(server: Server) -> Iterator[stillhouse.Stillhouse]:
+    """A client whose models are not asked."""
+    with stillhouse.Stillhouse("http://127.0.0.1:9", "sh_a_b", transport=httpx.MockTransport(server)) as client:
+        yield client
+    unregister_provider("tune")
+
+
+def support() -> Support:
+    made = Support()
+    made.set_lm(dspy.LM("house/tiny"))
+    for predictor in made.predictors():
+        predictor.demos = [dspy.Example(message="mine", category="billing")]
+    return made
+
+
+def compiled(client: stillhouse.Stillhouse, student: Support, **options: Any) -> Any:
+    example = dspy.Example(message="m", category="billing").with_inputs("message")
+    return stillhouse.BootstrapFinetune(adapter=dspy.JSONAdapter(), client=client, **options).compile(student, [example])
+
+
+def facts(program: Any) -> list[tuple[str, list[Any]]]:
+    return [(predictor.lm.model, [dict(demo) for demo in predictor.demos]) for predictor in program.predictors()]
+
+
+class TestInplace:
+    def test_without_it_the_student_is_as_it_was(self, offline: stillhouse.Stillhouse) -> None:
+        student = support()
+        before, kinds = facts(student), [type(part) for _, part in student.named_sub_modules()]
+        tuned = compiled(offline, student)
+        assert facts(student) == before
+        assert [type(part) for _, part in student.named_sub_modules()] == kinds
+        assert not getattr(student, "_compiled", False)
+        assert tuned._compiled
+        assert not {id(each) for each in student.predictors()} & {id(each) for each in tuned.predictors()}
+
+    @pytest.mark.parametrize("exclude_demos", [False, True])
+    @pytest.mark.parametrize("teacher", [None, support()])
+    def test_it_changes_the_student_as_upstream_does(
+        self, server: Server, offline: stillhouse.Stillhouse, exclude_demos: bool, teacher: Support | None
+    ) -> None:
+        """The same objects, with the LMs and demos that the compiled program has."""
+        wanted = facts(compiled(offline, support()))
+        student, of_teacher = support(), teacher and facts(teacher)
+        predictors = student.predictors()
+        example = dspy.Example(message="m", category="billing").with_inputs("message")
+        optimizer = stillhouse.BootstrapFinetune(adapter=dspy.JSONAdapter(), exclude_demos=exclude_demos, client=offline, inplace=True)
+        assert optimizer.compile(student, [example], teacher) is student
+        assert [id(each) for each in student.predictors()] == [id(each) for each in predictors]
+        assert facts(student) == wanted
+        assert all(model.startswith("tune/") for model, _ in wanted)
+        assert student._compiled
+        assert (teacher and facts(teacher)) == of_teacher
+
+    def test_an_lm_of_the_app_is_replaced_too(self, offline: stillhouse.Stillhouse) -> None:
+        student = Support()
+        with dspy.context(lm=dspy.LM("house/tiny")):
+            compiled(offline, student, inplace=True)
+        assert all(model.startswith("tune/") for model, _ in facts(student))
+
+    def test_a_job_that_fails_changes_nothing(self, server: Server, offline: stillhouse.Stillhouse) -> None:
+        server.jobs = []
+        student = support()
+        before = facts(student)
+        with pytest.raises(CompileFailed):
+            compiled(offline, student, inplace=True)
+        assert facts(student) == before
+        assert not getattr(student, "_compiled", False)
+
+    def test_that_it_is_new_is_told_once(self, offline: stillhouse.Stillhouse, capsys: pytest.CaptureFixture[str]) -> None:
+        say_that_it_is_new.cache_clear()
+        compiled(offline, support(), inplace=True)
+        assert "is a new one" not in capsys.readouterr().err
+        compiled(offline, support())
+        assert capsys.readouterr().err.count("The compiled program is a new one, and the student is as it was") == 1
+        compiled(offline, support())
+        assert "is a new one" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -205,6 +206,7 @@ class BootstrapFinetune(Teleprompter):
         compiled = load_artifact(folder, base_url=client.base_url, api_key=client.api_key, program=student)
         compiled._compiled = True
         if not self.inplace:
+            say_that_it_is_new()
             return compiled
         tuned = dict(compiled.named_predictors())
         for name, predictor in student.named_predictors():
@@ -212,6 +214,12 @@ class BootstrapFinetune(Teleprompter):
         pin_like(student, compiled)  # it asks with the prompts that its models were trained on
         student._compiled = True
         return student
+
+
+@functools.cache
+def say_that_it_is_new() -> None:
+    """Once in a process: upstream changes the student."""
+    print("The compiled program is a new one, and the student is as it was; inplace=True changes the student itself", file=sys.stderr)
 
 
 def _keep_all(example: Any, prediction: Any, trace: Any = None) -> bool:
