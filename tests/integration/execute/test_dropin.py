@@ -111,7 +111,11 @@ class TestCompile:
         line = told.splitlines()[0]
         assert line.startswith("2 predictors → 2 LoRA; 12 examples, 0 already run; price unknown (")
         assert line.endswith("time unknown; the program and your metric run here, in this process: keep it open")
-        assert "compiled" in optimizer.report()
+        table = [text.split() for text in optimizer.report().splitlines()]
+        assert ["classify", "12", "0"] in [row[:3] for row in table]
+        assert ["reply", "8", "0"] in [row[:3] for row in table]
+        assert ["compiled", "1.000"] in [row[:2] for row in table]
+        assert optimizer.failed_examples() == []
 
         asked = len(house.teacher.calls)
         again = stillhouse.BootstrapFinetune(metric=metric, multitask=False, train_kwargs={"n_epochs": 1}, client=client)

@@ -6,7 +6,8 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dspy
@@ -83,28 +84,30 @@ class BootstrapFinetune(Teleprompter):
             CompileFailed: the job failed, was cancelled or paused.
             Interrupted: all examples met trouble; the same call goes on with what was made.
         """
-        own = self.client is None
-        client = self.client or Stillhouse()
-        try:
+        with self._connected() as client:
             return self._compile(client, student, list(trainset), _teachers(teacher), None if valset is None else list(valset))
-        finally:
-            if own:
-                client.close()
 
     def failed_examples(self) -> list[Any]:
         """Examples of the last call's trainset that no teacher passed on, each with a `failure` that says why."""
         if self.job is None:
             return []
-        if self.client is not None:
-            return failed.failed_examples(self.client, self.job.id, *self._taught)
-        with Stillhouse() as client:
+        with self._connected() as client:
             return failed.failed_examples(client, self.job.id, *self._taught)
 
     def report(self) -> str:
-        """Scores by role and the rest of the last job, as a table."""
+        """The last job as tables: predictors with rows, rejections and losses; scores by role with their intervals."""
         if self.job is None:
             return "nothing was compiled yet"
-        return report(self.job)
+        with self._connected() as client:
+            return report(client, self.job)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Stillhouse]:
+        if self.client is not None:
+            yield self.client
+            return
+        with Stillhouse() as client:
+            yield client
 
     def _compile(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any] | None) -> dspy.Module:
         body = self._body(client, student, trainset, teachers, valset)

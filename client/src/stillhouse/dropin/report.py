@@ -1,45 +1,74 @@
-"""A job's outcome as a table for a terminal or a notebook."""
+"""A job's outcome as tables for a terminal or a notebook: what each model was trained on, how the program scored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stillhouse.types import CompileJob
+from stillhouse._client import Stillhouse
+from stillhouse.types import CompileJob, Coverage, Curve, FineTuneJob
 
 ROLES = ("baseline", "baseline_constrained", "teacher", "incumbent", "compiled")
-HEAD = ("role", "score", "95 % interval", "parse failures")
+_NOTHING = "–"
 
 
-def report(job: CompileJob) -> str:
-    """Scores by role with their 95 % intervals, the verdict, what the fine-tune jobs trained on, and what it cost."""
-    evaluation = job.evaluation or {}
-    lines = [f"{job.id}: {job.status}", *_table([row for role in ROLES if (row := _row(role, evaluation.get(role)))])]
-    if delta := evaluation.get("delta"):
-        lines.append(f"  compared with {delta['against']}: {delta['verdict']}")
-    lines += [f"  {_name(child)}: {child.status}, {getattr(child, 'rows', None) or 0} rows" for child in job.fine_tuning_jobs]
-    if job.cost is not None and (total := getattr(job.cost, "total_usd", None)) is not None:
-        lines.append(f"  cost ${total:.2f}")
+def report(client: Stillhouse, job: CompileJob) -> str:
+    """A table of predictors (rows, what was rejected, losses), one of scores with 95 % intervals, the difference, and what it cost."""
+    coverage = client.compile_jobs.coverage(job.id)
+    curves = {curve.fine_tuning_job: curve for curve in client.compile_jobs.curves(job.id)}
+    parts = [f"{job.id}: {job.status}"]
+    if job.fine_tuning_jobs:
+        heads = ("predictor", "rows", "rejected", "loss", "model")
+        parts.append(_table(heads, [row for child in job.fine_tuning_jobs for row in _trained(child, coverage, curves.get(child.id))]))
+    if scores := list(_scores(job.evaluation or {})):
+        parts.append(_table(("role", "score", "95 % interval", "parse failures"), scores))
+    return "\n\n".join([*parts, "\n".join(_last_lines(job))]).rstrip()
+
+
+def _trained(child: FineTuneJob, coverage: Coverage | None, curve: Curve | None) -> Iterator[tuple[str, ...]]:
+    """A row for each predictor that a model was trained on; the loss is the model's."""
+    key = _key_of(child, coverage)
+    loss, model = _loss(curve), child.fine_tuned_model or child.status
+    if not key:
+        yield child.predictor or "all predictors", str(child.rows or 0), _NOTHING, loss, model
+    for name, part in key.items():
+        yield name, str(part["rows"]), str(sum(part["rejected"].values())), loss, model
+
+
+def _key_of(child: FineTuneJob, coverage: Coverage | None) -> Mapping[str, Any]:
+    keys = coverage.keys if coverage is not None else []
+    return next((key["predictors"] for key in keys if (key["lm"], key["predictor"]) == (child.lm, child.predictor or "")), {})
+
+
+def _loss(curve: Curve | None) -> str:
+    """The first that was told, and the last."""
+    told = [point["loss"] for point in (curve.points if curve is not None else []) if point.get("loss") is not None]
+    return f"{told[0]:.3f} → {told[-1]:.3f}" if told else _NOTHING
+
+
+def _scores(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for role in ROLES:
+        found = evaluation.get(role)
+        if found and found.get("score") is not None:
+            span = f"{found['low']:.3f} to {found['high']:.3f}" if found.get("low") is not None else _NOTHING
+            yield role, f"{found['score']:.3f}", span, str(found.get("parse_failures", _NOTHING))
+
+
+def _last_lines(job: CompileJob) -> Iterator[str]:
+    delta = (job.evaluation or {}).get("delta")
+    if delta and delta.get("value") is not None:
+        span = f"{delta['value']:+.3f} ({delta['low']:+.3f} to {delta['high']:+.3f})"
+        yield f"compiled against {delta['against']}: {span}, {delta['verdict']}"
+    elif delta:
+        yield f"compiled against {delta['against']}: {delta['verdict']}"
+    if job.cost is not None:
+        unknown = f"unknown ({', '.join(job.cost.unknown)})" if job.cost.unknown else "unknown"
+        yield f"cost {unknown if job.cost.total_usd is None else f'${job.cost.total_usd:.2f}'}"
     if job.error is not None:
-        lines.append(f"  {job.error.code}: {job.error.message}")
-    return "\n".join(lines)
+        yield f"{job.error.code}: {job.error.message}"
 
 
-def _row(role: str, found: Mapping[str, Any] | None) -> tuple[str, ...] | None:
-    if not found or found.get("score") is None:
-        return None
-    span = f"{found['low']:.3f} to {found['high']:.3f}" if found.get("low") is not None else "–"
-    return role, f"{found['score']:.3f}", span, str(found.get("parse_failures", "–"))
-
-
-def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    if not rows:
-        return
-    widths = [max(len(row[column]) for row in (HEAD, *rows)) for column in range(len(HEAD))]
-    for role, *others in (HEAD, *rows):
-        yield f"  {role:<{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
-
-
-def _name(child: Any) -> str:
-    predictor = getattr(child, "predictor", "")
-    return f"LoRA for {predictor or 'all predictors'} ({getattr(child, 'lm', '')})"
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    columns = list(zip(heads, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *rows))

@@ -122,7 +122,10 @@ class TestNotebook:
         assert "2 predictors → 2 LoRA; 13 examples, 0 already run; price unknown (" in first
         assert said.count("The compiled program is a new one") == 1
         assert re.search(r"here, in this process: keep it open", first)
-        head, baseline, *others = found["report"].splitlines()[1:]
+        predictors, scores = (table.splitlines() for table in found["report"].split("\n\n")[1:3])
+        assert predictors[0].split() == ["predictor", "rows", "rejected", "loss", "model"]
+        assert [row.split()[0] for row in predictors[1:]] == ["classify", "reply"]
+        head, baseline, *others = scores
         assert head.split() == ["role", "score", "95", "%", "interval", "parse", "failures"]
         assert (baseline.split()[0], others[1].split()[:2]) == ("baseline", ["compiled", "1.000"])
         (failed,) = found["failed"]

@@ -1,0 +1,105 @@
+"""What the drop-in tells when a job has stood still."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+
+import stillhouse
+from stillhouse.dropin.failed import failed_examples
+from stillhouse.dropin.report import report
+from stillhouse.types import CompileJob
+from tests.unit.client.conftest import job, reply, scripted
+
+CHILDREN = [
+    {"id": "ftjob-1", "status": "succeeded", "lm": "student", "predictor": "classify", "rows": 512, "fine_tuned_model": "sh-classify"},
+    {"id": "ftjob-2", "status": "running", "lm": "student", "predictor": "reply", "rows": 498},
+]
+EVALUATION = {
+    "baseline": {"score": 0.41, "low": 0.354, "high": 0.467, "parse_failures": 22},
+    "teacher": {"score": None},
+    "compiled": {"score": 0.843, "low": 0.797, "high": 0.882},
+    "delta": {"against": "baseline", "value": 0.433, "low": 0.38, "high": 0.486, "verdict": "better"},
+}
+
+
+def coverage_of(*keys: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    found = [{"lm": "student", "predictor": predictor, "predictors": parts} for predictor, parts in keys]
+    return {"data": [], "has_more": False, "coverage": {"traces": 600, "passed": 520, "keys": found}}
+
+
+def part(rows: int, **rejected: int) -> dict[str, Any]:
+    return {"rows": rows, "rejected": rejected}
+
+
+def curves(*points: tuple[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    return {"data": [{"fine_tuning_job": id, "lm": "student", "predictor": "", "points": each} for id, each in points], "has_more": False}
+
+
+def told(body: dict[str, Any], coverage: dict[str, Any], curve: dict[str, Any]) -> str:
+    client, _ = scripted(reply(coverage), reply(curve))
+    return report(client, CompileJob.model_validate(body))
+
+
+class TestReport:
+    def test_predictors_and_scores_are_tables(self) -> None:
+        coverage = coverage_of(("classify", {"classify": part(512, too_long=10, unparsable=2)}), ("reply", {"reply": part(498)}))
+        points = [{"step": 1, "loss": 1.931}, {"step": 2, "validation_loss": 0.5}, {"step": 3, "loss": 0.2081}]
+        body = job("succeeded", fine_tuning_jobs=CHILDREN, evaluation=EVALUATION, cost={"total_usd": 0.119})
+        assert told(body, coverage, curves(("ftjob-1", points))).split("\n") == [
+            "cjob-1: succeeded",
+            "",
+            "predictor  rows  rejected  loss           model",
+            "classify   512   12        1.931 → 0.208  sh-classify",
+            "reply      498   0         –              running",
+            "",
+            "role      score  95 % interval   parse failures",
+            "baseline  0.410  0.354 to 0.467  22",
+            "compiled  0.843  0.797 to 0.882  –",
+            "",
+            "compiled against baseline: +0.433 (+0.380 to +0.486), better",
+            "cost $0.12",
+        ]
+
+    def test_a_shared_model_has_a_row_for_each_predictor(self) -> None:
+        shared = [{**CHILDREN[0], "predictor": ""}]
+        lines = told(job("succeeded", fine_tuning_jobs=shared), coverage_of(("", {"a": part(3), "b": part(4, x=1)})), curves())
+        assert [line.split()[:3] for line in lines.split("\n")[3:]] == [["a", "3", "0"], ["b", "4", "1"]]
+
+    def test_a_job_that_failed_says_why_and_an_unknown_price_is_not_0(self) -> None:
+        error = {"code": "no_rows_kept", "message": "640 traces, 0 rows"}
+        cost = {"total_usd": None, "unknown": ["price of openai/big"]}
+        lines = told(job("failed", error=error, cost=cost), {"data": [], "coverage": None}, curves())
+        assert lines == "cjob-1: failed\n\ncost unknown (price of openai/big)\nno_rows_kept: 640 traces, 0 rows"
+
+    def test_too_few_pairs_are_no_difference(self) -> None:
+        delta = {"against": "baseline", "value": None, "verdict": "inconclusive"}
+        lines = told(job("succeeded", evaluation={"delta": delta}), {"data": []}, curves())
+        assert lines.endswith("compiled against baseline: inconclusive")
+
+
+class TestFailures:
+    REJECTED = (
+        {"row": 3, "reason": "score", "message": "0.0 < 1.0", "role": "teacher:0"},
+        {"row": 1, "reason": "timeout", "role": "teacher:0"},
+        {"row": 2, "reason": "too_long", "predictor": "reply", "role": "teacher:0"},
+        {"row": 1, "reason": "unparsable", "message": "no team", "role": "teacher:1"},
+    )
+
+    def found(self, teachers: int) -> list[Any]:
+        trainset = [dspy.Example(message=f"m{number}", team="billing").with_inputs("message") for number in range(3)]
+        pages = [{"data": self.REJECTED[:2], "has_more": True, "last_id": "2"}, {"data": self.REJECTED[2:], "has_more": False}]
+        client, _ = scripted(*map(reply, pages))
+        return failed_examples(client, "cjob-1", trainset, teachers)
+
+    def test_they_are_the_callers_examples_with_the_reason(self) -> None:
+        first, third = self.found(1)
+        assert (first.message, first.failure) == ("m0", "timeout; unparsable: no team")
+        assert (dict(third.inputs().items()), third.team, third.failure) == ({"message": "m2"}, "billing", "score: 0.0 < 1.0")
+
+    def test_an_example_that_another_teacher_knew_is_none(self) -> None:
+        assert [example.message for example in self.found(2)] == ["m0"]
+
+    def test_before_anything_was_compiled_there_are_none(self) -> None:
+        assert stillhouse.BootstrapFinetune().failed_examples() == []
