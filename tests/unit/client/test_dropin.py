@@ -11,7 +11,6 @@ import pytest
 
 import stillhouse
 from stillhouse.dropin.lms import NoConnection
-from stillhouse.dropin.options import train_options
 from stillhouse.dropin.runner import ItemRun, Refused
 from stillhouse_programs.pinning import pin
 from tests.support.scripted_lm import Fail, ScriptedLM
@@ -186,15 +185,3 @@ class TestItem:
         assert not server.bodies("POST /v1/compile_jobs/cjob-1/traces")
         ((score,),) = [sent["scores"] for sent in server.bodies("POST /v1/compile_jobs/cjob-1/scores")]
         assert score["value"] == 0.0
-
-
-class TestTrainKwargs:
-    def test_three_dialects_and_words_without_meaning(self) -> None:
-        with pytest.warns(UserWarning, match="device, output_dir have no meaning here"):
-            found = train_options({"num_train_epochs": 3, "per_device_train_batch_size": 2, "device": "cuda", "output_dir": "x"})
-        assert found == {"n_epochs": 3, "batch_size": 2}
-        assert train_options({"n_epochs": 1, "learning_rate_multiplier": 2.0}) == {"n_epochs": 1, "learning_rate_multiplier": 2.0}
-
-    def test_an_unknown_word_is_refused_with_the_nearest(self) -> None:
-        with pytest.raises(ValueError, match="unknown option 'n_epoch'; did you mean 'n_epochs'"):
-            train_options({"n_epoch": 1})

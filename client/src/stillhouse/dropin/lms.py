@@ -86,6 +86,8 @@ def asked_by(program: dspy.Module) -> dict[str, Any]:
 
 def by_model(program: dspy.Module, given: Mapping[Any, Any], option: str) -> dict[str, Any]:
     """An option by LM, as one by model: a copied program has copies of its LMs. Raises ValueError for an LM that no predictor asks."""
+    if strangers := [key for key in given if not isinstance(key, dspy.BaseLM)]:
+        raise ValueError(f"{option}: either for all LMs or by LM; {strangers[0]!r} stands beside an LM")
     asked = {lm.model for lm in asked_by(program).values() if lm is not None}
     found = {lm.model: each for lm, each in given.items()}
     if strange := sorted(found.keys() - asked):

@@ -8,35 +8,66 @@ from collections.abc import Mapping
 from typing import Any
 
 NAMES: Mapping[str, str] = {
-    **{name: name for name in ("n_epochs", "batch_size", "learning_rate", "learning_rate_multiplier", "early_stopping")},
-    **{name: name for name in ("lora_r", "lora_alpha", "max_seq_length")},
+    # OpenAI's, which are ours
+    **{name: name for name in ("n_epochs", "batch_size", "learning_rate_multiplier")},
+    **{name: name for name in ("learning_rate", "lora_r", "lora_alpha", "max_seq_length", "early_stopping")},
+    # transformers', TRL's and PEFT's; dspy's local provider takes the same
     "num_train_epochs": "n_epochs",
+    "per_device_train_batch_size": "batch_size",
+    "max_length": "max_seq_length",
+    "r": "lora_r",
+    # what people write beside them
     "num_epochs": "n_epochs",
     "epochs": "n_epochs",
-    "per_device_train_batch_size": "batch_size",
     "lr": "learning_rate",
-    "r": "lora_r",
     "lora_rank": "lora_r",
-    "max_length": "max_seq_length",
 }
 """What people write, and what it is here."""
+ACCUMULATED = "gradient_accumulation_steps"
+"""A batch here is what one step of the optimizer learns from, in however many pieces the trainer takes it."""
 WITHOUT_MEANING = frozenset(
     {
-        *("output_dir", "device", "use_peft", "bf16", "fp16", "packing", "gradient_accumulation_steps", "logging_steps", "save_steps"),
-        *("save_strategy", "eval_strategy", "report_to", "dataloader_num_workers", "gradient_checkpointing", "optim", "num_processes"),
+        *("output_dir", "overwrite_output_dir", "device", "device_map", "use_peft", "use_cpu", "no_cuda", "bf16", "fp16", "tf32", "optim"),
+        *("packing", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_compile", "deepspeed", "fsdp", "local_rank"),
+        *("logging_dir", "logging_steps", "logging_strategy", "report_to", "run_name", "disable_tqdm", "push_to_hub", "hub_model_id"),
+        *("save_steps", "save_strategy", "save_total_limit", "eval_steps", "eval_strategy", "evaluation_strategy"),
+        *("per_device_eval_batch_size", "dataloader_num_workers", "dataloader_pin_memory", "dataset_num_proc", "num_processes"),
     }
 )
-"""Words about the machine, which the server decides."""
+"""Words about the machine and its files, which are the server's."""
 
 
 def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Our words for them; those that have no meaning on a server are named in one warning. Raises ValueError for an unknown word."""
-    unknown = [name for name in given if name not in NAMES and name not in WITHOUT_MEANING]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], [*NAMES, *WITHOUT_MEANING], n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(set(NAMES.values())))}"
-        raise ValueError(f"train_kwargs: unknown option {unknown[0]!r}{hint}")
-    idle = sorted(name for name in given if name in WITHOUT_MEANING)
+    """Our words for them; those that have no meaning on a server are named in one warning.
+
+    Raises ValueError for an unknown word, and for two that say one thing.
+    """
+    for name in given:
+        if name not in NAMES and name not in WITHOUT_MEANING and name != ACCUMULATED:
+            raise ValueError(f"train_kwargs: unknown option {name!r}{_hint(name)}")
+    _warn_of(sorted(name for name in given if name in WITHOUT_MEANING))
+    found: dict[str, str] = {}
+    for name in given:
+        if name in NAMES and given[name] is not None and (other := found.setdefault(NAMES[name], name)) != name:
+            raise ValueError(f"train_kwargs: {other!r} and {name!r} are one option; leave one of them out")
+    return _accumulated({option: given[name] for option, name in found.items()}, given.get(ACCUMULATED))
+
+
+def _hint(name: object) -> str:
+    close = difflib.get_close_matches(str(name).lower(), [*NAMES, ACCUMULATED], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(set(NAMES.values())))}"
+
+
+def _warn_of(idle: list[str]) -> None:
     if idle:
-        warnings.warn(f"train_kwargs: {', '.join(idle)} have no meaning here: the server decides how it trains", stacklevel=4)
-    return {NAMES[name]: value for name, value in given.items() if name in NAMES and value is not None}
+        have = "has" if len(idle) == 1 else "have"
+        warnings.warn(f"train_kwargs: {', '.join(idle)} {have} no meaning here: the server decides how it trains", stacklevel=5)
+
+
+def _accumulated(options: dict[str, Any], steps: Any) -> dict[str, Any]:
+    size = options.get("batch_size")
+    if isinstance(size, int) and isinstance(steps, int):
+        return {**options, "batch_size": size * steps}
+    if steps is not None:
+        _warn_of([ACCUMULATED])
+    return options
