@@ -6,6 +6,8 @@
 FROM python:3.12-slim AS core
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 \
     VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH
+# For hosts that allow namespaces in containers; under Docker's default profile runners are locked in by Landlock.
+RUN apt-get update && apt-get install --yes --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/venv && pip install --no-cache-dir 'uv>=0.9,<1' \
     && useradd --system --uid 10001 --home-dir /data --create-home stillhouse
 WORKDIR /opt/stillhouse

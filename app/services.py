@@ -14,6 +14,7 @@ from distill.db import unit_of_work
 from distill.jobs.notices import Notices
 from distill.relay import Relay, RelayLimits
 from distill.rollouts import ProgramHost, RunnerPool
+from distill.sandbox import choose_for
 from distill.settings import Settings
 from distill.storage import open_store
 
@@ -38,7 +39,8 @@ class Services:
         """Warm runners whose LM calls go through `relay`. Thread-safe."""
         with self._lock:
             if self._host is None:
-                self._pool = RunnerPool(self.relay.start(), self.settings.pythons, references=self.settings.references)
+                sandbox = choose_for(self.settings)
+                self._pool = RunnerPool(self.relay.start(), self.settings.pythons, sandbox=sandbox, references=self.settings.references)
                 self._host = ProgramHost(self._pool)
             return self._host
 

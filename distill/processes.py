@@ -27,6 +27,8 @@ GUARD = Path(__file__).with_name("guard.py")
 MARK = "STILLHOUSE_TREE"
 """In the environment of every process of a tree: by it they are found where the guard itself was killed."""
 START_SECONDS = 60.0
+_BY_SIGNAL = 128
+_SIGNALS = frozenset(signal.valid_signals())
 Stream = int | IO[bytes] | None
 
 
@@ -47,13 +49,14 @@ class End:
 class Tree:
     """A started command and whatever comes of it. Thread-safe."""
 
-    def __init__(self, guard: subprocess.Popen[bytes], lifeline: socket.socket, pid: int, mark: str) -> None:
+    def __init__(self, guard: subprocess.Popen[bytes], lifeline: socket.socket, pid: int, mark: str, *, is_wrapped: bool = False) -> None:
         self.pid = pid
         """The command's own process id, and its process group's."""
         self.stdin, self.stdout, self.stderr = guard.stdin, guard.stdout, guard.stderr
         self._guard = guard
         self._lifeline = lifeline
         self._mark = mark
+        self._is_wrapped = is_wrapped
         self._killed = False
         self._end: End | None = None
         self._lock = threading.Lock()
@@ -100,6 +103,8 @@ class Tree:
         if "status" not in report:  # the guard was killed before its work was done
             _sweep(self._mark)
         code = os.waitstatus_to_exitcode(report["status"]) if "status" in report else self._guard.returncode
+        if self._is_wrapped and code - _BY_SIGNAL in _SIGNALS:
+            code = _BY_SIGNAL - code
         out_of_memory = code == -signal.SIGKILL and not self._killed and _oom_kills() > self._oom_kills
         unit = 1 if sys.platform == "darwin" else 1024
         own, number = (code, None) if code >= 0 else (None, -code)
@@ -114,8 +119,14 @@ def start(
     stdin: Stream = subprocess.DEVNULL,
     stdout: Stream = None,
     stderr: Stream = None,
+    pass_fds: Sequence[int] = (),
+    is_wrapped: bool = False,
 ) -> Tree:
-    """Start a command in a session of its own, from any thread. Raises OSError if it cannot be started."""
+    """Start a command in a session of its own, from any thread. Raises OSError if it cannot be started.
+
+    It inherits `pass_fds` under their numbers. `is_wrapped`: it runs another one, and tells a signal that killed that as 128 and its
+    number, as shells do.
+    """
     ours, theirs = socket.socketpair()
     mark = secrets.token_hex(16)
     with theirs:
@@ -126,13 +137,13 @@ def start(
             stderr=stderr,
             cwd=cwd,
             env={**environment, MARK: mark},
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), *pass_fds),
             start_new_session=True,
         )
     ours.settimeout(START_SECONDS)
     begun = _first_line(ours)
     if "pid" in begun:
-        return Tree(guard, ours, begun["pid"], mark)
+        return Tree(guard, ours, begun["pid"], mark, is_wrapped=is_wrapped)
     ours.close()
     guard.kill()
     guard.wait()

@@ -9,11 +9,12 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from distill.relay import api_of
+from distill.sandbox import HOW, Choice, choose_for
 from distill.settings import ConnectionSettings, Settings, TimerSettings
 from stack.findings import Finding, odd, well, worst_of, wrong
 
@@ -85,13 +86,17 @@ def timers(asked: TimerSettings) -> Finding:
 
 
 def sandbox(settings: Settings) -> Finding:
-    """There is none yet: what may run is said, so that an operator knows."""
-    if not settings.references:
-        return well("none, and none is needed: programs are specs, which hold no code")
-    return odd(
-        f"none: programs of {', '.join(settings.references)} run in a process without secrets, but with network and disk",
-        "allow in `references` only packages that you trust like the server itself",
-    )
+    """Tried here and now, by who runs this command: a worker that is another user may find another rung."""
+    return judge_sandbox(choose_for(settings), settings.references)
+
+
+def judge_sandbox(choice: Choice, references: Sequence[str]) -> Finding:
+    """From what came of the rungs that were tried."""
+    if choice.rung is not None:
+        return well(choice.why)
+    if references:
+        return wrong(f"none holds, so programs of {', '.join(references)} are refused; {choice.why}", HOW)
+    return odd(f"none holds: no code of users can be allowed, and specs run in a process with network and disk; {choice.why}", HOW)
 
 
 def device() -> Finding:

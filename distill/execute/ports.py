@@ -12,6 +12,7 @@ from distill.execute.hooks import crash_point
 from distill.jobs import repository
 from distill.relay import Relay, RelayLimits
 from distill.rollouts import RunnerPool
+from distill.sandbox import choose_for
 from distill.settings import Settings
 from distill.storage import BlobStore, open_store
 from distill.trainers.base import Trainer
@@ -39,12 +40,14 @@ class Ports:
 
 
 def open_ports(settings: Settings) -> Ports:
-    """Start the relay and the pool of runners (no runner starts before it is needed)."""
+    """Find the sandbox, start the relay and the pool of runners (no runner starts before it is needed)."""
     relay = Relay(RelayLimits.of(settings.timers))
+    sandbox = choose_for(settings)
+    log.info("sandbox", rung=sandbox.rung.name if sandbox.rung else "none", why=sandbox.why)
     return Ports(
         store=open_store(settings, passing=crash_point),
         relay=relay,
-        runners=RunnerPool(relay.start(), settings.pythons, references=settings.references, over=jobs_over),
+        runners=RunnerPool(relay.start(), settings.pythons, sandbox=sandbox, references=settings.references, over=jobs_over),
         trainers={"local": LocalTrainer()},
         work_root=settings.home.absolute() / "work",
     )

@@ -4,6 +4,5 @@ from distill.rollouts.errors import Cause, RunnerDied, RunnerError, RunnerSilent
 from distill.rollouts.host import ProgramHost
 from distill.rollouts.pool import RunnerPool
 from distill.rollouts.runner import Runner
-from distill.rollouts.spawn import RunnerLimits
 
-__all__ = ["Cause", "ProgramHost", "Runner", "RunnerDied", "RunnerError", "RunnerLimits", "RunnerPool", "RunnerSilent"]
+__all__ = ["Cause", "ProgramHost", "Runner", "RunnerDied", "RunnerError", "RunnerPool", "RunnerSilent"]

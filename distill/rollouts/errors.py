@@ -7,10 +7,10 @@ from typing import Literal
 
 from distill.processes import End
 
-Cause = Literal["stopped", "not_started", "out_of_memory", "signal", "exit", "silent", "protocol"]
+Cause = Literal["stopped", "not_started", "out_of_memory", "signal", "exit", "silent", "protocol", "disk"]
 """`stopped`: this server ended it on purpose. `not_started`: it never greeted, so no user's code has run. `out_of_memory`: the system took
 it for want of memory. `signal`, `exit`: by the doing of the program it ran, since a runner that is asked something never ends by itself.
-`silent`, `protocol`: this server ended it, for holding its event loop too long or for what it sent."""
+`silent`, `protocol`, `disk`: this server ended it, for holding its event loop too long, for what it sent, or for what it wrote."""
 
 
 class RunnerError(Exception):
@@ -36,7 +36,7 @@ class RunnerDied(Exception):
     @property
     def is_the_programs(self) -> bool:
         """Whether the program it ran is the likely cause: a user's fault rather than the server's."""
-        return self.cause in ("out_of_memory", "signal", "exit", "silent", "protocol")
+        return self.cause in ("out_of_memory", "signal", "exit", "silent", "protocol", "disk")
 
 
 class RunnerSilent(RunnerDied):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from distill.rollouts.runner import Runner
-from distill.rollouts.spawn import RunnerLimits
+from distill.sandbox import Choice, Limits, choose
 
 Key = tuple[str, str, str]
 Over = Callable[[Collection[str]], Collection[str]]
@@ -29,8 +29,10 @@ class _Idle:
 class RunnerPool:
     """Thread-safe. `pythons` maps a runtime's name to its interpreter; `references` are the packages that programs may name as code.
 
-    Every `sweep_seconds` idle runners are ended that were idle for long, or whose jobs are among those that `over` returns: nobody else
-    ends the runner of a job that is cancelled between two of its work items. `over` gets job ids and raises nothing.
+    All runners start in `sandbox`, or else in the best that holds here; with none that holds they run no code of others.
+    Every `sweep_seconds` runners are ended that fill the disk, and idle ones that were idle for long, or whose jobs are among those that
+    `over` returns: nobody else ends the runner of a job that is cancelled between two of its work items. `over` gets job ids and raises
+    nothing.
     """
 
     def __init__(
@@ -38,7 +40,8 @@ class RunnerPool:
         relay_socket: str,
         pythons: Mapping[str, str],
         *,
-        limits: RunnerLimits | None = None,
+        sandbox: Choice | None = None,
+        limits: Limits | None = None,
         idle_seconds: float = 60.0,
         sweep_seconds: float = 5.0,
         max_idle: int = 4,
@@ -47,7 +50,8 @@ class RunnerPool:
     ) -> None:
         self._relay_socket = relay_socket
         self._pythons = dict(pythons)
-        self._limits = limits or RunnerLimits()
+        self._sandbox = sandbox or choose()
+        self._limits = limits or Limits()
         self._references = tuple(references)
         self._idle_seconds = idle_seconds
         self._sweep_seconds = sweep_seconds
@@ -73,7 +77,7 @@ class RunnerPool:
         Raises KeyError for an unknown runtime, RunnerDied when it does not start.
         """
         key = (project, job, runtime)
-        runner = (None if fresh else self._take(key)) or Runner(self._pythons[runtime], self._relay_socket, self._limits, self._references)
+        runner = (None if fresh else self._take(key)) or self._start(runtime)
         with self._lock:
             self._busy[runner] = key
         try:
@@ -98,6 +102,9 @@ class RunnerPool:
             self._idle.clear()
         for runner in runners:
             runner.kill()
+
+    def _start(self, runtime: str) -> Runner:
+        return Runner(self._pythons[runtime], self._relay_socket, self._limits, self._references, self._sandbox)
 
     def _take(self, key: Key) -> Runner | None:
         with self._lock:
@@ -128,6 +135,10 @@ class RunnerPool:
 
     def _sweep(self) -> None:
         while not self._closed.wait(self._sweep_seconds):
+            with self._lock:
+                everyone = [*self._busy, *(idle.runner for group in self._idle.values() for idle in group)]
+            for runner in everyone:
+                runner.check_disk()
             with self._lock:
                 jobs = {job for _, job, _ in self._idle}
             over = self._over(jobs) if jobs else ()

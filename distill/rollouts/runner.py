@@ -14,7 +14,8 @@ import orjson
 
 from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent, ended
 from distill.rollouts.events import Json, read_event
-from distill.rollouts.spawn import Child, RunnerLimits, spawn
+from distill.rollouts.spawn import Child, spawn
+from distill.sandbox import Choice, Limits, choose
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _VERSION = 1
@@ -27,9 +28,18 @@ _KEPT_PROGRAMS = 32
 class Runner:
     """Thread-safe. A runner that died stays dead: every later request raises the same RunnerDied."""
 
-    def __init__(self, python: str, relay_socket: str, limits: RunnerLimits | None = None, references: Sequence[str] = ()) -> None:
-        """Start the process and wait for its greeting. Raises RunnerDied, OSError."""
-        self._child: Child = spawn(python, relay_socket, limits or RunnerLimits(), references)
+    def __init__(
+        self,
+        python: str,
+        relay_socket: str,
+        limits: Limits | None = None,
+        references: Sequence[str] = (),
+        sandbox: Choice | None = None,
+    ) -> None:
+        """Start the process and wait for its greeting. Without a sandbox it imports no `references`. Raises RunnerDied, OSError."""
+        self._sandbox = sandbox or choose()
+        rung = self._sandbox.rung
+        self._child: Child = spawn(python, relay_socket, limits or Limits(), references if rung else (), rung)
         self._ids = itertools.count(1)
         self._waiting: dict[int, Queue[Json | RunnerDied]] = {}
         self._opened: OrderedDict[str, None] = OrderedDict()
@@ -65,7 +75,7 @@ class Runner:
                 event = self._next(events, silence_seconds)
                 finished = event["event"] in ("done", "error")
                 if event["event"] == "error":
-                    raise RunnerError(event["code"], event["message"], event["param"])
+                    raise self._refusal(event)
                 yield event
         finally:
             with self._lock:
@@ -94,11 +104,21 @@ class Runner:
         for target in targets:
             self._tell("finish", target)
 
+    def check_disk(self) -> None:
+        """End it when its files take more than they may; where the sandbox sees to that itself, they never do."""
+        if self.alive and self._child.cell.is_overfull:
+            self._die(RunnerDied("disk", f"wrote more than {self._child.cell.place.limits.scratch_mb} MB of files and was stopped"))
+
     def kill(self) -> None:
         """End the process and everything it started. Requests under way raise RunnerDied."""
         self._die(RunnerDied("stopped", "was stopped"))
 
     # ------------------------------------------------------------ inside
+
+    def _refusal(self, event: Json) -> RunnerError:
+        if event["code"] == "reference_not_allowed" and self._sandbox.rung is None:
+            return RunnerError("sandbox_unavailable", self._sandbox.refusal, event["param"])
+        return RunnerError(event["code"], event["message"], event["param"])
 
     def _begin(self, op: str, body: Json) -> tuple[int, Queue[Json | RunnerDied]]:
         number = next(self._ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,33 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from distill import processes, scratch
+from distill import processes, sandbox
 from distill.processes import End, Tree
+from distill.rollouts.door import Door
+from distill.sandbox import Cell, Limits, Rung
+from stillhouse_programs.door import DOOR_VARIABLE
 from stillhouse_programs.spec import REFERENCES_VARIABLE
 
 if sys.platform != "win32":
     import resource
 
-_MEGABYTE = 1024 * 1024
-_PATH = "/usr/local/bin:/usr/bin:/bin"
 _LAST_BREATH_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class RunnerLimits:
-    """What one runner may use. `address_space_mb` counts reserved memory, thread stacks included, so it is generous."""
-
-    address_space_mb: int = 16 * 1024
-    open_files: int = 8192
-    file_size_mb: int = 256
 
 
 @dataclass
 class Child:
-    """A started runner with all that its program started, and the folder that is its home."""
+    """A started runner with all that its program started, the place that it is locked into, and its way to the relay."""
 
     tree: Tree
-    home: Path
+    cell: Cell
+    door: Door
     stdin: IO[bytes]
     stdout: IO[bytes]
     stderr: IO[bytes]
@@ -48,54 +40,50 @@ class Child:
         end = end or self.tree.end()
         with suppress(OSError):
             self.stdin.close()
-        shutil.rmtree(self.home, ignore_errors=True)
+        self.door.close()
+        self.cell.close()
         return end
 
+    @property
+    def home(self) -> Path:
+        return self.cell.home
 
-def spawn(python: str, relay_socket: str, limits: RunnerLimits, references: Sequence[str] = ()) -> Child:
+
+def spawn(python: str, relay_socket: str, limits: Limits, references: Sequence[str] = (), rung: Rung | None = None) -> Child:
     """A fresh runner under the interpreter of its runtime; it may import the packages of `references`. Raises OSError."""
-    home = scratch.make_folder("runner")
+    cell = sandbox.make(rung, python, ["-I", "-m", "stillhouse_programs.runner"], limits)
+    door = Door(relay_socket)
+    told = {DOOR_VARIABLE: str(door.theirs.fileno()), "DSPY_CACHEDIR": str(cell.home), REFERENCES_VARIABLE: ",".join(references)}
     try:
         tree = processes.start(
-            [python, "-I", "-m", "stillhouse_programs.runner"],
-            _environment(home, relay_socket, references),
-            cwd=home,
+            cell.command,
+            {**cell.environment(), **told},
+            cwd=cell.home,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=[door.theirs.fileno()],
+            is_wrapped=rung is not None,
         )
     except OSError:
-        shutil.rmtree(home, ignore_errors=True)
+        door.close()
+        cell.close()
         raise
-    _limit(tree.pid, limits)
+    if rung is None:
+        _limit(tree.pid, limits)
+    door.theirs.close()
     assert tree.stdin is not None and tree.stdout is not None and tree.stderr is not None  # noqa: S101, PT018 - for the type checker
-    return Child(tree, home, tree.stdin, tree.stdout, tree.stderr)
+    return Child(tree, cell, door, tree.stdin, tree.stdout, tree.stderr)
 
 
-def _environment(home: Path, relay_socket: str, references: Sequence[str]) -> dict[str, str]:
-    folder = str(home)
-    return {
-        "PATH": _PATH,
-        "LANG": "C.UTF-8",
-        "HOME": folder,
-        "TMPDIR": folder,
-        "DSPY_CACHEDIR": folder,
-        "STILLHOUSE_RELAY_SOCKET": relay_socket,
-        REFERENCES_VARIABLE: ",".join(references),
-    }
-
-
-def _limit(pid: int, limits: RunnerLimits) -> None:
-    """Set from outside, before the runner has read its first request; only Linux can."""
+def _limit(pid: int, limits: Limits) -> None:
+    """Outside of a sandbox they are set from outside, before the runner has read its first request; only Linux can."""
     if not sys.platform.startswith("linux"):
         return
-    wanted = {
-        resource.RLIMIT_AS: limits.address_space_mb * _MEGABYTE,
-        resource.RLIMIT_FSIZE: limits.file_size_mb * _MEGABYTE,
-        resource.RLIMIT_NOFILE: limits.open_files,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, value in wanted.items():
+    wanted = limits.by_name()
+    del wanted["RLIMIT_NPROC"]  # it would count all that this user runs
+    for name, value in wanted.items():
+        kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         with suppress(ProcessLookupError):

@@ -12,6 +12,7 @@ PACKAGE = "support_desk"
 def make_runtime(folder: Path) -> str:
     """Create the interpreter in `folder` and return its path; it sees everything that this process has installed."""
     venv.create(folder, symlinks=True, with_pip=False)
+    folder.chmod(0o755)  # pytest's are closed to the user that runners are
     packages = _site_packages(folder)
     (packages / "everything.pth").write_text(f"import site; site.addsitedir({sysconfig.get_paths()['purelib']!r})\n")
     shutil.copytree(PACKAGES / PACKAGE, packages / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))

@@ -16,6 +16,7 @@ from stillhouse_programs.artifact import program_state
 from stillhouse_programs.build import build_program
 from stillhouse_programs.collect import Metric, Prepared, prepare_program, run_rollout
 from stillhouse_programs.describe import describe
+from stillhouse_programs.door import Door
 from stillhouse_programs.engine import RelayLM, make_lm
 from stillhouse_programs.executor import Plan, Slice
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
@@ -61,12 +62,12 @@ class Opened:
 class Ops:
     """Holds the opened programs and the connections to the relay. `references` are the packages that programs may name as code."""
 
-    def __init__(self, socket_path: str, references: Sequence[str] = ()) -> None:
+    def __init__(self, door: Door, references: Sequence[str] = ()) -> None:
         inherit_rollouts()
         self._references = list(references)
         # dspy may be configured by one thread only; a package that does it at import does it here, whoever asks for it.
         self._importer = ThreadPoolExecutor(1, "importer")
-        self._clients = (SyncRelayClient(socket_path), AsyncRelayClient(socket_path))
+        self._clients = (SyncRelayClient(door), AsyncRelayClient(door))
         self._opened: dict[str, Opened] = {}
         self._slices: dict[int, Slice] = {}
         self._table: dict[str, Callable[[Json, Emit], Awaitable[Json]]] = {

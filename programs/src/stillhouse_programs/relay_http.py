@@ -1,4 +1,4 @@
-"""HTTP/1.1 with keep-alive over the relay's Unix socket, for tasks and for threads. No cap on connections.
+"""HTTP/1.1 with keep-alive to the relay, for tasks and for threads. No cap on connections.
 
 Written by hand because a general client costs ten times the CPU of the call it carries; it only ever talks to our own relay, which always
 answers with a Content-Length.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import socket
 import threading
 import weakref
 from typing import NamedTuple, cast
 
 import orjson
+
+from stillhouse_programs.door import Door
 
 PATH = "/v1/chat/completions"
 WAITING_PATH = "/v1/waiting"
@@ -125,8 +126,8 @@ class AsyncRelayClient:
     A program may run loops of its own, with `asyncio.run` in a thread.
     """
 
-    def __init__(self, socket_path: str) -> None:
-        self._path = socket_path
+    def __init__(self, door: Door) -> None:
+        self._door = door
         self._idle: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Connection]] = weakref.WeakKeyDictionary()
 
     async def post(self, token: str, rollout: str, body: bytes) -> Reply:
@@ -157,9 +158,9 @@ class AsyncRelayClient:
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_unix_connection(_Connection, self._path)
+            _, connection = await loop.create_unix_connection(_Connection, sock=self._door.connect())
         except OSError as fault:
-            raise RelayUnreachable(f"no relay: {fault.strerror}") from fault
+            raise RelayUnreachable(f"no relay: {fault.strerror or fault}") from fault
         return connection
 
     def close(self) -> None:
@@ -176,20 +177,19 @@ async def _exchange(idle: list[_Connection], connection: _Connection, data: byte
 
 
 class _UnixHTTPConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
+    def __init__(self, door: Door) -> None:
         super().__init__("relay")
-        self._path = path
+        self._door = door
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect(self._path)
+        self.sock = self._door.connect()
 
 
 class SyncRelayClient:
     """For threads: one connection a thread."""
 
-    def __init__(self, socket_path: str) -> None:
-        self._path = socket_path
+    def __init__(self, door: Door) -> None:
+        self._door = door
         self._local = threading.local()
 
     def post(self, token: str, rollout: str, body: bytes) -> Reply:
@@ -210,5 +210,5 @@ class SyncRelayClient:
     def _connection(self, fresh: bool) -> _UnixHTTPConnection:
         connection: _UnixHTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None or fresh:
-            connection = self._local.connection = _UnixHTTPConnection(self._path)
+            connection = self._local.connection = _UnixHTTPConnection(self._door)
         return connection

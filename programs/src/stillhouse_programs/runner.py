@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from stillhouse_programs import protocol
+from stillhouse_programs.door import Door
 from stillhouse_programs.protocol import InfrastructureError, Json, RequestError, field, read_request
 from stillhouse_programs.spec_reference import REFERENCES_VARIABLE, read_prefixes
 
@@ -23,10 +24,10 @@ _PR_SET_PDEATHSIG = 1
 class Runner:
     """Serves requests side by side, each a task, until stdin closes."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, socket_path: str) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, door: Door) -> None:
         self._reader = reader
         self._writer = writer
-        self._socket_path = socket_path
+        self._door = door
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ops: Any = None
 
@@ -73,7 +74,7 @@ class Runner:
         if self._ops is None:
             from stillhouse_programs.ops import Ops
 
-            self._ops = Ops(self._socket_path, read_prefixes(os.environ.get(REFERENCES_VARIABLE, "")))
+            self._ops = Ops(self._door, read_prefixes(os.environ.get(REFERENCES_VARIABLE, "")))
         done = await self._ops.handle(request, lambda event: self._emit(request["id"], event))
         return {"event": "done", **done}
 
@@ -130,26 +131,26 @@ def _take_stdio() -> tuple[int, int]:
     return given, taken
 
 
-async def _serve(stdin: int, stdout: int, socket_path: str) -> None:
+async def _serve(stdin: int, stdout: int, door: Door) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=protocol.MAX_LINE_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdin, "rb", 0))
     pipe = os.fdopen(stdout, "wb", 0)
     transport, flow = await loop.connect_write_pipe(lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), pipe)
     writer = asyncio.StreamWriter(transport, flow, None, loop)
-    await Runner(reader, writer, socket_path).serve()
+    await Runner(reader, writer, door).serve()
 
 
 def main() -> None:
     _die_with_parent()
     stdin, stdout = _take_stdio()
-    socket_path = os.environ.get("STILLHOUSE_RELAY_SOCKET", "")
+    door = Door.of_environment()
     try:
         import uvloop
     except ImportError:
-        asyncio.run(_serve(stdin, stdout, socket_path))
+        asyncio.run(_serve(stdin, stdout, door))
     else:
-        uvloop.run(_serve(stdin, stdout, socket_path))
+        uvloop.run(_serve(stdin, stdout, door))
     # Threads of a program that overran its time may still run, and nobody waits for them.
     sys.stderr.flush()
     os._exit(0)

@@ -141,8 +141,8 @@ class TestPrograms:
         assert found[:2] == ("reference_failed", "reference")
         assert found[2].endswith("raised TypeError: make_desk() got an unexpected keyword argument 'round'")
 
-    def test_no_transaction_is_open_while_a_runner_describes_it(self, api: TestClient, tmp_path: Path) -> None:
-        pipe = tmp_path / "pipe"
+    def test_no_transaction_is_open_while_a_runner_describes_it(self, api: TestClient, runtime: str) -> None:
+        pipe = Path(runtime).parent / "pipe"  # a runner sees the folders of its interpreter alone
         os.mkfifo(pipe)
         program = {"reference": f"{PACKAGE}.programs:make_when_told", "kwargs": {"pipe": str(pipe)}}
         metric = {"type": "reference", "reference": f"{PACKAGE}.metrics:right_team"}
@@ -162,6 +162,23 @@ class TestPrograms:
     @pytest.mark.parametrize("body", [{"name": "nothing"}, {**DESK, "spec": {"predictors": []}}, {"kwargs": {}, "predictors": []}])
     def test_either_a_spec_or_a_reference(self, api: TestClient, body: dict[str, Any]) -> None:
         assert all(fault(api.post("/v1/programs", json=body))[::2])
+
+
+class TestWithoutASandbox:
+    @pytest.fixture
+    def open_api(self, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> TestClient:
+        monkeypatch.setenv("STILLHOUSE_SANDBOX__RUNG", "none")
+        made: TestClient = request.getfixturevalue("api")
+        return made
+
+    def test_code_is_refused_and_specs_still_run(self, open_api: TestClient) -> None:
+        for path, body in (("/v1/programs", DESK), ("/v1/compile_jobs", {"program": DESK, "trainset": ROWS, "metric": "exact_match"})):
+            code, _, message = fault(open_api.post(path, json=body))
+            assert code == "sandbox_unavailable"
+            assert "its operator may install bubblewrap" in message
+        signature = {"instructions": "Answer.", "fields": [{"name": "q", "role": "input"}, {"name": "a", "role": "output"}]}
+        made = open_api.post("/v1/programs", json={"predictors": [{"name": "self", "lm": "student", "signature": signature}]}).json()
+        assert open_api.post(f"/v1/programs/{made['id']}/render", json={"inputs": {"q": "Why?"}}).status_code == 200
 
 
 class TestJobs:

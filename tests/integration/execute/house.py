@@ -28,6 +28,7 @@ from distill.jobs.models import Job
 from distill.jobs.status import JobStatus
 from distill.relay import Relay, RelayLimits
 from distill.rollouts import RunnerPool
+from distill.sandbox import Choice
 from distill.settings import ConnectionSettings, Settings
 from distill.spec import read_spec
 from distill.storage import BlobStore, FolderStore
@@ -211,6 +212,8 @@ class House:
     """The interpreter that runs programs."""
     references: tuple[str, ...] = ()
     """The packages that programs may name as code."""
+    sandbox: Choice | None = None
+    """What runners start in; the best that holds here unless given."""
     store: BlobStore = field(init=False)
     bucket: BlobStore | None = None
     """Where blobs are, if not in a folder."""
@@ -241,7 +244,7 @@ class House:
         """Start what a worker process has; `close` and `open` are its restart."""
         limits = RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2)
         relay = Relay(replace(limits, breaker_seconds=self.breaker_seconds, rest_seconds=self.breaker_seconds))
-        runners = RunnerPool(relay.start(), {"default": self.python}, references=self.references)
+        runners = RunnerPool(relay.start(), {"default": self.python}, sandbox=self.sandbox, references=self.references)
         self.shift = Shift()
         self.ports = Ports(self.store, relay, runners, {"local": self.trainer}, self.folder / "work")
         assert self.house is not None

@@ -11,6 +11,7 @@ import pytest
 from app.views.facts import rejection_read
 from distill.db import Page, unit_of_work
 from distill.jobs import facts, repository
+from distill.sandbox import Choice
 from distill.settings import get_settings
 from tests.integration.execute import odd_runner
 from tests.integration.execute.house import CATEGORIES, House, guesses, knows
@@ -34,7 +35,10 @@ def answer(ask: Ask) -> Answer:
 
 @pytest.fixture
 def house(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    """Its runners run the odd program and the odd metric, and two seconds are all that an example gets."""
+    """Its runners run the odd program and the odd metric, and two seconds are all that an example gets.
+
+    No sandbox would show them the files of the tests.
+    """
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{odd_runner.__file__}" "$@"\n')
     python.chmod(0o755)
@@ -43,7 +47,7 @@ def house(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     with (
         ScriptedLM(answer=answer) as teacher,
         ScriptedLM(answer=guesses) as student,
-        House(tmp_path, teacher, student, python=str(python)) as opened,
+        House(tmp_path, teacher, student, python=str(python), sandbox=Choice(None)) as opened,
     ):
         yield opened
     get_settings.cache_clear()

@@ -12,6 +12,7 @@ import pytest
 
 from distill.relay import Relay
 from distill.rollouts import Runner, RunnerDied, RunnerPool, RunnerSilent
+from distill.sandbox import Choice, Limits
 from tests.support.scripted_lm import Hang, ScriptedLM
 from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant
 
@@ -163,6 +164,19 @@ runner.main()
             with pool.runner("project", "b") as second:
                 pass
             assert (first.alive, second.alive) == (False, True)
+
+    def test_one_that_fills_the_disk_is_ended(self, relay: Relay) -> None:
+        """Where its home is on the disk; what it writes is written here in its place."""
+        plain, limits = Choice(None), Limits(scratch_mb=1)
+        with (
+            RunnerPool(relay.socket_path, {"default": sys.executable}, sandbox=plain, limits=limits, sweep_seconds=0.05) as pool,
+            pool.runner("project", "job") as runner,
+        ):
+            (runner._child.home / "much").write_bytes(b"x" * 2_000_000)
+            assert ends(runner.pid)
+            with pytest.raises(RunnerDied, match="wrote more than 1 MB of files") as death:
+                runner.ask("hello")
+        assert (death.value.cause, death.value.is_the_programs) == ("disk", True)
 
     def test_home_is_removed(self, relay: Relay) -> None:
         with fresh(relay) as runner:

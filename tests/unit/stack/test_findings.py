@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from distill.sandbox import RUNGS, Choice, Outcome
 from distill.settings import ConnectionSettings, RuntimeSettings, Settings, TimerSettings
 from stack.findings import Finding, well, worst_of, wrong
-from stack.machine_checks import connection, judge_device, judge_disk, runtimes, sandbox, timers
+from stack.machine_checks import connection, judge_device, judge_disk, judge_sandbox, runtimes, timers
 from stack.server_checks import judge_broker, judge_clock, judge_postgres, judge_workers
 
 POSTGRES = {
@@ -122,9 +123,17 @@ class TestMachine:
         assert name == "Runtime default"
         assert_told(found, "wrong", "/nowhere/python cannot run programs", "[runtimes]")
 
-    def test_code_that_may_run_without_a_sandbox_is_named(self) -> None:
-        assert sandbox(Settings()).level == "well"
-        assert_told(sandbox(Settings(references=["acme.programs"])), "odd", "programs of acme.programs", "trust")
+    def test_a_sandbox_that_holds_is_named_with_those_that_do_not(self) -> None:
+        landlock = next(rung for rung in RUNGS if rung.name == "landlock")
+        outcomes = (Outcome("bubblewrap", reason="bwrap is not installed"), Outcome("landlock"))
+        assert judge_sandbox(Choice(landlock, outcomes), ["acme"]) == well(
+            "bubblewrap does not start: bwrap is not installed; landlock holds"
+        )
+
+    def test_without_a_sandbox_the_code_that_is_refused_is_named(self) -> None:
+        none = Choice(None, (Outcome("bubblewrap", got_out=("udp", "signal")),))
+        assert_told(judge_sandbox(none, ["acme.programs"]), "wrong", "programs of acme.programs are refused", "install bubblewrap")
+        assert_told(judge_sandbox(none, []), "odd", "bubblewrap does not hold: udp, signal", "install bubblewrap")
 
     def test_a_host_that_is_not_there(self) -> None:
         found = connection(ConnectionSettings(base_url="http://127.0.0.1:9/v1"))

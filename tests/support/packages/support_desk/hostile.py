@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -48,9 +49,10 @@ def behave(how: str) -> None:
 
 
 def leave_a_child() -> None:
-    """In a session of its own; its number goes into the file that the program's folder names."""
-    child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
-    raise ValueError(f"left {child.pid}")
+    """In a session of its own, with a name to find it by: numbers of processes are others outside of a sandbox."""
+    name = secrets.token_hex(8)
+    subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()", name], start_new_session=True)
+    raise ValueError(f"left {name}")
 
 
 class Hostile(dspy.Module):
