@@ -99,6 +99,16 @@ class TestDeletes:
         assert json.loads(known("webhooks", "list", "--json").stdout) == []
 
 
+class TestConnections:
+    def test_each_is_told_by_what_jobs_call_it(self, known: Run) -> None:
+        head, *rows = [line.split() for line in known("connections", "list").stdout.splitlines()]
+        assert (head[0], sorted(rows)) == (
+            "NAME",
+            [["big", "big-model", "teacher"], ["house", "tiny", "lora", "structured_outputs", "tools", "local", "student"]],
+        )
+        assert {one["name"] for one in json.loads(known("connections", "list", "--json").stdout)} == {"house", "big"}
+
+
 class TestJobs:
     def test_a_wait_that_ends_first_leaves_the_job_going_on(self, known: Run, finished: Finished) -> None:
         for verb in (["watch"], ["get", "--wait"]):

@@ -40,6 +40,17 @@ class TestSdk:
         client.compile_jobs.cancel(job.id)
         assert client.compile_jobs.wait(job.id, timeout=20).status == "cancelled"
 
+    def test_what_a_job_may_name(self, client: Stillhouse, address: str, tokens: Tokens) -> None:
+        named = {connection.name: connection for connection in client.connections.list()}
+        assert {name: each.models for name, each in named.items()} == {"house": ["tiny"], "big": ["big-model"]}
+        assert (named["house"].default_student, named["big"].default_teacher, named["house"].trainer) == (True, True, "local")
+
+        async def go() -> list[str]:
+            async with AsyncStillhouse(address, tokens.all) as other:
+                return [connection.name async for connection in await other.connections.list()]
+
+        assert asyncio.run(go()) == list(named)
+
     def test_what_came_around_a_reply(self, client: Stillhouse) -> None:
         create = client.compile_jobs.with_raw_response.create
         first, again = (create(program=SPEC, trainset=ROWS, auto_start=False, idempotency_key="k") for _ in range(2))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stillhouse import __version__
-from stillhouse.cli import account, aliases, chat, datasets, jobs, keys, projects, stored, webhooks
+from stillhouse.cli import account, aliases, chat, connections, datasets, jobs, keys, projects, stored, webhooks
 from stillhouse.cli.output import console
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(stored.artifacts, name="artifacts")
 app.add_typer(aliases.app, name="aliases")
 app.add_typer(stored.models, name="models")
+app.add_typer(connections.app, name="connections")
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(projects.app, name="projects")

@@ -72,6 +72,9 @@ class Connection(Object):
     models: list[str] | str = "*"
     match: list[str] = Field(default_factory=list)
     supports: list[str] = Field(default_factory=list)
+    default_student: bool = False
+    default_teacher: bool = False
+    trainer: str | None = None
 
 
 class ResolvedLM(Object):
