@@ -59,8 +59,13 @@ def read_rows(file: IO[bytes], kind: str) -> Iterator[dict[str, Any]]:
     Raises ApiError 400 for a body that is no JSON, and 422 `invalid_rows` once the file is read to its end, with the number of every row
     that cannot be read, at most 20 of them; no row is given out after the first such.
     """
+    yield from readable(READERS[kind](file))
+
+
+def readable(rows: Read) -> Iterator[dict[str, Any]]:
+    """Rows that were read, if all of them could be; raises as `read_rows`."""
     faults = _Faults()
-    for number, row in enumerate(READERS[kind](file), start=1):
+    for number, row in enumerate(rows, start=1):
         if isinstance(row, BadRow):
             faults.add(number, row)
         elif not faults.total:
@@ -95,7 +100,11 @@ def _what(error: NotStrict) -> str:
 
 
 def _json(file: IO[bytes]) -> Read:
-    body = parse_json(file.read())
+    return rows_in(parse_json(file.read()))
+
+
+def rows_in(body: Any) -> Read:
+    """The rows of parsed JSON: a list, or an object with `rows`. Raises ApiError 422."""
     rows = body.get("rows") if isinstance(body, dict) else body
     if not isinstance(rows, list):
         raise ApiError(422, "missing_field", 'rows: expected a list of rows, or `{"rows": […]}`', param="rows")

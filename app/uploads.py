@@ -13,11 +13,14 @@ from pathlib import PurePath
 from typing import IO, Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
-from app.body import CURL_DEFAULT, JSON_TYPE, media_type
+from app.body import CURL_DEFAULT, JSON_TYPE, media_type, parse_json
 from app.errors import ApiError
-from app.row_files import read_rows
+from app.row_files import read_rows, readable, rows_in
+from app.schemas.datasets import DatasetCreate
 
 FORMATS: Mapping[str, str] = {
     "application/jsonl": "jsonl",
@@ -43,6 +46,7 @@ class Upload:
     format: str
     digest: str
     fields: Mapping[str, str] = field(default_factory=dict)
+    in_form: bool = False
 
 
 async def _spooled(request: Request) -> AsyncIterator[Upload]:
@@ -75,7 +79,7 @@ async def _from_form(form: FormData) -> Upload:
     kind = _BY_SUFFIX.get(suffix) or FORMATS.get((file.content_type or "").split(";")[0].strip().lower())
     if kind is None:
         raise ApiError(415, "unsupported_media_type", "The file's name must end in .jsonl, .csv, .json or .parquet.")
-    return Upload(file.file, kind, await _digest_of(file), _texts_of(form))
+    return Upload(file.file, kind, await _digest_of(file), _texts_of(form), in_form=True)
 
 
 def _file_of(form: FormData) -> UploadFile:
@@ -95,6 +99,30 @@ async def _digest_of(file: UploadFile) -> str:
 
 def _texts_of(form: FormData) -> dict[str, str]:
     return {key: value for key, value in form.items() if isinstance(value, str)}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an upload says beside its rows."""
+
+    name: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def opened(upload: Upload) -> tuple[Told, Iterator[dict[str, Any]]]:
+    """What an upload says, and its rows. Raises RequestValidationError for fields that a body of JSON does not have, and as `read_rows`."""
+    if upload.format != "json" or upload.in_form:
+        return Told(upload.fields.get("name")), rows_of(upload)
+    body = parse_json(upload.file.read())
+    return _told(body) if isinstance(body, dict) else Told(), readable(rows_in(body))
+
+
+def _told(body: Mapping[str, Any]) -> Told:
+    try:
+        read = DatasetCreate.model_validate({**body, "rows": [{}]})
+    except ValidationError as error:
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from None
+    return Told(read.name, read.metadata)
 
 
 def rows_of(upload: Upload) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from app.queries import metadata_query
 from app.schemas.common import Deleted, Name, Page
 from app.schemas.datasets import DatasetCreate, DatasetRead, DatasetRow, DatasetRows
 from app.services import ServicesDep
-from app.uploads import UploadDep, rows_of
+from app.uploads import Told, UploadDep, opened
 from app.views.convert import page_of
 from app.views.datasets import dataset_read
 from distill.catalog import datasets
@@ -67,16 +67,25 @@ def create_dataset(
 
     A PUT does the same: it is what `curl -T file` sends.
     """
-    metadata = metadata_query(request)
+    asked = Told(name, metadata_query(request))
 
-    name = name or upload.fields.get("name")
+    def write() -> tuple[Told, datasets.Written]:
+        told, rows = opened(upload)
+        all_told = Told(asked.name or told.name, {**told.metadata, **asked.metadata})
+        datasets.check_name(all_told.name)
+        return all_told, datasets.write(services.store, rows, upload.format)
 
-    def write() -> datasets.Written:
-        datasets.check_name(name)
-        return datasets.write(services.store, rows_of(upload), upload.format)
-
-    def make(written: datasets.Written) -> Made:
-        row = datasets.add(session, services.store, caller.project_id, written, created_by=caller.key_id, name=name, metadata=metadata)
+    def make(found: tuple[Told, datasets.Written]) -> Made:
+        told, written = found
+        row = datasets.add(
+            session,
+            services.store,
+            caller.project_id,
+            written,
+            created_by=caller.key_id,
+            name=told.name,
+            metadata=told.metadata,
+        )
         return Made(dataset_read(row), f"/v1/datasets/{row.id}")
 
     return once.reply_after(write, make, upload.digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 from arro3.core import Array, DataType, RecordBatch
@@ -68,6 +69,22 @@ class TestUpload:
         reply = api.post("/v1/datasets", files=files, data={"name": "support-train"})
         assert reply.status_code == 201, reply.text
         assert (reply.json()["rows"], reply.json()["name"]) == (1, "support-train")
+
+    def test_json_says_name_and_metadata_beside_its_rows(self, api: TestClient) -> None:
+        body = {"name": "support-train", "rows": [{"message": "a"}], "metadata": {"week": "47"}}
+        made = api.post("/v1/datasets", json=body)
+        assert made.status_code == 201, made.text
+        assert (made.json()["name"], made.json()["version"], made.json()["metadata"]) == ("support-train", 1, {"week": "47"})
+        named = api.post("/v1/datasets", params={"name": "other", "metadata[week]": "48"}, json=body).json()
+        assert (named["name"], named["metadata"]) == ("other", {"week": "48"}), "the address has the last word"
+
+    @pytest.mark.parametrize(
+        ("wrong", "param"), [({"nmae": "s"}, "nmae"), ({"name": "no spaces"}, "name"), ({"metadata": {"week": 47}}, "metadata.week")]
+    )
+    def test_json_that_says_something_else(self, api: TestClient, wrong: dict[str, Any], param: str) -> None:
+        reply = api.post("/v1/datasets", json={"rows": [{"message": "a"}], **wrong})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (422, param), reply.text
+        assert api.get("/v1/datasets").json()["data"] == []
 
     def test_a_name_counts_versions(self, api: TestClient) -> None:
         for number in (1, 2):
