@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
 from app.body import JsonRoute
+from app.queries import metadata_parameter, metadata_query
 from distill.catalog import audit
 from distill.db import Page, Session, unit_of_work
+from distill.spec import LAST_SECOND
 
 
 def _session(request: Request) -> Iterator[Session]:
@@ -64,6 +68,23 @@ def _page(
 
 #: Keyset: ids sort by creation, so a page is stable while rows are added.
 PageDep = Annotated[Page, Depends(_page)]
+
+
+def _recent(
+    page: PageDep,
+    created_after: Annotated[int | None, Query(ge=0, le=LAST_SECOND, description="Only what was made after it, in Unix seconds")] = None,
+) -> Page:
+    return page if created_after is None else replace(page, created_after=datetime.fromtimestamp(created_after, UTC))
+
+
+def _tagged(request: Request, page: Annotated[Page, Depends(_recent)]) -> Page:
+    return replace(page, metadata=metadata_query(request))
+
+
+#: Of objects with a time of creation; and of those that have metadata besides, whose routes declare METADATA_QUERY.
+RecentPageDep = Annotated[Page, Depends(_recent)]
+TaggedPageDep = Annotated[Page, Depends(_tagged)]
+METADATA_QUERY = metadata_parameter("`metadata[key]=value`: only those with this pair")
 
 
 #: Ids are looked up as they are; the pattern only keeps out what no id can hold.

@@ -1,14 +1,23 @@
-"""Query parameters with brackets in their names: `metadata[git_sha]=9f1`."""
+"""Query parameters with brackets in their names: `metadata[git_sha]=9f1`; FastAPI does not declare them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Request
 
 from app.errors import ApiError
 
 _METADATA = re.compile(r"metadata\[(.{1,64})\]")
+
+
+def metadata_parameter(description: str) -> dict[str, Any]:
+    """The declaration of `metadata[k]=v`, as a route's `openapi_extra`."""
+    pairs: Mapping[str, Any] = {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 512}}
+    declared = {"name": "metadata", "in": "query", "style": "deepObject", "explode": True, "description": description, "schema": pairs}
+    return {"parameters": [declared]}
 
 
 def metadata_query(request: Request) -> dict[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -229,11 +229,16 @@ def dispose() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a keyset list. Ids sort by creation, so `after` stays right under inserts."""
+    """One page of a keyset list. Ids sort by creation, so `after` stays right under inserts.
+
+    `created_after` and `metadata` narrow the list, where its rows have them.
+    """
 
     limit: int = 20
     after: str | None = None
     order: Literal["asc", "desc"] = "desc"
+    created_after: datetime | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +253,10 @@ def paginate(s: Session, statement: Select[Row], key: InstrumentedAttribute[Any]
     """Run a select as one page, ordered by `key`."""
     if page.after is not None:
         statement = statement.where(key < page.after if page.order == "desc" else key > page.after)
+    if page.created_after is not None:
+        statement = statement.where(key.class_.created_at > page.created_after)
+    for name, value in page.metadata.items():
+        statement = statement.where(key.class_.user_metadata.op("->>")(name) == value)
     statement = statement.order_by(key.desc() if page.order == "desc" else key.asc()).limit(page.limit + 1)
     rows = list(s.scalars(statement))
     return Listing(rows[: page.limit], len(rows) > page.limit)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Path, Query
 
 from app.auth import AliasMover, ArtifactUser
-from app.deps import BODY_ERRORS, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, RecentPageDep, SessionDep, errors, router
 from app.schemas.aliases import AliasMoveRead, AliasMoveRequest, AliasRead
 from app.schemas.common import Deleted, Page
 from app.views.aliases import alias_read, move_read
@@ -24,7 +24,7 @@ AliasPath = Annotated[str, Path(pattern=r"^[!-~]+$", max_length=256, description
 def list_aliases(
     caller: ArtifactUser,
     session: SessionDep,
-    page: PageDep,
+    page: RecentPageDep,
     program: Annotated[str | None, Query(description="Only of this `program_name`")] = None,
 ) -> Page[AliasRead]:
     """Newest first."""
@@ -52,6 +52,6 @@ def delete_alias(name: AliasPath, caller: AliasMover, session: SessionDep) -> De
 
 
 @routes.get("/aliases/{name}/history", summary="Where an alias has pointed", responses=errors(404))
-def list_alias_moves(name: AliasPath, caller: ArtifactUser, session: SessionDep, page: PageDep) -> Page[AliasMoveRead]:
+def list_alias_moves(name: AliasPath, caller: ArtifactUser, session: SessionDep, page: RecentPageDep) -> Page[AliasMoveRead]:
     """Newest first, with who moved it; also of an alias that was removed."""
     return page_of(aliases.history(session, caller.project_id, aliases.parse(name), page), move_read)

@@ -8,7 +8,7 @@ from fastapi import Response
 
 from app.auth import Admin
 from app.compose import naming_no_path
-from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, ObjectId, RecentPageDep, SessionDep, errors, router
 from app.idempotency import Made, OnceDep
 from app.schemas.account import KeyCreate, KeyMade, KeyRead
 from app.schemas.common import Deleted, Page
@@ -61,7 +61,7 @@ def _make(session: Session, project_id: str, body: KeyCreate) -> tuple[ApiKey, s
 
 
 @routes.get("/api_keys", summary="List API keys")
-def list_api_keys(caller: Admin, session: SessionDep, page: PageDep) -> Page[KeyRead]:
+def list_api_keys(caller: Admin, session: SessionDep, page: RecentPageDep) -> Page[KeyRead]:
     """Newest first; also those that have expired or were revoked."""
     at = now(session)
     return page_of(keys.list_keys(session, caller.project_id, page), lambda row: key_read(row, at))

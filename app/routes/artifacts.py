@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from app.archive import archive
 from app.auth import ArtifactUser, ModelUser, Reader, Writer
 from app.calls import prepare, run
-from app.deps import BODY_ERRORS, ArtifactRef, ObjectId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, ArtifactRef, ObjectId, RecentPageDep, SessionDep, errors, router
 from app.errors import ApiError
 from app.schemas.common import Deleted, Page
 from app.schemas.served import ArtifactRead, CallRead, CallRequest
@@ -32,7 +32,7 @@ routes = router("artifacts")
 def list_artifacts(
     caller: Reader,
     session: SessionDep,
-    page: PageDep,
+    page: RecentPageDep,
     program: Annotated[str | None, Query(description="Only of this `program_name`")] = None,
 ) -> Page[ArtifactRead]:
     """Newest first."""

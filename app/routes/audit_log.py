@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Query
 
 from app.auth import Admin
-from app.deps import PageDep, SessionDep, router
+from app.deps import RecentPageDep, SessionDep, router
 from app.schemas.account import AuditRead
 from app.schemas.common import Page
 from app.views.account import audit_read
@@ -21,7 +21,7 @@ _Text = Annotated[str | None, Query(max_length=256)]
 
 @routes.get("/audit_log", summary="Who did what")
 def list_audit_log(
-    caller: Admin, session: SessionDep, page: PageDep, action: _Text = None, object_id: _Text = None, key_id: _Text = None
+    caller: Admin, session: SessionDep, page: RecentPageDep, action: _Text = None, object_id: _Text = None, key_id: _Text = None
 ) -> Page[AuditRead]:
     """Newest first: keys made and revoked, aliases moved, budgets changed, jobs cancelled, things deleted. An entry is written in the
     transaction of the act itself."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.auth import Reader, Writer
 from app.compose import Composer, check_project, naming_no_path
-from app.deps import BODY_ERRORS, JobId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, METADATA_QUERY, JobId, SessionDep, TaggedPageDep, errors, router
 from app.following import wait_for_change
 from app.hosting import answered
 from app.idempotency import Made, OnceDep
-from app.queries import metadata_query
 from app.references import Code, read_code
 from app.rehearsal import rehearse
 from app.schemas.common import Page
@@ -32,7 +30,6 @@ from distill.jobs import editing, pausing, refiltering, repository, retrying, se
 from distill.jobs.models import Job
 from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
-from distill.spec import LAST_SECOND
 from distill.storage.overlay import overlay
 
 routes = router("compile jobs")
@@ -104,12 +101,10 @@ def estimate_compile_job(body: JobCreate, caller: Writer, services: ServicesDep)
 
 
 def _filter(
-    request: Request,
     caller: Reader,
     status: Annotated[str | None, Query(description="Only jobs with this status")] = None,
     step: Annotated[str | None, Query(description="Only jobs at this step")] = None,
     program: Annotated[str | None, Query(description="A program's id, or a job's `program_name`")] = None,
-    created_after: Annotated[int | None, Query(ge=0, le=LAST_SECOND, description="Unix seconds")] = None,
     created_by: Annotated[str | None, Query(description="`me`, or a key's id")] = None,
     project: Annotated[str | None, Query(description="Must be the key's own project when given")] = None,
 ) -> JobFilter:
@@ -119,14 +114,14 @@ def _filter(
         step=step,
         created_by=caller.key_id if created_by == "me" else created_by,
         program=program,
-        created_after=None if created_after is None else datetime.fromtimestamp(created_after, UTC),
-        metadata=metadata_query(request),
     )
 
 
-@routes.get("/compile_jobs", summary="List compile jobs")
-def list_compile_jobs(caller: Reader, session: SessionDep, page: PageDep, narrow: Annotated[JobFilter, Depends(_filter)]) -> Page[JobRead]:
-    """Newest first. `metadata[key]=value` narrows by metadata."""
+@routes.get("/compile_jobs", summary="List compile jobs", openapi_extra=METADATA_QUERY)
+def list_compile_jobs(
+    caller: Reader, session: SessionDep, page: TaggedPageDep, narrow: Annotated[JobFilter, Depends(_filter)]
+) -> Page[JobRead]:
+    """Newest first."""
     found = repository.list_jobs(session, caller.project_id, page, narrow)
     parts = overviews(session, found.data)
     return page_of(found, lambda job: job_read(job, parts[job.id], caller.project_name))

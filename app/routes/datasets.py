@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from app.auth import Reader, Writer
-from app.deps import BODY_ERRORS, COMMON_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, COMMON_ERRORS, METADATA_QUERY, ObjectId, SessionDep, TaggedPageDep, errors, router
 from app.idempotency import Made, OnceDep
 from app.queries import metadata_query
 from app.schemas.common import Deleted, Name, Page
@@ -91,9 +91,12 @@ def create_dataset(
     return once.reply_after(write, make, upload.digest)
 
 
-@routes.get("/datasets", summary="List datasets")
+@routes.get("/datasets", summary="List datasets", openapi_extra=METADATA_QUERY)
 def list_datasets(
-    caller: Reader, session: SessionDep, page: PageDep, name: Annotated[str | None, Query(description="Only versions of this name")] = None
+    caller: Reader,
+    session: SessionDep,
+    page: TaggedPageDep,
+    name: Annotated[str | None, Query(description="Only versions of this name")] = None,
 ) -> Page[DatasetRead]:
     """Newest first; also the unnamed ones that jobs with inline rows made."""
     return page_of(datasets.list_datasets(session, caller.project_id, page, name), dataset_read)

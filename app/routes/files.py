@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
 from app.auth import Reader, Writer
-from app.deps import BODY_ERRORS, COMMON_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, COMMON_ERRORS, ObjectId, RecentPageDep, SessionDep, errors, router
 from app.errors import ApiError
 from app.idempotency import Made, OnceDep
 from app.schemas.common import Page
@@ -75,7 +75,7 @@ def _check(form: FormFile) -> None:
 def list_files(
     caller: Reader,
     session: SessionDep,
-    page: PageDep,
+    page: RecentPageDep,
     purpose: Annotated[str | None, Query(max_length=64, description="Only of this purpose")] = None,
 ) -> Page[FileRead]:
     """Newest first."""

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Query, Response
 
 from app.auth import Reader, Writer
-from app.deps import BODY_ERRORS, JobId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, METADATA_QUERY, JobId, SessionDep, TaggedPageDep, errors, router
 from app.errors import ApiError
 from app.idempotency import Made, OnceDep
 from app.schemas.common import Page
@@ -54,8 +54,8 @@ def _asked(body: FineTuneJobCreate) -> fine_tuning.FineTuneSpec:
     )
 
 
-@routes.get("/fine_tuning/jobs", summary="List fine-tune jobs")
-def list_fine_tuning_jobs(caller: Reader, session: SessionDep, page: PageDep) -> Page[FineTuneJobRead]:
+@routes.get("/fine_tuning/jobs", summary="List fine-tune jobs", openapi_extra=METADATA_QUERY)
+def list_fine_tuning_jobs(caller: Reader, session: SessionDep, page: TaggedPageDep) -> Page[FineTuneJobRead]:
     """Newest first; the children of compile jobs too."""
     found = repository.list_fine_tune_jobs(session, caller.project_id, page)
     own = fine_tuning.own_jobs(session, found.data)

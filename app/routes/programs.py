@@ -8,7 +8,7 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from app.auth import AnyCaller, Reader, Writer
-from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, METADATA_QUERY, ObjectId, SessionDep, TaggedPageDep, errors, router
 from app.hosting import Preview, answered, hosted_for_render, preview
 from app.idempotency import Made, OnceDep
 from app.references import program_spec
@@ -49,8 +49,8 @@ def create_program(body: ProgramCreate, caller: Writer, session: SessionDep, onc
     return once.reply_after(read, make)
 
 
-@routes.get("/programs", summary="List programs")
-def list_programs(caller: Reader, session: SessionDep, page: PageDep) -> Page[ProgramRead]:
+@routes.get("/programs", summary="List programs", openapi_extra=METADATA_QUERY)
+def list_programs(caller: Reader, session: SessionDep, page: TaggedPageDep) -> Page[ProgramRead]:
     """Newest first."""
     return page_of(programs.list_programs(session, caller.project_id, page), program_read)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Response
 
 from app.auth import Admin, AnyCaller
-from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, METADATA_QUERY, ObjectId, SessionDep, TaggedPageDep, errors, router
 from app.idempotency import Made, OnceDep
 from app.schemas.account import ProjectCreate, ProjectRead
 from app.schemas.common import Page
@@ -30,8 +30,8 @@ def create_project(body: ProjectCreate, caller: Admin, session: SessionDep, once
     return once.reply(make)
 
 
-@routes.get("/projects", summary="List projects")
-def list_projects(caller: AnyCaller, session: SessionDep, page: PageDep) -> Page[ProjectRead]:
+@routes.get("/projects", summary="List projects", openapi_extra=METADATA_QUERY)
+def list_projects(caller: AnyCaller, session: SessionDep, page: TaggedPageDep) -> Page[ProjectRead]:
     """The key's own; an operator sees all, newest first."""
     return page_of(projects.list_projects(session, page, None if caller.operates else caller.project_id), project_read)
 

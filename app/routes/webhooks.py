@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Response
 
 from app.auth import Admin
-from app.deps import BODY_ERRORS, ObjectId, PageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, ObjectId, RecentPageDep, SessionDep, errors, router
 from app.idempotency import Made, OnceDep
 from app.schemas.common import Deleted, Page
 from app.schemas.webhooks import WebhookDeliveryRead, WebhookEndpointMade, WebhookEndpointRead, WebhookEndpointRequest
@@ -34,7 +34,7 @@ def create_webhook_endpoint(body: WebhookEndpointRequest, caller: Admin, session
 
 
 @routes.get("/webhook_endpoints", summary="List webhook endpoints")
-def list_webhook_endpoints(caller: Admin, session: SessionDep, page: PageDep) -> Page[WebhookEndpointRead]:
+def list_webhook_endpoints(caller: Admin, session: SessionDep, page: RecentPageDep) -> Page[WebhookEndpointRead]:
     """Newest first."""
     return page_of(webhooks.list_endpoints(session, caller.project_id, page), endpoint_read)
 
@@ -53,7 +53,7 @@ def delete_webhook_endpoint(endpoint_id: ObjectId, caller: Admin, session: Sessi
 
 
 @routes.get("/webhook_endpoints/{endpoint_id}/deliveries", summary="What was delivered to an endpoint", responses=errors(404))
-def list_webhook_deliveries(endpoint_id: ObjectId, caller: Admin, session: SessionDep, page: PageDep) -> Page[WebhookDeliveryRead]:
+def list_webhook_deliveries(endpoint_id: ObjectId, caller: Admin, session: SessionDep, page: RecentPageDep) -> Page[WebhookDeliveryRead]:
     """Newest first, for a month."""
     return page_of(webhooks.deliveries(session, caller.project_id, endpoint_id, page), delivery_read)
 

@@ -25,7 +25,7 @@ def alias_read(row: Alias) -> AliasRead:
 def move_read(row: AliasMove) -> AliasMoveRead:
     return AliasMoveRead(
         id=row.id,
-        created_at=seconds(row.moved_at),
+        created_at=seconds(row.created_at),
         name=f"{row.program_name}@{row.alias}",
         artifact=row.artifact_id,
         previous_artifact=row.previous_artifact_id,

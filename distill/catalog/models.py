@@ -298,7 +298,7 @@ class AliasMove(Base):
     artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     previous_artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"))
     moved_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
-    moved_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    created_at: Mapped[datetime] = mapped_column("moved_at", server_default=CLOCK)
 
 
 class HeldOutRow(Base):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, case, func, select
 
 from distill.catalog.models import Artifact, Model
-from distill.db import Listing, Page, Session, paginate
+from distill.db import JsonDoc, Listing, Page, Session, paginate
 from distill.errors import NotFound
 from distill.jobs.models import FineTuneJob, Job, JobStep, WorkItem
 from distill.jobs.status import JobKind, JobStatus, Step, StepStatus
@@ -25,8 +25,6 @@ class JobFilter:
     step: str | None = None
     created_by: str | None = None
     program: str | None = None
-    created_after: datetime | None = None
-    metadata: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +108,6 @@ def _narrowed(statement: Select[Job], narrow: JobFilter) -> Select[Job]:
         statement = statement.where(Job.created_by == narrow.created_by)
     if narrow.program:
         statement = statement.where((Job.program_id == narrow.program) | (Job.program_name == narrow.program))
-    if narrow.created_after:
-        statement = statement.where(Job.created_at > narrow.created_after)
-    for key, value in (narrow.metadata or {}).items():
-        statement = statement.where(Job.user_metadata.op("->>")(key) == value)
     return statement
 
 
@@ -165,4 +159,13 @@ def fine_tune_job(s: Session, project_id: str, fine_tune_job_id: str) -> FineTun
 
 
 def list_fine_tune_jobs(s: Session, project_id: str, page: Page) -> Listing[FineTuneJob]:
-    return paginate(s, select(FineTuneJob).where(FineTuneJob.project_id == project_id), FineTuneJob.id, page)
+    """Fine-tuning jobs and children of compile jobs; each is narrowed by the metadata that it is shown with."""
+    row = FineTuneJob
+    statement = select(row).join(Job, Job.id == row.job_id).where(row.project_id == project_id)
+    lm = func.array_to_string(row.lms, ",")
+    parent = ("compile_job_id", Job.id, "lm", lm, "predictor", row.predictor, "reused_from", row.reused_from)
+    child = func.json_build_object(*parent, type_=JsonDoc)
+    shown = case((row.id == Job.id, Job.user_metadata), else_=child)
+    for name, value in page.metadata.items():
+        statement = statement.where(shown.op("->>")(name) == value)
+    return paginate(s, statement, row.id, replace(page, metadata={}))

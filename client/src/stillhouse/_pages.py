@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from stillhouse._request import Call
+from stillhouse._request import Call, metadata_filters
 
 if TYPE_CHECKING:
     from stillhouse._client import AsyncStillhouse, Stillhouse
@@ -25,7 +25,7 @@ class Rows(Generic[M]):
 
 
 def list_call(path: str, model: type[M], params: dict[str, Any]) -> Call[Rows[M]]:
-    """A GET of one page; `after` on its result asks for the next."""
+    """A GET of one page; `after` on its result asks for the next. `metadata` among `params` is a mapping."""
 
     def parse(body: Any) -> Rows[M]:
         data = [model.model_validate(row) for row in body["data"]]
@@ -33,7 +33,8 @@ def list_call(path: str, model: type[M], params: dict[str, Any]) -> Call[Rows[M]
         return Rows(data, replace(call, params={**call.params, "after": body["last_id"]}) if more else None)
 
     parser: Callable[[Any], Rows[M]] = parse
-    call = Call("GET", path, parser, params={key: value for key, value in params.items() if value is not None})
+    plain = {key: value for key, value in params.items() if value is not None and key != "metadata"}
+    call = Call("GET", path, parser, params={**plain, **metadata_filters(params.get("metadata"))})
     return call
 
 

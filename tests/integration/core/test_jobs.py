@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from math import inf
+from typing import Any
 
 import psycopg
 import pytest
@@ -326,7 +327,7 @@ class TestLists:
         plain, tagged = world.submit(), world.submit(metadata={"sha": "9f1c"}, program_name="router")
         cancel(world, plain)
         assert _ids(world, JobFilter(status="cancelled")) == [plain]
-        assert _ids(world, JobFilter(metadata={"sha": "9f1c"})) == [tagged]
+        assert _ids(world, JobFilter(), metadata={"sha": "9f1c"}) == [tagged]
         assert _ids(world, JobFilter(program="router")) == [tagged]
         assert _ids(world, JobFilter(program=world.program_id)) == [tagged, plain]
 
@@ -344,9 +345,9 @@ def _hint_and_fail(s: Session) -> None:
     raise ValueError("no work after all")
 
 
-def _ids(world: World, narrow: JobFilter) -> list[str]:
+def _ids(world: World, narrow: JobFilter, **page: Any) -> list[str]:
     with unit_of_work() as s:
-        return [row.id for row in repository.list_jobs(s, world.project_id, Page(), narrow).data]
+        return [row.id for row in repository.list_jobs(s, world.project_id, Page(**page), narrow).data]
 
 
 def _release(held: Claim) -> None:

@@ -14,7 +14,7 @@ from stillhouse._request import Call, Upload
 from stillhouse._wait import OnSent, sending
 from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import Dataset, DatasetRows
-from stillhouse.types.requests import ListParams
+from stillhouse.types.requests import TaggedListParams
 
 PATH = "/v1/datasets"
 CONTENT_TYPES: Mapping[str, str] = {
@@ -85,7 +85,7 @@ class Datasets(Resource):
     def retrieve(self, dataset_id: str) -> Dataset:
         return self._client.send(_request.get(_request.at(PATH, dataset_id), Dataset))
 
-    def list(self, **params: Unpack[ListParams]) -> Page[Dataset]:
+    def list(self, **params: Unpack[TaggedListParams]) -> Page[Dataset]:
         return Page(self._client, self._client.send(_list(params)))
 
     def delete(self, dataset_id: str) -> None:
@@ -113,7 +113,7 @@ class AsyncDatasets(AsyncResource):
     async def retrieve(self, dataset_id: str) -> Dataset:
         return await self._client.send(_request.get(_request.at(PATH, dataset_id), Dataset))
 
-    async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Dataset]:
+    async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Dataset]:
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def delete(self, dataset_id: str) -> None:

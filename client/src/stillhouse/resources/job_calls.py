@@ -50,9 +50,7 @@ def retrieve(job_id: str, wait: float | None = None) -> Call[CompileJob]:
 
 
 def list_jobs(params: JobListParams) -> Call[Rows[CompileJob]]:
-    plain: dict[str, Any] = dict(params)
-    metadata = plain.pop("metadata", None)
-    return list_call(PATH, CompileJob, {**plain, **_request.metadata_filters(metadata)})
+    return list_call(PATH, CompileJob, dict(params))
 
 
 def verb(job_id: str, verb: str) -> Call[CompileJob]:

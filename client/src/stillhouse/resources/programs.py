@@ -12,7 +12,7 @@ from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
 from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import Program, Render
-from stillhouse.types.requests import ListParams
+from stillhouse.types.requests import TaggedListParams
 
 PATH = "/v1/programs"
 
@@ -60,7 +60,7 @@ class Programs(Resource):
     def retrieve(self, program_id: str) -> Program:
         return self._client.send(_request.get(_request.at(PATH, program_id), Program))
 
-    def list(self, **params: Unpack[ListParams]) -> Page[Program]:
+    def list(self, **params: Unpack[TaggedListParams]) -> Page[Program]:
         return Page(self._client, self._client.send(_list(params)))
 
     def delete(self, program_id: str) -> None:
@@ -87,7 +87,7 @@ class AsyncPrograms(AsyncResource):
     async def retrieve(self, program_id: str) -> Program:
         return await self._client.send(_request.get(_request.at(PATH, program_id), Program))
 
-    async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Program]:
+    async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Program]:
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def delete(self, program_id: str) -> None:

@@ -12,7 +12,7 @@ from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
 from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types.account import Project
-from stillhouse.types.requests import ListParams
+from stillhouse.types.requests import TaggedListParams
 
 PATH = "/v1/projects"
 
@@ -38,7 +38,7 @@ class Projects(Resource):
         """By name or id."""
         return self._client.send(_retrieve(project))
 
-    def list(self, **params: Unpack[ListParams]) -> Page[Project]:
+    def list(self, **params: Unpack[TaggedListParams]) -> Page[Project]:
         return Page(self._client, self._client.send(_list(params)))
 
 
@@ -51,5 +51,5 @@ class AsyncProjects(AsyncResource):
         """By name or id."""
         return await self._client.send(_retrieve(project))
 
-    async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Project]:
+    async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Project]:
         return AsyncPage(self._client, await self._client.send(_list(params)))

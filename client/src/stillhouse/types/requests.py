@@ -70,14 +70,21 @@ class RefilterParams(TypedDict, total=False):
 
 
 class ListParams(TypedDict, total=False):
-    """A page's size (at most 100), where it starts, and its direction."""
+    """A page's size (at most 100), where it starts, its direction, and after which second its objects were made."""
 
     limit: int
     after: str
     order: str
+    created_after: int
 
 
-class JobListParams(ListParams, total=False):
+class TaggedListParams(ListParams, total=False):
+    """Of objects that have metadata."""
+
+    metadata: Mapping[str, str]
+
+
+class JobListParams(TaggedListParams, total=False):
     """Filters of `compile_jobs.list`."""
 
     status: str
@@ -85,5 +92,3 @@ class JobListParams(ListParams, total=False):
     program: str
     project: str
     created_by: str
-    created_after: int
-    metadata: Mapping[str, str]
