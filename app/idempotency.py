@@ -1,26 +1,32 @@
-"""`Idempotency-Key`: the same key and body again get the stored reply, not a second object."""
+"""`Idempotency-Key`: the same key and body again get the stored reply, not a second object, and no second answer of an LM."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Annotated, TypeVar
+from uuid import uuid4
 
+import structlog
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
-from app.auth import Writer
+from app.auth import AnyCaller
+from app.body import JSON_TYPE
 from app.deps import SessionDep
 from app.errors import ApiError
 from distill.catalog import idempotency
 from distill.db import Session, unit_of_work
 from distill.errors import Conflict
 
+log = structlog.get_logger(__name__)
+
 T = TypeVar("T")
 KeyHeader = Annotated[
     str | None,
-    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="The same key again makes no second object"),
+    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="The same key and body again get the stored reply"),
 ]
 
 
@@ -37,7 +43,7 @@ class Made:
 class Once:
     """Runs a creating request at most once per key. The reply is stored in the request's own transaction."""
 
-    def __init__(self, request: Request, session: SessionDep, caller: Writer, key: KeyHeader = None) -> None:
+    def __init__(self, request: Request, session: SessionDep, caller: AnyCaller, key: KeyHeader = None) -> None:
         self._request = request
         self._session: Session = session
         self._project_id = caller.project_id
@@ -52,7 +58,7 @@ class Once:
         """
         if self._key is None:
             return _response(_answer(make()))
-        asked = self._asked(self._key, body_digest)
+        asked = _asked(self._request, self._project_id, self._key, body_digest)
         if stored := _stored(self._session, asked):
             return _response(stored, replayed=True)
         made = make()
@@ -66,24 +72,81 @@ class Once:
         """
         if self._key is not None:
             with unit_of_work("api") as session:
-                stored = _stored(session, self._asked(self._key, body_digest))
+                stored = _stored(session, _asked(self._request, self._project_id, self._key, body_digest))
             if stored:
                 return _response(stored, replayed=True)
         prepared = prepare()
         return self.reply(lambda: make(prepared), body_digest)
 
-    def _asked(self, key: str, body_digest: str | None) -> idempotency.Request:
-        scope = self._request.scope
-        parts = [scope["query_string"], (body_digest or "").encode(), b"" if body_digest else getattr(self._request, "_body", b"")]
-        digest = sha256(b"\0".join(parts)).hexdigest()
-        return idempotency.Request(self._project_id, f"{scope['method']} {scope['path']}", key, digest)
+
+class OncePaid:
+    """Runs a request that is answered by an LM, and leaves nothing else behind, at most once per key. The reply is stored when it is there.
+
+    A process that dies in between leaves the key held for some minutes, and then free: what was asked of the LM is lost with it.
+    """
+
+    def __init__(self, request: Request, caller: AnyCaller, key: KeyHeader = None) -> None:
+        self._request = request
+        self._project_id = caller.project_id
+        self._key = key
+
+    async def reply(self, make: Callable[[], Awaitable[Response]]) -> Response:
+        """The stored reply, or that of `make()`, which has read the body; when it raises, the key is free again. Raises as `Once.reply`."""
+        if self._key is None:
+            return await make()
+        asked = _asked(self._request, self._project_id, self._key)
+        if stored := await run_in_threadpool(_claimed, asked, self._owner):
+            return _response(stored, replayed=True)
+        try:
+            made = await make()
+        except Exception:
+            await run_in_threadpool(_end, lambda session: idempotency.release(session, asked, self._owner))
+            raise
+        await run_in_threadpool(_end, lambda session: idempotency.keep(session, asked, self._owner, _kept(made)))
+        return made
+
+    @property
+    def _owner(self) -> str:
+        """The same while the request is run again: see `app.repeats`."""
+        owner: str = self._request.scope["state"].setdefault("idempotency_owner", uuid4().hex)
+        return owner
+
+
+def _asked(request: Request, project_id: str, key: str, body_digest: str | None = None) -> idempotency.Request:
+    scope = request.scope
+    parts = [scope["query_string"], (body_digest or "").encode(), b"" if body_digest else getattr(request, "_body", b"")]
+    digest = sha256(b"\0".join(parts)).hexdigest()
+    return idempotency.Request(project_id, f"{scope['method']} {scope['path']}", key, digest)
 
 
 def _stored(session: Session, asked: idempotency.Request) -> idempotency.Answer | None:
+    return _told(lambda: idempotency.begin(session, asked))
+
+
+def _claimed(asked: idempotency.Request, owner: str) -> idempotency.Answer | None:
+    with unit_of_work("api") as session:
+        return _told(lambda: idempotency.claim(session, asked, owner))
+
+
+def _told(look: Callable[[], idempotency.Answer | None]) -> idempotency.Answer | None:
     try:
-        return idempotency.begin(session, asked)
+        return look()
     except Conflict as error:
         raise ApiError(409, error.code, error.message, headers={"retry-after": "1"}) from None
+
+
+def _end(work: Callable[[Session], None]) -> None:
+    """What an LM has answered goes out even where it cannot be stored."""
+    try:
+        with unit_of_work("api") as session:
+            work(session)
+    except Exception:
+        log.warning("idempotency_key_stays_held", exc_info=True)
+
+
+def _kept(made: Response) -> idempotency.Answer:
+    kind = made.headers.get("content-type", JSON_TYPE)
+    return idempotency.Answer(made.status_code, bytes(made.body).decode(), {"content-type": kind})
 
 
 def _answer(made: Made) -> idempotency.Answer:
@@ -92,7 +155,8 @@ def _answer(made: Made) -> idempotency.Answer:
 
 def _response(answer: idempotency.Answer, replayed: bool = False) -> Response:
     headers = {**answer.headers, **({"idempotent-replayed": "true"} if replayed else {})}
-    return Response(answer.body, answer.status, headers=headers, media_type="application/json")
+    return Response(answer.body, answer.status, headers=headers, media_type=JSON_TYPE)
 
 
 OnceDep = Annotated[Once, Depends()]
+OncePaidDep = Annotated[OncePaid, Depends()]

@@ -17,6 +17,7 @@ from app.deps import BODY_ERRORS, COMMON_ERRORS, errors
 from app.errors import ApiError
 from app.gateway import prompt_check
 from app.gateway.prompt_check import PromptCheck
+from app.idempotency import OncePaidDep
 from app.services import Services, ServicesDep
 from distill.catalog.targets import Resolved, resolve
 from distill.db import unit_of_work
@@ -58,23 +59,28 @@ _BODY: Mapping[str, Any] = {
     response_class=Response,
     responses={
         **BODY_ERRORS,
-        **errors(404),
+        **errors(404, 409),
         200: {"description": "OpenAI's chat completion, or its event stream", "content": {"application/json": {}, "text/event-stream": {}}},
     },
     openapi_extra=dict(_BODY),
 )
-async def chat_completions(request: Request, caller: ModelUser, services: ServicesDep, prompts: PromptCheck = None) -> Response:
+async def chat_completions(
+    request: Request, caller: ModelUser, services: ServicesDep, once: OncePaidDep, prompts: PromptCheck = None
+) -> Response:
     """OpenAI's route. An id that is not a model is 404; a model that is still loading is waited for up to 30 s, then 503.
 
     The base model never answers in a fine-tuned model's place. What a compiled program's model was not trained to answer, a prompt with
-    another system message than its program's, is 400 `not_a_rendered_prompt`."""
+    another system message than its program's, is 400 `not_a_rendered_prompt`. With `stream` an Idempotency-Key has no effect."""
     body = _checked(read_json(await request.body(), media_type(request)))
-    found = await run_in_threadpool(_resolve, caller.project_id, body["model"])
-    if prompts != "off":
-        await run_in_threadpool(prompt_check.check, found, body["messages"])
-    target = await _ready_target(found, caller.project_id, body["model"])
-    stream = bool(body.get("stream"))
-    return await _relayed(services, target, body, stream)
+
+    async def ask() -> Response:
+        found = await run_in_threadpool(_resolve, caller.project_id, body["model"])
+        if prompts != "off":
+            await run_in_threadpool(prompt_check.check, found, body["messages"])
+        target = await _ready_target(found, caller.project_id, body["model"])
+        return await _relayed(services, target, body, bool(body.get("stream")))
+
+    return await (ask() if body.get("stream") else once.reply(ask))
 
 
 #: What some proxies before an LM host take from a body as the address, the key or the headers of the call that they make.

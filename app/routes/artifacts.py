@@ -9,12 +9,14 @@ from typing import Annotated
 import structlog
 from fastapi import Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from app.archive import archive
 from app.auth import ArtifactUser, ModelUser, Reader, Writer
 from app.calls import prepare, run
 from app.deps import BODY_ERRORS, ArtifactRef, ObjectId, RecentPageDep, SessionDep, errors, router
 from app.errors import ApiError
+from app.idempotency import OncePaidDep
 from app.schemas.common import Deleted, Page
 from app.schemas.served import ArtifactRead, CallRead, CallRequest
 from app.services import ServicesDep
@@ -74,7 +76,11 @@ def artifact_content(artifact_id: ArtifactRef, caller: ArtifactUser, session: Se
     responses={**errors(404), 200: {"description": "The file", "content": {"application/octet-stream": {}}}},
 )
 def artifact_file(
-    artifact_id: ArtifactRef, path: Annotated[str, Path(max_length=1024)], caller: ArtifactUser, session: SessionDep, services: ServicesDep
+    artifact_id: ArtifactRef,
+    path: Annotated[str, Path(max_length=1024)],
+    caller: ArtifactUser,
+    session: SessionDep,
+    services: ServicesDep,
 ) -> FileResponse:
     """By its path inside the artifact."""
     row = aliases.artifact(session, caller.project_id, artifact_id)
@@ -100,10 +106,22 @@ def _whole(artifact_id: str) -> Iterator[None]:
         raise ApiError(500, "artifact_corrupt", message) from error
 
 
-@routes.post("/artifacts/{artifact_id}/call", summary="Run a compiled program", responses={**BODY_ERRORS, **errors(404)})
-def call_artifact(artifact_id: ArtifactRef, body: CallRequest, caller: ModelUser, services: ServicesDep) -> CallRead:
+@routes.post(
+    "/artifacts/{artifact_id}/call",
+    response_model=CallRead,
+    summary="Run a compiled program",
+    responses={**BODY_ERRORS, **errors(404, 409)},
+)
+async def call_artifact(
+    artifact_id: ArtifactRef, body: CallRequest, caller: ModelUser, services: ServicesDep, once: OncePaidDep
+) -> Response:
     """Inputs in, outputs out. 503 while one of its models is being loaded."""
-    with unit_of_work("api") as session:
-        prepared = prepare(session, services, caller.project_id, artifact_id, body.inputs)
-    answer = run(services, caller.project_id, prepared, body.inputs)
-    return CallRead(artifact=prepared.artifact_id, outputs=answer["outputs"], usage=answer["usage"])
+
+    def call() -> Response:
+        with unit_of_work("api") as session:
+            prepared = prepare(session, services, caller.project_id, artifact_id, body.inputs)
+        answer = run(services, caller.project_id, prepared, body.inputs)
+        found = CallRead(artifact=prepared.artifact_id, outputs=answer["outputs"], usage=answer["usage"])
+        return Response(found.model_dump_json(), media_type="application/json")
+
+    return await once.reply(lambda: run_in_threadpool(call))

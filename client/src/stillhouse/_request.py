@@ -76,9 +76,9 @@ def post(path: str, model: type[M], body: Any = None, *, timeout: float | None =
     return Call("POST", path, model.model_validate, json=body if body is not None else {}, timeout=timeout)
 
 
-def create(path: str, model: type[M], body: Any, idempotency_key: str | None) -> Call[M]:
-    """A POST that makes something: always with an Idempotency-Key, so that a retry cannot make two."""
-    return Call("POST", path, model.model_validate, json=plain_json(body), headers=idempotency(idempotency_key))
+def create(path: str, model: type[M], body: Any, idempotency_key: str | None, *, timeout: float | None = None) -> Call[M]:
+    """A POST that makes or spends something: always with an Idempotency-Key, so that a retry cannot make two."""
+    return Call("POST", path, model.model_validate, json=plain_json(body), headers=idempotency(idempotency_key), timeout=timeout)
 
 
 def delete(path: str) -> Call[None]:

@@ -15,6 +15,26 @@ from app.errors import status_at
 from app.main import build_routes
 from app.openapi import text
 
+#: POSTs that take no Idempotency-Key, since the same one again does nothing more.
+WITHOUT_KEY = {
+    "estimate_compile_job": "stores nothing and asks no LM",
+    "render_program": "stores nothing and asks no LM",
+    "start_compile_job": "a job that is started is not started again",
+    "pause_compile_job": "a job that is paused stays so",
+    "resume_compile_job": "a job that goes on goes on",
+    "cancel_compile_job": "a job that is cancelled stays so",
+    "cancel_fine_tuning_job": "a job that is cancelled stays so",
+    "pause_fine_tuning_job": "a job that is paused stays so",
+    "resume_fine_tuning_job": "a job that goes on goes on",
+    "claim_work_item": "a claim whose reply was lost ends with its lease",
+    "beat_work_item": "a lease that is renewed twice is renewed",
+    "release_work_item": "the fence lets it through once",
+    "publish_work_item": "the fence lets it through once, and again it changes nothing",
+    "send_traces": "what is there already stays",
+    "send_scores": "what is there already stays",
+    "redeliver_webhook": "a delivery that waits already waits once; receivers tell repeats by its id",
+}
+
 COMMITTED = Path(__file__).parents[3] / "openapi.json"
 
 
@@ -51,6 +71,15 @@ class TestOperations:
                 if status >= "400":
                     schema = reply["content"]["application/json"]["schema"]
                     assert schema == {"$ref": "#/components/schemas/ErrorBody"}, (verb, path, status)
+
+    def test_each_post_takes_an_idempotency_key_or_needs_none(self, document: dict[str, Any]) -> None:
+        posts = {
+            operation["operationId"]: {parameter["name"] for parameter in operation.get("parameters", ())}
+            for _, verb, operation in operations(document)
+            if verb == "post"
+        }
+        without = {name for name, parameters in posts.items() if "Idempotency-Key" not in parameters}
+        assert without == set(WITHOUT_KEY)
 
     def test_only_health_needs_no_key(self, document: dict[str, Any]) -> None:
         assert document["security"] == [{"apiKey": []}]

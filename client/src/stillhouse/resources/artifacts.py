@@ -24,8 +24,8 @@ def _retrieve(artifact_id: str) -> Call[Artifact]:
     return _request.get(_request.at(PATH, artifact_id), Artifact)
 
 
-def _call(artifact_id: str, inputs: Mapping[str, Any]) -> Call[ArtifactCall]:
-    return _request.post(_request.at(PATH, artifact_id, "call"), ArtifactCall, {"inputs": inputs}, timeout=180)
+def _call(artifact_id: str, inputs: Mapping[str, Any], key: str | None) -> Call[ArtifactCall]:
+    return _request.create(_request.at(PATH, artifact_id, "call"), ArtifactCall, {"inputs": inputs}, key, timeout=180)
 
 
 def _list(params: Mapping[str, Any]) -> Call[Rows[Artifact]]:
@@ -76,9 +76,9 @@ class Artifacts(Resource):
             broken = error
         download.tried(file, before, broken)
 
-    def call(self, artifact_id: str, inputs: Mapping[str, Any]) -> ArtifactCall:
-        """Run the compiled program on the server."""
-        return self._client.send(_call(artifact_id, inputs))
+    def call(self, artifact_id: str, inputs: Mapping[str, Any], *, idempotency_key: str | None = None) -> ArtifactCall:
+        """Run the compiled program on the server. With the same key again the answer is the stored one, and no LM is asked."""
+        return self._client.send(_call(artifact_id, inputs, idempotency_key))
 
 
 class AsyncArtifacts(AsyncResource):
@@ -118,6 +118,6 @@ class AsyncArtifacts(AsyncResource):
             broken = error
         download.tried(file, before, broken)
 
-    async def call(self, artifact_id: str, inputs: Mapping[str, Any]) -> ArtifactCall:
-        """Run the compiled program on the server."""
-        return await self._client.send(_call(artifact_id, inputs))
+    async def call(self, artifact_id: str, inputs: Mapping[str, Any], *, idempotency_key: str | None = None) -> ArtifactCall:
+        """Run the compiled program on the server; see `Artifacts.call`."""
+        return await self._client.send(_call(artifact_id, inputs, idempotency_key))
