@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
+from app import examples
 from app.body import JsonRoute
 from app.queries import metadata_parameter, metadata_query
 from distill.catalog import audit
@@ -87,7 +88,21 @@ TaggedPageDep = Annotated[Page, Depends(_tagged)]
 METADATA_QUERY = metadata_parameter("`metadata[key]=value`: only those with this pair")
 
 
-#: Ids are looked up as they are; the pattern only keeps out what no id can hold.
-ObjectId = Annotated[str, Path(pattern=r"^[!-~]+$", max_length=256)]
-JobId = ObjectId
-ArtifactRef = Annotated[str, Path(pattern=r"^[!-~]+$", max_length=256, description="`art-…`, or `program_name@alias`")]
+def _id(example: str, description: str | None = None) -> Any:
+    """Ids are looked up as they are; the pattern only keeps out what no id can hold."""
+    return Path(pattern=r"^[!-~]+$", max_length=256, description=description, examples=[example])
+
+
+JobId = Annotated[str, _id(examples.JOB)]
+FineTuningJobId = Annotated[str, _id(examples.FINE_TUNING_JOB)]
+FileId = Annotated[str, _id(examples.FILE)]
+ProgramId = Annotated[str, _id(examples.PROGRAM)]
+DatasetRef = Annotated[str, _id(examples.DATASET, "`ds-…`, `name@v3` or `name@latest`")]
+ArtifactId = Annotated[str, _id(examples.ARTIFACT)]
+ArtifactRef = Annotated[str, _id(examples.ARTIFACT, "`art-…`, or `program_name@alias`")]
+AliasName = Annotated[str, _id(examples.ALIAS, "`program_name@alias`")]
+ModelId = Annotated[str, Path(max_length=256, examples=[examples.MODEL])]
+KeyId = Annotated[str, _id(examples.KEY)]
+ProjectRef = Annotated[str, _id(examples.PROJECT, "Its name, or `proj-…`")]
+EndpointId = Annotated[str, _id(examples.ENDPOINT)]
+DeliveryId = Annotated[str, _id(examples.DELIVERY)]

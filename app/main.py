@@ -20,7 +20,7 @@ from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_i
 from app.rate import Rate
 from app.repeats import Repeats
 from app.routes import ALL_ROUTERS
-from app.schemas.common import ErrorBody
+from app.schemas.common import Body, ErrorBody
 from app.services import Services
 from distill import logs
 from distill.ids import new_id
@@ -91,6 +91,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     """The document that is committed as openapi.json; made once."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        _as_written(document["components"]["schemas"])
         error = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
         document["components"]["schemas"] |= {**error.pop("$defs"), "ErrorBody": error}
         document["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer", "description": "`sh_<id>_<secret>`"}}
@@ -103,6 +104,15 @@ def openapi(app: FastAPI) -> dict[str, Any]:
                 _as_openai(document["paths"][path])
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _as_written(schemas: dict[str, Any], parent: type[Body] = Body) -> None:
+    """Examples with their keys in the order in which people read them; pydantic has sorted them."""
+    for body in parent.__subclasses__():
+        extra = body.model_config.get("json_schema_extra")
+        if isinstance(extra, dict) and body.__name__ in schemas:
+            schemas[body.__name__]["examples"] = extra["examples"]
+        _as_written(schemas, body)
 
 
 def _as_openai(path: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from app import examples
 from app.auth import ModelUser
 from app.body import media_type, read_json
 from app.deps import BODY_ERRORS, COMMON_ERRORS, errors
@@ -46,6 +47,7 @@ _BODY: Mapping[str, Any] = {
                         "messages": {"type": "array", "items": {"type": "object"}},
                         "stream": {"type": "boolean"},
                     },
+                    "examples": [examples.CHAT],
                 }
             }
         },

@@ -8,7 +8,7 @@ from fastapi import Response
 
 from app.auth import Admin
 from app.compose import naming_no_path
-from app.deps import BODY_ERRORS, ObjectId, RecentPageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, KeyId, RecentPageDep, SessionDep, errors, router
 from app.idempotency import Made, OnceDep
 from app.schemas.account import KeyCreate, KeyMade, KeyRead
 from app.schemas.common import Deleted, Page
@@ -68,13 +68,13 @@ def list_api_keys(caller: Admin, session: SessionDep, page: RecentPageDep) -> Pa
 
 
 @routes.get("/api_keys/{key_id}", summary="Read an API key", responses=errors(404))
-def get_api_key(key_id: ObjectId, caller: Admin, session: SessionDep) -> KeyRead:
+def get_api_key(key_id: KeyId, caller: Admin, session: SessionDep) -> KeyRead:
     """By its id (`key-…`), which is no part of the token."""
     return key_read(keys.get(session, caller.project_id, key_id), now(session))
 
 
 @routes.delete("/api_keys/{key_id}", summary="Revoke an API key", responses=errors(404))
-def delete_api_key(key_id: ObjectId, caller: Admin, session: SessionDep) -> Deleted:
+def delete_api_key(key_id: KeyId, caller: Admin, session: SessionDep) -> Deleted:
     """From the next request on it is refused. Its id stays, since objects name who made them."""
     keys.revoke(session, caller.project_id, key_id)
     return Deleted(id=key_id, object="api_key")

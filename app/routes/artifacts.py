@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from app.archive import archive
 from app.auth import ArtifactUser, ModelUser, Reader, Writer
 from app.calls import prepare, run
-from app.deps import BODY_ERRORS, ArtifactRef, ObjectId, RecentPageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, ArtifactId, ArtifactRef, RecentPageDep, SessionDep, errors, router
 from app.errors import ApiError
 from app.idempotency import OncePaidDep
 from app.schemas.common import Deleted, Page
@@ -28,6 +28,8 @@ from distill.errors import StorageError
 
 log = structlog.get_logger(__name__)
 routes = router("artifacts")
+
+FilePath = Annotated[str, Path(max_length=1024, examples=["README.md"])]
 
 
 @routes.get("/artifacts", summary="List artifacts")
@@ -48,7 +50,7 @@ def get_artifact(artifact_id: ArtifactRef, caller: ArtifactUser, session: Sessio
 
 
 @routes.delete("/artifacts/{artifact_id}", summary="Delete an artifact", responses=errors(404, 409))
-def delete_artifact(artifact_id: ObjectId, caller: Writer, session: SessionDep) -> Deleted:
+def delete_artifact(artifact_id: ArtifactId, caller: Writer, session: SessionDep) -> Deleted:
     """By its id. A conflict while an alias points at it, which is named; its models stay."""
     artifacts.delete(session, caller.project_id, artifact_id)
     return Deleted(id=artifact_id, object="artifact")
@@ -77,7 +79,7 @@ def artifact_content(artifact_id: ArtifactRef, caller: ArtifactUser, session: Se
 )
 def artifact_file(
     artifact_id: ArtifactRef,
-    path: Annotated[str, Path(max_length=1024)],
+    path: Annotated[str, Path(max_length=1024, examples=["README.md"])],
     caller: ArtifactUser,
     session: SessionDep,
     services: ServicesDep,

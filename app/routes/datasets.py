@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app import examples
 from app.auth import Reader, Writer
-from app.deps import BODY_ERRORS, COMMON_ERRORS, METADATA_QUERY, ObjectId, SessionDep, TaggedPageDep, errors, router
+from app.deps import BODY_ERRORS, COMMON_ERRORS, METADATA_QUERY, DatasetRef, SessionDep, TaggedPageDep, errors, router
 from app.idempotency import Made, OnceDep
 from app.queries import metadata_query
 from app.schemas.common import Deleted, Name, Page
@@ -22,21 +23,24 @@ from distill.catalog import datasets
 routes = router("datasets")
 
 #: The body is read as a stream by `UploadDep`, so OpenAPI is told here what it may be.
-_TEXT = {"schema": {"type": "string"}}
 _BODY: Mapping[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": DatasetCreate.model_json_schema(ref_template="#/components/schemas/{model}")},
-            "application/jsonl": _TEXT,
-            "text/csv": _TEXT,
+            "application/json": {
+                "schema": DatasetCreate.model_json_schema(ref_template="#/components/schemas/{model}"),
+                "example": examples.UPLOAD,
+            },
+            "application/jsonl": {"schema": {"type": "string"}, "example": examples.JSONL},
+            "text/csv": {"schema": {"type": "string"}, "example": examples.CSV},
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
                     "properties": {"file": {"type": "string", "format": "binary"}, "name": {"type": "string"}},
-                }
+                },
+                "example": {"file": "@support-train.csv", "name": "support-train"},
             },
         },
     }
@@ -103,13 +107,13 @@ def list_datasets(
 
 
 @routes.get("/datasets/{dataset_id}", summary="Read a dataset", responses=errors(404))
-def get_dataset(dataset_id: ObjectId, caller: Reader, session: SessionDep) -> DatasetRead:
+def get_dataset(dataset_id: DatasetRef, caller: Reader, session: SessionDep) -> DatasetRead:
     """By id, `name@v3` or `name@latest`."""
     return dataset_read(datasets.resolve(session, caller.project_id, dataset_id, param="id"))
 
 
 @routes.delete("/datasets/{dataset_id}", summary="Delete a dataset", responses=errors(404))
-def delete_dataset(dataset_id: ObjectId, caller: Writer, session: SessionDep) -> Deleted:
+def delete_dataset(dataset_id: DatasetRef, caller: Writer, session: SessionDep) -> Deleted:
     """Jobs that use it keep its rows."""
     datasets.delete(session, caller.project_id, dataset_id)
     return Deleted(id=dataset_id, object="dataset")
@@ -117,7 +121,7 @@ def delete_dataset(dataset_id: ObjectId, caller: Writer, session: SessionDep) ->
 
 @routes.get("/datasets/{dataset_id}/rows", summary="Read rows of a dataset", responses=errors(404))
 def dataset_rows(
-    dataset_id: ObjectId,
+    dataset_id: DatasetRef,
     caller: Reader,
     session: SessionDep,
     services: ServicesDep,

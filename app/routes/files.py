@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
 from app.auth import Reader, Writer
-from app.deps import BODY_ERRORS, COMMON_ERRORS, ObjectId, RecentPageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, COMMON_ERRORS, FileId, RecentPageDep, SessionDep, errors, router
 from app.errors import ApiError
 from app.idempotency import Made, OnceDep
 from app.schemas.common import Page
@@ -34,7 +34,8 @@ _BODY: Mapping[str, Any] = {
                     "required": ["file", "purpose"],
                     "additionalProperties": False,
                     "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"const": PURPOSE}},
-                }
+                },
+                "example": {"file": "@conversations.jsonl", "purpose": PURPOSE},
             }
         },
     }
@@ -83,13 +84,13 @@ def list_files(
 
 
 @routes.get("/files/{file_id}", summary="Read about a file", responses=errors(404))
-def get_file(file_id: ObjectId, caller: Reader, session: SessionDep) -> FileRead:
+def get_file(file_id: FileId, caller: Reader, session: SessionDep) -> FileRead:
     """Its name, size and purpose."""
     return file_read(files.get(session, caller.project_id, file_id))
 
 
 @routes.delete("/files/{file_id}", summary="Delete a file", responses=errors(404))
-def delete_file(file_id: ObjectId, caller: Writer, session: SessionDep) -> FileDeleted:
+def delete_file(file_id: FileId, caller: Writer, session: SessionDep) -> FileDeleted:
     """Jobs that were given it go on."""
     files.delete(session, caller.project_id, file_id)
     return FileDeleted(id=file_id)
@@ -101,7 +102,7 @@ def delete_file(file_id: ObjectId, caller: Writer, session: SessionDep) -> FileD
     response_class=Response,
     responses={**errors(404), 200: {"description": "The bytes as they were sent", "content": {"application/octet-stream": {}}}},
 )
-def file_content(file_id: ObjectId, caller: Reader, session: SessionDep, services: ServicesDep) -> FileResponse:
+def file_content(file_id: FileId, caller: Reader, session: SessionDep, services: ServicesDep) -> FileResponse:
     """The bytes as they were sent."""
     row = files.get(session, caller.project_id, file_id)
     headers = {"etag": f'"{row.digest}"', "x-content-type-options": "nosniff"}

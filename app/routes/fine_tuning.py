@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Query, Response
 
 from app.auth import Reader, Writer
-from app.deps import BODY_ERRORS, METADATA_QUERY, JobId, SessionDep, TaggedPageDep, errors, router
+from app.deps import BODY_ERRORS, METADATA_QUERY, FineTuningJobId, SessionDep, TaggedPageDep, errors, router
 from app.errors import ApiError
 from app.idempotency import Made, OnceDep
 from app.schemas.common import Page
@@ -63,7 +63,7 @@ def list_fine_tuning_jobs(caller: Reader, session: SessionDep, page: TaggedPageD
 
 
 @routes.get("/fine_tuning/jobs/{job_id}", summary="Read a fine-tune job", responses=errors(404))
-def get_fine_tuning_job(job_id: JobId, caller: Reader, session: SessionDep) -> FineTuneJobRead:
+def get_fine_tuning_job(job_id: FineTuningJobId, caller: Reader, session: SessionDep) -> FineTuneJobRead:
     """In a compile job's child `metadata.compile_job_id` names its parent."""
     return _read(session, repository.fine_tune_job(session, caller.project_id, job_id))
 
@@ -73,19 +73,19 @@ def _read(session: Session, row: FineTuneJob) -> FineTuneJobRead:
 
 
 @routes.post("/fine_tuning/jobs/{job_id}/cancel", summary="Cancel a fine-tune job", responses=errors(404, 409))
-def cancel_fine_tuning_job(job_id: JobId, caller: Writer, session: SessionDep) -> FineTuneJobRead:
+def cancel_fine_tuning_job(job_id: FineTuningJobId, caller: Writer, session: SessionDep) -> FineTuneJobRead:
     """A conflict for a job that is over, and for a compile job's child: cancel its parent."""
     return _asked_of(session, caller, job_id, "cancel", service.cancel)
 
 
 @routes.post("/fine_tuning/jobs/{job_id}/pause", summary="Pause a fine-tune job", responses=errors(404, 409))
-def pause_fine_tuning_job(job_id: JobId, caller: Writer, session: SessionDep) -> FineTuneJobRead:
+def pause_fine_tuning_job(job_id: FineTuningJobId, caller: Writer, session: SessionDep) -> FineTuneJobRead:
     """It keeps its checkpoint, and is shown as running. A conflict for a compile job's child: pause its parent."""
     return _asked_of(session, caller, job_id, "pause", pausing.pause)
 
 
 @routes.post("/fine_tuning/jobs/{job_id}/resume", summary="Resume a fine-tune job", responses=errors(404, 409))
-def resume_fine_tuning_job(job_id: JobId, caller: Writer, session: SessionDep) -> FineTuneJobRead:
+def resume_fine_tuning_job(job_id: FineTuningJobId, caller: Writer, session: SessionDep) -> FineTuneJobRead:
     """It goes on from its checkpoint. A conflict for a compile job's child: resume its parent."""
     return _asked_of(session, caller, job_id, "resume", pausing.resume)
 
@@ -103,7 +103,7 @@ def _asked_of(
 
 @routes.get("/fine_tuning/jobs/{job_id}/events", summary="What happened to a fine-tune job", responses=errors(404))
 def list_fine_tuning_events(
-    job_id: JobId,
+    job_id: FineTuningJobId,
     caller: Reader,
     session: SessionDep,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -122,7 +122,7 @@ _TRAINING = frozenset({"status", "done", "train.curve", "train.progress", "check
 
 
 @routes.get("/fine_tuning/jobs/{job_id}/checkpoints", summary="The models of a fine-tune job", responses=errors(404))
-def list_fine_tuning_checkpoints(job_id: JobId, caller: Reader, session: SessionDep) -> Page[FineTuneCheckpointRead]:
+def list_fine_tuning_checkpoints(job_id: FineTuningJobId, caller: Reader, session: SessionDep) -> Page[FineTuneCheckpointRead]:
     """Those that can be asked: the model itself, once it is trained, with the training step that it is of."""
     row = repository.fine_tune_job(session, caller.project_id, job_id)
     data = checkpoints_of(row, _read(session, row).fine_tuned_model)

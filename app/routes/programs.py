@@ -8,7 +8,7 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from app.auth import AnyCaller, Reader, Writer
-from app.deps import BODY_ERRORS, METADATA_QUERY, ObjectId, SessionDep, TaggedPageDep, errors, router
+from app.deps import BODY_ERRORS, METADATA_QUERY, ProgramId, SessionDep, TaggedPageDep, errors, router
 from app.hosting import Preview, answered, hosted_for_render, preview
 from app.idempotency import Made, OnceDep
 from app.references import program_spec
@@ -56,20 +56,20 @@ def list_programs(caller: Reader, session: SessionDep, page: TaggedPageDep) -> P
 
 
 @routes.get("/programs/{program_id}", summary="Read a program", responses=errors(404))
-def get_program(program_id: ObjectId, caller: Reader, session: SessionDep) -> ProgramRead:
+def get_program(program_id: ProgramId, caller: Reader, session: SessionDep) -> ProgramRead:
     """The spec in its canonical form: sugar and defaults written out."""
     return program_read(programs.get(session, caller.project_id, program_id))
 
 
 @routes.delete("/programs/{program_id}", summary="Delete a program", responses=errors(404))
-def delete_program(program_id: ObjectId, caller: Writer, session: SessionDep) -> Deleted:
+def delete_program(program_id: ProgramId, caller: Writer, session: SessionDep) -> Deleted:
     """Jobs that used it keep it."""
     programs.delete(session, caller.project_id, program_id)
     return Deleted(id=program_id, object="program")
 
 
 @routes.post("/programs/{program_id}/render", summary="Show the prompts of a program", responses={**BODY_ERRORS, **errors(404)})
-def render_program(program_id: ObjectId, body: RenderRequest, caller: Reader, services: ServicesDep) -> RenderRead:
+def render_program(program_id: ProgramId, body: RenderRequest, caller: Reader, services: ServicesDep) -> RenderRead:
     """The messages each predictor would send for these inputs. No LM is called."""
     with unit_of_work("api") as session:
         row = programs.get(session, caller.project_id, program_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Response
 
 from app.auth import Admin, AnyCaller
-from app.deps import BODY_ERRORS, METADATA_QUERY, ObjectId, SessionDep, TaggedPageDep, errors, router
+from app.deps import BODY_ERRORS, METADATA_QUERY, ProjectRef, SessionDep, TaggedPageDep, errors, router
 from app.idempotency import Made, OnceDep
 from app.schemas.account import ProjectCreate, ProjectRead
 from app.schemas.common import Page
@@ -37,7 +37,7 @@ def list_projects(caller: AnyCaller, session: SessionDep, page: TaggedPageDep) -
 
 
 @routes.get("/projects/{project}", summary="Read a project", responses=errors(404))
-def get_project(project: ObjectId, caller: AnyCaller, session: SessionDep) -> ProjectRead:
+def get_project(project: ProjectRef, caller: AnyCaller, session: SessionDep) -> ProjectRead:
     """By name or id. To all but operators, another project is not found."""
     if not caller.operates and project not in (caller.project_id, caller.project_name):
         raise NotFound(f"no project {project}", code="project_not_found", param="project")

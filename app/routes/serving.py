@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Path, Query
+from fastapi import Depends, Query
 
+from app import examples
 from app.auth import AnyCaller, Needs, Writer
-from app.deps import SessionDep, errors, router
+from app.deps import ModelId, SessionDep, errors, router
 from app.schemas.common import Deleted, Page
 from app.schemas.served import ConnectionRead, MeRead, ModelRead, ResolvedLmRead
 from app.views.served import connection_models, connection_read, model_read
@@ -21,7 +22,10 @@ from distill.jobs import trained
 routes = router("serving")
 
 ModelReader = Annotated[Caller, Depends(Needs("models:use", "jobs:read", "jobs:write"))]
-LmName = Annotated[str, Query(min_length=1, max_length=256, description="As in `dspy.LM(…)`: `openai/gpt-4.1-mini`")]
+LmName = Annotated[
+    str,
+    Query(min_length=1, max_length=256, description="As in `dspy.LM(…)`: `openai/gpt-4.1-mini`", examples=[examples.TEACHER_MODEL]),
+]
 _ALL = 1000
 
 
@@ -44,7 +48,7 @@ def _listed(session: Session) -> list[ModelRead]:
 
 
 @routes.get("/models/{model_id:path}", summary="Read a model", responses=errors(404))
-def get_model(model_id: Annotated[str, Path(max_length=256)], caller: ModelReader, session: SessionDep) -> ModelRead:
+def get_model(model_id: ModelId, caller: ModelReader, session: SessionDep) -> ModelRead:
     """By its id, with or without `openai/` in front, or `connection/model`."""
     bare = model_id.removeprefix("openai/")
     listed = {model.id: model for model in _listed(session)}
@@ -56,7 +60,7 @@ def get_model(model_id: Annotated[str, Path(max_length=256)], caller: ModelReade
 
 
 @routes.delete("/models/{model_id:path}", summary="Delete a fine-tuned model", responses=errors(404, 409))
-def delete_model(model_id: Annotated[str, Path(max_length=256)], caller: Writer, session: SessionDep) -> Deleted:
+def delete_model(model_id: ModelId, caller: Writer, session: SessionDep) -> Deleted:
     """It is unloaded, and no job takes it again for a training that is the same. A conflict while a job that is not over uses it, or an
     alias points at an artifact of it; either is named."""
     bare = model_id.removeprefix("openai/")

@@ -8,7 +8,7 @@ from fastapi import Query, Response
 from starlette.responses import StreamingResponse
 
 from app.auth import Reader
-from app.deps import JobId, ObjectId, SessionDep, errors, router
+from app.deps import FineTuningJobId, JobId, SessionDep, errors, router
 from app.errors import ApiError
 from app.lines import MEDIA_TYPE, attachment
 from app.records import RecordFormat, records
@@ -35,7 +35,7 @@ def list_training_files(job_id: JobId, caller: Reader, session: SessionDep, serv
 )
 def training_file_content(
     job_id: JobId,
-    fine_tuning_job: ObjectId,
+    fine_tuning_job: FineTuningJobId,
     caller: Reader,
     session: SessionDep,
     services: ServicesDep,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
 
 Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -16,6 +17,8 @@ MONTH = 2_592_000
 
 class KeyCreate(Body):
     """A new key of the project; with `replaces` in the place of another one."""
+
+    model_config = examples.shown(label="pipeline of the support team", scopes=["jobs:read", "jobs:write"])
 
     label: Label | None = Field(default=None, description="Who or what will use it; with `replaces` the old key's unless given")
     scopes: list[str] | None = Field(
@@ -56,6 +59,8 @@ class KeyMade(KeyRead):
 
 
 class ProjectCreate(Body):
+    model_config = examples.shown(name="support-eu", metadata={"owner": "ana"})
+
     name: Name
     metadata: Metadata = Field(default_factory=dict)
 

@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from app import examples
 from app.schemas.common import Body, Reply
 
 
 class AliasMoveRequest(Body):
     """Where an alias is to point; with `against`, only if the artifact is better."""
+
+    model_config = examples.shown(artifact=examples.ARTIFACT)
 
     artifact: str = Field(max_length=256, description="`art-…`, or another alias of the program")
     against: str | None = Field(default=None, max_length=256, description="An alias: move only if better than what it points at")

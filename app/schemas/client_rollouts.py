@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app import examples
 from app.schemas.common import Body, Reply
 
 MOST_AT_ONCE = 500
@@ -22,6 +23,8 @@ ItemId = Annotated[str, Field(pattern=r"^work-[0-9]{1,18}$", description="`work-
 class ClaimIn(Body):
     """Who claims. Without `job`, any job of the key's project may be served."""
 
+    model_config = examples.shown(client="laptop-7f3a", job=examples.JOB, width=8)
+
     client: str = Field(min_length=1, max_length=200, description="A name that no other client uses now, a random one for instance")
     job: str | None = Field(default=None, max_length=256, description="`cjob-…`: work of this job alone")
     width: int = Field(default=8, ge=1, le=1000, description="How many rollouts the client runs at once")
@@ -30,11 +33,15 @@ class ClaimIn(Body):
 class HeldIn(Body):
     """An item that the client holds."""
 
+    model_config = examples.shown(id=examples.WORK_ITEM, fence=1)
+
     id: ItemId
     fence: int = Field(ge=1, lt=2**60, description="As the claim said")
 
 
 class BeatIn(HeldIn):
+    model_config = examples.shown(id=examples.WORK_ITEM, fence=1, done=1)
+
     done: int | None = Field(default=None, ge=0, lt=2**40, description="How many examples of the item are done")
 
 
@@ -47,6 +54,10 @@ class UndecidedIn(Body):
 
 
 class PublishIn(HeldIn):
+    model_config = examples.shown(
+        id=examples.WORK_ITEM, fence=1, undecided=[{"row": 2, "code": "timeout", "message": "The program took longer than 60 s."}]
+    )
+
     undecided: list[UndecidedIn] = Field(default_factory=list, max_length=MOST_AT_ONCE + 12)
 
 
@@ -174,6 +185,28 @@ class TraceIn(Body):
 class TracesIn(Body):
     """`source`: `client` for rollouts that were made for this job, `import` for older ones, which nothing was paid for here."""
 
+    model_config = examples.shown(
+        traces=[
+            {
+                "role": "teacher:0",
+                "row": 1,
+                "status": "ok",
+                "outputs": {"team": "billing"},
+                "calls": [
+                    {
+                        "predictor": "self",
+                        "inputs": examples.INPUTS,
+                        "outputs": {"team": "billing"},
+                        "lm": examples.TEACHER_MODEL,
+                        "usage": {"prompt_tokens": 210, "completion_tokens": 12},
+                    }
+                ],
+                "usage": {"calls": 1, "prompt_tokens": 210, "completion_tokens": 12},
+                "seconds": 0.8,
+            }
+        ]
+    )
+
     traces: list[TraceIn] = Field(min_length=1, max_length=MOST_AT_ONCE)
     source: Literal["client", "import"] = "client"
 
@@ -200,6 +233,8 @@ class ScoreIn(Body):
 
 
 class ScoresIn(Body):
+    model_config = examples.shown(scores=[{"role": "teacher:0", "row": 1, "value": 1.0, "outputs": {"team": "billing"}}])
+
     scores: list[ScoreIn] = Field(min_length=1, max_length=MOST_AT_ONCE)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
 from app.schemas.fine_tuning import ChildFineTuneJob
 from app.schemas.lms import LmIn, LmName, PromptAdapterIn, TeacherIn
@@ -18,6 +19,8 @@ Priority = Annotated[int, Field(ge=-100, le=100)]
 
 class JobCreate(Body):
     """The smallest one: `program`, `trainset`, `metric`. Defaults are filled in and returned."""
+
+    model_config = examples.shown(**examples.COMPILE)
 
     name: str | None = Field(default=None, max_length=128)
     program_name: Name | None = Field(default=None, description="The artifact's name, and part of the tuned models' ids")
@@ -51,11 +54,15 @@ class JobCreate(Body):
 class RetryIn(Body):
     """Nothing, or the one fine-tune job to be trained again."""
 
+    model_config = examples.shown()
+
     fine_tuning_job: str | None = Field(default=None, max_length=256, description="`ftjob-…`: of the failed ones, only this")
 
 
 class RefilterIn(Body):
     """What is to be other than in the job whose traces are used; absent fields stay, objects are merged field by field."""
+
+    model_config = examples.shown(filter={"min_score": 0.8, "max_rows": 500}, name="a lower bar")
 
     filter: Filter | None = None
     prompt_adapter: PromptAdapterIn | None = Field(default=None, description="Of the student; the traces were made with the teacher's")
@@ -76,6 +83,8 @@ class RefilterIn(Body):
 
 class JobUpdate(Body):
     """What may change while a job stands; absent fields stay."""
+
+    model_config = examples.shown(name="weekly router", priority=10, budget={"max_calls": 5000}, metadata={"week": "47"})
 
     name: str | None = Field(default=None, max_length=128)
     priority: Priority | None = None

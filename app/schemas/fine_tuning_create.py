@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from app import examples
 from app.schemas.common import Body, Metadata
 from distill.spec import TrainOptions
 
@@ -35,6 +36,8 @@ class Method(Body):
 
 class FineTuneJobCreate(Body):
     """OpenAI's body. `hyperparameters` and `method.supervised.hyperparameters` mean the same, and take our train options too."""
+
+    model_config = examples.shown(model=examples.BASE_MODEL, training_file=examples.FILE, suffix="support", hyperparameters={"n_epochs": 3})
 
     model: str = Field(min_length=1, max_length=256, description="A base model, as `connection/model` or by its own name")
     training_file: FileId

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
 
 #: What a preview of a program that is code cannot show.
@@ -33,6 +34,8 @@ class ReferenceParts(Body):
 
 class ProgramCreate(ReferenceParts):
     """A program with a name: a spec, or a reference to code. A bare spec (`{"predictors": […]}`) is taken too."""
+
+    model_config = examples.shown(name="support-router", spec=examples.SPEC)
 
     name: Name | None = None
     spec: dict[str, Any] | None = Field(default=None, description="The program spec; its schema is GET /v1/spec/schema.json")
@@ -77,6 +80,8 @@ class ProgramRead(Reply):
 
 
 class RenderRequest(Body):
+    model_config = examples.shown(inputs=examples.INPUTS)
+
     inputs: dict[str, Any]
     prompt_adapter: dict[str, Any] | str | None = None
 

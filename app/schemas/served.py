@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from app import examples
 from app.schemas.common import Body, Reply
 
 
@@ -47,6 +48,8 @@ class ArtifactRead(Reply):
 
 
 class CallRequest(Body):
+    model_config = examples.shown(inputs=examples.INPUTS)
+
     inputs: dict[str, Any]
 
 

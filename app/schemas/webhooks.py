@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from app import examples
 from app.schemas.common import Body, Reply
 
 
 class WebhookEndpointRequest(Body):
     """Where events are to be delivered to, and which."""
+
+    model_config = examples.shown(url="https://hooks.example.com/stillhouse", events=["compile_job.succeeded", "compile_job.failed"])
 
     url: Annotated[str, Field(min_length=1, max_length=2048, description="https, and public unless the operator allows its host")]
     events: Annotated[list[str], Field(min_length=1, max_length=64, description="Types of events, `compile_job.succeeded` for one")]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from distill.catalog import artifacts, connections, fine_tuned, projects
+from distill.catalog import artifacts, connections, fine_tuned
 from distill.db import unit_of_work
 from distill.jobs import repository, service
 from distill.jobs.service import NewFineTuneJob
 from distill.settings import get_settings
 from distill.storage import open_store
-from tests.integration.api.conftest import SPEC, job_body
+from tests.integration.api.conftest import job_body
 
 MODEL = "sh-router-self-abcd1234"
 HAS_MODEL = text("""
@@ -29,22 +31,23 @@ class Finished:
     placement_id: int
 
 
-def finish(api: TestClient, model: str = MODEL) -> Finished:
-    """A job whose one predictor has the model `model`, which is still to be loaded."""
-    job_id: str = api.post("/v1/compile_jobs", json=job_body(program_name="router")).json()["id"]
+def finish(api: TestClient, model: str = MODEL, body: Mapping[str, Any] | None = None) -> Finished:
+    """A job whose one predictor, `self`, has the model `model`, which is still to be loaded."""
+    body = body or job_body(program_name="router")
+    job_id: str = api.post("/v1/compile_jobs", json=body).json()["id"]
     with unit_of_work() as s:
-        project, house = projects.get(s, "support"), connections.find(s, "house")
+        job, house = repository.lock(s, job_id), connections.find(s, "house")
         assert house is not None
         key = NewFineTuneJob("v1:k", "", ("student",), ("self",), house.id, "tiny", "local", {"n_epochs": 3})
-        child = service.create_fine_tune_jobs(s, repository.lock(s, job_id), [key])[0]
+        child = service.create_fine_tune_jobs(s, job, [key])[0]
         fine_tuned.create(
             s,
             model_id=model,
-            project_id=project.id,
+            project_id=job.project_id,
             job_id=job_id,
             fine_tune_job_id=child.id,
             connection_id=house.id,
-            program_name="router",
+            program_name=job.program_name,
             predictors=["self"],
             base_model="tiny",
             base_model_digest=None,
@@ -53,12 +56,12 @@ def finish(api: TestClient, model: str = MODEL) -> Finished:
         )
         fine_tuned.want(s, model, house.id)
         manifest = {"prompt_adapter": {"type": "chat"}, "predictors": {"self": {"model": model, "lm_role": "student"}}}
-        files = _stored({"manifest.json": json.dumps(manifest), "spec.json": json.dumps(SPEC), "README.md": "# router"})
+        files = _stored({"manifest.json": json.dumps(manifest), "spec.json": json.dumps(body["program"]), "README.md": "# router"})
         artifact = artifacts.create(
             s,
-            project_id=project.id,
+            project_id=job.project_id,
             job_id=job_id,
-            name="router",
+            name=job.program_name,
             digest=str(files["manifest.json"]["digest"]),
             manifest=json.dumps(manifest),
             files=files,

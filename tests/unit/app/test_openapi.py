@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app import examples
 from app.auth import OPEN_PATHS
-from app.docs_page import docs_page
+from app.docs_page import curl, docs_page, example_bodies
 from app.errors import status_at
 from app.main import build_routes
 from app.openapi import text
@@ -47,6 +50,17 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     return [(path, verb, operation) for path, verbs in document["paths"].items() for verb, operation in verbs.items()]
 
 
+def _errors_of(path: str, operation: dict[str, Any]) -> set[str]:
+    """What can come of an operation, by what it takes."""
+    headers = {parameter["name"].lower() for parameter in operation.get("parameters", ()) if parameter["in"] == "header"}
+    found = {401, 403, status_at(422, path), 429, 500, 503}
+    found |= {404} if "{" in path else set()
+    found |= {400, 413, 415} if "requestBody" in operation else set()
+    found |= {409} if "idempotency-key" in headers else set()
+    found |= {412} if "if-match" in headers else set()
+    return {str(status) for status in found}
+
+
 class TestCommitted:
     def test_is_current(self) -> None:
         assert COMMITTED.read_text(encoding="utf-8") == text(), "run: make openapi"
@@ -65,8 +79,7 @@ class TestOperations:
         for path, verb, operation in operations(document):
             if path in OPEN_PATHS:
                 continue
-            wanted = {"401", "403", str(status_at(422, path))} | ({"404"} if "{" in path else set())
-            assert wanted <= set(operation["responses"]), (verb, path)
+            assert _errors_of(path, operation) <= set(operation["responses"]), (verb, path)
             for status, reply in operation["responses"].items():
                 if status >= "400":
                     schema = reply["content"]["application/json"]["schema"]
@@ -104,8 +117,24 @@ class TestDocsPage:
 
     def test_needs_nothing_from_elsewhere(self, document: dict[str, Any]) -> None:
         page = docs_page(document)
-        assert "http://" not in page
-        assert "https://" not in page
+        tags = re.findall(r"<[a-z][^>]*>", page)
+        assert {match for tag in tags for match in re.findall(r'(?:href|src|action|data)="?([^" >]*)', tag)} == {"/openapi.json"}
+        assert not re.search(r"<(script|link|img|iframe|object|embed|form)\b|@import|url\(", page)
+
+    def test_shows_the_example_of_every_operation(self, document: dict[str, Any]) -> None:
+        shown = [html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", docs_page(document), re.DOTALL)]
+        for path, verb, operation in operations(document):
+            wanted = list(curl(document, path, verb))
+            assert wanted, (verb, path)
+            assert set(wanted) <= set(shown), (verb, path)
+            for command, (kind, body) in zip(wanted, example_bodies(document, operation), strict=False):
+                assert kind != "application/json" or json.loads(shlex.split(command)[-1]) == body, (verb, path)
+
+    def test_a_command_is_what_a_shell_sends(self, document: dict[str, Any]) -> None:
+        (command,) = curl(document, "/v1/aliases/{name}", "put")
+        words = shlex.split(command)
+        assert words[:6] == ["curl", "-X", "PUT", "$S/v1/aliases/support-router@prod", "-H", "$A"]
+        assert json.loads(words[-1]) == {"artifact": examples.ARTIFACT}
 
     def test_document_is_plain_json(self) -> None:
         assert json.loads(text())["openapi"].startswith("3.")
