@@ -25,8 +25,8 @@ SECONDS = 15.0
 def follow(port: int, job: str, token: str) -> socket.socket:
     """A client that has read the first event, and waits for more."""
     client = socket.create_connection(("127.0.0.1", port), timeout=60)
-    head = f"GET /v1/compile_jobs/{job}/events HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {token}\r\nAccept: text/event-stream\r\n\r\n"
-    client.sendall(head.encode())
+    headers = f"Host: 127.0.0.1\r\nAuthorization: Bearer {token}\r\nAccept: text/event-stream\r\n\r\n"
+    client.sendall(f"GET /v1/compile_jobs/{job}/events HTTP/1.1\r\n{headers}".encode())
     read = b""
     while b"event: " not in read:
         read += client.recv(65536)
