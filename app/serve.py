@@ -6,10 +6,13 @@ import argparse
 import ipaddress
 import socket
 import sys
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from distill import ending
 from distill.catalog import blobs, keys
 from distill.db import is_outage, unit_of_work
 from distill.errors import StartRefused, StillhouseError, in_one_line
@@ -28,6 +31,14 @@ OPTIONS: dict[str, Any] = {
     # What runs here is nobody's business.
     "server_header": False,
 }
+
+
+class Server(uvicorn.Server):
+    """Gone soon after it was told to stop, though a thread of it may wait for a database that hangs."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        ending.within()
+        super().handle_exit(sig, frame)
 
 
 def check(host: str) -> None:
@@ -64,7 +75,11 @@ def main() -> None:
         if not isinstance(error, StillhouseError) and not is_outage(error):
             raise
         sys.exit(f"the API does not start: {in_one_line(error)}")
-    uvicorn.run("app.main:create_app", factory=True, host=given.host, port=given.port, **OPTIONS)
+    server = Server(uvicorn.Config("app.main:create_app", factory=True, host=given.host, port=given.port, **OPTIONS))
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

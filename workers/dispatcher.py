@@ -17,7 +17,7 @@ import structlog
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import SQLAlchemyError
 
-from distill import logs
+from distill import ending, logs
 from distill.catalog import blobs, idempotency, webhooks
 from distill.db import Session, listen_dsn, unit_of_work
 from distill.errors import StillhouseError, StorageUnavailable
@@ -28,7 +28,6 @@ from distill.queue import MAX_HINTS, check_broker, send_hint
 from distill.settings import TimerSettings, get_settings
 from distill.storage import open_store
 from migrations.runner import check_schema
-from workers import ending
 from workers.collector import Collector
 from workers.webhooks import WebhookSender
 

@@ -14,7 +14,7 @@ import threading
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from distill import logs
+from distill import ending, logs
 from distill.catalog import blobs, connections
 from distill.catalog.models import Connection
 from distill.catalog.targets import target_of
@@ -25,7 +25,6 @@ from distill.execute.placements import Agent
 from distill.settings import Settings, get_settings
 from distill.storage import open_store
 from migrations.runner import check_schema
-from workers import ending
 
 log = structlog.get_logger(__name__)
 

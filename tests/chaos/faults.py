@@ -129,6 +129,21 @@ def restart_postgres(world: World) -> None:
 
 
 @contextlib.contextmanager
+def postgres_hangs(world: World) -> Iterator[None]:
+    """While the block runs the server and its backends stand still: connections stay open, and nothing is answered."""
+    server = psutil.Process(world.pid("postgres"))
+    with world.disrupted("SIGSTOP postgres", AFTER_SECONDS):
+        processes = [server, *server.children()]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
+
+@contextlib.contextmanager
 def stopped(world: World, part: str) -> Iterator[None]:
     """While the block runs the part is not there, and is not started again; at its end it is."""
     assert world.stack.crew is not None

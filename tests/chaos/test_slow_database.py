@@ -1,6 +1,8 @@
-"""PostgreSQL restarted, or cutting everybody off: no job fails, nothing is taken twice, nobody sees an error."""
+"""PostgreSQL restarted, hanging, or cutting everybody off: no job fails, nothing is taken twice, nobody sees an error or waits for ever."""
 
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 REQUESTS_A_SECOND = 20
 SUBMITS = 12
 CUTS = 6
+GONE_SECONDS = 30
+"""Ten by their code; the rest is for a loaded machine."""
 
 
 @contextmanager
@@ -34,6 +38,18 @@ def reader(world: World, job: str) -> Iterator[list[int]]:
         finally:
             over.set()
             asking.result()
+
+
+def test_10_dispatcher_and_api_are_gone_soon_though_postgres_hangs(world: World) -> None:
+    took: dict[str, float] = {}
+    assert world.get("/v1/me").status_code == 200  # so that the API has a use of a key to write
+    with faults.postgres_hangs(world):
+        for part in ("dispatcher", "api"):
+            began = time.monotonic()
+            faults.kill(world, part, signal.SIGTERM)
+            took[part] = round(time.monotonic() - began, 1)
+    print(f"gone after SIGTERM: {took}")
+    assert max(took.values()) < GONE_SECONDS
 
 
 def test_37_restart_in_the_middle_of_submits_leaves_each_job_whole_and_once(world: World) -> None:

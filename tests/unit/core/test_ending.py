@@ -6,7 +6,7 @@ import sys
 
 WAITS_FOR_EVER = """
 import threading
-from workers import ending
+from distill import ending
 
 ending.when_told(lambda: print("told", flush=True), seconds=1)
 print("waits", flush=True)

@@ -12,15 +12,20 @@ LAST_SECONDS = 10
 
 
 def when_told(stop: Callable[[], None], seconds: int = LAST_SECONDS) -> None:
-    """Have SIGTERM and SIGINT call `stop`. So many seconds later the kernel ends the process, whatever it waits for: a database that
-    hangs, a host that does not answer."""
+    """Have SIGTERM and SIGINT call `stop`. So many seconds later the process is gone, whatever it waits for: a database that hangs, a host
+    that does not answer."""
 
     def told(*_: object) -> None:
-        signal.alarm(seconds)
+        within(seconds)
         stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told)
+
+
+def within(seconds: int = LAST_SECONDS) -> None:
+    """Have the kernel end this process after so many seconds, whatever it waits for."""
+    signal.alarm(seconds)
 
 
 def end(code: int = 0) -> NoReturn:
