@@ -49,10 +49,10 @@ UPDATE webhook_deliveries d
    SET attempts = d.attempts + 1, tries = d.tries + 1, last_attempt_at = clock_timestamp(),
        next_attempt_at = clock_timestamp() + make_interval(secs => :lease_seconds)
   FROM webhook_endpoints e
- WHERE e.id = d.endpoint_id AND d.id IN (
+ WHERE e.id = d.endpoint_id AND d.id = ANY (ARRAY(
    SELECT id FROM webhook_deliveries
     WHERE status = 'pending' AND next_attempt_at <= clock_timestamp() AND endpoint_id <> ALL (CAST(:busy AS text[]))
-    ORDER BY next_attempt_at LIMIT :many FOR UPDATE SKIP LOCKED)
+    ORDER BY next_attempt_at LIMIT :many FOR UPDATE SKIP LOCKED))  -- ARRAY: see outbox.py
 RETURNING d.id, d.endpoint_id, d.body, d.attempts, e.url, e.sealed_secret
 """)
 _DELIVERED = text("""

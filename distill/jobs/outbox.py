@@ -18,27 +18,29 @@ _ADD = text("""
 WITH added AS (INSERT INTO outbox (queue, job_id) SELECT CAST(:queue AS text), CAST(:job_id AS text) FROM generate_series(1, :many))
 SELECT pg_notify(:channel, '')
 """)
+# ARRAY( … ) is looked up once. With IN the plan may be a loop that looks again for every row, each time beyond what it has locked already:
+# LIMIT would then be none.
 _TAKE = text("""
 UPDATE outbox SET sent_at = clock_timestamp()
- WHERE id IN (SELECT id FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED)
+ WHERE id = ANY (ARRAY(SELECT id FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED))
 RETURNING id, queue
 """)
 _OVERDUE = text("""
 UPDATE work_items w SET hinted_at = clock_timestamp()
- WHERE w.id IN (
+ WHERE w.id = ANY (ARRAY(
    SELECT late.id FROM unnest(CAST(:queues AS text[])) AS q(name) CROSS JOIN LATERAL (
      SELECT i.id FROM work_items i JOIN jobs j ON j.id = i.job_id
       WHERE i.queue = q.name AND i.status = 'queued' AND NOT i.held AND j.status IN ('queued', 'running')
         AND greatest(i.hinted_at, i.run_after) <= clock_timestamp() - make_interval(secs => :seconds)
-      LIMIT :many FOR UPDATE OF i SKIP LOCKED) AS late)
+      LIMIT :many FOR UPDATE OF i SKIP LOCKED) AS late))
 RETURNING w.queue
 """)
 _DUE = text("""
 UPDATE work_items w SET hinted_at = clock_timestamp()
- WHERE w.id IN (
+ WHERE w.id = ANY (ARRAY(
    SELECT id FROM work_items
     WHERE status = 'queued' AND NOT held AND queue <> 'client' AND run_after <= clock_timestamp() AND hinted_at < run_after
-    LIMIT 500 FOR UPDATE SKIP LOCKED)
+    LIMIT 500 FOR UPDATE SKIP LOCKED))
 RETURNING w.queue
 """)
 _PRUNE = text("DELETE FROM outbox WHERE sent_at < clock_timestamp() - make_interval(secs => :seconds)")
