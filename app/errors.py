@@ -20,8 +20,9 @@ import structlog
 from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from distill import errors as house
 from distill.db import CommitUnknown, is_outage, is_unstorable
@@ -59,6 +60,8 @@ STATUSES: Mapping[type[house.StillhouseError], int] = {
 }
 
 MAX_DETAILS = 100
+CLIENT_LEFT = 499
+"""What the figures count a request as whose client left before it was read: no fault, and nobody gets the reply. nginx has the number."""
 
 
 class ApiError(Exception):
@@ -226,5 +229,10 @@ def install(app: FastAPI) -> None:
     def handle(request: Request, error: Exception) -> JSONResponse:
         return error_response(to_api_error(error), request.url.path)
 
+    def note(request: Request, error: Exception) -> Response:
+        log.info("client_left", path=request.url.path)
+        return Response(status_code=CLIENT_LEFT)
+
     for kind in (ApiError, house.StillhouseError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)
+    app.add_exception_handler(ClientDisconnect, note)

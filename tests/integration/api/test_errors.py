@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from distill.settings import get_settings
-from tests.integration.api.conftest import ROWS, SPEC, job_body
+from tests.integration.api.conftest import ROWS, SPEC, Tokens, job_body
 from tests.support.databases import forget_settings
+from tests.support.server_process import wait_until
 
 SECRET = "sk-do-not-repeat-me"
 
@@ -158,3 +162,13 @@ class TestUnexpected:
             assert (error["type"], error["code"]) == ("server_error", "database_unavailable")
             assert int(reply.headers["retry-after"]) > 0
         assert api.get("/livez").status_code == 200
+
+    def test_a_client_that_leaves_is_no_fault_of_the_server(self, address: str, tokens: Tokens, caplog: pytest.LogCaptureFixture) -> None:
+        url = urlsplit(address)
+        head = f"POST /v1/datasets HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {tokens.all}\r\n"
+        with socket.create_connection((url.hostname, url.port), timeout=30) as connection:
+            connection.sendall(head.encode() + b"Content-Type: application/jsonl\r\nContent-Length: 1000\r\n\r\n{}\n")
+        counted = 'stillhouse_http_requests_total{method="POST",route="/v1/datasets",status="499"} 1.0'
+        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {tokens.admin}"}, timeout=30) as client:
+            wait_until(lambda: counted in client.get("/metrics").text, "the request is counted")
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
