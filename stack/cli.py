@@ -165,7 +165,7 @@ def migrate(home: Home = None) -> None:
 def create_key(
     home: Home = None,
     project: Annotated[str, typer.Option(help="Made when it does not exist.")] = "default",
-    label: Annotated[str, typer.Option(help="Who or what will use the key.")] = "cli",
+    label: Annotated[str | None, typer.Option(help="Who or what will use the key. Default: cli")] = None,
     scopes: Annotated[str, typer.Option(help="With commas.")] = "",
     labels: Annotated[
         typer.FileText | None, typer.Option(help="A key for each line of this file (- is standard input), printed as label and key.")
@@ -176,9 +176,11 @@ def create_key(
     from stack.keys import labels_of, make_key, make_keys
 
     asked = [name.strip() for name in scopes.split(",") if name.strip()]
+    if label is not None and labels is not None:
+        _fail("--label and --labels do not go together")
     with _errors_as_text():
         if labels is None:
-            _out.print(make_key(project, label, asked), soft_wrap=True)
+            _out.print(make_key(project, label or "cli", asked), soft_wrap=True)
             return
         for each, token in make_keys(project, labels_of(labels), asked):
             typer.echo(f"{each}\t{token}")

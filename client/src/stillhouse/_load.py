@@ -58,6 +58,9 @@ def load(
         from stillhouse_programs.artifact import load_artifact
         from stillhouse_programs.artifact_files import read_manifest
 
+    if fallback not in (None, "teacher"):
+        raise ValueError(f'fallback={fallback!r}: there is "teacher"')
+
     def ready(folder: Path) -> Any:
         url, key = (client.base_url, client.api_key) if client else look_up()
         loaded = load_artifact(folder, base_url=url, api_key=key, program=program, strict=strict, guard=one_error)

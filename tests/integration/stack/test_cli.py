@@ -53,6 +53,8 @@ class TestCreateKey:
         done = run("create-key", "--project", "twice", "--labels", str(people))
         assert (done.returncode, done.stdout) == (1, "")
         assert "line 3: ana stands in line 1 already" in done.stderr
+        both = run("create-key", "--label", "ana", "--labels", str(people))
+        assert (both.returncode, "do not go together" in both.stderr) == (1, True)
 
 
 class TestFirstKey:

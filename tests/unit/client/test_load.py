@@ -236,6 +236,8 @@ class TestLoad:
     def test_an_artifact_that_names_no_teacher_has_no_fallback(self, tmp_path: Path, lm: Scripted) -> None:
         with pytest.raises(ValueError, match="names no teacher"):
             stillhouse.load(folder_of(tmp_path, "one"), fallback="teacher")
+        with pytest.raises(ValueError, match='there is "teacher"'):
+            stillhouse.load(tmp_path / "one", fallback="base")  # type: ignore[arg-type]  # what a user may write
 
     def test_a_refused_key_is_no_outage(self, tmp_path: Path, lm: Scripted) -> None:
         program = stillhouse.load(folder_of(tmp_path, "one"))
