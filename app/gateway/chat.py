@@ -18,6 +18,7 @@ from app.deps import BODY_ERRORS, COMMON_ERRORS, errors
 from app.errors import ApiError
 from app.gateway import prompt_check
 from app.gateway.prompt_check import PromptCheck
+from app.gateway.streams import whole_events
 from app.idempotency import OncePaidDep
 from app.services import Services, ServicesDep
 from distill.catalog.targets import Resolved, resolve
@@ -145,7 +146,8 @@ async def _relayed(services: Services, target: Target, body: Mapping[str, Any], 
         raise _refused(reply)
     headers = {name: value for name, value in reply.headers.items() if name.lower() in _PASSED_HEADERS}
     if reply.stream is not None:
-        return StreamingResponse(reply.stream, reply.status, headers={"cache-control": "no-store", **headers})
+        events = whole_events(reply.stream, target.connection)
+        return StreamingResponse(events, reply.status, headers={"cache-control": "no-store", **headers})
     return Response(reply.body, reply.status, headers=headers)
 
 

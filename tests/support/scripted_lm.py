@@ -4,8 +4,8 @@
         ...  # base URL lm.url; afterwards lm.calls, lm.peak_in_flight
 
 An answer is a dict of output fields (written in the format that the prompt asks for: chat, JSON or XML), a str (sent as it is), or one of
-`Fail`, `HangUp`, `Hang`, `Drip`, `Trickle`, `CutShort`, `Raw` and `Says`. `answer` may also be a dict from a piece of the user's message to
-an answer.
+`Fail`, `HangUp`, `Hang`, `Drip`, `BreakOff`, `Trickle`, `CutShort`, `Raw` and `Says`. `answer` may also be a dict from a piece of the
+user's message to an answer.
 An outage is `lm.fault = Fail(429, retry_after=2)`, and its end `lm.fault = None`: while it is set, it is the answer to everything.
 `python -m tests.support.scripted_lm --port 9000` serves the default answer: every field says its own name.
 """
@@ -38,6 +38,7 @@ class Fail:
     code: str = "scripted"
     message: str = "scripted failure"
     retry_after: float | str | None = None
+    param: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class Drip:
 
     text: str
     pause_seconds: float
+
+
+@dataclass(frozen=True)
+class BreakOff:
+    """Answer a streaming request word by word, then with half an event, and close the connection."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class Ask:
     inputs: dict[str, str]
 
 
-Answer = str | Mapping[str, Any] | Fail | HangUp | Hang | Drip | Trickle | CutShort | Raw | Says
+Answer = str | Mapping[str, Any] | Fail | HangUp | Hang | Drip | BreakOff | Trickle | CutShort | Raw | Says
 Answerer = Callable[[Ask], Answer]
 
 
@@ -237,6 +245,8 @@ class ScriptedLM:
             return web.Response(body=answer.body, content_type="application/json")
         if isinstance(answer, CutShort):
             return await _cut_short(request, ask, answer)
+        if isinstance(answer, BreakOff):
+            return await _break_off(request, ask, answer)
         if isinstance(answer, Trickle):
             return await _trickle(request, ask, answer)
         drip = answer if isinstance(answer, Drip) else Drip(answer if isinstance(answer, str) else write(ask, answer), 0.0)
@@ -304,7 +314,7 @@ def _completion(ask: Ask, text: str, message: Mapping[str, Any] | None = None) -
 def _error(fail: Fail) -> web.Response:
     asked = fail.retry_after
     headers = {} if asked is None else {"retry-after": asked if isinstance(asked, str) else f"{asked:g}"}
-    body = {"error": {"message": fail.message, "type": "scripted", "code": fail.code, "param": None}}
+    body = {"error": {"message": fail.message, "type": "scripted", "code": fail.code, "param": fail.param}}
     return web.json_response(body, status=fail.status, headers=headers)
 
 
@@ -332,12 +342,27 @@ async def _cut_short(request: web.Request, ask: Ask, cut: CutShort) -> web.Strea
     return response
 
 
+async def _break_off(request: web.Request, ask: Ask, broken: BreakOff) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await response.prepare(request)
+    for word in re.findall(r"\S+\s*|\s+", broken.text):
+        await response.write(_piece(ask, word))
+    await response.write(_piece(ask, "lost")[:30])
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+def _piece(ask: Ask, word: str) -> bytes:
+    chunk = {"id": f"chatcmpl-{ask.n}", "model": ask.model, "choices": [{"index": 0, "delta": {"content": word}}]}
+    return f"data: {json.dumps(chunk)}\n\n".encode()
+
+
 async def _stream(request: web.Request, ask: Ask, drip: Drip) -> web.StreamResponse:
     response = web.StreamResponse(headers={"content-type": "text/event-stream"})
     await response.prepare(request)
     for word in re.findall(r"\S+\s*|\s+", drip.text):
-        chunk = {"id": f"chatcmpl-{ask.n}", "model": ask.model, "choices": [{"index": 0, "delta": {"content": word}}]}
-        await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        await response.write(_piece(ask, word))
         await asyncio.sleep(drip.pause_seconds)
     last = {"id": f"chatcmpl-{ask.n}", "model": ask.model, "choices": [], "usage": _usage(ask, drip.text)}
     await response.write(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
