@@ -19,7 +19,7 @@ from app.views.convert import page_of
 from app.views.fine_tuning import checkpoints_of, fine_tune_event, fine_tune_read
 from distill.catalog.keys import Caller
 from distill.db import Session
-from distill.jobs import events, fine_tuning, pausing, repository, service
+from distill.jobs import checkpoints, events, facts, fine_tuning, pausing, repository, service
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import JobKind
 
@@ -121,9 +121,11 @@ def list_fine_tuning_events(
 _TRAINING = frozenset({"status", "done", "train.curve", "train.progress", "checkpoint", "log", "warning"})
 
 
-@routes.get("/fine_tuning/jobs/{job_id}/checkpoints", summary="The models of a fine-tune job", responses=errors(404))
+@routes.get("/fine_tuning/jobs/{job_id}/checkpoints", summary="The checkpoints of a fine-tune job", responses=errors(404))
 def list_fine_tuning_checkpoints(job_id: FineTuningJobId, caller: Reader, session: SessionDep) -> Page[FineTuneCheckpointRead]:
-    """Those that can be asked: the model itself, once it is trained, with the training step that it is of."""
+    """The newest first, with step and losses. While it trains those that it would go on from: nobody serves them, so
+    `fine_tuned_model_checkpoint` is empty. Once it is trained they are gone, and the model itself is listed, with its step."""
     row = repository.fine_tune_job(session, caller.project_id, job_id)
-    data = checkpoints_of(row, _read(session, row).fine_tuned_model)
+    told = facts.curve_points(session, row.job_id).get(row.id, ())
+    data = checkpoints_of(row, _read(session, row).fine_tuned_model, checkpoints.newest_first(session, row.id), told)
     return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)

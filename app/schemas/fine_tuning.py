@@ -68,7 +68,7 @@ class FineTuneCheckpointRead(Reply):
     id: str
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     created_at: int
-    fine_tuned_model_checkpoint: str
+    fine_tuned_model_checkpoint: str = Field(description="Empty for one that training goes on from: no such model can be asked")
     fine_tuning_job_id: str
     step_number: int
     metrics: dict[str, float | None]

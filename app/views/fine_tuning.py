@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.schemas.fine_tuning import FineTuneCheckpointRead, FineTuneError, FineTuneEventRead, FineTuneJobRead, LogRead
 from app.views.convert import seconds
 from distill.jobs import fine_tuning
-from distill.jobs.models import FineTuneJob, Job, JobEvent
+from distill.jobs.models import Checkpoint, FineTuneJob, Job, JobEvent
 from distill.jobs.status import FineTuneStatus, JobStatus, Step
 from distill.storage import BlobStore
 
@@ -59,10 +60,13 @@ def _parent(row: FineTuneJob) -> dict[str, str]:
     return {"compile_job_id": row.job_id, "lm": ",".join(row.lms), "predictor": row.predictor, **reused}
 
 
-def checkpoints_of(row: FineTuneJob, model: str | None) -> list[FineTuneCheckpointRead]:
-    """What can be asked: the model itself, which is the best checkpoint of its training. Others are only for going on from."""
+def checkpoints_of(
+    row: FineTuneJob, model: str | None, kept: Sequence[Checkpoint], told: Sequence[Mapping[str, Any]]
+) -> list[FineTuneCheckpointRead]:
+    """The model itself, which is the best checkpoint of its training; before there is one, those that training goes on from, with the
+    losses that it has `told` by then."""
     if model is None or row.finished_at is None:
-        return []
+        return [_kept(row, each, told) for each in kept]
     result = row.result or {}
     step = int(result.get("best_step") or result.get("steps") or 0)
     return [
@@ -75,6 +79,23 @@ def checkpoints_of(row: FineTuneJob, model: str | None) -> list[FineTuneCheckpoi
             metrics={"step": step, "train_loss": result.get("final_loss"), "valid_loss": result.get("validation_loss")},
         )
     ]
+
+
+def _kept(row: FineTuneJob, kept: Checkpoint, told: Sequence[Mapping[str, Any]]) -> FineTuneCheckpointRead:
+    before = [point for point in told if point["step"] <= kept.step]
+    losses = {name: next((point[name] for point in reversed(before) if point.get(name) is not None), None) for name in _LOSSES}
+    return FineTuneCheckpointRead(
+        id=f"ftckpt-{row.id.removeprefix('ftjob-')}-{kept.step}",
+        created_at=seconds(kept.created_at),
+        fine_tuned_model_checkpoint="",
+        fine_tuning_job_id=row.id,
+        step_number=kept.step,
+        metrics={"step": kept.step, **{_LOSSES[name]: loss for name, loss in losses.items()}},
+    )
+
+
+_LOSSES = {"loss": "train_loss", "validation_loss": "valid_loss"}
+"""A curve's words, and OpenAI's."""
 
 
 def fine_tune_error(error: dict[str, Any] | None) -> FineTuneError | None:

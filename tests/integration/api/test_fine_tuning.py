@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import openai
 import pytest
 from starlette.testclient import TestClient
 
 from distill.catalog import connections
 from distill.db import unit_of_work
-from distill.jobs import claims, pausing
+from distill.jobs import claims, events, pausing
 from distill.jobs.claims import WorkerInfo
+from distill.jobs.models import Checkpoint
 from distill.jobs.status import JobKind
 from distill.settings import get_settings
 from tests.integration.api.conftest import Tokens
@@ -147,6 +149,23 @@ class TestStatus:
     def test_no_checkpoint_before_there_is_a_model(self, api: TestClient, file: str) -> None:
         job_id = ask(api, file).json()["id"]
         assert api.get(f"{JOBS}/{job_id}/checkpoints").json()["data"] == []
+
+    def test_checkpoints_of_a_job_that_trains_have_step_and_losses_and_no_name_to_ask(
+        self, api: TestClient, address: str, tokens: Tokens, file: str
+    ) -> None:
+        job_id = ask(api, file).json()["id"]
+        with unit_of_work() as s:
+            for step, fence in ((20, 1), (40, 2)):
+                s.add(Checkpoint(fine_tune_job_id=job_id, step=step, fence=fence, files={}))
+            for point in ({"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5, "validation_loss": 1.75}, {"step": 30, "loss": 1.0}):
+                events.append(s, job_id, "train.curve", "Training", {"fine_tuning_job": job_id, **point})
+        with openai.OpenAI(base_url=f"{address}/v1", api_key=tokens.all, max_retries=0) as client:
+            found = list(client.fine_tuning.jobs.checkpoints.list(job_id))
+        assert [each.step_number for each in found] == [40, 20]
+        assert [(each.metrics.train_loss, each.metrics.valid_loss) for each in found] == [(1.0, 1.75), (1.5, 1.75)]
+        assert [(each.object, each.fine_tuning_job_id) for each in found] == [("fine_tuning.job.checkpoint", job_id)] * 2
+        assert {each.fine_tuned_model_checkpoint for each in found} == {""}
+        assert len({each.id for each in found}) == 2
 
     def test_it_is_no_compile_job(self, api: TestClient, file: str) -> None:
         job_id = ask(api, file).json()["id"]
