@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stillhouse import APIStatusError
+from stillhouse import APIStatusError, Stillhouse
 from stillhouse.cli.files import FileProblem, read_document, read_rows, read_text
 
 _ROWS = ("trainset", "valset")
@@ -113,6 +113,15 @@ class JobFile:
                     raise FileProblem(f"{self._path} line {key.start_mark.line + 1}: `{key.value}` stands here a second time")
                 seen.add(str(key.value))
                 self._refuse_repeats(value)
+
+
+def uploaded(client: Stillhouse, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+    """The body with each file of rows replaced by the id of its dataset: the same one for the same `key`, so that the body is the same."""
+    sent = dict(body)
+    for field, value in body.items():
+        if isinstance(value, Path):
+            sent[field] = client.datasets.create(value, idempotency_key=f"{key}:{field}" if key else None).id
+    return sent
 
 
 def _step(node: yaml.Node, path: str) -> tuple[yaml.Node, int, str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.markdown import Markdown
 
-from stillhouse import Stillhouse
 from stillhouse.cli import records
 from stillhouse.cli.estimates import show_estimate
 from stillhouse.cli.files import parse_pairs
-from stillhouse.cli.job_files import JobFile
+from stillhouse.cli.imports import import_traces
+from stillhouse.cli.job_files import JobFile, uploaded
 from stillhouse.cli.job_view import ended, exit_code, queue_of, show_event, show_job, waited
 from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
@@ -28,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop
 app.command("training-files")(records.training_files)
 app.command("traces")(records.traces)
 app.command("rejections")(records.rejections)
+app.command("import")(import_traces)
 
 JobId = Annotated[str, typer.Argument(help="cjob-…")]
 FineTuningJob = Annotated[str | None, typer.Option("--fine-tuning-job", help="Only this one (ftjob-…).")]
@@ -53,7 +53,7 @@ def create(
         given = JobFile(file)
         labels = {**given.mapping("metadata"), **parse_pairs(metadata or [])}
         with given.told_by_line():
-            body = {**_uploaded(client, given.body, idempotency_key), "metadata": labels}
+            body = {**uploaded(client, given.body, idempotency_key), "metadata": labels}
             if dry_run:
                 checked = client.compile_jobs.dry_run(**body)
                 show_json(checked) if as_json else console.print("The server would take this job.", highlight=False)
@@ -73,7 +73,7 @@ def estimate(
     with connected() as client:
         given = JobFile(file)
         with given.told_by_line():
-            found = client.compile_jobs.estimate(**_uploaded(client, given.body))
+            found = client.compile_jobs.estimate(**uploaded(client, given.body))
         show_json(found) if as_json else show_estimate(found)
 
 
@@ -274,12 +274,3 @@ def events(
         source = client.compile_jobs.events.stream(job_id, after=after) if follow else client.compile_jobs.events.list(job_id, after=after)
         for event in source:
             show_json_line(event) if as_json else show_event(event)
-
-
-def _uploaded(client: Stillhouse, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
-    """The body with each file of rows replaced by the id of its dataset: the same one for the same `key`, so that the body is the same."""
-    uploaded = dict(body)
-    for field, value in body.items():
-        if isinstance(value, Path):
-            uploaded[field] = client.datasets.create(value, idempotency_key=f"{key}:{field}" if key else None).id
-    return uploaded

@@ -154,6 +154,9 @@ class CompileJob(Object):
     name: str | None = None
     program_name: str | None = None
     project: str | None = None
+    program: str | None = None
+    trainset: str | None = None
+    valset: str | None = None
     step: str | None = None
     steps: list[Step] = Field(default_factory=list)
     progress: Progress = Field(default_factory=Progress)
