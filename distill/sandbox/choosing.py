@@ -12,7 +12,7 @@ from distill.sandbox.rungs import RUNGS, Rung
 from distill.sandbox.self_test import Outcome, try_rung
 from distill.settings import RungName, Settings
 
-HOW = "install bubblewrap and allow it user namespaces, or run Linux 6.12 or newer with Landlock: see docs/how-to/sandbox.md"
+HOW = "install bubblewrap and allow it user namespaces, or run Linux 6.2 or newer with Landlock: see docs/how-to/sandbox.md"
 
 
 @dataclass(frozen=True)

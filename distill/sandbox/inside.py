@@ -2,7 +2,8 @@
 
 The first code of a sandboxed process, run by the interpreter of the program's runtime. POLICY is JSON: `limits` by name of the resource,
 `counts_others` where RLIMIT_NPROC counts processes that are not ours, `uid` to become or null, `landlock` with the files that may be `read`
-(and run), used as `devices`, and `written`, or null, and `seccomp`, the filter in base64. Standard library only.
+(and run), used as `devices`, and `written`, or null, the `newest` version of it to use, `signals`, the calls that send one by a number, and
+`seccomp`, the filter in base64. Standard library only.
 """
 
 import base64
@@ -10,6 +11,7 @@ import ctypes
 import json
 import os
 import resource
+import struct
 import sys
 from typing import Any
 
@@ -17,6 +19,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2  # <sys/prctl.h>
 PR_CAPBSET_DROP, CAPABILITIES, CAPABILITY_VERSION = 24, 64, 0x20080522  # <sys/capability.h>
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # system calls, the same on all processors
+PIDFD_SEND_SIGNAL = 424
 VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION
 PATH_BENEATH = 1
 O_PATH = 0o10000000
@@ -27,6 +30,7 @@ FAILED = 126
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 MAKE_CHAR, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = 1 << 6, 1 << 9, 1 << 10, 1 << 11, 1 << 12
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+OLDEST, WITH_SCOPES, OF_VERSION_3 = 3, 6, (1 << 15) - 1
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 ALL_TCP, ALL_SCOPES = 3, 3  # bind and connect; abstract sockets and signals
 
@@ -98,14 +102,15 @@ def landlock_version() -> int:
     return int(LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(VERSION)))
 
 
-def landlock(rules: dict[str, list[str]]) -> None:
-    """Raises OSError where this kernel has no Landlock, or one without scopes."""
-    version = checked(landlock_version(), "Landlock is not there")
-    if version < 6:
-        raise OSError(0, f"Landlock has version {version}, and 6 is needed (Linux 6.12)")
-    every = (1 << 16) - 1
+def landlock(rules: dict[str, list[str]], newest: int) -> int:
+    """Returns the version that holds, at most `newest`. Raises OSError where this kernel has no Landlock, or one that lets files be cut."""
+    version = min(checked(landlock_version(), "Landlock is not there"), newest)
+    if version < OLDEST:
+        raise OSError(0, f"Landlock has version {version}, and {OLDEST} is needed (Linux 6.2)")
+    every = OF_VERSION_3 | (IOCTL_DEV if version >= 5 else 0)
     attributes = Rules(every, ALL_TCP, ALL_SCOPES)
-    ruleset = checked(LIBC.syscall(CREATE_RULESET, ctypes.byref(attributes), ctypes.sizeof(attributes), 0), "Landlock")
+    size = 8 + 8 * (version >= 4) + 8 * (version >= WITH_SCOPES)
+    ruleset = checked(LIBC.syscall(CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), 0), "Landlock")
     for path in rules["read"]:
         allow(ruleset, path, EXECUTE | READ_FILE | READ_DIR)
     for path in rules["devices"]:
@@ -114,6 +119,7 @@ def landlock(rules: dict[str, list[str]]) -> None:
         allow(ruleset, path, every & ~(MAKE_CHAR | MAKE_SOCK | MAKE_FIFO | MAKE_BLOCK | MAKE_SYM | IOCTL_DEV))
     checked(LIBC.syscall(RESTRICT_SELF, ruleset, 0), "Landlock")
     os.close(ruleset)
+    return version
 
 
 def allow(ruleset: int, path: str, rights: int) -> None:
@@ -134,14 +140,24 @@ def filter_calls(program: bytes) -> None:
     checked(LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(wanted), 0, 0), "seccomp")
 
 
+def own_signals_alone(numbers: list[int]) -> bytes:
+    """Where nothing else keeps signals from other processes of the same user, this one signals itself alone, and no children."""
+    code = [(0x20, 0, 0, 0)]  # the call's number; its processor is judged by the other filter
+    code += [(0x15, 0, 1, PIDFD_SEND_SIGNAL), (0x06, 0, 0, 0x50001)]
+    for number in numbers:
+        code += [(0x15, 0, 4, number), (0x20, 0, 0, 16), (0x15, 1, 0, os.getpid()), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
+    return b"".join(struct.pack("=HBBI", *each) for each in [*code, (0x06, 0, 0, 0x7FFF0000)])
+
+
 def give_up(policy: dict[str, Any]) -> None:
     offer_to_the_oom_killer()
     limit(policy["limits"], policy["counts_others"])
     if policy["uid"] is not None:
         become(policy["uid"])
     checked(LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    if policy["landlock"] is not None:
-        landlock(policy["landlock"])
+    version = landlock(policy["landlock"], policy["newest"]) if policy["landlock"] is not None else WITH_SCOPES
+    if version < WITH_SCOPES and policy["uid"] is None:
+        filter_calls(own_signals_alone(policy["signals"]))
     filter_calls(base64.b64decode(policy["seccomp"]))
 
 

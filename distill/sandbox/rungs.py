@@ -84,9 +84,16 @@ class Bubblewrap:
 
 
 class Landlock:
-    """No namespaces, for containers: other processes are seen but not reached, and the file system ends at what is needed to read."""
+    """No namespaces, for containers: other processes are seen but not reached, and the file system ends at what is needed to read.
+
+    `newest` is the version of the kernel's interface that is used where there are newer ones. Before version 6 a process whose user is the
+    worker's sends signals to itself alone.
+    """
 
     name = "landlock"
+
+    def __init__(self, newest: int = 6) -> None:
+        self._newest = newest
 
     def command(self, argv: Sequence[str], place: Place) -> list[str]:
         rules = {
@@ -94,7 +101,7 @@ class Landlock:
             "devices": list(files.DEVICES),
             "written": [str(place.home)],
         }
-        return _inside(argv, place, counts_others=place.owner is None, landlock=rules)
+        return _inside(argv, place, counts_others=place.owner is None, landlock=rules, newest=self._newest)
 
 
 RUNGS: tuple[Rung, ...] = (Bubblewrap(), Landlock())
@@ -148,12 +155,16 @@ def _memory(path: str, size: str) -> list[str]:
     return ["--perms", "1777", "--size", size, "--tmpfs", path]
 
 
-def _inside(argv: Sequence[str], place: Place, *, counts_others: bool, landlock: dict[str, list[str]] | None = None) -> list[str]:
+def _inside(
+    argv: Sequence[str], place: Place, *, counts_others: bool, landlock: dict[str, list[str]] | None = None, newest: int = 0
+) -> list[str]:
     policy: dict[str, Any] = {
         "limits": place.limits.by_name(),
         "counts_others": counts_others,
         "uid": place.uid,
         "landlock": landlock,
+        "newest": newest,
+        "signals": seccomp.signals(),
         "seccomp": base64.b64encode(seccomp.program()).decode(),
     }
     return [place.python, "-I", "-S", "-c", INSIDE.read_text(encoding="utf-8"), json.dumps(policy), *argv]

@@ -124,6 +124,13 @@ _OWN: dict[str, tuple[int | None, int | None]] = {
     "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
 }
+_SIGNALS: dict[str, tuple[int, int]] = {
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+}
 _CLONE, _SOCKETPAIR, _IOCTL = (56, 220), (53, 199), (16, 29)
 
 
@@ -142,10 +149,19 @@ class UnknownProcessor(Exception):
 
 def program(machine: str | None = None) -> bytes:
     """The filter as an array of `struct sock_filter`. Raises UnknownProcessor."""
-    machine = machine or platform.machine()
+    return b"".join(_instructions(_processor(machine or platform.machine())))
+
+
+def signals() -> list[int]:
+    """The numbers of the calls that send signals, by the number of a process. Raises UnknownProcessor, as `program`."""
+    column = _processor(platform.machine()).column
+    return [numbers[column] for numbers in _SIGNALS.values()]
+
+
+def _processor(machine: str) -> _Processor:
     if machine not in _PROCESSORS:
         raise UnknownProcessor(f"no filter of system calls is known for {machine}; x86_64 and aarch64 have one")
-    return b"".join(_instructions(_PROCESSORS[machine]))
+    return _PROCESSORS[machine]
 
 
 def _instructions(processor: _Processor) -> Iterator[bytes]:

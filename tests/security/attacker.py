@@ -143,11 +143,12 @@ def status(_: str) -> dict[str, str]:
 
 
 def others(pid: str) -> list[str]:
-    """What could be done to another process of the same user that is no signal."""
+    """What could be done to another process of the same user beside killing it by its number."""
     import resource
 
     number = int(pid)
     ways: dict[str, Callable[[], object]] = {
+        "signal": lambda: signal.pidfd_send_signal(os.pidfd_open(number), 0),
         "limits": lambda: resource.prlimit(number, resource.RLIMIT_CORE, (0, 0)),
         "priority": lambda: os.setpriority(os.PRIO_PROCESS, number, 19),
         "affinity": lambda: os.sched_setaffinity(number, os.sched_getaffinity(0)),
@@ -175,9 +176,11 @@ def works(_: str) -> list[str]:
     done += ["process"] if subprocess.run([sys.executable, "-c", "print(7)"], capture_output=True).stdout == b"7\n" else []
     with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "a"), "w") as written:
         done += ["file"] if written.write("a") else []
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    child.kill()
-    done += ["signal to a child"] if child.wait() == -signal.SIGKILL else []
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    with suppress(PermissionError):
+        child.kill()
+    child.communicate()
+    done += ["signal to a child"] if child.returncode == -signal.SIGKILL else []
     done += ["clock"] if time.time() > 0 else []
     with open("/dev/urandom", "rb") as file:
         done += ["random"] if file.read(1) else []

@@ -16,6 +16,7 @@ from typing import Any
 
 from distill import processes, sandbox
 from distill.sandbox import RUNGS, Limits, Rung
+from distill.sandbox.rungs import Landlock
 
 ATTACKER = Path(__file__).with_name("attacker.py")
 PYTHON = sys.executable
@@ -93,7 +94,9 @@ ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
 
 
 def main(name: str, *names: str) -> None:
-    rung = {each.name: each for each in RUNGS}.get(name)
+    """`landlock-3` is the rung on a kernel that has version 3 of Landlock."""
+    kind, _, version = name.partition("-")
+    rung = Landlock(int(version)) if version else {each.name: each for each in RUNGS}.get(kind)
     print(json.dumps({each: ATTACKS[each](rung) for each in names or ATTACKS}))
 
 

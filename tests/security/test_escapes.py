@@ -97,6 +97,18 @@ class TestBlocked:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("user", users())
+@pytest.mark.parametrize("version", [3, 5])
+class TestOlderKernel:
+    def test_holds_and_an_ordinary_user_pays_with_signals_to_children(self, user: str, version: int) -> None:
+        command = as_user(user, [sys.executable, "-m", "tests.security.locked", f"landlock-{version}", "ways", "others", "works"])
+        found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=True).stdout)
+        assert (found["ways"], found["others"]) == ([], [])
+        lost = set() if user == "root" else {"signal to a child"}
+        assert set(found["works"]) == {"thread", "process", "file", "signal to a child", "clock", "random"} - lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", users())
 class TestWithoutASandbox:
     def test_every_way_leads_out(self, user: str) -> None:
         assert sorted(tried("none", user)["ways"]) == sorted(WAYS)
@@ -118,4 +130,4 @@ class TestWithoutASandbox:
         assert {"inet", "inet6", "unix", "netlink", "pair of datagrams"} <= set(tried("none", user)["sockets"])
 
     def test_other_processes_are_reached(self, user: str) -> None:
-        assert tried("none", user)["others"] == ["limits", "priority", "affinity", "memory", "root", "cwd", "files"]
+        assert tried("none", user)["others"] == ["signal", "limits", "priority", "affinity", "memory", "root", "cwd", "files"]
