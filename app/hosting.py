@@ -22,7 +22,16 @@ T = TypeVar("T")
 
 #: What a runner says when the LM host, not the request, is the reason.
 _UNAVAILABLE = frozenset(
-    {"unavailable", "rate_limited", "timeout", "connection_waiting", "connection_unauthorized", "quota_exhausted", "model_not_found"}
+    {
+        "unavailable",
+        "rate_limited",
+        "timeout",
+        "connection_waiting",
+        "connection_unauthorized",
+        "address_not_allowed",
+        "quota_exhausted",
+        "model_not_found",
+    }
 )
 
 

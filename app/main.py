@@ -17,7 +17,7 @@ from app.browser import HostCheck, SafeHeaders, names_of
 from app.key_use import KeyUse
 from app.metrics import Metrics
 from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
-from app.rate import Rate
+from app.rate import Rate, of_keys
 from app.repeats import Repeats
 from app.routes import ALL_ROUTERS
 from app.schemas.common import Body, ErrorBody
@@ -45,7 +45,7 @@ def create_app(*, configure_logs: bool = True) -> ASGIApp:
     if configure_logs:
         logs.configure("api")
     metrics = Metrics()
-    key_use, rate = KeyUse(), Rate(settings)
+    key_use, rate = KeyUse(), of_keys(settings)
     app = build_routes(_lifespan(settings, key_use))
     app.state.metrics = metrics
     return _Layered(app, settings, metrics, key_use, rate)

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
+from app.rate import of_connection_tests
 from distill.catalog import connections, projects
 from distill.db import unit_of_work
 from distill.jobs.notices import Notices
@@ -29,7 +30,8 @@ class Services:
         self.settings = settings
         self.store = open_store(settings)
         self.notices = Notices()
-        self.relay = Relay(RelayLimits.of(settings.timers))
+        self.connection_tests = of_connection_tests(settings)
+        self.relay = Relay(RelayLimits.of(settings.timers), settings.egress.hosts)
         self._pool: RunnerPool | None = None
         self._host: ProgramHost | None = None
         self._lock = threading.Lock()

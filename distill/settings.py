@@ -143,7 +143,8 @@ class DeviceSettings(_Section):
 
 
 class EgressSettings(_Section):
-    """Hosts of the operator's own network that webhooks may go to, also without TLS; all others have to be public."""
+    """Hosts of the operator's own network that webhooks and projects' connections may go to, also without
+    TLS; all others have to be public."""
 
     hosts: list[str] = []
 
@@ -231,7 +232,7 @@ class Settings(BaseSettings):
     base_url: str = "http://127.0.0.1:8400"
     api_key: str | None = None
     sealing_key: str | None = None
-    """32 bytes in base64, under which secrets are stored; a file in the home unless given."""
+    """32 bytes in base64, under which secrets are stored; a file in the home unless given. Of several, with commas, the first seals."""
     lmhost_url: str | None = None
     lmhost_key: str | None = None
     server: ServerSettings = ServerSettings()

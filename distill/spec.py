@@ -245,6 +245,12 @@ class CompileSpec(SpecPart):
         """The teacher programs; none when the labels teach."""
         return () if self.teacher == "labels" else self.teacher
 
+    @property
+    def connection_ids(self) -> set[str]:
+        """Of the LMs that are asked or trained."""
+        every = [self.lms, *(teacher.lms for teacher in self.teachers)]
+        return {lm.connection_id for lms in every for lm in lms.values()}
+
     def digest(self) -> str:
         """Over what decides the result: not the name, the metadata, nor how fast, when or where it runs, nor how far without asking, nor
         what it is to beat, which changes nothing of what is trained."""

@@ -186,6 +186,19 @@ def create_key(
             typer.echo(f"{each}\t{token}")
 
 
+@app.command(name="rotate-key")
+def rotate_key(home: Home = None) -> None:
+    """Seal stored secrets (keys of connections, secrets of webhooks) under a new key, while the server goes on. Safe to repeat."""
+    _settings(home)
+    from stack.keys import rotate_sealing_key
+
+    with _errors_as_text():
+        done = rotate_sealing_key()
+    _out.print(f"{done.sealed_anew} of {done.secrets} secrets were sealed anew.")
+    if done.closed:
+        _fail(f"under none of the keys can be opened, and stay as they are: {', '.join(done.closed)}. Give those secrets again")
+
+
 @app.command()
 def doctor(home: Home = None) -> None:
     """Check servers, schema, blobs, disk, device and connections, and say what to do; exit code 1 when something must be mended."""

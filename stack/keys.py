@@ -1,10 +1,12 @@
-"""API keys from the command line and at the first start."""
+"""API keys from the command line and at the first start; the key that secrets are sealed under."""
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from distill.catalog import keys, projects
+from distill import sealing
+from distill.catalog import key_rotation, keys, projects
+from distill.catalog.key_rotation import Rotation
 from distill.db import Session, unit_of_work
 from distill.errors import StillhouseError
 from stack.errors import StackError
@@ -57,6 +59,26 @@ def first_key(credentials: Path) -> tuple[str, str]:
             except StillhouseError:
                 pass  # another database, or revoked
         return _create(session, projects.OPERATORS, "made at the first start", keys.SCOPES), projects.OPERATORS
+
+
+def rotate_sealing_key() -> Rotation:
+    """Every stored secret is sealed anew under another key, and the one before is forgotten. Raises StackError."""
+    try:
+        if not sealing.has_own_file() and not sealing.has_several_keys():
+            raise StackError(_ONE_KEY)
+        with unit_of_work() as session:
+            done = key_rotation.rotate(session)
+        if sealing.has_own_file():
+            sealing.drop_old_keys()
+        return done
+    except StillhouseError as error:
+        raise StackError(error.message) from error
+
+
+_ONE_KEY = (
+    f"{sealing.VARIABLE} holds one key, so there is none to go over to. Put a new one in front of it, with a comma between them, give that "
+    "to every process of the server, start them again, and call this once more"
+)
 
 
 def _create(session: Session, project: str, label: str, scopes: Sequence[str]) -> str:

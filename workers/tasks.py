@@ -17,13 +17,15 @@ from distill.ids import short_token
 from distill.jobs.claims import WorkerInfo
 from distill.jobs.fine_tuning import CAPABILITY as FINE_TUNES
 from distill.jobs.status import Step
+from distill.jobs.steps import OWN_CONNECTIONS
 from distill.queue import check_broker, send_hint
 from distill.settings import Settings, get_settings
 from migrations.runner import check_schema
 from workers.presence import Presence
 
-CAPABILITIES = frozenset({"runtime:default", "trainer:local", FINE_TUNES})
-"""What a worker can do: run programs, each in an interpreter like its own, and train with the trainer that is installed beside it."""
+CAPABILITIES = frozenset({"runtime:default", "trainer:local", FINE_TUNES, OWN_CONNECTIONS})
+"""What a worker can do: run programs, each in an interpreter like its own, train with the trainer that is installed beside it, and
+what came with later releases."""
 
 EXIT_NOT_DRAINED = 70
 

@@ -32,7 +32,7 @@ _ALL = 1000
 @routes.get("/models", summary="List the models that the gateway takes")
 def list_models(caller: ModelReader, session: SessionDep) -> Page[ModelRead]:
     """The project's fine-tuned models, newest first, then the models that connections list (as `connection/model`)."""
-    data = [*_tuned(session, caller.project_id), *_listed(session)]
+    data = [*_tuned(session, caller.project_id), *_listed(session, caller.project_id)]
     return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
 
 
@@ -43,15 +43,15 @@ def _tuned(session: Session, project_id: str) -> list[ModelRead]:
     return [model_read(row, placements.get(row.id), names.get(row.connection_id)) for row in rows.data]
 
 
-def _listed(session: Session) -> list[ModelRead]:
-    return [model for connection in connections.list_connections(session) for model in connection_models(connection)]
+def _listed(session: Session, project_id: str) -> list[ModelRead]:
+    return [model for connection in connections.list_connections(session, project_id) for model in connection_models(connection)]
 
 
 @routes.get("/models/{model_id:path}", summary="Read a model", responses=errors(404))
 def get_model(model_id: ModelId, caller: ModelReader, session: SessionDep) -> ModelRead:
     """By its id, with or without `openai/` in front, or `connection/model`."""
     bare = model_id.removeprefix("openai/")
-    listed = {model.id: model for model in _listed(session)}
+    listed = {model.id: model for model in _listed(session, caller.project_id)}
     for name in (model_id, bare):
         if name in listed:
             return listed[name]
@@ -69,21 +69,21 @@ def delete_model(model_id: ModelId, caller: Writer, session: SessionDep) -> Dele
 
 
 @routes.get("/connections", summary="List connections")
-def list_connections(_: AnyCaller, session: SessionDep) -> Page[ConnectionRead]:
-    """What jobs may name. Addresses and keys are the operator's and are not shown."""
-    data = [connection_read(row) for row in connections.list_connections(session)]
+def list_connections(caller: AnyCaller, session: SessionDep) -> Page[ConnectionRead]:
+    """What the project's jobs may name: the operator's connections, whose addresses are not shown, and the project's own."""
+    data = [connection_read(row) for row in connections.list_connections(session, caller.project_id)]
     return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
 
 
 @routes.get("/connections/resolve", summary="Resolve the name of an LM", responses=errors(404))
-def resolve_lm(lm: LmName, _: AnyCaller, session: SessionDep) -> ResolvedLmRead:
+def resolve_lm(lm: LmName, caller: AnyCaller, session: SessionDep) -> ResolvedLmRead:
     """Which connection and model a job would name for an LM of a user's program, as the drop-in asks.
 
     The rules in `match` of the connections come first: a name without `*` before one with it, then the one with more characters that
     have to be there. Two connections that fit as well as each other are refused (`ambiguous_lm`). Then the name itself may say it:
     `house/<model>`, `connection/model`, or a model that one connection alone lists. No rule is asked of a name that begins with `house/`.
     """
-    found = lm_names.resolve(session, lm)
+    found = lm_names.resolve(session, caller.project_id, lm)
     return ResolvedLmRead(lm=lm, connection=found.connection.name, model=found.model, rule=found.rule)
 
 

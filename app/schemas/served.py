@@ -61,7 +61,7 @@ class CallRead(Reply):
 
 
 class ConnectionRead(Reply):
-    """A registered LM host or training service. Its key is never shown."""
+    """A registered LM host. Its key is never shown."""
 
     id: str
     object: Literal["connection"] = "connection"
@@ -77,6 +77,12 @@ class ConnectionRead(Reply):
     trainer: str | None
     device: str | None
     waiting: bool = Field(description="Its host has lent its device to a trainer; what needs it waits")
+    owner: str = Field(description="`operator`: of the server's settings file, for every project; `project`: the project's own")
+    revision: int = Field(description="Grows when it leads to another LM host; answers of another revision are not taken for its own")
+    has_key: bool
+    key_hint: str | None = Field(description="The last characters of the key")
+    base_url: str | None = Field(description="Of the project's own alone")
+    prices: dict[str, dict[str, float]] | None = Field(description="Of the project's own alone; US dollars per million tokens, by model")
 
 
 class ResolvedLmRead(Reply):

@@ -42,7 +42,8 @@ def connection_models(connection: Connection) -> list[ModelRead]:
 
 
 def connection_read(row: Connection) -> ConnectionRead:
-    """Without address and key: jobs name connections, never URLs."""
+    """Without key, and the operator's without address: jobs name connections, never URLs."""
+    own = row.project_id is not None
     return ConnectionRead(
         id=row.id,
         created_at=seconds(row.created_at),
@@ -57,6 +58,12 @@ def connection_read(row: Connection) -> ConnectionRead:
         trainer=row.trainer,
         device=row.device,
         waiting=row.waiting_since is not None,
+        owner="project" if own else "operator",
+        revision=row.revision,
+        has_key=(row.sealed_key if own else row.api_key_env) is not None,
+        key_hint=row.key_hint,
+        base_url=row.base_url if own else None,
+        prices=row.prices if own else None,
     )
 
 

@@ -1,10 +1,14 @@
-"""Connections: LM hosts. Rows mirror the settings file; keys stay in the relay's environment."""
+"""Connections: LM hosts. The operator's are rows that mirror the settings file; projects' own are beside them, see `own_connections`.
+
+A project sees both, and of two of one name its own. Without a project, only the operator's are meant.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 
 from distill.catalog import devices
 from distill.catalog.models import Connection
@@ -30,7 +34,8 @@ _VALUES = (
     "default_teacher",
     "prices",
 )
-_CHANGES_ANSWERS = frozenset({"kind", "base_url"})
+CHANGES_ANSWERS = frozenset({"kind", "base_url"})
+_OWN_FIRST = Connection.project_id.is_(None)
 
 
 def sync(s: Session, settings: Settings, *, disable_others: bool = True) -> None:
@@ -41,10 +46,10 @@ def sync(s: Session, settings: Settings, *, disable_others: bool = True) -> None
     wanted = _wanted(settings)
     # On a new database there is no row to lock yet, and API, workers and agents start together.
     s.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("connections", 0))))
-    known = {row.name: row for row in s.scalars(select(Connection).with_for_update())}
+    known = {row.row_name: row for row in s.scalars(select(Connection).where(Connection.project_id.is_(None)).with_for_update())}
     for name, values in wanted.items():
         _store(s, known.get(name), name, values, embedded=name == HOUSE and HOUSE not in settings.connections)
-    gone = [row.id for name, row in known.items() if row.source == "settings" and name not in wanted and row.disabled_at is None]
+    gone = [row.id for name, row in known.items() if name not in wanted and row.disabled_at is None]
     if gone and disable_others:
         s.execute(update(Connection).where(Connection.id.in_(gone)).values(disabled_at=func.clock_timestamp()))
     s.flush()
@@ -85,14 +90,14 @@ def _values(entry: ConnectionSettings) -> dict[str, Any]:
 
 def _store(s: Session, row: Connection | None, name: str, values: dict[str, Any], *, embedded: bool) -> None:
     if row is None:
-        s.add(Connection(id=new_id("conn"), name=name, source="settings", **values))
+        s.add(Connection(id=new_id("conn"), row_name=name, source="settings", **values))
         return
     changed = {key for key, value in values.items() if getattr(row, key) != value}
     if not changed and row.disabled_at is None:
         return
     for key in changed:
         setattr(row, key, values[key])
-    if changed & _CHANGES_ANSWERS and not embedded:  # the embedded host gets another port at every start, and answers the same
+    if changed & CHANGES_ANSWERS and not embedded:  # the embedded host gets another port at every start, and answers the same
         row.revision += 1
     if "device" in changed:  # the agent that would end the wait looks after another device from now on
         row.waiting_since = None
@@ -100,27 +105,56 @@ def _store(s: Session, row: Connection | None, name: str, values: dict[str, Any]
     row.updated_at = func.clock_timestamp()
 
 
-def list_connections(s: Session) -> list[Connection]:
-    return list(s.scalars(select(Connection).where(Connection.disabled_at.is_(None)).order_by(Connection.name)))
+def list_connections(s: Session, project_id: str | None = None) -> list[Connection]:
+    return list(s.scalars(select(Connection).where(_seen_by(project_id)).order_by(Connection.name, _OWN_FIRST)))
 
 
 def by_id(s: Session, connection_id: str) -> Connection:
+    """Whosever it is, and also one that is there no more: jobs name the ids that they were submitted with. Raises NotFound."""
     row = s.get(Connection, connection_id)
     if row is None:
         raise NotFound(f"no connection {connection_id}", code="connection_not_found")
     return row
 
 
-def find(s: Session, name_or_id: str) -> Connection | None:
-    """An enabled connection by name or id."""
+def get(s: Session, project_id: str, connection_id: str) -> Connection:
+    """One that the project sees, by its id. Raises NotFound."""
+    row = s.scalar(select(Connection).where(Connection.id == connection_id, _seen_by(project_id)))
+    if row is None:
+        raise NotFound(f"no connection {connection_id}", code="connection_not_found", param="id")
+    return row
+
+
+def find(s: Session, name_or_id: str, project_id: str | None = None) -> Connection | None:
+    """One that the project sees, by name or id."""
     either = (Connection.name == name_or_id) | (Connection.id == name_or_id)
-    return s.scalar(select(Connection).where(either, Connection.disabled_at.is_(None)))
+    return s.scalar(select(Connection).where(either, _seen_by(project_id)).order_by(_OWN_FIRST).limit(1))
 
 
-def default(s: Session, side: Literal["student", "teacher"]) -> Connection | None:
-    """The connection that a job gets when it names none for this side; with several, the first by name."""
+def default(s: Session, side: Literal["student", "teacher"], project_id: str | None = None) -> Connection | None:
+    """The connection that a job gets when it names none for this side: the project's own, else the operator's; the first by name."""
     flag = Connection.default_student if side == "student" else Connection.default_teacher
-    return s.scalar(select(Connection).where(flag, Connection.disabled_at.is_(None)).order_by(Connection.name).limit(1))
+    return s.scalar(select(Connection).where(flag, _seen_by(project_id)).order_by(_OWN_FIRST, Connection.name).limit(1))
+
+
+def any_own(s: Session, connection_ids: Collection[str]) -> bool:
+    """Whether one of these is a project's own."""
+    query = select(Connection.id).where(Connection.id.in_(connection_ids), Connection.project_id.is_not(None))
+    return bool(connection_ids) and s.scalar(query.limit(1)) is not None
+
+
+def hold(s: Session, row: Connection) -> None:
+    """A project's own connection is not removed until the transaction ends. Raises NotFound when it has been."""
+    if row.project_id is None:
+        return
+    query = select(Connection).where(Connection.id == row.id).with_for_update(read=True, key_share=True)
+    if s.scalars(query.execution_options(populate_existing=True)).one().removed_at is not None:
+        raise NotFound(f"connection {row.name} was removed", code="connection_not_found")
+
+
+def _seen_by(project_id: str | None) -> ColumnElement[bool]:
+    operators = Connection.project_id.is_(None) & Connection.disabled_at.is_(None)
+    return operators if project_id is None else operators | ((Connection.project_id == project_id) & Connection.removed_at.is_(None))
 
 
 def on_device(s: Session, device_id: str) -> list[Connection]:

@@ -28,16 +28,20 @@ class Match:
     rule: str | None = None
 
 
-def resolve(s: Session, name: str) -> Match:
-    """Among the connections that are there; as `choose`."""
-    return choose(connections.list_connections(s), name)
+def resolve(s: Session, project_id: str, name: str) -> Match:
+    """Among the connections that the project sees, of two of one name its own; as `choose`."""
+    seen: dict[str, Connection] = {}
+    for row in connections.list_connections(s, project_id):
+        seen.setdefault(row.name, row)
+    return choose(list(seen.values()), name)
 
 
 def choose(rows: Sequence[Connection], name: str) -> Match:
     """The connection of the rule that fits best, else the one that the name says: `house/<model>`, `connection/model`, or a model that
     one connection alone lists.
 
-    Raises NotFound, and Invalid where two connections' rules fit as well as each other, or the rule leaves the model open.
+    Of rules that fit as well as each other a project's own connection wins. Raises NotFound, and Invalid where two connections' rules fit
+    equally all the same, or the rule leaves the model open.
     """
     found = (None if name.startswith(OWN) else _by_rule(rows, name)) or _by_name({row.name: row for row in rows}, name)
     if found is None:
@@ -52,7 +56,8 @@ def exactness(rule: str) -> tuple[bool, int]:
 
 def _by_rule(rows: Sequence[Connection], name: str) -> Match | None:
     fitting = [(rule, row) for row in rows for rule in row.match if fnmatchcase(name, rule)]
-    best = [(rule, row) for rule, row in fitting if exactness(rule) == max(exactness(other) for other, _ in fitting)]
+    exact = [(rule, row) for rule, row in fitting if exactness(rule) == max(exactness(other) for other, _ in fitting)]
+    best = [(rule, row) for rule, row in exact if row.project_id is not None] or exact
     if len({row.name for _, row in best}) > 1:
         said = " and ".join(f"{row.name} (`{rule}`)" for rule, row in best)
         message = f"the connections {said} stand for the LM `{name[:200]}` as well as each other; name one as house/connection/model"

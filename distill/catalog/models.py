@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Identity, Index, Text, UniqueConstraint, text
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ColumnElement, ForeignKey, Identity, Index, Text, UniqueConstraint, func, text
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from distill.db import Base
@@ -65,7 +66,12 @@ class AuditEntry(Base):
 
 
 class Connection(Base):
-    """An LM host. `revision` grows with every change and is part of an LM's digest. Keys are never here."""
+    """An LM host, of the operator's settings file for every project, or a project's own.
+
+    `revision` grows with every change of what answers and is part of an LM's digest. The operator's keys are never here; a project's are
+    sealed. A project's own has `disabled_at` from the start and its id as `row_name`: processes of the release before, which know of no
+    such connections, then neither list nor take one.
+    """
 
     __tablename__ = "connections"
     __table_args__ = (
@@ -75,10 +81,17 @@ class Connection(Base):
         CheckConstraint("limited_reason IN ('rate_limited', 'quota_exhausted', 'unavailable')", name="limited_reason"),
         CheckConstraint("num_nonnulls(limited_reason, limited_since, limited_until) IN (0, 3)", name="limited"),
         CheckConstraint("limited_times >= 0 AND (limited_times = 0) = (limited_since IS NULL)", name="limited_times"),
+        CheckConstraint("(project_id IS NULL) = (own_name IS NULL)", name="own_name"),
+        CheckConstraint("project_id IS NOT NULL OR num_nonnulls(sealed_key, key_hint, created_by, removed_at) = 0", name="own"),
+        CheckConstraint("removed_at IS NULL OR sealed_key IS NULL", name="removed"),
+        Index("uq_connections_own_name", "project_id", "own_name", unique=True, postgresql_where=text("removed_at IS NULL")),
     )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
-    name: Mapped[str] = mapped_column(Text, unique=True)
+    row_name: Mapped[str] = mapped_column("name", Text, unique=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"))
+    """None: the operator's, for every project."""
+    own_name: Mapped[str | None] = mapped_column(Text)
     kind: Mapped[str] = mapped_column(Text)
     base_url: Mapped[str] = mapped_column(Text)
     models: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
@@ -89,6 +102,9 @@ class Connection(Base):
     trainer: Mapped[str | None] = mapped_column(Text)
     device: Mapped[str | None] = mapped_column(Text)
     api_key_env: Mapped[str | None] = mapped_column(Text)
+    sealed_key: Mapped[bytes | None]
+    key_hint: Mapped[str | None] = mapped_column(Text)
+    """The last characters of the sealed key, for people to tell keys apart."""
     max_in_flight: Mapped[int]
     default_student: Mapped[bool] = mapped_column(server_default=text("false"))
     default_teacher: Mapped[bool] = mapped_column(server_default=text("false"))
@@ -105,8 +121,20 @@ class Connection(Base):
     limited_times: Mapped[int] = mapped_column(server_default="0")
     """How often in a row it was tried, or found, in vain: the pauses grow with it."""
     disabled_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     updated_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+    @hybrid_property
+    def name(self) -> str:
+        """As its jobs call it."""
+        return self.row_name if self.own_name is None else self.own_name
+
+    @name.inplace.expression
+    @classmethod
+    def _name_expression(cls) -> ColumnElement[str]:
+        return func.coalesce(cls.own_name, cls.row_name)
 
 
 class Program(Base):

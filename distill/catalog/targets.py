@@ -10,6 +10,7 @@ from typing import Literal
 from distill.catalog import aliases, artifacts, connections, fine_tuned
 from distill.catalog.fine_tuned import Served
 from distill.catalog.models import Connection
+from distill.catalog.own_keys import own_target
 from distill.db import Session
 from distill.errors import NotFound
 from distill.relay import Target
@@ -37,7 +38,9 @@ class Resolved:
 
 
 def target_of(connection: Connection, model: str) -> Target:
-    """A model of a connection for the relay; the key is read from this process's environment."""
+    """A model of a connection for the relay. An operator's key is read from this process's environment, a project's at each call."""
+    if connection.project_id is not None:
+        return own_target(connection, model)
     key = os.environ.get(connection.api_key_env) if connection.api_key_env else None
     return Target(connection.id, connection.base_url, model, key, connection.max_in_flight)
 
@@ -53,9 +56,9 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
     if bare.startswith(_TUNED_PREFIX) or (bare.startswith(_OPENAI_TUNED_PREFIX) and fine_tuned.is_known(s, project_id, bare)):
         return _tuned(s, project_id, bare)
     # A connection may itself be called `openai`: its name goes before the routing prefix of OpenAI's clients.
-    target = _named(s, name) or _named(s, bare)
+    target = _named(s, project_id, name) or _named(s, project_id, bare)
     if target is None:
-        raise _unknown(s, bare)
+        raise _unknown(s, project_id, bare)
     return Resolved(target, "ready")
 
 
@@ -91,19 +94,19 @@ def _readiness(served: Served) -> tuple[Readiness, str | None]:
     return "loading", f"{served.model.id} is being loaded"
 
 
-def _named(s: Session, name: str) -> Target | None:
+def _named(s: Session, project_id: str, name: str) -> Target | None:
     prefix, _, rest = name.partition("/")
-    connection = connections.find(s, prefix) if rest else None
+    connection = connections.find(s, prefix, project_id) if rest else None
     if connection is not None and (connection.models is None or rest in connection.models):
         return target_of(connection, rest)
-    listing = _listing(s, name)
+    listing = _listing(s, project_id, name)
     return target_of(listing[0], name) if len(listing) == 1 else None
 
 
-def _listing(s: Session, name: str) -> list[Connection]:
-    return [row for row in connections.list_connections(s) if name in (row.models or ())]
+def _listing(s: Session, project_id: str, name: str) -> list[Connection]:
+    return [row for row in connections.list_connections(s, project_id) if name in (row.models or ())]
 
 
-def _unknown(s: Session, name: str) -> NotFound:
-    hint = "; name it as connection/model" if _listing(s, name) else "; GET /v1/models lists what there is"
+def _unknown(s: Session, project_id: str, name: str) -> NotFound:
+    hint = "; name it as connection/model" if _listing(s, project_id, name) else "; GET /v1/models lists what there is"
     return NotFound(f"no model {name[:200]}{hint}", code="model_not_found", param="model")

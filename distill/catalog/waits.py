@@ -41,7 +41,7 @@ UPDATE connections SET limited_reason = NULL, limited_since = NULL, limited_unti
  WHERE id = ANY (:ids) AND limited_since IS NOT NULL RETURNING id
 """)
 _WAITING = text("""
-SELECT name FROM connections
+SELECT COALESCE(own_name, name) AS name FROM connections
  WHERE id = ANY (:ids) AND (waiting_since IS NOT NULL OR limited_until > clock_timestamp()) ORDER BY name
 """)
 _GOES_ON = text("UPDATE work_items SET waits_since = NULL WHERE id = :id AND waits_since IS NOT NULL")
@@ -88,6 +88,11 @@ def names(s: Session, connection_ids: Collection[str]) -> list[str]:
 def end(s: Session, connection_ids: Collection[str], item_id: int) -> None:
     """Their hosts have answered this work item. What waited for them is due now, so that the dispatcher hints at it."""
     s.execute(_GOES_ON, {"id": item_id})
+    forget(s, connection_ids)
+
+
+def forget(s: Session, connection_ids: Collection[str]) -> None:
+    """Nothing is known against them any more: somebody has changed them."""
     ended = list(s.scalars(_END, {"ids": list(connection_ids)}))
     if ended:
         s.execute(_DUE_NOW, {"ids": ended})

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 
 from distill import sealing
-from distill.catalog import audit
+from distill.catalog import audit, sealed
 from distill.catalog.webhook_rows import WebhookDelivery, WebhookEndpoint
 from distill.db import Listing, Page, Session, now, paginate
 from distill.egress import check_url
@@ -113,7 +113,7 @@ def add(s: Session, project_id: str, url: str, events: Sequence[str], key_id: st
         project_id=project_id,
         url=url,
         events=list(dict.fromkeys(events)),
-        sealed_secret=sealing.seal(secret, _purpose(endpoint_id)),
+        sealed_secret=sealed.seal(s, secret, purpose(endpoint_id)),
         created_by=key_id,
     )
     s.add(row)
@@ -141,12 +141,13 @@ def remove(s: Session, project_id: str, endpoint_id: str) -> None:
     audit.record(s, project_id, "webhook_endpoint.deleted", endpoint_id, {"url": row.url})
 
 
-def _purpose(endpoint_id: str) -> str:
+def purpose(endpoint_id: str) -> str:
+    """What an endpoint's secret is sealed for."""
     return f"webhook_endpoint:{endpoint_id}"
 
 
-def _open(endpoint_id: str, sealed: bytes) -> str:
-    return _SECRET_PREFIX + base64.b64encode(sealing.unseal(sealed, _purpose(endpoint_id))).decode()
+def _open(endpoint_id: str, sealed_secret: bytes) -> str:
+    return _SECRET_PREFIX + base64.b64encode(sealing.unseal(sealed_secret, purpose(endpoint_id))).decode()
 
 
 # ------------------------------------------------------------------ deliveries

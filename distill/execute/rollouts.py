@@ -47,7 +47,7 @@ NO_FACT: Mapping[Cause, str] = {"silent": "time_limit", "out_of_memory": "memory
 """Ways to end a process that say something about this machine too, and the codes of such examples."""
 ONE_BY_ONE = frozenset({"timeout", "unavailable", "bad_answer"})
 """Trouble that may be an example's own: a host that answers the others, and never this one."""
-REFUSED = frozenset({"connection_unauthorized", "model_not_found", "unknown_slot"})
+REFUSED = frozenset({"connection_unauthorized", "address_not_allowed", "model_not_found", "unknown_slot"})
 """Trouble that every further call would meet, until somebody changes something."""
 
 

@@ -29,11 +29,17 @@ def _check_prices(s: Session, spec: CompileSpec) -> None:
     place, lm = unpriced[0]
     message = (
         f"budget.max_cost_usd: nobody has said what {lm.connection}/{lm.model} costs ({place}), so money cannot be counted. "
-        f"Set its price in the server's settings, [connections.{lm.connection}.prices] (0 where no bill comes), "
+        f"{_where_prices_are(s, lm)} (0 where no bill comes), "
         "or limit max_calls or max_tokens instead"
     )
     details = tuple(Detail(f"the price of {lm.connection}/{lm.model} is not known", None, place) for place, lm in unpriced)
     raise Invalid(message, code="price_unknown", param="budget.max_cost_usd", details=details)
+
+
+def _where_prices_are(s: Session, lm: LmSpec) -> str:
+    if connections.by_id(s, lm.connection_id).project_id is None:
+        return f"Set its price in the server's settings, [connections.{lm.connection}.prices]"
+    return f"Say its price in the `prices` of {lm.connection}, PATCH /v1/connections/{lm.connection_id}"
 
 
 def _asked(s: Session, spec: CompileSpec) -> Iterator[tuple[str, LmSpec]]:

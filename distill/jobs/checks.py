@@ -159,7 +159,7 @@ def _with_defaults(spec: CompileSpec, row: Program, program: ProgramSpec) -> Com
 
 
 def _with_lms(s: Session, project_id: str, spec: CompileSpec, program: ProgramSpec) -> CompileSpec:
-    resolver = LmResolver(s, spec)
+    resolver = LmResolver(s, project_id, spec)
     roles = lm_roles(program)
     lms = {role: resolver.student(role) for role in _known_roles(roles, spec.lms, "lms")}
     if spec.teacher == "labels":

@@ -45,7 +45,7 @@ SELECT a.id AS job_id, line.position, COALESCE(l.width, 0) AS width, a.num_threa
   LEFT JOIN leased l ON l.job_id = a.id
   LEFT JOIN kinds k ON k.job_id = a.id
   LEFT JOIN LATERAL (
-    SELECT name, CASE WHEN waiting_since IS NOT NULL THEN 'device' ELSE limited_reason END AS reason
+    SELECT COALESCE(own_name, name) AS name, CASE WHEN waiting_since IS NOT NULL THEN 'device' ELSE limited_reason END AS reason
       FROM connections WHERE id = ANY (k.connections) AND (waiting_since IS NOT NULL OR limited_since IS NOT NULL) ORDER BY name LIMIT 1
   ) c ON true
  ORDER BY a.id, k.queue, k.needs, c.name

@@ -15,10 +15,11 @@ Side = Literal["student", "teacher"]
 
 
 class LmResolver:
-    """Fills in the LMs of one spec."""
+    """Fills in the LMs of one spec, from the connections that its project sees."""
 
-    def __init__(self, s: Session, spec: CompileSpec) -> None:
+    def __init__(self, s: Session, project_id: str, spec: CompileSpec) -> None:
         self._s = s
+        self._project_id = project_id
         self._spec = spec
 
     def student(self, role: str) -> LmSpec:
@@ -44,7 +45,7 @@ class LmResolver:
         Where none is given and the server has no default teacher, the student's own LM teaches.
         """
         given = teacher.lms.get(role) or (next(iter(teacher.lms.values())) if len(teacher.lms) == 1 else LmSpec())
-        own = given == LmSpec() and connections.default(self._s, "teacher") is None
+        own = given == LmSpec() and connections.default(self._s, "teacher", self._project_id) is None
         lm, _ = self._resolve(self._asked_only(role), "student", param) if own else self._resolve(given, "teacher", param)
         return lm.model_copy(update={"prompt_adapter": lm.prompt_adapter or self._spec.prompt_adapter})
 
@@ -54,6 +55,7 @@ class LmResolver:
 
     def _resolve(self, lm: LmSpec, side: Side, param: str) -> tuple[LmSpec, Connection]:
         connection = self._connection(lm, side, param)
+        connections.hold(self._s, connection)
         if lm.constrain:
             _check_constrain(connection, f"{param}.constrain")
         _check_native(connection, lm, f"{param}.native")
@@ -62,14 +64,14 @@ class LmResolver:
 
     def _connection(self, lm: LmSpec, side: Side, param: str) -> Connection:
         if not lm.connection:
-            connection = connections.default(self._s, side)
+            connection = connections.default(self._s, side, self._project_id)
             if connection is None:
                 message = f"{param}: this server has no default {side} connection; name one as {param}.connection"
                 raise Invalid(message, code="no_default_connection", param=param)
             return connection
-        found = connections.find(self._s, lm.connection)
+        found = connections.find(self._s, lm.connection, self._project_id)
         if found is None:
-            known = [row.name for row in connections.list_connections(self._s)]
+            known = [row.name for row in connections.list_connections(self._s, self._project_id)]
             message = (
                 f"{param}.connection: no connection `{lm.connection}` (there are: {', '.join(known)}){did_you_mean(lm.connection, known)}"
             )

@@ -18,7 +18,7 @@ from distill.jobs.checks import check
 from distill.jobs.lifecycle import settle, transition
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import QUEUE_OF, JobKind, JobStatus, Step
-from distill.jobs.steps import NewItem, open_step
+from distill.jobs.steps import NewItem, needs_of, open_step
 from distill.spec import CompileSpec
 
 RUNS_PROGRAMS = ("runtime:default",)
@@ -58,7 +58,7 @@ def submit(
     s.add(job)
     s.flush()
     events.append(s, job.id, "status", f"The job is {job.status}", {"status": job.status, "step": "validate"})
-    open_step(s, job, Step.VALIDATE, [NewItem("validate", needs=RUNS_PROGRAMS, max_attempts=3)])
+    open_step(s, job, Step.VALIDATE, [NewItem("validate", needs=(*RUNS_PROGRAMS, *needs_of(s, spec.connection_ids)), max_attempts=3)])
     s.refresh(job)
     return job
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import func, insert, text
 
+from distill.catalog import connections
 from distill.db import Session
 from distill.jobs import events, outbox
 from distill.jobs.models import Job, JobStep, WorkItem
@@ -20,6 +21,8 @@ RETURNING queue
 """)
 _OLDEST_OPEN = text("SELECT name FROM job_steps WHERE job_id = :job_id AND status IN ('queued', 'running')")
 _ORDER = list(Step)
+OWN_CONNECTIONS = "connections:own"
+"""A worker of a release before projects had connections of their own would call them without their key, and is not given their items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,18 @@ def _point(s: Session, job: Job) -> None:
         s.flush()
 
 
+def needs_of(s: Session, connection_ids: Collection[str]) -> tuple[str, ...]:
+    """What a worker must be able to do for the sake of these connections."""
+    return (OWN_CONNECTIONS,) if connections.any_own(s, connection_ids) else ()
+
+
 def _insert(s: Session, job: Job, step: Step, items: Sequence[NewItem]) -> None:
-    rows = [_row(job, step, ordinal, item) for ordinal, item in enumerate(items)]
+    rows = [_row(job, step, ordinal, item, needs_of(s, item.connections)) for ordinal, item in enumerate(items)]
     s.execute(insert(WorkItem).values(created_at=func.clock_timestamp()), rows)
     outbox.add_for(s, (row["queue"] for row in rows if not row["held"]), job.id)
 
 
-def _row(job: Job, step: Step, ordinal: int, item: NewItem) -> dict[str, Any]:
+def _row(job: Job, step: Step, ordinal: int, item: NewItem, more_needs: Sequence[str]) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "step": str(step),
@@ -87,7 +95,7 @@ def _row(job: Job, step: Step, ordinal: int, item: NewItem) -> dict[str, Any]:
         "payload": dict(item.payload),
         "units": item.units,
         "queue": str(item.queue or QUEUE_OF[step]),
-        "needs": list(item.needs),
+        "needs": [*item.needs, *more_needs],
         "connections": list(item.connections),
         "held": item.held,
         "fine_tune_job_id": item.fine_tune_job_id,

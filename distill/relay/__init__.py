@@ -5,12 +5,14 @@ from distill.relay.breaker import Wait, WaitReason
 from distill.relay.grants import Grant, SlotUsage
 from distill.relay.relay import Relay
 from distill.relay.targets import Price, RelayLimits, RelayReply, Target, api_of
+from distill.relay.trial import Finding, try_out
 
 __all__ = [
     "NOTHING",
     "WITHOUT_END",
     "Amount",
     "Block",
+    "Finding",
     "Grant",
     "Price",
     "Refill",
@@ -23,4 +25,5 @@ __all__ = [
     "Wait",
     "WaitReason",
     "api_of",
+    "try_out",
 ]

@@ -138,6 +138,7 @@ class Gate:
         self.places = InFlight(limit)
         self.breaker = Breaker(limits)
         self._limit = limit
+        self._changed_at = 0.0
 
     def resize(self, limit: int) -> None:
         self._limit = limit
@@ -152,6 +153,12 @@ class Gate:
     def begin(self, *, probing: bool) -> None:
         self.breaker.begin(probing=probing)
         self.fit()
+
+    def follow(self, changed_at: float) -> None:
+        """A connection that was changed since, its key for one, may be called whatever came of the one before."""
+        if changed_at > self._changed_at:
+            self._changed_at = changed_at
+            self.begin(probing=False)
 
     def succeeded(self, ticket: int) -> None:
         self.breaker.succeeded(ticket)

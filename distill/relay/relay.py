@@ -29,10 +29,14 @@ _STOP_SECONDS = 5.0
 
 
 class Relay:
-    """Start it once a process; every method may be called from any thread."""
+    """Start it once a process; every method may be called from any thread.
 
-    def __init__(self, limits: RelayLimits | None = None) -> None:
+    `allowed_hosts` are those of the operator's own network that a user's connection may lead to.
+    """
+
+    def __init__(self, limits: RelayLimits | None = None, allowed_hosts: Collection[str] = ()) -> None:
         self._limits = limits or RelayLimits()
+        self._allowed_hosts = frozenset(allowed_hosts)
         self._lock = threading.Lock()
         self._grants: dict[str, Grant] = {}
         self._gates: dict[str, Gate] = {}
@@ -129,7 +133,7 @@ class Relay:
         loop = asyncio.get_running_loop()
         upstream = self._upstreams.get(loop)
         if upstream is None:
-            upstream = self._upstreams[loop] = Upstream(self._limits, self._gate)
+            upstream = self._upstreams[loop] = Upstream(self._limits, self._gate, self._allowed_hosts)
         return upstream
 
     def _gate(self, target: Target) -> Gate:
@@ -137,6 +141,7 @@ class Relay:
         if gate is None:
             with self._lock:
                 gate = self._gates.setdefault(target.connection, Gate(target.max_in_flight, self._limits))
+        gate.follow(target.changed_at)
         return gate
 
     # ------------------------------------------------------------ the runners' door

@@ -35,6 +35,12 @@ class Target:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     price: Price | None = field(default=None, repr=False, compare=False)
     """Of the usage of one answer, in US dollars; None where nobody knows it."""
+    read_key: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
+    """Where the key is asked for at each call, in place of `api_key`: it may block, and raise StillhouseError."""
+    public_only: bool = False
+    """A user named its address, so that the host has to be public, or one that the operator allows."""
+    changed_at: float = field(default=0.0, compare=False)
+    """Grows when the connection is changed by a user: what its breaker knew of it holds no more."""
 
     @property
     def chat_url(self) -> str:
@@ -45,11 +51,11 @@ class Target:
         kept = {name: value for name, value in asked.items() if name not in _NEVER_FORWARDED}
         return {**kept, **self.extra_body, "model": self.model}
 
-    def headers(self) -> dict[str, str]:
-        headers = {"content-type": "application/json", "user-agent": "stillhouse"}
-        if self.api_key:
-            headers["authorization"] = f"Bearer {self.api_key}"
-        return headers
+
+def headers_with(key: str | None) -> dict[str, str]:
+    """Those of a request to an LM host."""
+    headers = {"content-type": "application/json", "user-agent": "stillhouse"}
+    return {**headers, "authorization": f"Bearer {key}"} if key else headers
 
 
 _NEVER_FORWARDED = frozenset({"model", "base_url", "api_base", "api_key", "extra_headers", "extra_body", "extra_query", "timeout"})
@@ -98,8 +104,8 @@ class RelayReply:
     """An answer: `body`, or for a streaming call `stream`, whose chunks are to be read to the end or closed.
 
     `code` is None for a success, else why there is none: rate_limited, unavailable, timeout, connection_unauthorized, quota_exhausted,
-    model_not_found, bad_request, too_large, connection_waiting (its breaker is open: it was not called); and from the relay's own door
-    unauthorized, unknown_slot, budget_exhausted.
+    address_not_allowed, model_not_found, bad_request, too_large, connection_waiting (its breaker is open: it was not called); and from the
+    relay's own door unauthorized, unknown_slot, budget_exhausted.
     """
 
     status: int

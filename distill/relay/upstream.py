@@ -7,7 +7,8 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -16,15 +17,22 @@ import aiohttp
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from distill.egress import NotPublic, PublicResolver, check_url
+from distill.errors import Invalid, StillhouseError
+from distill.redaction import REDACTED
 from distill.relay.breaker import Gate, Trouble
 from distill.relay.limiter import Waiting
-from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target, error_reply
+from distill.relay.sessions import open_session
+from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target, error_reply, headers_with
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OVERLOADED = frozenset({429, 503, 529})
 _CODES = {401: "connection_unauthorized", 403: "connection_unauthorized", 404: "model_not_found", 413: "too_large"}
 _SHORTEST_PAUSE_SECONDS = 0.05
 _PASSED_HEADERS = ("content-type", "retry-after", "x-request-id")
+_KEY_THREADS = 4
+_SHORTEST_HIDDEN = 16
+"""Characters of a key that is looked for in answers: a shorter one may be a word like any other."""
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
@@ -39,18 +47,23 @@ class _TryAgain(Exception):
 
 
 class Upstream:
-    """Calls LM hosts from one event loop. `gate` gives what all loops share of a target's connection."""
+    """Calls LM hosts from one event loop. `gate` gives what all loops share of a target's connection.
 
-    def __init__(self, limits: RelayLimits, gate: Callable[[Target], Gate]) -> None:
+    `allowed_hosts` are those of the operator's own network that a user's connection may lead to.
+    """
+
+    def __init__(self, limits: RelayLimits, gate: Callable[[Target], Gate], allowed_hosts: Collection[str]) -> None:
         self._limits = limits
         self._gate = gate
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_seconds)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60), timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
-        )
+        self._allowed_hosts = allowed_hosts
+        self._session = open_session(limits.connect_seconds)
+        self._public_session = open_session(limits.connect_seconds, PublicResolver(allowed_hosts))
+        self._keys = ThreadPoolExecutor(_KEY_THREADS, "relay-keys")
 
     async def close(self) -> None:
         await self._session.close()
+        await self._public_session.close()
+        self._keys.shutdown(wait=False)
 
     async def send(
         self,
@@ -106,12 +119,15 @@ class Upstream:
                     await asyncio.sleep(pause)
             if not call.is_held():
                 return error_reply(401, "unauthorized", "the lease of the work that asks is over")
+            key = await self._key(call.target)
+            if isinstance(key, RelayReply):
+                return key
             ticket = gate.breaker.admit()
             if ticket is None:
                 return _not_called(call.target, gate)
             call.begin_attempt()
             try:
-                reply = await self._ask(call, stack)
+                reply = await self._ask(call, key, stack)
             except _TryAgain as fault:
                 gate.failed(ticket, Trouble(fault.reply.code or "", call.digest, fault.pause, fault.certain))
                 raise
@@ -121,12 +137,26 @@ class Upstream:
                 gate.succeeded(ticket)
             return reply
 
-    async def _ask(self, call: _Call, stack: AsyncExitStack) -> RelayReply:
+    async def _key(self, target: Target) -> str | RelayReply | None:
+        """The key of this moment, or the reply to give where there is none to be had, or the address may not be asked."""
+        try:
+            if target.public_only:
+                check_url(target.base_url, self._allowed_hosts, "base_url")
+            if target.read_key is None:
+                return target.api_key
+            return await asyncio.get_running_loop().run_in_executor(self._keys, target.read_key)
+        except Invalid:
+            return _not_allowed(target)
+        except StillhouseError as error:
+            return error_reply(401, "connection_unauthorized", f"connection {target.connection} has no key now: {error.message}")
+
+    async def _ask(self, call: _Call, key: str | None, stack: AsyncExitStack) -> RelayReply:
         """One request and its answer. Raises _TryAgain."""
         name = call.target.connection
+        session = self._public_session if call.target.public_only else self._session
         try:
             async with asyncio.timeout(call.attempt_seconds()):
-                post = self._session.post(call.target.chat_url, data=call.data, headers=call.target.headers(), allow_redirects=False)
+                post = session.post(call.target.chat_url, data=call.data, headers=headers_with(key), allow_redirects=False)
                 response = await stack.enter_async_context(post)
                 if call.stream and response.status == 200:
                     return RelayReply(200, _headers(response), stream=ReplyStream(response, stack.pop_all(), self._limits))
@@ -135,11 +165,22 @@ class Upstream:
             reply = error_reply(504, "timeout", f"connection {name} did not answer in time")
             raise _TryAgain(reply, certain=isinstance(fault, aiohttp.ConnectionTimeoutError)) from None
         except aiohttp.ClientError as fault:
+            if isinstance(fault.__cause__, NotPublic):
+                return _not_allowed(call.target)
             reply = error_reply(503, "unavailable", f"connection {name} cannot be reached: {type(fault).__name__}")
             raise _TryAgain(reply, certain=isinstance(fault, aiohttp.ClientConnectorError)) from fault
         if content is None:
             return error_reply(502, "too_large", "the LM host's answer is too large")
-        return _judge(name, response, content)
+        return _judge(name, response, _without(key, content))
+
+
+def _not_allowed(target: Target) -> RelayReply:
+    return error_reply(403, "address_not_allowed", f"connection {target.connection} leads to an address that is not public")
+
+
+def _without(key: str | None, content: bytes) -> bytes:
+    """An answer that says the key it was asked with, as some refusals do, says it to nobody else: it would be in errors and traces."""
+    return content.replace(key.encode(), REDACTED.encode()) if key and len(key) >= _SHORTEST_HIDDEN else content
 
 
 class ReplyStream:

@@ -102,9 +102,12 @@ class TestDeletes:
 class TestConnections:
     def test_each_is_told_by_what_jobs_call_it(self, known: Run) -> None:
         head, *rows = [line.split() for line in known("connections", "list").stdout.splitlines()]
-        assert (head[0], sorted(rows)) == (
+        assert (head[0], sorted(row[:-1] for row in rows)) == (
             "NAME",
-            [["big", "big-model", "teacher"], ["house", "tiny", "lora", "structured_outputs", "tools", "local", "student"]],
+            [
+                ["big", "big-model", "teacher", "operator", "none"],
+                ["house", "tiny", "lora", "structured_outputs", "tools", "local", "student", "operator", "none"],
+            ],
         )
         assert {one["name"] for one in json.loads(known("connections", "list", "--json").stdout)} == {"house", "big"}
 

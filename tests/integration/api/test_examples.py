@@ -95,6 +95,7 @@ def common(api: TestClient) -> dict[str, str]:
         examples.PROGRAM: made(api, "/v1/programs", spec=examples.SPEC),
         examples.DATASET: made(api, "/v1/datasets", rows=examples.ROWS),
         examples.FILE: made(api, "/v1/files", files={"file": ("a.jsonl", FILES["conversations.jsonl"])}, data={"purpose": "fine-tune"}),
+        examples.CONNECTION: made(api, "/v1/connections", name="ours", base_url="https://api.example.com/v1"),
         examples.KEY: made(api, "/v1/api_keys", label="examples"),
         examples.ENDPOINT: endpoint,
         examples.DELIVERY: delivery["id"],

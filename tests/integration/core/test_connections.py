@@ -52,7 +52,7 @@ class TestConnections:
                 connections.sync(s, settings())
                 second = pool.submit(start)
                 pause = threading.Event()
-                while not _somebody_waits() and not second.done():
+                while not somebody_waits() and not second.done():
                     pause.wait(0.01)
             second.result()
         assert connection("teachers").revision == 1
@@ -74,7 +74,7 @@ class TestConnections:
             assert connections.find(s, "teachers") is not None
 
 
-def _somebody_waits() -> bool:
+def somebody_waits() -> bool:
     with unit_of_work() as s:
         return bool(s.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
 

@@ -110,6 +110,7 @@ ITEMS: list[tuple[str, LiteralString]] = [
     ("ck_checkpoints_counters", "INSERT INTO checkpoints SELECT min(id), -1, 1, '{}' FROM fine_tune_jobs"),
     ("ck_checkpoints_counters", "INSERT INTO checkpoints SELECT min(id), 1, 0, '{}' FROM fine_tune_jobs"),
 ]
+OWN: LiteralString = "project_id = (SELECT min(id) FROM projects), own_name = 'ours'"
 LIMITED: LiteralString = "limited_since = now(), limited_until = now(), limited_times"
 SERVING: list[tuple[str, LiteralString]] = [
     ("ck_connections_kind", "UPDATE connections SET kind = 'other'"),
@@ -119,6 +120,10 @@ SERVING: list[tuple[str, LiteralString]] = [
     ("ck_connections_limited", "UPDATE connections SET limited_reason = 'unavailable'"),
     ("ck_connections_limited_times", f"UPDATE connections SET limited_reason = 'unavailable', {LIMITED} = 0"),
     ("ck_connections_limited_times", "UPDATE connections SET limited_times = 1"),
+    ("ck_connections_own_name", "UPDATE connections SET own_name = 'ours'"),
+    ("ck_connections_own", "UPDATE connections SET removed_at = now()"),
+    ("ck_connections_removed", f"UPDATE connections SET {OWN}, removed_at = now(), sealed_key = 'x'"),
+    ("uq_connections_own_name", f"UPDATE connections SET {OWN}"),
     ("uq_connections_name", "UPDATE connections SET name = 'same'"),
     ("uq_models_fine_tune_job_id", "UPDATE models SET fine_tune_job_id = (SELECT max(fine_tune_job_id) FROM models)"),
     ("ck_placements_status", "UPDATE placements SET status = 'other'"),

@@ -29,7 +29,7 @@ from distill.jobs.status import JobStatus
 from distill.relay import Relay, RelayLimits
 from distill.rollouts import RunnerPool
 from distill.sandbox import Choice
-from distill.settings import ConnectionSettings, Settings
+from distill.settings import ConnectionSettings, Settings, get_settings
 from distill.spec import read_spec
 from distill.storage import BlobStore, FolderStore
 from distill.trainers.base import (
@@ -243,7 +243,7 @@ class House:
     def open(self) -> None:
         """Start what a worker process has; `close` and `open` are its restart."""
         limits = RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2)
-        relay = Relay(replace(limits, breaker_seconds=self.breaker_seconds, rest_seconds=self.breaker_seconds))
+        relay = Relay(replace(limits, breaker_seconds=self.breaker_seconds, rest_seconds=self.breaker_seconds), get_settings().egress.hosts)
         runners = RunnerPool(relay.start(), {"default": self.python}, sandbox=self.sandbox, references=self.references)
         self.shift = Shift()
         self.ports = Ports(self.store, relay, runners, {"local": self.trainer}, self.folder / "work")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from distill.catalog import blobs, keys
+from distill.catalog import blobs, keys, projects, webhooks
 from distill.db import unit_of_work
 from distill.settings import get_settings
 from distill.storage import open_store
@@ -55,6 +55,21 @@ class TestCreateKey:
         assert "line 3: ana stands in line 1 already" in done.stderr
         both = run("create-key", "--label", "ana", "--labels", str(people))
         assert (both.returncode, "do not go together" in both.stderr) == (1, True)
+
+
+class TestRotateKey:
+    def test_says_how_many_were_sealed_anew_and_which_could_not_be_opened(self) -> None:
+        with unit_of_work() as session:
+            project = projects.ensure(session, "support").id
+            made = [webhooks.add(session, project, "https://example.com/hook", ["alias.moved"], None)[0].id for _ in range(2)]
+        done = run("rotate-key")
+        assert (done.returncode, done.stdout) == (0, "2 of 2 secrets were sealed anew.\n"), done.stderr
+        with unit_of_work() as session:
+            session.execute(text("UPDATE webhook_endpoints SET sealed_secret = 'of another server' WHERE id = :id"), {"id": made[0]})
+        done = run("rotate-key")
+        assert (done.returncode, done.stdout) == (1, "1 of 2 secrets were sealed anew.\n")
+        assert made[0] in done.stderr
+        assert made[1] not in done.stderr
 
 
 class TestFirstKey:

@@ -10,7 +10,7 @@ from distill.errors import Invalid, NotFound
 
 
 def connection(name: str, models: list[str] | None, *match: str) -> Connection:
-    return Connection(name=name, models=models, match=list(match))
+    return Connection(row_name=name, models=models, match=list(match))
 
 
 HOUSE = connection("house", ["tiny", "small"])
@@ -87,6 +87,13 @@ class TestNames:
     )
     def test_a_name_may_say_its_connection(self, name: str, place: tuple[str, str]) -> None:
         assert found([HOUSE, OPENAI], name) == (*place, None)
+
+    def test_of_equal_rules_that_of_the_projects_own_connection(self) -> None:
+        own = Connection(row_name="conn-1", own_name="ours", project_id="proj-1", models=None, match=["openai/*"])
+        theirs = connection("theirs", None, "openai/*")
+        for rows in ([own, theirs], [theirs, own]):
+            assert found(rows, "openai/gpt-9") == ("ours", "gpt-9", "openai/*")
+        assert found([own, connection("exact", None, "openai/gpt-9")], "openai/gpt-9") == ("exact", "gpt-9", "openai/gpt-9")
 
     def test_no_rule_is_asked_of_the_servers_own_names(self) -> None:
         assert found([HOUSE, connection("any", None, "*")], "house/tiny") == ("house", "tiny", None)

@@ -108,8 +108,8 @@ class Server:
         return httpx.Response(200, json=self._answer(request.method, path, body))
 
     def _resolve(self, name: str) -> httpx.Response:
-        house = Connection(name="house", models=self.models, match=self.rules.get("house", []))
-        openai = Connection(name="openai", models=None, match=self.rules.get("openai", []))
+        house = Connection(row_name="house", models=self.models, match=self.rules.get("house", []))
+        openai = Connection(row_name="openai", models=None, match=self.rules.get("openai", []))
         try:
             found = lm_names.choose([house, openai], name)
         except (Invalid, NotFound) as fault:

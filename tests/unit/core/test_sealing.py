@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distill.errors import CannotOpen
-from distill.sealing import FILE, seal, unseal
+from distill.sealing import FILE, drop_old_keys, has_several_keys, put_new_key_first, seal, sealed_anew, unseal
 from distill.settings import get_settings
 from tests.support.databases import forget_settings
 
@@ -59,3 +59,40 @@ class TestSealing:
         with pytest.raises(CannotOpen) as refused:
             seal(b"whisper", "one")
         assert refused.value.message == "STILLHOUSE_SEALING_KEY does not hold 32 bytes in base64"
+
+
+class TestSeveralKeys:
+    def test_the_first_seals_and_all_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        keys = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
+
+        def given(text: str) -> None:
+            monkeypatch.setenv("STILLHOUSE_SEALING_KEY", text)
+            forget_settings()
+
+        given(keys[0])
+        old = seal(b"whisper", "one")
+        given(f"{keys[1]},{keys[0]}")
+        assert has_several_keys()
+        assert unseal(old, "one") == b"whisper"
+        new = sealed_anew(old, "one")
+        assert new is not None
+        assert sealed_anew(new, "one") is None
+        with pytest.raises(CannotOpen):
+            sealed_anew(old, "other")
+        given(keys[1])
+        assert unseal(new, "one") == b"whisper"
+        with pytest.raises(CannotOpen):
+            unseal(old, "one")
+
+    def test_the_keys_of_the_file(self, home: Path) -> None:
+        old = seal(b"whisper", "one")
+        put_new_key_first()
+        new = sealed_anew(old, "one")
+        assert unseal(old, "one") == b"whisper"
+        drop_old_keys()
+        assert new is not None
+        assert unseal(new, "one") == b"whisper"
+        with pytest.raises(CannotOpen):
+            unseal(old, "one")
+        assert stat.S_IMODE((home / FILE).stat().st_mode) == 0o600
+        assert [path.name for path in home.iterdir()] == [FILE]

@@ -27,6 +27,7 @@ from stillhouse.types.compile_jobs import (
     TrainingFile,
     TrainingLog,
 )
+from stillhouse.types.connections import Connection, ConnectionTest
 from stillhouse.types.requests import JobCreateParams, JobListParams, JobUpdateParams, RefilterParams
 from stillhouse.types.stored import (
     Alias,
@@ -34,7 +35,6 @@ from stillhouse.types.stored import (
     Artifact,
     ArtifactCall,
     ArtifactFile,
-    Connection,
     Dataset,
     DatasetRow,
     DatasetRows,
@@ -59,6 +59,7 @@ __all__ = [
     "AuditEntry",
     "CompileJob",
     "Connection",
+    "ConnectionTest",
     "Cost",
     "Coverage",
     "Curve",

@@ -65,18 +65,6 @@ class ArtifactFile(Object):
     digest: str
 
 
-class Connection(Object):
-    """An LM host of the server's. `match` are the names of LMs in programs that it stands for; `models` is `*` where it takes any."""
-
-    name: str
-    models: list[str] | str = "*"
-    match: list[str] = Field(default_factory=list)
-    supports: list[str] = Field(default_factory=list)
-    default_student: bool = False
-    default_teacher: bool = False
-    trainer: str | None = None
-
-
 class ResolvedLM(Object):
     """`rule` is the one that decided; None where the name itself says the connection."""
 

@@ -1,0 +1,54 @@
+"""Sealing every stored secret anew under the first of the installation's keys, while everything goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+
+from distill import sealing
+from distill.catalog import own_keys, sealed, webhooks
+from distill.catalog.models import Connection
+from distill.catalog.webhook_rows import WebhookEndpoint
+from distill.db import Session
+from distill.errors import CannotOpen
+
+
+@dataclass
+class Rotation:
+    """`closed` are ids whose secret opens under no key that is known here: they stay as they are."""
+
+    secrets: int = 0
+    sealed_anew: int = 0
+    closed: list[str] = field(default_factory=list)
+
+    def look_at(self, row_id: str, secret: bytes, purpose: str) -> bytes:
+        """What is to stand in the row."""
+        self.secrets += 1
+        try:
+            anew = sealing.sealed_anew(secret, purpose)
+        except CannotOpen:
+            self.closed.append(row_id)
+            return secret
+        self.sealed_anew += anew is not None
+        return secret if anew is None else anew
+
+
+def rotate(s: Session) -> Rotation:
+    """Within the caller's transaction, all or none: killed before its commit, everything is still sealed as it was, and may be tried again.
+
+    With the keys in the home's file a new one is put in front first; after a rotation that was cut off, the one that it had put there.
+    """
+    sealed.hold_keys(s)
+    if sealing.has_own_file() and not sealing.has_several_keys():
+        sealing.put_new_key_first()
+    done = Rotation()
+    for endpoint in s.scalars(select(WebhookEndpoint).order_by(WebhookEndpoint.id).with_for_update()):
+        endpoint.sealed_secret = done.look_at(endpoint.id, endpoint.sealed_secret, webhooks.purpose(endpoint.id))
+    with_key = select(Connection).where(Connection.sealed_key.is_not(None)).order_by(Connection.id).with_for_update()
+    for connection in s.scalars(with_key):
+        if connection.sealed_key is not None and connection.project_id is not None:
+            for_what = own_keys.purpose(connection.project_id, connection.id)
+            connection.sealed_key = done.look_at(connection.id, connection.sealed_key, for_what)
+    s.flush()
+    return done
