@@ -19,11 +19,12 @@ help: ## show this list
 setup: $(V)/ready bubblewrap ## make .venv with everything the server, the trainer and the tests need
 	@:
 
-# The best rung of the sandbox is a program of the system.
+# The best rung of the sandbox is a program of the system; root installs it, others are told.
 bubblewrap:
-	@command -v bwrap >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing bubblewrap" && \
-		{ apt-get install -qq bubblewrap >/dev/null || { apt-get update -qq && apt-get install -qq bubblewrap >/dev/null; }; } || \
-		echo "bubblewrap is not installed: its tests fail until you install the package of this name" >&2
+	@command -v bwrap >/dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing bubblewrap" \
+			&& apt-get update -qq && apt-get install -qq bubblewrap >/dev/null; } \
+		|| echo "bubblewrap is not installed: install the package of this name, or what stands on it is not tested" >&2
 
 demo: $(V)/ready ## compile a program on this machine and show what it gained; TEACHER=name takes another teacher
 	@$(PY) -m examples.trec.demo $(if $(TEACHER),--teacher $(TEACHER))
@@ -31,10 +32,10 @@ demo: $(V)/ready ## compile a program on this machine and show what it gained; T
 serve: $(V)/ready ## start the whole stack on port 8400; Ctrl-C stops it
 	@$(V)/bin/stillhouse-server up $(ARGS)
 
-test: $(V)/ready ## fast tests, on real PostgreSQL and Valkey, a server of each for every process
+test: $(V)/ready bubblewrap ## fast tests, on real PostgreSQL and Valkey, a server of each for every process
 	@$(PY) -m pytest -q -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(V)/ready ## tests that train, serve, or start the whole stack
+test-slow: $(V)/ready bubblewrap ## tests that train, serve, or start the whole stack
 	@$(PY) -m pytest -q -m slow --timeout 900 --numprocesses 2 --dist loadfile $(ARGS)
 
 chaos: $(V)/ready ## random faults over many small jobs; RUNS=1000 is how many, SEED=1 decides which
