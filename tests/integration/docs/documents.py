@@ -21,7 +21,7 @@ RUN = (
     *sorted(f"docs/how-to/{path.name}" for path in (ROOT / "docs/how-to").glob("*.md")),
 )
 """Documents whose blocks are executed."""
-PAGES = tuple(sorted({*RUN, "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))}))
+PAGES = tuple(sorted({*RUN, "CONTRIBUTING.md", "SECURITY.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))}))
 _DONE = "-- block done --"
 
 
