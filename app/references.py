@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,14 @@ from app.schemas.compile_jobs import JobCreate
 from app.schemas.lms import TeacherIn
 from app.schemas.programs import ReferenceParts
 from app.services import Services
-from distill.catalog import programs
-from distill.errors import Invalid
+from distill.catalog import metrics, programs
+from distill.db import unit_of_work
+from distill.errors import Invalid, NotFound
 from distill.spec import did_you_mean
-from stillhouse_programs.spec import ProgramSpec, ReferenceMetric, SpecError, check_allowed, parse_metric
+from stillhouse_programs.spec import ClientMetric, MetricSpec, ProgramSpec, ReferenceMetric, SpecError, check_allowed
 
 _KNOWN = tuple(ReferenceParts.model_fields)
+_METRIC_ID = re.compile(r"metric-[A-Za-z0-9]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,24 @@ def read_code(services: Services, project_id: str, body: JobCreate) -> Code:
     teachers = body.teacher if isinstance(body.teacher, list) else [body.teacher]
     given.update({f"teacher[{n}].program": one.program for n, one in enumerate(teachers) if isinstance(one, TeacherIn)})
     read = {at: program_spec(services, project_id, one, at) for at, one in given.items() if isinstance(one, dict)}
-    metric = metric_spec(services, project_id, body.metric) if isinstance(body.metric, dict) else None
-    return Code(read, metric)
+    return Code(read, _metric(services, project_id, body.metric))
+
+
+def _metric(services: Services, project_id: str, given: str | dict[str, Any]) -> dict[str, Any] | None:
+    if isinstance(given, str):
+        if not _METRIC_ID.fullmatch(given):
+            return None
+        given = _stored(project_id, given)
+    return metric_spec(services, project_id, given)
+
+
+def _stored(project_id: str, metric_id: str) -> dict[str, Any]:
+    """What a metric says that a body names by id. Raises Invalid: what does not exist is a fault of the body."""
+    try:
+        with unit_of_work("api") as session:
+            return metrics.spec_of(metrics.get(session, project_id, metric_id))
+    except NotFound as error:
+        raise Invalid(error.message, code=error.code, param=error.param) from None
 
 
 def program_spec(services: Services, project_id: str, given: dict[str, Any], param: str) -> ProgramSpec:
@@ -65,14 +84,27 @@ def metric_spec(services: Services, project_id: str, given: dict[str, Any]) -> d
     """The metric as it was sent; one that is code with the source of its package. Raises as `program_spec`."""
     if given.get("type") != "reference":
         return given
-    try:
-        metric = parse_metric(given)
-    except SpecError as error:
-        raise Invalid(error.message, code="invalid_value", param=error.param) from None
+    metric = metrics.read_metric(given)
     assert isinstance(metric, ReferenceMetric)  # noqa: S101 - for the type checker; its type says so
-    _check_allowed(services, metric.reference, "metric.reference")
+    return {**given, "source": _source_of(services, project_id, metric, "metric")}
+
+
+def metric_to_store(services: Services, project_id: str, given: str | dict[str, Any]) -> MetricSpec:
+    """The metric of a body's `spec`; one that is code was imported and is a metric. Raises as `program_spec`."""
+    metric = metrics.read_metric(given, "spec")
+    if isinstance(metric, ClientMetric):
+        message = "spec.type: a metric that its client alone has is not stored here; name it in the job"
+        raise Invalid(message, code="client_metric", param="spec.type")
+    if isinstance(metric, ReferenceMetric):
+        _source_of(services, project_id, metric, "spec")
+    return metric
+
+
+def _source_of(services: Services, project_id: str, metric: ReferenceMetric, param: str) -> dict[str, str]:
+    _check_allowed(services, metric.reference, f"{param}.reference")
     asked = {"reference": metric.reference, "kwargs": metric.kwargs, "metric": True}
-    return {**given, "source": _described(services, project_id, asked, "metric")["source"]}
+    source: dict[str, str] = _described(services, project_id, asked, param)["source"]
+    return source
 
 
 def _check_allowed(services: Services, target: str, param: str) -> None:

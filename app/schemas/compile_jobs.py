@@ -31,7 +31,9 @@ class JobCreate(Body):
     trainset: str | Rows = Field(description="`ds-…`, or the rows")
     valset: str | Rows | None = None
     holdout: Holdout | None = None
-    metric: str | dict[str, Any] = Field(default="exact_match", description="A metric's name, or `{type, …}`")
+    metric: str | dict[str, Any] = Field(
+        default="exact_match", description="A metric's name, `{type, …}`, or the id of a stored one (`metric-…`)"
+    )
     filter: Filter | None = None
     rollouts: Rollouts | None = None
     smoke_test: SmokeTest | None = Field(default=None, description="`{n: 10, min_pass: 1}` when absent; null switches it off")

@@ -27,6 +27,7 @@ Action = Literal[
     "artifact.deleted",
     "dataset.deleted",
     "file.deleted",
+    "metric.deleted",
     "model.deleted",
     "program.deleted",
     "webhook_endpoint.created",

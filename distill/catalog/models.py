@@ -153,6 +153,22 @@ class Program(Base):
     user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
 
 
+class Metric(Base):
+    __tablename__ = "metrics"
+    __table_args__ = (UniqueConstraint("project_id", "digest"), Index("ix_metrics_project_id_id", "project_id", "id"))
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    digest: Mapped[str] = mapped_column(Text)
+    name: Mapped[str | None] = mapped_column(Text)
+    spec: Mapped[str] = mapped_column(Text)
+    """What a job's `metric` takes, as JSON text; without the source of code."""
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    deleted_at: Mapped[datetime | None]
+    user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
+
+
 class Dataset(Base):
     """Rows as a JSONL blob, with what an upload learned about them: byte offsets and a summary of the fields."""
 

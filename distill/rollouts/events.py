@@ -149,6 +149,13 @@ class RejectedEvent(_Event):
     message: str
 
 
+class TriedEvent(_Event):
+    """What a metric says of answers that were sent along."""
+
+    event: Literal["tried"]
+    scores: list[Score]
+
+
 class ErrorEvent(_Event):
     event: Literal["error"]
     code: str
@@ -164,7 +171,7 @@ class OtherEvent(_Event):
     event: Literal["done", "validated", "described", "rendered", "called"]
 
 
-_KINDS = ("trace", "score", "infra", "example_done", "waiting", "row", "rejected", "error")
+_KINDS = ("trace", "score", "infra", "example_done", "waiting", "row", "rejected", "tried", "error")
 
 
 def _kind(value: Any) -> str:
@@ -181,6 +188,7 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(
         | Annotated[WaitingEvent, Tag("waiting")]
         | Annotated[RowEvent, Tag("row")]
         | Annotated[RejectedEvent, Tag("rejected")]
+        | Annotated[TriedEvent, Tag("tried")]
         | Annotated[ErrorEvent, Tag("error")]
         | Annotated[OtherEvent, Tag("other")],
         Discriminator(_kind),

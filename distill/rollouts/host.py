@@ -14,6 +14,7 @@ from distill.rollouts.runner import Runner
 _HOST = "program-host"
 _DESCRIBER = "describe"
 DESCRIBE_SECONDS = 120.0
+TRY_SECONDS = 60.0
 _SLACK_SECONDS = 10.0
 
 
@@ -66,12 +67,20 @@ class ProgramHost:
         """What a runner says of the programs of a job: `questions` and reply are those of the `validate` op. Raises as `call`."""
         return self._ask_apart(project, "validate", questions, runtime)
 
-    def _ask_apart(self, project: str, op: str, body: Json, runtime: str) -> Json:
-        if not self._turns.acquire(timeout=DESCRIBE_SECONDS):
+    def try_metric(
+        self, project: str, metric: Json, examples: list[Json], predictions: list[Json], *, runtime: str = "default"
+    ) -> list[Json]:
+        """The score of each pair of a row and the outputs for it. Raises as `call`."""
+        body = {"metric": metric, "examples": examples, "predictions": predictions}
+        scores: list[Json] = self._ask_apart(project, "try_metric", body, runtime, TRY_SECONDS)["scores"]
+        return scores
+
+    def _ask_apart(self, project: str, op: str, body: Json, runtime: str, seconds: float = DESCRIBE_SECONDS) -> Json:
+        if not self._turns.acquire(timeout=seconds):
             raise TimeoutError("the program host is busy")
         try:
             with self.pool.runner(project, _DESCRIBER, runtime) as runner:
-                return runner.ask(op, silence_seconds=DESCRIBE_SECONDS, **body)
+                return runner.ask(op, silence_seconds=seconds, **body)
         finally:
             self._turns.release()
 

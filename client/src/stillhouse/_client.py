@@ -25,6 +25,7 @@ from stillhouse.resources.chat import AsyncChat, Chat
 from stillhouse.resources.compile_jobs import AsyncCompileJobs, CompileJobs
 from stillhouse.resources.connections import AsyncConnections, Connections
 from stillhouse.resources.datasets import AsyncDatasets, Datasets
+from stillhouse.resources.metrics import AsyncMetrics, Metrics
 from stillhouse.resources.models import AsyncModels, Models
 from stillhouse.resources.programs import AsyncPrograms, Programs
 from stillhouse.resources.projects import AsyncProjects, Projects
@@ -110,6 +111,7 @@ class Stillhouse(_Core):
         self.connections = Connections(self)
         self.datasets = Datasets(self)
         self.models = Models(self)
+        self.metrics = Metrics(self)
         self.programs = Programs(self)
         self.work_items = WorkItems(self)
         self.projects = Projects(self)
@@ -199,6 +201,7 @@ class AsyncStillhouse(_Core):
         self.connections = AsyncConnections(self)
         self.datasets = AsyncDatasets(self)
         self.models = AsyncModels(self)
+        self.metrics = AsyncMetrics(self)
         self.programs = AsyncPrograms(self)
         self.work_items = AsyncWorkItems(self)
         self.projects = AsyncProjects(self)

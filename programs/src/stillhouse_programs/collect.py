@@ -195,8 +195,18 @@ async def score_trace(
 
 async def _ask_metric(prepared: Prepared, trace: Json, labels: Json, metric: Metric, min_score: float) -> Json:
     example = dspy.Example({**trace["inputs"], **labels}).with_inputs(*trace["inputs"])
+    return await _asked(lambda: metric(example, rebuild_prediction(prepared, trace), rebuild_calls(prepared, trace)), min_score)
+
+
+async def score_pair(metric: Metric, row: Json, outputs: Json) -> Json:
+    """The score of an answer that no program gave, as JSON: there is no trace, and what is no output is an input."""
+    example = dspy.Example(row).with_inputs(*(name for name in row if name not in outputs))
+    return await _asked(lambda: metric(example, dspy.Prediction(outputs), []), 1.0)
+
+
+async def _asked(ask: Callable[[], Any], min_score: float) -> Json:
     try:
-        value = metric(example, rebuild_prediction(prepared, trace), rebuild_calls(prepared, trace))
+        value = ask()
         if inspect.isawaitable(value):
             value = await value
     except (InfrastructureError, asyncio.CancelledError):

@@ -14,7 +14,7 @@ import dspy
 
 from stillhouse_programs.artifact import program_state
 from stillhouse_programs.build import build_program
-from stillhouse_programs.collect import Metric, Prepared, prepare_program, run_rollout
+from stillhouse_programs.collect import Metric, Prepared, prepare_program, run_rollout, score_pair
 from stillhouse_programs.describe import describe
 from stillhouse_programs.door import Door
 from stillhouse_programs.engine import RelayLM, make_lm
@@ -79,6 +79,7 @@ class Ops:
             "render": self.render,
             "call": self.call,
             "describe": self.describe,
+            "try_metric": self.try_metric,
             "close": self.close,
             "finish": self.finish,
         }
@@ -133,6 +134,15 @@ class Ops:
         lms, inputs = field(request, "lms", dict, {}), field(request, "inputs", list, None)
         spec = await self._import(lambda: describe(target, kwargs, lms, inputs, self._references))
         await emit({"event": "described", "program": json.loads(canonical_json(spec))})
+        return {}
+
+    async def try_metric(self, request: Json, emit: Emit) -> Json:
+        """What a metric says of answers that are sent along, its code as it is now. No LM call."""
+        metric = await self._metric(field(request, "metric", dict), anew=True)
+        if metric is None:
+            raise RequestError("client_metric", "its caller alone can ask this metric", "metric")
+        pairs = zip(field(request, "examples", list), field(request, "predictions", list), strict=True)
+        await emit({"event": "tried", "scores": [await score_pair(metric, example, outputs) for example, outputs in pairs]})
         return {}
 
     async def close(self, request: Json, emit: Emit) -> Json:

@@ -13,7 +13,21 @@ import orjson
 
 VERSION = 1
 MAX_LINE_BYTES = 8 * 1024 * 1024
-OPS = ("hello", "validate", "open", "rollouts", "label_traces", "render_rows", "render", "call", "describe", "close", "cancel", "finish")
+OPS = (
+    "hello",
+    "validate",
+    "open",
+    "rollouts",
+    "label_traces",
+    "render_rows",
+    "render",
+    "call",
+    "describe",
+    "try_metric",
+    "close",
+    "cancel",
+    "finish",
+)
 
 Json: TypeAlias = dict[str, Any]
 

@@ -85,7 +85,13 @@ class TestActs:
         assert api.delete("/v1/datasets/train@v1").status_code == 200
         assert api.get(f"/v1/datasets/{dataset}").status_code == 404
         assert api.delete(f"/v1/programs/{program}").status_code == 200
-        assert [(entry["action"], entry["object_id"]) for entry in log()] == [("program.deleted", program), ("dataset.deleted", dataset)]
+        metric = api.post("/v1/metrics", json={"spec": "exact_match"}).json()["id"]
+        assert api.delete(f"/v1/metrics/{metric}").status_code == 200
+        assert [(entry["action"], entry["object_id"]) for entry in log()] == [
+            ("metric.deleted", metric),
+            ("program.deleted", program),
+            ("dataset.deleted", dataset),
+        ]
 
 
 class TestReading:

@@ -93,6 +93,7 @@ def common(api: TestClient) -> dict[str, str]:
     return {
         **found,
         examples.PROGRAM: made(api, "/v1/programs", spec=examples.SPEC),
+        examples.METRIC: made(api, "/v1/metrics", spec=examples.METRIC_SPEC),
         examples.DATASET: made(api, "/v1/datasets", rows=examples.ROWS),
         examples.FILE: made(api, "/v1/files", files={"file": ("a.jsonl", FILES["conversations.jsonl"])}, data={"purpose": "fine-tune"}),
         examples.CONNECTION: made(api, "/v1/connections", name="ours", base_url="https://api.example.com/v1"),

@@ -28,11 +28,12 @@ class TestMetadata:
         [
             ("/v1/programs", {"spec": SPEC}),
             ("/v1/datasets", {"rows": ROWS}),
+            ("/v1/metrics", {"spec": "exact_match"}),
             ("/v1/compile_jobs", job_body(auto_start=False)),
         ],
     )
     def test_only_objects_with_the_pair(self, api: TestClient, path: str, body: dict[str, Any]) -> None:
-        other = {**body, "spec": OTHER} if "spec" in body else body
+        other = {**body, "spec": {"type": "f1", "field": "a"} if "metrics" in path else OTHER} if "spec" in body else body
         api.post(path, json={**other, "metadata": {"team": "b", "week": "47"}})
         wanted = api.post(path, json={**body, "metadata": {"team": "a", "week": "47"}})
         assert wanted.status_code == 201, wanted.text

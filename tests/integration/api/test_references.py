@@ -208,6 +208,44 @@ class TestJobs:
         assert "did you mean" in found[2]
 
 
+class TestMetrics:
+    def store(self, api: TestClient, name: str, **kwargs: Any) -> Any:
+        spec = {"type": "reference", "reference": f"{PACKAGE}.metrics:{name}", "kwargs": kwargs}
+        return api.post("/v1/metrics", json={"spec": spec, "name": name.replace("_", "-")})
+
+    def test_a_job_takes_it_by_id_as_it_takes_its_spec(self, api: TestClient) -> None:
+        reply = self.store(api, "right_team", ignore="account")
+        assert reply.status_code == 201, reply.json()
+        metric = reply.json()
+        assert "source" not in metric["spec"], "every job looks at the code anew"
+        bodies = ({"program": DESK, "trainset": ROWS, "metric": given} for given in (metric["id"], metric["spec"]))
+        by_id, inline = (api.post("/v1/compile_jobs", json=body).json() for body in bodies)
+        assert by_id["metric"] == inline["metric"]
+        assert list(by_id["metric"]["source"]) == [PACKAGE, f"{PACKAGE}.metrics", f"{PACKAGE}.teams"]
+        assert by_id["spec_digest"] == inline["spec_digest"]
+
+    def test_it_is_tried_without_a_program(self, api: TestClient) -> None:
+        def tried(name: str, prediction: dict[str, Any], **kwargs: Any) -> tuple[Any, ...]:
+            metric = self.store(api, name, **kwargs).json()["id"]
+            reply = api.post(f"/v1/metrics/{metric}/try", json={"examples": ROWS[:1], "predictions": [prediction]})
+            assert reply.status_code == 200, reply.json()
+            (pair,) = reply.json()["data"]
+            return pair["value"], pair["status"], pair["error"]
+
+        assert tried("right_desk", {"desks": ["billing desk"]}) == (1.0, "ok", None)
+        assert tried("right_desk", {"desks": []}) == (0.0, "ok", None)
+        assert tried("at_most", {}, calls=0) == (1.0, "ok", None), "the trace is empty"
+        assert tried("right_team", {}) == (None, "failed", "AttributeError: 'Prediction' object has no attribute 'team'")
+
+    def test_what_is_no_metric_is_not_stored(self, api: TestClient) -> None:
+        code, param, message = fault(self.store(api, "nonsense"))
+        assert (code, param) == ("reference_failed", "spec.reference")
+        assert "is no function of (example, prediction, trace)" in message
+        refused = fault(api.post("/v1/metrics", json={"spec": {"type": "reference", "reference": "subprocess:run"}}))
+        assert refused[:2] == ("reference_not_allowed", "spec.reference")
+        assert api.get("/v1/metrics").json()["data"] == []
+
+
 class TestCall:
     @pytest.mark.slow
     def test_of_the_compiled_program_runs_its_branches_on_its_models(

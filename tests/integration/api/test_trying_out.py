@@ -22,7 +22,7 @@ from stillhouse.cli.main import app as cli
 from tests.integration.api.conftest import ROWS, SPEC, Tokens, job_body
 
 HEADER = {"message": "message", "category": "category"}
-TABLES = ("jobs", "programs", "datasets", "blobs", "work_items", "job_events", "outbox", "idempotency_keys")
+TABLES = ("jobs", "programs", "metrics", "datasets", "blobs", "work_items", "job_events", "outbox", "idempotency_keys")
 
 
 def stored() -> dict[str, int]:

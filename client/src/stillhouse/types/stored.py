@@ -32,6 +32,31 @@ class Render(Object):
     note: str | None = None
 
 
+class Metric(Object):
+    """`spec` is what a job's `metric` takes; a job takes `id` in its place."""
+
+    id: str
+    name: str | None = None
+    digest: str = ""
+    spec: dict[str, Any] = Field(default_factory=dict)
+
+
+class TriedPair(Object):
+    """`value` is None unless `status` is ok; `error` says what the metric raised."""
+
+    value: float | None = None
+    status: str
+    feedback: str | None = None
+    error: str | None = None
+
+
+class MetricTried(Object):
+    """What a metric said of each pair, in the order in which they were sent."""
+
+    metric: str
+    data: list[TriedPair]
+
+
 class Dataset(Object):
     id: str
     rows: int
