@@ -19,6 +19,7 @@ from stillhouse_programs.spec import ProgramSpec, SpecError, canonical_json, che
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+Json = dict[str, Any]
 
 #: What a runner says when the LM host, not the request, is the reason.
 _UNAVAILABLE = frozenset(
@@ -80,6 +81,20 @@ def check_inputs(spec: ProgramSpec, inputs: dict[str, Any]) -> None:
         details = [{"row": None, "field": fault.field, "message": fault.message} for fault in faults]
         first = faults[0]
         raise ApiError(422, "invalid_inputs", f"inputs.{first.field}: {first.message}", param=f"inputs.{first.field}", details=details)
+
+
+def scores(services: Services, project_id: str, metric: Json, rows: list[Json], outputs: list[Json]) -> list[Json]:
+    """What a metric says of rows and the outputs for them. Raises as `answered`, and 422 when it ends its process or holds it too long."""
+
+    def ask() -> list[Json]:
+        try:
+            return services.program_host.try_metric(project_id, metric, rows, outputs)
+        except RunnerDied as death:
+            if not death.is_the_programs:
+                raise
+            raise ApiError(422, "metric_died", f"The metric took its process down: {death}.") from None
+
+    return answered(ask)
 
 
 def answered(ask: Callable[[], T]) -> T:

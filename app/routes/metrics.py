@@ -6,7 +6,7 @@ from fastapi import Response
 
 from app.auth import Reader, Writer
 from app.deps import BODY_ERRORS, METADATA_QUERY, MetricId, SessionDep, TaggedPageDep, errors, router
-from app.hosting import answered
+from app.hosting import scores
 from app.idempotency import Made, OnceDep
 from app.references import metric_to_store
 from app.schemas.common import Deleted, Page
@@ -61,6 +61,5 @@ def try_metric(metric_id: MetricId, body: MetricTry, caller: Writer, services: S
     No program runs, so the metric gets outputs as they are in JSON, and an empty trace. What is no output stands as an input of the row."""
     with unit_of_work("api") as session:
         spec = metrics.spec_of(metrics.get(session, caller.project_id, metric_id))
-    host = services.program_host
-    scores = answered(lambda: host.try_metric(caller.project_id, spec, body.examples, body.predictions))
-    return MetricTried(metric=metric_id, data=[TriedPair.model_validate(score) for score in scores])
+    found = scores(services, caller.project_id, spec, body.examples, body.predictions)
+    return MetricTried(metric=metric_id, data=[TriedPair.model_validate(score) for score in found])

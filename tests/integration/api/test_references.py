@@ -237,6 +237,13 @@ class TestMetrics:
         assert tried("at_most", {}, calls=0) == (1.0, "ok", None), "the trace is empty"
         assert tried("right_team", {}) == (None, "failed", "AttributeError: 'Prediction' object has no attribute 'team'")
 
+    def test_one_that_ends_its_process_is_said_to(self, api: TestClient) -> None:
+        spec = {"type": "reference", "reference": f"{PACKAGE}.hostile:hostile_metric"}
+        metric = api.post("/v1/metrics", json={"spec": spec}).json()["id"]
+        row = {"message": "it exits"}
+        found = fault(api.post(f"/v1/metrics/{metric}/try", json={"examples": [row], "predictions": [{"team": "billing"}]}))
+        assert (found[0], found[2]) == ("metric_died", "The metric took its process down: the runner ended with exit code 3.")
+
     def test_what_is_no_metric_is_not_stored(self, api: TestClient) -> None:
         code, param, message = fault(self.store(api, "nonsense"))
         assert (code, param) == ("reference_failed", "spec.reference")
