@@ -123,16 +123,16 @@ class TestTry:
         ]
 
     @pytest.mark.parametrize(
-        "body",
+        ("body", "message"),
         [
-            {"examples": [], "predictions": []},
-            {"examples": ROWS, "predictions": [{"category": "billing"}]},
-            {"examples": [ROWS[0]] * 21, "predictions": [{"category": "billing"}] * 21},
-            {**PAIRS, "prediction": []},
+            ({"examples": [], "predictions": []}, "at least 1 item"),
+            ({"examples": ROWS, "predictions": [{"category": "billing"}]}, "give as many of the one as of the other"),
+            ({"examples": [ROWS[0]] * 21, "predictions": [{"category": "billing"}] * 21}, "at most 20 items"),
+            ({**PAIRS, "prediction": []}, "unknown field `prediction`"),
         ],
     )
-    def test_what_is_no_list_of_pairs_is_refused(self, api: TestClient, body: dict[str, Any]) -> None:
-        assert api.post(f"/v1/metrics/{stored(api)['id']}/try", json=body).status_code == 422
+    def test_what_is_no_list_of_pairs_is_refused(self, api: TestClient, body: dict[str, Any], message: str) -> None:
+        assert message in fault(api.post(f"/v1/metrics/{stored(api)['id']}/try", json=body))[2]
 
 
 class TestClients:
