@@ -77,6 +77,9 @@ def owned(api: TestClient) -> dict[str, str]:
     assert moved.status_code == 200, moved.text
     dataset = api.post("/v1/datasets", json={"rows": ROWS, "name": "train"}).json()
     file = api.post("/v1/files", files={"file": ("a.jsonl", b'{"messages": []}\n')}, data={"purpose": "fine-tune"}).json()
+    own = {"name": "ours", "base_url": "https://api.example.com/v1", "api_key": "sk-ours"}
+    connection = api.post("/v1/connections", json=own, headers=bearer(admin_of("support"))).json()
+    metric = api.post("/v1/metrics", json={"spec": {"type": "exact_match"}}).json()
     with unit_of_work() as s:
         delivery = webhooks.deliveries(s, endpoint.project_id, endpoint.id, Page()).data[0]
     return {
@@ -92,6 +95,8 @@ def owned(api: TestClient) -> dict[str, str]:
         "name": "router@prod",
         "model_id": MODEL,
         "file_id": file["id"],
+        "connection_id": connection["id"],
+        "metric_id": metric["id"],
         "key_id": api.get("/v1/me").json()["key_id"],
         "project": "support",
     }
@@ -102,6 +107,8 @@ BODIES: dict[str, Any] = {
     "refilter_compile_job": {},
     "render_program": {"inputs": {"message": "a"}},
     "call_artifact": {"inputs": {"message": "a"}},
+    "update_connection": {"models": ["big-1"]},
+    "try_metric": {"examples": ROWS[:1], "predictions": [{"category": "billing"}]},
     "put_alias": {"artifact": "router@prod"},
     "send_traces": {"traces": [{"role": "teacher:0", "row": 1, "status": "ok", "outputs": {"category": "billing"}}]},
     "send_scores": {"scores": [{"role": "teacher:0", "row": 1, "value": 1.0}]},
