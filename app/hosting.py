@@ -112,5 +112,7 @@ def answered(ask: Callable[[], T]) -> T:
     except TimeoutError:
         raise ApiError(503, "busy", "The program host is busy.", headers={"retry-after": "5"}) from None
     except RunnerDied as error:
+        if error.is_the_programs:  # it would do so again
+            raise ApiError(422, "program_died", f"The program took its process down: {error}.") from None
         log.error("runner_died", reason=str(error), tail=error.tail)
-        raise ApiError(503, "runner_died", "The program ended its process. Try again.", headers={"retry-after": "1"}) from None
+        raise ApiError(503, "runner_died", "The process that runs programs was lost. Try again.", headers={"retry-after": "1"}) from None
