@@ -36,17 +36,18 @@ class Finding:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    found: list[Finding] = []
+    found, unknown = list[Finding](), False
     for lock in LOCKS:
         told = _ask(options.program, lock)
         if told is None or not any("vulns" in package for package in told):
             print(f"NOT AUDITED: no advisories could be reached, so nothing is known about the packages of {lock}", file=sys.stderr)
-            return CLEAN if options.allow_unreachable else UNKNOWN
-        found += findings(told)
+            unknown = True
+        else:
+            found += findings(told)
     left = [each for each in found if not accepted(each, date.today())]
     for each in left:
         print(each, file=sys.stderr)
-    return FOUND if left else CLEAN
+    return FOUND if left else UNKNOWN if unknown and not options.allow_unreachable else CLEAN
 
 
 def _parser() -> argparse.ArgumentParser:

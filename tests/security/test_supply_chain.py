@@ -77,6 +77,15 @@ class TestAudit:
         assert audit.main([str(program), *options]) == status
         assert says in capsys.readouterr().err
 
+    def test_what_is_known_is_told_where_the_rest_is_not(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        program = tmp_path / "pip-audit"
+        program.write_text(f"#!/bin/sh\ncase $2 in constraints.txt) echo '{self.VULNERABLE}';; *) echo '{self.SKIPPED}';; esac\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        assert audit.main([str(program), "--allow-unreachable"]) == 1
+        told = capsys.readouterr().err
+        assert "PYSEC-1" in told
+        assert told.count("NOT AUDITED") == 2
+
     def test_a_finding_is_accepted_for_a_time_and_for_a_reason(self, tmp_path: Path) -> None:
         entries = tmp_path / "accepted.toml"
         entries.write_text('[[finding]]\nid = "CVE-1"\nreason = "never called"\nuntil = 2026-12-01\n')
