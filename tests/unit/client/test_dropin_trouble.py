@@ -16,7 +16,7 @@ import stillhouse
 from stillhouse import _wait
 from stillhouse.dropin import following, gateway, runner
 from stillhouse.dropin.runner import Interrupted, ItemRun
-from tests.support.scripted_lm import HangUp, ScriptedLM
+from tests.support.scripted_lm import Fail, HangUp, ScriptedLM
 from tests.unit.client.dropin_server import Server, asked_for, desk, example, item_of, knows, rows_sent, worked_off
 
 
@@ -45,6 +45,24 @@ class TestTrouble:
         self.run(server, client, 6)
         assert rows_sent(server) == list(range(1, 7))
         assert server.bodies("POST /v1/work_items/publish")[0]["undecided"] == []
+
+    def test_all_tries_of_a_call_have_its_key(self, server: Server, broken: Any) -> None:
+        """So that an answer which the connection lost is not paid again."""
+        lm, hung_up, client = broken
+        hung_up[:] = [0, 1]
+        self.run(server, client, 1)
+        keys = [call.headers["Idempotency-Key"] for call in lm.calls]
+        assert [keys.count(key) for key in dict.fromkeys(keys)] == [3, 1]
+
+    def test_an_answer_that_is_still_made_is_waited_for(self, server: Server, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However often the server says so."""
+        monkeypatch.setattr(runner, "ROUNDS", 1)
+        lm, _, client = broken
+        held, numbers = Fail(409, "idempotency_in_progress", "still running", retry_after=1), count()
+        lm.answer = lambda ask: held if next(numbers) <= gateway.TRIES else knows(ask)
+        self.run(server, client, 1)
+        assert server.bodies("POST /v1/work_items/publish")[0]["undecided"] == []
+        assert len({call.headers["Idempotency-Key"] for call in lm.calls[: gateway.TRIES + 2]}) == 1
 
     def test_connections_that_stay_broken_give_the_item_back(self, server: Server, broken: Any) -> None:
         """Examples that were never begun are no undecided ones."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
+import uuid
 from typing import Any
 
 import httpx
@@ -16,7 +18,8 @@ from stillhouse_programs.relay_http import RelayUnreachable, Reply
 PATH = "/v1/chat/completions"
 TRIES = 5
 LONGEST_PAUSE_SECONDS = 30.0
-_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+ANSWER_SECONDS = 600.0
+_TIMEOUT = httpx.Timeout(ANSWER_SECONDS, connect=10.0)
 _REFUSED = {401: "unauthorized", 403: "unauthorized", 404: "model_not_found"}
 """As the executor of rollouts knows them; after the first, every further call would end the same way."""
 
@@ -31,16 +34,14 @@ class SyncGateway:
 
     def post(self, token: str, rollout: str, body: bytes) -> Reply:
         """Raises RelayUnreachable. After a broken connection, or as the `Retry-After` of a busy host says, it asks again."""
-        for attempt in range(TRIES):
-            got = self._try(body)
-            if (pause := _pause(got, attempt)) is None:
-                break
+        tries = _Tries(self._headers)
+        while (pause := tries.pause_after(got := self._try(body, tries.headers))) is not None:
             self._pausing.wait(pause)
         return _reply(got)
 
-    def _try(self, body: bytes) -> httpx.Response | httpx.TransportError:
+    def _try(self, body: bytes, headers: dict[str, str]) -> httpx.Response | httpx.TransportError:
         try:
-            return self._http.post(self._url, content=body, headers=self._headers)
+            return self._http.post(self._url, content=body, headers=headers)
         except httpx.TransportError as fault:
             return fault
 
@@ -58,16 +59,14 @@ class AsyncGateway:
 
     async def post(self, token: str, rollout: str, body: bytes) -> Reply:
         """Raises as SyncGateway.post."""
-        for attempt in range(TRIES):
-            got = await self._try(body)
-            if (pause := _pause(got, attempt)) is None:
-                break
+        tries = _Tries(self._headers)
+        while (pause := tries.pause_after(got := await self._try(body, tries.headers))) is not None:
             await asyncio.sleep(pause)
         return _reply(got)
 
-    async def _try(self, body: bytes) -> httpx.Response | httpx.TransportError:
+    async def _try(self, body: bytes, headers: dict[str, str]) -> httpx.Response | httpx.TransportError:
         try:
-            return await self._http.post(self._url, content=body, headers=self._headers)
+            return await self._http.post(self._url, content=body, headers=headers)
         except httpx.TransportError as fault:
             return fault
 
@@ -79,14 +78,30 @@ def _target(client: Stillhouse) -> tuple[str, dict[str, str]]:
     return client.base_url + PATH, {"Authorization": f"Bearer {client.api_key}", "Content-Type": "application/json"}
 
 
-def _pause(got: httpx.Response | httpx.TransportError, attempt: int) -> float | None:
-    """Seconds until the next try; None when there is none. An answer that took too long would do so again, and be paid again."""
-    if attempt == TRIES - 1 or isinstance(got, httpx.ReadTimeout):
-        return None
-    if isinstance(got, httpx.Response) and got.status_code not in (429, 503):
-        return None
-    wish = retry_after(got) if isinstance(got, httpx.Response) else None
-    return max(0.1, min(2.0**attempt if wish is None else wish, LONGEST_PAUSE_SECONDS))
+class _Tries:
+    """The tries of one call. All have one key: what the server had answered when the connection broke comes again, and is paid once."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self.headers = {**headers, "Idempotency-Key": uuid.uuid4().hex}
+        self._made = 0
+        self._patient_until = time.monotonic() + ANSWER_SECONDS
+
+    def pause_after(self, got: httpx.Response | httpx.TransportError) -> float | None:
+        """Seconds until the next try; None when there is none. An answer that took too long would do so again."""
+        wish = retry_after(got) if isinstance(got, httpx.Response) else None
+        if isinstance(got, httpx.Response) and got.status_code == 409 and wish is not None:
+            # An earlier try still waits for the LM: this one asked nothing, and counts as none.
+            return _within(wish) if time.monotonic() < self._patient_until else None
+        self._made += 1
+        if self._made == TRIES or isinstance(got, httpx.ReadTimeout):
+            return None
+        if isinstance(got, httpx.Response) and got.status_code not in (429, 503):
+            return None
+        return _within(2.0 ** (self._made - 1) if wish is None else wish)
+
+
+def _within(seconds: float) -> float:
+    return max(0.1, min(seconds, LONGEST_PAUSE_SECONDS))
 
 
 def _reply(got: httpx.Response | httpx.TransportError) -> Reply:
