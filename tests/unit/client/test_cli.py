@@ -159,6 +159,20 @@ class TestArtifacts:
         assert "billing" in result.output
         assert shell.sent() == {"inputs": {"message": "I was charged = twice"}}
 
+    @pytest.mark.parametrize("said", ["ends [/INST] here", "see [billing] now", "a \\[x] of [bold]", "it is :smile: [1]"])
+    def test_what_an_lm_wrote_is_shown_as_it_wrote_it(self, shell: Shell, said: str) -> None:
+        shell.answers(reply({"outputs": {"answer": said}, "latency_ms": 3}))
+        result = shell.run("artifacts", "call", "art-1", "message=hi")
+        assert result.exit_code == Exit.OK, result.output
+        assert said in result.output
+
+    def test_why_a_job_waits_is_shown_as_it_is(self, shell: Shell) -> None:
+        waiting = job(queue={"position": 2, "reason": "no worker takes [gpu] jobs"})
+        shell.answers(reply({"data": [waiting], "has_more": False}))
+        assert "#2: no worker takes [gpu] jobs" in shell.run("jobs", "list").output
+        shell.answers(reply(waiting))
+        assert "#2: no worker takes [gpu] jobs" in shell.run("jobs", "get", "cjob-1").output
+
     def test_not_found_is_a_failure(self, shell: Shell) -> None:
         shell.answers(reply({"error": {"message": "no artifact", "code": "artifact_not_found"}}, 404))
         result = shell.run("artifacts", "download", "art-1")

@@ -41,7 +41,7 @@ def show_job(job: CompileJob, as_json: bool) -> None:
         return
     console.print(f"[bold]{job.id}[/bold]  {job.status}  {job.program_name or ''}  {job.progress.percent}%", highlight=False)
     if job.queue:
-        console.print(f"  {queue_of(job)}", style="dim", highlight=False)
+        console.print(f"  {escape(queue_of(job))}", style="dim", highlight=False)
     if job.pause:
         console.print(f"  [yellow]{job.pause.code}[/yellow] {escape(job.pause.message)}", highlight=False)
     _show_steps(job)
@@ -59,7 +59,7 @@ def queue_of(job: CompileJob) -> str:
     if job.queue is None:
         return ""
     place = f"#{job.queue.position}: " if job.queue.position is not None else ""
-    return place + escape(job.queue.reason)
+    return place + job.queue.reason
 
 
 def _show_steps(job: CompileJob) -> None:

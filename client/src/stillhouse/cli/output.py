@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from stillhouse import (
     APIConnectionError,
@@ -159,8 +160,9 @@ def show_table(rows: Iterable[Any], columns: Sequence[Column]) -> None:
     console.print(table)
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else str(value)
+def _cell(value: object) -> Text:
+    """As it is: what an LM wrote is neither markup nor an emoji's name."""
+    return Text("" if value is None else str(value))
 
 
 def when(seconds: int | None) -> str:

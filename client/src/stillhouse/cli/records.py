@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.markup import escape
 
 from stillhouse import Stillhouse
 from stillhouse._pages import Page
@@ -49,7 +48,7 @@ def training_files(
 _FILE_COLUMNS: list[Column] = [
     ("FINE-TUNE JOB", lambda file: file.fine_tuning_job),
     ("LM", lambda file: file.lm),
-    ("PREDICTOR", lambda file: escape(file.predictor)),
+    ("PREDICTOR", lambda file: file.predictor),
     ("ROWS", lambda file: file.rows),
     ("VALIDATION", lambda file: file.validation_rows),
     ("DIGEST", lambda file: file.digest[:12]),
@@ -86,7 +85,7 @@ _TRACE_COLUMNS: list[Column] = [
     ("ROLE", lambda trace: trace.role),
     ("STATUS", lambda trace: trace.status),
     ("SCORE", lambda trace: (trace.score or {}).get("value")),
-    ("OUTPUTS", lambda trace: escape(json.dumps(trace.outputs, ensure_ascii=False))),
+    ("OUTPUTS", lambda trace: json.dumps(trace.outputs, ensure_ascii=False)),
 ]
 
 
@@ -105,10 +104,10 @@ def rejections(
 
 _REJECTION_COLUMNS: list[Column] = [
     ("ROW", lambda rejection: rejection.row),
-    ("PREDICTOR", lambda rejection: escape(rejection.predictor or "")),
+    ("PREDICTOR", lambda rejection: rejection.predictor),
     ("REASON", lambda rejection: rejection.reason),
     ("SCORE", lambda rejection: rejection.score),
-    ("MESSAGE", lambda rejection: escape(rejection.message or "")),
+    ("MESSAGE", lambda rejection: rejection.message),
 ]
 
 
