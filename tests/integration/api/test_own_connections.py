@@ -142,6 +142,7 @@ class TestMaking:
             ({"name": "sh-1"}, "name"),
             ({"supports": ["lora"]}, "supports[0]"),
             ({"models": []}, "models"),
+            ({"models": ["big-1", "*"]}, "models"),
             ({"max_in_flight": 0}, "max_in_flight"),
             ({"prices": {"*": {"input": -1, "output": 0}}}, "prices.*.input"),
             ({"api_key": f"{KEY}\r\nhost: evil"}, "api_key"),

@@ -95,6 +95,10 @@ class TestCommands:
         }  # fmt: skip
         assert KEY not in result.output
 
+    def test_a_star_alone_is_any_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        result, script = run(monkeypatch, answers()[:1], "create", "ours", URL, "--models", " * ", "--no-key")
+        assert (result.exit_code, sent(script)["models"]) == (Exit.OK, "*")
+
     def test_a_key_from_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
         result, script = run(monkeypatch, answers()[:1], "create", "ours", URL, typed=f"{KEY}\n")
         assert (result.exit_code, sent(script)["api_key"]) == (Exit.OK, KEY)

@@ -43,7 +43,7 @@ def list_connections(as_json: Json = False) -> None:
 def create(
     name: Annotated[str, typer.Argument(help="What jobs call it.")],
     base_url: Annotated[str, typer.Argument(help="The OpenAI base, https://api.example.com/v1")],
-    models: Annotated[str | None, typer.Option(help="With commas, the first being the default; any unless given.")] = None,
+    models: Annotated[str | None, typer.Option(help="With commas, the first being the default; * is any, as it is unless given.")] = None,
     supports: Annotated[str | None, typer.Option(help="With commas: structured_outputs, tools, reasoning.")] = None,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Calls at once from one process of the server.")] = 16,
     default_teacher: Annotated[bool, typer.Option("--default-teacher", help="For jobs that name no teacher's connection.")] = False,
@@ -54,7 +54,7 @@ def create(
     """Register an LM host of the project's own. Its key comes from a variable, a prompt or standard input, never from the command line."""
     more: dict[str, Any] = {"max_in_flight": max_in_flight, "default_teacher": default_teacher}
     if models:
-        more["models"] = _words(models)
+        more["models"] = "*" if models.strip() == "*" else _words(models)
     if supports:
         more["supports"] = _words(supports)
     if not no_key:
