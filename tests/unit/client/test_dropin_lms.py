@@ -40,6 +40,19 @@ class TestRules:
         body = body_of(server, client, desk("ollama/llama3"), desk("ollama/llama3"), **named)
         assert (places(body["lms"]), places(body["teacher"][0]["lms"])) == ([("house", "tiny")], [("openai", "small"), ("house", "tiny")])
 
+    def test_by_predictor_it_is_said_of_the_student_alone(
+        self, server: Server, client: stillhouse.Stillhouse, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A teacher has predictors of the same names; one that is the student itself has its LMs."""
+        lms = {"classify": "house/tiny", "reply": "house/tiny", "mistral/large": "openai/small"}
+        body = body_of(server, client, desk("ollama/llama3"), desk("mistral/large"), lms=lms)
+        assert (places(body["lms"]), places(body["teacher"][0]["lms"])) == ([("house", "tiny")], [("openai", "small")])
+        assert "; taught by openai/small; " in capsys.readouterr().err
+        student = desk("ollama/llama3")
+        for teacher in (None, student):
+            body = body_of(server, client, student, teacher, lms={"classify": "house/tiny", "reply": "house/tiny"})
+            assert places(body["teacher"][0]["lms"]) == [("house", "tiny")]
+
     def test_no_rule_takes_a_name_of_the_servers_own(self, server: Server, client: stillhouse.Stillhouse) -> None:
         server.rules = {"openai": ["*"]}
         assert places(body_of(server, client, desk("house/tiny"))["lms"]) == [("house", "tiny")]

@@ -35,7 +35,7 @@ def test_it_comes_before_the_job_is_made(server: Server, capsys: pytest.CaptureF
 
     with stillhouse.Stillhouse("http://server", "sh_a_b", transport=httpx.MockTransport(watched)) as client:
         asked_for(server, client)
-    assert told == [f"2 predictors → 2 LoRA; 640 examples, 600 already run; about $0.12, 6 min; {HERE}\n"]
+    assert told == [f"2 predictors → 2 LoRA; 640 examples, 600 already run; about $0.12, 6 min; taught by openai/big; {HERE}\n"]
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_a_server_that_gives_no_estimate_keeps_nobody_waiting(
 ) -> None:
     server.estimate = None
     asked_for(server, client)
-    assert line(capsys) == f"2 predictors; 6 examples; cost and time unknown: the server gave no estimate; {HERE}"
+    assert line(capsys) == f"2 predictors; 6 examples; cost and time unknown: the server gave no estimate; taught by openai/big; {HERE}"
 
 
 def test_where_it_runs_is_told(server: Server, client: stillhouse.Stillhouse, capsys: pytest.CaptureFixture[str]) -> None:
     server.estimate = ESTIMATE
     asked_for(server, client, metric="exact_match")
-    assert line(capsys).endswith("6 min; the program runs here, in this process: keep it open")
+    assert line(capsys).endswith("6 min; taught by openai/big; the program runs here, in this process: keep it open")
     straight = dspy.Predict(Classify)
     straight.set_lm(dspy.LM("house/tiny"))
     with pytest.raises(stillhouse.StillhouseError, match="is failed"):
         stillhouse.BootstrapFinetune(metric="exact_match", client=client).compile(straight, [example(0)])
-    assert line(capsys).endswith("6 min; the program runs on the server")
+    assert line(capsys).endswith("6 min; taught by house/tiny; the program runs on the server")
 
 
 def test_a_job_that_is_there_is_told_in_its_place(

@@ -84,6 +84,14 @@ def asked_by(program: dspy.Module) -> dict[str, Any]:
     return {name: predictor.lm or dspy.settings.lm for name, predictor in program.named_predictors()}
 
 
+def for_teacher(teacher: dspy.Module, student: dspy.Module, names: Names) -> Names:
+    """Those of the student's `names` that hold for a teacher: by LM alone, since both may have predictors of one name."""
+    if teacher is student:
+        return names
+    own = asked_by(teacher)
+    return {name: said for name, said in names.items() if name not in own}
+
+
 def by_model(program: dspy.Module, given: Mapping[Any, Any], option: str) -> dict[str, Any]:
     """An option by LM, as one by model: a copied program has copies of its LMs. Raises ValueError for an LM that no predictor asks."""
     if strangers := [key for key in given if not isinstance(key, dspy.BaseLM)]:

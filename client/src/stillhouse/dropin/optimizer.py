@@ -131,7 +131,7 @@ class BootstrapFinetune(Teleprompter):
             "program": self._program(student, trainset, roles.of_predictor),
             "trainset": rows,
             "lms": self._lms(student, roles),
-            "teacher": [self._teacher(each, places, trainset) for each in teachers or [student]],
+            "teacher": [self._teacher(each, student, places, trainset) for each in teachers or [student]],
             "metric": self.metric if self._own_metric is None else own_metric(self._own_metric),
             "multitask": self.multitask,
             "prompt_adapter": self._prompt_adapter(student),
@@ -155,8 +155,9 @@ class BootstrapFinetune(Teleprompter):
     def _program(self, program: Any, trainset: list[Any], roles: Mapping[str, str]) -> Json:
         return spec_of(program, trainset, roles) or own_program(program, trainset, roles)
 
-    def _teacher(self, program: Any, places: Places, trainset: list[Any]) -> Json:
-        roles = lm_roles.resolve(program, places, {**self.lms, **self.teacher_lms}, "teacher")
+    def _teacher(self, program: Any, student: Any, places: Places, trainset: list[Any]) -> Json:
+        names = {**lm_roles.for_teacher(program, student, self.lms), **self.teacher_lms}
+        roles = lm_roles.resolve(program, places, names, "teacher")
         return {"program": self._program(program, trainset, roles.of_predictor), "lms": roles.lms}
 
     @property

@@ -14,11 +14,11 @@ _MINUTE, _HOUR = 60.0, 3600.0
 
 
 def outlook(client: Stillhouse, body: Json) -> str:
-    """`2 predictors → 2 LoRA; 640 examples, 600 already run; about $0.12, 6 min; the program runs here, …`.
+    """`2 predictors → 2 LoRA; 640 examples, 600 already run; about $0.12, 6 min; taught by openai/big; the program runs here, …`.
 
     What nobody knows is said to be unknown. Raises as `create` does for a request that it would refuse.
     """
-    return f"{_predictors(body)}{_estimated(client, body)}; {where(body)}"
+    return f"{_predictors(body)}{_estimated(client, body)}; taught by {_taught_by(body)}; {where(body)}"
 
 
 def where(body: Json) -> str:
@@ -46,6 +46,11 @@ def _estimated(client: Stillhouse, body: Json) -> str:
 
 def _predictors(body: Json) -> str:
     return _count(len(body["program"]["predictors"]), "predictor")
+
+
+def _taught_by(body: Json) -> str:
+    lms = {f"{lm['connection']}/{lm['model']}" for teacher in body["teacher"] for lm in teacher["lms"].values()}
+    return ", ".join(sorted(lms))
 
 
 def _adapters(found: Estimate) -> int:
