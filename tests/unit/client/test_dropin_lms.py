@@ -53,6 +53,23 @@ class TestRules:
             body = body_of(server, client, student, teacher, lms={"classify": "house/tiny", "reply": "house/tiny"})
             assert places(body["teacher"][0]["lms"]) == [("house", "tiny")]
 
+    @pytest.mark.parametrize(
+        ("option", "name", "meant"),
+        [
+            ("lms", "clasify", "do you mean 'classify'"),
+            ("lms", "mistral/larg", "do you mean 'mistral/large'"),
+            ("teacher_lms", "ollama/llama3", "there are classify, mistral/large, reply"),
+        ],
+    )
+    def test_a_name_that_is_none_is_an_error(
+        self, server: Server, client: stillhouse.Stillhouse, option: str, name: str, meant: str
+    ) -> None:
+        server.rules = {"house": ["*"]}
+        optimizer = stillhouse.BootstrapFinetune(client=client, **{option: {name: "house/tiny"}})
+        with pytest.raises(ValueError, match=f"{option}: '{name}' is neither a predictor nor the model of an LM; {meant}"):
+            optimizer.compile(desk("ollama/llama3"), [example(0)], teacher=desk("mistral/large"))
+        assert not server.bodies("POST /v1/compile_jobs")
+
     def test_no_rule_takes_a_name_of_the_servers_own(self, server: Server, client: stillhouse.Stillhouse) -> None:
         server.rules = {"openai": ["*"]}
         assert places(body_of(server, client, desk("house/tiny"))["lms"]) == [("house", "tiny")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +91,17 @@ def for_teacher(teacher: dspy.Module, student: dspy.Module, names: Names) -> Nam
         return names
     own = asked_by(teacher)
     return {name: said for name, said in names.items() if name not in own}
+
+
+def check_names(names: Names, option: str, of: Sequence[dspy.Module], others: Sequence[dspy.Module] = ()) -> None:
+    """Raises ValueError for a name that is neither a predictor of those programs nor the model of an LM, of the others' too."""
+    models = {lm.model for program in (*of, *others) for lm in asked_by(program).values() if lm is not None}
+    known = models | {name for program in of for name in asked_by(program)}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"do you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+            raise ValueError(f"{option}: {name!r} is neither a predictor nor the model of an LM; {meant}")
 
 
 def by_model(program: dspy.Module, given: Mapping[Any, Any], option: str) -> dict[str, Any]:

@@ -125,6 +125,8 @@ class BootstrapFinetune(Teleprompter):
         if not trainset:
             raise ValueError("trainset: there are no examples")
         rows = rows_of(trainset, "trainset")
+        lm_roles.check_names(self.lms, "lms", [student], teachers)
+        lm_roles.check_names(self.teacher_lms, "teacher_lms", teachers or [student])
         places = Places(client)
         roles = lm_roles.resolve(student, places, self.lms, "student")
         body: Json = {
