@@ -65,7 +65,8 @@ class TestRules:
         self, server: Server, client: stillhouse.Stillhouse, option: str, name: str, meant: str
     ) -> None:
         server.rules = {"house": ["*"]}
-        optimizer = stillhouse.BootstrapFinetune(client=client, **{option: {name: "house/tiny"}})
+        given: dict[str, Any] = {option: {name: "house/tiny"}}
+        optimizer = stillhouse.BootstrapFinetune(client=client, **given)
         with pytest.raises(ValueError, match=f"{option}: '{name}' is neither a predictor nor the model of an LM; {meant}"):
             optimizer.compile(desk("ollama/llama3"), [example(0)], teacher=desk("mistral/large"))
         assert not server.bodies("POST /v1/compile_jobs")
