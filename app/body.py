@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 
 from app.errors import ApiError
@@ -16,6 +17,7 @@ from distill.strict_json import NotStrict
 JSON_TYPE = "application/json"
 #: What `curl -d` sends when no header is given. A browser form also sends it, but never with an API key.
 CURL_DEFAULT = "application/x-www-form-urlencoded"
+_LARGE = 1 << 18
 
 
 def media_type(request: Request) -> str:
@@ -49,6 +51,13 @@ def read_json(body: bytes, content_type: str) -> Any:
     raise ApiError(415, "unsupported_media_type", "This path takes JSON: send the header `Content-Type: application/json`.")
 
 
+async def read_beside(body: bytes, content_type: str) -> Any:
+    """`read_json`, for a large body in a thread: other requests go on meanwhile, as far as Python lets them."""
+    if len(body) < _LARGE:
+        return read_json(body, content_type)
+    return await run_in_threadpool(read_json, body, content_type)
+
+
 class JsonRoute(APIRoute):
     """A route whose body, if it declares one, is parsed by `read_json` before FastAPI validates it."""
 
@@ -60,7 +69,7 @@ class JsonRoute(APIRoute):
         async def strict(request: Request) -> Response:
             body = await request.body()
             if body:
-                request._json = read_json(body, media_type(request))
+                request._json = await read_beside(body, media_type(request))
                 MutableHeaders(scope=request.scope)["content-type"] = JSON_TYPE
                 request.__dict__.pop("_headers", None)
             return await handle(request)

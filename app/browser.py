@@ -8,7 +8,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ApiError, error_response
-from distill.settings import ServerSettings
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -57,11 +56,12 @@ class HostCheck:
 _REFUSAL = ApiError(400, "unknown_host", "The header `Host` names another server. The operator lists this one's names in `[server] hosts`.")
 
 
-def names_of(server: ServerSettings) -> frozenset[str] | None:
-    """By which names the server may be asked; None is any. One that only its own machine can reach has that machine's names unless told."""
-    if server.hosts:
-        return frozenset(name.lower() for name in server.hosts) | LOOPBACK
-    return LOOPBACK if f"[{server.host}]" in LOOPBACK or server.host in LOOPBACK else None
+def names_of(hosts: Collection[str], bound_to: str) -> frozenset[str] | None:
+    """By which names the server may be asked; None is any. `hosts` are those of the settings, this machine's own always among them; without
+    any, a server that is bound to a loopback address has that machine's names."""
+    if hosts:
+        return frozenset(name.lower() for name in hosts) | LOOPBACK
+    return LOOPBACK if bound_to in LOOPBACK or f"[{bound_to}]" in LOOPBACK else None
 
 
 def _name(scope: Scope) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -39,8 +39,11 @@ Send an `Idempotency-Key` with every POST that creates something: the same key a
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(*, configure_logs: bool = True) -> ASGIApp:
-    """The whole API with its layers, from the process's settings. Nothing is opened before the server starts it."""
+def create_app(host: str | None = None, *, configure_logs: bool = True) -> ASGIApp:
+    """The whole API with its layers, from the process's settings. Nothing is opened before the server starts it.
+
+    `host`: what it is bound to, where that is not what the settings say.
+    """
     settings = get_settings()
     if configure_logs:
         logs.configure("api")
@@ -48,7 +51,8 @@ def create_app(*, configure_logs: bool = True) -> ASGIApp:
     key_use, rate = KeyUse(), of_keys(settings)
     app = build_routes(_lifespan(settings, key_use))
     app.state.metrics = metrics
-    return _Layered(app, settings, metrics, key_use, rate)
+    names = names_of(settings.server.hosts, host or settings.server.host)
+    return _Layered(app, settings, metrics, key_use, rate, names)
 
 
 def build_routes(lifespan: Lifespan | None = None) -> FastAPI:
@@ -125,10 +129,12 @@ def _as_openai(path: dict[str, Any]) -> None:
 class _Layered:
     """The routes inside their layers; `routes` is there for tools that walk them."""
 
-    def __init__(self, app: FastAPI, settings: Settings, metrics: Metrics, key_use: KeyUse, rate: Rate) -> None:
+    def __init__(
+        self, app: FastAPI, settings: Settings, metrics: Metrics, key_use: KeyUse, rate: Rate, names: Collection[str] | None
+    ) -> None:
         self.routes = app
         limited = BodyLimit(app, settings.limits.max_body_mb * 1_000_000)
-        guarded = LastResort(HostCheck(KeyCheck(limited, check_key, rate.check, key_use.note), names_of(settings.server)))
+        guarded = LastResort(HostCheck(KeyCheck(limited, check_key, rate.check, key_use.note), names))
         self._outermost = with_request_id(RequestMetrics(SafeHeaders(guarded), metrics.observe), lambda: new_id("req"))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -7,11 +7,13 @@ import ipaddress
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from app.main import create_app
 from distill import ending
 from distill.catalog import blobs, keys
 from distill.db import is_outage, unit_of_work
@@ -75,7 +77,7 @@ def main() -> None:
         if not isinstance(error, StillhouseError) and not is_outage(error):
             raise
         sys.exit(f"the API does not start: {in_one_line(error)}")
-    server = Server(uvicorn.Config("app.main:create_app", factory=True, host=given.host, port=given.port, **OPTIONS))
+    server = Server(uvicorn.Config(partial(create_app, given.host), factory=True, host=given.host, port=given.port, **OPTIONS))
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
 
 DEEPEST = 100
 """Levels of a text: less than any later reader of it takes."""
-_LARGEST = 2**64
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+_MAY_BE_TOO_LARGE = re.compile(rb"[0-9]{19}")
 
 
 class NotStrict(ValueError):
@@ -33,7 +35,8 @@ def loads(text: bytes) -> Any:
         raise NotStrict(f"is not valid JSON: {reason}", error.lineno, error.colno) from None
     if _is_deep(value):
         raise NotStrict(f"is nested more than {DEEPEST} levels deep")
-    _SECOND_LOOK.decode(text.decode())
+    look = _KEYS_AND_INTEGERS if _MAY_BE_TOO_LARGE.search(text) else _KEYS
+    look.decode(text.decode())
     return value
 
 
@@ -61,9 +64,10 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _check_size(digits: str) -> None:
-    if len(digits) > 20 or not -_LARGEST < int(digits) < _LARGEST:
+    if len(digits) > 20 or not _SMALLEST <= int(digits) <= _LARGEST:
         raise NotStrict("holds an integer of more than 64 bits; send it as text")
 
 
-#: orjson keeps the last of equal keys and makes a float of a large integer. What this one gives is thrown away.
-_SECOND_LOOK = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_int=_check_size)
+# A second look: orjson keeps the last of equal keys and makes a float of a large integer. What these give is thrown away.
+_KEYS = json.JSONDecoder(object_pairs_hook=_each_key_once)
+_KEYS_AND_INTEGERS = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_int=_check_size)

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import examples
 from app.auth import ModelUser
-from app.body import media_type, read_json
+from app.body import media_type, read_beside
 from app.deps import BODY_ERRORS, COMMON_ERRORS, errors
 from app.errors import ApiError
 from app.gateway import prompt_check
@@ -74,7 +74,7 @@ async def chat_completions(
 
     The base model never answers in a fine-tuned model's place. What a compiled program's model was not trained to answer, a prompt with
     another system message than its program's, is 400 `not_a_rendered_prompt`. With `stream` an Idempotency-Key has no effect."""
-    body = _checked(read_json(await request.body(), media_type(request)))
+    body = _checked(await read_beside(await request.body(), media_type(request)))
 
     async def ask() -> Response:
         found = await run_in_threadpool(_resolve, caller.project_id, body["model"])

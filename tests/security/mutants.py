@@ -151,7 +151,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "CVE-2022-0736": _open_files,
     "CVE-2023-6568": lambda patch: patch.delitem(browser.HEADERS, "x-content-type-options"),
     "CVE-2023-48022": lambda patch: patch.setattr(serve, "_is_loopback", lambda host: True),
-    "CVE-2025-62593": lambda patch: patch.setattr(main, "names_of", lambda server: None),
+    "CVE-2025-62593": lambda patch: patch.setattr(main, "names_of", lambda hosts, bound_to: None),
     "CVE-2021-32677": lambda patch: patch.setattr(body, "read_json", lambda content, kind: body.parse_json(content)),
     "CVE-2025-27520": lambda patch: _unpickles(patch, types=("application/vnd.bentoml+pickle", "application/x-pickle")),
     "CVE-2025-54381": _asks_everybody,

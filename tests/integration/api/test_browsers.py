@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from app.browser import LOOPBACK, names_of
-from distill.settings import ServerSettings
+from app.main import create_app
+from distill.settings import get_settings
+from stack.network import answers, free_port
+from stack.plan import api_command
+from tests.integration.api.conftest import Tokens
+from tests.support.databases import forget_settings
+from tests.support.server_process import wait_until
 
 
 class TestHost:
@@ -24,10 +34,32 @@ class TestHost:
         assert api.get("/v1/me", headers={"Host": host}).status_code == 200
 
     def test_the_names_of_a_server(self) -> None:
-        assert names_of(ServerSettings(host="127.0.0.1")) == LOOPBACK
-        assert names_of(ServerSettings(host="::1")) == LOOPBACK
-        assert names_of(ServerSettings(host="0.0.0.0")) is None
-        assert "stillhouse.internal" in (names_of(ServerSettings(host="0.0.0.0", hosts=["Stillhouse.internal"])) or ())
+        assert names_of([], "127.0.0.1") == LOOPBACK
+        assert names_of([], "::1") == LOOPBACK
+        assert names_of([], "0.0.0.0") is None
+        assert "stillhouse.internal" in (names_of(["Stillhouse.internal"], "0.0.0.0") or ())
+
+    def test_one_that_other_machines_reach_takes_any_name_unless_told(self, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What it is bound to counts, not the setting that a command line overrode."""
+        monkeypatch.delenv("STILLHOUSE_SERVER__HOSTS")
+        forget_settings()
+        assert get_settings().server.host == "127.0.0.1"
+        with TestClient(create_app("0.0.0.0", configure_logs=False), headers={"Authorization": f"Bearer {tokens.all}"}) as client:
+            assert client.get("/v1/me", headers={"Host": "stillhouse.example.com"}).status_code == 200
+        with TestClient(create_app("127.0.0.1", configure_logs=False), headers={"Authorization": f"Bearer {tokens.all}"}) as client:
+            assert client.get("/v1/me", headers={"Host": "stillhouse.example.com"}).status_code == 400
+
+    @pytest.mark.slow
+    def test_its_process_as_containers_start_it(self, tokens: Tokens, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("STILLHOUSE_SERVER__HOSTS")
+        port = free_port()
+        with subprocess.Popen(api_command("0.0.0.0", port), env=os.environ, stderr=subprocess.DEVNULL) as process:
+            try:
+                wait_until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), "the API is not ready")
+                headers = {"Host": "stillhouse.example.com", "Authorization": f"Bearer {tokens.all}"}
+                assert httpx.get(f"http://127.0.0.1:{port}/v1/me", headers=headers, timeout=30).status_code == 200
+            finally:
+                process.kill()
 
 
 class TestHeaders:

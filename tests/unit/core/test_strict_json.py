@@ -35,7 +35,7 @@ def test_reads_what_python_wrote(value: Any) -> None:
         (b'{"a": {"b": 1, "c": 2, "b": 3}}', "has the key 'b' twice in one object"),
         (b'{"a": 1, "\\u0061": 2}', "has the key 'a' twice in one object"),
         (b"[18446744073709551616]", "holds an integer of more than 64 bits"),
-        (b"[-18446744073709551616]", "holds an integer of more than 64 bits"),
+        (b"[-9223372036854775809]", "holds an integer of more than 64 bits"),
         (b"[" + b"9" * 300 + b"]", "holds an integer of more than 64 bits"),
         (b"[" + b"9" * 5000 + b"]", "is not valid JSON"),
         (b"[" * 102 + b"]" * 102, "is nested more than 100 levels deep"),
@@ -59,3 +59,9 @@ def test_names_the_place_of_a_fault() -> None:
 def test_takes_what_is_deep_but_not_too_deep() -> None:
     text = b"[" * 100 + b"]" * 100
     assert strict_json.loads(text) is not None
+
+
+@pytest.mark.parametrize("number", [-(2**63), 2**63, 2**64 - 1, -1, 0])
+def test_integers_at_the_edge_stay_what_they_are(number: int) -> None:
+    assert strict_json.loads(str(number).encode()) == number
+    assert isinstance(strict_json.loads(str(number).encode()), int)
