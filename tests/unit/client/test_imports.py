@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from app.schemas.client_rollouts import TraceIn
 from stillhouse import imports
 from stillhouse.imports import Read, Recorded, Rejected
 from tests.support import exports
@@ -239,6 +240,20 @@ class TestJsonLines:
         assert (found["status"], found["error"]) == ("failed", {"type": "Recorded", "message": message})
         assert found.get("outputs") is None
 
+    def test_what_else_a_line_says_is_left_out_since_the_server_refuses_it(self, tmp_path: Path) -> None:
+        call = {**CALL, "id": "c1", "usage": {**CALL["usage"], "total_tokens": 95}}
+        lines = [
+            {"id": "t1", "timestamp": 3, "inputs": INPUTS, "outputs": {"team": "billing"}, "error": None, "calls": [call]},
+            {"id": "t2", "inputs": INPUTS, "error": {"type": "KeyError", "message": "team", "code": 7}},
+        ]
+        path = tmp_path / "traces.jsonl"
+        path.write_text("\n".join(map(json.dumps, lines)))
+        read = imports.from_jsonl(path)
+        assert read.rejected == []
+        assert read.traces[0].trace["calls"] == [CALL]
+        for trace in imports.match(read.traces, [INPUTS], rollouts=2).traces:
+            TraceIn.model_validate(trace)
+
     def test_an_error_with_its_type_stays(self, tmp_path: Path) -> None:
         path = tmp_path / "traces.jsonl"
         line = {"status": "unparsable", "inputs": INPUTS, "error": {"type": "AdapterParseError", "message": "no field"}}
@@ -252,6 +267,13 @@ class TestJsonLines:
             ('{"outputs": {}}', "expected an object with `inputs`, an object"),
             ('{"inputs": {}, "outputs": "billing"}', "`outputs` is not an object"),
             ('{"inputs": {}, "outputs": {}, "calls": [{"predictor": "a"}]}', "`calls` is not a list of objects"),
+            ('{"inputs": {}, "outputs": {}, "calls": [{"predictor": "a", "inputs": {}, "outputs": "x"}]}', "`calls.0.outputs`: "),
+            ('{"inputs": {}, "outputs": {}, "calls": [{"inputs": {}}]}', "`calls.0.predictor`: "),
+            ('{"inputs": {}, "outputs": {}, "error": "it broke"}', "it has `outputs` and an `error`"),
+            ('{"inputs": {}, "outputs": {}, "status": "failed"}', "its `status` is failed, and it has `outputs`"),
+            ('{"inputs": {}, "error": "it broke", "status": "ok"}', "its `status` is ok, and it has no `outputs`"),
+            ('{"inputs": {}, "outputs": {}, "seconds": -1}', "`seconds`: "),
+            ('{"inputs": {}, "outputs": {"score": NaN}}', "not valid JSON: NaN"),
         ],
     )
     def test_a_line_that_is_none_is_rejected_and_the_others_are_read(self, tmp_path: Path, line: str, why: str) -> None:

@@ -7,9 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
 
 from stillhouse._plain import plain_json
+from stillhouse.imports.line import Trace
 
 Json = dict[str, Any]
 MESSAGE_CHARS = 2000
@@ -65,12 +68,30 @@ def _lines(text: str) -> Iterator[Recorded | Rejected]:
         if not line.strip():
             continue
         try:
-            trace = json.loads(line)
-        except ValueError as fault:
+            yield Recorded(number, _trace(json.loads(line, parse_constant=_refuse)))
+        except json.JSONDecodeError as fault:
             yield Rejected(number, f"not valid JSON: {fault}")
-            continue
-        reason = _fault(trace)
-        yield Recorded(number, _with_status(trace)) if reason is None else Rejected(number, reason)
+        except ValidationError as fault:
+            first = fault.errors(include_url=False)[0]
+            yield Rejected(number, f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}")
+        except ValueError as fault:
+            yield Rejected(number, str(fault))
+
+
+def _refuse(number: str) -> NoReturn:
+    raise ValueError(f"not valid JSON: {number} is no number there")
+
+
+def _trace(line: Any) -> Json:
+    """As the server takes it: what has no outputs failed, for a reason that has a type. Raises ValueError."""
+    reason = _fault(line)
+    if reason is not None:
+        raise ValueError(reason)
+    trace = Trace.model_validate(line).model_dump(exclude_unset=True)
+    if trace.get("outputs") is not None:
+        return {"status": "ok", **trace}
+    error = trace.get("error")
+    return {"status": "failed", **trace, "error": error if isinstance(error, dict) else recorded_error(error)}
 
 
 def _fault(trace: Any) -> str | None:
@@ -81,15 +102,18 @@ def _fault(trace: Any) -> str | None:
     calls = trace.get("calls", [])
     if not isinstance(calls, list) or not all(isinstance(call, dict) and isinstance(call.get("inputs"), dict) for call in calls):
         return "`calls` is not a list of objects with `predictor`, `inputs` and `outputs`"
+    return _contradiction(trace)
+
+
+def _contradiction(trace: Json) -> str | None:
+    """A run has outputs or an error; its status, where it says one, is that of what it has."""
+    answered = trace.get("outputs") is not None
+    if answered and trace.get("error") is not None:
+        return "it has `outputs` and an `error`, and a run has one of them"
+    status = trace.get("status", "ok" if answered else "failed")
+    if (status == "ok") != answered:
+        return f"its `status` is {status}, and it has {'' if answered else 'no '}`outputs`"
     return None
-
-
-def _with_status(trace: Json) -> Json:
-    """As the server takes it: what has no outputs failed, for a reason that has a type."""
-    if trace.get("outputs") is not None:
-        return {"status": "ok", **trace}
-    error = trace.get("error")
-    return {"status": "failed", **trace, "error": error if isinstance(error, dict) else recorded_error(error)}
 
 
 def recorded_error(error: Any) -> Json:
