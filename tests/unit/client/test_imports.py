@@ -294,6 +294,27 @@ class TestMatch:
         assert "inputs" not in found.traces[0]
         assert found.rejected == [Rejected(2, "no row of the dataset has these inputs", "0x2")]
 
+    @pytest.mark.parametrize(
+        ("cell", "value"), [("7", 7), ("TRUE", True), (' ["a", {"b": null}]', ["a", {"b": None}]), ("7", "7"), ("true", "true"), ("", "")]
+    )
+    def test_the_cells_of_a_csv_are_texts_and_a_trace_has_values(self, cell: str, value: Any) -> None:
+        rows = [{"message": "x", "given": "no JSON"}, {"message": "x", "given": cell}]
+        found = imports.match([Recorded(1, {**TRACE, "inputs": {"given": value, "message": "x"}})], rows)
+        assert [trace["row"] for trace in found.traces] == [2]
+
+    def test_a_text_is_no_number_and_a_trace_without_inputs_has_no_row(self) -> None:
+        rows = [{"given": 7}, {"given": "8"}]
+        traces = [Recorded(number, {**TRACE, "inputs": inputs}) for number, inputs in enumerate([{"given": "7"}, {"given": None}, {}], 1)]
+        found = imports.match(traces, rows)
+        assert [each.number for each in found.rejected] == [1, 2, 3]
+
+    def test_each_trace_is_compared_by_its_own_inputs(self) -> None:
+        rows = [{"message": "Where?", "language": "en"}, {"message": "Wo?", "language": "de"}, {"message": "Wo?"}]
+        asked = [{"language": "de", "message": "Wo?"}, {"message": "Where?"}, {"message": "Where?", "language": "fr"}]
+        found = imports.match([Recorded(number, {**TRACE, "inputs": inputs}) for number, inputs in enumerate(asked, 1)], rows)
+        assert [trace["row"] for trace in found.traces] == [2, 1]
+        assert [each.number for each in found.rejected] == [3]
+
     def test_as_many_for_a_row_as_the_job_asks(self) -> None:
         found = imports.match([Recorded(number, TRACE) for number in (1, 2, 3)], self.ROWS, rollouts=2)
         assert [(trace["row"], trace["rollout"]) for trace in found.traces] == [(2, 0), (2, 1)]

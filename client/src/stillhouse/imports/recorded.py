@@ -15,6 +15,8 @@ from stillhouse._plain import plain_json
 from stillhouse.imports.line import Trace
 
 Json = dict[str, Any]
+_Shape = tuple[tuple[str, bool], ...]
+"""Names of inputs, and whether each is compared as it stands, since it is a text or null."""
 MESSAGE_CHARS = 2000
 
 
@@ -122,19 +124,18 @@ def recorded_error(error: Any) -> Json:
 
 
 def match(traces: Sequence[Recorded], rows: Sequence[Mapping[str, Any]], *, role: str = "teacher:0", rollouts: int = 1) -> Matched:
-    """Find each trace's row by its inputs, which must equal the row's fields of the same names.
+    """Find each trace's row by its inputs, which must equal the row's fields of the same names, whatever else the row has.
+
+    All cells of a CSV are texts: where a trace has a number, a truth value, a list or an object, a text that is its JSON equals it.
 
     At most `rollouts` traces go to one row, as many as the job asks of each example. Rows with equal inputs share their traces on the
     server, so the first of them gets them.
     """
-    names = list(dict.fromkeys(name for found in traces for name in found.trace["inputs"]))
-    row_of: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
-        row_of.setdefault(_key(row, names), number)
+    index = _Index(rows)
     taken: defaultdict[int, int] = defaultdict(int)
     sent, left = [], []
     for found in traces:
-        row_number = row_of.get(_key(found.trace["inputs"], names))
+        row_number = index.row_of(plain_json(found.trace["inputs"]))
         if row_number is None:
             left.append(Rejected(found.number, "no row of the dataset has these inputs", found.id))
         elif taken[row_number] == rollouts:
@@ -147,5 +148,36 @@ def match(traces: Sequence[Recorded], rows: Sequence[Mapping[str, Any]], *, role
     return Matched(sent, left)
 
 
-def _key(values: Mapping[str, Any], names: Sequence[str]) -> str:
-    return json.dumps(plain_json({name: values[name] for name in names if name in values}), ensure_ascii=False)
+class _Index:
+    """The first row of equal inputs, for each set of names that traces have: an optional input stands in some of them alone."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = rows
+        self._found: dict[_Shape, dict[str, int]] = {}
+
+    def row_of(self, inputs: Json) -> int | None:
+        shape = tuple((name, value is None or isinstance(value, str)) for name, value in sorted(inputs.items()))
+        if shape not in self._found:
+            self._found[shape] = self._rows_by_key(shape)
+        return self._found[shape].get(_key(inputs[name] for name, _ in shape))
+
+    def _rows_by_key(self, shape: _Shape) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for number, row in enumerate(self._rows, 1):
+            if shape and all(name in row for name, _ in shape):
+                found.setdefault(_key(row[name] if plain else _read(row[name]) for name, plain in shape), number)
+        return found
+
+
+def _read(value: Any) -> Any:
+    """What a cell says, which spreadsheets write `TRUE` for true."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value.lower() if value.lower() in ("true", "false") else value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _key(values: Iterable[Any]) -> str:
+    return json.dumps(plain_json(list(values)), ensure_ascii=False)
