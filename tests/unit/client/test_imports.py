@@ -241,7 +241,7 @@ class TestJsonLines:
         assert found.get("outputs") is None
 
     def test_what_else_a_line_says_is_left_out_since_the_server_refuses_it(self, tmp_path: Path) -> None:
-        call = {**CALL, "id": "c1", "usage": {**CALL["usage"], "total_tokens": 95}}
+        call = {**CALL, "id": "c1", "usage": {"prompt_tokens": 90, "completion_tokens": 5, "total_tokens": 95}}
         lines = [
             {"id": "t1", "timestamp": 3, "inputs": INPUTS, "outputs": {"team": "billing"}, "error": None, "calls": [call]},
             {"id": "t2", "inputs": INPUTS, "error": {"type": "KeyError", "message": "team", "code": 7}},
@@ -303,8 +303,9 @@ class TestMatch:
         assert [trace["row"] for trace in found.traces] == [2]
 
     def test_a_text_is_no_number_and_a_trace_without_inputs_has_no_row(self) -> None:
-        rows = [{"given": 7}, {"given": "8"}]
-        traces = [Recorded(number, {**TRACE, "inputs": inputs}) for number, inputs in enumerate([{"given": "7"}, {"given": None}, {}], 1)]
+        rows: list[dict[str, Any]] = [{"given": 7}, {"given": "8"}]
+        asked: list[dict[str, Any]] = [{"given": "7"}, {"given": None}, {}]
+        traces = [Recorded(number, {**TRACE, "inputs": inputs}) for number, inputs in enumerate(asked, 1)]
         found = imports.match(traces, rows)
         assert [each.number for each in found.rejected] == [1, 2, 3]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from stillhouse.imports import Matched, Read, Rejected
 from stillhouse.types import CompileJob, Stored
 
 Format = Literal["jsonl", "openinference", "langfuse"]
+Reader = Callable[[Mapping[str, Any]], Read]
 _A_PAGE = 100
 _LOOK_SECONDS = 10.0
 _SHOWN = 20
@@ -34,14 +35,15 @@ def import_traces(
     as_json: Json = False,
 ) -> None:
     """Give a job's traces before it is made: what stands in an export is asked of no teacher. The job itself is made by `create` then."""
-    names = parse_pairs(predictor or [])
     with connected() as client:
+        reader = _reader(traces, format, parse_pairs(predictor or []))
         given = JobFile(file)
+        rollouts = given.mapping("rollouts")
         with given.told_by_line():
-            job = _carrier(client, uploaded(client, given.body))
+            job = _carrier(client, uploaded(client, given.body), rollouts)
         try:
             job = _validated(client, job)
-            read = _read(traces, format, names, client.programs.retrieve(str(job.program)).spec)
+            read = _read(reader, client.programs.retrieve(str(job.program)).spec)
             found = _placed(client, job, read)
             stored = client.compile_jobs.traces.create(job.id, found.traces, source="import") if found.traces else None
         finally:
@@ -50,10 +52,9 @@ def import_traces(
     _show(found, stored, as_json)
 
 
-def _carrier(client: Stillhouse, body: Mapping[str, Any]) -> CompileJob:
+def _carrier(client: Stillhouse, body: Mapping[str, Any], rollouts: Mapping[str, Any]) -> CompileJob:
     """A job that only a client could run, so that nothing of it is asked; traces are the project's, and the next job finds them."""
-    rollouts = {**(body.get("rollouts") or {}), "where": "client"}
-    return client.compile_jobs.create(**{**body, "rollouts": rollouts, "auto_start": True})
+    return client.compile_jobs.create(**{**body, "rollouts": {**rollouts, "where": "client"}, "auto_start": True})
 
 
 def _validated(client: Stillhouse, job: CompileJob) -> CompileJob:
@@ -65,13 +66,26 @@ def _validated(client: Stillhouse, job: CompileJob) -> CompileJob:
     return job
 
 
-def _read(path: Path, format: Format, names: Mapping[str, str], program: Mapping[str, Any]) -> Read:
-    """What the export holds, of the predictors that the program has. Raises FileProblem."""
+def _reader(path: Path, format: Format, names: Mapping[str, str]) -> Reader:
+    """The file is read here, so that one that cannot be makes no job; what it means, its program says. Raises FileProblem."""
     if format == "jsonl":
-        read = imports.from_jsonl(path)
-    else:
-        reader = imports.from_openinference if format == "openinference" else imports.from_langfuse
-        read = reader(_objects(path), names, program=program)
+        lines = _recorded(path)
+        return lambda program: lines
+    found = list(_objects(path))
+    reader = imports.from_openinference if format == "openinference" else imports.from_langfuse
+    return lambda program: reader(found, names, program=program)
+
+
+def _recorded(path: Path) -> Read:
+    try:
+        return imports.from_jsonl(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileProblem(f"{path}: {error}") from None
+
+
+def _read(reader: Reader, program: Mapping[str, Any]) -> Read:
+    """What the export holds, of the predictors that the program has."""
+    read = reader(program)
     own = [each["name"] for each in program["predictors"]]
     fit, rejected = [], list(read.rejected)
     for found in read.traces:

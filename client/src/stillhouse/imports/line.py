@@ -1,4 +1,4 @@
-"""What of a line of recorded runs is sent: the server's own fields, within its limits. It refuses any other, and with it all that come along."""
+"""What of a line of recorded runs is sent: the fields that the server has, within its limits. It refuses a batch that has any other."""
 
 from __future__ import annotations
 
