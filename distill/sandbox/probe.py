@@ -1,4 +1,4 @@
-"""``python -I -S -c <this text> TARGETS``: try to get out of a sandbox in ten ways, and print what was read and that all was tried.
+"""``python -I -S -c <this text> TARGETS``: try to get out of a sandbox in eleven ways, and print what was read and that all was tried.
 
 Whether a way led out is judged outside, by what arrived there; only what was read has to be told. Standard library only.
 """
@@ -51,6 +51,18 @@ def write(paths: list[str]) -> None:
             file.write("out")
 
 
+def change(path: str) -> None:
+    """What is known of a file beside its content."""
+    ways: list[Callable[[], None]] = [
+        lambda: os.utime(path, (1, 1)),
+        lambda: os.setxattr(path, "user.out", b"out"),
+        lambda: os.chmod(path, 0o400),
+    ]
+    for way in ways:
+        with suppress(OSError):
+            way()
+
+
 def main(targets: dict[str, Any]) -> None:
     read: dict[str, str] = {}
 
@@ -67,6 +79,7 @@ def main(targets: dict[str, Any]) -> None:
         lambda: keep("environments", glob.glob("/proc/[0-9]*/environ")),
         lambda: keep("other_runner", [targets["other_runner"]]),
         lambda: write(targets["write_outside"]),
+        lambda: change(targets["change_outside"]),
         lambda: os.kill(targets["signal"], signal.SIGKILL),
     ]
     for way in ways:

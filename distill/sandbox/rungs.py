@@ -165,6 +165,6 @@ def _inside(
         "landlock": landlock,
         "newest": newest,
         "signals": seccomp.signals(),
-        "seccomp": base64.b64encode(seccomp.program()).decode(),
+        "seccomp": base64.b64encode(seccomp.program(keeps_metadata=landlock is not None)).decode(),
     }
     return [place.python, "-I", "-S", "-c", INSIDE.read_text(encoding="utf-8"), json.dumps(policy), *argv]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 _LOAD, _AND, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
@@ -23,6 +23,8 @@ _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
 _TYPE_OF_SOCKET, _STREAM = 0xF, 1
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_OF_FILES = (0x40086602, 0x40087602, 0x401C5820, 0x40806685, 0x800C6613)
+"""FS_IOC_SETFLAGS, SETVERSION, FSSETXATTR, ENABLE_VERITY, SET_ENCRYPTION_POLICY: the owner of a file needs no right to write for them."""
 
 # Numbers on x86-64 and on 64-bit ARM; None where there is no such call. "absent" is answered with ENOSYS, all others with EPERM.
 _DENIED: dict[str, tuple[int | None, int | None]] = {
@@ -124,6 +126,31 @@ _OWN: dict[str, tuple[int | None, int | None]] = {
     "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
 }
+# What is known of a file beside its content. Landlock has no rule for it, and the owner may change it through a descriptor for reading too.
+# Answered as if it were done: what copies files goes on.
+_METADATA: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+}
 _SIGNALS: dict[str, tuple[int, int]] = {
     "kill": (62, 129),
     "tkill": (200, 130),
@@ -147,9 +174,12 @@ class UnknownProcessor(Exception):
     """There is no table of system calls for this machine."""
 
 
-def program(machine: str | None = None) -> bytes:
-    """The filter as an array of `struct sock_filter`. Raises UnknownProcessor."""
-    return b"".join(_instructions(_processor(machine or platform.machine())))
+def program(machine: str | None = None, *, keeps_metadata: bool = False) -> bytes:
+    """The filter as an array of `struct sock_filter`. Raises UnknownProcessor.
+
+    `keeps_metadata`: mode, owner, times and attributes of all files stay as they are, for where the files of others are in sight.
+    """
+    return b"".join(_instructions(_processor(machine or platform.machine()), _METADATA if keeps_metadata else {}))
 
 
 def signals() -> list[int]:
@@ -164,7 +194,7 @@ def _processor(machine: str) -> _Processor:
     return _PROCESSORS[machine]
 
 
-def _instructions(processor: _Processor) -> Iterator[bytes]:
+def _instructions(processor: _Processor, ignored: Mapping[str, tuple[int | None, int | None]]) -> Iterator[bytes]:
     column = processor.column
     yield _load(_ARCH_AT)
     yield _jump(_EQUAL, processor.audit, yes=1)
@@ -175,18 +205,25 @@ def _instructions(processor: _Processor) -> Iterator[bytes]:
         yield from _when(numbers[column], [_absent()])
     for numbers in _DENIED.values():
         yield from _when(numbers[column], [_refused()])
+    for numbers in ignored.values():
+        yield from _when(numbers[column], [_answer(_ERRNO)])
     for numbers in _OWN.values():
         yield from _when(numbers[column], [_load(_argument(0)), _jump(_EQUAL, 0, yes=1), _refused(), _allowed()])
     yield from _when(_CLONE[column], [_load(_argument(0)), _jump(_ANY_BIT, _NEW_NAMESPACES, no=1), _refused(), _allowed()])
     yield from _when(_SOCKETPAIR[column], _only_streams())
-    typed = [_load(_argument(1)), _jump(_EQUAL, _TIOCSTI, yes=1), _jump(_EQUAL, _TIOCLINUX, no=1), _refused(), _allowed()]
-    yield from _when(_IOCTL[column], typed)
+    yield from _when(_IOCTL[column], _none_of(1, (_TIOCSTI, _TIOCLINUX, *_OF_FILES)))
     yield _allowed()
 
 
 def _only_streams() -> list[bytes]:
     """A pair of datagram sockets could still send to any address; a pair of streams is connected for good."""
     return [_load(_argument(1)), _op(_AND, _TYPE_OF_SOCKET), _jump(_EQUAL, _STREAM, yes=1), _refused(), _allowed()]
+
+
+def _none_of(index: int, values: Sequence[int]) -> list[bytes]:
+    """Refused where the argument is one of the values."""
+    compared = [_jump(_EQUAL, value, yes=len(values) - at) for at, value in enumerate(values)]
+    return [_load(_argument(index)), *compared, _allowed(), _refused()]
 
 
 def _when(number: int | None, then: list[bytes]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Whether a rung holds on this machine: a process inside tries to get out in ten ways, and what it reached is looked at from outside."""
+"""Whether a rung holds on this machine: a process inside tries to get out in eleven ways, and what it reached is looked at from outside."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from distill.sandbox.seccomp import UnknownProcessor
 
 PROBE = Path(__file__).with_name("probe.py")
 SECONDS = 20.0
-WAYS = 10
+WAYS = 11
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,9 @@ class _Bait:
         self._decoy = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={"CANARY": self._canary})
         # Where anybody may write, and where only this process may.
         self._written = [Path(tempfile.gettempdir(), f"stillhouse-{self._canary}"), self._folder / "written"]
+        self._kept = self._folder / "kept"
+        self._kept.touch(0o600)
+        self._unchanged = self._kept.stat().st_ctime_ns
 
     @property
     def targets(self) -> dict[str, Any]:
@@ -111,6 +114,7 @@ class _Bait:
             "private_files": [str(self._folder / "sealing.key"), *map(str, self._private)],
             "other_runner": str(self._other / "prompt"),
             "write_outside": [str(path) for path in self._written],
+            "change_outside": str(self._kept),
             "signal": self._decoy.pid,
         }
 
@@ -125,6 +129,8 @@ class _Bait:
             yield "other_runner"
         if any(path.exists() for path in self._written):
             yield "write_outside"
+        if self._kept.stat().st_ctime_ns != self._unchanged:
+            yield "change_outside"
         with suppress(subprocess.TimeoutExpired):
             self._decoy.wait(0.02)
             yield "signal"

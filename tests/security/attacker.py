@@ -2,8 +2,10 @@
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -74,6 +76,37 @@ def many_files(folders: str) -> int:
     """MB in 40 files of 1 MB each in the home, and as many in each of these other folders."""
     places = [tempfile.gettempdir(), *folders.split()]
     return sum(fill(os.path.join(place, f"many-{n}"), 1) for place in places for n in range(40))
+
+
+def changes(_: str) -> list[str]:
+    """Which ways change what is known of an own file beside its content, by its path and through a descriptor for reading."""
+    path = os.path.join(tempfile.gettempdir(), "known")
+    column = ("x86_64", "aarch64").index(os.uname().machine)
+    with open(path, "w"):
+        os.setxattr(path, "user.was", b"was")
+    reading = os.open(path, os.O_RDONLY)
+    ways: dict[str, Callable[[], object]] = {
+        "mode": lambda: os.chmod(path, 0o604),
+        "mode by descriptor": lambda: os.fchmod(reading, 0o640),
+        "mode by the newest call": lambda: LIBC.syscall(452, -100, path.encode(), 0o660, 0),
+        "owner": lambda: os.chown(path, os.getuid(), os.getgid()),
+        "owner by descriptor": lambda: os.chown(reading, os.getuid(), os.getgid()),
+        "times": lambda: os.utime(path, (1, 1)),
+        "times by descriptor": lambda: os.utime(reading, (2, 2)),
+        "times by an older call": lambda: LIBC.syscall((235, -1)[column], path.encode(), None),
+        "attribute": lambda: os.setxattr(path, "user.out", b"out"),
+        "attribute by descriptor": lambda: os.setxattr(reading, "user.out", b"again"),
+        "no attribute": lambda: os.removexattr(path, "user.was"),
+        "flags": lambda: fcntl.ioctl(reading, 0x40086602, (0x80).to_bytes(8, "little")),  # FS_IOC_SETFLAGS, FS_NOATIME_FL
+    }
+    done = list[str]()
+    for name, way in ways.items():
+        before = os.stat(path).st_ctime_ns
+        time.sleep(0.02)  # the clock of a file system has steps
+        with suppress(OSError):
+            way()
+        done += [name] if os.stat(path).st_ctime_ns != before else []
+    return done
 
 
 def planted(outside: str) -> list[str]:
@@ -176,6 +209,7 @@ def works(_: str) -> list[str]:
     done += ["process"] if subprocess.run([sys.executable, "-c", "print(7)"], capture_output=True).stdout == b"7\n" else []
     with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "a"), "w") as written:
         done += ["file"] if written.write("a") else []
+        done += ["copy"] if shutil.copy2(written.name, os.path.join(folder, "b")) else []
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     with suppress(PermissionError):
         child.kill()
@@ -188,9 +222,8 @@ def works(_: str) -> list[str]:
 
 
 def main(what: str, argument: str) -> None:
-    doers: dict[str, Callable[[str], Any]] = {
-        each.__name__: each for each in (forks, allocates, one_file, many_files, planted, outlives, calls, sockets, status, others, works)
-    }
+    told = (forks, allocates, one_file, many_files, changes, planted, outlives, calls, sockets, status, others, works)
+    doers: dict[str, Callable[[str], Any]] = {each.__name__: each for each in told}
     print(json.dumps(doers[what](argument)), flush=True)
 
 

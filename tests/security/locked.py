@@ -83,6 +83,7 @@ ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
     "allocates": lambda rung: attack(rung, "allocates", "2048"),
     "one_file": lambda rung: attack(rung, "one_file", "16"),
     "many_files": fills_the_disk,
+    "changes": lambda rung: attack(rung, "changes"),
     "planted": lambda rung: attack(rung, "planted", "/etc/passwd"),
     "outlives": leaves_a_child,
     "calls": lambda rung: attack(rung, "calls"),

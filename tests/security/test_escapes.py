@@ -21,7 +21,7 @@ RUNGS = ("bubblewrap", "landlock")
 LOCKED = [pytest.param(rung, user, id=f"{rung}-{user}") for rung in RUNGS for user in users()]
 WAYS = (
     *("tcp", "udp", "dns", "abstract_socket", "database_socket"),
-    *("private_files", "environments", "other_runner", "write_outside", "signal"),
+    *("private_files", "environments", "other_runner", "write_outside", "change_outside", "signal"),
 )
 EXEMPT = {
     "ptrace",
@@ -92,7 +92,16 @@ class TestBlocked:
         assert tried(rung, user)["others"] == []
 
     def test_what_programs_need_works(self, rung: str, user: str) -> None:
-        assert tried(rung, user)["works"] == ["thread", "process", "file", "signal to a child", "clock", "random"]
+        assert tried(rung, user)["works"] == ["thread", "process", "file", "copy", "signal to a child", "clock", "random"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", users())
+class TestFilesInSight:
+    """On the other rung a program has its own alone, in memory, and may do with them what it likes."""
+
+    def test_modes_owners_times_and_attributes_stay(self, user: str) -> None:
+        assert tried("landlock", user)["changes"] == []
 
 
 @pytest.mark.slow
@@ -104,7 +113,7 @@ class TestOlderKernel:
         found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=True).stdout)
         assert (found["ways"], found["others"]) == ([], [])
         lost = set() if user == "root" else {"signal to a child"}
-        assert set(found["works"]) == {"thread", "process", "file", "signal to a child", "clock", "random"} - lost
+        assert set(found["works"]) == {"thread", "process", "file", "copy", "signal to a child", "clock", "random"} - lost
 
 
 @pytest.mark.slow
@@ -121,6 +130,9 @@ class TestWithoutASandbox:
         devices = ["device"] if user == "root" else []
         assert tried("none", user)["planted"] == ["symlink", "fifo", "socket", *devices]
         assert tried("none", user)["outlives"] is True
+
+    def test_what_is_known_of_files_is_changed(self, user: str) -> None:
+        assert len(tried("none", user)["changes"]) >= 10
 
     def test_calls_are_taken(self, user: str) -> None:
         answers = tried("none", user)["calls"]
