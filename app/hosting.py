@@ -37,6 +37,8 @@ _UNAVAILABLE = frozenset(
 
 
 PREVIEW_SECONDS = 20.0
+PREVIEW_PATIENCE_SECONDS = 2.0
+"""A program is stored without its prompts rather than wait while others are answered."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,14 @@ def preview(services: Services, project_id: str, spec: ProgramSpec) -> Preview:
         return Preview(None, "This program is code: POST …/render shows its prompts, as far as they show before it runs.")
     hosted = hosted_for_render(program_digest(spec), spec, None)
     try:
-        host = services.program_host
-        return Preview(answered(lambda: host.render(project_id, hosted, time_limit_seconds=PREVIEW_SECONDS)))
+        return Preview(answered(lambda: _rendered(services, project_id, hosted)))
     except ApiError as error:
         return Preview(None, f"The prompts cannot be shown for inputs that are not given: {error.message} POST …/render takes inputs.")
+
+
+def _rendered(services: Services, project_id: str, hosted: HostedProgram) -> Json:
+    host = services.program_host
+    return host.render(project_id, hosted, time_limit_seconds=PREVIEW_SECONDS, patience_seconds=PREVIEW_PATIENCE_SECONDS)
 
 
 def hosted_for_render(digest: str, spec: ProgramSpec, prompt_adapter: Any) -> HostedProgram:
@@ -111,6 +117,9 @@ def answered(ask: Callable[[], T]) -> T:
         raise ApiError(422, error.code, error.message, param=error.param) from None
     except TimeoutError:
         raise ApiError(503, "busy", "The program host is busy.", headers={"retry-after": "5"}) from None
+    except OSError as error:
+        log.error("no_runner", error=str(error))
+        raise ApiError(503, "runner_unavailable", "No process for programs can be started now.", headers={"retry-after": "5"}) from None
     except RunnerDied as error:
         if error.is_the_programs:  # it would do so again
             raise ApiError(422, "program_died", f"The program took its process down: {error}.") from None

@@ -16,6 +16,7 @@ from aiohttp.resolver import ThreadedResolver
 
 from distill.errors import Invalid
 
+_LONGEST_LABEL = 63
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -31,7 +32,10 @@ class PublicResolver(AbstractResolver):
         self._allowed, self._inner = frozenset(allowed), ThreadedResolver()
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
+        try:
+            found = await self._inner.resolve(host, port, family)
+        except UnicodeError as error:  # what an older row or the settings name was not looked at
+            raise OSError(f"{host[:100]!r} is no name of a host") from error
         if host not in self._allowed and not all(is_public(each["host"]) for each in found):
             raise NotPublic(f"{host} has an address that is not public")
         return found
@@ -59,9 +63,16 @@ def _split(url: str, param: str) -> tuple[SplitResult, str]:
         parts, host = SplitResult("", "", "", "", ""), None
     if not host or parts.scheme not in ("http", "https") or any(not "!" <= character <= "~" for character in url):
         raise Invalid(f"{param}: is not a web address", code="bad_url", param=param)
+    if not _is_name(host):
+        raise Invalid(f"{param}: its host has a part that is empty, or longer than 63 characters", code="bad_url", param=param)
     if "@" in parts.netloc or "#" in url or "\\" in url:
         raise Invalid(f"{param}: holds a user, a fragment or a backslash", code="bad_url", param=param)
     return parts, host
+
+
+def _is_name(host: str) -> bool:
+    """Whether a resolver can be asked for it (RFC 1035, 2.3.4), which raises UnicodeError for others; an IPv6 address has no parts."""
+    return ":" in host or all(0 < len(part) <= _LONGEST_LABEL for part in host.removesuffix(".").split("."))
 
 
 def _is_number(host: str) -> bool:

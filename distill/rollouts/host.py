@@ -45,12 +45,21 @@ class ProgramHost:
         reply = self._ask(project, hosted, "call", time_limit_seconds, token=token, inputs=inputs, time_limit_seconds=time_limit_seconds)
         return {name: reply[name] for name in ("outputs", "usage", "seconds")}
 
-    def render(self, project: str, hosted: HostedProgram, inputs: Json | None = None, *, time_limit_seconds: float = 30.0) -> Json:
+    def render(
+        self,
+        project: str,
+        hosted: HostedProgram,
+        inputs: Json | None = None,
+        *,
+        time_limit_seconds: float = 30.0,
+        patience_seconds: float | None = None,
+    ) -> Json:
         """The messages that each predictor would be sent, by predictor; without `inputs` with references in their places. No LM call.
 
-        Raises as `call`.
+        `patience_seconds`: how long it waits for its turn; the time limit unless given. Raises as `call`.
         """
-        reply = self._ask(project, hosted, "render", time_limit_seconds, **({} if inputs is None else {"inputs": inputs}))
+        body = {} if inputs is None else {"inputs": inputs}
+        reply = self._ask(project, hosted, "render", time_limit_seconds, patience_seconds, **body)
         messages: Json = reply["messages"]
         return messages
 
@@ -84,8 +93,8 @@ class ProgramHost:
         finally:
             self._turns.release()
 
-    def _ask(self, project: str, hosted: HostedProgram, op: str, seconds: float, **body: Any) -> Json:
-        if not self._turns.acquire(timeout=seconds):
+    def _ask(self, project: str, hosted: HostedProgram, op: str, seconds: float, patience: float | None = None, **body: Any) -> Json:
+        if not self._turns.acquire(timeout=seconds if patience is None else patience):
             raise TimeoutError("the program host is busy")
         try:
             return self._ask_warm(project, hosted, op, seconds, body)
@@ -97,7 +106,7 @@ class ProgramHost:
         for last in (False, True):
             with self.pool.runner(project, _HOST, hosted.runtime) as runner:
                 try:
-                    _open(runner, hosted)
+                    _open(runner, hosted, seconds + _SLACK_SECONDS)
                     return runner.ask(op, silence_seconds=seconds + _SLACK_SECONDS, program_key=hosted.key, **body)
                 except RunnerDied as death:
                     if last or death.cause not in ("signal", "exit", "out_of_memory"):
@@ -105,5 +114,5 @@ class ProgramHost:
         raise AssertionError("unreachable")
 
 
-def _open(runner: Runner, hosted: HostedProgram) -> None:
-    runner.ensure_open(hosted.key, program=hosted.program, lms=hosted.lms, prompt_adapter=hosted.prompt_adapter)
+def _open(runner: Runner, hosted: HostedProgram, seconds: float) -> None:
+    runner.ensure_open(hosted.key, silence_seconds=seconds, program=hosted.program, lms=hosted.lms, prompt_adapter=hosted.prompt_adapter)

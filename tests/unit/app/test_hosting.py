@@ -14,12 +14,14 @@ from distill.rollouts import RunnerDied
 @pytest.mark.parametrize(
     ("death", "status", "code"),
     [
+        (OSError(24, "Too many open files"), 503, "runner_unavailable"),
+        (TimeoutError(), 503, "busy"),
         (RunnerDied("exit", "ended with exit code 3"), 422, "program_died"),
         (RunnerDied("out_of_memory", "was ended for its memory"), 422, "program_died"),
         (RunnerDied("stopped", "was stopped"), 503, "runner_died"),
     ],
 )
-def test_who_would_only_die_again_is_not_asked_to_try_again(death: RunnerDied, status: int, code: str) -> None:
+def test_who_would_only_die_again_is_not_asked_to_try_again(death: Exception, status: int, code: str) -> None:
     def ask() -> NoReturn:
         raise death
 

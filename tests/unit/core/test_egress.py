@@ -14,7 +14,14 @@ ALLOWED = ("hooks.internal", "10.1.2.3")
 
 class TestUrls:
     @pytest.mark.parametrize(
-        "url", ["https://example.com/hook?x=1", "https://1.1.1.1:8443/", "http://hooks.internal:9000/a", "http://10.1.2.3/"]
+        "url",
+        [
+            "https://example.com/hook?x=1",
+            "https://example.com./",
+            "https://1.1.1.1:8443/",
+            "http://hooks.internal:9000/a",
+            "http://10.1.2.3/",
+        ],
     )
     def test_may_be_asked(self, url: str) -> None:
         check_url(url, ALLOWED)
@@ -31,6 +38,9 @@ class TestUrls:
             ("https://hooks.internal@example.com/", "holds a user"),
             ("https://example.com\\@hooks.internal/", "holds a user"),
             ("https://example.com/#part", "a fragment"),
+            ("https://a..example.com/", "has a part that is empty"),
+            ("https://.example.com/", "has a part that is empty"),
+            (f"https://{'a' * 64}.example.com/", "longer than 63 characters"),
             ("https://127.0.0.1/", "127.0.0.1 is not a public address"),
             ("https://10.1.2.4/", "is not a public address"),
             ("https://169.254.169.254/latest/meta-data", "is not a public address"),
