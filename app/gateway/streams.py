@@ -3,43 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import aiohttp
 import orjson
 import structlog
 from asgi_correlation_id import correlation_id
 
+from distill.relay import Chunks
+
 log = structlog.get_logger(__name__)
 
+LONGEST_EVENT = 1024 * 1024
+"""Bytes that are kept of an event until its end comes: a host that never ends one would fill the memory."""
 _ENDS = (b"\n\n", b"\r\n\r\n")
+_SAID = {
+    "timeout": "did not go on with its answer in time",
+    "unavailable": "was lost in the middle of its answer",
+    "too_large": "sent a piece of its answer that is too long",
+}
 
 
-async def whole_events(chunks: AsyncIterator[bytes], connection: str) -> AsyncIterator[bytes]:
+async def whole_events(chunks: Chunks, connection: str) -> AsyncIterator[bytes]:
     """The LM host's bytes, passed on event by event: half an event before an error would hide the error from the client.
 
     The status has gone out by then, so what went wrong is told as OpenAI tells it: an event with `error`, and no `[DONE]`.
     """
-    kept = b""
+    kept = bytearray()
     try:
-        async for chunk in chunks:
-            whole, kept = _cut(kept + chunk)
-            if whole:
-                yield whole
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if whole := _cut(kept, chunk):
+                    yield whole
+                if len(kept) > LONGEST_EVENT:
+                    log.warning("stream_broken", connection=connection, fault="too_large")
+                    yield _error("too_large")
+                    return
     except (TimeoutError, aiohttp.ClientError) as fault:
         log.warning("stream_broken", connection=connection, fault=type(fault).__name__)
         yield _error("timeout" if isinstance(fault, TimeoutError) else "unavailable")
         return
     if kept:
-        yield kept
+        yield bytes(kept)
 
 
-def _cut(data: bytes) -> tuple[bytes, bytes]:
-    """What ends with the end of an event, and the rest."""
-    at = max(data.rfind(end) + len(end) if end in data else 0 for end in _ENDS)
-    return data[:at], data[at:]
+def _cut(kept: bytearray, chunk: bytes) -> bytes:
+    """What ends with the end of an event, and is kept no more. Only what is new is looked through, and an end may have begun before it."""
+    begin = max(0, len(kept) - max(map(len, _ENDS)) + 1)
+    kept.extend(chunk)
+    ends = [at + len(end) for end in _ENDS if (at := kept.rfind(end, begin)) >= 0]
+    whole = bytes(kept[: max(ends, default=0)])
+    del kept[: len(whole)]
+    return whole
 
 
 def _error(code: str) -> bytes:
-    said = "did not go on with its answer in time" if code == "timeout" else "was lost in the middle of its answer"
-    error = {"message": f"The LM host {said}: this is not the whole of it.", "type": "server_error", "code": code}
-    return b"data: " + orjson.dumps({"error": {**error, "param": None, "request_id": correlation_id.get()}}) + b"\n\n"
+    message = f"The LM host {_SAID[code]}: this is not the whole of it."
+    error = {"message": message, "type": "server_error", "code": code, "param": None, "request_id": correlation_id.get()}
+    return b"data: " + orjson.dumps({"error": error}) + b"\n\n"

@@ -4,7 +4,7 @@ from distill.relay.allowance import NOTHING, WITHOUT_END, Amount, Block, Refill,
 from distill.relay.breaker import Wait, WaitReason
 from distill.relay.grants import Grant, SlotUsage
 from distill.relay.relay import Relay
-from distill.relay.targets import Price, RelayLimits, RelayReply, Target, api_of
+from distill.relay.targets import Chunks, Price, RelayLimits, RelayReply, Target, api_of
 from distill.relay.trial import Finding, try_out
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "WITHOUT_END",
     "Amount",
     "Block",
+    "Chunks",
     "Finding",
     "Grant",
     "Price",

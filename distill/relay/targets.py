@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import orjson
@@ -99,6 +99,17 @@ class RelayLimits:
         )
 
 
+class Chunks(Protocol):
+    """The bytes of a streaming answer as they come."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None:
+        """Give back what the stream holds, also in the middle of it."""
+
+
 @dataclass
 class RelayReply:
     """An answer: `body`, or for a streaming call `stream`, whose chunks are to be read to the end or closed.
@@ -111,7 +122,7 @@ class RelayReply:
     status: int
     headers: dict[str, str]
     body: bytes = b""
-    stream: AsyncIterator[bytes] | None = None
+    stream: Chunks | None = None
     code: str | None = None
     attempts: int = 1
 

@@ -318,7 +318,7 @@ class TestForward:
             for _ in range(2):
                 reply = await relay.forward(one_place, BODY, stream=True)
                 assert reply.stream is not None
-                await reply.stream.aclose()  # type: ignore[attr-defined]
+                await reply.stream.aclose()
             return [(await relay.forward(one_place, BODY)).status]
 
         with ScriptedLM(answer=lambda ask: "fine" if ask.n == 2 else Drip("a b c d", 0.05)) as lm:
