@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, TypeVar
 from uuid import uuid4
@@ -99,8 +101,10 @@ class OncePaid:
             return _response(stored, replayed=True)
         try:
             made = await make()
-        except Exception:
-            await run_in_threadpool(_end, lambda session: idempotency.release(session, asked, self._owner))
+        except (Exception, asyncio.CancelledError):
+            # A server that stops cancels what runs, and may do so again while this is waited for: the loop's own threads are not cut off.
+            let_go = partial(_end, lambda session: idempotency.release(session, asked, self._owner))
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, let_go))
             raise
         await run_in_threadpool(_end, lambda session: idempotency.keep(session, asked, self._owner, _kept(made)))
         return made

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from tests.integration.api.conftest import Tokens
+from tests.integration.api.conftest import Tokens, serving
 from tests.integration.api.finished import finish, load
 from tests.integration.core.world import execute
 from tests.support.scripted_lm import Answer, Ask, Fail, ScriptedLM
@@ -118,6 +118,22 @@ class TestChat:
         assert int(second.headers["retry-after"]) > 0
         assert send().headers["idempotent-replayed"] == "true"
         assert len(lm.calls) == 1
+
+    @pytest.mark.slow
+    def test_a_server_that_stops_in_the_middle_lets_the_key_go(self, tokens: Tokens, script: Script, lm: ScriptedLM) -> None:
+        """Who asks the next one, or another, is answered at once."""
+        script.held = True
+        headers = {**KEY, "Authorization": f"Bearer {tokens.all}"}
+        with ThreadPoolExecutor(1) as pool:
+            with serving() as url:
+                first = pool.submit(httpx.post, f"{url}{CHAT}", json=chat(), headers=headers, timeout=60)
+                assert script.begun.wait(60)
+            script.held = False
+            script.go.set()
+            assert first.exception() or first.result().is_server_error
+        with serving() as url:
+            again = httpx.post(f"{url}{CHAT}", json=chat(), headers=headers, timeout=60)
+        assert (again.status_code, "idempotent-replayed" in again.headers) == (200, False)
 
     def test_a_process_that_died_holds_the_key_for_a_while(self, api: TestClient, lm: ScriptedLM) -> None:
         api.post(CHAT, json=chat(), headers=KEY)
