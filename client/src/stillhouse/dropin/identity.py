@@ -11,15 +11,16 @@ from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, get_origin
 from uuid import UUID
 
 import dspy
 
 _PLAIN = (str, int, float, complex, bool, bytes, type(None), range, date, time, timedelta, Decimal, PurePath, UUID, re.Pattern)
 """Values that their `repr` tells apart."""
-_WORKING = frozenset({"history", "callbacks", "_compiled"})
+_WORKING = frozenset({"history", "callbacks", "_compiled", "stage", "traces", "train"})
 """What dspy's modules hold while they work."""
+_OF_PREDICTORS = ("signature", "demos", "lm", "config")
 
 
 class Untold(Exception):
@@ -31,6 +32,11 @@ def describe(thing: Any) -> str:
     return repr(_Describer().of(thing, "itself"))
 
 
+def describe_program(program: dspy.Module) -> str:
+    """As `describe`, without the LMs of its predictors: which are asked is said beside it. Raises Untold."""
+    return repr(_Describer(lms=False).of(program, "itself"))
+
+
 def source(thing: type | CodeType) -> str:
     """The source text of a class or of a function's code; what is compiled of it where there is none."""
     try:
@@ -39,11 +45,22 @@ def source(thing: type | CodeType) -> str:
         return "\n".join(_compiled(thing)) if isinstance(thing, type) else _code(thing)
 
 
+def _source_of_class(kind: type) -> str:
+    """Those of libraries are read once: that takes long, and unlike the caller's they are not edited meanwhile."""
+    return _source_of_library(kind) if kind.__module__.partition(".")[0] in ("dspy", "pydantic") else source(kind)
+
+
+@functools.cache
+def _source_of_library(kind: type) -> str:
+    return source(kind)
+
+
 class _Describer:
     """A value that was met before is only pointed at: values may hold each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, lms: bool = True) -> None:
         self._met: dict[int, tuple[int, Any]] = {}
+        self._lms = lms
 
     def of(self, value: Any, name: str) -> Any:
         if isinstance(value, Enum):
@@ -74,6 +91,8 @@ class _Describer:
                 return "method", self.of(value.__func__, name), self.of(value.__self__, name)
             case functools.partial():
                 return "partial", self.of(value.func, name), self.of(value.args, name), self.of(value.keywords, name)
+            case _ if get_origin(value) is not None:  # `list[str]`, which stands among types, and is none
+                return "type", str(value)
             case type():
                 return self._class(value, name)
             case _:
@@ -90,7 +109,7 @@ class _Describer:
         if issubclass(kind, dspy.Signature):
             types = [(field, str(info.annotation)) for field, info in kind.fields.items()]
             return "signature", self.of(kind.dump_state(), name), types
-        return "class", [(_name(each), source(each)) for each in kind.__mro__[:-1]]
+        return "class", [(_name(each), _source_of_class(each)) for each in kind.__mro__[:-1]]
 
     def _object(self, value: Any, name: str) -> Any:
         kind = type(value)
@@ -102,8 +121,10 @@ class _Describer:
         if held is None:
             raise Untold(name)
         if isinstance(value, dspy.Predict):
-            held = {part: held[part] for part in ("signature", "demos", "lm", "config")}
-        elif isinstance(value, (dspy.Module, dspy.BaseLM)):
+            held = {**{part: held.pop(part) for part in _OF_PREDICTORS}, **held}
+            if not self._lms:
+                del held["lm"]
+        if isinstance(value, (dspy.Module, dspy.BaseLM)):
             held = {part: each for part, each in held.items() if part not in _WORKING}
         return "object", self.of(kind, name), self.of(held, name)
 

@@ -12,10 +12,11 @@ from typing import Any
 import dspy
 
 from stillhouse._plain import plain_json
-from stillhouse.dropin.identity import Untold, describe, source
+from stillhouse.dropin.identity import Untold, describe, describe_program
 from stillhouse_programs.derive import derive
 from stillhouse_programs.describe import predictor_body
 from stillhouse_programs.not_a_spec import NotASpec
+from stillhouse_programs.pinning import unpin
 from stillhouse_programs.prove import prove
 from stillhouse_programs.spec import SpecError, canonical_json
 
@@ -59,34 +60,28 @@ def spec_of(program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, s
 
 
 def own_program(program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, str]) -> Json:
-    """A program that runs here: its predictors, its inputs, and a digest of its code."""
+    """A program that runs here: its predictors, its inputs, and a digest of its code and of what it holds."""
     predictors = [predictor_body(name, predictor, roles[name]) for name, predictor in program.named_predictors()]
-    return {"predictors": predictors, "client": {"inputs": inputs_of(examples), "source": _source_of_program(program)}}
+    source = _told(lambda: describe_program(unpin(program.deepcopy())), "program")
+    return {"predictors": predictors, "client": {"inputs": inputs_of(examples), "source": source}}
 
 
 def own_metric(metric: Metric) -> Json:
     name = getattr(metric, "__name__", type(metric).__name__)
-    return {"type": "client", "name": "metric" if name == "<lambda>" else name[:100], "source": _digest(_told(metric))}
+    return {
+        "type": "client",
+        "name": "metric" if name == "<lambda>" else name[:100],
+        "source": _told(lambda: describe(metric), "metric"),
+    }
 
 
-def _told(metric: Metric) -> str:
-    """What is told of a metric is all that its scores depend on, or it is told as one that was never seen before."""
+def _told(described: Callable[[], str], what: str) -> str:
+    """A digest of all that answers or scores depend on; where something cannot be told, one that was never seen before."""
     try:
-        return describe(metric)
+        return _digest(described())
     except Untold as held:
-        warnings.warn(f"metric: its {held} cannot be told from another: each call makes a job of its own", stacklevel=2)
-        return uuid.uuid4().hex
-
-
-def _source_of_program(program: dspy.Module) -> str:
-    """Of the classes of its modules that are not dspy's own, with their plain settings: other code or settings have traces of their own."""
-    parts = []
-    for name, module in program.named_sub_modules():
-        kind = type(module)
-        if kind.__module__.partition(".")[0] != "dspy":
-            settings = {key: value for key, value in vars(module).items() if isinstance(value, (str, int, float, bool))}
-            parts.append(f"{name} {json.dumps(settings, sort_keys=True)}\n{source(kind)}")
-    return _digest("\n".join(parts))
+        warnings.warn(f"{what}: its {held} cannot be told from another: each call makes a job of its own", stacklevel=3)
+        return _digest(uuid.uuid4().hex)
 
 
 def _digest(text: str) -> str:
