@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.abc
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from stillhouse._extras import extra
 
 PREFIX = "house"
 _KEY = "STILLHOUSE_API_KEY"
+_elsewhere = threading.RLock()
 
 
 def LM(model: str, **options: Any) -> Any:
@@ -36,10 +38,11 @@ def lm_of(url: str, key: str | None, model: str, **options: Any) -> Any:
     """A `dspy.LM` of a model of the server at `url`; `key` counts where the environment has another, or none."""
     import dspy
 
-    register(url)
     if key is not None and os.environ.get(_KEY) != key:
         options.setdefault("api_key", key)
-    return dspy.LM(f"{PREFIX}/{model}", **options)
+    with prefixes_restored():
+        register(url)
+        return dspy.LM(f"{PREFIX}/{model}", **options)
 
 
 def register(base_url: str) -> None:
@@ -50,6 +53,19 @@ def register(base_url: str) -> None:
     access = AccessPolicy(provider=PREFIX, env_keys=(_KEY,), base_url=f"{base_url.rstrip('/')}/v1", supports=supports)
     definition = ProviderDefinition.chat(access, compat=OpenAIChatCompat())
     register_provider(definition, supports=ModelSupport(function_calling=False, reasoning=False, response_schema=False), replace=True)
+
+
+@contextmanager
+def prefixes_restored() -> Iterator[None]:
+    """Inside, prefixes may be registered for the LMs of another server; afterwards they mean the app's own again.
+
+    Else LMs that the app makes next would ask that server, with the key that the environment has for its own.
+    """
+    with _elsewhere:
+        try:
+            yield
+        finally:
+            _register()
 
 
 def register_beside_dspy() -> None:

@@ -17,6 +17,7 @@ from stillhouse._client import Stillhouse
 from stillhouse._config import look_up
 from stillhouse._exceptions import APIConnectionError, ServerError
 from stillhouse._extras import extra
+from stillhouse._house import prefixes_restored
 from stillhouse._lock import alone
 from stillhouse.types import ArtifactFile
 
@@ -63,7 +64,8 @@ def load(
 
     def ready(folder: Path) -> Any:
         url, key = (client.base_url, client.api_key) if client else look_up()
-        loaded = load_artifact(folder, base_url=url, api_key=key, program=program, strict=strict, guard=one_error)
+        with prefixes_restored():
+            loaded = load_artifact(folder, base_url=url, api_key=key, program=program, strict=strict, guard=one_error)
         return loaded if fallback is None else with_teacher(loaded, read_manifest(folder), url, key)
 
     if follow is None:

@@ -85,6 +85,15 @@ def compiled(client: stillhouse.Stillhouse, student: Support, **options: Any) ->
     return stillhouse.BootstrapFinetune(adapter=dspy.JSONAdapter(), client=client, **options).compile(student, [example])
 
 
+def test_the_prefix_of_fine_tuned_models_stays_the_apps_own(offline: stillhouse.Stillhouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted_server() as own:
+        monkeypatch.setenv("STILLHOUSE_BASE_URL", own.base_url)
+        monkeypatch.setenv("STILLHOUSE_API_KEY", "sh_own_key")
+        compiled(offline, support())
+        dspy.LM("tune/sh-mine", cache=False)("hello")
+        assert (own.models, own.keys) == (["sh-mine"], {"Bearer sh_own_key"})
+
+
 def facts(program: Any) -> list[tuple[str, list[Any]]]:
     return [(predictor.lm.model, [dict(demo) for demo in predictor.demos]) for predictor in program.predictors()]
 

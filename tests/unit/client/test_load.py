@@ -255,6 +255,21 @@ class TestHouse:
         stillhouse.LM("sh-router-1", cache=False)("hello")
         assert (lm.models, lm.keys) == (["tiny", "sh-router-1"], {"Bearer sh_new_key"})
 
+    def test_another_servers_program_leaves_the_prefixes_where_they_were(self, lm: Scripted, tmp_path: Path) -> None:
+        """Else what the app asks next would go there, with the key of this one."""
+        lms = {name: {"model": "openai/big", "options": {}} for name in ("classify.predict", "reply")}
+        folder = folder_of(tmp_path, "one", teacher={"lms": lms})
+        with scripted_server() as other, Stillhouse(other.base_url, "sh_other_key") as client:
+            program = stillhouse.load(folder, fallback="teacher", client=client)
+            for predictor in program.predictors():
+                predictor.lm.num_retries = 0
+            for model in ("house/tiny", "tune/sh-mine"):
+                dspy.LM(model, cache=False)("hello")
+            other.refuses, other.refused = (503, {"error": {"message": "no", "code": "model_loading"}}, {}), "sh-"
+            program(message="hi")
+        assert (lm.models, lm.keys) == (["tiny", "sh-mine"], {"Bearer sh_a_b"})
+        assert (other.models, other.keys) == ([ONE[0], "openai/big", "openai/big"], {"Bearer sh_other_key"})
+
     @pytest.mark.slow
     def test_dspy_knows_the_prefix_after_our_import_whichever_is_first(self, lm: Scripted) -> None:
         asked = "import importlib.util, sys, stillhouse; assert importlib.util.find_spec('dspy') and 'dspy' not in sys.modules"

@@ -15,6 +15,7 @@ from dspy.teleprompt import Teleprompter
 
 from stillhouse._client import Stillhouse
 from stillhouse._exceptions import StillhouseError
+from stillhouse._house import prefixes_restored
 from stillhouse._load import fetch
 from stillhouse.dropin import failed
 from stillhouse.dropin import lms as lm_roles
@@ -209,7 +210,8 @@ class BootstrapFinetune(Teleprompter):
 
     def _compiled(self, client: Stillhouse, student: Any, artifact_id: str) -> dspy.Module:
         folder = fetch(artifact_id, client)
-        compiled = load_artifact(folder, base_url=client.base_url, api_key=client.api_key, program=student)
+        with prefixes_restored():
+            compiled = load_artifact(folder, base_url=client.base_url, api_key=client.api_key, program=student)
         compiled._compiled = True
         if not self.inplace:
             say_that_it_is_new()
