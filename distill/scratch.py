@@ -9,12 +9,13 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
-import shutil
 import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from distill import folders
 
 PREFIX = "stillhouse-scratch-"
 YOUNG_SECONDS = 60.0
@@ -32,7 +33,7 @@ def make_folder(name: str, owner: int | None = None) -> Path:
     with _lock:
         if not _own:
             _own.append(_claim())
-            atexit.register(shutil.rmtree, _own[0], ignore_errors=True)
+            atexit.register(folders.remove, _own[0])
             sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_own[0]))
     if owner is not None:
@@ -52,7 +53,7 @@ def sweep() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):  # another user's, or removed meanwhile
             if time.time() - folder.stat().st_mtime > YOUNG_SECONDS and _is_nobodys(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+                folders.remove(folder)
 
 
 def _is_nobodys(folder: Path) -> bool:

@@ -9,8 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
+import structlog
+
 from distill.rollouts.runner import Runner
 from distill.sandbox import Choice, Limits, choose
+
+log = structlog.get_logger(__name__)
 
 Key = tuple[str, str, str]
 Over = Callable[[Collection[str]], Collection[str]]
@@ -138,7 +142,7 @@ class RunnerPool:
             with self._lock:
                 everyone = [*self._busy, *(idle.runner for group in self._idle.values() for idle in group)]
             for runner in everyone:
-                runner.check_disk()
+                _check(runner)
             with self._lock:
                 jobs = {job for _, job, _ in self._idle}
             over = self._over(jobs) if jobs else ()
@@ -156,3 +160,11 @@ class RunnerPool:
                 if not kept:
                     del self._idle[key]
         return found
+
+
+def _check(runner: Runner) -> None:
+    """Whatever its program did to its files: the other runners are looked at, too."""
+    try:
+        runner.check_disk()
+    except Exception:
+        log.exception("a runner's files could not be measured")

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import orjson
 
+from distill.folders import DEEPEST
 from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent, ended
 from distill.rollouts.events import Json, read_event
 from distill.rollouts.spawn import Child, spawn
@@ -107,7 +108,8 @@ class Runner:
     def check_disk(self) -> None:
         """End it when its files take more than they may; where the sandbox sees to that itself, they never do."""
         if self.alive and self._child.cell.is_overfull:
-            self._die(RunnerDied("disk", f"wrote more than {self._child.cell.place.limits.scratch_mb} MB of files and was stopped"))
+            bound = f"{self._child.cell.place.limits.scratch_mb} MB of files, or folders more than {DEEPEST} deep"
+            self._die(RunnerDied("disk", f"wrote more than {bound}, and was stopped"))
 
     def kill(self) -> None:
         """End the process and everything it started. Requests under way raise RunnerDied."""
@@ -202,9 +204,11 @@ class Runner:
             self._log.join(1.0)
             self._death = why or ended(end, "", greeted=self._greeted)
             self._death.tail = "\n".join(self._tail)
-            waiting = list(self._waiting.values())
-        for events in waiting:
-            _force(events, self._death)
+            try:
+                self._child.close()
+            finally:
+                for events in self._waiting.values():
+                    _force(events, self._death)
         return self._death
 
 

@@ -35,14 +35,17 @@ class Child:
     stderr: IO[bytes]
 
     def end(self, *, at_once: bool) -> End:
-        """Kill the whole tree and collect it; may be called twice. Not `at_once`: it seems to end by itself, and how is worth a moment."""
+        """Kill the whole tree and collect it. Not `at_once`: it seems to end by itself, and how is worth a moment."""
         end = None if at_once else self.tree.wait(_LAST_BREATH_SECONDS)
         end = end or self.tree.end()
         with suppress(OSError):
             self.stdin.close()
+        return end
+
+    def close(self) -> None:
+        """Take away, once it has ended, what it was given."""
         self.door.close()
         self.cell.close()
-        return end
 
     @property
     def home(self) -> Path:

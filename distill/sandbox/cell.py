@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill import scratch
+from distill import folders, scratch
 from distill.sandbox import owners
 from distill.sandbox.rungs import MEGABYTE, PATH, Limits, Place, Rung
-
-_LEAST_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -34,14 +29,16 @@ class Cell:
 
     @property
     def is_overfull(self) -> bool:
-        """Whether the files in the home take more than they may. Where the home is in memory, it is empty from outside."""
-        return _bytes_below(self.home) > self.place.limits.scratch_mb * MEGABYTE
+        """Whether the files in the home take more than they may, or lie too deep. Where the home is in memory, it is empty from outside."""
+        return folders.holds_more(self.home, self.place.limits.scratch_mb * MEGABYTE)
 
     def close(self) -> None:
         """Remove the home. Nothing that runs in it may be left."""
-        shutil.rmtree(self.home, ignore_errors=True)
-        if self.place.owner is not None:
-            self.place.owner.release()
+        try:
+            folders.remove(self.home)
+        finally:
+            if self.place.owner is not None:
+                self.place.owner.release()
 
 
 def make(rung: Rung | None, python: str, arguments: Sequence[str], limits: Limits) -> Cell:
@@ -55,13 +52,3 @@ def make(rung: Rung | None, python: str, arguments: Sequence[str], limits: Limit
     except BaseException:
         Cell(place, []).close()
         raise
-
-
-def _bytes_below(folder: Path) -> int:
-    """On the disk; an empty file takes its place, too. Links are not followed."""
-    total = 0
-    for place, folders, found in os.walk(folder):
-        for name in (*folders, *found):
-            with suppress(OSError):
-                total += max(_LEAST_BYTES, 512 * os.lstat(os.path.join(place, name)).st_blocks)
-    return total

@@ -14,6 +14,7 @@ from distill.relay import Relay
 from distill.rollouts import Runner, RunnerDied, RunnerPool, RunnerSilent
 from distill.sandbox import Choice, Limits
 from tests.support.scripted_lm import Hang, ScriptedLM
+from tests.unit.core.test_folders import nested
 from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant
 
 ROOT = Path(__file__).parents[3]
@@ -174,9 +175,46 @@ runner.main()
         ):
             (runner._child.home / "much").write_bytes(b"x" * 2_000_000)
             assert ends(runner.pid)
-            with pytest.raises(RunnerDied, match="wrote more than 1 MB of files") as death:
+            with pytest.raises(RunnerDied, match="wrote more than 1 MB of files, or folders") as death:
                 runner.ask("hello")
         assert (death.value.cause, death.value.is_the_programs) == ("disk", True)
+
+    def test_one_that_nests_folders_is_ended_with_them(self, relay: Relay) -> None:
+        """More than Python's own functions for folders can take."""
+        plain = Choice(None)
+        with (
+            RunnerPool(relay.socket_path, {"default": sys.executable}, sandbox=plain, sweep_seconds=0.05) as pool,
+            pool.runner("project", "job") as runner,
+        ):
+            home = runner._child.home
+            os.close(nested(home, 1200))
+            assert ends(runner.pid)
+            with pytest.raises(RunnerDied, match="wrote more than 512 MB of files, or folders more than 100 deep"):
+                runner.ask("hello")
+            assert not home.exists()
+
+    def test_a_sweep_goes_on_after_one_that_cannot_be_looked_at(self, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(self: Runner) -> None:
+            raise RecursionError
+
+        monkeypatch.setattr(Runner, "check_disk", fails)
+        with RunnerPool(relay.socket_path, {"default": sys.executable}, idle_seconds=0.1, sweep_seconds=0.05) as pool:
+            with pool.runner("project", "job") as runner:
+                pass
+            assert ends(runner.pid)
+
+    def test_one_whose_home_cannot_be_removed_is_dead(self, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(folder: Path) -> None:
+            raise RecursionError
+
+        with fresh(relay) as runner:
+            with monkeypatch.context() as broken:
+                broken.setattr("distill.folders.remove", fails)
+                with pytest.raises(RecursionError):
+                    runner.kill()
+            assert not runner.alive
+            with pytest.raises(RunnerDied, match="was stopped"):
+                runner.ask("hello")
 
     def test_home_is_removed(self, relay: Relay) -> None:
         with fresh(relay) as runner:
