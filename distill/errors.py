@@ -13,6 +13,7 @@ StillhouseError(code, message, param, details)
 ├── Unavailable         cannot answer now, retry later
 ├── StartRefused        a process does not start as things are
 ├── CannotOpen          a stored secret was sealed under another key
+│   └── KeyNotRead      the key is there, but this process cannot read or change it
 ├── StorageError        a blob is missing, damaged, or belongs to another database
 │   └── StorageUnavailable  the store cannot be read or written now
 └── LostLease           the holder's fence is stale, stop at once
@@ -129,6 +130,10 @@ class CannotOpen(StillhouseError):
     """A stored secret cannot be read with the key that this process has."""
 
     code = "cannot_open"
+
+
+class KeyNotRead(CannotOpen):
+    """The key itself cannot be read or changed by this process: what it would open, nobody has tried."""
 
 
 class StorageError(StillhouseError):

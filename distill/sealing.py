@@ -14,12 +14,15 @@ import binascii
 import os
 import re
 import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from distill.errors import CannotOpen
+from distill.errors import CannotOpen, KeyNotRead
 from distill.settings import get_settings
 
 FILE = "sealing.key"
@@ -57,13 +60,13 @@ def has_own_file() -> bool:
 
 
 def put_new_key_first() -> None:
-    """From now on every process of this home seals under a new key, and opens what was sealed before."""
+    """From now on every process of this home seals under a new key, and opens what was sealed before. Raises KeyNotRead."""
     path = get_settings().home / FILE
     _replace(path, f"{_new_key()}\n{_kept(path)}\n")
 
 
 def drop_old_keys() -> None:
-    """All but the first. What is sealed under them cannot be opened any more."""
+    """All but the first. What is sealed under them cannot be opened any more. Raises KeyNotRead."""
     path = get_settings().home / FILE
     _replace(path, f"{_words(_kept(path))[0]}\n")
 
@@ -100,32 +103,55 @@ def _new_key() -> str:
 
 def _kept(path: Path) -> str:
     """What the file holds; of processes that make it at once, one wins. It is whole from the moment at which it has its name."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = _draft(path, _new_key())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return path.read_text(encoding="ascii").strip()
+    with _told("read"):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path)
+        return path.read_text(encoding="ascii").strip()
+
+
+def _make(path: Path) -> None:
+    draft = _draft(path, _new_key())
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
 
 
 def _replace(path: Path, text: str) -> None:
-    """At once, and on the disk before anything is sealed under what it holds."""
-    os.replace(_draft(path, text), path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """At once, and on the disk before anything is sealed under what it holds. It stays its owner's, who may be another than who calls."""
+    with _told("written"):
+        draft = _draft(path, text, path.stat())
+        os.replace(draft, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
-def _draft(path: Path, text: str) -> Path:
+def _draft(path: Path, text: str, like: os.stat_result | None = None) -> Path:
     draft = path.with_name(f"{FILE}.{os.getpid()}.{secrets.token_hex(4)}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            if like is not None:
+                os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            draft.unlink()
+            raise
     return draft
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Raises KeyNotRead, without the path, for what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise KeyNotRead(f"{FILE} in the home cannot be {what}: {error.strerror}") from error

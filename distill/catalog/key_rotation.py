@@ -11,7 +11,7 @@ from distill.catalog import own_keys, sealed, webhooks
 from distill.catalog.models import Connection
 from distill.catalog.webhook_rows import WebhookEndpoint
 from distill.db import Session
-from distill.errors import CannotOpen
+from distill.errors import CannotOpen, KeyNotRead
 
 
 @dataclass
@@ -23,10 +23,12 @@ class Rotation:
     closed: list[str] = field(default_factory=list)
 
     def look_at(self, row_id: str, secret: bytes, purpose: str) -> bytes:
-        """What is to stand in the row."""
+        """What is to stand in the row. Raises KeyNotRead."""
         self.secrets += 1
         try:
             anew = sealing.sealed_anew(secret, purpose)
+        except KeyNotRead:
+            raise  # not closed for that: the key that opens it would be dropped
         except CannotOpen:
             self.closed.append(row_id)
             return secret

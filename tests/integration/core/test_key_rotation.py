@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from distill import sealing
-from distill.catalog import own_connections, own_keys, projects, webhooks
+from distill.catalog import key_rotation, own_connections, own_keys, projects, webhooks
 from distill.catalog.models import Connection
 from distill.catalog.webhook_rows import WebhookEndpoint
 from distill.db import unit_of_work
@@ -115,6 +115,19 @@ class TestRotation:
             s.execute(text("UPDATE webhook_endpoints SET sealed_secret = 'of another server'"))
         done = rotate_sealing_key()
         assert (done.secrets, done.sealed_anew, done.closed) == (2, 1, [stored.endpoint])
+
+    def test_what_was_not_tried_is_not_taken_for_closed(self, stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The key that opens it would be dropped for good."""
+        put = sealing.put_new_key_first
+
+        def out_of_reach() -> None:
+            put()
+            key_file().rename(key_file().with_suffix(".aside"))
+            key_file().mkdir()
+
+        monkeypatch.setattr("distill.sealing.put_new_key_first", out_of_reach)
+        with pytest.raises(CannotOpen, match="cannot be read"), unit_of_work() as s:
+            key_rotation.rotate(s)
 
     def test_a_copied_row_does_not_open(self, stored: Stored) -> None:
         """The project is part of what is sealed."""

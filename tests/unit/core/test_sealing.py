@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,6 +62,12 @@ class TestSealing:
             seal(b"whisper", "one")
         assert refused.value.message == "STILLHOUSE_SEALING_KEY does not hold 32 bytes in base64"
 
+    def test_a_file_that_cannot_be_read_is_told_without_its_path(self, home: Path) -> None:
+        (home / FILE).mkdir()
+        with pytest.raises(CannotOpen) as refused:
+            seal(b"whisper", "one")
+        assert refused.value.message == "sealing.key in the home cannot be read: Is a directory"
+
 
 class TestSeveralKeys:
     def test_the_first_seals_and_all_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +104,31 @@ class TestSeveralKeys:
             unseal(old, "one")
         assert stat.S_IMODE((home / FILE).stat().st_mode) == 0o600
         assert [path.name for path in home.iterdir()] == [FILE]
+
+    def test_the_file_stays_with_whom_it_belongs_to(self, home: Path) -> None:
+        """Whoever exchanges the keys: the server reads them as another user."""
+        seal(b"whisper", "one")
+        (home / FILE).chmod(0o640)
+        os.chown(home / FILE, *((12345, 12345) if os.geteuid() == 0 else (-1, os.getgroups()[-1])))
+        before = whose(home / FILE)
+        put_new_key_first()
+        assert whose(home / FILE) == before
+        drop_old_keys()
+        assert whose(home / FILE) == before
+
+    def test_who_may_not_leave_it_to_its_owner_changes_nothing(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(*_: object) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        seal(b"whisper", "one")
+        keys = (home / FILE).read_bytes()
+        monkeypatch.setattr("os.fchown", refused)
+        with pytest.raises(CannotOpen, match=r"sealing.key in the home cannot be written: Operation not permitted"):
+            put_new_key_first()
+        assert (home / FILE).read_bytes() == keys
+        assert [path.name for path in home.iterdir()] == [FILE]
+
+
+def whose(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
