@@ -24,9 +24,9 @@ def holds_more(folder: Path, most: int) -> bool:
 
 def remove(folder: Path) -> None:
     """With all that is in it; what cannot be removed stays."""
-    with suppress(OSError):
-        with _entered(folder) as top:
-            _empty(top)
+    with suppress(OSError), _entered(folder) as top:
+        _empty(top)
+    with suppress(OSError):  # an empty one also where no more files may be opened
         folder.rmdir()
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -129,7 +129,8 @@ def start(
     """
     ours, theirs = socket.socketpair()
     mark = secrets.token_hex(16)
-    with theirs:
+    with ExitStack() as undo, theirs:
+        undo.callback(ours.close)
         guard = subprocess.Popen(
             [sys.executable, "-I", "-S", str(GUARD), str(theirs.fileno()), *command],
             stdin=stdin,
@@ -140,6 +141,7 @@ def start(
             pass_fds=(theirs.fileno(), *pass_fds),
             start_new_session=True,
         )
+        undo.pop_all()
     ours.settimeout(START_SECONDS)
     begun = _first_line(ours)
     if "pid" in begun:

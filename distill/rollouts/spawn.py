@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -54,10 +54,12 @@ class Child:
 
 def spawn(python: str, relay_socket: str, limits: Limits, references: Sequence[str] = (), rung: Rung | None = None) -> Child:
     """A fresh runner under the interpreter of its runtime; it may import the packages of `references`. Raises OSError."""
-    cell = sandbox.make(rung, python, ["-I", "-m", "stillhouse_programs.runner"], limits)
-    door = Door(relay_socket)
-    told = {DOOR_VARIABLE: str(door.theirs.fileno()), "DSPY_CACHEDIR": str(cell.home), REFERENCES_VARIABLE: ",".join(references)}
-    try:
+    with ExitStack() as undo:
+        cell = sandbox.make(rung, python, ["-I", "-m", "stillhouse_programs.runner"], limits)
+        undo.callback(cell.close)
+        door = Door(relay_socket)
+        undo.callback(door.close)
+        told = {DOOR_VARIABLE: str(door.theirs.fileno()), "DSPY_CACHEDIR": str(cell.home), REFERENCES_VARIABLE: ",".join(references)}
         tree = processes.start(
             cell.command,
             {**cell.environment(), **told},
@@ -68,10 +70,7 @@ def spawn(python: str, relay_socket: str, limits: Limits, references: Sequence[s
             pass_fds=[door.theirs.fileno()],
             is_wrapped=rung is not None,
         )
-    except OSError:
-        door.close()
-        cell.close()
-        raise
+        undo.pop_all()
     if rung is None:
         _limit(tree.pid, limits)
     door.theirs.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +44,14 @@ class Cell:
 
 def make(rung: Rung | None, python: str, arguments: Sequence[str], limits: Limits) -> Cell:
     """A place for `python ARGUMENTS…`. Raises OSError, and UnknownProcessor."""
-    owner = owners.claim() if rung else None
-    home = scratch.make_folder("runner", owner.uid if owner else None)
-    place = Place(python, home, limits, owner)
-    argv = [python, *arguments]
-    try:
-        return Cell(place, rung.command(argv, place) if rung else argv)
-    except BaseException:
-        Cell(place, []).close()
-        raise
+    with ExitStack() as undo:
+        owner = owners.claim() if rung else None
+        if owner is not None:
+            undo.callback(owner.release)
+        home = scratch.make_folder("runner", owner.uid if owner else None)
+        undo.callback(folders.remove, home)
+        place = Place(python, home, limits, owner)
+        argv = [python, *arguments]
+        cell = Cell(place, rung.command(argv, place) if rung else argv)
+        undo.pop_all()
+    return cell
