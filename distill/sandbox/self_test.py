@@ -84,7 +84,7 @@ class _Bait:
     def __init__(self, private: Sequence[Path], needed: Sequence[str]) -> None:
         """`needed` are the interpreter's own files, which are read inside wherever they are."""
         self._canary = secrets.token_hex(16)
-        self._private = [path for path in {Path("/root"), Path.home(), *private} if os.access(path, os.R_OK)]
+        self._private = [path for path in {Path("/root"), *_home(), *private} if os.access(path, os.R_OK)]
         self._names = {entry.name for path in self._private if path.is_dir() for entry in path.iterdir() if not _leads_to(entry, needed)}
         self._folder = scratch.make_folder("bait")
         self._other = scratch.make_folder("runner")
@@ -173,6 +173,15 @@ def _was_reached(listener: socket.socket) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _home() -> list[Path]:
+    """Of this user, unless it has none, or one that everybody may see."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return []
+    return [home] if home != Path("/") and not any(home.is_relative_to(each) for each in files.SYSTEM) else []
 
 
 def _leads_to(entry: Path, needed: Sequence[str]) -> bool:

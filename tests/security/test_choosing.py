@@ -50,6 +50,22 @@ class TestSelfTest:
         found = try_rung(choose().rung, str(tmp_path / "bin" / "python"), [tmp_path / "lib"])
         assert found.got_out == ("private_files",)
 
+    @pytest.mark.parametrize("home", ["/", "/usr/sbin"])
+    def test_a_home_where_nobody_lives_is_not_private(self, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+        """Services have such ones; everybody may see what is in there."""
+        monkeypatch.setenv("HOME", home)
+        assert try_rung(choose().rung, sys.executable).got_out == ()
+
+    def test_a_user_without_a_home_has_a_sandbox(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of a container, for one."""
+
+        def unknown(uid: int) -> None:
+            raise KeyError(uid)
+
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("pwd.getpwuid", unknown)
+        assert try_rung(choose().rung, sys.executable).holds
+
     def test_a_rung_that_is_not_installed_says_so(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(rungs, "PROGRAMS", str(tmp_path))
         found = try_rung(RUNGS[0], sys.executable)
