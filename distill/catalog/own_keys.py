@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 FRESH_SECONDS = 1.0
 """How long a key may be used without another look: who changes it waits no longer for every process to know."""
+REST_SECONDS = 15.0
+"""How long a database that did not answer is left alone: a look at one that hangs takes as long as its limits allow."""
 
 
 def open_key(project_id: str, connection_id: str, sealed: bytes) -> str:
@@ -50,25 +52,34 @@ class OwnKey:
     def __init__(self, row: Connection) -> None:
         self._id, self._name, self._revision = row.id, row.name, row.revision
         self._purpose = purpose(row.project_id or "", row.id)
-        self._sealed, self._read_at = row.sealed_key, time.monotonic()
-        self._lock = threading.Lock()
+        self._sealed, self._looked_at = row.sealed_key, time.monotonic()
+        self._is_away = self._is_gone = False
+        self._looking = threading.Lock()
 
     def read(self) -> str | None:
-        """None where there is no key. While the database is away, what was read last holds.
+        """None where there is no key. While the database is away, and while another thread looks, what was read last holds.
 
         Raises NotFound once the connection is removed or leads elsewhere, since its key is not for the address of before; CannotOpen for
         a key that was sealed under none of this installation's.
         """
-        with self._lock:
-            if time.monotonic() - self._read_at >= FRESH_SECONDS:
-                self._look()
+        if self._is_due() and self._looking.acquire(blocking=False):
             try:
-                return self._opened()
-            except CannotOpen:  # sealed anew since it was read, and the key of before is gone
                 self._look()
-                return self._opened()
+            finally:
+                self._looking.release()
+        try:
+            return self._opened()
+        except CannotOpen:  # sealed anew since it was read, and the key of before is gone
+            with self._looking:
+                self._look()
+            return self._opened()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._looked_at >= (REST_SECONDS if self._is_away else FRESH_SECONDS)
 
     def _opened(self) -> str | None:
+        if self._is_gone:
+            raise NotFound(f"connection {self._name} was removed, or leads elsewhere since", code="connection_not_found")
         return None if self._sealed is None else sealing.unseal(self._sealed, self._purpose).decode()
 
     def _look(self) -> None:
@@ -78,8 +89,9 @@ class OwnKey:
                 now = s.execute(query).one()
         except SQLAlchemyError as error:
             log.warning("connection_key_not_read", connection=self._name, kind=type(error).__name__)
+            self._is_away = True
         else:
-            if now.removed_at is not None or now.revision != self._revision:
-                raise NotFound(f"connection {self._name} was removed, or leads elsewhere since", code="connection_not_found")
+            self._is_away = False
+            self._is_gone = now.removed_at is not None or now.revision != self._revision
             self._sealed = now.sealed_key
-        self._read_at = time.monotonic()
+        self._looked_at = time.monotonic()
