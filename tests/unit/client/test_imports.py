@@ -115,6 +115,35 @@ class TestOpenInference:
         (unknown,) = imports.from_openinference(SPANS, {}).rejected
         assert unknown.reason == "none of its spans is a call of a predictor; they are `Desk.forward`, `Predict(Route).forward`"
 
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"start_time": "yesterday"}, "item 2: 'yesterday' is no time"),
+            ({"attributes": {"llm.token_count.prompt": "many"}}, "item 2: it has another form than such exports have"),
+            ({"start_time": {"seconds": 1}}, "item 2: it has another form than such exports have"),
+        ],
+    )
+    def test_of_a_run_with_a_span_that_cannot_be_read_nothing_is_taken(self, changes: dict[str, Any], reason: str) -> None:
+        other = [{**each, "context": {**each["context"], "trace_id": "0x2"}} for each in SPANS]
+        read = imports.from_openinference([SPANS[0], {**SPANS[1], **changes}, SPANS[2], *other], NAMES)
+        assert [(found.number, found.id) for found in read.traces] == [(2, "0x2")]
+        assert read.rejected == [Rejected(1, f"one of its spans cannot be read: {reason}", "0x1")]
+
+    @pytest.mark.parametrize("strange", [{"id": "t1", "observations": ["o1"]}, {"resourceSpans": None}, {"resourceSpans": [3]}])
+    def test_an_item_that_is_no_span_is_rejected_and_the_others_are_read(self, strange: dict[str, Any]) -> None:
+        read = imports.from_openinference([*SPANS, strange], NAMES)
+        assert [found.trace for found in read.traces] == [TRACE]
+        assert [each.number for each in read.rejected] == [4]
+
+    def test_an_attribute_of_the_protocol_without_a_value(self) -> None:
+        given = json.loads(exports.path("otlp.json").read_text())
+        for resource in given["resourceSpans"]:
+            for scope in resource["scopeSpans"]:
+                for each in scope["spans"]:
+                    each["attributes"].append({"key": "strange", "value": None})
+        read = imports.from_openinference([given], program=PROGRAM)
+        assert (len(read.traces), read.rejected) == (3, [])
+
     def test_something_has_to_say_which_spans_are_calls(self) -> None:
         with pytest.raises(ValueError, match="give `predictors`"):
             imports.from_openinference(SPANS)
@@ -195,6 +224,24 @@ class TestLangfuse:
 
     def test_a_trace_with_its_observations(self) -> None:
         assert only(imports.from_langfuse([self.exported()], {"route": "classify"})) == TRACE
+
+    @pytest.mark.parametrize(
+        ("strange", "reason"),
+        [
+            ({"observations": ["o1", "o2"]}, "its observations are not in the export: fetch the trace with them"),
+            ({"observations": None}, "its observations are not in the export: fetch the trace with them"),
+            ({"observations": [{"name": "route"}]}, "it has no `id`"),
+            ({"timestamp": "yesterday"}, "'yesterday' is no time"),
+        ],
+    )
+    def test_a_trace_that_cannot_be_read_is_rejected_and_the_others_are_read(self, strange: dict[str, Any], reason: str) -> None:
+        read = imports.from_langfuse([self.exported(**{"id": "t0", **strange}), self.exported()], {"route": "classify"})
+        assert [found.trace for found in read.traces] == [TRACE]
+        assert read.rejected == [Rejected(1, f"item 1: {reason}", "t0")]
+
+    def test_spans_of_another_format(self) -> None:
+        read = imports.from_langfuse(SPANS, NAMES)
+        assert (read.traces, [each.number for each in read.rejected]) == ([], [1, 2, 3])
 
     def test_the_arguments_of_an_observed_function(self) -> None:
         named = self.exported(input=json.dumps({"args": [], "kwargs": INPUTS}))

@@ -12,7 +12,7 @@ from typing import Any
 
 from stillhouse.imports import spans as made
 from stillhouse.imports.recorded import Read
-from stillhouse.imports.spans import Names, Span
+from stillhouse.imports.spans import Names, Span, Unfit
 
 GENERATION = "GENERATION"
 
@@ -28,7 +28,7 @@ def from_langfuse(
 
     Raises ValueError when there is neither.
     """
-    return made.traces((span for each in exported for span in _spans(each)), predictors, program)
+    return made.traces(made.readable(exported, _spans), predictors, program)
 
 
 def _spans(given: Mapping[str, Any]) -> Iterator[Span]:
@@ -36,6 +36,8 @@ def _spans(given: Mapping[str, Any]) -> Iterator[Span]:
         yield _observed(given)
         return
     trace, observations = given, given["observations"]
+    if not isinstance(observations, list) or not all(isinstance(each, Mapping) for each in observations):
+        raise Unfit("its observations are not in the export: fetch the trace with them")
     key = str(trace["id"])
     failed = [each for each in observations if each.get("level") == "ERROR" and not _of(each, "parentObservationId")]
     error = _error(failed[0]) if failed else None

@@ -27,7 +27,7 @@ def from_openinference(
 
     Raises ValueError when there is neither.
     """
-    return made.traces((_span(span) for given in spans for span in _unpacked(given)), predictors, program)
+    return made.traces(made.readable(spans, lambda given: map(_span, _unpacked(given))), predictors, program)
 
 
 def _unpacked(given: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -52,7 +52,7 @@ def _of_protocol(span: Mapping[str, Any]) -> Mapping[str, Any]:
             "status_code": "ERROR" if failed else "OK",
             "description": status.get("message"),
         },
-        "attributes": {each["key"]: next(iter(each["value"].values()), None) for each in span.get("attributes", ())},
+        "attributes": {each["key"]: next(iter((each.get("value") or {}).values()), None) for each in span.get("attributes", ())},
     }
 
 
@@ -62,8 +62,8 @@ def _span(span: Mapping[str, Any]) -> Span:
     failed = str(flat.get("status.status_code") or flat.get("status_code") or "").upper().endswith("ERROR")
     began, ended = made.time(span.get("start_time")), made.time(span.get("end_time"))
     return Span(
-        trace=str(flat.get("context.trace_id") or flat.get("trace_id")),
-        id=str(flat.get("context.span_id") or flat.get("span_id")),
+        trace=str(flat.get("context.trace_id") or flat["trace_id"]),
+        id=str(flat.get("context.span_id") or flat["span_id"]),
         parent=None if span.get("parent_id") is None else str(span["parent_id"]),
         name=str(span.get("name")),
         inputs=made.value(attributes.get("input.value")),

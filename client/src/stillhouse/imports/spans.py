@@ -34,19 +34,80 @@ class Span:
     below: list[Span] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Unread:
+    """An item of an export that cannot be read, and the runs that it says it belongs to."""
+
+    number: int
+    reason: str
+    traces: Sequence[str]
+
+
+class Unfit(ValueError):
+    """What is wrong with an item, in words for whoever exported it."""
+
+
 Names = Mapping[str, str]
 PredictorOf = Callable[[Span], "str | None"]
+Exported = Mapping[str, Any]
 
 
-def traces(spans: Iterable[Span], names: Names | None, program: Mapping[str, Any] | None) -> Read:
-    """A trace for each run, in the order in which the runs come. Raises ValueError when nothing says which spans are calls."""
+def readable(exported: Iterable[Exported], spans_of: Callable[[Exported], Iterable[Span]]) -> Iterator[Span | Unread]:
+    """The spans of each item, all or none of them."""
+    for number, given in enumerate(exported, 1):
+        try:
+            yield from list(spans_of(given))
+        except (AttributeError, KeyError, TypeError, ValueError) as fault:
+            yield Unread(number, f"item {number}: {_told(fault)}", list(_traces_of(given)))
+
+
+def _told(fault: Exception) -> str:
+    if isinstance(fault, KeyError):
+        return f"it has no `{fault.args[0]}`"
+    return str(fault) if isinstance(fault, Unfit) else "it has another form than such exports have"
+
+
+def _traces_of(given: Any) -> Iterator[str]:
+    """The ids of traces that stand anywhere in an item, whatever its form is."""
+    if isinstance(given, Mapping):
+        if "observations" in given and "id" in given:
+            yield str(given["id"])
+        for name, item in given.items():
+            if name in ("traceId", "trace_id", "context.trace_id") and item is not None:
+                yield str(item)
+            yield from _traces_of(item)
+    elif isinstance(given, list):
+        for each in given:
+            yield from _traces_of(each)
+
+
+def traces(spans: Iterable[Span | Unread], names: Names | None, program: Mapping[str, Any] | None) -> Read:
+    """A trace for each run, in the order in which the runs come; of a run that cannot be read whole nothing is taken.
+
+    Raises ValueError when nothing says which spans are calls.
+    """
     if names is None and program is None:
         raise ValueError("which spans are calls of which predictor? give `predictors` (names of spans to names of predictors) or `program`")
     by_trace: defaultdict[str, list[Span]] = defaultdict(list)
+    unread: list[Unread] = []
     for span in spans:
-        by_trace[span.trace].append(span)
-    predictor_of = _teller(names or {}, program)
-    return read_all(_trace(number, key, found, predictor_of) for number, (key, found) in enumerate(by_trace.items(), 1))
+        if isinstance(span, Unread):
+            unread.append(span)
+        else:
+            by_trace[span.trace].append(span)
+    return read_all(_runs(by_trace, unread, _teller(names or {}, program)))
+
+
+def _runs(by_trace: Mapping[str, Sequence[Span]], unread: Sequence[Unread], predictor_of: PredictorOf) -> Iterator[Recorded | Rejected]:
+    lacking = {key: item.reason for item in reversed(unread) for key in item.traces}
+    for number, (key, found) in enumerate(by_trace.items(), 1):
+        if key in lacking:
+            yield Rejected(number, f"one of its spans cannot be read: {lacking[key]}", key)
+        else:
+            yield _trace(number, key, found, predictor_of)
+    for item in unread:
+        if not any(key in by_trace for key in item.traces):
+            yield Rejected(item.number, item.reason, next(iter(item.traces), None))
 
 
 def _teller(names: Names, program: Mapping[str, Any] | None) -> PredictorOf:
@@ -166,5 +227,8 @@ def time(given: Any) -> float:
         return float(given) / 1e9
     if not given:
         return 0.0
-    moment = datetime.fromisoformat(given.replace("Z", "+00:00"))
+    try:
+        moment = datetime.fromisoformat(given.replace("Z", "+00:00"))
+    except ValueError:
+        raise Unfit(f"{given!r} is no time") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
