@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Mapping
@@ -17,8 +18,20 @@ from stillhouse_programs.artifact_files import ArtifactError
 _log = logging.getLogger(__name__)
 
 
-def with_teacher(program: dspy.Module, manifest: Mapping[str, Any], url: str, key: str | None) -> dspy.Module:
-    """The program, and the same one on the LMs of its teacher for calls that meet an outage.
+class Fallbacks:
+    """How many calls the teacher was asked for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._counting = threading.Lock()
+
+    def add(self) -> None:
+        with self._counting:
+            self.count += 1
+
+
+def with_teacher(program: dspy.Module, manifest: Mapping[str, Any], url: str, key: str | None, counted: Fallbacks) -> dspy.Module:
+    """The program, and the same one on the LMs of its teacher for calls that meet an outage, `counted`.
 
     Raises ArtifactError for an artifact that does not say who taught it.
     """
@@ -29,23 +42,32 @@ def with_teacher(program: dspy.Module, manifest: Mapping[str, Any], url: str, ke
     for name, predictor in teacher.named_predictors():
         lm = told["lms"][name]
         predictor.lm = lm_of(url, key, lm["model"], cache=False, **lm["options"])
-    return Taught(program, teacher)
+    return Taught(program, teacher, counted)
 
 
 class Taught(StandIn):
     """A call whose models do not answer is made once more, as a whole, with the LMs of the teacher.
 
-    `fallbacks` counts such calls. One that the teacher cannot answer either raises the teacher's ModelUnavailable.
+    `fallbacks` counts such calls. One that the teacher cannot answer either raises the teacher's ModelUnavailable. A copy has a teacher
+    of its own, and counts for itself.
     """
 
-    def __init__(self, program: dspy.Module, teacher: dspy.Module) -> None:
+    def __init__(self, program: dspy.Module, teacher: dspy.Module, counted: Fallbacks) -> None:
         super().__init__()
-        self._program, self._teacher = program, teacher
-        self.fallbacks = 0
-        self._counting = threading.Lock()
+        self._program, self._teacher, self._counted = program, teacher, counted
+
+    @property
+    def fallbacks(self) -> int:
+        return self._counted.count
 
     def now(self) -> dspy.Module:
         return self._program
+
+    def deepcopy(self) -> Any:
+        return Taught(self._program.deepcopy(), self._teacher.deepcopy(), Fallbacks())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return Taught(copy.deepcopy(self._program, memo), copy.deepcopy(self._teacher, memo), Fallbacks())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -62,6 +84,5 @@ class Taught(StandIn):
         return await self._teacher.acall(*args, **kwargs)
 
     def _note(self, outage: ModelUnavailable) -> None:
-        with self._counting:
-            self.fallbacks += 1
+        self._counted.add()
         _log.warning("%s; the teacher is asked instead", outage)

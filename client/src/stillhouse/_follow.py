@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 
+from stillhouse._fallback import Fallbacks
 from stillhouse._stand_in import StandIn
 
 _log = logging.getLogger(__name__)
@@ -73,12 +74,16 @@ def _look_again(follower: weakref.ref[Follower], seconds: float) -> None:
 class Following(StandIn):
     """What `stillhouse.load(…, follow=…)` returns: a module that is, at each call, the program that the alias names.
 
-    Its predictors are those of now; a copy stays with them.
+    Its predictors are those of now; a copy stays with them. `fallbacks` counts on over all programs that it was.
     """
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: Follower, counted: Fallbacks) -> None:
         super().__init__()
-        self._follower = follower
+        self._follower, self._counted = follower, counted
+
+    @property
+    def fallbacks(self) -> int:
+        return self._counted.count
 
     def now(self) -> dspy.Module:
         return self._follower.program()

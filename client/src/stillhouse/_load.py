@@ -53,7 +53,7 @@ def load(
         ImportError: the `dspy` extra is not installed.
     """
     with extra("dspy"):
-        from stillhouse._fallback import with_teacher
+        from stillhouse._fallback import Fallbacks, with_teacher
         from stillhouse._follow import Follower, Following
         from stillhouse._outage import one_error
         from stillhouse_programs.artifact import load_artifact
@@ -62,11 +62,13 @@ def load(
     if fallback not in (None, "teacher"):
         raise ValueError(f'fallback={fallback!r}: there is "teacher"')
 
+    counted = Fallbacks()
+
     def ready(folder: Path) -> Any:
         url, key = (client.base_url, client.api_key) if client else look_up()
         with prefixes_restored():
             loaded = load_artifact(folder, base_url=url, api_key=key, program=program, strict=strict, guard=one_error)
-        return loaded if fallback is None else with_teacher(loaded, read_manifest(folder), url, key)
+        return loaded if fallback is None else with_teacher(loaded, read_manifest(folder), url, key, counted)
 
     if follow is None:
         return ready(Path(ref) if _is_folder(ref) else _asking(client, lambda asked: resolve(str(ref), asked, cache_dir)))
@@ -77,7 +79,7 @@ def load(
         lambda artifact: ready(_asking(client, lambda asked: fetch(artifact, asked, cache_dir))),
         follow,
     )
-    return Following(follower)
+    return Following(follower, counted)
 
 
 def fetch(artifact_id: str, client: Stillhouse, cache_dir: str | Path | None = None) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,15 @@ def folder_of(place: Path, suffix: str, **manifest: Any) -> Path:
     return folder
 
 
+TEACHER = {name: {"model": "openai/big", "options": {"temperature": 0.5}} for name in ("classify.predict", "reply")}
+OUTAGE: tuple[int, dict[str, Any], dict[str, str]] = (503, {"error": {"message": "no", "code": "model_loading"}}, {})
+
+
 class Registry:
     """A server whose alias can be moved; `down` makes it unreachable."""
 
     def __init__(self, place: Path, address: str) -> None:
-        self.artifacts = {f"art-{suffix}": self._files(folder_of(place, suffix)) for suffix in ("one", "two")}
+        self.artifacts = {f"art-{suffix}": self._files(folder_of(place, suffix, teacher={"lms": TEACHER})) for suffix in ("one", "two")}
         self.points_at = "art-one"
         self.down = False
         self.asked = threading.Event()
@@ -82,8 +87,14 @@ def registry(tmp_path: Path, lm: Scripted) -> Registry:
     return Registry(tmp_path / "made", lm.base_url)
 
 
-def following(registry: Registry, tmp_path: Path, seconds: float = 3600) -> Any:
-    return stillhouse.load(ALIAS, follow=seconds, client=registry.client, cache_dir=tmp_path / "cache")
+def following(registry: Registry, tmp_path: Path, seconds: float = 3600, **more: Any) -> Any:
+    return stillhouse.load(ALIAS, follow=seconds, client=registry.client, cache_dir=tmp_path / "cache", **more)
+
+
+def without_retries(program: Any) -> Any:
+    for predictor in program.predictors():
+        predictor.lm.num_retries = 0
+    return program
 
 
 ONE, TWO = (["sh-classify-" + suffix, "sh-reply-" + suffix] for suffix in ("one", "two"))
@@ -212,17 +223,14 @@ class TestLoad:
     def test_the_teacher_answers_in_an_outage_where_that_is_asked_for(
         self, tmp_path: Path, lm: Scripted, caplog: pytest.LogCaptureFixture, awaited: bool
     ) -> None:
-        lms = {name: {"model": "openai/big", "options": {"temperature": 0.5}} for name in ("classify.predict", "reply")}
-        program = stillhouse.load(folder_of(tmp_path, "one", teacher={"lms": lms}), fallback="teacher", strict=True)
-        for predictor in program.predictors():
-            predictor.lm.num_retries = 0
+        program = without_retries(stillhouse.load(folder_of(tmp_path, "one", teacher={"lms": TEACHER}), fallback="teacher", strict=True))
 
         def call(**inputs: str) -> Any:
             return asyncio.run(program.acall(**inputs)) if awaited else program(**inputs)
 
         call(message="hi")
         assert (lm.models, program.fallbacks) == (ONE, 0)
-        lm.refuses, lm.refused = (503, {"error": {"message": "no", "code": "model_loading"}}, {}), "sh-"
+        lm.refuses, lm.refused = OUTAGE, "sh-"
         assert call(message="hi").category == "billing"
         assert lm.models[2:] == [ONE[0], "openai/big", "openai/big"]
         assert lm.requests[-2][2]["temperature"] == 0.5
@@ -232,6 +240,27 @@ class TestLoad:
         with pytest.raises(TypeError, match="message"):
             call(text="hi")
         assert program.fallbacks == 1
+
+    def test_what_follows_an_alias_counts_on_after_a_promotion(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        program = following(registry, tmp_path, fallback="teacher")
+        assert program.fallbacks == 0
+        lm.refuses, lm.refused = OUTAGE, "sh-"
+        for artifact in ("art-one", "art-two"):
+            registry.points_at = artifact
+            program.refresh()
+            without_retries(program)(message="hi")
+        assert program.fallbacks == 2
+        assert [model for model in lm.models if model != "openai/big"] == [ONE[0], TWO[0]]
+
+    @pytest.mark.parametrize("copied", [lambda program: program.deepcopy(), copy.deepcopy])
+    def test_a_copy_has_the_teacher_too_and_counts_for_itself(
+        self, registry: Registry, lm: Scripted, tmp_path: Path, copied: Callable[[Any], Any]
+    ) -> None:
+        program = following(registry, tmp_path, fallback="teacher")
+        other = without_retries(copied(program))
+        lm.refuses, lm.refused = OUTAGE, "sh-"
+        assert other(message="hi").category == "billing"
+        assert (other.fallbacks, program.fallbacks) == (1, 0)
 
     def test_an_artifact_that_names_no_teacher_has_no_fallback(self, tmp_path: Path, lm: Scripted) -> None:
         with pytest.raises(ValueError, match="names no teacher"):
