@@ -65,6 +65,14 @@ class TestRequest:
         asked_for(server, client)
         assert len(server.bodies("POST /v1/compile_jobs")) == 1
 
+    @pytest.mark.parametrize("status", ["running", "paused"])
+    def test_a_job_that_is_being_cancelled_is_made_again(self, server: Server, client: stillhouse.Stillhouse, status: str) -> None:
+        """It is not cancelled before what is worked on ends."""
+        server.jobs = [{"id": "cjob-going", "status": status, "created_at": 1, "cancel_requested_at": 2}]
+        asked_for(server, client)
+        assert len(server.bodies("POST /v1/compile_jobs")) == 1
+        assert not server.bodies("POST /v1/compile_jobs/cjob-going/resume")
+
     def test_options_by_lm_find_its_predictors(self, server: Server, client: stillhouse.Stillhouse) -> None:
         """Also where the LM is the app's."""
         tiny, small = dspy.LM("house/tiny"), dspy.LM("openai/small")

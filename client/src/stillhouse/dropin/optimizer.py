@@ -197,9 +197,9 @@ class BootstrapFinetune(Teleprompter):
         return job
 
     def _attached(self, client: Stillhouse, body: Json, call: str) -> CompileJob | None:
-        """The job that this very call made before, unless it ended without a program, or that was deleted; a paused one goes on."""
+        """The job that this very call made before, unless it has no program and will have none, or was deleted; a paused one goes on."""
         for job in client.compile_jobs.list(metadata={CALL: call}, limit=1):
-            if job.status in ("failed", "cancelled"):
+            if job.status in ("failed", "cancelled") or job.cancel_requested_at is not None:
                 return None
             found = client.compile_jobs.resume(job.id) if job.status == "paused" else client.compile_jobs.retrieve(job.id)
             if found.status == "succeeded" and found.artifact is None:

@@ -151,6 +151,7 @@ class CompileJob(Object):
     id: str
     status: str
     created_at: int
+    cancel_requested_at: int | None = None
     name: str | None = None
     program_name: str | None = None
     project: str | None = None
