@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from stack.binaries import find_postgres
 from stack.errors import StackError
 from stack.network import LOOPBACK, free_port
@@ -79,7 +81,7 @@ class EmbeddedPostgres:
             name="postgres",
             command=(str(self.installation.binaries / "postgres"), "-D", str(self.installation.data), *self._options()),
             tier=0,
-            ready=_accepts_connections(self.installation.data / "postmaster.pid"),
+            ready=accepts_connections(self.installation.data / "postmaster.pid"),
             environment=_ENVIRONMENT,
             stop_signal=signal.SIGINT,  # "fast" shutdown: ends the sessions, writes a checkpoint
             grace_seconds=20,
@@ -125,15 +127,15 @@ class EmbeddedPostgres:
 _ENVIRONMENT: Mapping[str, str] = {"LC_ALL": "C", "TZ": "UTC", "PGTZ": "UTC"}
 
 
-def _accepts_connections(pid_file: Path) -> Ready:
-    """The server writes `ready` into line 8 of its pid file once it takes connections."""
+def accepts_connections(pid_file: Path) -> Ready:
+    """The server writes `ready` into line 8 of its pid file once it takes connections. A killed one leaves its file, which says so too."""
 
     def check(_watched: object) -> bool:
         try:
             lines = pid_file.read_text().splitlines()
         except OSError:
             return False
-        return len(lines) > 7 and lines[7].strip() == "ready"
+        return len(lines) > 7 and lines[7].strip() == "ready" and psutil.pid_exists(int(lines[0]))
 
     return check
 

@@ -20,6 +20,7 @@ from distill.jobs.status import Step
 from distill.jobs.steps import OWN_CONNECTIONS
 from distill.queue import check_broker, send_hint
 from distill.settings import Settings, get_settings
+from distill.storage import open_store
 from migrations.runner import check_schema
 from workers.presence import Presence
 
@@ -101,10 +102,11 @@ def _gather(settings: Settings) -> Crew:
     # not start, and nobody takes it for one that is there.
     from distill.execute.steps import STEPS
 
-    ports = open_ports(settings)
     with unit_of_work() as s:
         check_schema(s)
-        blobs.check_store(s, ports.store)
+        blobs.check_store(s, open_store(settings))
+    ports = open_ports(settings)
+    with unit_of_work() as s:
         connections.sync(s, settings, disable_others=False)
         projects.sync(s, settings, reset_others=False)
     name = f"{socket.gethostname()}-{os.getpid()}-{short_token()}"

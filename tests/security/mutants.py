@@ -5,7 +5,6 @@ Nothing here is part of the server.
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import sysconfig
@@ -49,7 +48,11 @@ def _hub_code(patch: Patch) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     for kind in (AutoConfig, AutoModelForCausalLM):
-        patch.setattr(kind, "from_pretrained", functools.partial(kind.from_pretrained, trust_remote_code=True))
+        patch.setattr(kind, "from_pretrained", _trusting(kind.from_pretrained))
+
+
+def _trusting(load: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *values, **named: load(*values, **{**named, "trust_remote_code": True})
 
 
 def _built_sql(patch: Patch) -> None:
