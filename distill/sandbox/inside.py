@@ -2,8 +2,8 @@
 
 The first code of a sandboxed process, run by the interpreter of the program's runtime. POLICY is JSON: `limits` by name of the resource,
 `counts_others` where RLIMIT_NPROC counts processes that are not ours, `uid` to become or null, `landlock` with the files that may be `read`
-(and run), used as `devices`, and `written`, or null, the `newest` version of it to use, `signals`, the calls that send one by a number, and
-`seccomp`, the filter in base64. Standard library only.
+(and run), used as `devices`, and `written`, or null, the `newest` version of it to use, `signals`, the calls that send one by a number,
+`of_files`, those by which a file may, and `seccomp`, the filter in base64. Standard library only.
 """
 
 import base64
@@ -20,6 +20,7 @@ PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2  # <sys/prc
 PR_CAPBSET_DROP, CAPABILITIES, CAPABILITY_VERSION = 24, 64, 0x20080522  # <sys/capability.h>
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # system calls, the same on all processors
 PIDFD_SEND_SIGNAL = 424
+OWNER_OF_A_FILE = (8, 10, 15), (0x8901, 0x8902)  # fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX; ioctl: FIOSETOWN, SIOCSPGRP
 VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION
 PATH_BENEATH = 1
 O_PATH = 0o10000000
@@ -140,12 +141,19 @@ def filter_calls(program: bytes) -> None:
     checked(LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(wanted), 0, 0), "seccomp")
 
 
-def own_signals_alone(numbers: list[int]) -> bytes:
-    """Where nothing else keeps signals from other processes of the same user, this one signals itself alone, and no children."""
+def own_signals_alone(numbers: list[int], of_files: list[int]) -> bytes:
+    """Where nothing else keeps signals from other processes of the same user, this one signals itself alone, and no children.
+
+    `of_files`: the numbers of fcntl and ioctl, which would have the kernel send one when a file has something to tell.
+    """
     code = [(0x20, 0, 0, 0)]  # the call's number; its processor is judged by the other filter
     code += [(0x15, 0, 1, PIDFD_SEND_SIGNAL), (0x06, 0, 0, 0x50001)]
     for number in numbers:
         code += [(0x15, 0, 4, number), (0x20, 0, 0, 16), (0x15, 1, 0, os.getpid()), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
+    for number, refused in zip(of_files, OWNER_OF_A_FILE, strict=True):
+        code += [(0x15, 0, len(refused) + 3, number), (0x20, 0, 0, 24)]
+        code += [(0x15, len(refused) - at, 0, value) for at, value in enumerate(refused)]
+        code += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x50001)]
     return b"".join(struct.pack("=HBBI", *each) for each in [*code, (0x06, 0, 0, 0x7FFF0000)])
 
 
@@ -157,7 +165,7 @@ def give_up(policy: dict[str, Any]) -> None:
     checked(LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     version = landlock(policy["landlock"], policy["newest"]) if policy["landlock"] is not None else WITH_SCOPES
     if version < WITH_SCOPES and policy["uid"] is None:
-        filter_calls(own_signals_alone(policy["signals"]))
+        filter_calls(own_signals_alone(policy["signals"], policy["of_files"]))
     filter_calls(base64.b64decode(policy["seccomp"]))
 
 

@@ -165,6 +165,7 @@ def _inside(
         "landlock": landlock,
         "newest": newest,
         "signals": seccomp.signals(),
+        "of_files": seccomp.of_files(),
         "seccomp": base64.b64encode(seccomp.program(keeps_metadata=landlock is not None)).decode(),
     }
     return [place.python, "-I", "-S", "-c", INSIDE.read_text(encoding="utf-8"), json.dumps(policy), *argv]

@@ -158,7 +158,7 @@ _SIGNALS: dict[str, tuple[int, int]] = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
 }
-_CLONE, _SOCKETPAIR, _IOCTL = (56, 220), (53, 199), (16, 29)
+_CLONE, _SOCKETPAIR, _IOCTL, _FCNTL = (56, 220), (53, 199), (16, 29), (72, 25)
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,12 @@ def signals() -> list[int]:
     """The numbers of the calls that send signals, by the number of a process. Raises UnknownProcessor, as `program`."""
     column = _processor(platform.machine()).column
     return [numbers[column] for numbers in _SIGNALS.values()]
+
+
+def of_files() -> list[int]:
+    """The numbers of fcntl and ioctl. Raises UnknownProcessor, as `program`."""
+    column = _processor(platform.machine()).column
+    return [_FCNTL[column], _IOCTL[column]]
 
 
 def _processor(machine: str) -> _Processor:
