@@ -1,4 +1,4 @@
-"""Folders that programs of strangers have filled: measured and removed however deep they are."""
+"""Folders that programs of strangers have filled: measured and removed however deep they are, and whatever their modes."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def _take_up(name: str, top: int) -> None:
     with _entered(name, top) as inner:
         for each in os.listdir(inner):
             if _is_folder(each, inner):
+                os.chmod(each, stat.S_IRWXU, dir_fd=inner)  # to be moved
                 os.rename(each, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
             else:
                 os.unlink(each, dir_fd=inner)
@@ -76,9 +77,15 @@ def _is_folder(name: str, below: int) -> bool:
 
 @contextmanager
 def _entered(name: str | Path, below: int | None = None) -> Iterator[int]:
-    """The descriptor of a folder, which is not followed to where a link leads."""
-    opened = os.open(name, _FOLDER, dir_fd=below)
+    """The descriptor of a folder, opened to us where its mode closes it. No link is followed: what may fill a folder makes none."""
     try:
+        opened = os.open(name, _FOLDER, dir_fd=below)
+    except PermissionError:
+        os.chmod(name, stat.S_IRWXU, dir_fd=below)
+        opened = os.open(name, _FOLDER, dir_fd=below)
+    try:
+        if os.fstat(opened).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.fchmod(opened, stat.S_IRWXU)
         yield opened
     finally:
         os.close(opened)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from distill import folders
+from tests.security.whom import UID
 
 MEGABYTE = 1 << 20
 
@@ -27,6 +30,17 @@ def nested(folder: Path, depth: int, name: str = "d") -> int:
 def fill(name: str, size: int, below: int) -> None:
     with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT, dir_fd=below), "wb") as file:
         file.write(b"x" * size)
+
+
+def as_its_owner(home: Path, code: str) -> str:
+    """What it prints, run by the user that all of it belongs to: an ordinary one."""
+    is_root = os.geteuid() == 0
+    become = f"os.setgroups([]); os.setgid({UID}); os.setuid({UID})" if is_root else "pass"
+    for place in (home, *home.rglob("*")) if is_root else ():
+        os.chown(place, int(UID), int(UID))
+    entered = f"os.chdir({str(home)!r}); {become}; home = pathlib.Path('.')"
+    code = f"import os, pathlib; from distill import folders; {entered}; {code}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture
@@ -57,6 +71,14 @@ class TestMeasured:
         os.close(inner)
         assert folders.holds_more(home, MEGABYTE)
 
+    @pytest.mark.parametrize("mode", [0o300, 0o100, 0])
+    def test_closed_folders_are_opened(self, home: Path, mode: int) -> None:
+        """By a user to whom modes mean something."""
+        (home / "closed").mkdir()
+        (home / "closed" / "much").write_bytes(b"x" * 2 * MEGABYTE)
+        (home / "closed").chmod(mode)
+        assert as_its_owner(home, "print(folders.holds_more(home, 1 << 20))") == "True"
+
     def test_one_that_is_gone_holds_nothing(self, home: Path) -> None:
         assert not folders.holds_more(home / "gone", 0)
 
@@ -69,6 +91,16 @@ class TestRemoved:
         os.close(inner)
         folders.remove(home)
         assert not home.exists()
+
+    @pytest.mark.parametrize("mode", [0o300, 0o500, 0])
+    def test_closed_folders_go(self, home: Path, mode: int) -> None:
+        for folder in (home / "closed", home / "closed" / "inner"):
+            folder.mkdir()
+            (folder / "file").touch()
+        (home / "closed" / "inner").chmod(mode)
+        (home / "closed").chmod(mode)
+        as_its_owner(home, "folders.remove(home)")
+        assert list(home.iterdir()) == []
 
     def test_where_a_link_leads_nothing_is_touched(self, home: Path, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
