@@ -22,6 +22,7 @@ from app.openapi import text
 WITHOUT_KEY = {
     "estimate_compile_job": "stores nothing and asks no LM",
     "render_program": "stores nothing and asks no LM",
+    "try_metric": "stores nothing and asks no LM",
     "start_compile_job": "a job that is started is not started again",
     "pause_compile_job": "a job that is paused stays so",
     "resume_compile_job": "a job that goes on goes on",

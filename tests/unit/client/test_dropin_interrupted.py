@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.unit.client.dropin_server import Server, desk, example, rows_sent
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 800.0
+PATIENCE = 20.0
 QUESTION, HOW = "Cancel cjob-1, or leave it running? [c/L] ", "to cancel it: stillhouse jobs cancel cjob-1, or stillhouse.Stillhouse()"
 
 
@@ -39,20 +41,32 @@ class Terminal:
 
     def read(self, text: str) -> str:
         """What appears up to and with `text`."""
+        assert self._appears(text, SECONDS), f"no {text!r} in {self._unread!r}"
+        before, _, self._unread = self._unread.partition(text)
+        return before + text
+
+    def _appears(self, text: str, seconds: float) -> bool:
+        until = time.monotonic() + seconds
         while text not in self._unread:
-            ready, _, _ = select.select([self._screen], [], [], SECONDS)
-            assert ready, f"no {text!r} in {self._unread!r}"
+            if not select.select([self._screen], [], [], max(0.0, until - time.monotonic()))[0]:
+                return False
             try:
                 new = os.read(self._screen, 65536)
             except OSError:  # nobody is there any more
                 new = b""
             assert new, f"it ended without {text!r}: {self._unread!r}"
             self._unread += new.decode()
-        before, _, self._unread = self._unread.partition(text)
-        return before + text
+        return True
 
     def press(self, keys: str) -> None:
         os.write(self._screen, keys.encode())
+
+    def interrupt(self, until: str) -> str:
+        """Ctrl-C. One that comes just before Python waits for its input is heard with the next key alone, so it is pressed again then."""
+        self.press("\x03")
+        while not self._appears(until, PATIENCE):
+            self.press("\x03")
+        return self.read(until)
 
     def close(self) -> None:
         self._process.kill()
@@ -71,27 +85,23 @@ def terminal() -> Iterator[Terminal]:
 class TestSignal:
     def test_it_asks_at_a_terminal(self, terminal: Terminal) -> None:
         terminal.read("it waits")
-        terminal.press("\x03")
-        terminal.read(QUESTION)
-        terminal.press("\x03")  # a second one is no answer
-        assert HOW in terminal.read("over: 1 made, 0 cancelled")
+        terminal.interrupt(QUESTION)
+        told = terminal.interrupt("over: 1 made, 0 cancelled")
+        assert HOW in told, "a second one is no answer"
 
         assert "cjob-1 is running: this call goes on with it" in terminal.read("it waits")
-        terminal.press("\x03")
-        terminal.read(QUESTION)
+        terminal.interrupt(QUESTION)
         terminal.press("\n")
         told = terminal.read("over: 1 made, 0 cancelled")
         assert "cjob-1 goes on, on the server. The same call goes on with it; " in told
 
         terminal.read("it waits")
-        terminal.press("\x03")
-        terminal.read(QUESTION)
+        terminal.interrupt(QUESTION)
         terminal.press("\x04")  # the end of the input
         terminal.read("over: 1 made, 0 cancelled")
 
         terminal.read("it waits")
-        terminal.press("\x03")
-        terminal.read(QUESTION)
+        terminal.interrupt(QUESTION)
         terminal.press("c\n")
         assert "cjob-1 is being cancelled" in terminal.read("over: 1 made, 1 cancelled")
 

@@ -12,8 +12,8 @@ def cancel_wanted(job_id: str) -> bool:
     """
     if not _at_a_terminal():
         return False
-    print(f"\nCancel {job_id}, or leave it running? [c/L] ", end="", file=sys.stderr, flush=True)
     try:
+        print(f"\nCancel {job_id}, or leave it running? [c/L] ", end="", file=sys.stderr, flush=True)
         return input().strip().lower() in ("c", "cancel")
     except (KeyboardInterrupt, EOFError):
         print(file=sys.stderr)
