@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ print(opt.job.id, opt.job.status)
 
 
 @pytest.fixture
+def client(live: Live) -> Iterator[stillhouse.Stillhouse]:
+    with stillhouse.Stillhouse(live.url, live.key("jobs:read", "jobs:write")) as made:
+        yield made
+
+
+@pytest.fixture
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces are sent at each beat."""
     monkeypatch.setenv("STILLHOUSE_TIMERS__BEAT_SECONDS", "0.5")
@@ -39,9 +46,8 @@ def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 class TestClosedLaptop:
     def test_the_same_call_goes_on_and_pays_only_for_what_was_under_way(
-        self, quick_beats: None, live: Live, desk: Path, teacher: ScriptedLM, monkeypatch: pytest.MonkeyPatch
+        self, quick_beats: None, client: stillhouse.Stillhouse, desk: Path, teacher: ScriptedLM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        client = stillhouse.Stillhouse(live.url, live.key("jobs:read", "jobs:write"))
         process = subprocess.Popen([sys.executable, "-c", PROGRAM + CALL], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_until(lambda: len(teacher.calls) >= 20, "the teacher is asked")
@@ -70,11 +76,13 @@ class TestClosedLaptop:
 
 def leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease runs out, and is found as the dispatcher finds it."""
-    monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "0.1")  # the database has been up for longer: leases may be reaped
+    for name, seconds in (("LEASE", "0.1"), ("REAP_GRACE", "0")):  # the database has been up for longer: leases may be reaped
+        monkeypatch.setenv(f"STILLHOUSE_TIMERS__{name}_SECONDS", seconds)
     get_settings.cache_clear()
     with unit_of_work() as s:
         s.execute(text("UPDATE work_items SET lease_expires_at = clock_timestamp() - interval '1 hour' WHERE status = 'leased'"))
     with unit_of_work() as s:
         assert claims.reap(s) is not None
-    monkeypatch.delenv("STILLHOUSE_TIMERS__LEASE_SECONDS")
+    for name in ("LEASE", "REAP_GRACE"):
+        monkeypatch.delenv(f"STILLHOUSE_TIMERS__{name}_SECONDS")
     get_settings.cache_clear()
