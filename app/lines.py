@@ -32,7 +32,7 @@ def stream(name: str, read: Callable[[Session, Page], Listing[Row]], convert: Ca
 
 def attachment(name: str) -> dict[str, str]:
     """Headers of a JSON Lines file to be saved."""
-    return {"content-disposition": f'attachment; filename="{name}.jsonl"', "x-content-type-options": "nosniff"}
+    return {"content-disposition": f'attachment; filename="{name}.jsonl"'}
 
 
 def _lines(read: Callable[[Session, Page], Listing[Row]], convert: Callable[[Row], BaseModel]) -> Iterator[bytes]:

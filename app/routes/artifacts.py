@@ -89,7 +89,7 @@ def artifact_file(
     entry = row.files.get(path)
     if entry is None:
         raise ApiError(404, "file_not_found", f"The artifact has no such file; it has {', '.join(sorted(row.files))}.", param="path")
-    headers = {"etag": f'"{entry["digest"]}"', "x-content-type-options": "nosniff", "content-disposition": "attachment"}
+    headers = {"etag": f'"{entry["digest"]}"', "content-disposition": "attachment"}
     with _whole(row.id):
         place = services.store.path(entry["digest"])
     return FileResponse(place, media_type="application/octet-stream", headers=headers)

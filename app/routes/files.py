@@ -105,5 +105,5 @@ def delete_file(file_id: FileId, caller: Writer, session: SessionDep) -> FileDel
 def file_content(file_id: FileId, caller: Reader, session: SessionDep, services: ServicesDep) -> FileResponse:
     """The bytes as they were sent."""
     row = files.get(session, caller.project_id, file_id)
-    headers = {"etag": f'"{row.digest}"', "x-content-type-options": "nosniff"}
+    headers = {"etag": f'"{row.digest}"'}
     return FileResponse(services.store.path(row.digest), filename=row.filename, media_type="application/octet-stream", headers=headers)
