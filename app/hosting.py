@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import structlog
 
@@ -90,24 +90,16 @@ def check_inputs(spec: ProgramSpec, inputs: dict[str, Any]) -> None:
 
 
 def scores(services: Services, project_id: str, metric: Json, rows: list[Json], outputs: list[Json]) -> list[Json]:
-    """What a metric says of rows and the outputs for them. Raises as `answered`, and 422 when it ends its process or holds it too long."""
-
-    def ask() -> list[Json]:
-        try:
-            return services.program_host.try_metric(project_id, metric, rows, outputs)
-        except RunnerDied as death:
-            if not death.is_the_programs:
-                raise
-            raise ApiError(422, "metric_died", f"The metric took its process down: {death}.") from None
-
-    return answered(ask)
+    """What a metric says of rows and the outputs for them. Raises as `answered`."""
+    return answered(lambda: services.program_host.try_metric(project_id, metric, rows, outputs), "metric")
 
 
-def answered(ask: Callable[[], T]) -> T:
-    """What the program host answers.
+def answered(ask: Callable[[], T], whose: Literal["program", "metric"] = "program") -> T:
+    """What the program host answers; `whose` code it runs for that.
 
     Raises:
-        ApiError: 422 when the program cannot take the request, 503 when an LM host or the runner cannot serve now.
+        ApiError: 422 when the code cannot take the request, or ends its process or holds it too long; 503 when an LM host or the runner
+            cannot serve now.
     """
     try:
         return ask()
@@ -122,6 +114,6 @@ def answered(ask: Callable[[], T]) -> T:
         raise ApiError(503, "runner_unavailable", "No process for programs can be started now.", headers={"retry-after": "5"}) from None
     except RunnerDied as error:
         if error.is_the_programs:  # it would do so again
-            raise ApiError(422, "program_died", f"The program took its process down: {error}.") from None
+            raise ApiError(422, f"{whose}_died", f"The {whose} took its process down: {error}.") from None
         log.error("runner_died", reason=str(error), tail=error.tail)
         raise ApiError(503, "runner_died", "The process that runs programs was lost. Try again.", headers={"retry-after": "1"}) from None
