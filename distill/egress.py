@@ -9,8 +9,10 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Collection
+from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
+from aiohttp import ClientConnectorDNSError, ClientConnectorError, ClientSSLError
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
@@ -42,6 +44,18 @@ class PublicResolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+def why_not_reached(error: Exception) -> Literal["address_not_allowed", "tls", "name_not_found", "refused", "broken"]:
+    """What came between a request of aiohttp and its answer."""
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, NotPublic) or isinstance(cause, NotPublic):
+        return "address_not_allowed"
+    if isinstance(error, ClientSSLError):
+        return "tls"
+    if isinstance(error, ClientConnectorDNSError):
+        return "name_not_found"
+    return "refused" if isinstance(error, ClientConnectorError) else "broken"
 
 
 def check_url(url: str, allowed: Collection[str], param: str = "url") -> None:

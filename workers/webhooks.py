@@ -19,7 +19,7 @@ from standardwebhooks.webhooks import Webhook
 from distill.catalog import webhooks
 from distill.catalog.webhooks import Parcel
 from distill.db import unit_of_work
-from distill.egress import NotPublic, PublicResolver, check_url
+from distill.egress import PublicResolver, check_url, why_not_reached
 from distill.errors import StillhouseError
 from distill.settings import Settings
 
@@ -34,6 +34,14 @@ _LOOK_UPS = 4 * AT_ONCE
 _ROWS = 4
 """Threads that read and write deliveries, or wait for the next look."""
 _AGENT = "Stillhouse-Webhooks"
+_NOT_REACHED = {
+    "address_not_allowed": "its host has an address that is not public",
+    "tls": "its certificate is not valid",
+    "name_not_found": "its host has no address",
+    "refused": "it could not be reached",
+    "broken": "the connection broke",
+}
+"""In words that tell a project nothing of the network that the server is in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +123,7 @@ class WebhookSender:
         except TimeoutError:
             return Reply(error=f"it did not answer within {self._settings.timers.webhook_seconds:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return Reply(error=_why(error))
+            return Reply(error=_NOT_REACHED[why_not_reached(error)])
 
 
 def signed(parcel: Parcel) -> dict[str, str]:
@@ -129,18 +137,6 @@ def signed(parcel: Parcel) -> dict[str, str]:
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": signature,
     }
-
-
-def _why(error: Exception) -> str:
-    """In words that tell a project nothing of the network that the server is in."""
-    cause = error.__cause__ or error.__context__ or error
-    if isinstance(error, NotPublic) or isinstance(cause, NotPublic):
-        return "its host has an address that is not public"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "its certificate is not valid"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its host has no address"
-    return "it could not be reached" if isinstance(error, aiohttp.ClientConnectorError) else "the connection broke"
 
 
 def _record(parcel: Parcel, reply: Reply) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from distill.egress import NotPublic, PublicResolver, check_url
+from distill.egress import PublicResolver, check_url, why_not_reached
 from distill.errors import Invalid, StillhouseError
 from distill.relay.sessions import open_session
 from distill.relay.targets import Target, api_of, headers_with
@@ -67,7 +67,7 @@ async def try_out(target: Target, allowed_hosts: Collection[str]) -> Finding:
     except TimeoutError:
         return _Failed("timeout").finding
     except (aiohttp.ClientError, OSError) as error:
-        return _Failed(_why(error)).finding
+        return _Failed(why_not_reached(error)).finding
 
 
 async def _key(target: Target, allowed_hosts: Collection[str]) -> str | None:
@@ -147,13 +147,3 @@ def _parsed(content: bytes) -> Any:
 
 def _is_refusal(answer: Any) -> bool:
     return isinstance(answer, dict) and "error" in answer
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error.__cause__, NotPublic):
-        return "address_not_allowed"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "tls"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "name_not_found"
-    return "refused" if isinstance(error, aiohttp.ClientConnectorError) else "broken"

@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from distill.egress import NotPublic, PublicResolver, check_url
+from distill.egress import PublicResolver, check_url, why_not_reached
 from distill.errors import Invalid, StillhouseError
 from distill.redaction import REDACTED
 from distill.relay.breaker import Gate, Trouble
@@ -165,7 +165,7 @@ class Upstream:
             reply = error_reply(504, "timeout", f"connection {name} did not answer in time")
             raise _TryAgain(reply, certain=isinstance(fault, aiohttp.ConnectionTimeoutError)) from None
         except aiohttp.ClientError as fault:
-            if isinstance(fault.__cause__, NotPublic):
+            if why_not_reached(fault) == "address_not_allowed":
                 return _not_allowed(call.target)
             reply = error_reply(503, "unavailable", f"connection {name} cannot be reached: {type(fault).__name__}")
             raise _TryAgain(reply, certain=isinstance(fault, aiohttp.ClientConnectorError)) from fault
