@@ -109,6 +109,16 @@ def changes(_: str) -> list[str]:
     return done
 
 
+def done_of(ways: dict[str, Callable[[], object]]) -> list[str]:
+    """The names of those that the kernel let through."""
+    done = list[str]()
+    for name, way in ways.items():
+        with suppress(OSError):
+            way()
+            done.append(name)
+    return done
+
+
 def planted(outside: str) -> list[str]:
     """What is no file and no folder, left in the home."""
     home = tempfile.gettempdir()
@@ -118,12 +128,7 @@ def planted(outside: str) -> list[str]:
         "socket": lambda: socket.socket(socket.AF_UNIX).bind(os.path.join(home, "socket")),
         "device": lambda: os.mknod(os.path.join(home, "device"), 0o666 | stat.S_IFBLK, os.makedev(254, 0)),
     }
-    done = list[str]()
-    for name, way in ways.items():
-        with suppress(OSError):
-            way()
-            done.append(name)
-    return done
+    return done_of(ways)
 
 
 def outlives(_: str) -> int:
@@ -161,12 +166,7 @@ def sockets(_: str) -> list[str]:
         "pair of datagrams": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
         "pair of streams": lambda: socket.socketpair(),
     }
-    made = list[str]()
-    for name, kind in kinds.items():
-        with suppress(OSError):
-            kind()
-            made.append(name)
-    return made
+    return done_of(kinds)
 
 
 def status(_: str) -> dict[str, str]:
@@ -190,12 +190,7 @@ def others(pid: str) -> list[str]:
         "cwd": lambda: os.listdir(f"/proc/{number}/cwd"),
         "files": lambda: os.listdir(f"/proc/{number}/fd"),
     }
-    done = list[str]()
-    for name, way in ways.items():
-        with suppress(OSError):
-            way()
-            done.append(name)
-    return done
+    return done_of(ways)
 
 
 def works(_: str) -> list[str]:

@@ -22,6 +22,7 @@ from distill.db import unit_of_work
 from distill.settings import get_settings
 from stillhouse.cli.main import app as cli
 from tests.integration.core.world import PROGRAM
+from tests.support.scripted_lm import ScriptedLM
 
 Run = Callable[..., Result]
 SPEC = PROGRAM
@@ -59,9 +60,20 @@ default_teacher = true
 
 
 @pytest.fixture
-def lm_url() -> str:
-    """Where the connections point; modules that ask an LM have a server of their own there."""
-    return "http://127.0.0.1:9/v1"
+def lm(request: pytest.FixtureRequest) -> Iterator[ScriptedLM]:
+    """The LM behind the connections, of modules with the mark `lm_answers`."""
+    mark = request.node.get_closest_marker("lm_answers")
+    with ScriptedLM(answer=mark.args[0]) as server:
+        yield server
+
+
+@pytest.fixture
+def lm_url(request: pytest.FixtureRequest) -> str:
+    """Where the connections point; nothing listens there unless the module has an LM."""
+    if request.node.get_closest_marker("lm_answers") is None:
+        return "http://127.0.0.1:9/v1"
+    lm: ScriptedLM = request.getfixturevalue("lm")
+    return lm.url
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 
 import pytest
 from typer.testing import CliRunner
@@ -23,15 +22,7 @@ def answer(ask: Ask) -> Answer:
     )
 
 
-@pytest.fixture
-def lm() -> Iterator[ScriptedLM]:
-    with ScriptedLM(answer=answer) as server:
-        yield server
-
-
-@pytest.fixture
-def lm_url(lm: ScriptedLM) -> str:
-    return lm.url
+pytestmark = pytest.mark.lm_answers.with_args(answer)
 
 
 HELLO = [{"role": "user", "content": "hello"}]

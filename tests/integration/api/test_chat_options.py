@@ -22,15 +22,7 @@ def answer(ask: Ask) -> Answer:
     return BreakOff("one two ") if ask.text == "break off" else "one two three"
 
 
-@pytest.fixture
-def lm() -> Iterator[ScriptedLM]:
-    with ScriptedLM(answer=answer) as server:
-        yield server
-
-
-@pytest.fixture
-def lm_url(lm: ScriptedLM) -> str:
-    return lm.url
+pytestmark = pytest.mark.lm_answers.with_args(answer)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -33,6 +35,17 @@ def finished(api: TestClient) -> str:
             events.append(s, job_id, "log", f"line {number}", {"number": number})
     api.post(f"/v1/compile_jobs/{job_id}/cancel")
     return job_id
+
+
+@contextmanager
+def followed(address: str, tokens: Tokens) -> Iterator[tuple[httpx.Client, str, Iterator[str]]]:
+    """A client, its new job, and the lines of the job's stream after the first event's number."""
+    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {tokens.all}"}, timeout=30) as client:
+        job_id = client.post("/v1/compile_jobs", json=job_body()).json()["id"]
+        with client.stream("GET", f"/v1/compile_jobs/{job_id}/events", headers=STREAM) as stream:
+            lines = stream.iter_lines()
+            assert next(line for line in lines if line.startswith("id:")) == "id: 1"
+            yield client, job_id, lines
 
 
 class TestList:
@@ -88,29 +101,19 @@ class TestStream:
         assert reply.status_code == 422
 
     def test_events_arrive_while_the_job_goes_on(self, address: str, tokens: Tokens) -> None:
-        headers = {"Authorization": f"Bearer {tokens.all}"}
-        with httpx.Client(base_url=address, headers=headers, timeout=30) as client:
-            job_id = client.post("/v1/compile_jobs", json=job_body()).json()["id"]
-            with client.stream("GET", f"/v1/compile_jobs/{job_id}/events", headers=STREAM) as stream:
-                lines = stream.iter_lines()
-                assert next(line for line in lines if line.startswith("id:")) == "id: 1"
-                with unit_of_work() as s:
-                    events.append(s, job_id, "log", "hello")
-                assert '"hello"' in next(line for line in lines if line.startswith("data:") and '"log"' in line)
-                client.post(f"/v1/compile_jobs/{job_id}/cancel")
-                assert [line for line in lines if line.startswith("event:")][-1] == "event: done"
+        with followed(address, tokens) as (client, job_id, lines):
+            with unit_of_work() as s:
+                events.append(s, job_id, "log", "hello")
+            assert '"hello"' in next(line for line in lines if line.startswith("data:") and '"log"' in line)
+            client.post(f"/v1/compile_jobs/{job_id}/cancel")
+            assert [line for line in lines if line.startswith("event:")][-1] == "event: done"
 
     def test_a_key_that_is_revoked_hears_nothing_more(self, address: str, tokens: Tokens) -> None:
-        headers = {"Authorization": f"Bearer {tokens.all}"}
-        with httpx.Client(base_url=address, headers=headers, timeout=30) as client:
-            job_id = client.post("/v1/compile_jobs", json=job_body()).json()["id"]
-            with client.stream("GET", f"/v1/compile_jobs/{job_id}/events", headers=STREAM) as stream:
-                lines = stream.iter_lines()
-                assert next(line for line in lines if line.startswith("id:")) == "id: 1"
-                with unit_of_work() as s:
-                    key = keys.verify(s, tokens.all)
-                    keys.revoke(s, key.project_id, str(key.key_id))
-                with unit_of_work() as s:
-                    events.append(s, job_id, "log", "not for you")
-                assert "not for you" not in "".join(lines)
+        with followed(address, tokens) as (client, job_id, lines):
+            with unit_of_work() as s:
+                key = keys.verify(s, tokens.all)
+                keys.revoke(s, key.project_id, str(key.key_id))
+            with unit_of_work() as s:
+                events.append(s, job_id, "log", "not for you")
+            assert "not for you" not in "".join(lines)
             assert client.get(f"/v1/compile_jobs/{job_id}/events", headers=STREAM).json()["error"]["code"] == "revoked_api_key"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,15 +26,7 @@ def answer(ask: Ask) -> Answer:
     return {"category": "billing"} if ask.outputs else f"I am {ask.model}"
 
 
-@pytest.fixture
-def lm() -> Iterator[ScriptedLM]:
-    with ScriptedLM(answer=answer) as server:
-        yield server
-
-
-@pytest.fixture
-def lm_url(lm: ScriptedLM) -> str:
-    return lm.url
+pytestmark = pytest.mark.lm_answers.with_args(answer)
 
 
 @pytest.fixture

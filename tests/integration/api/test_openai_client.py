@@ -9,18 +9,8 @@ import pytest
 
 from stillhouse import Stillhouse
 from tests.integration.api.conftest import ROWS, SPEC, Tokens
-from tests.support.scripted_lm import ScriptedLM
 
-
-@pytest.fixture
-def lm() -> Iterator[ScriptedLM]:
-    with ScriptedLM(answer=lambda ask: f"I am {ask.model}") as server:
-        yield server
-
-
-@pytest.fixture
-def lm_url(lm: ScriptedLM) -> str:
-    return lm.url
+pytestmark = pytest.mark.lm_answers.with_args(lambda ask: f"I am {ask.model}")
 
 
 @pytest.fixture

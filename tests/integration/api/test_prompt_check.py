@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,15 +18,7 @@ SYSTEM = "Your input fields are: 1. `message` (str):"
 RENDERED = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "hello"}]
 
 
-@pytest.fixture
-def lm() -> Iterator[ScriptedLM]:
-    with ScriptedLM(answer=lambda ask: f"I am {ask.model}") as server:
-        yield server
-
-
-@pytest.fixture
-def lm_url(lm: ScriptedLM) -> str:
-    return lm.url
+pytestmark = pytest.mark.lm_answers.with_args(lambda ask: f"I am {ask.model}")
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from distill.rollouts import RunnerPool
 from distill.sandbox import Choice
 from distill.settings import ConnectionSettings, Settings, get_settings
 from distill.spec import read_spec
-from distill.storage import BlobStore, FolderStore
+from distill.storage import BlobStore, FolderStore, open_store
 from distill.trainers.base import (
     CannotCount,
     MaxLength,
@@ -298,6 +298,15 @@ class House:
             job = repository.by_id(s, job_id)
             s.expunge(job)
             return job
+
+
+@contextmanager
+def configured(folder: Path, settings: str, teacher: ScriptedLM, student: ScriptedLM, **options: Any) -> Iterator[House]:
+    """A house whose server reads `settings`, with the addresses of both LMs in them, and has the blob store of its settings."""
+    (folder / "stillhouse.toml").write_text(settings.format(teacher=teacher.url, student=student.url), encoding="utf-8")
+    get_settings.cache_clear()
+    with House(folder, teacher, student, bucket=open_store(get_settings()), **options) as opened:
+        yield opened
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from app.main import create_app
 from distill.db import unit_of_work
 from distill.jobs import claims
 from distill.settings import get_settings
-from distill.storage import FolderStore, open_store
+from distill.storage import FolderStore
 from tests.integration.execute.client_player import METRIC, OWN, TOML, Player, answers, create, token
-from tests.integration.execute.house import SUPPORT, House, PretendTrainer, rows
+from tests.integration.execute.house import SUPPORT, House, PretendTrainer, configured, rows
 from tests.support.scripted_lm import ScriptedLM
 
 Json = dict[str, Any]
@@ -24,9 +24,7 @@ Json = dict[str, Any]
 
 @pytest.fixture
 def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
-    (tmp_path / "stillhouse.toml").write_text(TOML.format(teacher=teacher.url, student=student.url), encoding="utf-8")
-    get_settings.cache_clear()
-    with House(tmp_path, teacher, student, bucket=open_store(get_settings())) as opened:
+    with configured(tmp_path, TOML, teacher, student) as opened:
         yield opened
 
 

@@ -10,11 +10,9 @@ import dspy
 import pytest
 
 import stillhouse
-from distill.settings import get_settings
-from distill.storage import open_store
 from tests.integration.api.conftest import serving
 from tests.integration.execute.client_player import TOML, token
-from tests.integration.execute.house import House, PretendTrainer, at_work, rows
+from tests.integration.execute.house import House, PretendTrainer, at_work, configured, rows
 from tests.support.scripted_lm import ScriptedLM
 
 
@@ -54,9 +52,7 @@ class Desk(dspy.Module):
 
 @pytest.fixture
 def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
-    (tmp_path / "stillhouse.toml").write_text(TOML.format(teacher=teacher.url, student=student.url), encoding="utf-8")
-    get_settings.cache_clear()
-    with House(tmp_path, teacher, student, bucket=open_store(get_settings())) as opened:
+    with configured(tmp_path, TOML, teacher, student) as opened:
         yield opened
 
 

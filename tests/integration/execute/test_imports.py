@@ -13,13 +13,11 @@ from typer.testing import CliRunner
 
 from distill.db import unit_of_work
 from distill.jobs import repository
-from distill.settings import get_settings
-from distill.storage import open_store
 from stillhouse import Stillhouse
 from stillhouse.cli.main import app
 from tests.integration.api.conftest import serving
 from tests.integration.execute.client_player import TOML, token
-from tests.integration.execute.house import SUPPORT, House, PretendTrainer, at_work, rows
+from tests.integration.execute.house import SUPPORT, House, PretendTrainer, at_work, configured, rows
 from tests.support import exports
 from tests.support.scripted_lm import ScriptedLM
 
@@ -30,9 +28,7 @@ JOB: Json = {"program": SUPPORT, "program_name": "desk", "trainset": ROWS[:12], 
 
 @pytest.fixture
 def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
-    (tmp_path / "stillhouse.toml").write_text(TOML.format(teacher=teacher.url, student=student.url), encoding="utf-8")
-    get_settings.cache_clear()
-    with House(tmp_path, teacher, student, bucket=open_store(get_settings())) as opened:
+    with configured(tmp_path, TOML, teacher, student) as opened:
         yield opened
 
 

@@ -11,10 +11,8 @@ import pytest
 
 from distill.catalog import keys, projects
 from distill.db import unit_of_work
-from distill.settings import get_settings
-from distill.storage import open_store
 from tests.integration.api.conftest import serving
-from tests.integration.execute.house import CATEGORIES, House, at_work
+from tests.integration.execute.house import CATEGORIES, House, at_work, configured
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
 STUDENT = "smollm2-135m-instruct"
@@ -77,9 +75,7 @@ class Live:
 
 @pytest.fixture
 def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
-    (tmp_path / "stillhouse.toml").write_text(SETTINGS.format(teacher=teacher.url, student=student.url), encoding="utf-8")
-    get_settings.cache_clear()
-    with House(tmp_path, teacher, student, base_model=STUDENT, bucket=open_store(get_settings())) as opened:
+    with configured(tmp_path, SETTINGS, teacher, student, base_model=STUDENT) as opened:
         yield opened
 
 
