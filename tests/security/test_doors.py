@@ -13,18 +13,12 @@ from app import serve
 from app.main import build_routes
 from distill.errors import StartRefused
 from tests.integration.api.conftest import ROWS, SPEC, Tokens, job_body
-from tests.integration.api.finished import finish
+from tests.integration.api.every_route import BODIES, NOBODYS, filled, objects_of, operations
 
 OPEN = {"/livez", "/readyz"}
 HOOK = {"url": "https://example.com/hook", "events": ["compile_job.succeeded"]}
 #: POST that changes nothing and spends on models alone.
 USES = {"/v1/chat/completions", "/v1/artifacts/{artifact_id}/call"}
-
-
-def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for path, verbs in build_routes().openapi()["paths"].items():
-        for verb, operation in verbs.items():
-            yield verb.upper(), path, operation
 
 
 def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
@@ -34,10 +28,6 @@ def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
             yield from routes(included.routes)
         else:
             yield from ((method, route.path) for method in route.methods)
-
-
-def filled(path: str, ids: dict[str, str] | None = None) -> str:
-    return re.sub(r"\{([^}]+)\}", lambda found: (ids or {}).get(found[1], "x-1"), path)
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -50,7 +40,9 @@ def test_every_route_of_the_application_needs_a_key(bare: TestClient) -> None:
     routed = set(routes(build_routes().routes))
     assert len(routed) > 80
     answers = {
-        (verb, path): bare.request(verb, filled(path), content=b"{not json").status_code for verb, path in routed if path not in OPEN
+        (verb, path): bare.request(verb, filled(path, NOBODYS), content=b"{not json").status_code
+        for verb, path in routed
+        if path not in OPEN
     }
     assert {asked: status for asked, status in answers.items() if status != 401} == {}
 
@@ -61,7 +53,8 @@ class TestScopes:
         changing = [(verb, path) for verb, path, _ in operations() if verb != "GET" and path not in USES]
         assert len(changing) > 30
         answers = {
-            (verb, path): bare.request(verb, filled(path), json={}, headers=bearer(tokens.read)).status_code for verb, path in changing
+            (verb, path): bare.request(verb, filled(path, NOBODYS), json={}, headers=bearer(tokens.read)).status_code
+            for verb, path in changing
         }
         reading = {("POST", "/v1/compile_jobs/estimate"), ("POST", "/v1/programs/{program_id}/render")}
         assert {asked for asked, status in answers.items() if status != 403} <= reading
@@ -69,42 +62,19 @@ class TestScopes:
     def test_who_may_use_models_sees_no_job_and_changes_nothing(self, bare: TestClient, tokens: Tokens) -> None:
         for verb, path, _ in operations():
             if "compile_jobs" in path or "datasets" in path or "fine_tuning" in path or (verb != "GET" and path not in USES):
-                assert bare.request(verb, filled(path), json={}, headers=bearer(tokens.use)).status_code == 403, (verb, path)
+                assert bare.request(verb, filled(path, NOBODYS), json={}, headers=bearer(tokens.use)).status_code == 403, (verb, path)
 
     def test_another_projects_objects_are_not_there(self, api: TestClient, tokens: Tokens) -> None:
-        ids = objects(api)
-        named = [(verb, path) for verb, path, _ in operations() if (names := re.findall(r"\{([^}]+)\}", path)) and names[0] in ids]
+        ids = objects_of(api, bearer(tokens.admin))
+        own = {"job_id", "program_id", "dataset_id", "artifact_id", "file_id"}
+        named = [each for each in operations() if (names := re.findall(r"\{([^}]+)\}", each[1])) and names[0] in own]
         assert len(named) > 30
         other = bearer(tokens.other)
         answers = {
-            (verb, path): api.request(verb, filled(path, ids), json=body_of(path), headers=other).status_code for verb, path in named
+            (verb, path): api.request(verb, filled(path, ids), json=BODIES.get(name, {}), headers=other).status_code
+            for verb, path, name in named
         }
         assert {asked: status for asked, status in answers.items() if status not in {404, 405}} == {}
-
-
-def objects(api: TestClient) -> dict[str, str]:
-    """One of each kind, of the first project."""
-    finished = finish(api)
-    job = api.get(f"/v1/compile_jobs/{finished.job_id}").json()
-    kept = api.post("/v1/files", files={"file": ("a.jsonl", b"{}\n")}, data={"purpose": "fine-tune"}).json()
-    return {
-        "job_id": job["id"],
-        "program_id": job["program"],
-        "dataset_id": job["trainset"],
-        "artifact_id": finished.artifact_id,
-        "file_id": kept["id"],
-    }
-
-
-def body_of(path: str) -> dict[str, Any] | None:
-    """What is well formed there, so that it is the object that decides."""
-    bodies: dict[str, dict[str, Any]] = {
-        "call": {"inputs": {"message": "a"}},
-        "render": {"inputs": {"message": "a"}},
-        "traces": {"traces": [{"role": "teacher", "row": 1, "status": "failed", "error": {"type": "E", "message": "m"}}]},
-        "scores": {"scores": [{"role": "teacher", "row": 1, "value": 1}]},
-    }
-    return bodies.get(path.rpartition("/")[2], {})
 
 
 @pytest.mark.record("CVE-2023-48022")
@@ -128,9 +98,9 @@ def test_json_in_a_type_that_a_form_can_send_is_refused(api: TestClient) -> None
 
 
 @pytest.mark.record("CVE-2023-6568")
-def test_no_reply_is_a_page(api: TestClient) -> None:
+def test_no_reply_is_a_page(api: TestClient, tokens: Tokens) -> None:
     markup = "<script>alert(1)</script>"
-    ids = objects(api)
+    ids = objects_of(api, bearer(tokens.admin))
     replies = [
         api.get(f"/v1/compile_jobs/{markup}"),
         api.post("/v1/compile_jobs", json={markup: 1}),

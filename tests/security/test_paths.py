@@ -10,8 +10,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.integration.api.conftest import Tokens, job_body
+from tests.integration.api.every_route import operations
 from tests.integration.api.finished import finish
-from tests.security.test_doors import HOOK, operations
+from tests.security.test_doors import HOOK
 
 CANARY = "canary-4f1c9b"
 

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from distill.db import unit_of_work
 from distill.jobs import events
 from tests.integration.api.conftest import job_body
-from tests.security.test_doors import operations
+from tests.integration.api.every_route import NOBODYS, filled, operations
 
 KEY = "sk-canary-3fa8c1d2e4b5"
 INSIDE = re.compile(
@@ -33,7 +33,7 @@ def canaries(monkeypatch: pytest.MonkeyPatch) -> None:
 def errors_of(api: TestClient) -> Iterator[tuple[str, str]]:
     """Every operation, asked wrongly in four ways."""
     for verb, path, _ in operations():
-        address = re.sub(r"\{[^}]+\}", "x-1", path)
+        address = filled(path, NOBODYS)
         kinds: list[dict[str, Any]] = [
             {"content": b"{", "headers": {"Content-Type": "application/json"}},
             {"json": {"a\u2028b": KEY}},

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from starlette.testclient import TestClient
 
 from app.auth import OPEN_PATHS
-from app.main import build_routes
 from tests.integration.api.conftest import Tokens, job_body
-
-
-def operations() -> list[tuple[str, str]]:
-    paths = build_routes().openapi()["paths"]
-    return [(verb.upper(), re.sub(r"\{[^}]+\}", "x-1", path)) for path, verbs in paths.items() for verb in verbs]
+from tests.integration.api.every_route import NOBODYS, filled, operations
 
 
 class TestWithoutKey:
     def test_every_operation_but_two_is_401(self, bare: TestClient) -> None:
-        closed = [(verb, path) for verb, path in operations() if path not in OPEN_PATHS]
+        closed = [(verb, filled(path, NOBODYS)) for verb, path, _ in operations() if path not in OPEN_PATHS]
         assert len(closed) > 40
         statuses = {(verb, path): bare.request(verb, path, content=b"{not json").status_code for verb, path in closed}
         assert set(statuses.values()) == {401}, statuses

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 import pytest
 from starlette.testclient import TestClient
 
-from app.main import build_routes
-from distill.catalog import keys, projects, webhooks
-from distill.db import Page, unit_of_work
-from tests.integration.api.conftest import ROWS, Tokens
-from tests.integration.api.finished import MODEL, finish, load
+from distill.catalog import keys, projects
+from distill.db import unit_of_work
+from tests.integration.api.conftest import Tokens
+from tests.integration.api.every_route import BODIES, NOT_YET, filled, objects_of, operations
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -67,65 +63,7 @@ class TestOthers:
 
 @pytest.fixture
 def owned(api: TestClient) -> dict[str, str]:
-    """What fills the parameters of paths: an object of every noun, all of the project `support`."""
-    finished = finish(api)
-    load(finished)
-    job = api.get(f"/v1/compile_jobs/{finished.job_id}").json()
-    with unit_of_work() as s:
-        endpoint = webhooks.add(s, projects.get(s, "support").id, "https://hooks.example.com/x", ["alias.moved"], None)[0]
-    moved = api.put("/v1/aliases/router@prod", json={"artifact": finished.artifact_id})
-    assert moved.status_code == 200, moved.text
-    dataset = api.post("/v1/datasets", json={"rows": ROWS, "name": "train"}).json()
-    file = api.post("/v1/files", files={"file": ("a.jsonl", b'{"messages": []}\n')}, data={"purpose": "fine-tune"}).json()
-    own = {"name": "ours", "base_url": "https://api.example.com/v1", "api_key": "sk-ours"}
-    connection = api.post("/v1/connections", json=own, headers=bearer(admin_of("support"))).json()
-    metric = api.post("/v1/metrics", json={"spec": {"type": "exact_match"}}).json()
-    with unit_of_work() as s:
-        delivery = webhooks.deliveries(s, endpoint.project_id, endpoint.id, Page()).data[0]
-    return {
-        "endpoint_id": endpoint.id,
-        "delivery_id": delivery.id,
-        "/v1/compile_jobs/{job_id}": finished.job_id,
-        "/v1/fine_tuning/jobs/{job_id}": job["fine_tuning_jobs"][0]["id"],
-        "fine_tuning_job": job["fine_tuning_jobs"][0]["id"],
-        "program_id": job["program"],
-        "dataset_id": dataset["id"],
-        "artifact_id": finished.artifact_id,
-        "path": "manifest.json",
-        "name": "router@prod",
-        "model_id": MODEL,
-        "file_id": file["id"],
-        "connection_id": connection["id"],
-        "metric_id": metric["id"],
-        "key_id": api.get("/v1/me").json()["key_id"],
-        "project": "support",
-    }
-
-
-BODIES: dict[str, Any] = {
-    "update_compile_job": {"name": "mine"},
-    "refilter_compile_job": {},
-    "render_program": {"inputs": {"message": "a"}},
-    "call_artifact": {"inputs": {"message": "a"}},
-    "update_connection": {"models": ["big-1"]},
-    "try_metric": {"examples": ROWS[:1], "predictions": [{"category": "billing"}]},
-    "put_alias": {"artifact": "router@prod"},
-    "send_traces": {"traces": [{"role": "teacher:0", "row": 1, "status": "ok", "outputs": {"category": "billing"}}]},
-    "send_scores": {"scores": [{"role": "teacher:0", "row": 1, "value": 1.0}]},
-}
-
-
-NOT_YET = {"training_file_content"}
-"""What the job of the fixture, which has not run, does not have: to its owner it is not found either."""
-
-
-def filled(template: str, values: dict[str, str]) -> str:
-    """The path with the ids of `values`; one that a longer prefix names goes first."""
-
-    def one(match: re.Match[str]) -> str:
-        return values.get(template[: match.end()]) or values[match[1]]
-
-    return re.sub(r"\{(\w+)\}", one, template)
+    return objects_of(api, bearer(admin_of("support")))
 
 
 class TestAllRoutes:
@@ -134,22 +72,21 @@ class TestAllRoutes:
         stranger = bearer(admin_of("other"))
         own = bearer(admin_of("support"))
         strange: dict[str, int] = {}
-        for template, verbs in build_routes().openapi()["paths"].items():
+        for verb, template, name in operations():
             if "{" not in template:
                 continue
             path = filled(template, owned)
-            for verb, operation in verbs.items():
-                reply = api.request(verb, path, json=BODIES.get(operation["operationId"]), headers=stranger)
-                if reply.status_code != 404:
-                    strange[f"{verb} {path}"] = reply.status_code
-                if verb == "get" and operation["operationId"] not in NOT_YET:
-                    assert api.get(path, headers=own).status_code != 404, path
+            reply = api.request(verb, path, json=BODIES.get(name), headers=stranger)
+            if reply.status_code != 404:
+                strange[f"{verb} {path}"] = reply.status_code
+            if verb == "GET" and name not in NOT_YET:
+                assert api.get(path, headers=own).status_code != 404, path
         assert strange == {}
 
     def test_nor_do_lists_show_them(self, api: TestClient, owned: dict[str, str]) -> None:
         stranger = bearer(admin_of("other"))
         ids = set(owned.values()) - {"manifest.json", "support"}
-        for template, verbs in build_routes().openapi()["paths"].items():
-            if "get" in verbs and "{" not in template and template.startswith("/v1/"):
+        for verb, template, _ in operations():
+            if verb == "GET" and "{" not in template and template.startswith("/v1/"):
                 text = api.get(template, headers=stranger).text
                 assert not [one for one in ids if one in text], template
