@@ -6,13 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
-
-from distill.catalog import audit
+from distill.catalog import audit, by_digest
 from distill.catalog.models import Metric
-from distill.db import Listing, Page, Session, paginate
-from distill.errors import Invalid, NotFound
+from distill.db import Listing, Page, Session
+from distill.errors import Invalid
 from distill.ids import new_id
 from distill.spec import compact, digest
 from stillhouse_programs.spec import MetricSpec, SpecError, parse_metric
@@ -41,24 +38,16 @@ def ensure(
     spec = metric.model_dump(mode="json", exclude={"source"})
     values = {
         "id": new_id("metric"),
-        "project_id": project_id,
-        "digest": digest(spec),
         "name": name,
         "spec": compact(spec),
         "created_by": created_by,
         "metadata": dict(metadata or {}),
     }
-    table = Metric.__table__
-    statement = insert(table).values(values)  # type: ignore[arg-type]
-    s.execute(statement.on_conflict_do_update(index_elements=["project_id", "digest"], set_={"deleted_at": None}))
-    return s.execute(select(Metric).where(Metric.project_id == project_id, Metric.digest == values["digest"])).scalar_one()
+    return by_digest.put(s, Metric, project_id, digest(spec), values)
 
 
 def get(s: Session, project_id: str, metric_id: str) -> Metric:
-    row = s.scalar(select(Metric).where(Metric.id == metric_id, Metric.project_id == project_id, Metric.deleted_at.is_(None)))
-    if row is None:
-        raise NotFound(f"no metric {metric_id}", code="metric_not_found", param="metric")
-    return row
+    return by_digest.get(s, Metric, "metric", project_id, metric_id)
 
 
 def spec_of(row: Metric) -> dict[str, Any]:
@@ -68,11 +57,10 @@ def spec_of(row: Metric) -> dict[str, Any]:
 
 
 def list_metrics(s: Session, project_id: str, page: Page) -> Listing[Metric]:
-    return paginate(s, select(Metric).where(Metric.project_id == project_id, Metric.deleted_at.is_(None)), Metric.id, page)
+    return by_digest.page_of(s, Metric, project_id, page)
 
 
 def delete(s: Session, project_id: str, metric_id: str) -> None:
     """Hide a metric; jobs that took it hold what it says. Raises NotFound."""
-    get(s, project_id, metric_id)
-    s.execute(update(Metric).where(Metric.id == metric_id).values(deleted_at=func.clock_timestamp()))
+    by_digest.hide(s, Metric, "metric", project_id, metric_id)
     audit.record(s, project_id, "metric.deleted", metric_id)

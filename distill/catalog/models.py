@@ -137,36 +137,32 @@ class Connection(Base):
         return func.coalesce(cls.own_name, cls.row_name)
 
 
-class Program(Base):
+class _ByDigest:
+    """What a project has once by the digest of its `spec`, a JSON text."""
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    digest: Mapped[str] = mapped_column(Text)
+    name: Mapped[str | None] = mapped_column(Text)
+    spec: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    deleted_at: Mapped[datetime | None]
+    user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
+
+
+class Program(_ByDigest, Base):
+    """`spec`: canonical JSON of the ProgramSpec; users' keys keep their order."""
+
     __tablename__ = "programs"
     __table_args__ = (UniqueConstraint("project_id", "digest"), Index("ix_programs_project_id_id", "project_id", "id"))
 
-    id: Mapped[str] = mapped_column(Text, primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    digest: Mapped[str] = mapped_column(Text)
-    name: Mapped[str | None] = mapped_column(Text)
-    spec: Mapped[str] = mapped_column(Text)
-    """Canonical JSON text of the ProgramSpec; users' keys keep their order."""
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
-    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
-    deleted_at: Mapped[datetime | None]
-    user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
 
+class Metric(_ByDigest, Base):
+    """`spec`: what a job's `metric` takes; without the source of code."""
 
-class Metric(Base):
     __tablename__ = "metrics"
     __table_args__ = (UniqueConstraint("project_id", "digest"), Index("ix_metrics_project_id_id", "project_id", "id"))
-
-    id: Mapped[str] = mapped_column(Text, primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    digest: Mapped[str] = mapped_column(Text)
-    name: Mapped[str | None] = mapped_column(Text)
-    spec: Mapped[str] = mapped_column(Text)
-    """What a job's `metric` takes, as JSON text; without the source of code."""
-    created_by: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
-    created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
-    deleted_at: Mapped[datetime | None]
-    user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
 
 
 class Dataset(Base):

@@ -6,12 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
-
-from distill.catalog import audit
+from distill.catalog import audit, by_digest
 from distill.catalog.models import Program
-from distill.db import Listing, Page, Session, paginate
+from distill.db import Listing, Page, Session
 from distill.errors import Invalid, NotFound
 from distill.ids import new_id
 from distill.spec import program_digest
@@ -37,27 +34,18 @@ def ensure(
     metadata: Mapping[str, str] | None = None,
 ) -> Program:
     """The project's program with this spec, stored now if it is new. A deleted one comes back under its old id."""
-    digest = program_digest(spec)
     values = {
         "id": new_id("prog"),
-        "project_id": project_id,
-        "digest": digest,
         "name": name,
         "spec": _stored(spec),
         "created_by": created_by,
         "metadata": dict(metadata or {}),
     }
-    table = Program.__table__
-    statement = insert(table).values(values)  # type: ignore[arg-type]
-    s.execute(statement.on_conflict_do_update(index_elements=["project_id", "digest"], set_={"deleted_at": None}))
-    return s.execute(select(Program).where(Program.project_id == project_id, Program.digest == digest)).scalar_one()
+    return by_digest.put(s, Program, project_id, program_digest(spec), values)
 
 
 def get(s: Session, project_id: str, program_id: str) -> Program:
-    row = s.scalar(select(Program).where(Program.id == program_id, Program.project_id == project_id, Program.deleted_at.is_(None)))
-    if row is None:
-        raise NotFound(f"no program {program_id}", code="program_not_found", param="program")
-    return row
+    return by_digest.get(s, Program, "program", project_id, program_id)
 
 
 def spec_of(row: Program) -> ProgramSpec:
@@ -73,13 +61,12 @@ def load(s: Session, program_id: str) -> ProgramSpec:
 
 
 def list_programs(s: Session, project_id: str, page: Page) -> Listing[Program]:
-    return paginate(s, select(Program).where(Program.project_id == project_id, Program.deleted_at.is_(None)), Program.id, page)
+    return by_digest.page_of(s, Program, project_id, page)
 
 
 def delete(s: Session, project_id: str, program_id: str) -> None:
     """Hide a program; jobs that used it keep it. Raises NotFound."""
-    get(s, project_id, program_id)
-    s.execute(update(Program).where(Program.id == program_id).values(deleted_at=func.clock_timestamp()))
+    by_digest.hide(s, Program, "program", project_id, program_id)
     audit.record(s, project_id, "program.deleted", program_id)
 
 
