@@ -92,11 +92,7 @@ def _line(text: bytes, line: int, most: int) -> dict[str, Any] | BadRow:
     try:
         return _object(strict_json.loads(text))
     except NotStrict as error:
-        return BadRow(f"(line {line}) {_what(error)}")
-
-
-def _what(error: NotStrict) -> str:
-    return f"is not valid JSON: see column {error.column}" if error.column else error.what
+        return BadRow(f"(line {line}) {error.of_one_line}")
 
 
 def _json(file: IO[bytes]) -> Read:

@@ -21,6 +21,11 @@ class NotStrict(ValueError):
         super().__init__(what)
         self.what, self.line, self.column = what, line, column
 
+    @property
+    def of_one_line(self) -> str:
+        """The same of a text that is one line of a file."""
+        return self.what if self.column is None else f"is not valid JSON: see column {self.column}"
+
 
 def loads(text: bytes) -> Any:
     """What `text` says.

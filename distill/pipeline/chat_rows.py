@@ -55,7 +55,7 @@ def _object(line: bytes) -> Mapping[str, Any]:
     try:
         row = strict_json.loads(line)
     except NotStrict as error:
-        raise BadLine(f"is not valid JSON: see column {error.column}" if error.column else error.what) from None
+        raise BadLine(error.of_one_line) from None
     if not isinstance(row, dict):
         raise BadLine("is not an object")
     if "prompt" in row and "messages" not in row:
