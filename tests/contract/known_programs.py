@@ -145,8 +145,16 @@ def best(attempts: int = 2) -> dspy.Module:
 
 
 def bad_then_good() -> Answerer:
-    asked = iter(["bad", "good", "bad", "good"])
-    return lambda ask: {"reasoning": "r", "a": next(asked)}
+    """The first answer to a question, and the next ones: examples are asked side by side."""
+    asked = set[str]()
+
+    def answer(ask: Ask) -> Answer:
+        question = ask.inputs["q"]
+        said = "good" if question in asked else "bad"
+        asked.add(question)
+        return {"reasoning": "r", "a": said}
+
+    return answer
 
 
 # Each predictor is called once at most, in their order.
