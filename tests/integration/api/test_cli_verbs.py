@@ -197,7 +197,8 @@ def leaves(command: Any, *names: str) -> Iterator[tuple[tuple[str, ...], list[An
 
 
 ALL = "jobs:read,jobs:write,aliases:write,models:use,admin"
-GIVEN = {"file": "job.json", "inputs": "a=b", "name": "router@prod", "url": URL, "events": "compile_job.succeeded", "alias": "prod"}
+FILES = {"file": "job.json", "traces": "export.jsonl", "examples": "rows.jsonl", "predictions": "rows.jsonl"}
+GIVEN = {**FILES, "inputs": "a=b", "name": "router@prod", "url": URL, "events": "compile_job.succeeded", "alias": "prod"}
 
 
 class TestEveryCommand:
@@ -207,6 +208,7 @@ class TestEveryCommand:
     ) -> None:
         (tmp_path / "job.json").write_text(json.dumps({"program": SPEC, "trainset": ROWS, "metric": "exact_match"}))
         (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+        (tmp_path / "export.jsonl").write_bytes(b"\xff")  # no text: refused before a job is made, which nobody here would do
         monkeypatch.setenv("STILLHOUSE_API_KEY", tokens.admin)
         monkeypatch.setenv("STILLHOUSE_API_KEY", known("keys", "create", "--label", "ci", "--scopes", ALL).stdout.strip())
         seen: dict[bool, set[str]] = {True: set(), False: set()}
