@@ -21,6 +21,7 @@ from stillhouse.resources.aliases import Aliases, AsyncAliases
 from stillhouse.resources.api_keys import ApiKeys, AsyncApiKeys
 from stillhouse.resources.artifacts import Artifacts, AsyncArtifacts
 from stillhouse.resources.audit_log import AsyncAuditLog, AuditLog
+from stillhouse.resources.bundles import AsyncBundles, Bundles
 from stillhouse.resources.chat import AsyncChat, Chat
 from stillhouse.resources.compile_jobs import AsyncCompileJobs, CompileJobs
 from stillhouse.resources.connections import AsyncConnections, Connections
@@ -105,6 +106,7 @@ class Stillhouse(_Core):
         self.api_keys = ApiKeys(self)
         self.webhook_endpoints = WebhookEndpoints(self)
         self.artifacts = Artifacts(self)
+        self.bundles = Bundles(self)
         self.chat = Chat(self)
         self.audit_log = AuditLog(self)
         self.compile_jobs = CompileJobs(self)
@@ -195,6 +197,7 @@ class AsyncStillhouse(_Core):
         self.api_keys = AsyncApiKeys(self)
         self.webhook_endpoints = AsyncWebhookEndpoints(self)
         self.artifacts = AsyncArtifacts(self)
+        self.bundles = AsyncBundles(self)
         self.chat = AsyncChat(self)
         self.audit_log = AsyncAuditLog(self)
         self.compile_jobs = AsyncCompileJobs(self)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stillhouse import __version__
-from stillhouse.cli import account, aliases, chat, connections, datasets, jobs, keys, metrics, projects, stored, webhooks
+from stillhouse.cli import account, aliases, bundles, chat, connections, datasets, jobs, keys, metrics, projects, stored, webhooks
 from stillhouse.cli.output import console
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(stored.programs, name="programs")
 app.add_typer(metrics.app, name="metrics")
+app.add_typer(bundles.app, name="bundles")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(stored.artifacts, name="artifacts")
 app.add_typer(aliases.app, name="aliases")

@@ -57,6 +57,19 @@ class MetricTried(Object):
     data: list[TriedPair]
 
 
+class Bundle(Object):
+    """Code that was sent. `pickles` names what was sent by value, `identity` is what its client tells it by."""
+
+    id: str
+    digest: str = ""
+    python: str = ""
+    modules: list[str] = Field(default_factory=list)
+    packages: dict[str, str] = Field(default_factory=dict)
+    pickles: list[str] = Field(default_factory=list)
+    identity: str | None = None
+    size: int = 0
+
+
 class Dataset(Object):
     id: str
     rows: int

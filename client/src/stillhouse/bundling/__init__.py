@@ -1,0 +1,1 @@
+"""The caller's own Python, gathered into the document of a bundle."""
