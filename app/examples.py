@@ -14,6 +14,7 @@ JOB = "cjob-06s4k2v8qh3n5t7a9c1e0g2i4m"
 FINE_TUNING_JOB = "ftjob-06s4k2v93b5d7f9h1j3l5n7p9r"
 FILE = "file-06s4k1u7pg2m4s6v8b0d2f4h6j"
 PROGRAM = "prog-06s4k0t6of1l3r5u7a9c1e3g5i"
+BUNDLE = "bundle-06s4k0t5hc7m1p4s6u8w0y2a4c"
 METRIC = "metric-06s4k0t6ie8n2q5t7v9b1d3f5h"
 DATASET = "ds-06s4k0t7ne0k2q4t6v8b0d2f4h"
 ARTIFACT = "art-06s4m5q3tk6n8p0r2t4v6b8d0f"
@@ -48,6 +49,14 @@ SPEC: Mapping[str, Any] = {
             },
         }
     ]
+}
+BUNDLE_DOCUMENT: Mapping[str, Any] = {
+    "bundle_version": 1,
+    "python": "3.11",
+    "files": {
+        "desk/__init__.py": "",
+        "desk/scores.py": "def right(example, prediction, trace=None):\n    return prediction.team == example.team\n",
+    },
 }
 METRIC_SPEC: Mapping[str, Any] = {"type": "exact_match", "fields": ["team"]}
 COMPILE: Mapping[str, Any] = {

@@ -149,6 +149,12 @@ class EgressSettings(_Section):
     hosts: list[str] = []
 
 
+class BundleSettings(_Section):
+    """Users' own Python, which runs in the sandbox alone."""
+
+    accept: bool = True
+
+
 class SandboxSettings(_Section):
     """What programs and metrics are locked into: the best rung that holds on the machine, or a certain one. `none` runs no code."""
 
@@ -243,6 +249,7 @@ class Settings(BaseSettings):
     costs: CostSettings = CostSettings()
     egress: EgressSettings = EgressSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    bundles: BundleSettings = BundleSettings()
     connections: dict[str, ConnectionSettings] = {}
     devices: dict[str, DeviceSettings] = {}
     projects: dict[str, ProjectSettings] = {}

@@ -25,6 +25,7 @@ Action = Literal[
     "connection.deleted",
     "job.cancelled",
     "artifact.deleted",
+    "bundle.deleted",
     "dataset.deleted",
     "file.deleted",
     "metric.deleted",

@@ -1,4 +1,4 @@
-"""What a project has once by its digest, programs and metrics: put, found, listed and hidden. A hidden one comes back under its old id."""
+"""Programs, metrics and bundles: what a project has once by its digest. One that was hidden comes back under its old id."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from distill.catalog.bundle_rows import Bundle
 from distill.catalog.models import Metric, Program
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import NotFound
 
-Kept = TypeVar("Kept", Program, Metric)
+Kept = TypeVar("Kept", Program, Metric, Bundle)
 
 
 def put(s: Session, kind: type[Kept], project_id: str, digest: str, values: Mapping[str, Any]) -> Kept:

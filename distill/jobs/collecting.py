@@ -22,6 +22,7 @@ from distill.storage.base import Stored
 POINTED = """
     SELECT digest FROM datasets
     UNION ALL SELECT digest FROM files WHERE deleted_at IS NULL
+    UNION ALL SELECT blob FROM bundles WHERE deleted_at IS NULL
     UNION ALL SELECT f.value->>'digest' FROM models, json_each(files) f
     UNION ALL SELECT settings->>'probe_file' FROM models
     UNION ALL SELECT f.value->>'digest' FROM artifacts, json_each(files) f

@@ -66,7 +66,7 @@ class TestScopes:
 
     def test_another_projects_objects_are_not_there(self, api: TestClient, tokens: Tokens) -> None:
         ids = objects_of(api, bearer(tokens.admin))
-        own = {"job_id", "program_id", "dataset_id", "artifact_id", "file_id"}
+        own = {"job_id", "program_id", "dataset_id", "artifact_id", "file_id", "bundle_id"}
         named = [each for each in operations() if (names := re.findall(r"\{([^}]+)\}", each[1])) and names[0] in own]
         assert len(named) > 30
         other = bearer(tokens.other)

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from app.main import build_routes
 from distill.catalog import projects, webhooks
 from distill.db import Page, unit_of_work
+from tests.integration.api.bundled import BUNDLE
 from tests.integration.api.conftest import ROWS
 from tests.integration.api.finished import MODEL, finish, load
 
@@ -39,6 +40,7 @@ def objects_of(api: TestClient, admin: Mapping[str, str]) -> dict[str, str]:
     own = {"name": "ours", "base_url": "https://api.example.com/v1", "api_key": "sk-ours"}
     connection = api.post("/v1/connections", json=own, headers=dict(admin)).json()
     metric = api.post("/v1/metrics", json={"spec": {"type": "exact_match"}}).json()
+    bundle = api.post("/v1/bundles", json=BUNDLE).json()
     with unit_of_work() as s:
         delivery = webhooks.deliveries(s, endpoint.project_id, endpoint.id, Page()).data[0]
     return {
@@ -56,6 +58,7 @@ def objects_of(api: TestClient, admin: Mapping[str, str]) -> dict[str, str]:
         "file_id": file["id"],
         "connection_id": connection["id"],
         "metric_id": metric["id"],
+        "bundle_id": bundle["id"],
         "key_id": api.get("/v1/me").json()["key_id"],
         "project": "support",
     }

@@ -64,7 +64,7 @@ def operator(bare: TestClient) -> TestClient:
 
 
 def made(api: TestClient, path: str, **body: Any) -> str:
-    reply = api.post(path, **({"json": body} if "files" not in body else body))
+    reply = api.post(path, **(body if "data" in body else {"json": body}))
     assert reply.is_success, reply.text
     found: str = reply.json()["id"]
     return found
@@ -93,6 +93,7 @@ def common(api: TestClient) -> dict[str, str]:
     return {
         **found,
         examples.PROGRAM: made(api, "/v1/programs", spec=examples.SPEC),
+        examples.BUNDLE: made(api, "/v1/bundles", **examples.BUNDLE_DOCUMENT),
         examples.METRIC: made(api, "/v1/metrics", spec=examples.METRIC_SPEC),
         examples.DATASET: made(api, "/v1/datasets", rows=examples.ROWS),
         examples.FILE: made(api, "/v1/files", files={"file": ("a.jsonl", FILES["conversations.jsonl"])}, data={"purpose": "fine-tune"}),
