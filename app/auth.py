@@ -1,35 +1,48 @@
-"""Who asks. The key is checked before anything of the request is read, for every path but two."""
+"""Who asks. A key, or the session of a browser, is checked before anything of the request is read, for every path but three."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app import session_cookie
 from app.errors import ApiError, error_response, to_api_error
+from distill.catalog import browser_sessions
 from distill.catalog.keys import Caller, verify
 from distill.db import unit_of_work
 from distill.errors import PermissionDenied, StillhouseError
 
-OPEN_PATHS = frozenset({"/livez", "/readyz"})
-#: For a person's browser, which cannot send a Bearer header: it asks for a name (any) and a password (the key).
-#: Never for other paths, or another site's form could act with what the browser remembers.
-BROWSER_PATHS = frozenset({"/docs", "/openapi.json"})
+SIGN_IN = "/sign-in"
+OPEN_PATHS = frozenset({"/livez", "/readyz", SIGN_IN})
+_START_SESSION = ("POST", "/v1/session")
+#: What a person opens; who has no session is led to the page that makes one.
+_FOR_PEOPLE = "/docs"
+
+
+@dataclass(frozen=True)
+class Checks:
+    """`key` and `session` raise Unauthenticated, `admit` and `admit_sign_in` LimitExceeded; the last counts by the client's address."""
+
+    key: Callable[[str], Caller]
+    session: Callable[[str], Caller]
+    admit: Callable[[str], None]
+    admit_sign_in: Callable[[str], None]
+    used: Callable[[str], None]
 
 
 class KeyCheck:
-    """Lets a request through with its caller, or answers 401 or 429 itself; unknown paths too need a key."""
+    """Lets a request through with its caller, or answers 401, 403 or 429 itself; unknown paths too need a key."""
 
-    def __init__(self, app: ASGIApp, check: Callable[[str], Caller], admit: Callable[[str], None], used: Callable[[str], None]) -> None:
+    def __init__(self, app: ASGIApp, checks: Checks) -> None:
         self._app = app
-        self._check = check
-        self._admit = admit
-        self._used = used
+        self._checks = checks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS:
@@ -38,19 +51,30 @@ class KeyCheck:
         if scope["type"] != "http":
             return
         try:
-            caller = await run_in_threadpool(self._let_in, _token(scope))
+            caller = await run_in_threadpool(self._let_in, scope)
         except (ApiError, StillhouseError) as error:
-            await error_response(_with_challenge(to_api_error(error), scope), scope["path"])(scope, receive, send)
+            await _refusal(to_api_error(error), scope)(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
-    def _let_in(self, token: str) -> Caller:
-        caller = self._check(token)
+    def _let_in(self, scope: Scope) -> Caller:
+        if (scope["method"], scope["path"]) == _START_SESSION:
+            self._checks.admit_sign_in(scope["client"][0] if scope["client"] else "")
+        caller = self._who(scope)
         if caller.key_id is not None:
-            self._admit(caller.key_id)
-            self._used(caller.key_id)
+            self._checks.admit(caller.key_id)
+            self._checks.used(caller.key_id)
         return caller
+
+    def _who(self, scope: Scope) -> Caller:
+        """By the header where there is one: no page of another site can send it, while a cookie goes along by itself."""
+        if header := Headers(scope=scope).get("authorization"):
+            return self._checks.key(_bearer(header))
+        if token := session_cookie.token_of(scope):
+            session_cookie.check(scope, token)
+            return self._checks.session(token)
+        raise _missing()
 
 
 def check_key(token: str) -> Caller:
@@ -59,28 +83,30 @@ def check_key(token: str) -> Caller:
         return verify(session, token)
 
 
-def _token(scope: Scope) -> str:
-    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
+def check_session(token: str) -> Caller:
+    """The caller of a browser's session, in the same way."""
+    with unit_of_work("api") as session:
+        return browser_sessions.verify(session, token).caller
+
+
+def _bearer(header: str) -> str:
     kind, _, value = header.partition(" ")
     if kind.lower() == "bearer" and value.strip():
         return value.strip()
-    if kind.lower() == "basic" and scope["path"] in BROWSER_PATHS:
-        return _password(value)
-    raise ApiError(401, "missing_api_key", "Send `Authorization: Bearer sh_…`; `stillhouse-server create-key` makes a key.")
+    raise _missing()
 
 
-def _password(value: str) -> str:
-    try:
-        return base64.b64decode(value, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
+def _missing() -> ApiError:
+    return ApiError(401, "missing_api_key", "Send `Authorization: Bearer sh_…`; `stillhouse-server create-key` makes a key.")
 
 
-def _with_challenge(error: ApiError, scope: Scope) -> ApiError:
-    if error.status == 401:
-        basic = scope["path"] in BROWSER_PATHS
-        error.headers["www-authenticate"] = 'Basic realm="API key as the password", charset="UTF-8"' if basic else "Bearer"
-    return error
+def _refusal(error: ApiError, scope: Scope) -> Response:
+    if error.status != 401:
+        return error_response(error, scope["path"])
+    if (scope["method"], scope["path"]) == ("GET", _FOR_PEOPLE) and "text/html" in Headers(scope=scope).get("accept", ""):
+        return RedirectResponse(SIGN_IN, 303)
+    error.headers["www-authenticate"] = "Bearer"
+    return error_response(error, scope["path"])
 
 
 def _caller(request: Request) -> Caller:

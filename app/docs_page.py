@@ -1,4 +1,4 @@
-"""The /docs page: every operation of openapi.json, with a command to copy, without scripts and without anything from another host."""
+"""The /docs page: every operation of openapi.json, with a command to copy and, for who is signed in, a button that sends it."""
 
 from __future__ import annotations
 
@@ -10,29 +10,55 @@ from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1d1d1f;background:#fff}
-h2{margin-top:2.5rem;border-bottom:1px solid #ddd}details{border:1px solid #ddd;border-radius:6px;margin:.4rem 0;padding:.3rem .8rem}
-summary{cursor:pointer}code,pre{font:13px ui-monospace,monospace}.verb{display:inline-block;width:4.5rem;font-weight:600}
-pre{overflow-x:auto;padding:.5rem;background:#8881}
-table{border-collapse:collapse;margin:.5rem 0}td,th{text-align:left;padding:.1rem .8rem .1rem 0;vertical-align:top}
-@media(prefers-color-scheme:dark){body{color:#eee;background:#17181a}details,h2{border-color:#444}a{color:#8ab4f8}}
-"""
+from app.pages import Page
+
 _SHORT = 100
 """A body of more characters is shown in lines."""
-CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+# Without a session, as for who fetched the page with a key, it is a page to read.
+_SCRIPT = """
+let session = null
+async function begin() {
+  const reply = await fetch('/v1/session')
+  if (!reply.ok) return
+  session = await reply.json()
+  document.querySelector('#who').hidden = false
+  document.querySelector('#who span').textContent = session.project + ', ' + session.scopes.join(' ')
+  for (const one of document.querySelectorAll('[data-verb]')) one.hidden = false
+}
+async function ask(verb, path, type, body) {
+  const headers = {'x-csrf-token': session.csrf_token, ...(type ? {'content-type': type} : {})}
+  const reply = await fetch(path, {method: verb, headers, body: type ? body : undefined}).catch(() => null)
+  if (reply === null) return 'The server does not answer.'
+  if (reply.status === 401) location.assign('/sign-in')
+  return reply.status + ' ' + reply.statusText + '\\n' + told(reply, await reply.text())
+}
+function told(reply, text) {
+  const json = (reply.headers.get('content-type') || '').startsWith('application/json')
+  return (json ? JSON.stringify(JSON.parse(text), null, 1) : text).slice(0, 100000)
+}
+document.addEventListener('click', async event => {
+  const here = event.target.closest('[data-verb]')
+  if (event.target.id === 'leave') {
+    await ask('DELETE', '/v1/session')
+    location.assign('/sign-in')
+  } else if (here && event.target.tagName === 'BUTTON') {
+    const path = here.querySelector('input').value, body = here.querySelector('textarea')
+    here.querySelector('output').textContent = '…'
+    here.querySelector('output').textContent = await ask(here.dataset.verb, path, here.dataset.type, body && body.value)
+  }
+})
+begin()
+"""
 
 
-def docs_page(openapi: Mapping[str, Any]) -> str:
-    """One HTML page; every text of the document is escaped."""
+def docs_page(openapi: Mapping[str, Any]) -> Page:
+    """Every text of the document is escaped."""
     info = openapi["info"]
     sections = "".join(_section(tag, operations) for tag, operations in _by_tag(openapi).items())
-    title = escape(f"{info['title']} {info['version']}")
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1>{_paragraphs(info.get('description', ''))}"
-        f'<p>Machine readable: <a href="/openapi.json">openapi.json</a></p>{sections}</html>'
-    )
+    who = '<p id="who" hidden>Signed in: <span></span> <button id="leave">Sign out</button></p>'
+    machine = '<p>Machine readable: <a href="/openapi.json">openapi.json</a></p>'
+    body = f"{who}{_paragraphs(info.get('description', ''))}{machine}{sections}"
+    return Page(f"{info['title']} {info['version']}", body, _SCRIPT)
 
 
 def _by_tag(openapi: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -55,7 +81,19 @@ def _operation(path: str, verb: str, operation: Mapping[str, Any], openapi: Mapp
     replies = "".join(f"<tr><td>{code}</td><td>{_reply(reply)}</td></tr>" for code, reply in operation["responses"].items())
     text = _paragraphs(operation.get("description", ""))
     commands = "".join(f"<pre>{escape(command)}</pre>" for command in curl(openapi, path, verb))
-    return f"<details><summary>{summary}</summary>{text}{commands}{table}{body}<table>{replies}</table></details>"
+    tried = "".join(_tried(openapi, path, verb))
+    return f"<details><summary>{summary}</summary>{text}{commands}{tried}{table}{body}<table>{replies}</table></details>"
+
+
+def _tried(openapi: Mapping[str, Any], path: str, verb: str) -> Iterator[str]:
+    """What sends the operation's examples from the page; files are sent by a command alone."""
+    operation = openapi["paths"][path][verb]
+    address = f'<input aria-label="Path" value="{escape(example_path(path, operation))}">'
+    for kind, body in list(example_bodies(openapi, operation)) or [("", None)]:
+        if kind != "multipart/form-data":
+            text = f'<textarea aria-label="Body" rows="4">{escape(_text(body))}</textarea>' if kind else ""
+            data = f'data-verb="{verb.upper()}" data-type="{escape(kind)}"'
+            yield f"<div {data} hidden>{address}{text}<button>Send</button><output></output></div>"
 
 
 def curl(openapi: Mapping[str, Any], path: str, verb: str) -> Iterator[str]:
@@ -96,11 +134,12 @@ def _alternatives(openapi: Mapping[str, Any], schema: Mapping[str, Any]) -> Iter
 def _sent(kind: str, body: Any) -> str:
     if kind == "multipart/form-data":
         return " ".join(f"-F {shlex.quote(f'{name}={value}')}" for name, value in body.items())
-    text = body if isinstance(body, str) else _in_lines(body)
-    return f"-H {shlex.quote(f'Content-Type: {kind}')} --data-binary {shlex.quote(text)}"
+    return f"-H {shlex.quote(f'Content-Type: {kind}')} --data-binary {shlex.quote(_text(body))}"
 
 
-def _in_lines(body: Any) -> str:
+def _text(body: Any) -> str:
+    if isinstance(body, str):
+        return body
     short = json.dumps(body, ensure_ascii=False)
     return short if len(short) <= _SHORT else json.dumps(body, ensure_ascii=False, indent=1)
 

@@ -13,7 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from app.schemas.compile_jobs import EventRead
 from app.services import Services
 from app.views.compile_jobs import event_read
-from distill.catalog import keys
+from distill.catalog import browser_sessions
+from distill.catalog.keys import Caller
 from distill.db import is_outage, unit_of_work
 from distill.jobs import events, repository
 from distill.jobs.status import JobStatus
@@ -50,20 +51,20 @@ async def wait_for_change(services: Services, project_id: str, job_id: str, seco
 
 @dataclass(frozen=True)
 class Follower:
-    """Who follows which job; `key_id` is None where no key is asked for."""
+    """Who follows which job."""
 
     job_id: str
-    key_id: str | None
+    caller: Caller
 
 
 def _read(follower: Follower, after: int) -> tuple[list[EventRead], bool]:
     """The next events, and whether there can be more: a job turns final in the transaction that writes its `done`.
 
-    Nothing, and nothing to come, for a key that was revoked or has expired since the stream began: who connects again is told why.
+    Nothing, and nothing to come, for a key or a session that has ended since the stream began: who connects again is told why.
     """
     job_id = follower.job_id
     with unit_of_work("api") as session:
-        if follower.key_id is not None and not keys.is_active(session, follower.key_id):
+        if not browser_sessions.still_in(session, follower.caller):
             return [], False
         final = JobStatus(repository.by_id(session, job_id).status).is_terminal
         found = [event_read(event) for event in events.after(session, job_id, after, _BATCH)]

@@ -12,12 +12,12 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
 from app import errors
-from app.auth import OPEN_PATHS, KeyCheck, check_key
+from app.auth import OPEN_PATHS, Checks, KeyCheck, check_key, check_session
 from app.browser import HostCheck, SafeHeaders, names_of
 from app.key_use import KeyUse
 from app.metrics import Metrics
 from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
-from app.rate import Rate, of_keys
+from app.rate import of_keys, of_sign_ins
 from app.repeats import Repeats
 from app.routes import ALL_ROUTERS
 from app.schemas.common import Body, ErrorBody
@@ -30,7 +30,7 @@ TITLE = "Stillhouse"
 VERSION = "0.1.0"
 DESCRIPTION = """A distillation server for DSPy programs: a program, a teacher, examples and a metric go in; a compiled program comes out.
 
-Every request needs `Authorization: Bearer sh_…`, except /livez and /readyz. Ids are prefixed strings, times Unix seconds.
+Every request needs `Authorization: Bearer sh_…`, except /livez, /readyz and /sign-in. Ids are prefixed strings, times Unix seconds.
 
 Final statuses of a compile job are `succeeded`, `failed` and `cancelled`; clients treat statuses, steps and event types as open sets.
 
@@ -48,11 +48,12 @@ def create_app(host: str | None = None, *, configure_logs: bool = True) -> ASGIA
     if configure_logs:
         logs.configure("api")
     metrics = Metrics()
-    key_use, rate = KeyUse(), of_keys(settings)
+    key_use = KeyUse()
+    checks = Checks(check_key, check_session, of_keys(settings).check, of_sign_ins(settings).check, key_use.note)
     app = build_routes(_lifespan(settings, key_use))
     app.state.metrics = metrics
     names = names_of(settings.server.hosts, host or settings.server.host)
-    return _Layered(app, settings, metrics, key_use, rate, names)
+    return _Layered(app, settings, metrics, checks, names)
 
 
 def build_routes(lifespan: Lifespan | None = None) -> FastAPI:
@@ -129,12 +130,10 @@ def _as_openai(path: dict[str, Any]) -> None:
 class _Layered:
     """The routes inside their layers; `routes` is there for tools that walk them."""
 
-    def __init__(
-        self, app: FastAPI, settings: Settings, metrics: Metrics, key_use: KeyUse, rate: Rate, names: Collection[str] | None
-    ) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, metrics: Metrics, checks: Checks, names: Collection[str] | None) -> None:
         self.routes = app
         limited = BodyLimit(app, settings.limits.max_body_mb * 1_000_000)
-        guarded = LastResort(HostCheck(KeyCheck(limited, check_key, rate.check, key_use.note), names))
+        guarded = LastResort(HostCheck(KeyCheck(limited, checks), names))
         self._outermost = with_request_id(RequestMetrics(SafeHeaders(guarded), metrics.observe), lambda: new_id("req"))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -22,6 +22,7 @@ PATIENCE_SECONDS = 0.25
 """A request waits no longer for Redis, and does not wait for it again for the time below."""
 AWAY_SECONDS = 10.0
 TESTS_PER_MINUTE = 10
+SIGN_INS_PER_MINUTE = 60
 
 
 class Rate:
@@ -54,6 +55,11 @@ class Rate:
 def of_keys(settings: Settings) -> Rate:
     said = "This key asked more than {times} times in a minute ([limits] requests_per_minute)."
     return Rate(settings, settings.limits.requests_per_minute, said)
+
+
+def of_sign_ins(settings: Settings) -> Rate:
+    """From one address, right or wrong."""
+    return Rate(settings, SIGN_INS_PER_MINUTE, "More than {times} times in a minute somebody signed in from this address.")
 
 
 def of_connection_tests(settings: Settings) -> Rate:

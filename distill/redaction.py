@@ -12,10 +12,11 @@ REDACTED = "[redacted]"
 _SECRET_NAMES = re.compile(r"(^|_)(KEY|SECRET|TOKEN|PASSWORD)$")
 _SHORTEST = 8
 _URL_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^@/\s]+@")
-#: Forms that nothing else has: ours, webhooks', OpenAI's and those who took its form, Hugging Face's, Google's, AWS's, GitHub's.
+#: Forms that nothing else has: of our keys and sessions, webhooks', OpenAI's and those who took its form, Hugging Face's, Google's, AWS's,
+#: GitHub's.
 _TOKEN = re.compile(
-    r"\bsh_[0-9a-z]{1,64}_[A-Za-z0-9_-]{16,}|\bwhsec_[A-Za-z0-9+/=]{16,}|\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bAIza[A-Za-z0-9_-]{30,}"
-    r"|\bAKIA[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{20,}|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}"
+    r"\bshs?_[0-9a-z]{1,64}_[A-Za-z0-9_-]{16,}|\bwhsec_[A-Za-z0-9+/=]{16,}|\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}"
+    r"|\bAIza[A-Za-z0-9_-]{30,}|\bAKIA[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{20,}|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}"
 )
 
 

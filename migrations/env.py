@@ -9,6 +9,7 @@ from alembic import context
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+import distill.catalog.browser_sessions
 import distill.catalog.bundle_rows
 import distill.catalog.facts
 import distill.catalog.models

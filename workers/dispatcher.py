@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill import ending, logs
-from distill.catalog import blobs, idempotency, webhooks
+from distill.catalog import blobs, browser_sessions, idempotency, webhooks
 from distill.db import Session, listen_dsn, unit_of_work
 from distill.errors import StillhouseError, StorageUnavailable
 from distill.jobs import claims, outbox, patience, pausing
@@ -124,6 +124,7 @@ class Dispatcher:
             claims.sweep(s)
             outbox.prune(s)
             heard_of.prune(s)
+            browser_sessions.prune(s)
             idempotency.prune(s)
             webhooks.prune(s)
         return reaped

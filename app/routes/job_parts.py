@@ -59,7 +59,7 @@ async def list_events(
     last, final = await run_in_threadpool(position, caller.project_id, job_id)
     if final and start >= last:
         return Response(status_code=204)
-    return event_stream(services, Follower(job_id, caller.key_id), start)
+    return event_stream(services, Follower(job_id, caller), start)
 
 
 def _page(caller: Caller, job_id: str, after: int, limit: int) -> Page[EventRead]:

@@ -7,7 +7,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from app.auth import Admin, AnyCaller
 from app.deps import COMMON_ERRORS, SessionDep
-from app.docs_page import CONTENT_SECURITY_POLICY, docs_page
+from app.docs_page import docs_page
 from app.metrics import CONTENT_TYPE
 from distill.db import now
 
@@ -40,12 +40,12 @@ def metrics(request: Request, _: Admin) -> Response:
 
 @routes.get("/openapi.json", summary="This interface, machine readable", response_class=JSONResponse, responses=COMMON_ERRORS)
 def openapi_json(request: Request, _: AnyCaller) -> JSONResponse:
-    """Any key. A browser may send the key as the password of its log-in box."""
+    """Any key, or a browser's session."""
     return JSONResponse(request.app.openapi())
 
 
 @routes.get("/docs", summary="This interface, for people", response_class=HTMLResponse, responses=COMMON_ERRORS)
 def docs(request: Request, _: AnyCaller) -> HTMLResponse:
-    """Any key. A browser may send the key as the password of its log-in box."""
-    headers = {"content-security-policy": CONTENT_SECURITY_POLICY}
-    return HTMLResponse(docs_page(request.app.openapi()), headers=headers)
+    """Any key, or a browser's session; a browser without one is led to /sign-in. With a session the page sends its examples, too."""
+    page = docs_page(request.app.openapi())
+    return HTMLResponse(page.html, headers={"content-security-policy": page.policy})

@@ -58,6 +58,19 @@ class KeyMade(KeyRead):
     token: str | None = Field(description="Shown this once; null when the request is repeated with its Idempotency-Key")
 
 
+class SessionRead(Reply):
+    """A browser's session: what stands for an API key there."""
+
+    id: str
+    object: Literal["session"] = "session"
+    created_at: int
+    expires_at: int = Field(description="It ends earlier when it is signed out or its key ends")
+    key_id: str
+    project: str
+    scopes: list[str] = Field(description="Those of its key")
+    csrf_token: str = Field(description="For the header `X-CSRF-Token` of every request but GET")
+
+
 class ProjectCreate(Body):
     model_config = examples.shown(name="support-eu", metadata={"owner": "ana"})
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 
-from app.schemas.account import AuditRead, KeyMade, KeyRead, KeyUsageRead, ProjectRead, Quotas, UsageByKeyRead, UsageRead
+from app.schemas.account import AuditRead, KeyMade, KeyRead, KeyUsageRead, ProjectRead, Quotas, SessionRead, UsageByKeyRead, UsageRead
 from app.views.convert import seconds
+from distill.catalog.browser_sessions import Opened
 from distill.catalog.keys import status_of
 from distill.catalog.models import ApiKey, AuditEntry, Project
 from distill.jobs.quotas import Usage
@@ -32,6 +33,18 @@ def key_read(row: ApiKey, at: datetime) -> KeyRead:
 
 def key_made(row: ApiKey, at: datetime, token: str | None) -> KeyMade:
     return KeyMade(**key_read(row, at).model_dump(), token=token)
+
+
+def session_read(opened: Opened, csrf_token: str) -> SessionRead:
+    return SessionRead(
+        id=opened.row.id,
+        created_at=seconds(opened.row.created_at),
+        expires_at=seconds(opened.row.expires_at),
+        key_id=opened.row.key_id,
+        project=opened.caller.project_name,
+        scopes=sorted(opened.caller.scopes),
+        csrf_token=csrf_token,
+    )
 
 
 def project_read(row: Project) -> ProjectRead:

@@ -31,6 +31,8 @@ Action = Literal[
     "metric.deleted",
     "model.deleted",
     "program.deleted",
+    "session.started",
+    "session.ended",
     "webhook_endpoint.created",
     "webhook_endpoint.deleted",
 ]

@@ -44,6 +44,8 @@ class Caller:
     project_id: str
     scopes: frozenset[str] = frozenset()
     project_name: str = ""
+    session_id: str | None = None
+    """Of a browser that asks in the key's name."""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -73,7 +75,7 @@ def create(
     key = ApiKey(
         id=new_id("key"),
         token_id=token_id,
-        secret_sha256=_hash(secret),
+        secret_sha256=hashed(secret),
         project_id=project_id,
         label=label,
         scopes=wanted,
@@ -120,12 +122,16 @@ def verify(s: Session, token: str) -> Caller:
     token_id, _, secret = rest.partition("_")
     query = select(ApiKey, Project.name, func.clock_timestamp()).join(Project, Project.id == ApiKey.project_id)
     row = s.execute(query.where(ApiKey.token_id == token_id[:64])).first() if kind == "sh" and "\x00" not in token else None
-    expected = row[0].secret_sha256 if row else _NO_SECRET
-    if not hmac.compare_digest(_hash(secret), expected) or row is None:
+    if not is_secret(secret, row[0].secret_sha256 if row else None) or row is None:
         raise Unauthenticated(_UNKNOWN)
-    if (status := status_of(row[0], row[2])) != "active":
+    return caller_of(row[0], row[1], row[2])
+
+
+def caller_of(key: ApiKey, project_name: str, at: datetime) -> Caller:
+    """Who asks, once the secret was shown. Raises Unauthenticated for a key that is over."""
+    if (status := status_of(key, at)) != "active":
         raise Unauthenticated(_OVER[status], code=f"{status}_api_key")
-    return Caller(row[0].id, row[0].project_id, frozenset(row[0].scopes), row[1])
+    return Caller(key.id, key.project_id, frozenset(key.scopes), project_name)
 
 
 def status_of(key: ApiKey, at: datetime) -> Status:
@@ -177,5 +183,10 @@ def _seconds(when: datetime | None) -> int | None:
     return None if when is None else int(when.timestamp())
 
 
-def _hash(secret: str) -> str:
+def is_secret(secret: str, expected: str | None) -> bool:
+    """Whether a secret has this hash, in the same time whatever it is; without a hash, never."""
+    return hmac.compare_digest(hashed(secret), expected or _NO_SECRET)
+
+
+def hashed(secret: str) -> str:
     return sha256(secret.encode("utf-8", "replace")).hexdigest()

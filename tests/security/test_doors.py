@@ -15,10 +15,10 @@ from distill.errors import StartRefused
 from tests.integration.api.conftest import ROWS, SPEC, Tokens, job_body
 from tests.integration.api.every_route import BODIES, NOBODYS, filled, objects_of, operations
 
-OPEN = {"/livez", "/readyz"}
+OPEN = {"/livez", "/readyz", "/sign-in"}
 HOOK = {"url": "https://example.com/hook", "events": ["compile_job.succeeded"]}
-#: POST that changes nothing and spends on models alone.
-USES = {"/v1/chat/completions", "/v1/artifacts/{artifact_id}/call"}
+#: What changes nothing: it spends on models alone, or is a browser's own session.
+USES = {"/v1/chat/completions", "/v1/artifacts/{artifact_id}/call", "/v1/session"}
 
 
 def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:

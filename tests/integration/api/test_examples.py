@@ -184,6 +184,12 @@ def with_rows(api: TestClient) -> dict[str, str]:
     return found
 
 
+def signed_in(api: TestClient) -> dict[str, str]:
+    """The client keeps the cookie."""
+    api.post("/v1/session").raise_for_status()
+    return {}
+
+
 #: Operations whose objects are to stand in some way, or are used up; all others take those of `common`.
 NEEDS: Mapping[str, Callable[[TestClient], dict[str, str]]] = {
     "start_compile_job": lambda api: job(api, auto_start=False),
@@ -202,6 +208,8 @@ NEEDS: Mapping[str, Callable[[TestClient], dict[str, str]]] = {
     "delete_artifact": another,
     "delete_model": another,
     "cancel_fine_tuning_job": fine_tuning,
+    "get_session": signed_in,
+    "end_session": signed_in,
     "pause_fine_tuning_job": fine_tuning,
     "resume_fine_tuning_job": fine_tuning,
 }

@@ -1,4 +1,4 @@
-"""Nothing answers without a key but /livez and /readyz, and a key answers only for its scopes and project."""
+"""Nothing answers without a key but /livez, /readyz and /sign-in, and a key answers only for its scopes and project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.api.every_route import NOBODYS, filled, operations
 
 
 class TestWithoutKey:
-    def test_every_operation_but_two_is_401(self, bare: TestClient) -> None:
+    def test_every_operation_but_three_is_401(self, bare: TestClient) -> None:
         closed = [(verb, filled(path, NOBODYS)) for verb, path, _ in operations() if path not in OPEN_PATHS]
         assert len(closed) > 40
         statuses = {(verb, path): bare.request(verb, path, content=b"{not json").status_code for verb, path in closed}
@@ -70,17 +70,3 @@ class TestOtherProject:
         assert {path: api.get(path, headers=other).status_code for path in paths} == dict.fromkeys(paths, 404)
         assert api.post(f"/v1/compile_jobs/{job['id']}/cancel", headers=other).status_code == 404
         assert api.get("/v1/compile_jobs", headers=other).json()["data"] == []
-
-
-class TestBrowser:
-    def test_docs_take_the_key_as_a_password(self, bare: TestClient, tokens: Tokens) -> None:
-        refused = bare.get("/docs")
-        assert refused.status_code == 401
-        assert refused.headers["www-authenticate"].startswith("Basic")
-        page = bare.get("/docs", auth=("anybody", tokens.read))
-        assert page.status_code == 200
-        assert "/v1/compile_jobs/{job_id}/cancel" in page.text
-        assert "<script" not in page.text
-
-    def test_no_other_path_does(self, bare: TestClient, tokens: Tokens) -> None:
-        assert bare.get("/v1/me", auth=("anybody", tokens.all)).status_code == 401
