@@ -31,7 +31,7 @@ class Services:
         self.store = open_store(settings)
         self.notices = Notices()
         self.connection_tests = of_connection_tests(settings)
-        self.relay = Relay(RelayLimits.of(settings.timers), settings.egress.hosts)
+        self.relay = Relay(RelayLimits.of(settings.timers, settings.limits), settings.egress.hosts)
         self._pool: RunnerPool | None = None
         self._host: ProgramHost | None = None
         self._lock = threading.Lock()

@@ -87,6 +87,8 @@ class LimitSettings(_Section):
     max_row_bytes: int = 1_000_000
     example_seconds: float = Field(default=900, gt=0)
     """Of one rollout of a program, and of one call of a metric. Time that its LM calls wait for a place does not count."""
+    rollout_calls: int = Field(default=500, ge=1)
+    """LM calls of one rollout; a spec, whose calls are known, may make them all."""
     max_dataset_mb: int = 1024
     requests_per_minute: int = Field(default=12_000, ge=1)
     """Of one API key, over all processes of the API."""

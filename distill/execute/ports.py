@@ -41,7 +41,7 @@ class Ports:
 
 def open_ports(settings: Settings) -> Ports:
     """Find the sandbox, start the relay and the pool of runners (no runner starts before it is needed)."""
-    relay = Relay(RelayLimits.of(settings.timers), settings.egress.hosts)
+    relay = Relay(RelayLimits.of(settings.timers, settings.limits), settings.egress.hosts)
     sandbox = choose_for(settings)
     log.info("sandbox", rung=sandbox.rung.name if sandbox.rung else "none", why=sandbox.why)
     return Ports(

@@ -41,13 +41,13 @@ log = structlog.get_logger(__name__)
 ROUNDS = 3
 PAUSE_SECONDS = 2.0
 
-HOPELESS = frozenset({"time_limit", "too_large", "not_json", "bad_request", "memory", "runner_fault"})
+HOPELESS = frozenset({"time_limit", "too_large", "not_json", "bad_request", "memory", "runner_fault", "too_many_calls", "unknown_slot"})
 """Trouble of one example that another try would meet again: it stays undecided and the others go on."""
 NO_FACT: Mapping[Cause, str] = {"silent": "time_limit", "out_of_memory": "memory"}
 """Ways to end a process that say something about this machine too, and the codes of such examples."""
 ONE_BY_ONE = frozenset({"timeout", "unavailable", "bad_answer"})
 """Trouble that may be an example's own: a host that answers the others, and never this one."""
-REFUSED = frozenset({"connection_unauthorized", "address_not_allowed", "model_not_found", "unknown_slot"})
+REFUSED = frozenset({"connection_unauthorized", "address_not_allowed", "model_not_found"})
 """Trouble that every further call would meet, until somebody changes something."""
 
 

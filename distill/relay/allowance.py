@@ -67,11 +67,17 @@ Refill = Callable[[Shortage], Block | None]
 """Asked for more; None when there is none."""
 
 
+class TooManyCalls(Exception):
+    """One rollout has made all the calls that any may make, whatever is left of the allowance."""
+
+
 @dataclass(slots=True)
 class Allowance:
     """The account of one token. Whoever uses it from several threads brings a lock."""
 
     block: Block
+    rollout_calls: float = inf
+    """That one rollout may make, or more where it is expected to."""
     spent: Amount = NOTHING
     unknown_tokens: bool = False
     unknown_usd: bool = False
@@ -89,8 +95,13 @@ class Allowance:
         return (self.unknown_tokens and granted.tokens < inf) or (self.unknown_usd and granted.usd < inf)
 
     def take(self, rollout: str) -> Shortage | None:
-        """Reserve a call of a rollout (one without a name is a rollout of its own); what is lacking where it cannot be made."""
+        """Reserve a call of a rollout (one without a name is a rollout of its own); what is lacking where it cannot be made.
+
+        Raises TooManyCalls.
+        """
         aside = self._begun.get(rollout)
+        if aside is not None and aside <= 0 and self.block.rollout.calls - aside >= self.rollout_calls:
+            raise TooManyCalls
         return self._begin(rollout) if aside is None else self._go_on(rollout, aside)
 
     def _begin(self, rollout: str) -> Shortage | None:

@@ -84,7 +84,7 @@ class Grant:
     async def take(self, rollout: str) -> bool:
         """Reserve one call; False when nothing is left and the refill gave nothing. From the relay's own loop only.
 
-        Raises what the refill raises.
+        Raises TooManyCalls, and what the refill raises.
         """
         while self._take(rollout) is not None:
             async with self._refilling:

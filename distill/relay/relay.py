@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 
 from distill import scratch
-from distill.relay.allowance import WITHOUT_END, Allowance, Block, Refill
+from distill.relay.allowance import WITHOUT_END, Allowance, Block, Refill, TooManyCalls
 from distill.relay.breaker import Gate, Wait, waits_of
 from distill.relay.grants import Grant
 from distill.relay.targets import ERROR_HEADER, ROLLOUT_HEADER, RelayLimits, RelayReply, Target, error_reply
@@ -92,7 +92,7 @@ class Relay:
         """
         for target in targets.values():
             self._gate(target).resize(target.max_in_flight)
-        grant = Grant(dict(targets), Allowance(block), self._revoke, refill, is_held)
+        grant = Grant(dict(targets), Allowance(block, self._limits.rollout_calls), self._revoke, refill, is_held)
         self._grants[grant.token] = grant
         return grant
 
@@ -200,10 +200,14 @@ class Relay:
         slot = body.get("model") if isinstance(body, dict) else None
         target = grant.targets.get(slot) if isinstance(slot, str) else None
         if not isinstance(slot, str) or target is None:
-            return error_reply(404, "unknown_slot", "`model` must be one of " + ", ".join(grant.targets))
+            given = ", ".join(grant.targets)
+            return error_reply(404, "unknown_slot", f"the program asked for an LM that it was not given (`model` is one of {given})")
         rollout = _rollout_of(request)
         try:
             granted = await grant.take(rollout)
+        except TooManyCalls:
+            most = self._limits.rollout_calls
+            return error_reply(403, "too_many_calls", f"one rollout may make {most} LM calls ([limits] rollout_calls)")
         except Exception:
             log.warning("refill_failed", exc_info=True)
             return error_reply(503, "unavailable", "the budget of LM calls cannot be read now")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from distill.settings import TimerSettings
+from distill.settings import LimitSettings, TimerSettings
 
 ERROR_HEADER = "stillhouse-error"
 ROLLOUT_HEADER = "stillhouse-rollout"
@@ -63,7 +63,7 @@ _NEVER_FORWARDED = frozenset({"model", "base_url", "api_base", "api_key", "extra
 
 @dataclass(frozen=True)
 class RelayLimits:
-    """Seconds and bytes. `total_seconds` is the budget of one call with its retries; waiting for a free place does not count.
+    """Seconds, bytes and calls. `total_seconds` is the budget of one call with its retries; waiting for a free place does not count.
 
     `idle_seconds` may pass between two pieces of an answer that has begun, `stream_seconds` until the end of one that streams. A breaker
     opens after `breaker_seconds` without a success, and where it could be the requests' own fault after `breaker_requests` of them; it
@@ -83,10 +83,12 @@ class RelayLimits:
     longest_rest_seconds: float = 3600.0
     max_body_bytes: int = 16 * 1024 * 1024
     max_reply_bytes: int = 32 * 1024 * 1024
+    rollout_calls: int = 500
 
     @classmethod
-    def of(cls, timers: TimerSettings) -> RelayLimits:
+    def of(cls, timers: TimerSettings, limits: LimitSettings) -> RelayLimits:
         return cls(
+            rollout_calls=limits.rollout_calls,
             attempt_seconds=timers.call_attempt_seconds,
             idle_seconds=timers.call_idle_seconds,
             total_seconds=timers.call_total_seconds,
@@ -116,7 +118,7 @@ class RelayReply:
 
     `code` is None for a success, else why there is none: rate_limited, unavailable, timeout, connection_unauthorized, quota_exhausted,
     address_not_allowed, model_not_found, bad_request, too_large, connection_waiting (its breaker is open: it was not called); and from the
-    relay's own door unauthorized, unknown_slot, budget_exhausted.
+    relay's own door unauthorized, unknown_slot, budget_exhausted, too_many_calls.
     """
 
     status: int

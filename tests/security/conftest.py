@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.api.conftest import address, api, bare, lm_url, tokens  # noqa: F401 - fixtures
+from tests.integration.api.conftest import address, api, bare, lm, lm_url, tokens  # noqa: F401 - fixtures
 from tests.security.mutants import MUTANTS
 
 HERE = Path(__file__).parent

@@ -24,6 +24,10 @@ from app.gateway import chat
 from distill import egress, queue
 from distill.catalog import aliases, keys
 from distill.errors import Unauthenticated
+from distill.execute import rollouts
+from distill.relay import relay
+from distill.relay.allowance import Allowance
+from distill.sandbox import cell
 from distill.storage import folder
 from stack import server_checks
 from tests.security import sources
@@ -139,6 +143,22 @@ def _setting(name: str, value: Any) -> Callable[[Patch], None]:
     return lambda patch: patch.setitem(queue._SETTINGS, name, value)
 
 
+def _calls_without_end(patch: Patch) -> None:
+    patch.setattr(relay, "Allowance", lambda block, rollout_calls: Allowance(block))
+
+
+def _refuses_the_job(patch: Patch) -> None:
+    """As it was: what one example asks for ends all of them."""
+    patch.setattr(rollouts, "HOPELESS", rollouts.HOPELESS - {"unknown_slot"})
+    patch.setattr(rollouts, "REFUSED", rollouts.REFUSED | {"unknown_slot"})
+
+
+def _open_handed(patch: Patch) -> None:
+    """Programs get the environment of the server."""
+    original = cell.Cell.environment
+    patch.setattr(cell.Cell, "environment", lambda self: {**os.environ, **original(self)})
+
+
 MUTANTS: dict[str, Callable[[Patch], None]] = {
     "CVE-2025-53002": lambda patch: _unpickles(patch, ".bin", ".pt", ".pth", ".ckpt", ".pkl"),
     "CVE-2025-32434": _source("import torch; torch.load('weights.pt', weights_only=True)"),
@@ -169,4 +189,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "CVE-2025-49844": lambda patch: patch.setattr(server_checks, "_MENDED", {"redis": {(6, 2): 0, (7, 2): 0}, "valkey": {(8, 1): 0}}),
     "CVE-2026-41523": _source("assert allowed, 'may not'"),
     "GHSA-dspy-pickle": _source("program.load('program.pkl', allow_pickle=True)"),
+    "rule-one-rollouts-calls": _calls_without_end,
+    "rule-grants": _refuses_the_job,
+    "rule-runners-environment": _open_handed,
 }

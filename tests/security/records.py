@@ -1,7 +1,8 @@
 """The records that this server is measured against: what happened to its peers, from their CVE records and advisories.
 
 A test that shows one carries `@pytest.mark.record(ID)`; `mutants.py` has a switch for each that breaks the server in the same way, under
-which a test of the record fails (`test_mutants.py`). What cannot happen here is left out, and says why.
+which a test of the record fails (`test_mutants.py`). What cannot happen here is left out, and says why. Rules of our own beside them are
+shown and broken in the same way.
 """
 
 from __future__ import annotations
@@ -73,4 +74,10 @@ RECORDS: dict[str, Record] = {
     "CVE-2026-28416": Record(
         "Gradio: an allow-list that a fetched file widened", left_out="allow-lists are settings; nothing that is fetched is one"
     ),
+}
+
+RULES: dict[str, str] = {
+    "rule-one-rollouts-calls": "one example of a program cannot spend what all were given",
+    "rule-grants": "an example whose program asks for another LM than those of its work item costs itself alone",
+    "rule-runners-environment": "a program finds no secret around it",
 }

@@ -217,11 +217,15 @@ class House:
     store: BlobStore = field(init=False)
     bucket: BlobStore | None = None
     """Where blobs are, if not in a folder."""
+    teacher_key_env: str | None = None
+    """The variable with the teacher's key."""
 
     def __enter__(self) -> House:
         self.store = self.bucket or FolderStore(self.folder / "blobs", passing=crash_point)
         self.connections = {
-            "teacher": ConnectionSettings(base_url=self.teacher.url, models=["big"], default_teacher=True),
+            "teacher": ConnectionSettings(
+                base_url=self.teacher.url, models=["big"], default_teacher=True, api_key_env=self.teacher_key_env
+            ),
             "house": ConnectionSettings(
                 base_url=self.student.url,
                 models=[self.base_model],
@@ -242,7 +246,8 @@ class House:
 
     def open(self) -> None:
         """Start what a worker process has; `close` and `open` are its restart."""
-        limits = RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2)
+        calls = get_settings().limits.rollout_calls
+        limits = RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2, rollout_calls=calls)
         relay = Relay(replace(limits, breaker_seconds=self.breaker_seconds, rest_seconds=self.breaker_seconds), get_settings().egress.hosts)
         runners = RunnerPool(relay.start(), {"default": self.python}, sandbox=self.sandbox, references=self.references)
         self.shift = Shift()

@@ -2,10 +2,11 @@
 
 from math import inf
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.relay.allowance import ENDLESS, Allowance, Amount, Block, Shortage
+from distill.relay.allowance import ENDLESS, Allowance, Amount, Block, Shortage, TooManyCalls
 
 DOLLARS = st.floats(min_value=1e-6, max_value=1000)
 
@@ -80,6 +81,29 @@ class TestRollouts:
         allowance = Allowance(Block(Amount(3, inf, inf), Amount(1)))
         assert [allowance.take(name) for name in ("a", "a", "a")] == [None, None, None]
         assert allowance.take("a") == Shortage(Amount(), Amount(3), 1, begun=True)
+
+
+class TestCallsOfOne:
+    def test_are_bounded_whatever_is_left(self) -> None:
+        allowance = Allowance(Block(ENDLESS, Amount(1)), rollout_calls=3)
+        assert [allowance.take("a") for _ in range(3)] == [None] * 3
+        with pytest.raises(TooManyCalls):
+            allowance.take("a")
+        assert allowance.take("b") is None
+
+    def test_one_without_an_answer_does_not_count(self) -> None:
+        allowance = Allowance(Block(ENDLESS, Amount(1)), rollout_calls=2)
+        assert [allowance.take("a") for _ in range(2)] == [None] * 2
+        allowance.settle("a", answered=False, tokens=None, usd=None)
+        assert allowance.take("a") is None
+        with pytest.raises(TooManyCalls):
+            allowance.take("a")
+
+    def test_a_program_whose_calls_are_known_may_make_them_all(self) -> None:
+        allowance = Allowance(Block(ENDLESS, Amount(5)), rollout_calls=2)
+        assert [allowance.take("a") for _ in range(5)] == [None] * 5
+        with pytest.raises(TooManyCalls):
+            allowance.take("a")
 
 
 class TestMoney:

@@ -1,15 +1,23 @@
-"""A program and a metric that treat their process badly, as the first word of a message says: by accident, as code of a team's own does."""
+"""A program and a metric that treat their process badly, as the first word of a message says: by accident, as code of a team's own does,
+or on purpose."""
 
 import ctypes
+import json
 import os
+import re
 import secrets
 import signal
 import subprocess
 import sys
 import threading
+from base64 import b64encode
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import dspy
+
+from stillhouse_programs.engine import make_lm
 
 
 class Unprintable(Exception):
@@ -55,6 +63,42 @@ def leave_a_child() -> None:
     raise ValueError(f"left {name}")
 
 
+def attack(answer: dspy.Predict, message: str) -> str:
+    """What the program does with the LM that it was given, and with what it finds around it; the message that it then answers."""
+    how, _, *places = message.split()[:9]
+    if how == "tells":
+        found = json.dumps(canaries(places))
+        print(found)
+        print(found, file=sys.stderr)
+        raise ValueError(found)
+    if how == "hands":
+        return f"{message} {json.dumps(canaries(places))}"
+    if how == "dials":
+        own = dspy.LM("openai/gpt-9", api_base="https://api.openai.com/v1", api_key="sk-its-own", num_retries=0, cache=False)
+        with dspy.context(lm=own):
+            dspy.Predict("message -> answer")(message=message)
+    if how == "reaches":
+        relay = answer.lm._relay
+        with dspy.context(lm=make_lm("gpt-9", {}, (relay.engine._client, relay._client))):
+            dspy.Predict("message -> answer")(message=message)
+    if how == "spends":
+        for _ in range(1000):
+            with suppress(Exception):
+                answer(message=message)
+    return message
+
+
+def canaries(places: list[str]) -> dict[str, list[str]]:
+    """What looks like a secret of the tests, here, in other processes, and in the files at and below these places: plain and disguised."""
+    files = [path for place in places for path in (Path(place), *Path(place).rglob("*"))]
+    seen = {"environment": json.dumps(dict(os.environ)).encode()}
+    for path in (*Path("/proc").glob("*/environ"), *Path("/proc").glob("*/cmdline"), *files):
+        with suppress(OSError):
+            seen[str(path)] = path.read_bytes()
+    found = {name: re.findall(rb"canary-[0-9a-z-]+", text) for name, text in seen.items()}
+    return {name: [form for each in told for form in (each.decode(), each.hex(), b64encode(each).decode())] for name, told in found.items()}
+
+
 class Hostile(dspy.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +106,7 @@ class Hostile(dspy.Module):
 
     def forward(self, message: str) -> dspy.Prediction:
         behave(message.split()[0])
-        return self.answer(message=message)
+        return self.answer(message=attack(self.answer, message))
 
 
 def make_hostile() -> Hostile:
