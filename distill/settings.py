@@ -66,6 +66,8 @@ class TimerSettings(_Section):
     """A trainer that tells no progress for so long hangs."""
     max_training_seconds: float = Field(default=604_800, gt=0)
     """Of one fine-tune job, over all its attempts."""
+    failed_checkpoints_seconds: float = Field(default=604_800, gt=0)
+    """A job that failed so long ago keeps no checkpoints for its retry any more."""
     collect_after_seconds: float = Field(default=86_400, gt=0)
     """Blobs that nothing has pointed at for so long are removed."""
     collect_period_seconds: float = Field(default=3600, gt=0)

@@ -21,7 +21,7 @@ from distill import ending, logs
 from distill.catalog import blobs, browser_sessions, idempotency, webhooks
 from distill.db import Session, listen_dsn, unit_of_work
 from distill.errors import StillhouseError, StorageUnavailable
-from distill.jobs import claims, outbox, patience, pausing
+from distill.jobs import checkpoints, claims, outbox, patience, pausing
 from distill.jobs import workers as heard_of
 from distill.jobs.outbox import Hint
 from distill.queue import MAX_HINTS, check_broker, send_hint
@@ -127,6 +127,7 @@ class Dispatcher:
             browser_sessions.prune(s)
             idempotency.prune(s)
             webhooks.prune(s)
+            checkpoints.prune(s, self._timers.failed_checkpoints_seconds)
         return reaped
 
     def _each(self, act: Callable[[Session], T | None]) -> Iterator[T]:

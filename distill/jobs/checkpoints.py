@@ -26,6 +26,16 @@ DELETE FROM checkpoints WHERE fine_tune_job_id = :id
    AND step NOT IN (SELECT step FROM checkpoints WHERE fine_tune_job_id = :id ORDER BY step DESC LIMIT :kept)
 """)
 
+# Their jobs are held: whoever retries one either comes before, or finds none of its checkpoints.
+_OLD_FAILURES = text("""
+SELECT id FROM jobs WHERE status = 'failed' AND finished_at <= clock_timestamp() - make_interval(secs => :seconds)
+   AND id IN (SELECT f.job_id FROM checkpoints c JOIN fine_tune_jobs f ON f.id = c.fine_tune_job_id)
+ ORDER BY id LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
+""")
+_DROP_OF_JOBS = text("""
+DELETE FROM checkpoints WHERE fine_tune_job_id IN (SELECT id FROM fine_tune_jobs WHERE job_id = ANY(:jobs))
+""")
+
 
 def record(s: Session, claim: Claim, store: BlobStore, step: int, files: Mapping[str, Mapping[str, Any]]) -> None:
     """Point at a checkpoint whose files are in the store, `{name: {"digest", "size_bytes"}}`, and let go of all but two.
@@ -62,3 +72,9 @@ def refuse(s: Session, claim: Claim, step: int, why: str) -> None:
 def drop(s: Session, fine_tune_job_id: str) -> None:
     """The training is over and nobody goes on from them."""
     s.execute(delete(Checkpoint).where(Checkpoint.fine_tune_job_id == fine_tune_job_id))
+
+
+def prune(s: Session, kept_seconds: float) -> None:
+    """Drop those of jobs that failed so long ago: nobody has retried them, and a retry now trains from the beginning."""
+    if jobs := s.scalars(_OLD_FAILURES, {"seconds": kept_seconds}).all():
+        s.execute(_DROP_OF_JOBS, {"jobs": list(jobs)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from sqlalchemy import text
 from distill.db import unit_of_work
 from distill.errors import LostLease
 from distill.execute import checkpoints as copies
-from distill.jobs import checkpoints, claims, events, repository, retrying, service
+from distill.jobs import checkpoints, claims, collecting, events, pausing, repository, retrying, service
 from distill.jobs.models import FineTuneJob, Job
-from distill.settings import get_settings
+from distill.settings import TimerSettings, get_settings
 from distill.trainers.base import TrainCallbacks, Training, TrainOutcome, TrainRequest
+from tests.integration.core.world import execute
 from tests.integration.execute.house import House, PretendTrainer, PretendTraining, rows
+from workers.dispatcher import Dispatcher
 
 KILLED = TrainOutcome("killed", signal=9, log_tail="step 30\n")
 
@@ -197,6 +200,33 @@ class TestGoingOn:
         assert house.run(job_id).status == "cancelled"
         assert trainer.found[1] == files_of(10)
         assert stored(key) == []
+
+
+class TestAge:
+    def test_a_failed_job_keeps_them_for_a_week(self, house: House, trainer: ScriptedTrainer) -> None:
+        trainer.attempts = [Attempt((10, 20), TrainOutcome("out_of_memory", 4, error={"message": "No room."}))]
+        job_id = house.submit(rows(12))
+        key = key_of(house.run(job_id))
+        for days, kept in ((6, [20, 10]), (8, [])):
+            execute(f"UPDATE jobs SET finished_at = clock_timestamp() - interval '{days} days'")
+            Dispatcher(TimerSettings(), send=lambda _queue: None).reap()
+            assert stored(key) == kept, days
+        assert collecting.collect(house.store, 0, 0, threading.Event()) is not None
+        with unit_of_work() as s:
+            retrying.retry(s, house.project_id, job_id)
+        assert house.run(job_id).status == "succeeded"
+        assert trainer.found[1] is None, "it was trained from the beginning"
+
+    def test_a_job_that_goes_on_keeps_them_however_old(self, house: House, trainer: ScriptedTrainer) -> None:
+        trainer.attempts = [Attempt((10,), TrainOutcome("out_of_memory", 4, error={"message": "No room."}))]
+        job_id = house.submit(rows(12))
+        key = key_of(house.run(job_id))
+        with unit_of_work() as s:
+            retrying.retry(s, house.project_id, job_id)
+            pausing.pause(s, house.project_id, job_id)
+        execute("UPDATE jobs SET created_at = clock_timestamp() - interval '1 year'")
+        Dispatcher(TimerSettings(), send=lambda _queue: None).reap()
+        assert stored(key) == [10]
 
 
 class TestPublishing:
