@@ -111,7 +111,28 @@ def rows_in(body: Any) -> Read:
 
 
 class _TooLong(Exception):
-    """A line is longer than a row may be."""
+    """More than a row may have."""
+
+
+class _CsvLines:
+    """The lines of a CSV, of which no row gets more than `most` characters: quotes make one row of as many lines as they like."""
+
+    def __init__(self, text: TextIOWrapper, most: int) -> None:
+        self._text, self._most = text, most
+        self._number = self._left = 0
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        """What was read before is of a row that is done with."""
+        self._left = self._most
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._text.readline(self._left + 1):
+            self._number += 1
+            self._left -= len(line)
+            if self._left < 0:
+                raise _TooLong(f"(line {self._number}) is longer than {self._most} characters")
+            yield line
 
 
 def _csv(file: IO[bytes]) -> Read:
@@ -120,27 +141,21 @@ def _csv(file: IO[bytes]) -> Read:
     most = get_settings().limits.max_row_bytes
     csv.field_size_limit(most)
     try:
-        yield from _csv_rows(csv.reader(_csv_lines(text, most), strict=True))
+        yield from _csv_rows(_CsvLines(text, most))
     except UnicodeDecodeError:
         raise ApiError(422, "invalid_rows", "The CSV is not UTF-8.") from None
     finally:
         text.detach()
 
 
-def _csv_lines(text: TextIOWrapper, most: int) -> Iterator[str]:
-    number = 0
-    while line := text.readline(most + 1):
-        number += 1
-        if len(line) > most:
-            raise _TooLong(f"(line {number}) is longer than {most} characters")
-        yield line
-
-
-def _csv_rows(reader: Any) -> Read:
+def _csv_rows(lines: _CsvLines) -> Read:
+    reader = csv.reader(lines, strict=True)
     try:
         header: list[str] = next(reader, [])
         _check_header(header)
+        lines.begin_row()
         for cells in reader:
+            lines.begin_row()
             if cells:
                 yield _cells(header, cells, reader.line_num)
     except csv.Error as error:

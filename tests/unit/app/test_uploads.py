@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -103,6 +104,24 @@ class TestFaults:
         with pytest.raises(ApiError) as raised:
             next(given)
         assert [detail["row"] for detail in raised.value.details] == [2, 4]
+
+    def test_a_csv_row_of_many_lines_is_never_held_whole(self) -> None:
+        """Each cell may be as long as a row; their lines are one row all the same."""
+        cell = b'"' + b"x" * 899_000 + b'\n"'
+        body = b"a,b\n1,2\n" + b",".join([cell] * 20) + b"\n"
+        tracemalloc.start()
+        try:
+            with pytest.raises(ApiError) as refused:
+                read(body, "csv")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert refused.value.details == [{"row": 2, "field": None, "message": "(line 4) is longer than 1000000 characters"}]
+        assert peak < 8_000_000
+
+    def test_csv_rows_of_many_lines_that_fit_are_rows(self) -> None:
+        body = b"a\n" + b'"x\ny"\n' * 3 + b'"' + (b"x" * 99 + b"\n") * 9_000 + b'"\n' + b'"' + (b"y" * 99 + b"\n") * 9_000 + b'"\n'
+        assert [len(row["a"]) for row in read(body, "csv")] == [3, 3, 3, 900_000, 900_000]
 
     def test_at_most_twenty_are_named_and_all_are_counted(self) -> None:
         with pytest.raises(ApiError) as raised:
