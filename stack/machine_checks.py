@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from distill.relay import api_of
-from distill.sandbox import HOW, Choice, choose_for
+from distill.sandbox import Choice, choose_for
 from distill.settings import ConnectionSettings, Settings, TimerSettings
 from stack.findings import Finding, odd, well, worst_of, wrong
 
@@ -95,8 +95,9 @@ def judge_sandbox(choice: Choice, references: Sequence[str]) -> Finding:
     if choice.rung is not None:
         return well(choice.why)
     if references:
-        return wrong(f"none holds, so programs of {', '.join(references)} are refused; {choice.why}", HOW)
-    return odd(f"none holds: no code of users can be allowed, and specs run in a process with network and disk; {choice.why}", HOW)
+        return wrong(f"none holds, so programs of {', '.join(references)} are refused; {choice.why}", choice.advice)
+    meaning = "no code of users can be allowed, and specs run in a process with network and disk"
+    return odd(f"none holds: {meaning}; {choice.why}", choice.advice)
 
 
 def device() -> Finding:

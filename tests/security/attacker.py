@@ -193,6 +193,15 @@ def others(pid: str) -> list[str]:
     return done_of(ways)
 
 
+def init(_: str) -> str:
+    """The environment of the first process: in a container it is the worker's, with its keys."""
+    try:
+        with open("/proc/1/environ", "rb") as file:
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def works(_: str) -> list[str]:
     """What a program may well do."""
     done = list[str]()
@@ -217,7 +226,7 @@ def works(_: str) -> list[str]:
 
 
 def main(what: str, argument: str) -> None:
-    told = (forks, allocates, one_file, many_files, changes, planted, outlives, calls, sockets, status, others, works)
+    told = (forks, allocates, one_file, many_files, changes, planted, outlives, calls, sockets, status, others, init, works)
     doers: dict[str, Callable[[str], Any]] = {each.__name__: each for each in told}
     print(json.dumps(doers[what](argument)), flush=True)
 

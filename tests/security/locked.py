@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from distill import processes, sandbox
-from distill.sandbox import RUNGS, Limits, Rung
+from distill.rollouts import Runner
+from distill.sandbox import RUNGS, Choice, Limits, Rung
 from distill.sandbox.rungs import Landlock
 
 ATTACKER = Path(__file__).with_name("attacker.py")
@@ -77,6 +78,13 @@ def to_another(rung: Rung | None) -> Any:
     return found
 
 
+def real_runner(rung: Rung | None) -> Any:
+    """What one greets with, by the interpreter and the packages that programs run with."""
+    runner = Runner(PYTHON, "/nowhere", sandbox=Choice(rung))
+    runner.kill()
+    return sorted(runner.greeting)
+
+
 ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
     "ways": ways,
     "forks": lambda rung: attack(rung, "forks", "300"),
@@ -90,6 +98,8 @@ ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
     "sockets": lambda rung: attack(rung, "sockets"),
     "status": lambda rung: attack(rung, "status"),
     "others": to_another,
+    "init": lambda rung: attack(rung, "init"),
+    "runner": real_runner,
     "works": lambda rung: attack(rung, "works"),
 }
 

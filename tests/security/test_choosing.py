@@ -75,12 +75,22 @@ class TestSelfTest:
 class TestChoice:
     def test_none_is_tried_where_none_is_wanted(self) -> None:
         assert choose("none") == Choice(None)
-        assert "rung is none" in choose("none").why
+        assert choose("none").why == '[sandbox] rung is "none"'
+
+    def test_a_user_of_a_server_without_any_is_told_to_have_it_switched_on(self) -> None:
+        said = choose("none").refusal
+        assert '([sandbox] rung is "none"); its operator may set [sandbox] rung to "auto"' in said
+        assert "install" not in said
+
+    def test_elsewhere_than_on_linux_other_things_help(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        assert choose.__wrapped__() == Choice(None)
+        assert "run workers and API on Linux" in Choice(None).refusal
 
     def test_a_user_is_told_why_and_what_helps_but_no_folder(self) -> None:
         outcomes = (Outcome("bubblewrap", reason="Permission denied /srv/secret"), Outcome("landlock", got_out=("udp",)))
         said = Choice(None, outcomes).refusal
-        assert "(bubblewrap: does not start, landlock: udp)" in said
+        assert "(bubblewrap does not start, landlock is left by udp)" in said
         assert "install bubblewrap" in said
         assert "/srv" not in said
         assert "/srv/secret" in Choice(None, outcomes).why

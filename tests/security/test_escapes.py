@@ -1,4 +1,5 @@
-"""What a program may try in its sandbox, on both rungs, for a worker that is root and for one that is not: each is blocked.
+"""What a program may try in its sandbox, on both rungs, for a worker that is root and for one that is not, and in a container: each is
+blocked.
 
 The same is tried without a sandbox, where it has to succeed: an attack that fails anyway shows nothing.
 """
@@ -6,6 +7,7 @@ The same is tried without a sandbox, where it has to succeed: an attack that fai
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache
@@ -14,11 +16,13 @@ from typing import Any
 
 import pytest
 
-from tests.security.whom import as_user, users
+from tests.security.whom import as_user, users, users_of_containers
 
 ROOT = Path(__file__).parents[2]
 RUNGS = ("bubblewrap", "landlock")
-LOCKED = [pytest.param(rung, user, id=f"{rung}-{user}") for rung in RUNGS for user in users()]
+PLACES = (*((rung, user) for rung in RUNGS for user in users()), *(("landlock", user) for user in users_of_containers()))
+LOCKED = [pytest.param(rung, user, id=f"{rung}-{user}") for rung, user in PLACES]
+SECRET = "sk-of-the-worker"
 WAYS = (
     *("tcp", "udp", "dns", "abstract_socket", "database_socket"),
     *("private_files", "environments", "other_runner", "write_outside", "change_outside", "signal"),
@@ -40,11 +44,15 @@ EXEMPT = {
 @cache
 def tried(rung: str, user: str) -> dict[str, Any]:
     """What came of all attacks, in one process for each rung and user."""
-    command = as_user(user, [sys.executable, "-m", "tests.security.locked", rung])
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    return json.loads(said_by(user, [sys.executable, "-m", "tests.security.locked", rung]))  # type: ignore[no-any-return]
+
+
+def said_by(user: str, command: list[str]) -> str:
+    done = subprocess.run(
+        as_user(user, command), cwd=ROOT, env={**os.environ, "LM_KEY": SECRET}, capture_output=True, text=True, timeout=110
+    )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -91,6 +99,15 @@ class TestBlocked:
     def test_no_other_process_is_reached(self, rung: str, user: str) -> None:
         assert tried(rung, user)["others"] == []
 
+    def test_the_first_process_keeps_its_environment(self, rung: str, user: str) -> None:
+        """Inside bubblewrap it is one that knows no more than the program."""
+        told = [line.partition("=")[0] for line in tried(rung, user)["init"].split("\0")]
+        own = ["PATH", "LANG", "HOME", "TMPDIR", "USER", "LOGNAME", ""]
+        assert told == (own if (rung, user) == ("bubblewrap", "user") else [""])
+
+    def test_a_runner_starts(self, rung: str, user: str) -> None:
+        assert "dspy" in tried(rung, user)["runner"]
+
     def test_what_programs_need_works(self, rung: str, user: str) -> None:
         assert tried(rung, user)["works"] == ["thread", "process", "file", "copy", "signal to a child", "clock", "random"]
 
@@ -109,11 +126,31 @@ class TestFilesInSight:
 @pytest.mark.parametrize("version", [3, 5])
 class TestOlderKernel:
     def test_holds_and_an_ordinary_user_pays_with_signals_to_children(self, user: str, version: int) -> None:
-        command = as_user(user, [sys.executable, "-m", "tests.security.locked", f"landlock-{version}", "ways", "others", "works"])
-        found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=True).stdout)
+        found = json.loads(said_by(user, [sys.executable, "-m", "tests.security.locked", f"landlock-{version}", "ways", "others", "works"]))
         assert (found["ways"], found["others"]) == ([], [])
         lost = set() if user == "root" else {"signal to a child"}
         assert set(found["works"]) == {"thread", "process", "file", "copy", "signal to a child", "clock", "random"} - lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", users_of_containers())
+class TestInAContainer:
+    """As Docker starts one by default, which is what the compose file asks for."""
+
+    def test_without_a_sandbox_every_way_leads_out(self, user: str) -> None:
+        found = json.loads(said_by(user, [sys.executable, "-m", "tests.security.locked", "none", "ways", "others", "init"]))
+        assert sorted(found["ways"]) == sorted(WAYS)
+        assert {"signal", "limits", "priority"} <= set(found["others"])
+        assert SECRET in found["init"]
+
+    def test_there_are_no_namespaces(self, user: str) -> None:
+        ways = json.loads(said_by(user, [sys.executable, "-m", "tests.security.locked", "bubblewrap", "ways"]))["ways"]
+        assert "namespace" in ways
+
+    def test_the_doctor_says_that_landlock_holds(self, user: str, tmp_path: Path) -> None:
+        look = "from distill.settings import Settings; from stack.machine_checks import sandbox; print(sandbox(Settings()))"
+        said = said_by(user, [sys.executable, "-c", look])
+        assert "landlock holds" in said
 
 
 @pytest.mark.slow

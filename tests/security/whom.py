@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 UID = "12345"
+_NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--propagation", "private")
 
 
 def users() -> tuple[str, ...]:
@@ -15,10 +16,17 @@ def users() -> tuple[str, ...]:
     return ("root", "user") if os.geteuid() == 0 else ("user",)
 
 
+def users_of_containers() -> tuple[str, ...]:
+    """Those of Docker's. Only root can make what is one for the kernel."""
+    return ("contained-root", "contained-user") if os.geteuid() == 0 else ()
+
+
 def as_user(user: str, command: list[str]) -> list[str]:
-    """The command as it runs for that user. Raises RuntimeError where bubblewrap is missing."""
+    """The command as it runs for that user; in a container it is the first process. Raises RuntimeError where bubblewrap is missing."""
     if os.geteuid() != 0:
         return command
+    if user in users_of_containers():
+        return ["unshare", *_NAMESPACES, sys.executable, "-m", "tests.security.contained", user.removeprefix("contained-"), *command]
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise RuntimeError("bubblewrap is not installed: apt-get install bubblewrap, or the package of that name elsewhere")

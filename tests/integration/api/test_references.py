@@ -175,7 +175,7 @@ class TestWithoutASandbox:
         for path, body in (("/v1/programs", DESK), ("/v1/compile_jobs", {"program": DESK, "trainset": ROWS, "metric": "exact_match"})):
             code, _, message = fault(open_api.post(path, json=body))
             assert code == "sandbox_unavailable"
-            assert "its operator may install bubblewrap" in message
+            assert 'its operator may set [sandbox] rung to "auto"' in message
         signature = {"instructions": "Answer.", "fields": [{"name": "q", "role": "input"}, {"name": "a", "role": "output"}]}
         made = open_api.post("/v1/programs", json={"predictors": [{"name": "self", "lm": "student", "signature": signature}]}).json()
         assert open_api.post(f"/v1/programs/{made['id']}/render", json={"inputs": {"q": "Why?"}}).status_code == 200

@@ -127,13 +127,16 @@ class TestMachine:
         landlock = next(rung for rung in RUNGS if rung.name == "landlock")
         outcomes = (Outcome("bubblewrap", reason="bwrap is not installed"), Outcome("landlock"))
         assert judge_sandbox(Choice(landlock, outcomes), ["acme"]) == well(
-            "bubblewrap does not start: bwrap is not installed; landlock holds"
+            "landlock holds; bubblewrap does not start: bwrap is not installed"
         )
 
     def test_without_a_sandbox_the_code_that_is_refused_is_named(self) -> None:
         none = Choice(None, (Outcome("bubblewrap", got_out=("udp", "signal")),))
         assert_told(judge_sandbox(none, ["acme.programs"]), "wrong", "programs of acme.programs are refused", "install bubblewrap")
         assert_told(judge_sandbox(none, []), "odd", "bubblewrap does not hold: udp, signal", "install bubblewrap")
+
+    def test_a_sandbox_that_is_switched_off_can_be_switched_on(self) -> None:
+        assert_told(judge_sandbox(Choice(None), ["acme"]), "wrong", '[sandbox] rung is "none"', 'set [sandbox] rung to "auto"')
 
     def test_a_host_that_is_not_there(self) -> None:
         found = connection(ConnectionSettings(base_url="http://127.0.0.1:9/v1"))
