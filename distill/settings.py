@@ -72,6 +72,8 @@ class TimerSettings(_Section):
     """Blobs that nothing has pointed at for so long are removed."""
     collect_period_seconds: float = Field(default=3600, gt=0)
     """How often a dispatcher looks for them."""
+    kept_reply_seconds: float = Field(default=3600, gt=0)
+    """How long a reply is kept whose rollout has no trace yet."""
     webhook_seconds: float = Field(default=15, gt=0)
     """Of one try of a webhook's delivery."""
     webhook_pause_seconds: float = Field(default=5, gt=0)
@@ -94,6 +96,8 @@ class LimitSettings(_Section):
     max_dataset_mb: int = 1024
     requests_per_minute: int = Field(default=12_000, ge=1)
     """Of one API key, over all processes of the API."""
+    kept_replies_mb: int = Field(default=64, ge=0)
+    """Of replies that are paid for and not yet traces, what each worker keeps in Redis; 0 keeps none."""
     api_statement_seconds: float = 5
     worker_statement_seconds: float = 60
 

@@ -159,7 +159,8 @@ class ArtifactLink(Reply):
 
 
 class ModelCost(Reply):
-    """One LM, on one side: what was `paid` for, or `saved` by traces of earlier jobs. `usd` is null where the price is not known."""
+    """One LM, on one side: what was `paid` for, or `saved` by traces of earlier jobs and by replies that were paid before. `usd` is null
+    where the price is not known."""
 
     model: str = Field(description="`connection/model`")
     side: Literal["teacher", "student"]
@@ -183,7 +184,9 @@ class CostRead(Reply):
     judge_usd: float | None = None
     compute_seconds: float = 0
     compute_usd: float | None = None
-    saved_calls: int = Field(default=0, description="Calls that were not made, since an earlier job of the project had made them")
+    saved_calls: int = Field(
+        default=0, description="Calls that were not made, since an earlier job of the project, or a run that was broken off, had made them"
+    )
     saved_by_reuse_usd: float | None = None
     total_usd: float | None = None
     unknown: list[str] = Field(default_factory=list)

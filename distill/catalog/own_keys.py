@@ -43,6 +43,7 @@ def own_target(row: Connection, model: str) -> Target:
         max_in_flight=row.max_in_flight,
         public_only=True,
         changed_at=row.updated_at.timestamp(),
+        revision=row.revision,
     )
 
 

@@ -42,7 +42,7 @@ def target_of(connection: Connection, model: str) -> Target:
     if connection.project_id is not None:
         return own_target(connection, model)
     key = os.environ.get(connection.api_key_env) if connection.api_key_env else None
-    return Target(connection.id, connection.base_url, model, key, connection.max_in_flight)
+    return Target(connection.id, connection.base_url, model, key, connection.max_in_flight, revision=connection.revision)
 
 
 def resolve(s: Session, project_id: str, name: str) -> Resolved:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from distill.db import unit_of_work
 from distill.execute.hooks import crash_point
 from distill.jobs import repository
-from distill.relay import Relay, RelayLimits
+from distill.relay import Relay, RelayLimits, Replies
 from distill.rollouts import RunnerPool
 from distill.sandbox import choose_for
 from distill.settings import Settings
@@ -41,7 +41,7 @@ class Ports:
 
 def open_ports(settings: Settings) -> Ports:
     """Find the sandbox, start the relay and the pool of runners (no runner starts before it is needed)."""
-    relay = Relay(RelayLimits.of(settings.timers, settings.limits), settings.egress.hosts)
+    relay = Relay(RelayLimits.of(settings.timers, settings.limits), settings.egress.hosts, Replies.of(settings))
     sandbox = choose_for(settings)
     log.info("sandbox", rung=sandbox.rung.name if sandbox.rung else "none", why=sandbox.why)
     return Ports(

@@ -1,6 +1,6 @@
 """The examples of one slice under one role: what is stored of them, what is missing, what came in."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -185,6 +185,14 @@ class Slice:
             dspy_version=self.job.plan.dspy_version,
             job_id=None if source == "import" else self.job.job_id,
         )
+
+    @cached_property
+    def _seeds(self) -> dict[str, int]:
+        return {digest: seed for item in self.items for digest, seed in zip(item.digests, item.seeds, strict=True)}
+
+    def seeds_of(self, rows: Iterable[NewTrace]) -> list[int]:
+        """Those of the traces that are this slice's: runners name a rollout by its seed."""
+        return [self._seeds[row.digest] for row in rows if row.digest in self._seeds]
 
     def take_score(self, item: Item, n: int, score: Json) -> NewScore:
         """Keep a new score; returns its row for the store."""

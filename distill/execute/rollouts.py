@@ -6,6 +6,7 @@ paid for. Only the item's own facts and counts are fenced.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,7 +26,7 @@ from distill.execute.hooks import crash_point
 from distill.execute.ports import Ports
 from distill.execute.reach import Reach
 from distill.execute.rollout_slice import Item, Json, Phase, Slice
-from distill.execute.spending import Spending, usage_row
+from distill.execute.spending import Spending
 from distill.execute.suspects import MOST_CULPRITS, Suspects
 from distill.execute.work import Troubled, Work
 from distill.jobs.status import Step
@@ -70,18 +71,21 @@ def fill(work: Work, ports: Ports, job: JobContext, pieces: Sequence[Slice]) -> 
             piece.look_up(s)
         spending = Spending.begin(s, ports.relay, work, pieces[0].cast, calls=not pieces[0].stored_only)
     reach = Reach(work, ports.relay, spending.grant.targets)
-    with spending, reach, Buffer[NewTrace | NewScore](lambda batch: _flush(work, spending, batch)) as buffer:
+    with spending, reach, Buffer[NewTrace | NewScore](partial(_flush, work, ports, spending, pieces)) as buffer:
         for piece in pieces:
             for phase in piece.phases:
                 _run_phase(_Running(work, ports, piece, phase, spending, reach, buffer))
     return spending
 
 
-def _flush(work: Work, spending: Spending, batch: list[NewTrace | NewScore]) -> None:
+def _flush(work: Work, ports: Ports, spending: Spending, pieces: Sequence[Slice], batch: list[NewTrace | NewScore]) -> None:
+    """What is stored here is paid for no more, so the replies that it was made of are let go."""
+    new = [row for row in batch if isinstance(row, NewTrace)]
     with unit_of_work() as s:
         spending.record(s)
-        traces.store(s, [row for row in batch if isinstance(row, NewTrace)])
+        traces.store(s, new)
         scores.store(s, [row for row in batch if isinstance(row, NewScore)])
+    ports.relay.forget_replies(work.claim.project_id, [str(seed) for piece in pieces for seed in piece.seeds_of(new)])
     crash_point(f"{work.claim.step}.flushed")
 
 
@@ -298,7 +302,7 @@ def _publish(work: Work, piece: Slice, spending: Spending) -> None:
     spent = spending.counts()
     counts.update(spent, teacher_calls=spent["calls"] if piece.role.startswith("teacher") else 0)
     closed = flow.after_bootstrap if work.claim.step is Step.BOOTSTRAP else flow.after_evaluate
-    saved = [usage_row(work.claim, "saved", piece.role, model, spent) for model, spent in piece.saved(spending.slots).items()]
+    saved = spending.saved_rows(piece.saved(spending.slots))
 
     def before(s: Session) -> None:
         row_facts.store(s, rows)

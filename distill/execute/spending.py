@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from math import inf
 from types import TracebackType
 
@@ -86,7 +87,7 @@ class Spending:
             return cls(relay.grant({}), None, work.claim, cast.role, {})
         targets = targets_of(s, cast)
         purse = Purse(work.claim, cast, targets)
-        grant = relay.grant(targets, purse.first_block(), purse.refill, work.is_held)
+        grant = relay.grant(targets, purse.first_block(), purse.refill, work.is_held, work.claim.project_id)
         return cls(grant, purse, work.claim, cast.role, asked(cast, targets))
 
     def __enter__(self) -> "Spending":
@@ -134,10 +135,17 @@ class Spending:
 
     def record(self, s: Session) -> None:
         """Write down what was spent so far, so that what a lost worker paid for is on the bill."""
-        usage.record(s, self._paid())
+        usage.record(s, self._rows("paid", self.grant.usage()) + self._rows("saved", self.grant.reused()))
 
-    def _paid(self) -> list[NewUsage]:
-        return [usage_row(self._claim, "paid", self._role, self.slots[slot].name, used) for slot, used in self.grant.usage().items()]
+    def _rows(self, kind: Kind, by_slot: Mapping[str, SlotUsage]) -> list[NewUsage]:
+        return [usage_row(self._claim, kind, self._role, self.slots[slot].name, used) for slot, used in by_slot.items()]
+
+    def saved_rows(self, by_traces: Mapping[str, Spent]) -> list[NewUsage]:
+        """What was saved in all: by traces that were there before, by model, and by replies that were paid for before."""
+        total = {model: replace(spent) for model, spent in by_traces.items()}
+        for slot, used in self.grant.reused().items():
+            total.setdefault(self.slots[slot].name, Spent()).add(asdict(used), used.usd)
+        return [usage_row(self._claim, "saved", self._role, model, spent) for model, spent in total.items()]
 
     def counts(self) -> Counter[str]:
         """Calls and tokens so far, over all slots."""

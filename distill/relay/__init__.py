@@ -4,6 +4,7 @@ from distill.relay.allowance import NOTHING, WITHOUT_END, Amount, Block, Refill,
 from distill.relay.breaker import Wait, WaitReason
 from distill.relay.grants import Grant, SlotUsage
 from distill.relay.relay import Relay
+from distill.relay.replies import Replies
 from distill.relay.targets import Chunks, Price, RelayLimits, RelayReply, Target, api_of
 from distill.relay.trial import Finding, try_out
 
@@ -20,6 +21,7 @@ __all__ = [
     "Relay",
     "RelayLimits",
     "RelayReply",
+    "Replies",
     "Shortage",
     "SlotUsage",
     "Target",

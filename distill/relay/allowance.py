@@ -87,6 +87,8 @@ class Allowance:
     """Calls that rollouts under way have not made yet."""
     _begun: dict[str, int] = field(default_factory=dict)
     """The same by rollout; below zero for one that makes more than was expected."""
+    _for_nothing: set[str] = field(default_factory=set)
+    """Rollouts that began with a call for which nothing was paid."""
 
     @property
     def cannot_tell(self) -> bool:
@@ -100,9 +102,12 @@ class Allowance:
         Raises TooManyCalls.
         """
         aside = self._begun.get(rollout)
-        if aside is not None and aside <= 0 and self.block.rollout.calls - aside >= self.rollout_calls:
+        if aside is not None and aside <= 0 and self._made(rollout, aside) >= self.rollout_calls:
             raise TooManyCalls
         return self._begin(rollout) if aside is None else self._go_on(rollout, aside)
+
+    def _made(self, rollout: str, aside: int) -> float:
+        return (0 if rollout in self._for_nothing else self.block.rollout.calls) - aside
 
     def _begin(self, rollout: str) -> Shortage | None:
         need = self.block.rollout
@@ -152,6 +157,14 @@ class Allowance:
         if not has_begun:
             del self._begun[rollout]
 
+    def answer_for_nothing(self, rollout: str) -> None:
+        """A call was answered by what was paid before: the rollout has begun then, and makes one call less. Where it is the first one,
+        nothing is set aside for the others."""
+        if rollout and rollout not in self._begun:
+            self._for_nothing.add(rollout)
+        if rollout:
+            self._set_aside(rollout, self._begun.get(rollout, 0) - 1)
+
     def end_rollout(self, calls: int) -> None:
         """A rollout has ended with so many answered calls: what was set aside for more is free. Without any it had not begun."""
         if calls:
@@ -161,3 +174,4 @@ class Allowance:
         """None is under way: nothing is set aside."""
         self._aside = 0
         self._begun.clear()
+        self._for_nothing.clear()

@@ -44,10 +44,13 @@ class Grant:
     allowance: Allowance
     _forget: Callable[[Grant], None] = field(repr=False)
     refill: Refill | None = field(default=None, repr=False)
+    project_id: str | None = None
+    """Whose replies it may find and keep; None where it asks anew each time."""
     is_held: Callable[[], bool] = field(default=lambda: True, repr=False)
     """False from the moment at which somebody else may have its work: nothing is asked any more then."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     _usage: dict[str, SlotUsage] = field(default_factory=dict)
+    _reused: dict[str, SlotUsage] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any] | None] = field(default_factory=set)
     _waits: defaultdict[str, Waiting] = field(default_factory=lambda: defaultdict(Waiting), repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -57,6 +60,11 @@ class Grant:
         """By slot, so far."""
         with self._lock:
             return dict(self._usage)
+
+    def reused(self) -> dict[str, SlotUsage]:
+        """By slot, what was answered by replies that had been paid before."""
+        with self._lock:
+            return dict(self._reused)
 
     def spent(self) -> Amount:
         """Over all slots, so far."""
@@ -127,27 +135,41 @@ class Grant:
     def settle(self, slot: str, rollout: str, reply: RelayReply | None, usage: Mapping[str, Any], seconds: float) -> None:
         """Book a finished call; one without an answer (reply None: cut off) gives its reservation back."""
         answered = reply is not None and reply.code is None
-        details = usage.get("prompt_tokens_details") or {}
         usd = self._usd(slot, usage) if answered else 0.0
         with self._lock:
             self.allowance.settle(rollout, answered=answered, tokens=_tokens(usage), usd=usd)
-            before = self._usage.get(slot, SlotUsage())
+            before = _with(self._usage.get(slot, SlotUsage()), usage, usd)
             self._usage[slot] = replace(
                 before,
                 calls=before.calls + answered,
                 failed=before.failed + (not answered),
                 retries=before.retries + (reply.attempts - 1 if reply else 0),
-                prompt_tokens=before.prompt_tokens + (usage.get("prompt_tokens") or 0),
-                completion_tokens=before.completion_tokens + (usage.get("completion_tokens") or 0),
-                cached_tokens=before.cached_tokens + (details.get("cached_tokens") or 0),
                 seconds=before.seconds + seconds,
-                usd=None if before.usd is None or usd is None else before.usd + usd,
             )
+
+    def reuse(self, slot: str, rollout: str, usage: Mapping[str, Any]) -> None:
+        """Book a call that was answered by a reply that had been paid before: nothing is spent."""
+        with self._lock:
+            self.allowance.answer_for_nothing(rollout)
+            before = _with(self._reused.get(slot, SlotUsage()), usage, self._usd(slot, usage))
+            self._reused[slot] = replace(before, calls=before.calls + 1)
 
     def _usd(self, slot: str, usage: Mapping[str, Any]) -> float | None:
         """An answer that does not say its usage has no known price."""
         price = self.targets[slot].price
         return price(usage) if price is not None and usage else None
+
+
+def _with(before: SlotUsage, usage: Mapping[str, Any], usd: float | None) -> SlotUsage:
+    """With the tokens and the price of one more answer."""
+    details = usage.get("prompt_tokens_details") or {}
+    return replace(
+        before,
+        prompt_tokens=before.prompt_tokens + (usage.get("prompt_tokens") or 0),
+        completion_tokens=before.completion_tokens + (usage.get("completion_tokens") or 0),
+        cached_tokens=before.cached_tokens + (details.get("cached_tokens") or 0),
+        usd=None if before.usd is None or usd is None else before.usd + usd,
+    )
 
 
 def _tokens(usage: Mapping[str, Any]) -> int | None:

@@ -20,7 +20,8 @@ from distill import scratch
 from distill.relay.allowance import WITHOUT_END, Allowance, Block, Refill, TooManyCalls
 from distill.relay.breaker import Gate, Wait, waits_of
 from distill.relay.grants import Grant
-from distill.relay.targets import ERROR_HEADER, ROLLOUT_HEADER, RelayLimits, RelayReply, Target, error_reply
+from distill.relay.replies import Replies, ReplyKey, is_worth_keeping
+from distill.relay.targets import CALL_HEADER, ERROR_HEADER, ROLLOUT_HEADER, RelayLimits, RelayReply, Target, error_reply
 from distill.relay.upstream import Upstream
 
 log = structlog.get_logger(__name__)
@@ -31,11 +32,13 @@ _STOP_SECONDS = 5.0
 class Relay:
     """Start it once a process; every method may be called from any thread.
 
-    `allowed_hosts` are those of the operator's own network that a user's connection may lead to.
+    `allowed_hosts` are those of the operator's own network that a user's connection may lead to. `replies` keeps what was paid for until
+    its trace is committed; without it whoever asks again pays again.
     """
 
-    def __init__(self, limits: RelayLimits | None = None, allowed_hosts: Collection[str] = ()) -> None:
+    def __init__(self, limits: RelayLimits | None = None, allowed_hosts: Collection[str] = (), replies: Replies | None = None) -> None:
         self._limits = limits or RelayLimits()
+        self._replies = replies
         self._allowed_hosts = frozenset(allowed_hosts)
         self._lock = threading.Lock()
         self._grants: dict[str, Grant] = {}
@@ -85,14 +88,16 @@ class Relay:
         block: Block = WITHOUT_END,
         refill: Refill | None = None,
         is_held: Callable[[], bool] = lambda: True,
+        project_id: str | None = None,
     ) -> Grant:
         """Let the bearer of the new token call these slots, as far as `block` goes and what `refill` adds, and while `is_held` says so.
+        For a project, a call that was made and paid before is answered by the reply that was kept of it.
 
         What the targets say of their connections' `max_in_flight` holds from now on, also for calls of older grants.
         """
         for target in targets.values():
             self._gate(target).resize(target.max_in_flight)
-        grant = Grant(dict(targets), Allowance(block, self._limits.rollout_calls), self._revoke, refill, is_held)
+        grant = Grant(dict(targets), Allowance(block, self._limits.rollout_calls), self._revoke, refill, project_id, is_held)
         self._grants[grant.token] = grant
         return grant
 
@@ -111,6 +116,12 @@ class Relay:
         """Whether a connection is called without reserve."""
         gate = self._gates.get(connection)
         return gate is None or gate.breaker.is_closed
+
+    def forget_replies(self, project_id: str, rollouts: Iterable[str]) -> None:
+        """Of rollouts, by the names that runners give them, whose traces are committed."""
+        if self._replies is not None and self._loop is not None:
+            with suppress(RuntimeError):  # the relay is stopped
+                asyncio.run_coroutine_threadsafe(self._replies.forget(project_id, list(rollouts)), self._loop)
 
     async def forward(self, target: Target, body: Mapping[str, Any], stream: bool = False) -> RelayReply:
         """One call from the caller's own event loop, with the same limits and retries. A stream's chunks are the LM host's bytes."""
@@ -172,6 +183,8 @@ class Relay:
                 grant.cut_off()
             await server.cleanup()
             await self.close_here()
+            if self._replies is not None:
+                await self._replies.close()
 
     def _grant_of(self, request: web.Request) -> Grant | None:
         return self._grants.get(request.headers.get("authorization", "").removeprefix("Bearer "))
@@ -202,7 +215,24 @@ class Relay:
         if not isinstance(slot, str) or target is None:
             given = ", ".join(grant.targets)
             return error_reply(404, "unknown_slot", f"the program asked for an LM that it was not given (`model` is one of {given})")
-        rollout = _rollout_of(request)
+        return await self._find_or_ask(grant, slot, body, request)
+
+    async def _find_or_ask(self, grant: Grant, slot: str, body: Mapping[str, Any], request: web.Request) -> RelayReply:
+        rollout, call = _rollout_of(request), request.headers.get(CALL_HEADER, "")
+        if self._replies is None or grant.project_id is None or not call:
+            return await self._ask(grant, slot, body, rollout)
+        key = ReplyKey.of(grant.project_id, grant.targets[slot], call, body)
+        found = await self._replies.find(key)
+        if found is not None:
+            reply = RelayReply(200, {"content-type": "application/json"}, found)
+            grant.reuse(slot, rollout, _usage(reply))
+            return reply
+        reply = await self._ask(grant, slot, body, rollout)
+        if reply.code is None and is_worth_keeping(_answer(reply)):
+            await asyncio.shield(self._replies.keep(key, reply.body))  # also when whoever asked dies now
+        return reply
+
+    async def _ask(self, grant: Grant, slot: str, body: Mapping[str, Any], rollout: str) -> RelayReply:
         try:
             granted = await grant.take(rollout)
         except TooManyCalls:
@@ -216,7 +246,7 @@ class Relay:
         started = time.monotonic()
         reply: RelayReply | None = None
         try:
-            reply = await self._upstream().send(target, body, waiting=grant.waiting(rollout), is_held=grant.is_held)
+            reply = await self._upstream().send(grant.targets[slot], body, waiting=grant.waiting(rollout), is_held=grant.is_held)
             return reply
         finally:
             grant.settle(slot, rollout, reply, _usage(reply), time.monotonic() - started)
@@ -235,13 +265,17 @@ def _rollout_of(request: web.Request) -> str:
 
 
 def _usage(reply: RelayReply | None) -> Mapping[str, Any]:
-    if reply is None or reply.code is not None:
-        return {}
-    try:
-        usage = orjson.loads(reply.body).get("usage")
-    except (orjson.JSONDecodeError, AttributeError):
-        return {}
+    usage = _answer(reply).get("usage") if reply is not None and reply.code is None else None
     return usage if isinstance(usage, dict) else {}
+
+
+def _answer(reply: RelayReply) -> Mapping[str, Any]:
+    """Empty where it is no JSON object."""
+    try:
+        answer = orjson.loads(reply.body)
+    except orjson.JSONDecodeError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def _response(reply: RelayReply) -> web.Response:

@@ -13,6 +13,7 @@ from distill.settings import LimitSettings, TimerSettings
 
 ERROR_HEADER = "stillhouse-error"
 ROLLOUT_HEADER = "stillhouse-rollout"
+CALL_HEADER = "stillhouse-call"
 Price = Callable[[Mapping[str, Any]], float]
 
 
@@ -41,6 +42,8 @@ class Target:
     """A user named its address, so that the host has to be public, or one that the operator allows."""
     changed_at: float = field(default=0.0, compare=False)
     """Grows when the connection is changed by a user: what its breaker knew of it holds no more."""
+    revision: int = 0
+    """Grows when the connection leads to another LM host: the answers of the one before are not its own."""
 
     @property
     def chat_url(self) -> str:

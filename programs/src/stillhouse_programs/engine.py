@@ -19,7 +19,7 @@ from dspy.dsp.utils.settings import settings
 from stillhouse_programs import protocol
 from stillhouse_programs.protocol import InfrastructureError
 from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Answer, Recorder, SignatureType, Usage
-from stillhouse_programs.relay_http import RelayUnreachable, Reply
+from stillhouse_programs.relay_http import Caller, RelayUnreachable, Reply
 
 Grammar = dict[str, Any]
 DeriveGrammar = Callable[[SignatureType], Grammar]
@@ -33,7 +33,7 @@ _CONTEXT_LENGTH = "context_length_exceeded"
 class SyncPost(Protocol):
     """Whoever carries a call to the LM and brings the reply: the relay's client in a runner, the gateway's in a caller's process."""
 
-    def post(self, token: str, rollout: str, body: bytes) -> Reply:
+    def post(self, caller: Caller, body: bytes) -> Reply:
         """Raises RelayUnreachable."""
         ...
 
@@ -41,7 +41,7 @@ class SyncPost(Protocol):
 class AsyncPost(Protocol):
     """The same for tasks."""
 
-    async def post(self, token: str, rollout: str, body: bytes) -> Reply:
+    async def post(self, caller: Caller, body: bytes) -> Reply:
         """Raises RelayUnreachable."""
         ...
 
@@ -66,9 +66,9 @@ class RelayEngine:
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Raises InfrastructureError, or dspy.ContextWindowExceededError, which programs may handle."""
         body = _openai_body(request)
-        recorder, data = self.prepare(body.pop("messages"), body)
+        recorder, caller, data = self.prepare(body.pop("messages"), body)
         try:
-            reply = self._client.post(recorder.token, recorder.rollout, data)
+            reply = self._client.post(caller, data)
         except RelayUnreachable as fault:
             raise recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
         return self.read_response(recorder, reply)
@@ -76,7 +76,7 @@ class RelayEngine:
     def close(self) -> None:
         """dspy borrows its engines; nothing to close."""
 
-    def prepare(self, messages: list[Any], options: dict[str, Any]) -> tuple[Recorder, bytes]:
+    def prepare(self, messages: list[Any], options: dict[str, Any]) -> tuple[Recorder, Caller, bytes]:
         """The body of one call. Raises RuntimeError outside of a rollout."""
         recorder = settings.get(SETTING)
         if not isinstance(recorder, Recorder):
@@ -90,7 +90,7 @@ class RelayEngine:
             body.setdefault("seed", seed)
         if call is not None and self._derive_grammar is not None:
             body["structured_outputs"] = self._derive_grammar(call.signature)
-        return recorder, protocol.encode(body)
+        return recorder, recorder.caller(call, seed), protocol.encode(body)
 
     def read_reply(self, recorder: Recorder, reply: Reply) -> dict[str, Any]:
         """The body of a 200. Its usage and text go to the calling predictor's record."""
@@ -130,9 +130,9 @@ class AsyncRelayEngine:
         """dspy borrows its engines; nothing to close."""
 
     async def post(self, messages: list[Any], options: dict[str, Any]) -> tuple[Recorder, Reply]:
-        recorder, data = self.engine.prepare(messages, options)
+        recorder, caller, data = self.engine.prepare(messages, options)
         try:
-            return recorder, await self._client.post(recorder.token, recorder.rollout, data)
+            return recorder, await self._client.post(caller, data)
         except RelayUnreachable as fault:
             raise recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, cast
+from urllib.parse import quote
 
 import dspy
 from dspy.dsp.utils.settings import settings
@@ -18,6 +19,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from stillhouse_programs.native import storable
 from stillhouse_programs.pinning import pinned_prompt_adapter
 from stillhouse_programs.protocol import InfrastructureError, encode
+from stillhouse_programs.relay_http import Caller
 
 # A class made by dspy.Signature; dspy has no annotations.
 SignatureType: TypeAlias = Any
@@ -76,6 +78,8 @@ class Call:
     started: float
     seed: int | None
     parent: Call | None
+    asked: int = 0
+    """How often it has asked an LM."""
     usage: Usage = field(default_factory=Usage)
     outputs: dict[str, Any] | None = None
     answers: list[Answer] = field(default_factory=list)
@@ -254,6 +258,16 @@ class Recorder:
         with self._lock:
             ordinal = self._ordinals[name] = self._ordinals.get(name, -1) + 1
         return (self._seed + ordinal) & 0x7FFFFFFF
+
+    def caller(self, call: Call | None, seed: int | None) -> Caller:
+        """Who asks an LM for a call of `next_seed`, or for none. A call that asks twice, as for a second prompt adapter, has two names."""
+        if seed is None:
+            return Caller(self.token, self.rollout)
+        if call is None:
+            return Caller(self.token, self.rollout, f"{self._seed}/.{seed}")
+        with self._lock:
+            call.asked += 1
+        return Caller(self.token, self.rollout, f"{self._seed}/{quote(call.predictor or '')}.{seed}.{call.asked}")
 
     def close(self) -> None:
         """The rollout is over. A thread that it left behind asks no LM any more."""

@@ -20,11 +20,21 @@ PATH = "/v1/chat/completions"
 WAITING_PATH = "/v1/waiting"
 ERROR_HEADER = "stillhouse-error"
 ROLLOUT_HEADER = "stillhouse-rollout"
+CALL_HEADER = "stillhouse-call"
 _MAX_HEAD_BYTES = 64 * 1024
 
 
 class RelayUnreachable(Exception):
     """The socket is gone or closed in the middle of an answer."""
+
+
+class Caller(NamedTuple):
+    """Who asks: the work item's token, this run of a rollout, and the call's name, which is the same whenever the rollout is run again;
+    empty where the rollout has no seed, so that nobody can say which of its calls are the same."""
+
+    token: str
+    rollout: str
+    call: str = ""
 
 
 class Reply(NamedTuple):
@@ -35,10 +45,10 @@ class Reply(NamedTuple):
     body: bytes
 
 
-def _request_bytes(token: str, rollout: str, body: bytes, start: str = f"POST {PATH}") -> bytes:
+def _request_bytes(caller: Caller, body: bytes, start: str = f"POST {PATH}") -> bytes:
     head = (
-        f"{start} HTTP/1.1\r\nhost: relay\r\nauthorization: Bearer {token}\r\n{ROLLOUT_HEADER}: {rollout}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"{start} HTTP/1.1\r\nhost: relay\r\nauthorization: Bearer {caller.token}\r\n{ROLLOUT_HEADER}: {caller.rollout}\r\n"
+        f"{CALL_HEADER}: {caller.call}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode("latin-1") + body
 
@@ -130,14 +140,14 @@ class AsyncRelayClient:
         self._door = door
         self._idle: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Connection]] = weakref.WeakKeyDictionary()
 
-    async def post(self, token: str, rollout: str, body: bytes) -> Reply:
+    async def post(self, caller: Caller, body: bytes) -> Reply:
         """Raises RelayUnreachable. A kept connection that turns out to be closed costs a new connection, not an error."""
-        return await self._send(_request_bytes(token, rollout, body))
+        return await self._send(_request_bytes(caller, body))
 
     async def waited(self, token: str, rollout: str) -> float:
         """Seconds that a rollout's calls have waited for a place; 0 when the relay does not say."""
         try:
-            reply = await self._send(_request_bytes(token, rollout, b"", f"GET {WAITING_PATH}"))
+            reply = await self._send(_request_bytes(Caller(token, rollout), b"", f"GET {WAITING_PATH}"))
             return float(orjson.loads(reply.body)["seconds"]) if reply.status == 200 else 0.0
         except (RelayUnreachable, ValueError, KeyError, TypeError):
             return 0.0
@@ -192,9 +202,10 @@ class SyncRelayClient:
         self._door = door
         self._local = threading.local()
 
-    def post(self, token: str, rollout: str, body: bytes) -> Reply:
+    def post(self, caller: Caller, body: bytes) -> Reply:
         """Raises RelayUnreachable."""
-        headers = {"authorization": f"Bearer {token}", "content-type": "application/json", ROLLOUT_HEADER: rollout}
+        names = {ROLLOUT_HEADER: caller.rollout, CALL_HEADER: caller.call}
+        headers = {"authorization": f"Bearer {caller.token}", "content-type": "application/json", **names}
         for fresh in (False, True):
             connection = self._connection(fresh)
             try:

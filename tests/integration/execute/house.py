@@ -26,7 +26,7 @@ from distill.jobs import repository, service
 from distill.jobs.claims import WorkerInfo
 from distill.jobs.models import Job
 from distill.jobs.status import JobStatus
-from distill.relay import Relay, RelayLimits
+from distill.relay import Relay, RelayLimits, Replies
 from distill.rollouts import RunnerPool
 from distill.sandbox import Choice
 from distill.settings import ConnectionSettings, Settings, get_settings
@@ -244,11 +244,12 @@ class House:
         self.open()
         return self
 
-    def open(self) -> None:
+    def open(self, *, keeps_replies: bool = True) -> None:
         """Start what a worker process has; `close` and `open` are its restart."""
         calls = get_settings().limits.rollout_calls
         limits = RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2, rollout_calls=calls)
-        relay = Relay(replace(limits, breaker_seconds=self.breaker_seconds, rest_seconds=self.breaker_seconds), get_settings().egress.hosts)
+        limits = replace(limits, breaker_seconds=self.breaker_seconds, rest_seconds=self.breaker_seconds)
+        relay = Relay(limits, get_settings().egress.hosts, Replies.of(get_settings()) if keeps_replies else None)
         runners = RunnerPool(relay.start(), {"default": self.python}, sandbox=self.sandbox, references=self.references)
         self.shift = Shift()
         self.ports = Ports(self.store, relay, runners, {"local": self.trainer}, self.folder / "work")

@@ -77,6 +77,18 @@ class TestRollouts:
             answered[name] += is_answered
             assert allowance.block.granted.calls - allowance.spent.calls >= sum(2 - made for made in answered.values() if made == 1)
 
+    def test_one_that_was_broken_off_may_make_as_many_calls_as_another(self) -> None:
+        """Two were paid in its earlier life, and are answered for nothing: of five, three are left, and of those none is set aside."""
+        allowance = Allowance(Block(Amount(10, inf, inf), Amount(2)), rollout_calls=5)
+        for _ in range(2):
+            allowance.answer_for_nothing("again")
+        for _ in range(3):
+            assert allowance.take("again") is None
+            allowance.settle("again", answered=True, tokens=1, usd=0.0)
+        with pytest.raises(TooManyCalls):
+            allowance.take("again")
+        assert allowance.spent.calls == 3
+
     def test_a_call_more_than_was_said_is_set_aside_by_itself(self) -> None:
         allowance = Allowance(Block(Amount(3, inf, inf), Amount(1)))
         assert [allowance.take(name) for name in ("a", "a", "a")] == [None, None, None]

@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from math import inf
@@ -32,10 +33,13 @@ def target(lm: ScriptedLM, **changes: Any) -> Target:
     return Target(**{"connection": "house", "base_url": lm.url, "model": "upstream-model", "api_key": "sk-upstream", **changes})
 
 
-async def post(relay: Relay, token: str, body: Any = None, raw: bytes | None = None) -> tuple[int, dict[str, Any], str | None]:
+async def post(
+    relay: Relay, token: str, body: Any = None, raw: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, Any], str | None]:
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(relay.socket_path)) as session:
         data = raw if raw is not None else json.dumps(body or BODY).encode()
-        async with session.post("http://relay/v1/chat/completions", data=data, headers={"authorization": f"Bearer {token}"}) as reply:
+        sent = {**(headers or {}), "authorization": f"Bearer {token}"}
+        async with session.post("http://relay/v1/chat/completions", data=data, headers=sent) as reply:
             return reply.status, await reply.json(), reply.headers.get("stillhouse-error")
 
 
@@ -63,6 +67,22 @@ class TestForwardingForRunners:
             asyncio.run(post(relay, grant.token, {**BODY, "base_url": "http://elsewhere", "api_key": "x", "stream": True}))
         assert lm.calls[0].body == {**BODY, "model": "upstream-model", "temperature": 0.0}
 
+    def test_no_header_of_the_caller_goes_on(self, relay: Relay) -> None:
+        with ScriptedLM(answer=first()) as lm:
+            grant = relay.grant({"student": target(lm)})
+            sent = {
+                "x-canary": "7319",
+                "cookie": "canary=7319",
+                "openai-organization": "canary",
+                "host": "canary.example",
+                "api-key": "canary",
+            }
+            assert asyncio.run(post(relay, grant.token, headers=sent))[0] == 200
+        received = {name.lower(): value for name, value in lm.calls[0].headers.items()}
+        assert "canary" not in str(received)
+        assert received["authorization"] == "Bearer sk-upstream"
+        assert received.keys() <= {"authorization", "content-type", "content-length", "host", "user-agent", "accept", "accept-encoding"}
+
     @pytest.mark.parametrize("token", ["", "wrong"])
     def test_wrong_token_is_401(self, relay: Relay, token: str) -> None:
         assert asyncio.run(post(relay, token))[::2] == (401, "unauthorized")
@@ -80,6 +100,13 @@ class TestForwardingForRunners:
     def test_body_over_the_limit_is_413(self, relay: Relay) -> None:
         grant = relay.grant({})
         assert asyncio.run(post(relay, grant.token, raw=b" " * 200_000))[::2] == (413, "too_large")
+
+    def test_answer_over_the_limit_is_refused_and_not_kept_in_memory(self) -> None:
+        relay = Relay(replace(LIMITS, max_reply_bytes=1000))
+        relay.start()
+        with ScriptedLM(answer=lambda ask: "x" * 2000) as lm:
+            assert asyncio.run(post(relay, relay.grant({"student": target(lm)}).token))[::2] == (502, "too_large")
+        relay.stop()
 
     def test_socket_folder_is_private(self, relay: Relay) -> None:
         assert stat.S_IMODE(os.stat(os.path.dirname(relay.socket_path)).st_mode) == 0o700
@@ -202,6 +229,16 @@ class TestRetries:
 
 
 class TestGrants:
+    def test_each_token_opens_its_own_slots_and_budget_and_no_others(self, relay: Relay) -> None:
+        with ScriptedLM(answer=first()) as lm:
+            one = relay.grant({"one": target(lm, model="model-one")}, of_calls(1))
+            two = relay.grant({"two": target(lm, model="model-two")}, of_calls(1))
+            asked = [(one, "two"), (two, "one"), (one, "one"), (one, "one"), (two, "two")]
+            codes = [asyncio.run(post(relay, grant.token, {**BODY, "model": slot}))[2] for grant, slot in asked]
+        assert one.token != two.token
+        assert codes == ["unknown_slot", "unknown_slot", None, "budget_exhausted", None]
+        assert [call.body["model"] for call in lm.calls] == ["model-one", "model-two"]
+
     def test_budget_counts_answered_calls_only(self, relay: Relay) -> None:
         async def calls(token: str, count: int) -> list[int]:
             return [(await post(relay, token))[0] for _ in range(count)]

@@ -15,7 +15,7 @@ from stillhouse_programs.collect import Prepared, prepare_program, run_rollout
 from stillhouse_programs.engine import RelayLM, make_lm
 from stillhouse_programs.prompts import make_prompt_adapter
 from stillhouse_programs.protocol import encode
-from stillhouse_programs.relay_http import AsyncRelayClient, Reply, SyncRelayClient
+from stillhouse_programs.relay_http import AsyncRelayClient, Caller, Reply, SyncRelayClient
 from stillhouse_programs.threads import inherit_rollouts
 from tests.support.scripted_lm import Answerer, Fail, complete, echo
 
@@ -31,10 +31,12 @@ class ScriptedRelay:
         self.code = code
         self.bodies: list[Json] = []
         self.tokens: list[str] = []
+        self.names: list[str] = []
 
-    def reply(self, token: str, data: bytes) -> Reply:
+    def reply(self, caller: Caller, data: bytes) -> Reply:
         body = orjson.loads(data)
-        self.tokens.append(token)
+        self.tokens.append(caller.token)
+        self.names.append(caller.call)
         self.bodies.append(body)
         if self.refuse is not None:
             error = {"error": {"code": self.refuse.code, "message": self.refuse.message}}
@@ -45,13 +47,13 @@ class ScriptedRelay:
         relay = self
 
         class Sync:
-            def post(self, token: str, rollout: str, data: bytes) -> Reply:
-                return relay.reply(token, data)
+            def post(self, caller: Caller, data: bytes) -> Reply:
+                return relay.reply(caller, data)
 
         class Async:
-            async def post(self, token: str, rollout: str, data: bytes) -> Reply:
+            async def post(self, caller: Caller, data: bytes) -> Reply:
                 await asyncio.sleep(0)
-                return relay.reply(token, data)
+                return relay.reply(caller, data)
 
         return make_lm("student", options, (cast("SyncRelayClient", Sync()), cast("AsyncRelayClient", Async())), None, native)
 

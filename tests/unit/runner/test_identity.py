@@ -44,6 +44,46 @@ def pairs(trace: Json) -> list[tuple[str, str]]:
     return sorted((call["predictor"], call["inputs"]["q"]) for call in trace["calls"])
 
 
+class TestNamesOfCalls:
+    """The relay answers a call that was made and paid before by its reply, so a name says which call it is, and of no other."""
+
+    @staticmethod
+    def names(seed: int | None, program: dspy.Module) -> list[str]:
+        relay = ScriptedRelay(say)
+        rollout(prepared(program, relay), seed=seed, q="x")
+        return relay.names
+
+    @staticmethod
+    def program() -> dspy.Module:
+        async def body(self: Any, q: str) -> dspy.Prediction:
+            for _ in range(2):
+                await self.act.acall(q=q)
+            await dspy.Predict("q -> foreign").acall(q=q)
+            await self.several.acall(q=q)
+            return await self.answer.acall(q=q)
+
+        return Steps(body, act=dspy.Predict("q -> a"), several=dspy.Predict("q -> a", n=2), answer=dspy.Predict("q -> answer"))
+
+    def test_are_the_same_when_a_rollout_is_run_again(self) -> None:
+        assert self.names(7, self.program()) == self.names(7, self.program())
+
+    def test_are_other_ones_for_every_call_of_it_and_in_another_rollout(self) -> None:
+        """Also where a predictor asks the same twice, or for two answers at once: each is a sample of its own."""
+        one, two = self.names(7, self.program()), self.names(8, self.program())
+        assert len({*one, *two}) == len(one) + len(two) == 12
+        assert {name.partition("/")[0] for name in one} == {"7"}
+
+    def test_hold_for_calls_in_threads_too(self) -> None:
+        def body(self: Any, q: str) -> dspy.Prediction:
+            self.act(q=q)
+            return self.act(q=q)
+
+        assert self.names(7, Program(body, act=dspy.Predict("q -> a"))) == ["7/act.7.1", "7/act.8.1"]
+
+    def test_are_not_given_without_a_seed(self) -> None:
+        assert set(self.names(None, self.program())) == {""}
+
+
 class TestControlFlow:
     def test_loop(self) -> None:
         async def body(self: Any, q: str) -> dspy.Prediction:

@@ -12,7 +12,7 @@ import pytest
 from stillhouse_programs.collect import Prepared, prepare_program
 from stillhouse_programs.native import storable
 from stillhouse_programs.prompts import make_prompt_adapter
-from stillhouse_programs.relay_http import Reply
+from stillhouse_programs.relay_http import Caller, Reply
 from stillhouse_programs.render import Rejection, Row, render_row
 from tests.unit.runner.support import Json, ScriptedRelay, rollout
 
@@ -53,7 +53,7 @@ class Messages(ScriptedRelay):
         super().__init__()
         self.messages = list(messages)
 
-    def reply(self, token: str, data: bytes) -> Reply:
+    def reply(self, caller: Caller, data: bytes) -> Reply:
         self.bodies.append(orjson.loads(data))
         message = {"role": "assistant", "content": None, **self.messages[len(self.bodies) - 1]}
         body = {

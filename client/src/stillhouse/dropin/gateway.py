@@ -13,7 +13,7 @@ import httpx
 
 from stillhouse._client import Stillhouse
 from stillhouse._exceptions import retry_after
-from stillhouse_programs.relay_http import RelayUnreachable, Reply
+from stillhouse_programs.relay_http import Caller, RelayUnreachable, Reply
 
 PATH = "/v1/chat/completions"
 TRIES = 5
@@ -32,7 +32,7 @@ class SyncGateway:
         self._http = httpx.Client(timeout=_TIMEOUT)
         self._pausing = threading.Event()
 
-    def post(self, token: str, rollout: str, body: bytes) -> Reply:
+    def post(self, caller: Caller, body: bytes) -> Reply:
         """Raises RelayUnreachable. After a broken connection, or as the `Retry-After` of a busy host says, it asks again."""
         tries = _Tries(self._headers)
         while (pause := tries.pause_after(got := self._try(body, tries.headers))) is not None:
@@ -57,7 +57,7 @@ class AsyncGateway:
         self._url, self._headers = _target(client)
         self._http = httpx.AsyncClient(timeout=_TIMEOUT, limits=httpx.Limits(max_connections=None))
 
-    async def post(self, token: str, rollout: str, body: bytes) -> Reply:
+    async def post(self, caller: Caller, body: bytes) -> Reply:
         """Raises as SyncGateway.post."""
         tries = _Tries(self._headers)
         while (pause := tries.pause_after(got := await self._try(body, tries.headers))) is not None:
