@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +82,26 @@ def client(server: Server, lm: ScriptedLM) -> Iterator[Stillhouse]:
     """Its gateway is the scripted LM."""
     with Stillhouse(lm.url.removesuffix("/v1"), "sh_a_b", transport=httpx.MockTransport(server), sleep=lambda _: None) as made:
         yield made
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Writes modules of the caller's own, which can be imported during the test."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    tops: set[str] = set()
+
+    def write(files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+            tops.add(name.partition("/")[0].removesuffix(".py"))
+        importlib.invalidate_caches()
+
+    yield write
+    for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+        del sys.modules[name]
 
 
 class Shell:

@@ -86,6 +86,10 @@ class Server:
     """Of the end of a path: so many requests whose connection breaks."""
     refused: dict[str, str] = field(default_factory=dict)
     """Of the end of a path: the code of a conflict."""
+    refuses: dict[str, httpx.Response] = field(default_factory=dict)
+    """Of a method and the end of a path: the answer."""
+    bundles: list[Any] = field(default_factory=list)
+    """Documents that were sent."""
     told: threading.Event = field(default_factory=threading.Event)
     """Set as soon as a trace came in."""
 
@@ -100,9 +104,13 @@ class Server:
             raise httpx.ReadError("cut")
         if last in self.refused:
             return httpx.Response(409, json={"error": {"code": self.refused[last], "message": "no"}})
+        if (answer := self.refuses.get(f"{request.method} {last}")) is not None:
+            return answer
         self.sent.append((f"{request.method} {path}", body))
         if last == "estimate" and self.estimate is None:
             return httpx.Response(503, json={"error": {"code": "program_host_busy", "message": "ask again later"}})
+        if path == "/v1/bundles":
+            return httpx.Response(200, json=self._bundle(body, request.url.params.get("identity")))
         if path == "/v1/connections/resolve":
             return self._resolve(request.url.params["lm"])
         return httpx.Response(200, json=self._answer(request.method, path, body))
@@ -116,6 +124,13 @@ class Server:
             status = 404 if isinstance(fault, NotFound) else 422
             return httpx.Response(status, json={"error": {"code": fault.code, "message": fault.message}})
         return httpx.Response(200, json={"lm": name, "connection": found.connection.name, "model": found.model, "rule": found.rule})
+
+    def _bundle(self, document: Any, identity: str | None) -> Any:
+        if document is None:
+            known = [number for number, each in enumerate(self.bundles) if each.get("identity") == identity]
+            return {"data": [{"id": f"bundle-{number}"} for number in known], "has_more": False}
+        self.bundles.append(document)
+        return {"id": f"bundle-{len(self.bundles) - 1}"}
 
     def _answer(self, method: str, path: str, body: Any) -> Any:
         if path == "/v1/compile_jobs" and method == "GET":

@@ -18,7 +18,7 @@ ESTIMATE: dict[str, Any] = {
     "training": {"fine_tuning_jobs": 1, "reused": 1},
     "roles": [{"role": "teacher:0", "examples": 640, "stored": 600, "rollouts": 40}, {"role": "baseline", "examples": 50, "stored": 0}],
 }
-HERE = "the program and your metric run here, in this process: keep it open"
+HERE = "the program and your metric run here, in this process: keep it open, or send your code with ship_code=True"
 
 
 def line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -72,7 +72,9 @@ def test_a_server_that_gives_no_estimate_keeps_nobody_waiting(
 def test_where_it_runs_is_told(server: Server, client: stillhouse.Stillhouse, capsys: pytest.CaptureFixture[str]) -> None:
     server.estimate = ESTIMATE
     asked_for(server, client, metric="exact_match")
-    assert line(capsys).endswith("6 min; taught by openai/big; the program runs here, in this process: keep it open")
+    assert line(capsys).endswith(
+        "6 min; taught by openai/big; the program runs here, in this process: keep it open, or send your code with ship_code=True"
+    )
     straight = dspy.Predict(Classify)
     straight.set_lm(dspy.LM("house/tiny"))
     with pytest.raises(stillhouse.StillhouseError, match="is failed"):

@@ -1,4 +1,4 @@
-"""Whose a module is: Python's own, an installed distribution's, or the caller's.
+"""Whose a module is: an installed distribution's, or the caller's own.
 
 The caller's own are those whose file lies outside of `site-packages`, which a package installed with `pip install -e` is too: it is sent.
 """
@@ -15,14 +15,12 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
-THERE = "stillhouse-programs"
-"""What opens bundles is always where they are opened."""
 
 
 class Whose(Enum):
-    """`NOBODYS` is a name that no module has here, which code may ask for and go without."""
+    """`THERE` is wherever bundles are opened: what comes with Python, and what opens them. `NOBODYS` is a name that no module has here."""
 
-    PYTHONS = "Python's"
+    THERE = "there"
     INSTALLED = "installed"
     OWN = "own"
     NOBODYS = "nobody's"
@@ -41,8 +39,10 @@ def find(name: str) -> ModuleSpec | None:
 def whose(name: str) -> Whose:
     """Of a module by its full name. Of an installed package nothing is imported for it."""
     top = name.partition(".")[0]
-    if top in sys.stdlib_module_names:
-        return Whose.PYTHONS
+    if top in sys.stdlib_module_names or top == "stillhouse_programs":
+        return Whose.THERE
+    if top == "stillhouse":
+        return Whose.INSTALLED  # also where it is installed for editing
     found = _by_place(find(top))
     if found is not Whose.OWN or top == name:
         return found
@@ -55,7 +55,7 @@ def _by_place(spec: ModuleSpec | None) -> Whose:
         return Whose.NOBODYS
     places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
     if not places:
-        return Whose.PYTHONS
+        return Whose.THERE
     return Whose.INSTALLED if all(_INSTALLED & set(Path(place).parts) for place in places) else Whose.OWN
 
 
@@ -64,7 +64,7 @@ def distributions(name: str) -> dict[str, str]:
     found = list(dict.fromkeys(_distributions().get(name.partition(".")[0], [])))
     if len(found) > 1:
         found = [each for each in found if _holds(each, name)]
-    return {each: metadata.version(each) for each in found if each != THERE}
+    return {each: metadata.version(each) for each in found}
 
 
 @functools.cache

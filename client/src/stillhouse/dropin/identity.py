@@ -29,12 +29,12 @@ class Untold(Exception):
 
 def describe(thing: Any) -> str:
     """Equal for things of the same code that hold the same values, in every process. Raises Untold."""
-    return repr(_Describer().of(thing, "itself"))
+    return repr(Describer().of(thing, "itself"))
 
 
 def describe_program(program: dspy.Module) -> str:
     """As `describe`, without the LMs of its predictors: which are asked is said beside it. Raises Untold."""
-    return repr(_Describer(lms=False).of(program, "itself"))
+    return repr(Describer(lms=False).of(program, "itself"))
 
 
 def source(thing: type | CodeType) -> str:
@@ -42,7 +42,7 @@ def source(thing: type | CodeType) -> str:
     try:
         return inspect.getsource(thing)
     except (OSError, TypeError):  # typed at a prompt, or made at run time
-        return "\n".join(_compiled(thing)) if isinstance(thing, type) else _code(thing)
+        return "\n".join(_compiled(thing)) if isinstance(thing, type) else code_of(thing)
 
 
 def _source_of_class(kind: type) -> str:
@@ -55,7 +55,7 @@ def _source_of_library(kind: type) -> str:
     return source(kind)
 
 
-class _Describer:
+class Describer:
     """A value that was met before is only pointed at: values may hold each other."""
 
     def __init__(self, lms: bool = True) -> None:
@@ -64,7 +64,7 @@ class _Describer:
 
     def of(self, value: Any, name: str) -> Any:
         if isinstance(value, Enum):
-            return _name(type(value)), value.name
+            return name_of(type(value)), value.name
         if isinstance(value, _PLAIN):
             return repr(value)
         if not isinstance(value, tuple):
@@ -92,24 +92,30 @@ class _Describer:
             case functools.partial():
                 return "partial", self.of(value.func, name), self.of(value.args, name), self.of(value.keywords, name)
             case _ if get_origin(value) is not None:  # `list[str]`, which stands among types, and is none
-                return "type", str(value)
+                return self._generic(value, name)
             case type():
                 return self._class(value, name)
             case _:
                 return self._object(value, name)
 
+    def _generic(self, kind: Any, name: str) -> Any:
+        return "type", str(kind)
+
     def _function(self, function: FunctionType) -> Any:
         code = function.__code__
-        told = (source(code), _code(code)) if code.co_name == "<lambda>" else source(code)  # a line may hold several
-        closed = zip(code.co_freevars, function.__closure__ or (), strict=True)
+        told = (source(code), code_of(code)) if code.co_name == "<lambda>" else source(code)  # a line may hold several
+        return "function", told, *self._held_by(function)
+
+    def _held_by(self, function: FunctionType) -> tuple[Any, ...]:
+        closed = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         over = [(name, self.of(_content(cell, name), name)) for name, cell in closed]
-        return "function", told, over, self.of(function.__defaults__, "default"), self.of(function.__kwdefaults__, "default")
+        return over, self.of(function.__defaults__, "default"), self.of(function.__kwdefaults__, "default")
 
     def _class(self, kind: Any, name: str) -> Any:
         if issubclass(kind, dspy.Signature):
             types = [(field, str(info.annotation)) for field, info in kind.fields.items()]
             return "signature", self.of(kind.dump_state(), name), types
-        return "class", [(_name(each), _source_of_class(each)) for each in kind.__mro__[:-1]]
+        return "class", [(name_of(each), _source_of_class(each)) for each in kind.__mro__[:-1]]
 
     def _object(self, value: Any, name: str) -> Any:
         kind = type(value)
@@ -119,7 +125,7 @@ class _Describer:
             return "example", self.of(dict(value.items()), name)
         held = _held(value)
         if held is None:
-            raise Untold(name)
+            return self._closed(value, name)
         if isinstance(value, dspy.Predict):
             held = {**{part: held.pop(part) for part in _OF_PREDICTORS}, **held}
             if not self._lms:
@@ -127,6 +133,9 @@ class _Describer:
         if isinstance(value, (dspy.Module, dspy.BaseLM)):
             held = {part: each for part, each in held.items() if part not in _WORKING}
         return "object", self.of(kind, name), self.of(held, name)
+
+    def _closed(self, value: Any, name: str) -> Any:
+        raise Untold(name)
 
 
 def _content(cell: CellType, name: str) -> Any:
@@ -149,25 +158,25 @@ def _slots(kind: type) -> list[str]:
     return [slot for slot in ((slots,) if isinstance(slots, str) else slots) if slot not in ("__dict__", "__weakref__")]
 
 
-def _name(kind: type) -> str:
+def name_of(kind: type | FunctionType) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _compiled(kind: type) -> list[str]:
-    found = [_name(kind)]
+    found = [name_of(kind)]
     for name, value in vars(kind).items():
         if isinstance(code := getattr(value, "__code__", None), CodeType):
-            found.append(_code(code))
+            found.append(code_of(code))
         elif isinstance(value, _PLAIN) and not name.startswith("__"):
             found.append(f"{name} {value!r}")
     return found
 
 
-def _code(code: CodeType) -> str:
+def code_of(code: CodeType) -> str:
     return f"{code.co_name} {code.co_code.hex()} {code.co_names} {code.co_varnames} {[_constant(each) for each in code.co_consts]}"
 
 
 def _constant(value: Any) -> str:
     if isinstance(value, CodeType):
-        return _code(value)
+        return code_of(value)
     return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)

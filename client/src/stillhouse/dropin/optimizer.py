@@ -17,6 +17,7 @@ from stillhouse._client import Stillhouse
 from stillhouse._exceptions import StillhouseError
 from stillhouse._house import prefixes_restored
 from stillhouse._load import fetch
+from stillhouse.bundling.sources import More
 from stillhouse.dropin import failed
 from stillhouse.dropin import lms as lm_roles
 from stillhouse.dropin.following import follow
@@ -25,6 +26,7 @@ from stillhouse.dropin.options import train_options
 from stillhouse.dropin.outlook import outlook, where
 from stillhouse.dropin.programs import Metric, own_metric, own_program, rows_of, spec_of
 from stillhouse.dropin.report import report
+from stillhouse.dropin.shipping import Parcel, refusals
 from stillhouse.types import CompileJob
 from stillhouse_programs.artifact import load_artifact
 from stillhouse_programs.pinning import pin_like
@@ -51,7 +53,8 @@ class BootstrapFinetune(Teleprompter):
     its object runs on the server. A program that is a straight line of calls runs on the server with a built-in metric; any other is run
     here, with its tools and branches. `lms` and `teacher_lms` name connections of the server (`{"predictor or model": "connection/model"}`)
     where the names of the LMs do not. LM calls go through the server's gateway: keys of the program's own LMs are neither read nor sent.
-    `inplace=True` changes the student itself, as upstream does.
+    `inplace=True` changes the student itself, as upstream does. With `ship_code=True` what would be run here is sent, with the modules of
+    your own that it imports, and runs in the server's sandbox; a list names files and modules that are sent beside them.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class BootstrapFinetune(Teleprompter):
         lms: Names | None = None,
         teacher_lms: Names | None = None,
         inplace: bool = False,
+        ship_code: bool | More = False,
     ) -> None:
         super().__init__()
         self.metric, self.multitask, self.train_kwargs, self.adapter = metric, multitask, dict(train_kwargs or {}), adapter
         self.exclude_demos, self.num_threads, self.inplace = exclude_demos, num_threads, inplace
         self.client = client
         self.lms, self.teacher_lms = lms or {}, teacher_lms or {}
+        self.ship_code = ship_code
         self.job: CompileJob | None = None
         self._taught: tuple[Sequence[Any], int] = ((), 1)
 
@@ -82,6 +87,7 @@ class BootstrapFinetune(Teleprompter):
         Raises:
             NoConnection: an LM that the server has no connection for; nothing was paid.
             ValueError: an example or an option that cannot be used; nothing was paid.
+            NotSendable, CodeRefused: with `ship_code`, code that cannot be sent, or that the server does not run; nothing was paid.
             CompileFailed: the job failed, was cancelled or paused.
             Interrupted: all examples met trouble; the same call goes on with what was made.
         """
@@ -114,7 +120,8 @@ class BootstrapFinetune(Teleprompter):
         body = self._body(client, student, trainset, teachers, valset)
         self._taught = trainset, len(body["teacher"])
         call = _digest(body)
-        self.job = self._attached(client, body, call) or self._made(client, body, call)
+        with refusals():
+            self.job = self._attached(client, body, call) or self._made(client, body, call)
         at_client = self.job.rollouts.get("where") == "client"
         programs = {"student": student, **{f"teacher:{number}": each for number, each in enumerate(teachers or [student])}}
         self.job = follow(client, self.job, programs if at_client else {}, self._own_metric)
@@ -128,14 +135,14 @@ class BootstrapFinetune(Teleprompter):
         rows = rows_of(trainset, "trainset")
         lm_roles.check_names(self.lms, "lms", [student], teachers)
         lm_roles.check_names(self.teacher_lms, "teacher_lms", teachers or [student])
-        places = Places(client)
+        places, parcel = Places(client), Parcel() if self.ship_code else None
         roles = lm_roles.resolve(student, places, self.lms, "student")
         body: Json = {
-            "program": self._program(student, trainset, roles.of_predictor),
+            "program": _program(student, trainset, roles.of_predictor, parcel),
             "trainset": rows,
             "lms": self._lms(student, roles),
-            "teacher": [self._teacher(each, student, places, trainset) for each in teachers or [student]],
-            "metric": self.metric if self._own_metric is None else own_metric(self._own_metric),
+            "teacher": [self._teacher(each, student, places, trainset, parcel) for each in teachers or [student]],
+            "metric": self.metric if self._own_metric is None else _metric(self._own_metric, parcel),
             "multitask": self.multitask,
             "prompt_adapter": self._prompt_adapter(student),
             "demos": "drop" if self.exclude_demos else "auto",
@@ -146,6 +153,8 @@ class BootstrapFinetune(Teleprompter):
             body["valset"] = rows_of(valset, "valset")
         if self.num_threads is not None:
             body["num_threads"] = self.num_threads
+        if parcel is not None:
+            parcel.send(client, () if self.ship_code is True else self.ship_code or ())
         return body
 
     @property
@@ -155,13 +164,10 @@ class BootstrapFinetune(Teleprompter):
             return _keep_all
         return self.metric if callable(self.metric) else None
 
-    def _program(self, program: Any, trainset: list[Any], roles: Mapping[str, str]) -> Json:
-        return spec_of(program, trainset, roles) or own_program(program, trainset, roles)
-
-    def _teacher(self, program: Any, student: Any, places: Places, trainset: list[Any]) -> Json:
+    def _teacher(self, program: Any, student: Any, places: Places, trainset: list[Any], parcel: Parcel | None) -> Json:
         names = {**lm_roles.for_teacher(program, student, self.lms), **self.teacher_lms}
         roles = lm_roles.resolve(program, places, names, "teacher")
-        return {"program": self._program(program, trainset, roles.of_predictor), "lms": roles.lms}
+        return {"program": _program(program, trainset, roles.of_predictor, parcel), "lms": roles.lms}
 
     @property
     def _trains_by_lm(self) -> bool:
@@ -230,9 +236,31 @@ def say_that_it_is_new() -> None:
     print("The compiled program is a new one, and the student is as it was; inplace=True changes the student itself", file=sys.stderr)
 
 
+def _program(program: Any, trainset: list[Any], roles: Mapping[str, str], parcel: Parcel | None) -> Json:
+    """A spec where one can be proved; else the code, sent or kept here."""
+    if (spec := spec_of(program, trainset, roles)) is not None:
+        return spec
+    return own_program(program, trainset, roles) if parcel is None else parcel.program(program, trainset, roles)
+
+
+def _metric(metric: Metric, parcel: Parcel | None) -> Json:
+    if parcel is None:
+        return own_metric(metric)
+    return parcel.metric(_keeping() if metric is _keep_all else metric)
+
+
 def _keep_all(example: Any, prediction: Any, trace: Any = None) -> bool:
     """Upstream keeps everything where there is no metric."""
     return True
+
+
+def _keeping() -> Metric:
+    """`_keep_all` for a server, which lacks this module: what a function makes travels by value."""
+
+    def keep_all(example: Any, prediction: Any, trace: Any = None) -> bool:
+        return True
+
+    return keep_all
 
 
 def _teachers(given: Any) -> list[Any]:

@@ -24,16 +24,15 @@ def outlook(client: Stillhouse, body: Json) -> str:
 def where(body: Json) -> str:
     """Where the rollouts are made, of which program, and whose metric judges them."""
     programs = [body["program"], *(teacher["program"] for teacher in body["teacher"])]
-    own_program = any("client" in program for program in programs)
-    if not own_program and not _own_metric(body):
-        return "the program runs on the server"
-    own = "the program runs" if own_program and not _own_metric(body) else "the program and your metric run"
-    return f"{own} here, in this process: keep it open"
-
-
-def _own_metric(body: Json) -> bool:
-    metric = body["metric"]
-    return isinstance(metric, dict) and metric.get("type") == "client"
+    metric = body["metric"] if isinstance(body["metric"], dict) else {}
+    own_program, own_metric = any("client" in program for program in programs), metric.get("type") == "client"
+    if own_program or own_metric:
+        own = "the program and your metric run" if own_metric else "the program runs"
+        return f"{own} here, in this process: keep it open, or send your code with ship_code=True"
+    if "bundle" in metric:
+        return "the program and your metric run on the server, in its sandbox"
+    sent = any("bundle" in program for program in programs)
+    return f"the program runs on the server{', in its sandbox' if sent else ''}"
 
 
 def _estimated(client: Stillhouse, body: Json) -> str:
@@ -45,7 +44,8 @@ def _estimated(client: Stillhouse, body: Json) -> str:
 
 
 def _predictors(body: Json) -> str:
-    return _count(len(body["program"]["predictors"]), "predictor")
+    program = body["program"]
+    return _count(len(program["lms"] if "bundle" in program else program["predictors"]), "predictor")
 
 
 def _taught_by(body: Json) -> str:

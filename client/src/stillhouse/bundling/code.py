@@ -1,0 +1,51 @@
+"""Classes and functions: found again by their name, or sent as they are; and what the code of a function asks for."""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+
+def by_reference(thing: Any) -> bool:
+    """Whether a class or function is what its module has under its name. What a script, a notebook or a function has made is not."""
+    found: Any = sys.modules.get(getattr(thing, "__module__", None) or "")
+    if found is None or getattr(found, "__name__", "") == "__main__":
+        return False
+    for part in thing.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is thing
+
+
+def globals_used(function: FunctionType) -> dict[str, Any]:
+    """The globals that a function reads, also in the functions inside of it."""
+    names = dict.fromkeys(name for code in nested(function.__code__) for name in _asked(code, "LOAD_GLOBAL"))
+    return {name: function.__globals__[name] for name in names if name in function.__globals__}
+
+
+def imports_of(function: FunctionType) -> list[str]:
+    """The modules that a function imports when it runs."""
+    return [name for code in nested(function.__code__) for name in _asked(code, "IMPORT_NAME") if name]
+
+
+def nested(code: CodeType) -> Iterator[CodeType]:
+    """The code and all code inside of it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from nested(constant)
+
+
+def _asked(code: CodeType, how: str) -> Iterator[str]:
+    return (instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == how)
+
+
+def unwrapped(member: Any) -> list[Any]:
+    """What a class holds, without what wraps it."""
+    if isinstance(member, (staticmethod, classmethod)):
+        return [member.__func__]
+    if isinstance(member, property):
+        return [each for each in (member.fget, member.fset, member.fdel) if each is not None]
+    return [member]

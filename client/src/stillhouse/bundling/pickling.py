@@ -1,0 +1,123 @@
+"""Programs and metrics by value: what is of `__main__` travels as code, what is of a module by its name."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, Literal
+
+import cloudpickle
+import dspy
+
+from stillhouse.bundling.code import by_reference, imports_of
+from stillhouse.bundling.culprit import culprit
+from stillhouse.bundling.errors import NotSendable
+from stillhouse.bundling.whose import Whose, whose
+from stillhouse_programs.pinning import unpin
+
+Makes = Literal["program", "metric"]
+
+
+@dataclass
+class Pickled:
+    """`modules` are imported when it is opened; `by_value` names what travels as code."""
+
+    makes: Makes
+    data: bytes
+    modules: set[str] = field(default_factory=set)
+    by_value: list[str] = field(default_factory=list)
+
+    def part(self) -> dict[str, str]:
+        """As it stands in a document."""
+        return {"makes": self.makes, "data": base64.b64encode(self.data).decode("ascii")}
+
+
+class _Stays(Exception):
+    """Something that is not sent, whether or not it could be."""
+
+
+class _Pickler(cloudpickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.modules: set[str] = set()
+        self.by_value: list[str] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, dspy.BaseLM):
+            raise _Stays("is an LM. LMs and their keys are not sent, and code on the server reaches none but those of the predictors")
+        if isinstance(obj, ModuleType):
+            self.modules.add(obj.__name__)
+        elif isinstance(obj, (type, FunctionType)) and not by_reference(obj):
+            self._take(obj)
+        else:
+            named = obj if isinstance(obj, (type, FunctionType, BuiltinFunctionType)) else type(obj)
+            if by_reference(named):
+                self.modules.add(named.__module__)
+        return super().reducer_override(obj)
+
+    def _take(self, thing: Any) -> None:
+        *around, name = thing.__qualname__.split(".")
+        of_library = thing.__module__ != "__main__" and whose(thing.__module__ or "builtins") is not Whose.OWN
+        if not of_library and (not around or around[-1] == "<locals>"):
+            self.by_value.append("lambda" if name == "<lambda>" else name)
+        if isinstance(thing, FunctionType):
+            self.modules.update(imports_of(thing))
+
+
+def pickled(value: Any, makes: Makes) -> Pickled:
+    """Raises NotSendable, which names the part that is in the way."""
+    try:
+        return _dumped(value, makes)
+    except _Stays:
+        name, part = culprit(value, makes, lambda each: _fault(each, (_Stays,)) is None)
+        raise NotSendable(f"{name} {_fault(part, (_Stays,))}") from None
+    except Exception:
+        raise _unpicklable(value, makes, lambda each: _fault(each) is None) from None
+
+
+def bare(program: dspy.Module) -> dspy.Module:
+    """A copy without LMs, and as it was before it was pinned. Raises NotSendable where a part cannot be copied."""
+    try:
+        copied = unpin(copy.deepcopy(program))
+    except Exception:
+        raise _unpicklable(program, "program", _copies) from None
+    for _, predictor in copied.named_predictors():
+        predictor.lm = None
+    return copied
+
+
+def _dumped(value: Any, makes: Makes) -> Pickled:
+    with io.BytesIO() as file:
+        pickler = _Pickler(file)
+        pickler.dump(value)
+        return Pickled(makes, file.getvalue(), pickler.modules, list(dict.fromkeys(pickler.by_value)))
+
+
+def _unpicklable(value: Any, makes: Makes, fits: Callable[[Any], bool]) -> NotSendable:
+    name, part = culprit(value, makes, fits)
+    return NotSendable(
+        f"{name} is a {type(part).__qualname__}, which cannot be sent: make it where it is used, inside of forward or the metric"
+    )
+
+
+def _fault(value: Any, of: tuple[type[Exception], ...] = (Exception,)) -> Exception | None:
+    """Why a value is not sent, if it is for one of these reasons."""
+    try:
+        _dumped(value, "metric")
+    except of as fault:
+        return fault
+    except Exception:
+        return None
+    return None
+
+
+def _copies(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""What tells sent code from other code: the same in every process, another as soon as anything that it uses is another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = '''
+import enum, functools
+from dataclasses import dataclass, field
+import dspy, numpy as np, pydantic
+from tickets import words
+
+class Team(enum.Enum):
+    BILLING = "billing"
+
+class Item(pydantic.BaseModel):
+    price: float = pydantic.Field(default=1.0, ge=0)
+
+class Answer(pydantic.BaseModel):
+    team: Team
+    items: list[Item]
+
+class Route(dspy.Signature):
+    """Route it."""
+    message: str = dspy.InputField()
+    answer: Answer = dspy.OutputField(desc="an answer")
+
+@dataclass
+class Rule:
+    words: set = field(default_factory=lambda: {"a", "b", "c"})
+
+class Base:
+    _limit = 3
+    @property
+    def limit(self):
+        return self._limit
+
+def helper(text):
+    return inner(text) + 1
+
+def inner(text):
+    return len(text) % 7
+
+class Desk(dspy.Module, Base):
+    def __init__(self):
+        super().__init__()
+        self.route = dspy.Predict(Route)
+        self.rule = Rule()
+        self.table = np.arange(3)
+
+    def forward(self, message):
+        return self.route(message=message) if helper(message) in {"x", "y", self.limit} else words.clean(message)
+
+def metric(example, prediction, trace=None, *, slack=0.1):
+    return helper(prediction.answer) > slack
+
+from stillhouse.bundling.collect import collect
+from stillhouse.bundling.pickling import bare, pickled
+from stillhouse.dropin.sent_identity import describe_sent, identity_of
+desk = bare(Desk())
+found = collect({"program": pickled(desk, "program"), "metric": pickled(metric, "metric")})
+print(identity_of(found.document, {"program": describe_sent(desk), "metric": describe_sent(metric)}))
+'''
+WORDS = "STOP = {'the'}\n\ndef clean(text):\n    return text\n"
+CHANGES = {
+    "a helper of a helper": ("% 7", "% 8"),
+    "a default of the metric": ("slack=0.1", "slack=0.2"),
+    "an attribute of a class above": ("_limit = 3", "_limit = 4"),
+    "a member of an enum": ('BILLING = "billing"', 'BILLING = "bills"'),
+    "a bound of a field of a type inside of a type": ("ge=0", "ge=1"),
+    "a default of that field": ("default=1.0", "default=2.0"),
+    "an instruction": ("Route it.", "Route it well."),
+    "a description": ("an answer", "the answer"),
+    "a value that it holds": ("np.arange(3)", "np.arange(4)"),
+    "what makes another value": ('{"a", "b", "c"}', '{"a", "b"}'),
+}
+
+
+FORKS = """
+import json, os, sys
+import dspy, numpy, pydantic, cloudpickle
+import stillhouse.bundling.collect, stillhouse.dropin.sent_identity
+for script in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        exec(compile(script, "script.py", "exec"), vars(sys.modules["__main__"]))
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def printed(folder: Path, *arguments: str, typed: str | None = None, seed: str = "0") -> list[str]:
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONDONTWRITEBYTECODE": "1"}
+    ran = subprocess.run(
+        [sys.executable, *arguments], input=typed, capture_output=True, text=True, check=False, cwd=folder, env=environment
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.split()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tickets").mkdir()
+    (tmp_path / "tickets" / "words.py").write_text(WORDS)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    return tmp_path
+
+
+@pytest.mark.slow
+class TestIdentity:
+    def test_it_is_the_same_in_every_process(self, folder: Path) -> None:
+        """In a file, typed in, and whatever order Python gives to sets."""
+        (first,) = printed(folder, "script.py")
+        assert len(first) == 64
+        assert printed(folder, "-", typed=SCRIPT, seed="1") == printed(folder, "script.py", seed="77") == [first]
+
+    def test_it_is_another_after_every_change(self, folder: Path) -> None:
+        remark = SCRIPT.replace("def helper(text):", "def helper(text):  # a remark")
+        changed = [SCRIPT.replace(*change) for change in CHANGES.values()]
+        first, remarked, *others = printed(folder, "-c", FORKS, typed=json.dumps([SCRIPT, remark, *changed]))
+        assert first == remarked
+        assert [what for what, found in zip(CHANGES, others, strict=True) if found == first] == []
+        assert len(set(others)) == len(CHANGES)
+        (folder / "tickets" / "words.py").write_text(WORDS.replace("return text", "return text[1:]"))
+        assert printed(folder, "script.py") != [first], "a module that is sent is another"
