@@ -25,7 +25,7 @@ class BundleListParams(ListParams, total=False):
 
 
 def _create(document: Mapping[str, Any], key: str | None) -> Call[Bundle]:
-    return _request.create(PATH, Bundle, dict(document), key)
+    return _request.create(PATH, Bundle, document, key)
 
 
 def _content(bundle_id: str) -> Call[dict[str, Any]]:
