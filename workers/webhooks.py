@@ -29,6 +29,8 @@ _Given = TypeVar("_Given")
 AT_ONCE = 32
 AT_ONCE_EACH = 4
 """To one endpoint."""
+AT_ONCE_UNPROVEN = 24
+"""To endpoints that have not answered their last try, or have had none by this process: the other places are for those that answer."""
 _LOOK_UPS = 4 * AT_ONCE
 """Threads: a name that nobody answers for takes its resolver some times as long as a try may last."""
 _ROWS = 4
@@ -52,13 +54,48 @@ class Reply:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many deliveries may be begun now, and to whom: not to `busy` endpoints, and to those in `only` where it is given."""
+
+    many: int
+    busy: frozenset[str]
+    only: frozenset[str] | None
+
+
+class Places:
+    """Who is being told something. One that hangs holds its places for as long as a try may last, however many of its kind there are."""
+
+    def __init__(self) -> None:
+        self._under_way: Counter[str] = Counter()
+        self._answering: set[str] = set()
+
+    def room(self) -> Room:
+        """None takes more than `AT_ONCE_EACH` places, the unproven together no more than theirs."""
+        unproven = sum(number for endpoint, number in self._under_way.items() if endpoint not in self._answering)
+        left, of_unproven = AT_ONCE - self._under_way.total(), AT_ONCE_UNPROVEN - unproven
+        busy = frozenset(endpoint for endpoint, number in self._under_way.items() if number >= AT_ONCE_EACH)
+        if of_unproven > 0:
+            return Room(min(left, of_unproven, AT_ONCE_EACH), busy, None)
+        return Room(min(left, AT_ONCE_EACH), busy, frozenset(self._answering))
+
+    def begin(self, endpoint: str) -> None:
+        self._under_way[endpoint] += 1
+
+    def end(self, endpoint: str, *, answered: bool) -> None:
+        self._under_way[endpoint] -= 1
+        if not self._under_way[endpoint]:
+            del self._under_way[endpoint]
+        (self._answering.add if answered else self._answering.discard)(endpoint)
+
+
 class WebhookSender:
     """Ends with its process, at any moment: a try that was cut off is made again by the next sender."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = threading.Event()
-        self._under_way: Counter[str] = Counter()
+        self._places = Places()
         self._rows = ThreadPoolExecutor(_ROWS, "webhooks-rows")
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="webhooks", daemon=True)
 
@@ -83,33 +120,27 @@ class WebhookSender:
         session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
         async with session, asyncio.TaskGroup() as group:
             while not self._stopping.is_set():
-                for parcel in await self._in_rows(self._take):
-                    self._under_way[parcel.endpoint_id] += 1
+                room = self._places.room()
+                parcels = await self._in_rows(_take, room)
+                for parcel in parcels:
+                    self._places.begin(parcel.endpoint_id)
                     group.create_task(self._deliver(session, parcel))
-                await self._in_rows(self._stopping.wait, self._settings.timers.dispatch_poll_seconds)
+                if len(parcels) < max(room.many, 1):  # else there may be more
+                    await self._in_rows(self._stopping.wait, self._settings.timers.dispatch_poll_seconds)
 
     async def _in_rows(self, act: Callable[[*_Words], _Given], *words: *_Words) -> _Given:
         return await asyncio.get_running_loop().run_in_executor(self._rows, act, *words)
 
-    def _take(self) -> list[Parcel]:
-        """None while the database is away."""
-        room = AT_ONCE - self._under_way.total()
-        busy = [endpoint for endpoint, number in self._under_way.items() if number >= AT_ONCE_EACH]
-        try:
-            with unit_of_work() as s:
-                return webhooks.take(s, min(room, AT_ONCE_EACH), busy) if room else []
-        except SQLAlchemyError as error:
-            log.warning("webhooks not taken", error=str(error), kind=type(error).__name__)
-            return []
-
     async def _deliver(self, session: aiohttp.ClientSession, parcel: Parcel) -> None:
+        answered = False
         try:
             reply = await self._post(session, parcel)
+            answered = reply.status is not None
             await self._in_rows(_record, parcel, reply)
         except Exception:  # a fault of ours costs this try, not all deliveries of all projects
             log.exception("delivery failed", delivery=parcel.id)
         finally:
-            self._under_way[parcel.endpoint_id] -= 1
+            self._places.end(parcel.endpoint_id, answered=answered)
 
     async def _post(self, session: aiohttp.ClientSession, parcel: Parcel) -> Reply:
         """Of the answer only the status is read: a redirect is not followed, and what a receiver writes is nobody's business."""
@@ -137,6 +168,16 @@ def signed(parcel: Parcel) -> dict[str, str]:
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": signature,
     }
+
+
+def _take(room: Room) -> list[Parcel]:
+    """None while the database is away."""
+    try:
+        with unit_of_work() as s:
+            return webhooks.take(s, room.many, room.busy, room.only) if room.many else []
+    except SQLAlchemyError as error:
+        log.warning("webhooks not taken", error=str(error), kind=type(error).__name__)
+        return []
 
 
 def _record(parcel: Parcel, reply: Reply) -> None:

@@ -52,6 +52,7 @@ UPDATE webhook_deliveries d
  WHERE e.id = d.endpoint_id AND d.id = ANY (ARRAY(
    SELECT id FROM webhook_deliveries
     WHERE status = 'pending' AND next_attempt_at <= clock_timestamp() AND endpoint_id <> ALL (CAST(:busy AS text[]))
+      AND (CAST(:only AS text[]) IS NULL OR endpoint_id = ANY (CAST(:only AS text[])))
     ORDER BY next_attempt_at LIMIT :many FOR UPDATE SKIP LOCKED))  -- ARRAY: see outbox.py
 RETURNING d.id, d.endpoint_id, d.body, d.attempts, e.url, e.sealed_secret
 """)
@@ -187,9 +188,11 @@ def redeliver(s: Session, project_id: str, endpoint_id: str, delivery_id: str) -
     return row
 
 
-def take(s: Session, many: int, busy: Collection[str]) -> list[Parcel]:
-    """Deliveries that are due, but for those to `busy` endpoints. Each is this caller's until twice the time of a try has passed."""
-    values = {"many": many, "busy": list(busy), "lease_seconds": 2 * get_settings().timers.webhook_seconds}
+def take(s: Session, many: int, busy: Collection[str], only: Collection[str] | None = None) -> list[Parcel]:
+    """Deliveries that are due, but for those to `busy` endpoints; where `only` is given, of those to its endpoints. Each is this caller's
+    until twice the time of a try has passed."""
+    values = {"many": many, "busy": list(busy), "only": None if only is None else list(only)}
+    values["lease_seconds"] = 2 * get_settings().timers.webhook_seconds
     return [Parcel(row.id, row.endpoint_id, row.url, row.body, row.sealed_secret, row.attempts) for row in s.execute(_TAKE, values)]
 
 

@@ -101,8 +101,10 @@ def endpoint(admin: Ask, url: str, *events: str) -> dict[str, Any]:
 def sending() -> Iterator[None]:
     sender = WebhookSender(get_settings())
     sender.start()
-    yield
-    sender.stop()
+    try:
+        yield
+    finally:
+        sender.stop()
 
 
 @contextmanager
@@ -263,6 +265,19 @@ class TestDeliveries:
             wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it is not delivered", seconds=30)
             assert {log(admin, each)[0]["last_error"] for each in silent} == {None}
 
+    def test_however_many_are_silent_who_has_answered_is_told(
+        self, api: TestClient, admin: Ask, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = endpoint(admin, receiver.url)
+        with sending(), no_answer_for(".test", monkeypatch):
+            move_alias(api)
+            wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it is not delivered")
+            silence(webhooks_of_others=40)
+            assert api.delete(PROD).status_code == 200
+            move_alias(api)
+            wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it waits for the silent ones", seconds=10)
+            assert under_way() >= 20
+
     def test_what_came_of_an_older_try_changes_nothing(self, api: TestClient, admin: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
         made = endpoint(admin, "https://example.com/hook")
         monkeypatch.setenv("STILLHOUSE_TIMERS__WEBHOOK_SECONDS", "0.001")
@@ -299,6 +314,22 @@ class TestDeliveries:
         move_alias(api)
         with unit_of_work() as s:
             assert [parcel.endpoint_id for parcel in webhooks.take(s, 8, [busy["id"]])] == [free["id"]]
+
+
+def silence(webhooks_of_others: int) -> None:
+    """So many endpoints of another project are told something, and answer nothing."""
+    with unit_of_work() as s, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(webhooks, "MOST_ENDPOINTS", webhooks_of_others)
+        other = projects.get(s, "other").id
+        for at in range(webhooks_of_others):
+            webhooks.add(s, other, f"https://silent-{at}.test/hook", ["alias.moved"], None)
+        webhooks.announce(s, other, "alias.moved", {})
+    wait_until(lambda: under_way() >= 20, "they are not tried")
+
+
+def under_way() -> int:
+    with unit_of_work() as s:
+        return int(s.execute(text("SELECT count(*) FROM webhook_deliveries WHERE status = 'pending' AND attempts = 1")).scalar_one())
 
 
 def sealed(endpoint_id: str) -> bytes:
