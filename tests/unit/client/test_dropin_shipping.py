@@ -69,22 +69,23 @@ def sent(server: Server, client: stillhouse.Stillhouse, student: Any, teacher: A
 
 
 class TestSent:
-    def test_program_and_metric_go_in_one_bundle(
+    def test_program_and_metric_go_in_a_bundle_each(
         self, server: Server, client: stillhouse.Stillhouse, tickets: Any, capsys: pytest.CaptureFixture[str]
     ) -> None:
         body = sent(server, client, desk(tickets, "house/tiny"), desk(tickets, "openai/big"), metric=tickets.right)
-        (document,) = server.bundles
-        assert document["files"] == {"tickets/__init__.py": "", "tickets/desk.py": TICKETS}
-        assert document["packages"]["dspy"] == dspy.__version__
-        assert set(document["pickles"]) == {"program", "metric"}, "the teacher is the student with another LM"
-        named = {"kwargs": {}, "bundle": "bundle-0"}
-        program = {"reference": "stillhouse_bundle:program", "lms": {"classify": "student", "reply": "student"}, **named}
+        for document in server.bundles:
+            assert document["files"] == {"tickets/__init__.py": "", "tickets/desk.py": TICKETS}
+            assert document["packages"]["dspy"] == dspy.__version__
+        assert [list(each["pickles"]) for each in server.bundles] == [["program"], ["metric"]], "the teacher is the student with another LM"
+        lms = {"classify": "student", "reply": "student"}
+        program = {"reference": "stillhouse_bundle:program", "kwargs": {}, "lms": lms, "bundle": "bundle-0"}
         assert body["program"] == body["teacher"][0]["program"] == program
-        assert body["metric"] == {"type": "reference", "reference": "stillhouse_bundle:metric", **named}
-        assert b"the-users-own" not in base64.b64decode(document["pickles"]["program"]["data"])
+        assert body["metric"] == {"type": "reference", "reference": "stillhouse_bundle:metric", "kwargs": {}, "bundle": "bundle-1"}
+        assert b"the-users-own" not in base64.b64decode(server.bundles[0]["pickles"]["program"]["data"])
         first, second = [line for line in capsys.readouterr().err.splitlines() if "WARNING" not in line][:2]
-        assert first.startswith("your code goes to http://127.0.0.1:")
-        assert ", and runs there, in its sandbox: tickets/__init__.py, tickets/desk.py (" in first
+        assert first.startswith("your code runs at http://127.0.0.1:")
+        assert ", in its sandbox: program: tickets/__init__.py, tickets/desk.py (" in first
+        assert " kB); metric: tickets/__init__.py, tickets/desk.py (" in first
         assert second.startswith("2 predictors → ")
         assert second.endswith("; the program and your metric run on the server, in its sandbox")
 
@@ -95,10 +96,10 @@ class TestSent:
             sent(server, client, desk(tickets, "house/tiny"), desk(tickets, "openai/big"), metric=tickets.right) for _ in range(2)
         )
         assert first == again
-        assert len(server.bundles) == 1
-        assert " as bundle-0, and runs there" in capsys.readouterr().err
-        sent(server, client, desk(tickets, "house/tiny"), desk(tickets, "openai/big"), metric=tickets.wrong)
-        assert len(server.bundles) == 2, "another metric is other code"
+        assert len(server.bundles) == 2
+        assert " kB, there already as bundle-1)" in capsys.readouterr().err.split("runs at")[2]
+        other = sent(server, client, desk(tickets, "house/tiny"), desk(tickets, "openai/big"), metric=tickets.wrong)
+        assert [other[part]["bundle"] for part in ("program", "metric")] == ["bundle-0", "bundle-2"], "another metric leaves the program"
 
     def test_a_straight_line_with_a_built_in_metric_sends_nothing(self, server: Server, client: stillhouse.Stillhouse) -> None:
         line = dspy.Predict(Classify)
@@ -108,15 +109,14 @@ class TestSent:
 
     def test_without_a_metric_everything_is_kept(self, server: Server, client: stillhouse.Stillhouse, tickets: Any) -> None:
         body = sent(server, client, desk(tickets, "house/tiny"), None)
-        assert body["metric"]["bundle"] == "bundle-0"
-        assert all(path.startswith("tickets/") for path in server.bundles[0]["files"])
+        assert body["metric"]["bundle"] == "bundle-1"
+        assert "files" not in server.bundles[1]
 
     def test_another_teacher_is_another_program(self, server: Server, client: stillhouse.Stillhouse, tickets: Any) -> None:
         student = desk(tickets, "house/tiny")
         student.limit = 3
         body = sent(server, client, student, desk(tickets, "openai/big"), metric=tickets.right)
-        assert body["program"]["reference"] == "stillhouse_bundle:program"
-        assert body["teacher"][0]["program"]["reference"] == "stillhouse_bundle:program_1"
+        assert [body["program"]["bundle"], body["teacher"][0]["program"]["bundle"]] == ["bundle-0", "bundle-1"]
 
     def test_inputs_are_told_where_forward_takes_any(self, server: Server, client: stillhouse.Stillhouse, tickets: Any) -> None:
         def look_up(message: str) -> str:

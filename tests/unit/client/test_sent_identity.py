@@ -65,7 +65,7 @@ from stillhouse.bundling.pickling import bare, pickled
 from stillhouse.dropin.sent_identity import describe_sent, identity_of
 desk = bare(Desk())
 found = collect({"program": pickled(desk, "program"), "metric": pickled(metric, "metric")})
-print(identity_of(found.document, {"program": describe_sent(desk), "metric": describe_sent(metric)}))
+print(identity_of(found.document, describe_sent([desk, metric])))
 '''
 WORDS = "STOP = {'the'}\n\ndef clean(text):\n    return text\n"
 CHANGES = {

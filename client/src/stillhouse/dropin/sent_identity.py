@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import json
 import pickle
-from collections.abc import Mapping
 from enum import Enum
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, get_args, get_origin
@@ -29,10 +28,10 @@ def describe_sent(value: Any) -> str:
     return repr(_Sent(lms=False).of(value, "itself"))
 
 
-def identity_of(document: Json, described: Mapping[str, str]) -> str:
-    """Of a document, and of what its pickles hold. The versions of packages are none of it: the server runs its own."""
+def identity_of(document: Json, described: str) -> str:
+    """Of a document, and of what its pickle holds. The versions of packages are none of it: the server runs its own."""
     told = [document["bundle_version"], document["python"], document.get("files", {}), sorted(document.get("packages", {}))]
-    return hashlib.sha256(json.dumps([*told, dict(described)], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*told, described], sort_keys=True).encode()).hexdigest()
 
 
 class _Sent(Describer):

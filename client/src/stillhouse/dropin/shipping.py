@@ -1,12 +1,13 @@
-"""`ship_code=True`: programs and metric as one bundle, which is sent once and runs on the server."""
+"""`ship_code=True`: programs and metric go to the server as bundles, each once, and run there."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
@@ -42,49 +43,57 @@ class CodeRefused(StillhouseError):
         self.code = error.code
 
 
+@dataclass
+class _Part:
+    """A program or a metric with a bundle of its own: another metric leaves the program's digest and traces as they are."""
+
+    name: str
+    pickled: Pickled
+    told: str
+    """What tells it from other code; empty for what cannot be told."""
+    bodies: list[Json] = field(default_factory=list)
+
+    def send(self, client: Stillhouse, found: Collected) -> str:
+        """Its bundle's id, and what is said of it."""
+        identity = identity_of(found.document, self.told) if self.told else None
+        known = client.bundles.list(identity=identity, limit=1).data if identity else []
+        bundle = known[0] if known else client.bundles.create({**found.document, **({"identity": identity} if identity else {})})
+        for body in self.bodies:
+            body["bundle"] = bundle.id
+        there = f", there already as {bundle.id}" if known else ""
+        return f"{self.name}: {_contents(found)} ({size_of(found.document) / 1000:.1f} kB{there})"
+
+
 class Parcel:
-    """What of a call is to be sent. Bodies that it gives out name the bundle as soon as that was sent."""
+    """What of a call is to be sent. Bodies that it gives out name their bundle as soon as that was sent."""
 
     def __init__(self) -> None:
-        self._parts: dict[str, Pickled] = {}
-        self._told: dict[str, str] = {}
-        self._bodies: list[Json] = []
+        self._parts: list[_Part] = []
 
     def program(self, program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, str]) -> Json:
         """A program's body. One that is another's equal, but for the LMs that it asks, is the same. Raises NotSendable."""
         bared = bare(program)
-        name = self._put("program", lambda: pickled(bared, "program"), _told(bared, "program"))
         inputs = {"inputs": inputs_of(examples)} if _takes_any(program) else {}
-        return self._named({"reference": f"{MODULE}:{name}", "kwargs": {}, "lms": dict(roles), **inputs})
+        return self._named(bared, "program", {"reference": f"{MODULE}:program", "kwargs": {}, "lms": dict(roles), **inputs})
 
     def metric(self, metric: Metric) -> Json:
-        name = self._put("metric", lambda: pickled(metric, "metric"), _told(metric, "metric"))
-        return self._named({"type": "reference", "reference": f"{MODULE}:{name}", "kwargs": {}})
+        return self._named(metric, "metric", {"type": "reference", "reference": f"{MODULE}:metric", "kwargs": {}})
 
     def send(self, client: Stillhouse, more: More) -> None:
-        """Send what was taken, unless it was sent before; one line says what goes where. Raises NotSendable, CodeRefused."""
-        if not self._parts:
-            return
-        found = collect(self._parts, more)
-        identity = identity_of(found.document, self._told) if all(self._told.values()) else None
+        """Send what was not sent before, and say in one line what runs where. Raises NotSendable, CodeRefused."""
+        collected = [(part, collect({part.pickled.makes: part.pickled}, more)) for part in self._parts]
         with refusals():
-            sent = next(iter(client.bundles.list(identity=identity, limit=1).data), None) if identity else None
-            print(_line(found, client.base_url, None if sent is None else sent.id), file=sys.stderr)
-            bundle = sent or client.bundles.create({**found.document, **({"identity": identity} if identity else {})})
-        for body in self._bodies:
-            body["bundle"] = bundle.id
+            said = [part.send(client, found) for part, found in collected]
+        if said:
+            print(f"your code runs at {client.base_url}, in its sandbox: {'; '.join(said)}", file=sys.stderr)
 
-    def _put(self, makes: Makes, make: Callable[[], Pickled], told: str) -> str:
-        for name, known in self._told.items():
-            if told and known == told and self._parts[name].makes == makes:
-                return name
-        number = sum(part.makes == makes for part in self._parts.values())
-        name = f"{makes}_{number}" if number else makes
-        self._parts[name], self._told[name] = make(), told
-        return name
-
-    def _named(self, body: Json) -> Json:
-        self._bodies.append(body)
+    def _named(self, value: Any, makes: Makes, body: Json) -> Json:
+        told = _told(value, makes)
+        part = next((each for each in self._parts if told and each.told == told and each.pickled.makes == makes), None)
+        if part is None:
+            part = _Part(makes if all(each.name != makes for each in self._parts) else "teacher", pickled(value, makes), told)
+            self._parts.append(part)
+        part.bodies.append(body)
         return body
 
 
@@ -114,10 +123,9 @@ def _takes_any(program: dspy.Module) -> bool:
     return run is None or any(each.kind is each.VAR_KEYWORD for each in inspect.signature(run).parameters.values())
 
 
-def _line(found: Collected, url: str, sent: str | None) -> str:
+def _contents(found: Collected) -> str:
     files = list(found.document.get("files", {}))
     more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
     parts = [f"{', '.join(files[:_NAMED])}{more}"] if files else []
     parts += [f"{', '.join(found.by_value)} by value"] if found.by_value else []
-    what = f"{'; '.join(parts)} ({size_of(found.document) / 1000:.1f} kB)"
-    return f"your code {f'is at {url} as {sent}' if sent else f'goes to {url}'}, and runs there, in its sandbox: {what}"
+    return ", ".join(parts) or "what it holds"
