@@ -62,6 +62,13 @@ class Tree:
         self._lock = threading.Lock()
         self._oom_kills = _oom_kills()
 
+    def members(self) -> list[int]:
+        """The ids of its processes, as they are now: whoever loses its parent becomes the guard's child."""
+        try:
+            return [each.pid for each in psutil.Process(self._guard.pid).children(recursive=True)]
+        except psutil.Error:
+            return []
+
     def signal(self, number: int) -> None:
         """To the command alone, not to what it started."""
         with self._lock, suppress(OSError):

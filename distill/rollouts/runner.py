@@ -107,7 +107,7 @@ class Runner:
 
     def check_disk(self) -> None:
         """End it when its files take more than they may; where the sandbox sees to that itself, they never do."""
-        if self.alive and self._child.cell.is_overfull:
+        if self.alive and self._child.is_overfull:
             bound = f"{self._child.cell.place.limits.scratch_mb} MB of files, or folders more than {DEEPEST} deep"
             self._die(RunnerDied("disk", f"wrote more than {bound}, and was stopped"))
 

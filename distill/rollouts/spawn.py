@@ -42,6 +42,10 @@ class Child:
             self.stdin.close()
         return end
 
+    @property
+    def is_overfull(self) -> bool:
+        return self.cell.is_overfull(self.tree.members())
+
     def close(self) -> None:
         """Take away, once it has ended, what it was given."""
         self.door.close()

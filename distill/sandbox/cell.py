@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from distill import folders, scratch
-from distill.sandbox import owners
+from distill.sandbox import owners, removed
 from distill.sandbox.rungs import MEGABYTE, PATH, Limits, Place, Rung
 
 
@@ -18,6 +18,7 @@ class Cell:
 
     place: Place
     command: list[str]
+    is_in_memory: bool = False
 
     @property
     def home(self) -> Path:
@@ -28,10 +29,14 @@ class Cell:
         home = str(self.home)
         return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, "TMPDIR": home, "USER": "runner", "LOGNAME": "runner"}
 
-    @property
-    def is_overfull(self) -> bool:
-        """Whether the files in the home take more than they may, or lie too deep. Where the home is in memory, it is empty from outside."""
-        return folders.holds_more(self.home, self.place.limits.scratch_mb * MEGABYTE)
+    def is_overfull(self, processes: Iterable[int]) -> bool:
+        """Whether the files in the home take more than they may, or lie too deep; those that `processes` removed and hold open count too.
+
+        A home in memory never is: what it may hold is bounded.
+        """
+        if self.is_in_memory:
+            return False
+        return folders.holds_more(self.home, self.place.limits.scratch_mb * MEGABYTE - removed.size(processes, self.place.uid))
 
     def close(self) -> None:
         """Remove the home. Nothing that runs in it may be left."""
@@ -52,6 +57,6 @@ def make(rung: Rung | None, python: str, arguments: Sequence[str], limits: Limit
         undo.callback(folders.remove, home)
         place = Place(python, home, limits, owner)
         argv = [python, *arguments]
-        cell = Cell(place, rung.command(argv, place) if rung else argv)
+        cell = Cell(place, rung.command(argv, place), rung.is_in_memory) if rung else Cell(place, argv)
         undo.pop_all()
     return cell

@@ -62,9 +62,10 @@ class Place:
 
 
 class Rung(Protocol):
-    """One way of locking a process in."""
+    """One way of locking a process in. `is_in_memory`: nothing of its home is on the disk."""
 
     name: str
+    is_in_memory: bool
 
     def command(self, argv: Sequence[str], place: Place) -> list[str]:
         """The command that runs `argv`, an absolute path first, inside. Raises OSError when it cannot be had here."""
@@ -75,6 +76,7 @@ class Bubblewrap:
     """Namespaces: no network, no other processes, and of the file system what is needed to read."""
 
     name = "bubblewrap"
+    is_in_memory = True
 
     def command(self, argv: Sequence[str], place: Place) -> list[str]:
         program = shutil.which("bwrap", path=PROGRAMS)
@@ -91,6 +93,7 @@ class Landlock:
     """
 
     name = "landlock"
+    is_in_memory = False
 
     def __init__(self, newest: int = 6) -> None:
         self._newest = newest

@@ -89,6 +89,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "userfaultfd": (323, 282),
     "fanotify_init": (300, 262),
     "memfd_secret": (447, 447),
+    "memfd_create": (319, 279),  # memory that no limit of a process counts
     "personality": (135, 92),
     "kexec_load": (246, 104),
     "kexec_file_load": (320, 294),

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+HELD: list[int] = []
 LIBC = ctypes.CDLL(None, use_errno=True)
 # Numbers of system calls by machine: x86-64, 64-bit ARM.
 CALLS = {
@@ -32,6 +33,7 @@ CALLS = {
     "setns": ((308, 268), (-1, 0)),
     "open_by_handle_at": ((304, 265), (-1, None, 0)),
     "process_vm_readv": ((310, 270), (os.getppid(), None, 0, None, 0, 0)),
+    "memfd_create": ((319, 279), (b"", 0)),
     "kexec_load": ((246, 104), (0, 0, None, 0)),
     "newer than the filter": ((470, 470), (0, 0, 0, 0)),
 }
@@ -76,6 +78,17 @@ def many_files(folders: str) -> int:
     """MB in 40 files of 1 MB each in the home, and as many in each of these other folders."""
     places = [tempfile.gettempdir(), *folders.split()]
     return sum(fill(os.path.join(place, f"many-{n}"), 1) for place in places for n in range(40))
+
+
+def removed(megabytes: str) -> int:
+    """MB in files of 1 MB each that have no name any more, and stay open."""
+    path, written = os.path.join(tempfile.gettempdir(), "removed"), 0
+    with suppress(OSError):
+        for _ in range(int(megabytes)):
+            HELD.append(os.open(path, os.O_CREAT | os.O_WRONLY))
+            os.unlink(path)
+            written += os.write(HELD[-1], b"x" * (1 << 20)) >> 20
+    return written
 
 
 def changes(_: str) -> list[str]:
@@ -226,9 +239,11 @@ def works(_: str) -> list[str]:
 
 
 def main(what: str, argument: str) -> None:
-    told = (forks, allocates, one_file, many_files, changes, planted, outlives, calls, sockets, status, others, init, works)
+    told = (forks, allocates, one_file, many_files, removed, changes, planted, outlives, calls, sockets, status, others, init, works)
     doers: dict[str, Callable[[str], Any]] = {each.__name__: each for each in told}
     print(json.dumps(doers[what](argument)), flush=True)
+    if HELD:
+        sys.stdin.read()
 
 
 if __name__ == "__main__":

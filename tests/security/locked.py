@@ -47,7 +47,22 @@ def fills_the_disk(rung: Rung | None) -> Any:
     cell = sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), "many_files", elsewhere], LIMITS)
     try:
         done = subprocess.run(cell.command, env=cell.environment(), cwd=cell.home, capture_output=True, text=True, timeout=SECONDS)
-        return {"written": json.loads(done.stdout), "is_seen": cell.is_overfull}
+        return {"written": json.loads(done.stdout), "is_seen": cell.is_overfull([])}
+    finally:
+        cell.close()
+
+
+def holds_removed_files(rung: Rung | None) -> Any:
+    """As with many files, and none of them in a folder any more."""
+    cell = sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), "removed", "40"], LIMITS)
+    try:
+        tree = processes.start(cell.command, cell.environment(), cwd=cell.home, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert tree.stdin is not None
+        assert tree.stdout is not None
+        with tree.stdin, tree.stdout:
+            found = {"written": json.loads(tree.stdout.readline()), "is_seen": cell.is_overfull(tree.members())}
+        tree.end()
+        return found
     finally:
         cell.close()
 
@@ -91,6 +106,7 @@ ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
     "allocates": lambda rung: attack(rung, "allocates", "2048"),
     "one_file": lambda rung: attack(rung, "one_file", "16"),
     "many_files": fills_the_disk,
+    "removed": holds_removed_files,
     "changes": lambda rung: attack(rung, "changes"),
     "planted": lambda rung: attack(rung, "planted", "/etc/passwd"),
     "outlives": leaves_a_child,

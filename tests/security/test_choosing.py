@@ -19,6 +19,7 @@ class Open:
     """A rung that locks nothing."""
 
     name = "open"
+    is_in_memory = False
 
     def command(self, argv: Sequence[str], place: Place) -> list[str]:
         return list(argv)

@@ -76,6 +76,10 @@ class TestBlocked:
         found = tried(rung, user)["many_files"]
         assert found["written"] <= 8 + 64 + 64 if rung == "bubblewrap" else found["is_seen"]
 
+    def test_removed_files_that_stay_open_are_bounded_or_seen(self, rung: str, user: str) -> None:
+        found = tried(rung, user)["removed"]
+        assert found["written"] <= 8 if rung == "bubblewrap" else found["is_seen"]
+
     def test_nothing_is_left_that_is_no_file(self, rung: str, user: str) -> None:
         assert tried(rung, user)["planted"] == []
 
