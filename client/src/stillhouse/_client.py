@@ -26,6 +26,7 @@ from stillhouse.resources.chat import AsyncChat, Chat
 from stillhouse.resources.compile_jobs import AsyncCompileJobs, CompileJobs
 from stillhouse.resources.connections import AsyncConnections, Connections
 from stillhouse.resources.datasets import AsyncDatasets, Datasets
+from stillhouse.resources.files import AsyncFiles, Files
 from stillhouse.resources.metrics import AsyncMetrics, Metrics
 from stillhouse.resources.models import AsyncModels, Models
 from stillhouse.resources.programs import AsyncPrograms, Programs
@@ -112,6 +113,7 @@ class Stillhouse(_Core):
         self.compile_jobs = CompileJobs(self)
         self.connections = Connections(self)
         self.datasets = Datasets(self)
+        self.files = Files(self)
         self.models = Models(self)
         self.metrics = Metrics(self)
         self.programs = Programs(self)
@@ -203,6 +205,7 @@ class AsyncStillhouse(_Core):
         self.compile_jobs = AsyncCompileJobs(self)
         self.connections = AsyncConnections(self)
         self.datasets = AsyncDatasets(self)
+        self.files = AsyncFiles(self)
         self.models = AsyncModels(self)
         self.metrics = AsyncMetrics(self)
         self.programs = AsyncPrograms(self)

@@ -41,6 +41,19 @@ class Upload:
 
 
 @dataclass(frozen=True)
+class FormUpload(Upload):
+    """The same file in a multipart form, with what stands before and after it."""
+
+    head: bytes = b""
+    tail: bytes = b""
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self.head
+        yield from super().chunks()
+        yield self.tail
+
+
+@dataclass(frozen=True)
 class Call(Generic[T]):
     """`parse` turns the decoded JSON body into the result. `timeout` in seconds, None for the client's own."""
 

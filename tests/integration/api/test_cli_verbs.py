@@ -25,6 +25,7 @@ from tests.integration.core.world import execute
 from tests.support.scripted_lm import ScriptedLM
 
 URL = "https://example.com/hook"
+CONVERSATION = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Grüezi"}]}\n'.encode()
 SECOND = "sh-router-self-second00"
 
 
@@ -58,6 +59,16 @@ class TestDeletes:
         gone(known, "datasets", "get", pushed["id"])
         assert known("datasets", "get", "support@v1").exit_code == Exit.OK
         gone(known, "datasets", "delete", "support@v2")
+
+    def test_a_file(self, known: Run, tmp_path: Path) -> None:
+        (tmp_path / "a [b].jsonl").write_bytes(CONVERSATION)
+        pushed = json.loads(known("files", "push", "a [b].jsonl", "--json").stdout)
+        assert (pushed["filename"], pushed["bytes"], pushed["purpose"]) == ("a [b].jsonl", len(CONVERSATION), "fine-tune")
+        assert "a [b].jsonl" in known("files", "list").stdout
+        assert f"{len(CONVERSATION)} bytes" in known("files", "get", pushed["id"], "--output", "back.jsonl").stdout
+        assert (tmp_path / "back.jsonl").read_bytes() == CONVERSATION
+        assert json.loads(known("files", "delete", pushed["id"], "--json").stdout) == {"id": pushed["id"], "deleted": True}
+        gone(known, "files", "get", pushed["id"])
 
     def test_a_program(self, known: Run, tmp_path: Path) -> None:
         (tmp_path / "spec.json").write_text(json.dumps(SPEC))
@@ -197,7 +208,7 @@ def leaves(command: Any, *names: str) -> Iterator[tuple[tuple[str, ...], list[An
 
 
 ALL = "jobs:read,jobs:write,aliases:write,models:use,admin"
-FILES = {"file": "job.json", "traces": "export.jsonl", "examples": "rows.jsonl", "predictions": "rows.jsonl"}
+FILES = {"file": "job.json", "paths": "rows.jsonl", "traces": "export.jsonl", "examples": "rows.jsonl", "predictions": "rows.jsonl"}
 GIVEN = {**FILES, "inputs": "a=b", "name": "router@prod", "url": URL, "events": "compile_job.succeeded", "alias": "prod"}
 
 

@@ -15,7 +15,7 @@ from stillhouse import AsyncStillhouse, NotFoundError, Stillhouse, UnexpectedRep
 from stillhouse.resources.base import AsyncResource, Resource
 from tests.unit.client.conftest import job, reply, scripted, scripted_async
 
-ARGUMENTS: dict[str, Any] = {"item": SimpleNamespace(id="item-1", fence=1), "rows": [], "inputs": {}, "events": []}
+ARGUMENTS: dict[str, Any] = {"item": SimpleNamespace(id="item-1", fence=1), "rows": [], "inputs": {}, "events": [], "path": __file__}
 
 
 def resources(client: Stillhouse | AsyncStillhouse) -> Iterator[Resource | AsyncResource]:
@@ -93,7 +93,7 @@ class TestEveryMethod:
         clients: list[Stillhouse | AsyncStillhouse] = [scripted(reply())[0], scripted_async(reply())[0]]
         one, two = ({(type(each).__name__.removeprefix("Async"), *dir(each.with_raw_response)) for each in resources(of)} for of in clients)
         assert one == two
-        assert len(one) == 19
+        assert len(one) == 20
 
     def test_what_has_none_is_named(self) -> None:
         client, _ = scripted(reply())
@@ -102,5 +102,5 @@ class TestEveryMethod:
         }
         assert without == {
             "Artifacts.download", "Chat.stream", "CompileJobs.download_training_file", "CompileJobs.training_records",
-            "CompileJobs.wait", "Events.stream", "Scores.create", "Traces.create",
+            "CompileJobs.wait", "Events.stream", "Files.download", "Scores.create", "Traces.create",
         }  # fmt: skip

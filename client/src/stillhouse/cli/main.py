@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from stillhouse import __version__
-from stillhouse.cli import account, aliases, bundles, chat, connections, datasets, jobs, keys, metrics, projects, stored, webhooks
+from stillhouse.cli import (
+    account,
+    aliases,
+    bundles,
+    chat,
+    connections,
+    datasets,
+    jobs,
+    keys,
+    metrics,
+    projects,
+    stored,
+    stored_files,
+    webhooks,
+)
 from stillhouse.cli.output import console
 
 app = typer.Typer(
@@ -25,6 +39,7 @@ app.add_typer(stored.programs, name="programs")
 app.add_typer(metrics.app, name="metrics")
 app.add_typer(bundles.app, name="bundles")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(stored_files.app, name="files")
 app.add_typer(stored.artifacts, name="artifacts")
 app.add_typer(aliases.app, name="aliases")
 app.add_typer(stored.models, name="models")

@@ -78,6 +78,15 @@ class Dataset(Object):
     columns: list[dict[str, Any]] = Field(default_factory=list)
 
 
+class File(Object):
+    """What a fine-tuning job of OpenAI's clients reads its rows from."""
+
+    id: str
+    filename: str
+    bytes: int
+    purpose: str = ""
+
+
 class DatasetRow(Object):
     row: int
     data: dict[str, Any]
