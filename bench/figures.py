@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 Better = Literal["higher", "lower"]
 T = TypeVar("T")
+_TAIL = 0.025
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,26 @@ def percentile(values: Sequence[float], share: float) -> float:
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+@dataclass(frozen=True)
+class Median:
+    """Of some values, and the ends of its interval of 95 % or a little more."""
+
+    median: float
+    low: float
+    high: float
+
+
+def median_interval(values: Sequence[float]) -> Median:
+    """By the sign test, for any distribution. Of fewer than six values it is from the least to the greatest. Raises ValueError for none."""
+    if not values:
+        raise ValueError("no values")
+    ordered, tail, outside = sorted(values), 0.0, 0
+    while outside < len(ordered) // 2 and (tail := tail + math.comb(len(ordered), outside) / 2 ** len(ordered)) <= _TAIL:
+        outside += 1
+    beyond = max(0, outside - 1)
+    return Median(median(ordered), ordered[beyond], ordered[-1 - beyond])
 
 
 def interleave(rounds: int, sides: Sequence[Callable[[], T]]) -> list[list[T]]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.figures import interleave, percentile, ratio_of
+from bench.figures import interleave, median_interval, percentile, ratio_of
 
 rates = st.floats(min_value=0.001, max_value=1e6)
 
@@ -47,6 +47,21 @@ class TestPercentile:
     def test_no_values_have_no_percentile(self) -> None:
         with pytest.raises(ValueError, match="no values"):
             percentile([], 0.5)
+
+
+class TestMedianInterval:
+    @pytest.mark.parametrize(
+        ("number", "ends"), [(1, (0, 0)), (5, (0, 4)), (6, (0, 5)), (8, (0, 7)), (9, (1, 7)), (20, (5, 14)), (25, (7, 17))]
+    )
+    def test_its_ends_are_those_of_the_sign_test(self, number: int, ends: tuple[int, int]) -> None:
+        found = median_interval(list(reversed(range(number))))
+        assert found.median == (number - 1) / 2
+        assert [found.low, found.high] == list(ends)
+
+    def test_no_values_have_none(self) -> None:
+        nothing: list[float] = []
+        with pytest.raises(ValueError, match="no values"):
+            median_interval(nothing)
 
 
 class TestInterleave:
