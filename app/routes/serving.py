@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 from fastapi import Depends, Query
@@ -11,8 +12,8 @@ from app.auth import AnyCaller, Needs, Writer
 from app.deps import ModelId, SessionDep, errors, router
 from app.schemas.common import Deleted, Page
 from app.schemas.served import ConnectionRead, MeRead, ModelRead, ResolvedLmRead
-from app.views.served import connection_models, connection_read, model_read
-from distill.catalog import connections, fine_tuned, lm_names
+from app.views.served import connection_models, connection_read, model_read, under_alias
+from distill.catalog import aliases, connections, fine_tuned, lm_names
 from distill.catalog.keys import Caller
 from distill.catalog.models import Model
 from distill.db import Listing, Session
@@ -31,8 +32,10 @@ _ALL = 1000
 
 @routes.get("/models", summary="List the models that the gateway takes")
 def list_models(caller: ModelReader, session: SessionDep) -> Page[ModelRead]:
-    """The project's fine-tuned models, newest first, then the models that connections list (as `connection/model`)."""
-    data = [*_tuned(session, caller.project_id), *_listed(session, caller.project_id)]
+    """The project's fine-tuned models, newest first; the same under the names of aliases (as `program_name.predictor@alias`); then the
+    models that connections list (as `connection/model`)."""
+    tuned = _tuned(session, caller.project_id)
+    data = [*tuned, *_aliased(session, caller.project_id, tuned), *_listed(session, caller.project_id)]
     return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
 
 
@@ -43,20 +46,29 @@ def _tuned(session: Session, project_id: str) -> list[ModelRead]:
     return [model_read(row, placements.get(row.id), names.get(row.connection_id)) for row in rows.data]
 
 
+def _aliased(session: Session, project_id: str, tuned: Iterable[ModelRead]) -> Iterator[ModelRead]:
+    known = {model.id: model for model in tuned}
+    for name, model_id in aliases.models(session, project_id).items():
+        if model_id in known:
+            yield under_alias(known[model_id], name)
+
+
 def _listed(session: Session, project_id: str) -> list[ModelRead]:
     return [model for connection in connections.list_connections(session, project_id) for model in connection_models(connection)]
 
 
 @routes.get("/models/{model_id:path}", summary="Read a model", responses=errors(404))
 def get_model(model_id: ModelId, caller: ModelReader, session: SessionDep) -> ModelRead:
-    """By its id, with or without `openai/` in front, or `connection/model`."""
+    """By its id or a name of an alias, with or without `openai/` in front, or `connection/model`."""
     bare = model_id.removeprefix("openai/")
     listed = {model.id: model for model in _listed(session, caller.project_id)}
     for name in (model_id, bare):
         if name in listed:
             return listed[name]
-    served = fine_tuned.served(session, caller.project_id, bare)
-    return model_read(served.model, served.placement, served.connection.name)
+    aliased = aliases.models(session, caller.project_id).get(bare)
+    served = fine_tuned.served(session, caller.project_id, aliased or bare)
+    read = model_read(served.model, served.placement, served.connection.name)
+    return under_alias(read, bare) if aliased else read
 
 
 @routes.delete("/models/{model_id:path}", summary="Delete a fine-tuned model", responses=errors(404, 409))

@@ -19,6 +19,7 @@ class ModelRead(Reply):
     owned_by: str
     parent: str | None = Field(default=None, description="The base model of a LoRA adapter")
     compile_job_id: str | None = None
+    alias_of: str | None = Field(default=None, description="The fine-tuned model that a name of an alias means now")
     predictors: list[str] = Field(default_factory=list, description="Predictors whose prompts it was trained on")
     connection: str | None = None
     status: str = Field(description="loaded, loading, unloaded or failed; of a connection's own models always loaded")

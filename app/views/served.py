@@ -27,6 +27,11 @@ def model_read(model: Model, placement: Placement | None, connection: str | None
     )
 
 
+def under_alias(model: ModelRead, name: str) -> ModelRead:
+    """The same model by a name of an alias."""
+    return model.model_copy(update={"id": name, "alias_of": model.id})
+
+
 def connection_models(connection: Connection) -> list[ModelRead]:
     """The models that a connection lists; one that passes any name on lists none."""
     return [

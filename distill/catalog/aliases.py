@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -62,6 +63,16 @@ def with_predictor(s: Session, project_id: str, text: str) -> tuple[Alias, str] 
     )
     row = s.scalar(query.order_by(func.length(Alias.program_name).desc()).limit(1))
     return None if row is None else (row, name.program[len(row.program_name) + 1 :])
+
+
+def models(s: Session, project_id: str) -> dict[str, str]:
+    """Every `program_name.predictor@alias` of a project, in order of these names, and the id of the model that it means now."""
+    query = select(Alias.program_name, Alias.alias, Artifact.manifest).join(Artifact, Artifact.id == Alias.artifact_id)
+    found = {}
+    for program, alias, manifest in s.execute(query.where(Alias.project_id == project_id).order_by(Alias.program_name, Alias.alias)):
+        for predictor, entry in json.loads(manifest).get("predictors", {}).items():
+            found[f"{program}.{predictor}@{alias}"] = entry["model"]
+    return found
 
 
 def of_program(s: Session, project_id: str, program_name: str) -> list[str]:

@@ -130,6 +130,20 @@ class TestLoading:
         assert (one["parent"], one["compile_job_id"], one["predictors"]) == ("tiny", finished.job_id, ["self"])
         assert api.get("/v1/models/house/tiny").json()["owned_by"] == "house"
 
+    def test_it_has_the_names_of_aliases_too(self, api: TestClient, finished: Finished) -> None:
+        assert api.put("/v1/aliases/router@prod", json={"artifact": finished.artifact_id}).status_code == 200
+        load(finished)
+        listed = {model["id"]: model for model in api.get("/v1/models").json()["data"]}
+        assert listed["router.self@prod"] == listed[MODEL] | {"id": "router.self@prod", "alias_of": MODEL}
+        assert listed[MODEL]["alias_of"] is None
+        for name in ("router.self@prod", "openai/router.self@prod"):
+            assert api.get(f"/v1/models/{name}").json() == listed["router.self@prod"]
+        assert ask(api, "router.self@prod").status_code == 200
+        assert api.delete("/v1/models/router.self@prod").status_code == 404
+        assert api.delete("/v1/aliases/router@prod").status_code == 200
+        assert "router.self@prod" not in api.get("/v1/models").text
+        assert api.get("/v1/models/router.self@prod").status_code == 404
+
 
 class TestRelay:
     def test_the_body_is_passed_on_and_our_key_is_not(self, api: TestClient, lm: ScriptedLM) -> None:

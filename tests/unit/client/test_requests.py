@@ -76,6 +76,16 @@ class TestCreate:
         assert script.requests[0].headers["idempotency-key"] == "weekly"
 
 
+class TestMetadata:
+    def test_is_read_back_of_all_that_takes_it(self) -> None:
+        client, script = scripted(reply({"id": "x", "rows": 1, "metadata": {"week": "47"}}))
+        for noun in (client.datasets, client.programs, client.metrics):
+            assert noun.retrieve("x").metadata == {"week": "47"}
+        script.answers[:] = [reply({"id": "x", "rows": 1})]
+        for noun in (client.datasets, client.programs, client.metrics):
+            assert noun.retrieve("x").metadata == {}
+
+
 class TestRetry:
     @pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 529])
     def test_statuses_that_may_pass(self, status: int) -> None:

@@ -22,6 +22,7 @@ class Program(Object):
     spec: dict[str, Any] = Field(default_factory=dict)
     prompts: list[dict[str, Any]] | None = None
     note: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
 
 
 class Render(Object):
@@ -39,6 +40,7 @@ class Metric(Object):
     name: str | None = None
     digest: str = ""
     spec: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, str] = Field(default_factory=dict)
 
 
 class TriedPair(Object):
@@ -76,6 +78,7 @@ class Dataset(Object):
     name: str | None = None
     digest: str = ""
     columns: list[dict[str, Any]] = Field(default_factory=list)
+    metadata: dict[str, str] = Field(default_factory=dict)
 
 
 class File(Object):
@@ -103,6 +106,7 @@ class Model(Object):
     status: str = "loaded"
     owned_by: str | None = None
     parent: str | None = None
+    alias_of: str | None = None
     connection: str | None = None
 
 
