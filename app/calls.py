@@ -9,7 +9,7 @@ from typing import Any
 from app.errors import ApiError
 from app.hosting import answered, check_inputs
 from app.services import Services
-from distill.catalog import aliases
+from distill.catalog import aliases, bundles
 from distill.catalog.models import Artifact
 from distill.catalog.targets import resolve
 from distill.db import Session
@@ -45,7 +45,8 @@ def prepare(session: Session, services: Services, project_id: str, reference: st
     job_spec = repository.spec_of(repository.by_id(session, artifact.job_id))
     slots = {name: f"lm{number}" for number, name in enumerate(manifest["predictors"])}
     targets = {slots[name]: _target(session, project_id, entry["model"]) for name, entry in manifest["predictors"].items()}
-    return Prepared(artifact.id, _hosted(artifact, program, job_spec, slots, manifest["prompt_adapter"]), targets)
+    python = bundles.python_of(session, project_id, {"program": bundles.code_of(program)[0]})
+    return Prepared(artifact.id, _hosted(artifact, program, job_spec, slots, manifest["prompt_adapter"], python), targets)
 
 
 def run(services: Services, project_id: str, prepared: Prepared, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +73,9 @@ def _target(session: Session, project_id: str, model: str) -> Target:
     return found.target
 
 
-def _hosted(artifact: Artifact, program: ProgramSpec, job: CompileSpec, slots: dict[str, str], prompt_adapter: Any) -> HostedProgram:
+def _hosted(
+    artifact: Artifact, program: ProgramSpec, job: CompileSpec, slots: dict[str, str], prompt_adapter: Any, python: str
+) -> HostedProgram:
     """Each predictor gets an LM slot of its own, with the generation options of its LM in the job."""
     body = json.loads(canonical_json(program))
     lms = {}
@@ -80,4 +83,4 @@ def _hosted(artifact: Artifact, program: ProgramSpec, job: CompileSpec, slots: d
         lm = job.lms[predictor["lm"]]
         predictor["lm"] = slot = slots[predictor["name"]]
         lms[slot] = {"slot": slot, "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
-    return HostedProgram(f"artifact:{artifact.id}", body, lms, prompt_adapter)
+    return HostedProgram(f"artifact:{artifact.id}", body, lms, prompt_adapter, python)

@@ -23,6 +23,7 @@ CONNECTION = "conn-06s4jvs7lb7h9n1q3r5t7v9b1d"
 KEY = "key-06s4jvs5nd9j1p3s5u7a9c1e3g"
 ENDPOINT = "whk-06s4jvs6mc8i0o2r4t6v8b0d2f"
 DELIVERY = "evt-06s4m5q4sj5m7o9q1s3u5a7c9e"
+PYTHON = "3.11"
 WORK_ITEM = "work-42"
 ALIAS = "support-router@prod"
 PROJECT = "support"
@@ -52,7 +53,7 @@ SPEC: Mapping[str, Any] = {
 }
 BUNDLE_DOCUMENT: Mapping[str, Any] = {
     "bundle_version": 1,
-    "python": "3.11",
+    "python": PYTHON,
     "files": {
         "desk/__init__.py": "",
         "desk/scores.py": "def right(example, prediction, trace=None):\n    return prediction.team == example.team\n",

@@ -68,8 +68,8 @@ def _rendered(services: Services, project_id: str, hosted: HostedProgram) -> Jso
     return host.render(project_id, hosted, time_limit_seconds=PREVIEW_SECONDS, patience_seconds=PREVIEW_PATIENCE_SECONDS)
 
 
-def hosted_for_render(digest: str, spec: ProgramSpec, prompt_adapter: Any) -> HostedProgram:
-    """A program whose LMs are never asked."""
+def hosted_for_render(digest: str, spec: ProgramSpec, prompt_adapter: Any, python: str = "") -> HostedProgram:
+    """A program whose LMs are never asked; `python` is what its bundle needs."""
     try:
         chosen = parse_prompt_adapter(prompt_adapter) if prompt_adapter is not None else spec.prompt_adapter
     except SpecError as error:
@@ -77,7 +77,7 @@ def hosted_for_render(digest: str, spec: ProgramSpec, prompt_adapter: Any) -> Ho
     adapter = chosen.model_dump(mode="json") if chosen else None
     lms = {role: {"slot": role, "options": {}} for role in lm_roles(spec)}
     key = f"render:{digest}:{json.dumps(adapter)}"
-    return HostedProgram(key, json.loads(canonical_json(spec)), lms, adapter)
+    return HostedProgram(key, json.loads(canonical_json(spec)), lms, adapter, python)
 
 
 def check_inputs(spec: ProgramSpec, inputs: dict[str, Any]) -> None:
@@ -89,9 +89,9 @@ def check_inputs(spec: ProgramSpec, inputs: dict[str, Any]) -> None:
         raise ApiError(422, "invalid_inputs", f"inputs.{first.field}: {first.message}", param=f"inputs.{first.field}", details=details)
 
 
-def scores(services: Services, project_id: str, metric: Json, rows: list[Json], outputs: list[Json]) -> list[Json]:
-    """What a metric says of rows and the outputs for them. Raises as `answered`."""
-    return answered(lambda: services.program_host.try_metric(project_id, metric, rows, outputs), "metric")
+def scores(services: Services, project_id: str, metric: Json, rows: list[Json], outputs: list[Json], python: str = "") -> list[Json]:
+    """What a metric says of rows and the outputs for them; `python` is what its bundle needs. Raises as `answered`."""
+    return answered(lambda: services.program_host.try_metric(project_id, metric, rows, outputs, python=python), "metric")
 
 
 def answered(ask: Callable[[], T], whose: Literal["program", "metric"] = "program") -> T:

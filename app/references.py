@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from app.bundled import bundle_named
 from app.errors import ApiError
 from app.hosting import answered
 from app.schemas.compile_jobs import JobCreate
@@ -16,7 +17,7 @@ from distill.catalog import metrics, programs
 from distill.db import unit_of_work
 from distill.errors import Invalid, NotFound
 from distill.spec import did_you_mean
-from stillhouse_programs.spec import ClientMetric, MetricSpec, ProgramSpec, ReferenceMetric, SpecError, check_allowed
+from stillhouse_programs.spec import ClientMetric, MetricSpec, ProgramReference, ProgramSpec, ReferenceMetric, SpecError, check_allowed
 
 _KNOWN = tuple(ReferenceParts.model_fields)
 _METRIC_ID = re.compile(r"metric-[A-Za-z0-9]{1,64}")
@@ -69,41 +70,65 @@ def program_spec(services: Services, project_id: str, given: dict[str, Any], par
     if not isinstance(given.get("reference"), str):
         spec = programs.read_program(given, param)
         if spec.reference is not None:
-            _check_allowed(services, spec.reference.target, _below(param, "reference.target"))
+            _check_code(services, project_id, spec.reference, _below(param, "reference"))
         return spec
     for name in given:
         if name not in _KNOWN:
             place = _below(param, name)
             raise Invalid(f"{place}: unknown key{did_you_mean(name, _KNOWN)}", code="unknown_field", param=place)
-    _check_allowed(services, given["reference"], _below(param, "reference"))
-    described = _described(services, project_id, given, param)
+    given, python = _placed(services, project_id, given, param)
+    described = _described(services, project_id, given, param, python)
     return programs.read_program(described["program"], param)
 
 
 def metric_spec(services: Services, project_id: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The metric as it was sent; one that is code with the source of its package. Raises as `program_spec`."""
+    """The metric as it was sent; one that is code with what tells that code: its bundle, or the source of its package.
+
+    Raises as `program_spec`.
+    """
     if given.get("type") != "reference":
         return given
+    given, python = _placed(services, project_id, given, "metric")
     metric = metrics.read_metric(given)
     assert isinstance(metric, ReferenceMetric)  # noqa: S101 - for the type checker; its type says so
-    return {**given, "source": _source_of(services, project_id, metric, "metric")}
+    source = _source_of(services, project_id, metric, "metric", python)
+    return given if metric.bundle else {**given, "source": source}
 
 
 def metric_to_store(services: Services, project_id: str, given: str | dict[str, Any]) -> MetricSpec:
     """The metric of a body's `spec`; one that is code was imported and is a metric. Raises as `program_spec`."""
+    python = ""
+    if isinstance(given, dict) and given.get("type") == "reference":
+        given, python = _placed(services, project_id, given, "spec")
     metric = metrics.read_metric(given, "spec")
     if isinstance(metric, ClientMetric):
         message = "spec.type: a metric that its client alone has is not stored here; name it in the job"
         raise Invalid(message, code="client_metric", param="spec.type")
     if isinstance(metric, ReferenceMetric):
-        _source_of(services, project_id, metric, "spec")
+        _source_of(services, project_id, metric, "spec", python)
     return metric
 
 
-def _source_of(services: Services, project_id: str, metric: ReferenceMetric, param: str) -> dict[str, str]:
-    _check_allowed(services, metric.reference, f"{param}.reference")
-    asked = {"reference": metric.reference, "kwargs": metric.kwargs, "metric": True}
-    source: dict[str, str] = _described(services, project_id, asked, param)["source"]
+def _placed(services: Services, project_id: str, given: dict[str, Any], param: str) -> tuple[dict[str, Any], str]:
+    """A body that names code, its bundle by digest, and the Python that this needs; of an installed package it must be allowed."""
+    if "bundle" in given:
+        row = bundle_named(services, project_id, given["bundle"], _below(param, "bundle"))
+        return {**given, "bundle": row.digest}, row.python
+    if isinstance(given.get("reference"), str):
+        _check_allowed(services, given["reference"], _below(param, "reference"))
+    return given, ""
+
+
+def _check_code(services: Services, project_id: str, code: ProgramReference, param: str) -> None:
+    if code.bundle:
+        bundle_named(services, project_id, code.bundle, f"{param}.bundle")
+    else:
+        _check_allowed(services, code.target, f"{param}.target")
+
+
+def _source_of(services: Services, project_id: str, metric: ReferenceMetric, param: str, python: str) -> dict[str, str]:
+    asked = {"reference": metric.reference, "kwargs": metric.kwargs, "metric": True, "bundle": metric.bundle}
+    source: dict[str, str] = _described(services, project_id, asked, param, python)["source"]
     return source
 
 
@@ -114,9 +139,9 @@ def _check_allowed(services: Services, target: str, param: str) -> None:
         raise ApiError(422, getattr(error, "code", "invalid_value"), error.message, param=param) from None
 
 
-def _described(services: Services, project_id: str, asked: dict[str, Any], param: str) -> dict[str, Any]:
+def _described(services: Services, project_id: str, asked: dict[str, Any], param: str, python: str) -> dict[str, Any]:
     try:
-        return answered(lambda: services.program_host.describe(project_id, asked))
+        return answered(lambda: services.program_host.describe(project_id, asked, python=python))
     except ApiError as error:
         if error.status == 422:
             error.param = _below(param, (error.param or "reference").removeprefix("metric.").removesuffix(".target"))

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from app.rate import of_connection_tests
 from distill.catalog import connections, projects
 from distill.db import unit_of_work
+from distill.jobs import bundle_use
 from distill.jobs.notices import Notices
 from distill.relay import Relay, RelayLimits
 from distill.rollouts import ProgramHost, RunnerPool
@@ -42,7 +43,13 @@ class Services:
         with self._lock:
             if self._host is None:
                 sandbox = choose_for(self.settings)
-                self._pool = RunnerPool(self.relay.start(), self.settings.pythons, sandbox=sandbox, references=self.settings.references)
+                self._pool = RunnerPool(
+                    self.relay.start(),
+                    self.settings.pythons,
+                    sandbox=sandbox,
+                    references=self.settings.references,
+                    bundles=bundle_use.source(self.store, accept=self.settings.bundles.accept),
+                )
                 self._host = ProgramHost(self._pool)
             return self._host
 

@@ -158,9 +158,10 @@ class EgressSettings(_Section):
 
 
 class BundleSettings(_Section):
-    """Users' own Python, which runs in the sandbox alone."""
+    """Users' own Python, which runs in the sandbox alone. `packages`: what it may import beside what dspy brings, where it is installed."""
 
     accept: bool = True
+    packages: list[str] = ["numpy"]
 
 
 class SandboxSettings(_Section):

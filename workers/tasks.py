@@ -16,9 +16,11 @@ from distill.execute.run import SECONDS, Shift, StepRunner, run_queue
 from distill.ids import short_token
 from distill.jobs.claims import WorkerInfo
 from distill.jobs.fine_tuning import CAPABILITY as FINE_TUNES
+from distill.jobs.service import runs_programs
 from distill.jobs.status import Step
 from distill.jobs.steps import OWN_CONNECTIONS
 from distill.queue import check_broker, send_hint
+from distill.rollouts import runtimes
 from distill.settings import Settings, get_settings
 from distill.storage import open_store
 from migrations.runner import check_schema
@@ -26,9 +28,14 @@ from workers.presence import Presence
 
 CAPABILITIES = frozenset({"runtime:default", "trainer:local", FINE_TUNES, OWN_CONNECTIONS})
 """What a worker can do: run programs, each in an interpreter like its own, train with the trainer that is installed beside it, and
-what came with later releases."""
+what came with later releases; see `capabilities`."""
 
 EXIT_NOT_DRAINED = 70
+
+
+def capabilities(pythons: Mapping[str, str]) -> frozenset[str]:
+    """`CAPABILITIES`, and the versions of Python that bundles may be of here."""
+    return CAPABILITIES | {need for python in runtimes.served(pythons) for need in runs_programs(python)}
 
 
 @dataclass(frozen=True)
@@ -110,4 +117,4 @@ def _gather(settings: Settings) -> Crew:
         connections.sync(s, settings, disable_others=False)
         projects.sync(s, settings, reset_others=False)
     name = f"{socket.gethostname()}-{os.getpid()}-{short_token()}"
-    return Crew(ports, Shift(), WorkerInfo(name, CAPABILITIES), STEPS)
+    return Crew(ports, Shift(), WorkerInfo(name, capabilities(settings.pythons)), STEPS)

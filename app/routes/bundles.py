@@ -9,8 +9,8 @@ from fastapi.responses import FileResponse
 
 from app.auth import Reader, Writer
 from app.body import JSON_TYPE
+from app.bundled import check_taken
 from app.deps import BODY_ERRORS, BundleId, RecentPageDep, SessionDep, errors, router
-from app.errors import ApiError
 from app.idempotency import Made, OnceDep
 from app.schemas.bundles import BundleCreate, BundleRead, Identity
 from app.schemas.common import Deleted, Page
@@ -26,10 +26,8 @@ routes = router("bundles")
 @routes.post("/bundles", status_code=201, response_model=BundleRead, summary="Send Python code", responses={**BODY_ERRORS, **errors(409)})
 def create_bundle(body: BundleCreate, caller: Writer, session: SessionDep, once: OnceDep, services: ServicesDep) -> Response:
     """The same document again is the same bundle. It is not opened here: a program or metric that names it is described in a sandbox."""
-    if not services.settings.bundles.accept:
-        message = "This server takes no bundles; its operator sets `accept` in [bundles] of stillhouse.toml."
-        raise ApiError(422, "bundles_not_accepted", message)
     bundle = bundles.read_bundle(body.document())
+    check_taken(services, bundle.python, bundle.packages)
 
     def make(blob: str) -> Made:
         row = bundles.ensure(session, services.store, caller.project_id, caller.key_id, bundle, blob)

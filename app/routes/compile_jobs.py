@@ -96,7 +96,8 @@ def estimate_compile_job(body: JobCreate, caller: Writer, services: ServicesDep)
     host = services.program_host
     with overlay(services.store) as store:
         draft = rehearse(services, store, caller, body, code, estimate.draft)
-        found = estimate.estimate(store, draft, lambda asked: answered(lambda: host.validate(caller.project_id, asked)))
+        python = draft.job.python
+        found = estimate.estimate(store, draft, lambda asked: answered(lambda: host.validate(caller.project_id, asked, python=python)))
     return estimate_read(found)
 
 

@@ -14,7 +14,7 @@ from app.schemas.metrics import MetricCreate, MetricRead, MetricTried, MetricTry
 from app.services import ServicesDep
 from app.views.convert import page_of
 from app.views.metrics import metric_read
-from distill.catalog import metrics
+from distill.catalog import bundles, metrics
 from distill.db import unit_of_work
 from stillhouse_programs.spec import MetricSpec
 
@@ -61,5 +61,6 @@ def try_metric(metric_id: MetricId, body: MetricTry, caller: Writer, services: S
     No program runs, so the metric gets outputs as they are in JSON, and an empty trace. What is no output stands as an input of the row."""
     with unit_of_work("api") as session:
         spec = metrics.spec_of(metrics.get(session, caller.project_id, metric_id))
-    found = scores(services, caller.project_id, spec, body.examples, body.predictions)
+        python = bundles.python_of(session, caller.project_id, {"metric": spec.get("bundle", "")})
+    found = scores(services, caller.project_id, spec, body.examples, body.predictions, python)
     return MetricTried(metric=metric_id, data=[TriedPair.model_validate(score) for score in found])

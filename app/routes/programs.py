@@ -17,7 +17,7 @@ from app.schemas.programs import CODE_NOTE, ProgramCreate, ProgramMade, ProgramR
 from app.services import ServicesDep
 from app.views.convert import page_of
 from app.views.programs import program_made, program_read, rendered
-from distill.catalog import programs
+from distill.catalog import bundles, programs
 from distill.db import unit_of_work
 from stillhouse_programs.spec import ProgramSpec
 
@@ -34,7 +34,8 @@ routes = router("programs")
 def create_program(body: ProgramCreate, caller: Writer, session: SessionDep, once: OnceDep, services: ServicesDep) -> Response:
     """The same spec again is the same program: one project holds a spec once. A bare spec is taken as the body too.
 
-    `reference` names a program of a package that is installed on the server and allowed there: it is made once to describe it.
+    `reference` names a program of a package that is installed on the server and allowed there, or of a `bundle`: it is made once to
+    describe it.
     The reply shows what will be sent: the prompts of all predictors. No LM is called.
     """
 
@@ -74,7 +75,8 @@ def render_program(program_id: ProgramId, body: RenderRequest, caller: Reader, s
     with unit_of_work("api") as session:
         row = programs.get(session, caller.project_id, program_id)
         spec = programs.spec_of(row)
-    hosted = hosted_for_render(row.digest, spec, body.prompt_adapter)
+        python = bundles.python_of(session, caller.project_id, {"program": bundles.code_of(spec)[0]})
+    hosted = hosted_for_render(row.digest, spec, body.prompt_adapter, python)
     messages = answered(lambda: services.program_host.render(caller.project_id, hosted, body.inputs))
     return RenderRead(program=row.id, calls=rendered(messages), note=CODE_NOTE if spec.code else None)
 

@@ -18,10 +18,11 @@ CODE_NOTE = (
 
 
 class ReferenceParts(Body):
-    """A program that is code of a package installed on the server."""
+    """A program that is code of a package installed on the server, or of a bundle."""
 
     reference: str | None = Field(default=None, description="`package.module:name` of a class or function that makes the program")
     kwargs: dict[str, Any] | None = Field(default=None, description="Keyword arguments that it is called with")
+    bundle: str | None = Field(default=None, description="`bundle-…`: the code is in it, and not of an installed package")
     lms: dict[str, str] | None = Field(default=None, description="LM role of each predictor; `student` where none is given")
     inputs: list[str | dict[str, Any]] | None = Field(
         default=None, description="Names of the inputs, or `{name, schema, required}`; the parameters of `forward` if absent"
@@ -52,7 +53,7 @@ class ProgramCreate(ReferenceParts):
         if (self.spec is None) == (self.reference is None):
             raise PydanticCustomError("one_of", "give either `spec` or `reference`")
         if self.reference is None and self.reference_body():
-            raise PydanticCustomError("one_of", "`kwargs`, `lms` and `inputs` belong to a `reference`")
+            raise PydanticCustomError("one_of", "`kwargs`, `bundle`, `lms` and `inputs` belong to a `reference`")
         return self
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -12,7 +14,7 @@ from distill.db import Listing, Page, Session, paginate
 from distill.errors import Invalid
 from distill.ids import new_id
 from distill.storage import BlobStore
-from stillhouse_programs.spec import Bundle, SpecError, parse_bundle
+from stillhouse_programs.spec import Bundle, MetricSpec, ProgramReference, ProgramSpec, ReferenceMetric, SpecError, parse_bundle
 
 
 def read_bundle(document: Any) -> Bundle:
@@ -42,6 +44,47 @@ def ensure(s: Session, store: BlobStore, project_id: str, created_by: str | None
 
 def get(s: Session, project_id: str, bundle_id: str) -> Row:
     return by_digest.get(s, Row, "bundle", project_id, bundle_id)
+
+
+def code_of(*code: ProgramSpec | MetricSpec) -> list[str]:
+    """Digests of the bundles that programs and metrics are of; empty for what is none's."""
+    return [_bundle_of(each) for each in code]
+
+
+def _bundle_of(code: ProgramSpec | MetricSpec) -> str:
+    named = code.reference if isinstance(code, ProgramSpec) else code
+    return named.bundle if isinstance(named, ProgramReference | ReferenceMetric) else ""
+
+
+def by_name(s: Session, project_id: str, named: str, param: str = "bundle", *, hold: bool = False) -> Row:
+    """The project's bundle with this id or digest; `hold` keeps it from being deleted in this transaction. Raises Invalid."""
+    where = (Row.id == named) | (Row.digest == named)
+    query = select(Row).where(Row.project_id == project_id, Row.deleted_at.is_(None), where)
+    row = s.scalar(query.with_for_update(read=True) if hold else query)
+    if row is None:
+        message = f"{param}: the project has no bundle {named[:80]}, or no longer: send the code again (POST /v1/bundles)"
+        raise Invalid(message, code="bundle_not_found", param=param)
+    return row
+
+
+def python_of(s: Session, project_id: str, named: Mapping[str, str], *, hold: bool = False) -> str:
+    """The Python that the bundles of one process are of; empty where there are none. `named`: digests by their place in a request.
+
+    Raises Invalid for one that is not there, and for two of different versions.
+    """
+    found = {place: by_name(s, project_id, digest, place, hold=hold).python for place, digest in named.items() if digest}
+    if len(set(found.values())) > 1:
+        (one, its), (other, theirs) = next((a, b) for a, b in itertools.pairwise(found.items()) if a[1] != b[1])
+        message = f"{other}: its bundle is of Python {theirs}, that of {one} of {its}; they run in one process: send both from one Python"
+        raise Invalid(message, code="pythons_differ", param=other)
+    return next(iter(found.values()), "")
+
+
+def python_as_known(s: Session, project_id: str, digests: Iterable[str]) -> str:
+    """The same of a job that was checked; also of bundles that were deleted since."""
+    wanted = [digest for digest in digests if digest]
+    query = select(Row.python).where(Row.project_id == project_id, Row.digest.in_(wanted)).limit(1)
+    return (s.scalar(query) if wanted else None) or ""
 
 
 def list_bundles(s: Session, project_id: str, page: Page, identity: str | None = None) -> Listing[Row]:

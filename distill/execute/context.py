@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from distill.catalog import artifacts, connections, datasets, programs
+from distill.catalog import artifacts, bundles, connections, datasets, programs
 from distill.catalog.fields import reader_of
 from distill.catalog.models import Dataset
 from distill.db import Session
@@ -49,7 +49,7 @@ class Example:
 
 @dataclass(frozen=True)
 class JobContext:
-    """`models` maps predictors to the fine-tuned models they have so far."""
+    """`models` maps predictors to the fine-tuned models they have so far; `python` is the minor version that its bundles need, if any."""
 
     job_id: str
     project_id: str
@@ -61,6 +61,7 @@ class JobContext:
     valset: Dataset | None
     stored_plan: Plan | None
     models: Mapping[str, str]
+    python: str = ""
     incumbent: Cast | None = None
 
     @property
@@ -164,9 +165,10 @@ def load(s: Session, job_id: str) -> JobContext:
     job = _load(s, job_id)
     if job.spec.incumbent_artifact is None:
         return job
-    beaten = _load(s, artifacts.by_id(s, job.spec.incumbent_artifact).job_id).cast("compiled")
+    theirs = _load(s, artifacts.by_id(s, job.spec.incumbent_artifact).job_id)
+    beaten = theirs.cast("compiled")
     revisions = {lm.connection_id: connections.by_id(s, lm.connection_id).revision for lm in beaten.lms.values()}
-    return replace(job, incumbent=beaten.as_incumbent(revisions))
+    return replace(job, python=job.python or theirs.python, incumbent=beaten.as_incumbent(revisions))
 
 
 def _load(s: Session, job_id: str) -> JobContext:
@@ -175,6 +177,7 @@ def _load(s: Session, job_id: str) -> JobContext:
     student = programs.load(s, spec.program_id)
     models = {name: row.model_id for row in repository.fine_tune_jobs(s, job_id) if row.model_id is not None for name in row.predictors}
     plan = Plan.model_validate(job.plan) if job.plan else None
+    teachers = tuple(programs.load(s, teacher.program_id) if teacher.program_id else student for teacher in spec.teachers)
     dropped = plan is not None and plan.trial is not None and plan.trial.taken == "drop"
     return JobContext(
         job_id=job.id,
@@ -182,9 +185,10 @@ def _load(s: Session, job_id: str) -> JobContext:
         program_name=job.program_name,
         spec=spec.model_copy(update={"demos": "drop"}) if dropped else spec,
         student=student,
-        teachers=tuple(programs.load(s, teacher.program_id) if teacher.program_id else student for teacher in spec.teachers),
+        teachers=teachers,
         trainset=datasets.by_id(s, spec.trainset),
         valset=datasets.by_id(s, spec.valset) if spec.valset else None,
         stored_plan=plan,
         models=models,
+        python=bundles.python_as_known(s, job.project_id, bundles.code_of(student, *teachers, spec.metric)),
     )

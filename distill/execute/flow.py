@@ -76,7 +76,7 @@ def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
     at_client = job.spec.rollouts.by_client and not job.taught_by_labels(role)
     if at_client:  # it learns from the gateway that a connection does not take calls, and comes again
         return NewItem(role, payload, examples, queue=Queue.CLIENT, held=role == COMPILED)
-    return NewItem(role, payload, examples, needs=service.RUNS_PROGRAMS, connections=connections, held=role == COMPILED)
+    return NewItem(role, payload, examples, needs=service.runs_programs(job.python), connections=connections, held=role == COMPILED)
 
 
 def _trial_of_demos(job: JobContext) -> list[NewItem]:
@@ -85,7 +85,7 @@ def _trial_of_demos(job: JobContext) -> list[NewItem]:
         return []
     connections = sorted({lm.connection_id for lm in job.spec.lms.values()})
     examples = min(demos.EXAMPLES, job.plan.train_examples)
-    return [NewItem(TRIAL_OF_DEMOS, units=examples, needs=service.RUNS_PROGRAMS, connections=connections)]
+    return [NewItem(TRIAL_OF_DEMOS, units=examples, needs=service.runs_programs(job.python), connections=connections)]
 
 
 def _asked(job: JobContext, role: str) -> Mapping[str, LmSpec]:
@@ -103,7 +103,7 @@ def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
     if reason is not None:
         stop(s, row, reason)
         return
-    size, needs = job.plan.train_examples, service.RUNS_PROGRAMS
+    size, needs = job.plan.train_examples, service.runs_programs(job.python)
     items = [NewItem(role, {"start": 0, "stop": size}, size, needs=needs) for role in teacher_roles(job.spec)]
     open_step(s, row, Step.PREPARE, items)
 

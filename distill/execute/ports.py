@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from distill.db import unit_of_work
 from distill.execute.hooks import crash_point
-from distill.jobs import repository
+from distill.jobs import bundle_use, repository
 from distill.relay import Relay, RelayLimits, Replies
 from distill.rollouts import RunnerPool
 from distill.sandbox import choose_for
@@ -44,10 +44,19 @@ def open_ports(settings: Settings) -> Ports:
     relay = Relay(RelayLimits.of(settings.timers, settings.limits), settings.egress.hosts, Replies.of(settings))
     sandbox = choose_for(settings)
     log.info("sandbox", rung=sandbox.rung.name if sandbox.rung else "none", why=sandbox.why)
+    store = open_store(settings, passing=crash_point)
+    runners = RunnerPool(
+        relay.start(),
+        settings.pythons,
+        sandbox=sandbox,
+        references=settings.references,
+        bundles=bundle_use.source(store, accept=settings.bundles.accept),
+        over=jobs_over,
+    )
     return Ports(
-        store=open_store(settings, passing=crash_point),
+        store=store,
         relay=relay,
-        runners=RunnerPool(relay.start(), settings.pythons, sandbox=sandbox, references=settings.references, over=jobs_over),
+        runners=runners,
         trainers={"local": LocalTrainer()},
         work_root=settings.home.absolute() / "work",
     )

@@ -81,7 +81,7 @@ def _render(work: Work, ports: Ports, job: JobContext, passed: list[Passed], par
     body = job.rendering_cast(work.claim.kind).runner_body()
     key = digest(body)
     scale = Scale(ports.trainers, measures(job.spec, job.student))
-    with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
+    with ports.runners.runner(job.project_id, job.job_id, job.python) as runner, work.telling(lambda _: runner.kill()):
         try:
             runner.ensure_open(key, **body)
             for batch in batches(passed, lambda each: each.trace):

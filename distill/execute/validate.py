@@ -128,7 +128,7 @@ def questions(store: BlobStore, job: JobContext) -> Json:
 
 
 def _ask_runner(work: Work, ports: Ports, job: JobContext, asked: Json) -> Json:
-    with ports.runners.runner(job.project_id, job.job_id) as runner, work.telling(lambda _: runner.kill()):
+    with ports.runners.runner(job.project_id, job.job_id, job.python) as runner, work.telling(lambda _: runner.kill()):
         try:
             return runner.ask("validate", silence_seconds=SILENCE_SECONDS, **asked)
         except RunnerError as error:

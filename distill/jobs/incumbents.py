@@ -35,6 +35,11 @@ def incumbent(s: Session, project_id: str, spec: CompileSpec, student: ProgramSp
     return artifact.id
 
 
+def program_of(s: Session, artifact_id: str) -> ProgramSpec:
+    """The program that an artifact was compiled from. Raises NotFound."""
+    return programs.load(s, repository.spec_of(repository.by_id(s, artifacts.by_id(s, artifact_id).job_id)).program_id)
+
+
 def _check_own(s: Session, project_id: str, spec: CompileSpec, name: aliases.Name) -> None:
     """The first job of a program has nothing to beat yet, so that the same request serves the first week and every later one."""
     if name.program == spec.program_name:
@@ -44,7 +49,7 @@ def _check_own(s: Session, project_id: str, spec: CompileSpec, name: aliases.Nam
 
 
 def _check_program(s: Session, spec: CompileSpec, student: ProgramSpec, artifact: Artifact) -> None:
-    theirs = programs.load(s, repository.spec_of(repository.by_id(s, artifact.job_id)).program_id)
+    theirs = program_of(s, artifact.id)
     ours, its = input_names(student), input_names(theirs)
     if set(ours) != set(its):
         message = f"{PARAM}: {spec.evaluate.incumbent} takes {', '.join(its)}; the student takes {', '.join(ours)}"

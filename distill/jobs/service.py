@@ -21,8 +21,10 @@ from distill.jobs.status import QUEUE_OF, JobKind, JobStatus, Step
 from distill.jobs.steps import NewItem, needs_of, open_step
 from distill.spec import CompileSpec
 
-RUNS_PROGRAMS = ("runtime:default",)
-"""What a worker must be able to do to run a program: it has the interpreter for it."""
+
+def runs_programs(python: str = "") -> tuple[str, ...]:
+    """What a worker must be able to do to run a program: it has the interpreter for it, also for bundles of one minor version."""
+    return ("runtime:default", f"python:{python}") if python else ("runtime:default",)
 
 
 def submit(
@@ -58,7 +60,8 @@ def submit(
     s.add(job)
     s.flush()
     events.append(s, job.id, "status", f"The job is {job.status}", {"status": job.status, "step": "validate"})
-    open_step(s, job, Step.VALIDATE, [NewItem("validate", needs=(*RUNS_PROGRAMS, *needs_of(s, spec.connection_ids)), max_attempts=3)])
+    needs = (*runs_programs(checked.python), *needs_of(s, spec.connection_ids))
+    open_step(s, job, Step.VALIDATE, [NewItem("validate", needs=needs, max_attempts=3)])
     s.refresh(job)
     return job
 

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill.rollouts.bundles import named_bundles
 from distill.rollouts.errors import RunnerDied
 from distill.rollouts.events import Json
 from distill.rollouts.pool import RunnerPool
@@ -20,13 +21,16 @@ _SLACK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class HostedProgram:
-    """A program as `open` takes it. `key` must change with anything in it: it is what a warm runner knows it by."""
+    """A program as `open` takes it. `key` must change with anything in it: it is what a warm runner knows it by.
+
+    `python` is the minor version of a bundle's code.
+    """
 
     key: str
     program: Json
     lms: Json
     prompt_adapter: Json | None = None
-    runtime: str = "default"
+    python: str = ""
 
 
 @dataclass
@@ -63,32 +67,30 @@ class ProgramHost:
         messages: Json = reply["messages"]
         return messages
 
-    def describe(self, project: str, reference: Json, *, runtime: str = "default") -> Json:
+    def describe(self, project: str, reference: Json, *, python: str = "") -> Json:
         """What a runner says of code that is named: `reference` is `{"reference", "kwargs", …}` as the `describe` op takes it.
 
         `{"program": spec}`, or `{"source": …}` of a metric. Runners of its own: programs that are open elsewhere keep their modules.
         Raises as `call`.
         """
-        reply = self._ask_apart(project, "describe", reference, runtime)
+        reply = self._ask_apart(project, "describe", reference, python)
         return {name: reply[name] for name in ("program", "source") if name in reply}
 
-    def validate(self, project: str, questions: Json, *, runtime: str = "default") -> Json:
+    def validate(self, project: str, questions: Json, *, python: str = "") -> Json:
         """What a runner says of the programs of a job: `questions` and reply are those of the `validate` op. Raises as `call`."""
-        return self._ask_apart(project, "validate", questions, runtime)
+        return self._ask_apart(project, "validate", questions, python)
 
-    def try_metric(
-        self, project: str, metric: Json, examples: list[Json], predictions: list[Json], *, runtime: str = "default"
-    ) -> list[Json]:
+    def try_metric(self, project: str, metric: Json, examples: list[Json], predictions: list[Json], *, python: str = "") -> list[Json]:
         """The score of each pair of a row and the outputs for it. Raises as `call`."""
         body = {"metric": metric, "examples": examples, "predictions": predictions}
-        scores: list[Json] = self._ask_apart(project, "try_metric", body, runtime, TRY_SECONDS)["scores"]
+        scores: list[Json] = self._ask_apart(project, "try_metric", body, python, TRY_SECONDS)["scores"]
         return scores
 
-    def _ask_apart(self, project: str, op: str, body: Json, runtime: str, seconds: float = DESCRIBE_SECONDS) -> Json:
+    def _ask_apart(self, project: str, op: str, body: Json, python: str, seconds: float = DESCRIBE_SECONDS) -> Json:
         if not self._turns.acquire(timeout=seconds):
             raise TimeoutError("the program host is busy")
         try:
-            with self.pool.runner(project, _DESCRIBER, runtime) as runner:
+            with self.pool.runner(project, _apart(_DESCRIBER, body), python) as runner:
                 return runner.ask(op, silence_seconds=seconds, **body)
         finally:
             self._turns.release()
@@ -104,7 +106,7 @@ class ProgramHost:
     def _ask_warm(self, project: str, hosted: HostedProgram, op: str, seconds: float, body: Json) -> Json:
         """A warm runner may have died unseen since its last request: then once more with a new one."""
         for last in (False, True):
-            with self.pool.runner(project, _HOST, hosted.runtime) as runner:
+            with self.pool.runner(project, _apart(_HOST, {"program": hosted.program}), hosted.python) as runner:
                 try:
                     _open(runner, hosted, seconds + _SLACK_SECONDS)
                     return runner.ask(op, silence_seconds=seconds + _SLACK_SECONDS, program_key=hosted.key, **body)
@@ -112,6 +114,11 @@ class ProgramHost:
                     if last or death.cause not in ("signal", "exit", "out_of_memory"):
                         raise
         raise AssertionError("unreachable")
+
+
+def _apart(what: str, body: Json) -> str:
+    """Code of other bundles has runners of its own: its modules may have the same names."""
+    return ":".join([what, *named_bundles(body)])
 
 
 def _open(runner: Runner, hosted: HostedProgram, seconds: float) -> None:

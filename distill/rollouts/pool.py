@@ -7,11 +7,16 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import structlog
 
+from distill.errors import Invalid
+from distill.rollouts.bundles import BundleSource, no_bundle_of
+from distill.rollouts.errors import RunnerError
 from distill.rollouts.runner import Runner
+from distill.rollouts.runtimes import runtime_named
 from distill.sandbox import Choice, Limits, choose
 
 log = structlog.get_logger(__name__)
@@ -31,7 +36,8 @@ class _Idle:
 
 
 class RunnerPool:
-    """Thread-safe. `pythons` maps a runtime's name to its interpreter; `references` are the packages that programs may name as code.
+    """Thread-safe. `pythons` maps a runtime's name to its interpreter; `references` are the packages that programs may name as code, and
+    `bundles` gives the code that projects have sent.
 
     All runners start in `sandbox`, or else in the best that holds here; with none that holds they run no code of others.
     Every `sweep_seconds` runners are ended that fill the disk, and idle ones that were idle for long, or whose jobs are among those that
@@ -50,6 +56,7 @@ class RunnerPool:
         sweep_seconds: float = 5.0,
         max_idle: int = 4,
         references: Sequence[str] = (),
+        bundles: BundleSource = no_bundle_of,
         over: Over = _none_over,
     ) -> None:
         self._relay_socket = relay_socket
@@ -57,6 +64,7 @@ class RunnerPool:
         self._sandbox = sandbox or choose()
         self._limits = limits or Limits()
         self._references = tuple(references)
+        self._bundles = bundles
         self._idle_seconds = idle_seconds
         self._sweep_seconds = sweep_seconds
         self._over = over
@@ -75,13 +83,14 @@ class RunnerPool:
         self.close()
 
     @contextmanager
-    def runner(self, project: str, job: str, runtime: str = "default", *, fresh: bool = False) -> Iterator[Runner]:
+    def runner(self, project: str, job: str, python: str = "", *, fresh: bool = False) -> Iterator[Runner]:
         """A runner for as long as the block lasts: a warm one unless `fresh`, or a new one. One that died in the block is not kept.
 
-        Raises KeyError for an unknown runtime, RunnerDied when it does not start.
+        `python` is the minor version that a bundle's code needs. Raises RunnerError where no runtime has it, RunnerDied when it does not
+        start.
         """
-        key = (project, job, runtime)
-        runner = (None if fresh else self._take(key)) or self._start(runtime)
+        key = (project, job, self._runtime(python))
+        runner = (None if fresh else self._take(key)) or self._start(key)
         with self._lock:
             self._busy[runner] = key
         try:
@@ -107,8 +116,16 @@ class RunnerPool:
         for runner in runners:
             runner.kill()
 
-    def _start(self, runtime: str) -> Runner:
-        return Runner(self._pythons[runtime], self._relay_socket, self._limits, self._references, self._sandbox)
+    def _runtime(self, python: str) -> str:
+        try:
+            return runtime_named(self._pythons, python)
+        except Invalid as error:
+            raise RunnerError(error.code, error.message, "bundle") from None
+
+    def _start(self, key: Key) -> Runner:
+        project, _, runtime = key
+        source = partial(self._bundles, project)
+        return Runner(self._pythons[runtime], self._relay_socket, self._limits, self._references, self._sandbox, source)
 
     def _take(self, key: Key) -> Runner | None:
         with self._lock:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import Empty, Full, Queue
 from typing import IO, Any
 
 import orjson
 
 from distill.folders import DEEPEST
+from distill.rollouts.bundles import named_bundles, no_bundle_of
 from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent, ended
 from distill.rollouts.events import Json, read_event
 from distill.rollouts.spawn import Child, spawn
@@ -21,6 +23,7 @@ from distill.sandbox import Choice, Limits, choose
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _VERSION = 1
 _HELLO_SECONDS = 60.0
+_UNPACK_SECONDS = 60.0
 _WAITING_EVENTS = 256
 _TAIL_LINES = 40
 _KEPT_PROGRAMS = 32
@@ -36,9 +39,15 @@ class Runner:
         limits: Limits | None = None,
         references: Sequence[str] = (),
         sandbox: Choice | None = None,
+        bundle: Callable[[str], Json] | None = None,
     ) -> None:
-        """Start the process and wait for its greeting. Without a sandbox it imports no `references`. Raises RunnerDied, OSError."""
+        """Start the process and wait for its greeting. Without a sandbox it imports no `references`, and is sent no bundle.
+
+        `bundle` gives the document of a digest, or raises RunnerError. Raises RunnerDied, OSError.
+        """
         self._sandbox = sandbox or choose()
+        self._bundle = bundle or partial(no_bundle_of, "")
+        self._unpacked: set[str] = set()
         rung = self._sandbox.rung
         self._child: Child = spawn(python, relay_socket, limits or Limits(), references if rung else (), rung)
         self._ids = itertools.count(1)
@@ -67,8 +76,10 @@ class Runner:
         """The events of one request as they come, `done` the last. Leaving the loop early cancels the request.
 
         Raises RunnerError (the runner refused it), RunnerDied, and RunnerSilent when no event came for `silence_seconds`; a silent
-        runner is killed, since code that holds its event loop cannot be asked to stop.
+        runner is killed, since code that holds its event loop cannot be asked to stop. Bundles that the body names are sent before.
         """
+        for digest in named_bundles(body):
+            self._unpack(digest)
         number, events = self._begin(op, body)
         finished = False
         try:
@@ -116,6 +127,14 @@ class Runner:
         self._die(RunnerDied("stopped", "was stopped"))
 
     # ------------------------------------------------------------ inside
+
+    def _unpack(self, digest: str) -> None:
+        if digest in self._unpacked:
+            return
+        if self._sandbox.rung is None:
+            raise RunnerError("sandbox_unavailable", self._sandbox.refusal, "bundle")
+        self.ask("unpack", silence_seconds=_UNPACK_SECONDS, digest=digest, document=self._bundle(digest))
+        self._unpacked.add(digest)
 
     def _refusal(self, event: Json) -> RunnerError:
         if event["code"] == "reference_not_allowed" and self._sandbox.rung is None:

@@ -40,6 +40,12 @@ KEYWORDS = {
 }
 
 
+EXEMPT = {
+    ("programs/src/stillhouse_programs/bundles.py", "cloudpickle.loads"): 1,
+}
+"""Where one is made after all, and how often: what was sent by value is opened in the runner, which is locked into its sandbox."""
+
+
 def broken(source: str) -> list[str]:
     return [f"line {line}: {what}" for line, what in sorted(_found(ast.parse(source)))]
 
@@ -85,9 +91,17 @@ def _imported(tree: ast.AST) -> dict[str, str]:
 
 
 def faults(word: str) -> dict[str, list[str]]:
-    """Of all our code; `word` is part of the rule."""
+    """Of all our code, but for what is exempt; `word` is part of the rule."""
     found = {name: [fault for fault in broken(source) if word in fault] for name, source in sources()}
-    return {name: lines for name, lines in found.items() if lines}
+    return {name: left for name, lines in found.items() if (left := _not_exempt(name, lines))}
+
+
+def _not_exempt(name: str, lines: list[str]) -> list[str]:
+    """One more than what is exempt, and all of them are left."""
+    exempt = {rule: most for (where, rule), most in EXEMPT.items() if where == name}
+    of_rule = {rule: [line for line in lines if f" {rule} " in line] for rule in exempt}
+    forgiven = [line for rule, found in of_rule.items() if len(found) <= exempt[rule] for line in found]
+    return [line for line in lines if line not in forgiven]
 
 
 def test_no_code_of_ours_makes_one() -> None:

@@ -28,6 +28,7 @@ def describe(
     lms: Mapping[str, str],
     inputs: list[Any] | None,
     allowed: reference.Allowed,
+    bundle: str = "",
 ) -> ProgramSpec:
     """Make the program once, in freshly imported code, and return its spec, expanded.
 
@@ -35,7 +36,7 @@ def describe(
     Raises ReferenceFault, and SpecError for predictors that no spec can describe.
     """
     reference.forget(target)
-    program = reference.make_program(target, kwargs, allowed)
+    program = reference.make_program(target, kwargs, allowed, bundle)
     predictors = dict(program.named_predictors())
     for name in lms:
         if name not in predictors:
@@ -48,6 +49,7 @@ def describe(
             "kwargs": dict(kwargs),
             "inputs": _inputs(program) if inputs is None else [{"name": each} if isinstance(each, str) else each for each in inputs],
             "source": reference.source_of(target),
+            "bundle": bundle,
         },
     }
     return expand(parse_spec(body))
@@ -61,8 +63,9 @@ def open_program(spec: ProgramSpec, allowed: reference.Allowed) -> dspy.Module:
     if spec.reference is None:
         raise SpecError("the spec has no reference", "reference")
     target = spec.reference.target
-    program = reference.make_program(target, spec.reference.kwargs, allowed)
-    reference.check_source(spec.reference, target, allowed)
+    program = reference.make_program(target, spec.reference.kwargs, allowed, spec.reference.bundle)
+    if allowed is None or not spec.reference.bundle:
+        reference.check_source(spec.reference, target, allowed)
     predictors = dict(program.named_predictors())
     known = {predictor.name: predictor for predictor in expand(spec).predictors}
     if list(predictors) != list(known):

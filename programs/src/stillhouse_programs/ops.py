@@ -8,12 +8,14 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dspy
 
 from stillhouse_programs.artifact import program_state
 from stillhouse_programs.build import build_program
+from stillhouse_programs.bundles import UNPACKED
 from stillhouse_programs.collect import Metric, Prepared, prepare_program, run_rollout, score_pair
 from stillhouse_programs.describe import describe
 from stillhouse_programs.door import Door
@@ -65,12 +67,14 @@ class Ops:
     def __init__(self, door: Door, references: Sequence[str] = ()) -> None:
         inherit_rollouts()
         self._references = list(references)
+        self._bundles = Path.home() / "bundles"
         # dspy may be configured by one thread only; a package that does it at import does it here, whoever asks for it.
         self._importer = ThreadPoolExecutor(1, "importer")
         self._clients = (SyncRelayClient(door), AsyncRelayClient(door))
         self._opened: dict[str, Opened] = {}
         self._slices: dict[int, Slice] = {}
         self._table: dict[str, Callable[[Json, Emit], Awaitable[Json]]] = {
+            "unpack": self.unpack,
             "validate": self.validate,
             "open": self.open,
             "rollouts": self.rollouts,
@@ -96,6 +100,12 @@ class Ops:
             raise RequestError("cannot_render", str(fault), "prompt_adapter") from fault
         except InfrastructureError as trouble:
             raise RequestError(trouble.code, trouble.message) from trouble
+
+    async def unpack(self, request: Json, emit: Emit) -> Json:
+        """Put a bundle where its code can be imported; nothing of it is run."""
+        digest, document = field(request, "digest", str), field(request, "document", dict)
+        await self._import(lambda: UNPACKED.unpack(digest, document, self._bundles))
+        return {}
 
     async def validate(self, request: Json, emit: Emit) -> Json:
         """Build every program and render its predictors on the samples. No LM call."""
@@ -125,14 +135,14 @@ class Ops:
 
     async def describe(self, request: Json, emit: Emit) -> Json:
         """What a server stores of a reference: of a program its spec, of a metric the source of its package."""
-        target, kwargs = field(request, "reference", str), field(request, "kwargs", dict, {})
+        target, kwargs, bundle = field(request, "reference", str), field(request, "kwargs", dict, {}), field(request, "bundle", str, "")
         if request.get("metric"):
-            metric = {"type": "reference", "reference": target, "kwargs": kwargs}
+            metric = {"type": "reference", "reference": target, "kwargs": kwargs, "bundle": bundle}
             await self._metric(metric, anew=True)
             await emit({"event": "described", "source": source_of(target)})
             return {}
         lms, inputs = field(request, "lms", dict, {}), field(request, "inputs", list, None)
-        spec = await self._import(lambda: describe(target, kwargs, lms, inputs, self._references))
+        spec = await self._import(lambda: describe(target, kwargs, lms, inputs, self._references, bundle))
         await emit({"event": "described", "program": json.loads(canonical_json(spec))})
         return {}
 
@@ -250,7 +260,7 @@ class Ops:
             return None  # its caller asks it
         if not isinstance(parsed, ReferenceMetric):
             return make_metric(parsed)
-        if anew:
+        if anew and not parsed.bundle:
             await self._import(lambda: forget(parsed.reference))
         return await self._import(lambda: make_metric(parsed, self._references))
 

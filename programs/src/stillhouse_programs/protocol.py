@@ -15,6 +15,7 @@ VERSION = 1
 MAX_LINE_BYTES = 8 * 1024 * 1024
 OPS = (
     "hello",
+    "unpack",
     "validate",
     "open",
     "rollouts",

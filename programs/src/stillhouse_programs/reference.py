@@ -1,8 +1,9 @@
-"""Programs and metrics that are code of an installed package, named `package.module:name`: allowed, imported, called.
+"""Programs and metrics that are code of an installed package or of a bundle, named `package.module:name`: allowed, imported, called.
 
 With `allowed` a list, only packages of that list are imported: a server runs what others ask for. With None, in a user's own process, an
 artifact may name code too, and then only what can do no more than make a program: a dspy.Module class, or a function annotated to return
-one.
+one. `bundle` is the digest of one that was unpacked in this process: then its own code alone is named, and in a user's own process, which
+unpacks none, the modules as they are there.
 """
 
 import functools
@@ -21,6 +22,7 @@ from weakref import WeakSet
 
 import dspy
 
+from stillhouse_programs.bundles import UNPACKED, is_pickle
 from stillhouse_programs.spec_metrics import ReferenceMetric
 from stillhouse_programs.spec_models import ProgramReference
 from stillhouse_programs.spec_reference import ReferenceFault, check_allowed, lies_in, split_target
@@ -39,13 +41,15 @@ _FOLDERS = re.compile(
 # ------------------------------------------------------------------ programs
 
 
-def make_program(target: str, kwargs: Mapping[str, Any], allowed: Allowed) -> dspy.Module:
+def make_program(target: str, kwargs: Mapping[str, Any], allowed: Allowed, bundle: str = "") -> dspy.Module:
     """Import `target` and call it. Raises ReferenceFault when it is not allowed, not there, fails, or makes no new program."""
-    maker = _find(target, allowed)
+    maker = _find(target, allowed, bundle)
+    if kwargs and bundle and is_pickle(target):
+        raise _failed(f"{target} was made already, and takes no keyword arguments", "reference.kwargs")
     if allowed is None and not _makes_programs(maker):
         message = f"{target} is neither a dspy.Module class nor a function annotated to return one, so it is not called here"
         raise ReferenceFault("reference_not_allowed", message, "reference.target")
-    program = _call(target, maker, kwargs)
+    program = _call(target, maker, kwargs, bundle)
     if not isinstance(program, dspy.Module):
         raise _failed(f"{target} made a {type(program).__name__}, not a dspy.Module")
     predictors = [predictor for _, predictor in program.named_predictors()]
@@ -85,9 +89,9 @@ def make_reference_metric(metric: ReferenceMetric, allowed: Allowed) -> Callable
 
     Two required arguments are left beside `kwargs`: it is the metric, and `kwargs` go into every call. None is left: it makes the metric.
     """
-    found = _find(metric.reference, allowed)
+    found = _find(metric.reference, allowed, metric.bundle)
     left = _required(metric.reference, found, metric.kwargs)
-    made = _call(metric.reference, found, metric.kwargs) if left == 0 else functools.partial(found, **metric.kwargs)
+    made = _call(metric.reference, found, metric.kwargs, metric.bundle) if left == 0 else functools.partial(found, **metric.kwargs)
     if left not in (0, 2, 3) or not callable(made):
         raise _failed(f"{metric.reference} is no function of (example, prediction, trace), and makes none", "metric.reference")
     if metric.source:
@@ -110,16 +114,17 @@ def _required(target: str, found: Callable[..., Any], kwargs: Mapping[str, Any])
 # ------------------------------------------------------------------ importing and calling
 
 
-def _find(target: str, allowed: Allowed) -> Callable[..., Any]:
+def _find(target: str, allowed: Allowed, bundle: str) -> Callable[..., Any]:
     """The class or function, which must be of the named package itself: not one that the package has only imported."""
+    if bundle and allowed is not None:
+        return _find_in_bundle(target, bundle)
+    if bundle and is_pickle(target):
+        message = f"{target} was sent by value, and is made nowhere but on the server"
+        raise ReferenceFault("reference_not_found", message, "reference.target")
     if allowed is not None:
         check_allowed(target, allowed)
     name, path = split_target(target)
-    found: Any = _import(name)
-    for part in path:
-        found = getattr(found, part, None)
-    if found is None:
-        raise ReferenceFault("reference_not_found", f"module {name} has no `{'.'.join(path)}`", "reference.target")
+    found = _attribute(_import(name), path)
     if not (inspect.isclass(found) or inspect.isroutine(found)):
         raise _failed(f"{target} is a {type(found).__name__}, not a class or function")
     home = getattr(found, "__module__", None) or ""
@@ -127,6 +132,35 @@ def _find(target: str, allowed: Allowed) -> Callable[..., Any]:
         message = f"{target} comes from {home or 'elsewhere'}, not from the package that is named"
         raise ReferenceFault("reference_not_allowed", message, "reference.target")
     return typing.cast("Callable[..., Any]", found)
+
+
+def _find_in_bundle(target: str, bundle: str) -> Callable[..., Any]:
+    """Anything that can be called: whoever sent the bundle may run all of it."""
+    unpacked = UNPACKED.get(bundle)
+    if is_pickle(target):
+        try:
+            found = unpacked.named(target)
+        except ReferenceFault:
+            raise
+        except BaseException as error:
+            raise _raised(target, error, bundle) from None
+    else:
+        name, path = split_target(target)
+        if not lies_in(name, unpacked.tops):
+            raise ReferenceFault("reference_not_found", f"the bundle has no module {name}", "reference.target")
+        found = _attribute(_import(name, bundle), path)
+    if not callable(found):
+        raise _failed(f"{target} is a {type(found).__name__}, which cannot be called")
+    return found
+
+
+def _attribute(module: ModuleType, path: Sequence[str]) -> Any:
+    found: Any = module
+    for part in path:
+        found = getattr(found, part, None)
+    if found is None:
+        raise ReferenceFault("reference_not_found", f"module {module.__name__} has no `{'.'.join(path)}`", "reference.target")
+    return found
 
 
 def _makes_programs(maker: Any) -> bool:
@@ -137,25 +171,26 @@ def _makes_programs(maker: Any) -> bool:
     return inspect.isclass(made) and issubclass(made, dspy.Module)
 
 
-def _import(name: str) -> ModuleType:
+def _import(name: str, bundle: str = "") -> ModuleType:
     _drop_if_changed(_package(name))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and lies_in(name, [error.name]):
-            raise ReferenceFault("reference_not_found", f"{name} is not installed where programs run", "reference.target") from None
-        raise _failed(f"importing {name} raised {described(error)}") from None
+            what = f"the bundle has no module {name}" if bundle else f"{name} is not installed where programs run"
+            raise ReferenceFault("reference_not_found", what, "reference.target") from None
+        raise _raised(f"importing {name}", error, bundle) from None
     except BaseException as error:  # SystemExit of a module that is a script, too
-        raise _failed(f"importing {name} raised {described(error)}") from None
+        raise _raised(f"importing {name}", error, bundle) from None
     finally:
         _note_modules(_package(name))
 
 
-def _call(target: str, maker: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
+def _call(target: str, maker: Callable[..., Any], kwargs: Mapping[str, Any], bundle: str) -> Any:
     try:
         return maker(**kwargs)
     except BaseException as error:
-        raise _failed(f"{target} raised {described(error)}") from None
+        raise _raised(target, error, bundle) from None
     finally:
         _note_modules(_package(target))
 
@@ -164,6 +199,15 @@ def described(error: BaseException) -> str:
     """Type and message of an exception, without folders."""
     text = _FOLDERS.sub("", str(error))[:_MAX_MESSAGE]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _raised(what: str, error: BaseException, bundle: str) -> ReferenceFault:
+    """That a bundle lacks a package is said in words of its own: its sender may not know what the server has."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if bundle in UNPACKED and isinstance(missing, str) and not lies_in(missing, UNPACKED.get(bundle).tops):
+        message = f"{what} needs {missing.partition('.')[0]}, not installed where programs run; the server's operator can install it"
+        return ReferenceFault("package_not_installed", message, "bundle")
+    return _failed(f"{what} raised {described(error)}")
 
 
 def _failed(message: str, param: str = "reference") -> ReferenceFault:

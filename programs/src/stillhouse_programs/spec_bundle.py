@@ -58,10 +58,15 @@ class Bundle(SpecModel):
     pickles: dict[PickleName, BundlePickle] = Field(default_factory=dict, max_length=20)
     identity: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="What its client tells this code from other code by.")
 
+    @staticmethod
+    def module_of(path: str) -> str:
+        """The name of the module that a `.py` file is."""
+        return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
     @property
     def modules(self) -> list[str]:
         """The names of its modules, sorted."""
-        return sorted(_module(path) for path in self.files if path.endswith(".py"))
+        return sorted(Bundle.module_of(path) for path in self.files if path.endswith(".py"))
 
     @property
     def tops(self) -> list[str]:
@@ -105,7 +110,7 @@ def _check_files(bundle: Bundle) -> None:
             raise _at(path, "is a file and a folder at once")
     seen: set[str] = set()
     for path in sorted(each for each in bundle.files if each.endswith(".py")):
-        name = _module(path)
+        name = Bundle.module_of(path)
         if not all(part.isidentifier() for part in path.removesuffix(".py").split("/")):
             raise _at(path, "is no name of a module: each part is an identifier")
         if name in seen:
@@ -132,7 +137,3 @@ def _at(path: str, what: str) -> SpecError:
 def _folders(path: str) -> list[str]:
     parts = path.split("/")
     return ["/".join(parts[:end]) for end in range(1, len(parts))]
-
-
-def _module(path: str) -> str:
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")

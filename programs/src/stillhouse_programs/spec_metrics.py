@@ -2,10 +2,10 @@
 
 from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from stillhouse_programs.spec_errors import SpecError, from_validation
-from stillhouse_programs.spec_models import FieldName, JsonObject, ProgramSpec, Source, SpecModel, Target, nearest
+from stillhouse_programs.spec_models import BundleDigest, FieldName, JsonObject, ProgramSpec, Source, SpecModel, Target, nearest
 
 
 class ExactMatch(SpecModel):
@@ -32,12 +32,19 @@ class FieldEquals(SpecModel):
 
 
 class ReferenceMetric(SpecModel):
-    """A metric of an installed package: a function of (example, prediction, trace), or what makes one when it is called with `kwargs`."""
+    """A metric of an installed package, or of a bundle: a function of (example, prediction, trace), or what makes one when it is called
+    with `kwargs`."""
 
     type: Literal["reference"] = "reference"
     reference: Target = Field(description="`package.module:name`.")
     kwargs: JsonObject = Field(default_factory=dict)
     source: Source = Field(default_factory=dict, description="SHA-256 of every module of the package; the server fills it in.")
+    bundle: BundleDigest = Field("", description="The digest of the bundle that it is in; of an installed package if left out.")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Digests are made of this text, and a release before bundles reads it.
+        return {name: value for name, value in handler(self).items() if name != "bundle" or value}
 
 
 class ClientMetric(SpecModel):

@@ -204,6 +204,10 @@ Source: TypeAlias = Annotated[
 ]
 
 
+# The digest of a bundle's document; empty for code of an installed package.
+BundleDigest = Annotated[str, StringConstraints(pattern=r"^(v1:[0-9a-f]{64})?$")]
+
+
 class InputSpec(SpecModel):
     """An input of a program whose `forward` is code; without `schema` any value is taken."""
 
@@ -213,12 +217,20 @@ class InputSpec(SpecModel):
 
 
 class ProgramReference(SpecModel):
-    """Where the code of a program is: a class or function of an installed package, called to make it. The server finds out the rest."""
+    """Where the code of a program is: a class or function of an installed package, or of a bundle, called to make it. The server finds
+    out the rest."""
 
     target: Target = Field(description="`package.module:name` of what makes the program when it is called.")
     kwargs: JsonObject = Field(default_factory=dict, description="Keyword arguments of that call.")
     inputs: list[InputSpec] = Field(max_length=100)
-    source: Source = Field(min_length=1, description="SHA-256 of every module of the package that was imported to make it.")
+    source: Source = Field(default_factory=dict, description="SHA-256 of every module of the package that was imported to make it.")
+    bundle: BundleDigest = Field("", description="The digest of the bundle that the code is in; of an installed package if left out.")
+
+    @model_validator(mode="after")
+    def _be_told_apart(self) -> "ProgramReference":
+        if not self.source and not self.bundle:
+            raise PydanticCustomError("no_source", "`source` is empty, and no `bundle` says which code it is")
+        return self
 
 
 class ClientCode(SpecModel):

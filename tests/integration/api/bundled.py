@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+from tests.support.bundles import PYTHON
+
 SCORES = """
 def right(example, prediction, trace=None):
     return prediction.category == example.category

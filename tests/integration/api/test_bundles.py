@@ -15,8 +15,9 @@ from distill.db import unit_of_work
 from distill.jobs import collecting
 from distill.settings import get_settings
 from distill.storage import open_store
-from tests.integration.api.bundled import BUNDLE, PYTHON
+from tests.integration.api.bundled import BUNDLE
 from tests.integration.api.conftest import Tokens
+from tests.support.bundles import PYTHON
 
 IDENTITY = "ab" * 32
 DATA = base64.b64encode(b"no pickle").decode()
@@ -93,6 +94,26 @@ class TestRefused:
         text = '{"bundle_version": 1, "python": "3.11", "files": {"a.py": "", "a.py": "x"}}'
         reply = api.post("/v1/bundles", content=text, headers={"Content-Type": "application/json"})
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_json")
+
+    def test_a_python_that_is_not_here(self, api: TestClient) -> None:
+        code, param, message = fault(api.post("/v1/bundles", json={**BUNDLE, "python": "3.2"}))
+        assert (code, param) == ("python_not_served", "python")
+        assert message == f"the code is of Python 3.2, and this server runs programs under {PYTHON}"
+
+    def test_packages_that_the_operator_does_not_allow_or_that_are_not_there(
+        self, api: TestClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        needed = {"packages": {"pydantic": "2.3.1", "Typing_Extensions": "4", "sqlalchemy": "2.0"}}
+        code, param, message = fault(api.post("/v1/bundles", json={**BUNDLE, **needed}))
+        assert (code, param) == ("package_not_allowed", "packages")
+        assert message == (
+            "packages: code may import what dspy brings and what the operator allows; sqlalchemy is not among that "
+            "(`packages` in [bundles] of stillhouse.toml)"
+        )
+        monkeypatch.setattr(get_settings().bundles, "packages", ["SQLAlchemy", "no-such-thing"])
+        assert stored(api, **needed)["packages"] == needed["packages"]
+        code, _, message = fault(api.post("/v1/bundles", json={**BUNDLE, "packages": {"no-such-thing": "1"}}))
+        assert (code, "is allowed, but not installed where programs" in message) == ("package_not_installed", True)
 
     def test_all_of_them_where_the_operator_takes_none(self, api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(get_settings().bundles, "accept", False)

@@ -28,6 +28,7 @@ from distill.settings import get_settings
 from distill.storage import open_store
 from tests.integration.api.finished import finish, load
 from tests.integration.core.world import WORKER, execute, publish
+from tests.support.bundles import PYTHON
 from tests.support.scripted_lm import ScriptedLM
 
 Names = Mapping[str, str]
@@ -93,7 +94,8 @@ def common(api: TestClient) -> dict[str, str]:
     return {
         **found,
         examples.PROGRAM: made(api, "/v1/programs", spec=examples.SPEC),
-        examples.BUNDLE: made(api, "/v1/bundles", **examples.BUNDLE_DOCUMENT),
+        examples.PYTHON: PYTHON,
+        examples.BUNDLE: made(api, "/v1/bundles", **{**examples.BUNDLE_DOCUMENT, "python": PYTHON}),
         examples.METRIC: made(api, "/v1/metrics", spec=examples.METRIC_SPEC),
         examples.DATASET: made(api, "/v1/datasets", rows=examples.ROWS),
         examples.FILE: made(api, "/v1/files", files={"file": ("a.jsonl", FILES["conversations.jsonl"])}, data={"purpose": "fine-tune"}),

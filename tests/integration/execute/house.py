@@ -22,7 +22,7 @@ from distill.execute.placements import Agent
 from distill.execute.ports import Ports
 from distill.execute.run import Shift, run_queue
 from distill.execute.steps import STEPS
-from distill.jobs import repository, service
+from distill.jobs import bundle_use, repository, service
 from distill.jobs.claims import WorkerInfo
 from distill.jobs.models import Job
 from distill.jobs.status import JobStatus
@@ -45,7 +45,7 @@ from distill.trainers.base import (
 )
 from stillhouse_programs.spec import parse_spec
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
-from workers.tasks import CAPABILITIES
+from workers.tasks import capabilities
 
 QUEUES = ("rollouts", "light", "train")
 CATEGORIES = ("billing", "technical", "account")
@@ -240,7 +240,7 @@ class House:
             self.project_id = projects.ensure(s, self.project).id
             self.house: Connection | None = connections.find(s, "house")
         assert self.house is not None
-        self.worker = WorkerInfo(f"worker-{next(_names)}", CAPABILITIES)
+        self.worker = WorkerInfo(f"worker-{next(_names)}", capabilities({"default": self.python}))
         self.open()
         return self
 
@@ -250,7 +250,13 @@ class House:
         limits = RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2, rollout_calls=calls)
         limits = replace(limits, breaker_seconds=self.breaker_seconds, rest_seconds=self.breaker_seconds)
         relay = Relay(limits, get_settings().egress.hosts, Replies.of(get_settings()) if keeps_replies else None)
-        runners = RunnerPool(relay.start(), {"default": self.python}, sandbox=self.sandbox, references=self.references)
+        runners = RunnerPool(
+            relay.start(),
+            {"default": self.python},
+            sandbox=self.sandbox,
+            references=self.references,
+            bundles=bundle_use.source(self.store, accept=True),
+        )
         self.shift = Shift()
         self.ports = Ports(self.store, relay, runners, {"local": self.trainer}, self.folder / "work")
         assert self.house is not None

@@ -1,0 +1,230 @@
+"""Bundles in a real runner: what is unpacked, described and run, and what is refused, whatever the code in them does."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dspy
+import pytest
+
+from distill.relay import Relay, Target
+from distill.rollouts import Runner, RunnerError, RunnerPool
+from distill.sandbox import Choice
+from stillhouse_programs.spec import parse_bundle, parse_spec
+from tests.support.bundles import PYTHON, bundle, by_value
+from tests.support.scripted_lm import Ask, ScriptedLM
+
+Json = dict[str, Any]
+LMS = {"student": {"slot": "student", "options": {}}}
+DESK = {"reference": "desk.programs:Desk"}
+
+
+class Sent:
+    """The bundles of a project, and how often each was asked for."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Json] = {}
+        self.asked: list[str] = []
+
+    def add(self, document: Json) -> str:
+        digest = parse_bundle(document).digest
+        self.documents[digest] = document
+        return digest
+
+    def get(self, project: str, digest: str) -> Json:
+        self.asked.append(digest)
+        if project != "project" or digest not in self.documents:
+            raise RunnerError("bundle_not_found", "no such bundle", "bundle")
+        return self.documents[digest]
+
+
+@pytest.fixture(scope="module")
+def sent() -> Sent:
+    return Sent()
+
+
+@pytest.fixture(scope="module")
+def runner(relay: Relay, sent: Sent) -> Iterator[Runner]:
+    """One for all: what one test has sent is there in the next."""
+    with opened(relay, sent) as runner:
+        yield runner
+
+
+@contextmanager
+def opened(relay: Relay, sent: Sent, **more: Any) -> Iterator[Runner]:
+    with (
+        RunnerPool(relay.socket_path, {"default": sys.executable}, bundles=sent.get, **more) as pool,
+        pool.runner("project", "job", PYTHON) as runner,
+    ):
+        yield runner
+
+
+def describe(runner: Runner, digest: str, **asked: Any) -> Json:
+    program: Json = runner.ask("describe", bundle=digest, **{**DESK, **asked})["program"]
+    return program
+
+
+def refused(ask: Callable[[], Any]) -> tuple[str, str]:
+    with pytest.raises(RunnerError) as refusal:
+        ask()
+    return refusal.value.code, refusal.value.message
+
+
+def answers(ask: Ask) -> Any:
+    return {"team": "billing"} if "team" in ask.outputs else {"answer": ask.inputs["draft"] + "!"}
+
+
+def rolled(relay: Relay, runner: Runner, program: Json, metric: Json) -> tuple[Json, Json]:
+    """The trace and the score of one rollout."""
+    with ScriptedLM(answer=answers) as lm:
+        runner.ensure_open(str(program), program=program, lms=LMS)
+        example = {"index": 0, "inputs": {"message": "charged"}, "labels": {"team": "billing"}, "rollouts": [{"n": 0, "seed": 1}]}
+        token = relay.grant({"student": Target("scripted", lm.url, "upstream", max_in_flight=8)}).token
+        events = list(runner.request("rollouts", program_key=str(program), token=token, examples=[example], metric=metric))
+    trace, score = (next(each[kind] for each in events if each["event"] == kind) for kind in ("trace", "score"))
+    return trace, score
+
+
+class Shout(dspy.Module):
+    """As a notebook would have it: defined where no server can import it."""
+
+    def __init__(self, marks: int) -> None:
+        super().__init__()
+        self.route = dspy.Predict("message -> team")
+        self.marks = marks
+
+    def forward(self, message: str) -> dspy.Prediction:
+        return dspy.Prediction(team=self.route(message=message).team + "!" * self.marks)
+
+
+def loud(example: Any, prediction: Any, trace: Any = None) -> bool:
+    return bool(prediction.team == f"{example.team}!!")
+
+
+class TestRuns:
+    def test_files(self, relay: Relay, runner: Runner, sent: Sent) -> None:
+        digest = sent.add(bundle(packages={"numpy": "1.0"}))
+        program = describe(runner, digest, kwargs={"rounds": 2})
+        spec = parse_spec(program)
+        assert spec.reference is not None
+        assert (spec.reference.bundle, [each.name for each in spec.reference.inputs]) == (digest, ["message"])
+        assert list(spec.reference.source) == ["desk", "desk.programs", "desk.words"]
+        metric = {"type": "reference", "reference": "desk.scores:right", "bundle": digest}
+        trace, score = rolled(relay, runner, program, metric)
+        assert (trace["outputs"], score["value"]) == ({"team": "billing", "answer": "Hello.!!"}, 1.0)
+        assert sent.asked.count(digest) == 1, "it is sent once"
+
+    def test_what_was_made_by_value(self, relay: Relay, runner: Runner, sent: Sent) -> None:
+        pickles = {"program": by_value(Shout(2)), "metric": by_value(loud, "metric")}
+        digest = sent.add(bundle({}, pickles=pickles))
+        program = describe(runner, digest, reference="stillhouse_bundle:program")
+        metric = {"type": "reference", "reference": "stillhouse_bundle:metric", "bundle": digest}
+        trace, score = rolled(relay, runner, program, metric)
+        assert (trace["outputs"], score["value"]) == ({"team": "billing!!"}, 1.0)
+        runner.ask("open", program_key="again", program=program, lms=LMS)
+        assert (
+            "takes no keyword arguments"
+            in refused(lambda: describe(runner, digest, reference="stillhouse_bundle:program", kwargs={"a": 1}))[1]
+        )
+
+    def test_two_bundles_that_do_not_meet(self, relay: Relay, runner: Runner, sent: Sent) -> None:
+        files = {"marks.py": "def right(example, prediction, trace=None):\n    return prediction.team == example.team\n"}
+        program = describe(runner, sent.add(bundle()))
+        other = {"type": "reference", "reference": "marks:right", "bundle": sent.add(bundle(files))}
+        assert rolled(relay, runner, program, other)[1]["passed"] is True
+
+    def test_the_same_text_in_two_is_no_clash(self, runner: Runner, sent: Sent) -> None:
+        describe(runner, sent.add(bundle()))
+        describe(runner, sent.add(bundle(packages={"numpy": "1.0"})))
+
+    def test_code_that_ends_its_import_does_not_end_the_runner(self, runner: Runner, sent: Sent) -> None:
+        faults = {
+            "raise ValueError('no licence in /home/ana/key')": "importing a raised ValueError: no licence in key",
+            "raise SystemExit(3)": "importing a raised SystemExit: 3",
+            "def f(): f()\nf()": "importing a raised RecursionError",
+            "import desk_of_nobody": "importing a needs desk_of_nobody, not installed where programs run",
+            "def (": "importing a raised SyntaxError",
+            "class Error(Exception):\n    def __str__(self): raise SystemExit\nraise Error": "SystemExit",
+        }
+        for number, (text, message) in enumerate(faults.items()):
+            name = f"a{number}"
+            digest = sent.add(bundle({f"{name}.py": text}))
+            found = refused(lambda name=name, digest=digest: describe(runner, digest, reference=f"{name}:Desk"))  # type: ignore[misc]
+            assert message.replace("importing a ", f"importing {name} ") in found[1], text
+        describe(runner, sent.add(bundle()))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('boom')",)
+
+
+class TestRefused:
+    def test_a_pickle_that_is_none(self, runner: Runner, sent: Sent) -> None:
+        broken = {
+            "nonsense": b"no pickle",
+            "cut": pickle.dumps(list(range(1000)))[:-20],
+            "bomb": pickle.dumps(Bomb()),
+            "number": pickle.dumps(1),
+            "deep": b"(" * 100_000 + b".",
+        }
+        pickles = {name: {"makes": "program", "data": base64.b64encode(data).decode()} for name, data in broken.items()}
+        digest = sent.add(bundle({}, pickles=pickles))
+        for name in broken:
+            code, message = refused(lambda name=name: describe(runner, digest, reference=f"stillhouse_bundle:{name}"))  # type: ignore[misc]
+            assert (code, f"stillhouse_bundle:{name}" in message) == ("reference_failed", True), message
+
+    def test_a_pickle_that_is_not_there(self, runner: Runner, sent: Sent) -> None:
+        digest = sent.add(bundle())
+        found = refused(lambda: describe(runner, digest, reference="stillhouse_bundle:program"))
+        assert found == ("reference_not_found", "the bundle has no pickle `program` (there are: none)")
+
+    def test_code_of_others(self, runner: Runner, sent: Sent) -> None:
+        digest = sent.add(bundle())
+        for name in ("os:system", "dspy:Predict", "stillhouse_programs.ops:Ops", "desks:Desk"):
+            found = refused(lambda name=name: describe(runner, digest, reference=name))  # type: ignore[misc]
+            assert found[0] == "reference_not_found", name
+        assert refused(lambda: runner.ask("describe", reference="desk.programs:Desk"))[0] == "reference_not_allowed", (
+            "without its bundle it is nobody's"
+        )
+
+    @pytest.mark.parametrize("name", ["numpy", "dspy", "cloudpickle"])
+    def test_a_module_in_place_of_an_installed_one(self, runner: Runner, sent: Sent, name: str) -> None:
+        digest = sent.add(bundle({f"{name}/__init__.py": "Desk = None"}))
+        code, message = refused(lambda: describe(runner, digest, reference=f"{name}:Desk"))
+        assert (code, f"`{name}` would take the place of an installed one" in message) == ("bundle_shadows", True)
+
+    def test_two_bundles_with_other_text_of_one_file(self, runner: Runner, sent: Sent) -> None:
+        first = sent.add(bundle({"two/__init__.py": "", "two/b.txt": "1"}))
+        runner.ask("unpack", digest=first, document=sent.documents[first])
+        for files in ({"two/b.txt": "2"}, {"two.py": ""}):
+            digest = sent.add(bundle(files))
+            code, message = refused(lambda digest=digest: describe(runner, digest, reference="two:Desk"))  # type: ignore[misc]
+            assert (code, "send one bundle for both" in message) == ("bundles_clash", True)
+
+    def test_a_package_that_is_not_installed(self, runner: Runner, sent: Sent) -> None:
+        digest = sent.add(bundle(packages={"numpy": "1.0", "no-such-thing": "1.0"}))
+        code, message = refused(lambda: describe(runner, digest))
+        assert (code, "the bundle needs no-such-thing, not installed" in message) == ("package_not_installed", True)
+
+    def test_another_python(self, relay: Relay, runner: Runner, sent: Sent) -> None:
+        digest = sent.add({**bundle(), "python": "3.2"})
+        assert refused(lambda: describe(runner, digest))[0] == "python_not_served"
+        with RunnerPool(relay.socket_path, {"default": sys.executable, "gone": "/nowhere/python"}, bundles=sent.get) as pool:
+            code, message = refused(lambda: pool.runner("project", "job", "3.2").__enter__())
+        assert (code, message) == ("python_not_served", f"the code is of Python 3.2, and this server runs programs under {PYTHON}")
+
+    def test_all_of_them_without_a_sandbox(self, relay: Relay, sent: Sent) -> None:
+        digest = sent.add(bundle({"alone.py": ""}))
+        with opened(relay, sent, sandbox=Choice(None)) as plain:
+            code, message = refused(lambda: describe(plain, digest, reference="alone:Desk"))
+        assert (code, "no sandbox that holds" in message) == ("sandbox_unavailable", True)
+        assert digest not in sent.asked
+
+    def test_one_that_the_project_does_not_have(self, runner: Runner) -> None:
+        assert refused(lambda: describe(runner, "v1:" + "0" * 64))[0] == "bundle_not_found"
