@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,34 @@ from distill import processes, sandbox
 from distill.rollouts import Runner
 from distill.sandbox import RUNGS, Choice, Limits, Rung
 from distill.sandbox.rungs import Landlock
+from tests.security.weakened import Weakened
 
 ATTACKER = Path(__file__).with_name("attacker.py")
 PYTHON = sys.executable
 LIMITS = Limits(address_space_mb=1024, file_size_mb=4, processes=64, scratch_mb=8)
+NO_BOUND_MB = 1 << 20
 SECONDS = 30.0
 A_MOMENT = 1.0
 
 
+def place(rung: Rung | None, what: str, argument: str) -> sandbox.Cell:
+    """Where the attacker tries it."""
+    limits = replace(LIMITS, scratch_mb=NO_BOUND_MB) if lacks(rung, "room") else LIMITS
+    return sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), what, argument], limits)
+
+
+def lacks(rung: Rung | None, part: str) -> bool:
+    return isinstance(rung, Weakened) and rung.lacks(part)
+
+
 def attack(rung: Rung | None, what: str, argument: str = "") -> Any:
     """What the attacker says of it."""
-    cell = sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), what, argument], LIMITS)
+    cell = place(rung, what, argument)
     try:
         done = subprocess.run(cell.command, env=cell.environment(), cwd=cell.home, capture_output=True, text=True, timeout=SECONDS)
-        return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return json.loads(done.stdout)
     finally:
         cell.close()
 
@@ -44,7 +59,7 @@ def ways(rung: Rung | None) -> Any:
 def fills_the_disk(rung: Rung | None) -> Any:
     """Whether the files of a program were bounded by themselves, or are seen to be too many."""
     elsewhere = "/dev /dev/shm /tmp / /var/tmp" if rung else ""
-    cell = sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), "many_files", elsewhere], LIMITS)
+    cell = place(rung, "many_files", elsewhere)
     try:
         done = subprocess.run(cell.command, env=cell.environment(), cwd=cell.home, capture_output=True, text=True, timeout=SECONDS)
         return {"written": json.loads(done.stdout), "is_seen": cell.is_overfull([])}
@@ -54,7 +69,7 @@ def fills_the_disk(rung: Rung | None) -> Any:
 
 def holds_removed_files(rung: Rung | None) -> Any:
     """As with many files, and none of them in a folder any more."""
-    cell = sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), "removed", "40"], LIMITS)
+    cell = place(rung, "removed", "40")
     try:
         tree = processes.start(cell.command, cell.environment(), cwd=cell.home, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert tree.stdin is not None
@@ -69,11 +84,11 @@ def holds_removed_files(rung: Rung | None) -> Any:
 
 def leaves_a_child(rung: Rung | None) -> Any:
     """Whether something of the process is still there after its end; on a rung it is started as runners are."""
-    cell = sandbox.make(rung, PYTHON, ["-I", "-S", "-c", ATTACKER.read_text(encoding="utf-8"), "outlives", ""], LIMITS)
+    cell = place(rung, "outlives", "")
     (reading, writing), (waited_for, held) = os.pipe(), os.pipe()
     try:
         with os.fdopen(writing, "wb") as stdout, os.fdopen(waited_for, "rb") as stdin:
-            if rung is None:
+            if rung is None or lacks(rung, "guard"):
                 subprocess.run(cell.command, env=cell.environment(), stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, check=True)
             else:
                 processes.start(cell.command, cell.environment(), cwd=cell.home, stdin=stdin, stdout=stdout).wait(SECONDS)
@@ -102,7 +117,7 @@ def real_runner(rung: Rung | None) -> Any:
 
 ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
     "ways": ways,
-    "forks": lambda rung: attack(rung, "forks", "300"),
+    "forks": lambda rung: attack(rung, "forks", "100"),
     "allocates": lambda rung: attack(rung, "allocates", "2048"),
     "one_file": lambda rung: attack(rung, "one_file", "16"),
     "many_files": fills_the_disk,
@@ -120,10 +135,16 @@ ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
 }
 
 
-def main(name: str, *names: str) -> None:
-    """`landlock-3` is the rung on a kernel that has version 3 of Landlock."""
-    kind, _, version = name.partition("-")
+def named(name: str) -> Rung | None:
+    """`landlock-3` is the rung on a kernel that has version 3 of Landlock, `landlock+walls,owner` it is without these parts."""
+    whole, _, without = name.partition("+")
+    kind, _, version = whole.partition("-")
     rung = Landlock(int(version)) if version else {each.name: each for each in RUNGS}.get(kind)
+    return Weakened(rung, without.split(",")) if rung and without else rung
+
+
+def main(name: str, *names: str) -> None:
+    rung = named(name)
     print(json.dumps({each: ATTACKS[each](rung) for each in names or ATTACKS}))
 
 
