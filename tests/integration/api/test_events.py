@@ -38,10 +38,13 @@ def finished(api: TestClient) -> str:
 
 
 @contextmanager
-def followed(address: str, tokens: Tokens) -> Iterator[tuple[httpx.Client, str, Iterator[str]]]:
+def followed(address: str, tokens: Tokens, *, by_session: bool = False) -> Iterator[tuple[httpx.Client, str, Iterator[str]]]:
     """A client, its new job, and the lines of the job's stream after the first event's number."""
     with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {tokens.all}"}, timeout=30) as client:
         job_id = client.post("/v1/compile_jobs", json=job_body()).json()["id"]
+        if by_session:
+            own_page = {"Origin": address, "X-CSRF-Token": client.post("/v1/session").json()["csrf_token"]}
+            client.headers = httpx.Headers(own_page)
         with client.stream("GET", f"/v1/compile_jobs/{job_id}/events", headers=STREAM) as stream:
             lines = stream.iter_lines()
             assert next(line for line in lines if line.startswith("id:")) == "id: 1"
@@ -95,6 +98,13 @@ class TestStream:
             events.append(s, finished, "log", "late")
         reply = api.get(f"/v1/compile_jobs/{finished}/events", headers={**STREAM, "Last-Event-ID": last})
         assert [message["event"] for message in messages(reply.text)] == ["log"]
+
+    def test_a_browser_that_has_signed_out_hears_nothing_more(self, address: str, tokens: Tokens) -> None:
+        with followed(address, tokens, by_session=True) as (client, job_id, lines):
+            assert client.delete("/v1/session").status_code == 200
+            with unit_of_work() as s:
+                events.append(s, job_id, "log", "not for you")
+            assert "not for you" not in "".join(lines)
 
     def test_a_bad_last_event_id_is_refused(self, api: TestClient, finished: str) -> None:
         reply = api.get(f"/v1/compile_jobs/{finished}/events", headers={**STREAM, "Last-Event-ID": "four"})

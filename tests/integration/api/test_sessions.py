@@ -164,6 +164,11 @@ class TestEnd:
         assert client.get("/v1/me").status_code == 401
         assert code(client.get("/v1/me", headers={"Cookie": f"stillhouse={kept}"})) == (401, "session_over")
 
+    def test_signed_out_over_https(self, browser: Browser) -> None:
+        client = browser(base="https://testserver")
+        assert client.delete("/v1/session").status_code == 200
+        assert not client.cookies
+
     def test_with_its_key(self, browser: Browser, tokens: Tokens) -> None:
         client = browser()
         with unit_of_work() as s:
