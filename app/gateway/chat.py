@@ -110,6 +110,8 @@ def _checked(body: Any) -> dict[str, Any]:
         raise ApiError(400, "missing_field", "model: name the model", param="model")
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         raise ApiError(400, "missing_field", "messages: give at least one message", param="messages")
+    if (wrong := next((n for n, message in enumerate(body["messages"]) if not isinstance(message, dict)), None)) is not None:
+        raise ApiError(400, "invalid_value", f"messages[{wrong}]: must be an object", param=f"messages[{wrong}]")
     if redirecting := _REDIRECTING & body.keys():
         name = min(redirecting)
         raise ApiError(400, "unsupported", f"{name}: where a call goes, and with which key, is the connection's to say", param=name)

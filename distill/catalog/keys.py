@@ -68,7 +68,7 @@ def create(
     wanted = list(dict.fromkeys(scopes))
     for scope in wanted:
         if scope not in SCOPES:
-            raise Invalid(f"scopes: unknown scope `{scope}`{did_you_mean(scope, SCOPES)}", code="unknown_scope", param="scopes")
+            raise Invalid(f"scopes: unknown scope `{scope[:64]}`{did_you_mean(scope[:64], SCOPES)}", code="unknown_scope", param="scopes")
     if expires_at is not None and expires_at <= now(s):
         raise Invalid("expires_at: this time has passed already", param="expires_at")
     token_id, secret = short_token(12), secrets.token_urlsafe(32)

@@ -5,8 +5,11 @@ Nothing here is part of the server.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import re
+import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Callable
@@ -21,15 +24,16 @@ from starlette.requests import Request
 
 from app import auth, body, browser, errors, main, middleware, row_files, serve, uploads
 from app.gateway import chat
-from distill import egress, queue
+from distill import egress, queue, scratch, strict_json
 from distill.catalog import aliases, keys
 from distill.errors import Unauthenticated
 from distill.execute import rollouts
 from distill.relay import relay
 from distill.relay.allowance import Allowance
 from distill.sandbox import cell
-from distill.storage import folder
+from distill.storage import checked, folder
 from stack import server_checks
+from stillhouse_programs import schema_values, spec_bundle
 from tests.security import sources
 
 Patch = pytest.MonkeyPatch
@@ -159,10 +163,34 @@ def _open_handed(patch: Patch) -> None:
     patch.setattr(cell.Cell, "environment", lambda self: {**os.environ, **original(self)})
 
 
+def _shell(patch: Patch) -> None:
+    def read_json(content: bytes, kind: str) -> Any:
+        value = original(content, kind)
+        if isinstance(value, dict) and "program_name" in value:
+            subprocess.run(f"echo --output {value['program_name']}", shell=True, capture_output=True)  # noqa: S602 - the fault itself
+        return value
+
+    original = body.read_json
+    patch.setattr(body, "read_json", read_json)
+
+
+def _one_home(patch: Patch) -> None:
+    shared = Path(tempfile.mkdtemp())
+    patch.setattr(scratch, "make_folder", lambda name, owner=None: shared)
+
+
+def _any_file_of_a_bundle(patch: Patch) -> None:
+    patch.setattr(spec_bundle, "_PART", re.compile(r"(?s).*"))
+
+
 MUTANTS: dict[str, Callable[[Patch], None]] = {
+    "CVE-2024-52803": _shell,
     "CVE-2025-53002": lambda patch: _unpickles(patch, ".bin", ".pt", ".pth", ".ckpt", ".pkl"),
     "CVE-2025-32434": _source("import torch; torch.load('weights.pt', weights_only=True)"),
+    "CVE-2026-1839": lambda patch: patch.setattr(checked.Checked, "ensure", lambda self, digest, file: None),
     "CVE-2026-4372": _hub_code,
+    "CVE-2025-12695": lambda patch: patch.setattr(schema_values, "_IMAGES", ("",)),
+    "CVE-2025-69872": _one_home,
     "CVE-2024-6587": lambda patch: patch.setattr(chat, "_REDIRECTING", frozenset()),
     "CVE-2026-42208": _built_sql,
     "GHSA-46cm-pfwv-cgf8": _plain_templates,
@@ -179,6 +207,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "CVE-2025-27520": lambda patch: _unpickles(patch, types=("application/vnd.bentoml+pickle", "application/x-pickle")),
     "CVE-2025-54381": _asks_everybody,
     "CVE-2026-24779": _lenient_urls,
+    "CVE-2026-24123": _any_file_of_a_bundle,
     "CVE-2024-1561": _by_name,
     "CVE-2024-24762": _any_form,
     "CVE-2025-62727": _old_parts,
@@ -192,4 +221,6 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "rule-one-rollouts-calls": _calls_without_end,
     "rule-grants": _refuses_the_job,
     "rule-runners-environment": _open_handed,
+    "rule-hostile-bodies": lambda patch: patch.setattr(strict_json, "loads", json.loads),
+    "rule-no-echo": lambda patch: patch.setattr(errors, "_safe_message", lambda error: f"{error['msg']}: {error['input']}"),
 }

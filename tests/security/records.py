@@ -20,9 +20,13 @@ class Record:
 
 
 RECORDS: dict[str, Record] = {
+    "CVE-2024-52803": Record("LLaMA-Factory: a field of a job reached a shell"),
     "CVE-2025-53002": Record("LLaMA-Factory: a checkpoint of a user was unpickled", ("CVE-2025-46567",)),
-    "CVE-2025-32434": Record("PyTorch: `torch.load` runs code even with weights_only=True", ("CVE-2021-4118",)),
-    "CVE-2026-4372": Record("transformers: a model's folder had code loaded from a hub", ("CVE-2026-1839",)),
+    "CVE-2025-32434": Record("PyTorch: `torch.load` runs code even with weights_only=True"),
+    "CVE-2026-1839": Record("transformers: a swapped file of a checkpoint was unpickled on resume", ("CVE-2021-4118",)),
+    "CVE-2026-4372": Record("transformers: a model's folder had code loaded from a hub"),
+    "CVE-2025-12695": Record("DSPy: a file of the server that a row or an answer named was read", ("CVE-2026-72742",)),
+    "CVE-2025-69872": Record("diskcache: who may write into the folder of a cache runs code"),
     "CVE-2024-6587": Record("litellm: the address that a client chose got the server's key"),
     "CVE-2026-42208": Record("litellm: SQL built from the Authorization header"),
     "GHSA-46cm-pfwv-cgf8": Record(
@@ -56,6 +60,7 @@ RECORDS: dict[str, Record] = {
         ("CVE-2024-4325", "CVE-2024-47167", "CVE-2024-1183", "CVE-2022-36551", "CVE-2023-43654"),
     ),
     "CVE-2026-24779": Record("vLLM: who checked an address read it otherwise than who connected"),
+    "CVE-2026-24123": Record("BentoML: a file or a variable of the server that a manifest named", ("CVE-2026-44346",)),
     "CVE-2024-1561": Record("Gradio: a method or a path that the client named", ("CVE-2021-43831",)),
     "CVE-2024-24762": Record("FastAPI: forms that cost the parser time", ("CVE-2024-9056", "CVE-2023-30798")),
     "CVE-2025-62727": Record(
@@ -80,4 +85,6 @@ RULES: dict[str, str] = {
     "rule-one-rollouts-calls": "one example of a program cannot spend what all were given",
     "rule-grants": "an example whose program asks for another LM than those of its work item costs itself alone",
     "rule-runners-environment": "a program finds no secret around it",
+    "rule-hostile-bodies": "what is no strict JSON object in UTF-8 is refused by every route, and leaves nothing",
+    "rule-no-echo": "a refusal repeats nothing of a body but the short name of what is not there",
 }

@@ -281,7 +281,8 @@ def _look_up(table: Mapping[str, Answer], ask: Ask) -> Answer:
 def _ask(n: int, body: dict[str, Any]) -> Ask:
     messages = body["messages"]
     content = messages[-1]["content"]
-    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    parts = content if isinstance(content, list) else []
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in parts if isinstance(part, dict))
     return Ask(n, body, body["model"], messages, text, _asked_fields(text), _given_fields(text))
 
 

@@ -72,9 +72,11 @@ def parse_metric(metric: Any) -> MetricSpec:
     if not isinstance(raw, dict):
         raise SpecError("metric: expected a name or an object with `type`", "metric")
     kind = raw.get("type")
-    if not isinstance(kind, str) or kind not in _MODELS:
-        hint = nearest(str(kind), list(_MODELS))
-        raise SpecError(f"metric.type: unknown metric `{kind}`; built in are {', '.join(METRICS)}{hint}", "metric.type")
+    if not isinstance(kind, str):
+        raise SpecError(f"metric.type: expected the name of a metric; built in are {', '.join(METRICS)}", "metric.type")
+    if kind not in _MODELS:
+        hint = nearest(kind[:64], list(_MODELS))
+        raise SpecError(f"metric.type: unknown metric `{kind[:64]}`; built in are {', '.join(METRICS)}{hint}", "metric.type")
     try:
         return _MODELS[kind].model_validate(raw)
     except ValidationError as error:
