@@ -23,6 +23,7 @@ from distill.relay.grants import Grant
 from distill.relay.replies import Replies, ReplyKey, is_worth_keeping
 from distill.relay.targets import CALL_HEADER, ERROR_HEADER, ROLLOUT_HEADER, RelayLimits, RelayReply, Target, error_reply
 from distill.relay.upstream import Upstream
+from distill.relay.usage import read_usage
 
 log = structlog.get_logger(__name__)
 
@@ -265,8 +266,7 @@ def _rollout_of(request: web.Request) -> str:
 
 
 def _usage(reply: RelayReply | None) -> Mapping[str, Any]:
-    usage = _answer(reply).get("usage") if reply is not None and reply.code is None else None
-    return usage if isinstance(usage, dict) else {}
+    return read_usage(_answer(reply).get("usage")) if reply is not None and reply.code is None else {}
 
 
 def _answer(reply: RelayReply) -> Mapping[str, Any]:

@@ -102,7 +102,8 @@ class RelayEngine:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as fault:
             error = InfrastructureError("bad_answer", "the LM host answered with something else than a chat completion")
             raise recorder.fail(error) from fault
-        recorder.answered(self.slot, _usage(body.get("usage") or {}), answer)
+        body["usage"] = _said(body.get("usage"))
+        recorder.answered(self.slot, _usage(body["usage"]), answer)
         reply_body: dict[str, Any] = body
         return reply_body
 
@@ -187,6 +188,17 @@ def _openai_body(request: lm15.Request) -> dict[str, Any]:
     writer = lm15.OpenAIChatLM(api_key="-", base_url="http://relay/v1")
     body: dict[str, Any] = json.loads(writer.build_request(request, stream=False).body)
     return {**body, **(request.config.extensions or {})}
+
+
+def _said(usage: Any) -> dict[str, Any]:
+    """The usage of an answer, empty where it counts nonsense: the answer is good without, and dspy would make it the program's fault."""
+    if not isinstance(usage, dict):
+        return {}
+    details = usage.get("prompt_tokens_details") or {}
+    if not isinstance(details, dict):
+        return {}
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"))
+    return usage if all(count is None or (type(count) is int and count >= 0) for count in counts) else {}
 
 
 def _usage(usage: dict[str, Any]) -> Usage:

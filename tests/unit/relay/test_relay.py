@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from distill.catalog.prices import Flat
 from distill.relay import Amount, Block, Relay, RelayLimits, Shortage, Target
 from tests.support.scripted_lm import Answer, Ask, CutShort, Drip, Fail, Hang, HangUp, Raw, ScriptedLM
 
@@ -247,6 +248,30 @@ class TestGrants:
             grant = relay.grant({"student": target(lm)}, of_calls(2))
             assert asyncio.run(calls(grant.token, 4)) == [400, 200, 200, 402]
         assert len(lm.calls) == 3
+
+    @pytest.mark.parametrize(
+        "usage",
+        [
+            {"prompt_tokens": -5_000_000, "completion_tokens": 10},
+            {"prompt_tokens": 10, "completion_tokens": -5_000_000},
+            {"prompt_tokens": 10, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": -5_000_000}},
+            {"prompt_tokens": "10", "completion_tokens": 0},
+            {"prompt_tokens": 10, "completion_tokens": 0, "prompt_tokens_details": [5]},
+            {"prompt_tokens": 10, "completion_tokens": 10**30},
+            {"prompt_tokens": 10, "completion_tokens": True},
+            [10],
+        ],
+    )
+    def test_an_answer_that_counts_nonsense_is_paid_and_gives_nothing_back(self, relay: Relay, usage: Any) -> None:
+        """A user's own host may say what it likes: less than nothing would pay for calls of the operator's hosts."""
+        body = {"choices": [{"message": {"role": "assistant", "content": "fine"}}], "usage": usage}
+        price = Flat(1.0, 2.0, 0.5)
+        with ScriptedLM(answer=lambda ask: Raw(json.dumps(body).encode())) as lm:
+            grant = relay.grant({"student": target(lm, price=price)}, of_calls(2))
+            assert [asyncio.run(post(relay, grant.token))[::2] for _ in range(3)] == [(200, None), (200, None), (402, "budget_exhausted")]
+        used = grant.usage()["student"]
+        counted = (used.calls, used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.usd)
+        assert counted in [(2, 0, 0, 0, None), (2, 20, 0, 0, pytest.approx(0.00002))], "not told, or what of it can be"
 
     def test_a_grant_that_has_run_dry_is_refilled_by_one_call_for_all_that_wait(self, relay: Relay) -> None:
         async def calls(token: str) -> list[int]:

@@ -5,11 +5,13 @@ import enum
 from typing import Any, Literal
 
 import dspy
+import orjson
 import pydantic
 import pytest
 
 from stillhouse_programs.collect import score_trace, within
 from stillhouse_programs.protocol import InfrastructureError
+from stillhouse_programs.relay_http import Caller, Reply
 from tests.support.scripted_lm import Fail
 from tests.unit.runner.support import Json, ScriptedRelay, Steps, called, prepared, rollout
 
@@ -25,6 +27,28 @@ class TestWhatIsKept:
         assert trace["usage"] == {**spent, "lms": {"student": spent}}
         assert call["lm"] == "student"
         assert relay.tokens == ["t"]
+
+    @pytest.mark.parametrize("usage", [{"prompt_tokens": "7"}, {"prompt_tokens": -7}, {"prompt_tokens_details": [7]}, [7], "7"])
+    @pytest.mark.parametrize("in_threads", [False, True])
+    def test_an_answer_that_counts_nonsense_is_an_answer(self, usage: Any, in_threads: bool) -> None:
+        class Counts(ScriptedRelay):
+            def reply(self, caller: Caller, data: bytes) -> Reply:
+                body = orjson.loads(super().reply(caller, data).body)
+                return Reply(200, None, orjson.dumps({**body, "usage": usage}))
+
+        class InThreads(dspy.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.act = dspy.Predict("q -> a")
+
+            def forward(self, q: str) -> dspy.Prediction:
+                return self.act(q=q)
+
+        program = InThreads() if in_threads else dspy.Predict("q -> a")
+        trace = rollout(prepared(program, Counts(lambda ask: {"a": "fine"})), q="x")
+        assert trace["outputs"] == {"a": "fine"}, trace["error"]
+        assert trace["usage"]["prompt_tokens"] == 0
+        assert trace["usage"]["calls"] == 1
 
     def test_messages_are_those_of_the_prompt_adapter(self) -> None:
         relay = ScriptedRelay()
