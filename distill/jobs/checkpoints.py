@@ -32,8 +32,11 @@ SELECT id FROM jobs WHERE status = 'failed' AND finished_at <= clock_timestamp()
    AND id IN (SELECT f.job_id FROM checkpoints c JOIN fine_tune_jobs f ON f.id = c.fine_tune_job_id)
  ORDER BY id LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
 """)
+# A retry begins anew: as far as `checkpoint_step` nothing of it would count as progress, which forgives lost leases.
 _DROP_OF_JOBS = text("""
-DELETE FROM checkpoints WHERE fine_tune_job_id IN (SELECT id FROM fine_tune_jobs WHERE job_id = ANY(:jobs))
+WITH dropped AS (
+  DELETE FROM checkpoints WHERE fine_tune_job_id IN (SELECT id FROM fine_tune_jobs WHERE job_id = ANY(:jobs)) RETURNING fine_tune_job_id)
+UPDATE fine_tune_jobs SET checkpoint_step = NULL WHERE id IN (SELECT fine_tune_job_id FROM dropped)
 """)
 
 

@@ -211,6 +211,7 @@ class TestAge:
             execute(f"UPDATE jobs SET finished_at = clock_timestamp() - interval '{days} days'")
             Dispatcher(TimerSettings(), send=lambda _queue: None).reap()
             assert stored(key) == kept, days
+        assert key_of(job_id).checkpoint_step is None, "a retry would have to come further than this before it counted as progress"
         assert collecting.collect(house.store, 0, 0, threading.Event()) is not None
         with unit_of_work() as s:
             retrying.retry(s, house.project_id, job_id)
