@@ -1,6 +1,9 @@
 """The one exception that says why a program cannot travel as a spec."""
 
-OPTIONS = "A spec is a straight line: give each value on as it is, or in an f-string. Otherwise write the spec by hand."
+OPTIONS = (
+    "A spec is a straight line: give each value on as it is, or in an f-string. Otherwise write the spec by hand, name an installed class "
+    '("package.module:Class"), or have stillhouse.BootstrapFinetune run the program here, or send its code (ship_code=True).'
+)
 
 
 class NotASpec(BaseException):

@@ -7,12 +7,14 @@ import importlib
 import json
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dspy
+import httpx
 import numpy as np
 import pytest
 
@@ -179,9 +181,14 @@ class Holder(dspy.Module):
 class TestInTheWay:
     def test_it_is_named_with_its_place(self, tmp_path: Path) -> None:
         with open(tmp_path / "notes", "w") as notes:
-            cases: dict[str, Any] = {r"program\.held": notes, r"program\.held\['a'\]\[1\]": {"a": [1, notes]}}
+            cases: dict[str, Any] = {
+                r"program\.held is a TextIOWrapper": notes,
+                r"program\.held\['a'\]\[1\] is a TextIOWrapper": {"a": [1, notes]},
+                r"program\.held\.held is a lock": Holder(threading.Lock()),
+                r"program\.held is a Client": httpx.Client(),
+            }
             for said, held in cases.items():
-                with pytest.raises(NotSendable, match=f"{said} is a TextIOWrapper, which cannot be sent"):
+                with pytest.raises(NotSendable, match=f"{said}, which cannot be sent"):
                     pickled(bare(Holder(held)), "program")
 
     def test_an_lm_that_no_predictor_asks(self) -> None:

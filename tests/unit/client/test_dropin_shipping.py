@@ -135,6 +135,8 @@ class TestSent:
         sent(server, client, student, None, [tmp_path / "own" / "prompts", "extra"], metric=tickets.right)
         files = server.bundles[0]["files"]
         assert (files["prompts/route.txt"], files["extra.py"]) == ("Route it.", "import json\n")
+        sent(server, client, student, None, "extra", metric=tickets.right)
+        assert "extra.py" in server.bundles[-1]["files"]
 
     @pytest.mark.parametrize(
         ("more", "said"),

@@ -247,7 +247,8 @@ class TestRefused:
         with pytest.raises(NotASpec) as caught:
             derive(program_of(forward, uses), SAMPLES[0])
         assert reason in str(caught.value)
-        assert "Otherwise write the spec by hand." in str(caught.value)
+        assert "Otherwise write the spec by hand, " in str(caught.value)
+        assert "or send its code (ship_code=True)" in str(caught.value)
 
     def test_names_file_and_line(self) -> None:
         with pytest.raises(NotASpec) as caught:

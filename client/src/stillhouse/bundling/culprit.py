@@ -8,6 +8,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from stillhouse.bundling.code import by_reference, globals_used, unwrapped
+from stillhouse.bundling.whose import Whose, whose
 
 
 def culprit(value: Any, name: str, fits: Callable[[Any], bool]) -> tuple[str, Any]:
@@ -70,6 +71,10 @@ def _of_class(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
+    """A library's object, such as a client, is one thing to its user, whatever is in it."""
+    home = type(value).__module__
+    if home.partition(".")[0] != "dspy" and whose(home) not in (Whose.OWN, Whose.NOBODYS):
+        return
     held = value.__getstate__() if hasattr(value, "__getstate__") else getattr(value, "__dict__", None)
     for state in held if isinstance(held, tuple) else (held,):
         if isinstance(state, dict):

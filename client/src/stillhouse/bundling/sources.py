@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class Sources:
             if isinstance(each, ModuleType):
                 self._require_own(each.__name__)
             elif isinstance(each, Path) or Path(each).exists():
-                self._add_path(Path(each).absolute())
+                self._add_path(Path(os.path.abspath(each)))
             else:
                 self._require_own(each)
 
@@ -82,7 +83,7 @@ def _above(name: str) -> list[str]:
 
 def _root(path: Path) -> Path:
     """The nearest folder above it that Python imports from: so it lies beside its modules as it does here."""
-    roots = [folder for folder in (Path(entry or ".").absolute() for entry in sys.path) if folder in path.parents]
+    roots = [folder for folder in (Path(os.path.abspath(entry)) for entry in sys.path) if folder in path.parents]
     if not roots:
         raise NotSendable(f"ship_code: {path} is not there, or lies in no folder that Python imports from")
     return max(roots, key=lambda folder: len(folder.parts))

@@ -135,7 +135,7 @@ class BootstrapFinetune(Teleprompter):
         rows = rows_of(trainset, "trainset")
         lm_roles.check_names(self.lms, "lms", [student], teachers)
         lm_roles.check_names(self.teacher_lms, "teacher_lms", teachers or [student])
-        places, parcel = Places(client), Parcel() if self.ship_code else None
+        places, parcel = Places(client), None if self.ship_code is False else Parcel()
         roles = lm_roles.resolve(student, places, self.lms, "student")
         body: Json = {
             "program": _program(student, trainset, roles.of_predictor, parcel),
@@ -154,7 +154,7 @@ class BootstrapFinetune(Teleprompter):
         if self.num_threads is not None:
             body["num_threads"] = self.num_threads
         if parcel is not None:
-            parcel.send(client, () if self.ship_code is True else self.ship_code or ())
+            parcel.send(client, _more(self.ship_code))
         return body
 
     @property
@@ -247,6 +247,12 @@ def _metric(metric: Metric, parcel: Parcel | None) -> Json:
     if parcel is None:
         return own_metric(metric)
     return parcel.metric(_keeping() if metric is _keep_all else metric)
+
+
+def _more(ship_code: bool | More) -> More:
+    if isinstance(ship_code, bool):
+        return ()
+    return [ship_code] if isinstance(ship_code, str) else ship_code
 
 
 def _keep_all(example: Any, prediction: Any, trace: Any = None) -> bool:

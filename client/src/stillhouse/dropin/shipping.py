@@ -27,7 +27,7 @@ MODULE = "stillhouse_bundle"
 """Under this name the server has what was sent by value."""
 _REFUSALS = frozenset({
     "bundles_not_accepted", "bundle_shadows", "bundles_clash", "bundle_too_large", "package_not_allowed", "package_not_installed",
-    "python_not_served", "reference_failed", "sandbox_unavailable",
+    "program_died", "python_not_served", "pythons_differ", "reference_failed", "sandbox_unavailable",
 })  # fmt: skip
 _NAMED = 6
 
