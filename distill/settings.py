@@ -174,7 +174,8 @@ class ProjectSettings(_Section):
     """One `[projects.NAME]` table: what a project may have of the workers, and its quotas. Those hold for every project.
 
     `share` is its weight where projects compete. `max_threads`: as many of its rollouts and trainings run at once, over all its jobs.
-    `max_jobs`: as many of its jobs are not over at once. Months are UTC's.
+    `max_jobs`: as many of its jobs are not over at once. Months are UTC's. `scrub`: personal data are taken out of its traces before they
+    are stored; a country's code says whose phone numbers are known without their +.
     """
 
     share: float = Field(default=1, gt=0, allow_inf_nan=False)
@@ -182,6 +183,7 @@ class ProjectSettings(_Section):
     max_jobs: int = Field(default=20_000, ge=0)
     month_teacher_usd: float = Field(default=1000, ge=0)
     month_compute_seconds: float = Field(default=2_592_000, ge=0)
+    scrub: bool | Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = False
 
 
 class PriceSettings(_Section):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from distill import scrubbing
 from distill.catalog import audit
 from distill.catalog.datasets import NAME
 from distill.catalog.models import Project
@@ -50,8 +51,19 @@ def sync(s: Session, settings: Settings, *, reset_others: bool = True) -> None:
         ensure(s, name)
     for row in s.scalars(select(Project).order_by(Project.id)):
         wanted = settings.projects.get(row.name, None if not reset_others else ProjectSettings())
-        if wanted is not None and (row.share, row.max_threads) != (wanted.share, wanted.max_threads):
-            s.execute(update(Project).where(Project.id == row.id).values(share=wanted.share, max_threads=wanted.max_threads))
+        if wanted is None:
+            continue
+        values = {"share": wanted.share, "max_threads": wanted.max_threads, "scrub": _scrub(row.name, wanted)}
+        if any(getattr(row, name) != value for name, value in values.items()):
+            s.execute(update(Project).where(Project.id == row.id).values(values))
+
+
+def _scrub(name: str, wanted: ProjectSettings) -> str | None:
+    if isinstance(wanted.scrub, bool):
+        return scrubbing.NO_COUNTRY if wanted.scrub else None
+    if wanted.scrub not in scrubbing.COUNTRIES:
+        raise Invalid(f'[projects.{name}] scrub: no country has the code {wanted.scrub}; write true, or one like "DE"', param="projects")
+    return wanted.scrub
 
 
 def get(s: Session, name_or_id: str) -> Project:

@@ -23,6 +23,7 @@ from distill.pipeline.costs import saved as priced_anew
 from distill.pipeline.holdout import numbered
 from distill.pipeline.plan import roles_to_evaluate
 from distill.pipeline.roles import teacher_roles
+from distill.scrubbing import same_but_for_numbers, scrubbed
 from distill.storage import BlobStore
 
 Json = dict[str, Any]
@@ -101,21 +102,28 @@ def store_scores(s: Session, store: BlobStore, project_id: str, job_id: str, tol
     Raises as `store_traces`, and Invalid for a score without its trace.
     """
     rows: list[NewScore] = []
+    scrub: str | None = None
     for _, each, found in _found(s, store, project_id, job_id, told, "scores"):
+        scrub = found.piece.job.scrub
         rows.append(found.piece.take_score(found.item, each.place.n, each.body))
     known = traces.known(s, project_id, [row.trace_digest for row in rows])
     lacking = [each.place for each, row in zip(sorted(told, key=_role), rows, strict=True) if row.trace_digest not in known]
     if lacking:
         details = tuple(Detail(f"rollout {place.n} of {place.role} has no trace", row=place.index + 1) for place in lacking)
         raise Invalid("scores: a score belongs to a trace; send the traces first", code="unknown_trace", param="scores", details=details)
-    fitting = _of_stored_answers(s, project_id, rows)
+    fitting = _of_stored_answers(s, project_id, rows, scrub)
     return ScoresStored(scores.store(s, fitting, over_failed=True), len(rows) - len(fitting))
 
 
-def _of_stored_answers(s: Session, project_id: str, rows: Sequence[NewScore]) -> list[NewScore]:
-    """Those that name no `outputs`, or name those of the stored trace."""
+def _of_stored_answers(s: Session, project_id: str, rows: Sequence[NewScore], scrub: str | None) -> list[NewScore]:
+    """Those that name no `outputs`, or name those of the stored trace, which may be without its personal data."""
     stored = traces.lookup(s, project_id, [row.trace_digest for row in rows if row.score["outputs"] is not None])
-    return [row for row in rows if row.score["outputs"] is None or row.score["outputs"] == stored[row.trace_digest].body["outputs"]]
+
+    def fits(row: NewScore) -> bool:
+        told, known = row.score["outputs"], stored[row.trace_digest].body["outputs"]
+        return bool(told == known) if scrub is None else same_but_for_numbers(told, scrubbed(known, scrub))
+
+    return [row for row in rows if row.score["outputs"] is None or fits(row)]
 
 
 @dataclass(frozen=True)

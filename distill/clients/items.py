@@ -156,7 +156,7 @@ def _leave_out(piece: Slice, not_run: Sequence[NotRun]) -> None:
     if strange:
         details = tuple(Detail("is not in this work item", row=index + 1) for index in strange)
         raise Invalid("undecided: rows that are not in this work item", code="invalid_rows", param="undecided", details=details)
-    piece.undecided.update({each.index: (each.code, each.message) for each in not_run})
+    piece.undecided.update({each.index: (each.code, piece.job.scrubbed(each.message)) for each in not_run})
 
 
 def _check_whole(piece: Slice) -> None:

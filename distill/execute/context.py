@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from distill.catalog import artifacts, bundles, connections, datasets, programs
+from distill import scrubbing
+from distill.catalog import artifacts, bundles, connections, datasets, programs, projects
 from distill.catalog.fields import reader_of
 from distill.catalog.models import Dataset
 from distill.db import Session
@@ -62,6 +63,8 @@ class JobContext:
     stored_plan: Plan | None
     models: Mapping[str, str]
     python: str = ""
+    scrub: str | None = None
+    """The country of `scrubbing`, where the project has personal data taken out of its traces."""
     incumbent: Cast | None = None
 
     @property
@@ -106,6 +109,14 @@ class JobContext:
     def taught_by_labels(self, role: str) -> bool:
         """True where the rows' own labels stand for a teacher: nobody is cast for the role."""
         return self.spec.teacher == "labels" and role.startswith("teacher:")
+
+    def scrubbed_trace(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A trace as the project stores it."""
+        return body if self.scrub is None else scrubbing.scrubbed_trace(body, self.scrub)
+
+    def scrubbed(self, value: Any) -> Any:
+        """Likewise what else is stored of a rollout."""
+        return value if self.scrub is None else scrubbing.scrubbed(value, self.scrub)
 
     def side_of(self, role: str) -> Side:
         return "train" if ":" in role else "holdout"
@@ -191,4 +202,5 @@ def _load(s: Session, job_id: str) -> JobContext:
         stored_plan=plan,
         models=models,
         python=bundles.python_as_known(s, job.project_id, bundles.code_of(student, *teachers, spec.metric)),
+        scrub=projects.get(s, job.project_id).scrub,
     )

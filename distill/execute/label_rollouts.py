@@ -67,7 +67,7 @@ def _ask(work: Work, ports: Ports, job: JobContext, rows: Sequence[_Row]) -> dic
             for batch in batches([row.request() for row in rows], lambda request: request):
                 for event in runner.request("label_traces", silence_seconds=SILENCE_SECONDS, **body, examples=batch):
                     if event["event"] == "trace":
-                        made[digests[event["index"]]] = event["trace"]
+                        made[digests[event["index"]]] = job.scrubbed_trace(event["trace"])
                 work.progress(done=len(made), total=len(rows), start=rows[0].example.index)
                 work.check()
         except RunnerError as error:

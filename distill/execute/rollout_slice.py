@@ -45,12 +45,14 @@ class Item:
 
 @dataclass
 class Slice:
-    """Traces and scores are kept by digest, so equal inputs share them."""
+    """Traces and scores are kept by digest, so equal inputs share them, and as they are stored. `fresh` are the traces of this process with
+    the personal data that were taken out of them: a metric that is asked again is to see what it saw."""
 
     job: JobContext
     role: str
     examples: Sequence[Example]
     traces: dict[str, Json] = field(default_factory=dict)
+    fresh: dict[str, Json] = field(default_factory=dict)
     scores: dict[tuple[str, str], Json] = field(default_factory=dict)
     undecided: dict[int, tuple[str, str]] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
@@ -164,13 +166,16 @@ class Slice:
         rollouts = []
         for n in self._numbers(item, phase):
             stored = self.stored(item, n)
-            rollouts.append({"n": n, "seed": item.seeds[n], "trace": stored.trace, "score": stored.score})
+            trace = self.fresh.get(item.digests[n], stored.trace)
+            rollouts.append({"n": n, "seed": item.seeds[n], "trace": trace, "score": stored.score})
         return {"index": item.example.index, "inputs": item.io.inputs, "labels": item.io.labels, "rollouts": rollouts}
 
     def take_trace(self, item: Item, n: int, body: Json, source: str = "runner") -> NewTrace:
         """Keep a new trace; returns its row for the store."""
         key = item.digests[n]
-        self.traces[key] = body
+        if self.job.scrub is not None:
+            self.fresh[key] = body
+        body = self.traces[key] = self.job.scrubbed_trace(body)
         cast = next(phase.cast for phase in self.phases if n in phase.numbers)
         return NewTrace(
             project_id=self.job.project_id,
@@ -197,7 +202,7 @@ class Slice:
     def take_score(self, item: Item, n: int, score: Json) -> NewScore:
         """Keep a new score; returns its row for the store."""
         key = item.digests[n]
-        self.scores[key, item.example.digest] = score
+        score = self.scores[key, item.example.digest] = self.job.scrubbed(score)
         return NewScore(self.job.project_id, key, self.metric_digest, item.example.digest, score)
 
     def take_death(self, item: Item, phase: Phase, how: str) -> NewTrace | NewScore:

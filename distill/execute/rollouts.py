@@ -122,7 +122,7 @@ class _Running:
             self.buffer.add(self.piece.take_score(self.by_index[event["index"]], event["n"], event["score"]))
         elif event["event"] == "infra":
             self.open.pop(event["index"])
-            self.troubles[event["index"]] = (event["code"], event["message"])
+            self.troubles[event["index"]] = (event["code"], self.piece.job.scrubbed(event["message"]))
         elif event["event"] == "example_done":
             self.open.pop(event["index"])
             self.work.progress(**_progress(self.piece))

@@ -234,6 +234,15 @@ class TestCaps:
         with unit_of_work() as s, pytest.raises(Invalid, match=r"\[projects\.two words\]: letters, digits"):
             projects.sync(s, settings(projects={"two words": ProjectSettings()}))
 
+    def test_whose_phone_numbers_are_scrubbed_is_a_country_that_there_is(self, world: World) -> None:
+        with unit_of_work() as s:
+            for said, stored in ((True, "ZZ"), ("DE", "DE"), (False, None)):
+                projects.sync(s, settings(projects={"support": ProjectSettings(scrub=said)}))
+                s.expire_all()
+                assert projects.get(s, "support").scrub == stored
+            with pytest.raises(Invalid, match="no country has the code XX"):
+                projects.sync(s, settings(projects={"support": ProjectSettings(scrub="XX")}))
+
 
 class TestAtScale:
     @pytest.mark.parametrize("jobs", [50, pytest.param(1000, marks=pytest.mark.slow)])

@@ -16,6 +16,8 @@ from distill.jobs.models import Job
 from tests.integration.execute.house import House, knows, rows
 from tests.support.scripted_lm import Answer, Ask, Hang
 
+pytestmark = pytest.mark.slow
+
 ROWS = 6
 CALLS = 2 * ROWS
 REQUEST: dict[str, Any] = {"num_threads": 1, "evaluate": {"roles": []}, "holdout": {"n": 0}}
@@ -74,7 +76,6 @@ def test_what_a_killed_runner_had_been_answered_is_not_asked_again(house: House,
         assert client.keys("sh:reply:*") == [], "they are let go when their traces are committed"
 
 
-@pytest.mark.slow
 def test_what_was_paid_for_a_rollout_that_ends_its_process_is_on_the_bill_once(house: House) -> None:
     teacher = KillsTheRunner({3: 99})
     house.teacher.answer = teacher
@@ -87,7 +88,6 @@ def test_what_was_paid_for_a_rollout_that_ends_its_process_is_on_the_bill_once(h
     assert in_traces(job) == {"ok": ROWS - 1, "failed": 1, "calls": CALLS - 2}
 
 
-@pytest.mark.slow
 def test_without_kept_replies_it_is_paid_twice_and_billed_twice(house: House) -> None:
     """As before a Redis that is lost: nothing else comes of it."""
     house.close()
