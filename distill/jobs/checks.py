@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from distill.catalog import bundles, datasets, programs
+from distill.catalog import datasets, programs
 from distill.catalog.fields import check_summary
 from distill.catalog.models import Dataset, Program
 from distill.db import Session
 from distill.errors import Detail, Invalid, Unsupported
-from distill.jobs import budget_checks
-from distill.jobs.incumbents import PARAM as INCUMBENT_PARAM
-from distill.jobs.incumbents import incumbent, program_of
+from distill.jobs import budget_checks, bundle_use
+from distill.jobs.incumbents import incumbent
 from distill.jobs.lm_checks import LmResolver
 from distill.jobs.name_diff import NamePair, pair_names, two_columns
 from distill.settings import get_settings
 from distill.spec import CompileSpec, TeacherSpec, did_you_mean
 from stillhouse_programs.spec import (
     ClientMetric,
-    MetricSpec,
     ProgramSpec,
     SpecError,
     check_metric,
@@ -87,19 +85,8 @@ def check(s: Session, project_id: str, spec: CompileSpec) -> Checked:
         "incumbent_artifact": incumbent(s, project_id, spec, program),
     }
     spec = spec.model_copy(update=found)
-    return Checked(spec, row, trainset, valset, _python(s, project_id, spec, program))
-
-
-def _python(s: Session, project_id: str, spec: CompileSpec, program: ProgramSpec) -> str:
-    """Held until the job is there, so that no bundle of it goes meanwhile. Raises Invalid."""
-    code: dict[str, ProgramSpec | MetricSpec] = {"program": program, "metric": spec.metric}
-    for number, teacher in enumerate(spec.teachers):
-        if teacher.program_id and teacher.program_id != spec.program_id:
-            code[f"teacher[{number}].program"] = programs.load(s, teacher.program_id)
-    if spec.incumbent_artifact is not None:
-        code[INCUMBENT_PARAM] = program_of(s, spec.incumbent_artifact)
-    named = dict(zip(code, bundles.code_of(*code.values()), strict=True))
-    return bundles.python_of(s, project_id, named, hold=True)
+    # Held until the job is there, so that no bundle of it goes meanwhile.
+    return Checked(spec, row, trainset, valset, bundle_use.hold(s, project_id, spec))
 
 
 def _check_words(spec: CompileSpec) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from distill.db import Session
 from distill.errors import Conflict, Invalid
-from distill.jobs import outbox, quotas, repository, steps, trained
+from distill.jobs import bundle_use, outbox, quotas, repository, steps, trained
 from distill.jobs.lifecycle import transition
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import FineTuneStatus, JobStatus
@@ -50,8 +50,8 @@ RETURNING queue, held
 def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None = None) -> Job:
     """Queue again what failed of a job, and what its failure cancelled; with a fine-tune job named, of the failed ones only that one.
 
-    Raises NotFound, QuotaExceeded, Conflict for a job that has not failed or has lost a model, Invalid for a fine-tune job that is not a
-    failed one of this job.
+    Raises NotFound, QuotaExceeded, Conflict for a job that has not failed or has lost a model or its code, Invalid for a fine-tune job that
+    is not a failed one of this job.
     """
     repository.get(s, project_id, job_id)
     job = repository.lock(s, job_id)
@@ -59,6 +59,7 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
         raise Conflict(f"job {job.id} is {job.status}; only a failed job can be retried", code="wrong_status", param="id")
     quotas.check_new_job(s, project_id)
     trained.hold_all(s, job.id)
+    _hold_code(s, job)
     left = _left_failed(repository.fine_tune_jobs(s, job.id), fine_tune_job_id)
     anew = _begin_anew(s, job)
     s.execute(_REOPEN_STEPS, {"job_id": job.id})
@@ -72,6 +73,14 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
     steps.point_at_oldest_open(s, job)
     s.refresh(job)
     return job
+
+
+def _hold_code(s: Session, job: Job) -> None:
+    """Raises Conflict where code of the job was deleted."""
+    try:
+        bundle_use.hold(s, job.project_id, repository.spec_of(job))
+    except Invalid as error:
+        raise Conflict(error.message, code=error.code, param="id") from None
 
 
 def _left_failed(keys: Sequence[FineTuneJob], chosen: str | None) -> list[str]:

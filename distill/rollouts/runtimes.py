@@ -7,7 +7,6 @@ import re
 import subprocess
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 from distill.errors import Invalid
 
@@ -41,9 +40,17 @@ class Runtime:
         return found
 
 
-@cache
+_known: dict[str, Runtime] = {}
+
+
 def runtime_of(python: str) -> Runtime | None:
-    """Asked of an interpreter once for each process; None for one that does not run."""
+    """An interpreter that answers is asked once for each process; None for one that does not run."""
+    if python not in _known and (found := _asked(python)) is not None:
+        _known[python] = found
+    return _known.get(python)
+
+
+def _asked(python: str) -> Runtime | None:
     try:
         done = subprocess.run(
             [python, "-I", "-c", _ASK], capture_output=True, check=True, timeout=_ASK_SECONDS, stdin=subprocess.DEVNULL, env={}

@@ -5,6 +5,7 @@ Nothing here is part of the server.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ from starlette.requests import Request
 from app import auth, body, browser, errors, main, middleware, row_files, serve, uploads
 from app.gateway import chat
 from distill import egress, queue, scratch, strict_json
-from distill.catalog import aliases, keys
+from distill.catalog import aliases, bundles, keys
 from distill.errors import Unauthenticated
 from distill.execute import rollouts
 from distill.relay import relay
@@ -50,6 +51,16 @@ def _unpickles(patch: Patch, *names: str, types: tuple[str, ...] = ()) -> None:
         patch.setitem(uploads._BY_SUFFIX, name, "pickle")
     for kind in types:
         patch.setitem(uploads.FORMATS, kind, "pickle")
+
+
+def _opens_bundles(patch: Patch) -> None:
+    def read(document: dict[str, Any]) -> Any:
+        for each in document["pickles"].values():
+            pickle.loads(base64.b64decode(each["data"]))  # noqa: S301 - the fault itself
+        return original(document)
+
+    original = bundles.read_bundle
+    patch.setattr(bundles, "read_bundle", read)
 
 
 def _hub_code(patch: Patch) -> None:
@@ -218,6 +229,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "CVE-2025-49844": lambda patch: patch.setattr(server_checks, "_MENDED", {"redis": {(6, 2): 0, (7, 2): 0}, "valkey": {(8, 1): 0}}),
     "CVE-2026-41523": _source("assert allowed, 'may not'"),
     "GHSA-dspy-pickle": _source("program.load('program.pkl', allow_pickle=True)"),
+    "rule-bundles": _opens_bundles,
     "rule-one-rollouts-calls": _calls_without_end,
     "rule-grants": _refuses_the_job,
     "rule-runners-environment": _open_handed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import pickle
@@ -19,6 +20,7 @@ from distill import egress
 from distill.errors import Invalid
 from tests.integration.api.conftest import Tokens, job_body
 from tests.security.test_doors import HOOK
+from tests.support.bundles import bundle
 
 
 class Touch:
@@ -54,6 +56,17 @@ def test_no_content_type_makes_a_pickle_of_a_body(api: TestClient, tmp_path: Pat
     for kind in ("application/vnd.bentoml+pickle", "application/x-pickle", "application/octet-stream", "application/python-pickle"):
         for path in ("/v1/datasets", "/v1/compile_jobs", "/v1/programs", "/v1/chat/completions"):
             assert api.post(path, content=content, headers={"Content-Type": kind, **headers}).status_code == 415, (kind, path)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.record("rule-bundles")
+def test_what_is_sent_to_be_run_is_not_opened_by_the_server(api: TestClient, tmp_path: Path) -> None:
+    pickled = base64.b64encode(pickle.dumps(Touch(tmp_path / "pwned"))).decode()
+    code = f"open({str(tmp_path / 'pwned')!r}, 'w')"
+    document = bundle({"a.py": code, "a/__main__.txt": code}, pickles={"program": {"makes": "program", "data": pickled}})
+    made = api.post("/v1/bundles", json=document)
+    assert made.status_code == 201, made.text
+    assert api.get(f"/v1/bundles/{made.json()['id']}/content").json()["files"] == document["files"]
     assert not (tmp_path / "pwned").exists()
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from distill.catalog import bundles
+from distill.catalog import aliases, artifacts, bundles
 from distill.db import unit_of_work
-from distill.errors import Conflict, Invalid
-from distill.jobs import bundle_use
+from distill.errors import Conflict, Invalid, JobFault
+from distill.jobs import bundle_use, claims, retrying
 from distill.jobs.claims import WorkerInfo
 from distill.rollouts import RunnerError
 from distill.storage import FolderStore
@@ -19,6 +19,7 @@ from stillhouse_programs.spec import parse_bundle
 from tests.integration.core.world import PROGRAM, WORKER, World, cancel, claim, taken
 from tests.support.bundles import bundle
 
+ABLE = WorkerInfo("able", WORKER.capabilities | {"python:3.11"})
 _WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
 
 
@@ -83,10 +84,28 @@ class TestThere:
             with pytest.raises(Conflict, match=job_id):
                 remove(world, name)
             cancel(world, job_id)
+        failed = world.submit(metric=metric(digest))
+        with unit_of_work() as s:
+            claims.fail(s, taken(worker=ABLE), JobFault("no_luck", "It did not work"))
         remove(world, name)
+        with pytest.raises(Conflict, match="no bundle") as late, unit_of_work() as s:
+            retrying.retry(s, world.project_id, failed)
+        assert late.value.code == "bundle_not_found"
         with pytest.raises(Invalid) as refusal:
             world.submit(metric=metric(digest))
         assert (refusal.value.code, refusal.value.param) == ("bundle_not_found", "metric")
+
+    def test_it_stays_for_a_job_that_is_to_beat_what_was_made_of_it(self, world: World) -> None:
+        name, digest = sent(world)
+        earlier = world.submit(program_id=program(world, digest), metric="exact_match")
+        cancel(world, earlier)
+        with unit_of_work() as s:
+            words: dict[str, Any] = {"project_id": world.project_id, "name": "router", "manifest": "{}", "files": {}}
+            made = artifacts.create(s, job_id=earlier, digest="sha256:1", **words)
+            aliases.move(s, world.project_id, aliases.Name("router", "prod"), made.id, None)
+        job_id = world.submit(metric="exact_match", evaluate={"incumbent": "router@prod"})
+        with pytest.raises(Conflict, match=job_id):
+            remove(world, name)
 
     def test_one_who_deletes_it_waits_for_one_who_is_about_to_need_it(self, world: World) -> None:
         name, digest = sent(world)

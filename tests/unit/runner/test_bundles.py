@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -164,12 +166,22 @@ class Bomb:
         return exec, ("raise SystemExit('boom')",)
 
 
+class Writer:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mknod, (str(self.path),)
+
+
 class TestRefused:
-    def test_a_pickle_that_is_none(self, runner: Runner, sent: Sent) -> None:
+    def test_a_pickle_that_is_none(self, runner: Runner, sent: Sent, tmp_path: Path) -> None:
+        tmp_path.chmod(0o777)
         broken = {
             "nonsense": b"no pickle",
             "cut": pickle.dumps(list(range(1000)))[:-20],
             "bomb": pickle.dumps(Bomb()),
+            "writer": pickle.dumps(Writer(tmp_path / "pwned")),
             "number": pickle.dumps(1),
             "deep": b"(" * 100_000 + b".",
         }
@@ -178,6 +190,7 @@ class TestRefused:
         for name in broken:
             code, message = refused(lambda name=name: describe(runner, digest, reference=f"stillhouse_bundle:{name}"))  # type: ignore[misc]
             assert (code, f"stillhouse_bundle:{name}" in message) == ("reference_failed", True), message
+        assert not (tmp_path / "pwned").exists()
 
     def test_a_pickle_that_is_not_there(self, runner: Runner, sent: Sent) -> None:
         digest = sent.add(bundle())
