@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engines.template_bounds import bounded, check_length
+
 Message = dict[str, Any]
 Tools = Sequence[Mapping[str, Any]] | None
 
@@ -22,12 +24,21 @@ def for_template(message: Mapping[str, Any]) -> Message:
 
 def prompt_text(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> str:
     """What the model is asked: the conversation and the beginning of its answer. Raises what the template raises."""
-    return str(tokenizer.apply_chat_template(list(messages), tools=tools or None, add_generation_prompt=True, tokenize=False))
+    return _rendered(tokenizer, messages, tools, add_generation_prompt=True)
 
 
 def whole_text(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> str:
     """A conversation that ends with an answer. Raises what the template raises."""
-    return str(tokenizer.apply_chat_template(list(messages), tools=tools or None, add_generation_prompt=False, tokenize=False))
+    return _rendered(tokenizer, messages, tools, add_generation_prompt=False)
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Message], tools: Tools, *, add_generation_prompt: bool) -> str:
+    with bounded():
+        text = str(
+            tokenizer.apply_chat_template(list(messages), tools=tools or None, add_generation_prompt=add_generation_prompt, tokenize=False)
+        )
+    check_length(text)
+    return text
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:

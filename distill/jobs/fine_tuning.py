@@ -19,7 +19,7 @@ from distill.db import Session
 from distill.errors import Invalid, NotFound
 from distill.ids import new_id
 from distill.jobs import events, quotas
-from distill.jobs.lm_checks import check_trainer
+from distill.jobs.lm_checks import check_base_model, check_trainer
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import JobKind, JobStatus, Step
 from distill.jobs.steps import NewItem, open_step
@@ -67,6 +67,7 @@ def submit(s: Session, store: BlobStore, project_id: str, caller: Caller | None,
     connection, base_model = _base(s, spec.model)
     trainer = connection.trainer or ""
     check_trainer(connection, trainer, "model")
+    check_base_model(connection, base_model, "model")
     spec = spec.model_copy(update={"connection_id": connection.id, "base_model": base_model, "trainer": trainer})
     quotas.check_new_job(s, project_id)
     blobs.register(s, store, *(file.digest for file in sent))

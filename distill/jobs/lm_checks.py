@@ -102,7 +102,16 @@ def _base_model(connection: Connection, lm: LmSpec, param: str) -> str:
             f"{did_you_mean(lm.base_model, known)}"
         )
         raise Invalid(message, code="unknown_base_model", param=f"{param}.base_model")
-    return lm.base_model or lm.model
+    base_model = lm.base_model or lm.model
+    check_base_model(connection, base_model, f"{param}.base_model" if lm.base_model else f"{param}.model")
+    return base_model
+
+
+def check_base_model(connection: Connection, name: str, param: str) -> None:
+    """A folder is what an operator may name: a program could have filled one. Raises Invalid."""
+    if name.startswith("/") and name not in (connection.models or ()):
+        message = f"{param}: a folder can be trained on where the operator lists it in `models` of {connection.name}; name a model"
+        raise Invalid(message, code="unknown_base_model", param=param)
 
 
 def check_trainer(connection: Connection, trainer: str, param: str) -> None:

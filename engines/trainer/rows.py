@@ -49,11 +49,12 @@ def encode(row: TrainingRow, tokenizer: Any, name: str, param: str) -> EncodedRo
         prompt, completion = _for_template(row.prompt), _for_template(row.completion)
         start = prompt_text(tokenizer, prompt, row.tools)
         text = whole_text(tokenizer, [*prompt, *completion], row.tools)
+        missing = _left_out(tokenizer, [*prompt, *completion], row.tools, text)
     except Exception as error:  # a template raises what it likes
         raise BadInput("row_not_renderable", f"{name}: the chat template refuses it: {error}", param) from error
     if not text.startswith(start):
         raise BadInput("row_not_renderable", f"{name}: the chat template changes the prompt once the completion follows it.", param)
-    if missing := _left_out(tokenizer, [*prompt, *completion], row.tools, text):
+    if missing:
         raise BadInput("row_not_renderable", f"{name}: the base model's chat template says nothing of {missing}.", param)
     return _join(tokenizer, start, text[len(start) :], name, param)
 

@@ -14,6 +14,7 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from distill.relay import relay
 from distill.relay.allowance import Allowance
 from distill.sandbox import cell
 from distill.storage import checked, folder
+from engines import chat_template
 from stack import server_checks
 from stillhouse_programs import schema_values, spec_bundle
 from tests.security import sources
@@ -88,6 +90,11 @@ def _plain_templates(patch: Patch) -> None:
     from jinja2 import sandbox
 
     patch.setattr(sandbox, "ImmutableSandboxedEnvironment", jinja2.Environment)
+
+
+def _templates_without_end(patch: Patch) -> None:
+    patch.setattr(chat_template, "bounded", nullcontext)
+    patch.setattr(chat_template, "check_length", lambda text: None)
 
 
 def _startup_file(patch: Patch) -> None:
@@ -205,6 +212,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "CVE-2024-6587": lambda patch: patch.setattr(chat, "_REDIRECTING", frozenset()),
     "CVE-2026-42208": _built_sql,
     "GHSA-46cm-pfwv-cgf8": _plain_templates,
+    "PYSEC-2026-2013": _templates_without_end,
     "litellm-1.82.8": _startup_file,
     "CVE-2026-0545": lambda patch: patch.setattr(auth, "OPEN_PATHS", auth.OPEN_PATHS | {"/v1/compile_jobs"}),
     "CVE-2024-4263": lambda patch: patch.setattr(keys.Caller, "may", lambda self, scope: True),

@@ -73,9 +73,7 @@ RECORDS: dict[str, Record] = {
     "CVE-2025-49844": Record("Redis: a script takes the server over"),
     "CVE-2026-41523": Record("vLLM: a check by `assert`, gone under -O"),
     "GHSA-dspy-pickle": Record("DSPy: a saved program that is code, or names the address that gets the key"),
-    "PYSEC-2026-2013": Record(
-        "vLLM: a template that loops", left_out="the template comes with the operator's base model; no request or upload brings one"
-    ),
+    "PYSEC-2026-2013": Record("vLLM: a template that loops"),
     "CVE-2026-28416": Record(
         "Gradio: an allow-list that a fetched file widened", left_out="allow-lists are settings; nothing that is fetched is one"
     ),

@@ -12,7 +12,7 @@ import pytest
 from packaging.version import Version
 
 from distill.queue import make_app
-from engines import base_models
+from engines import base_models, template_bounds
 from engines.chat_template import prompt_text
 from stack import server_checks
 from tests.support.tiny_model import build_tokenizer
@@ -80,6 +80,25 @@ def test_a_chat_template_runs_no_code(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(jinja2.exceptions.SecurityError):
         prompt_text(tokenizer, [{"role": "user", "content": "a"}], None)
     assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.record("PYSEC-2026-2013")
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% endfor %}", "more than 0.2 s of processor time"),
+        ("{{ 'x' * 10**9 }}", "more than 64 MB of memory"),
+        ("{{ 'x' * (8 * 10**6 + 1) }}", "makes 8,000,001 characters"),
+    ],
+)
+def test_a_chat_template_has_bounds(monkeypatch: pytest.MonkeyPatch, template: str, why: str) -> None:
+    tokenizer, messages = build_tokenizer(), [{"role": "user", "content": "a"}]
+    assert "a" in prompt_text(tokenizer, messages, None)  # it imports what it renders with
+    monkeypatch.setattr(template_bounds, "SECONDS", 0.2)
+    monkeypatch.setattr(template_bounds, "MEGABYTES", 64)
+    tokenizer.chat_template = template
+    with pytest.raises(template_bounds.TooCostly, match=why):
+        prompt_text(tokenizer, messages, None)
 
 
 @pytest.mark.record("CVE-2026-4372")

@@ -56,6 +56,15 @@ class TestCreate:
         assert ask(api, file, model="openai/tiny").json()["model"] == "tiny"
         assert ask(api, file, model="openai/gpt-9").json()["error"]["code"] == "not_trainable"
 
+    def test_a_folder_is_taken_from_the_operator_alone(self, api: TestClient, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"BASE_URL": "http://any.test/v1", "TRAINER": "local", "SUPPORTS": '["lora"]'}.items():
+            monkeypatch.setenv(f"STILLHOUSE_CONNECTIONS__ANY__{name}", value)
+        get_settings.cache_clear()
+        with unit_of_work() as s:
+            connections.sync(s, get_settings())
+        error = ask(api, file, model="any//tmp/home").json()["error"]
+        assert (error["code"], error["param"]) == ("unknown_base_model", "model")
+
     @pytest.mark.parametrize(
         "more",
         [

@@ -46,6 +46,18 @@ class TestBaseModel:
         refused = refusal(world, {"student": {"connection": "any", "model": "org/Base", "base_model": "org/Bse"}})
         assert (refused.code, refused.param) == ("unknown_base_model", "lms.student.base_model")
 
+    def test_a_folder_is_taken_from_the_operator_alone(self, world: World) -> None:
+        """A program's own would do for a model, with a chat template of its making."""
+        anything = ConnectionSettings(base_url="http://any.test", models="*", supports=["lora"], trainer="local")
+        listed = anything.model_copy(update={"models": ["/models/base"]})
+        with unit_of_work() as s:
+            connections.sync(s, settings(connections={**settings().connections, "any": anything, "listed": listed}))
+        assert submitted(world, connection="listed", model="/models/base") == "/models/base"
+        for lm, param in (({"model": "/tmp/home"}, "model"), ({"model": "/tmp/home", "base_model": "/tmp/home"}, "base_model")):
+            refused = refusal(world, {"student": {"connection": "any", **lm}})
+            assert (refused.code, refused.param) == ("unknown_base_model", f"lms.student.{param}")
+            assert "where the operator lists it in `models` of any" in refused.message
+
 
 class TestTemperature:
     """LM hosts refuse more than 2, so it is refused before anything is asked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,19 @@ class TestCount:
         (counted,) = trainer.count(str(tiny_model), "auto", [{**make_rows(1)[0], **beside}]).rows
         assert counted.fault is not None
         assert counted.fault.endswith(f"the base model's chat template says nothing of {what}.")
+
+    def test_a_template_that_makes_too_much_of_a_row_is_stopped_and_the_others_are_counted(
+        self, trainer: LocalTrainer, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "greedy"
+        shutil.copytree(tiny_model, folder)
+        greedy = "{% if messages[-1].content == 'much' %}{{ 'x' * 10**10 }}{% endif %}"
+        (folder / "chat_template.jinja").write_text(greedy + (tiny_model / "chat_template.jinja").read_text())
+        good = make_rows(1)[0]
+        much = {**good, "completion": [{"role": "assistant", "content": "much"}]}
+        first, second = trainer.count(str(folder), "auto", [much, good]).rows
+        assert first.fault == "The row: the chat template refuses it: it takes more than 1024 MB of memory"
+        assert (second.fault, second.completion > 0) == (None, True)
 
     def test_an_unknown_base_model_is_named(self, trainer: LocalTrainer) -> None:
         with pytest.raises(CannotCount, match="no-such-model"):
