@@ -19,7 +19,6 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from distill import sealing
 from distill.errors import StillhouseError
@@ -72,7 +71,7 @@ class _Line:
         self._sending: asyncio.Task[None] | None = None
 
     async def ask(self, command: Command) -> Any:
-        """Raises RedisError, OSError."""
+        """Raises what the client of Redis does: RedisError, OSError, and with uvloop RuntimeError where a connection went away."""
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, answered))
         if self._sending is None or self._sending.done():
@@ -96,7 +95,7 @@ class _Line:
             for command in commands:
                 pipeline.execute_command(*command)
             return list(await pipeline.execute(raise_on_error=False))
-        except (RedisError, OSError) as error:
+        except Exception as error:  # whatever it is: those who wait for an answer wait for this task alone
             return [error] * len(commands)
 
     async def close(self) -> None:
@@ -194,7 +193,7 @@ class Replies:
             return None
         try:
             return await self._line.ask(command)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # no reply that is kept is worth a call that fails
             self._leave_alone(error)
             return None
 

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 import redis
+from redis.asyncio.client import Pipeline
 
 from distill import sealing
 from distill.relay import Amount, Block, Grant, Relay, RelayLimits, Replies, Target
@@ -58,7 +59,7 @@ def ask(relay: Relay, grant: Grant, call: str = CALL, **body: Any) -> str:
     async def post() -> str:
         headers = {"authorization": f"Bearer {grant.token}", "stillhouse-rollout": f"run of {call}", "stillhouse-call": call}
         async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(relay.socket_path)) as session,
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(relay.socket_path), timeout=aiohttp.ClientTimeout(20)) as session,
             session.post("http://relay/v1/chat/completions", json={**BODY, **body}, headers=headers) as reply,
         ):
             answer = await reply.json()
@@ -229,6 +230,19 @@ class TestRedis:
                 started = time.monotonic()
                 assert [ask(relay, grant) for _ in range(4)] == [f"answer {n}" for n in range(1, 5)]
                 assert time.monotonic() - started < 4 * PATIENCE_SECONDS
+
+    @pytest.mark.parametrize("fault", [RuntimeError("the handler is closed"), ValueError("not what it expected")])
+    def test_whose_client_fails_in_words_of_its_own_costs_no_call(
+        self, relay: Relay, monkeypatch: pytest.MonkeyPatch, fault: Exception
+    ) -> None:
+        """uvloop raises RuntimeError where a connection went away: who waits for that answer would wait for ever."""
+
+        async def fails(self: Any, **_: Any) -> None:
+            raise fault
+
+        monkeypatch.setattr(Pipeline, "execute", fails)
+        with ScriptedLM(answer=counts) as lm, relay_of(relay, lm) as grant:
+            assert [ask(relay, grant), ask(relay, grant)] == ["answer 0", "answer 1"]
 
     def test_is_told_nothing_without_a_sealing_key(
         self, relay: Relay, kept: Callable[[], dict[bytes, bytes]], monkeypatch: pytest.MonkeyPatch
