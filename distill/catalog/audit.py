@@ -45,9 +45,11 @@ def acts(s: Session, key_id: str | None) -> None:
     s.info[_BY] = key_id
 
 
-def record(s: Session, project_id: str, action: Action, object_id: str, data: Mapping[str, Any] | None = None) -> None:
-    """Something was done. `data` says what, without secrets."""
-    by = s.info.get(_BY)
+def record(
+    s: Session, project_id: str, action: Action, object_id: str, data: Mapping[str, Any] | None = None, *, key_id: str | None = None
+) -> None:
+    """Something was done. `data` says what, without secrets. `key_id` is who did it, where that is not who acts in this session."""
+    by = key_id or s.info.get(_BY)
     s.add(AuditEntry(id=new_id("audit"), project_id=project_id, key_id=by, action=action, object_id=object_id, data=dict(data or {})))
     s.flush()
 

@@ -76,10 +76,13 @@ def verify(s: Session, token: str) -> Opened:
 
 
 def end(s: Session, opened: Opened) -> None:
-    """From the next request on its token opens nothing. Twice is no error."""
+    """From the next request on its token opens nothing. Twice is no error.
+
+    It stands under its own key: who signs in anew may do so with a key of another project, of which this one's log tells nothing.
+    """
     gone = s.scalar(delete(BrowserSession).where(BrowserSession.id == opened.row.id).returning(BrowserSession.id))
     if gone is not None:
-        audit.record(s, opened.caller.project_id, "session.ended", gone)
+        audit.record(s, opened.caller.project_id, "session.ended", gone, key_id=opened.row.key_id)
 
 
 def still_in(s: Session, caller: Caller) -> bool:

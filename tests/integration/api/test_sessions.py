@@ -230,6 +230,14 @@ class TestSignIn:
             assert client.get("/v1/me").status_code == 200
             assert sign_in(other, tokens.all).status_code == 201
 
+    def test_in_another_project_ends_the_one_before_in_that_ones_own_name(self, browser: Browser, tokens: Tokens) -> None:
+        """The audit log of a project tells of no key of another."""
+        client = browser(tokens.admin)
+        before = client.get("/v1/session").json()
+        assert sign_in(client, tokens.other).status_code == 201
+        log = client.get("/v1/audit_log", headers={"Authorization": f"Bearer {tokens.admin}"}).json()["data"]
+        assert [one["key_id"] for one in log if one["object_id"] == before["id"]] == [before["key_id"]] * 2
+
     def test_stands_in_the_audit_log(self, browser: Browser, tokens: Tokens) -> None:
         client = browser()
         session = client.get("/v1/session").json()
