@@ -33,7 +33,7 @@ async function ask(verb, path, type, body) {
   return reply.status + ' ' + reply.statusText + '\\n' + told(reply, await reply.text())
 }
 function told(reply, text) {
-  const json = (reply.headers.get('content-type') || '').startsWith('application/json')
+  const json = (reply.headers.get('content-type') || '').split(';')[0] === 'application/json'  // not JSON Lines
   return (json ? JSON.stringify(JSON.parse(text), null, 1) : text).slice(0, 100000)
 }
 document.addEventListener('click', async event => {
