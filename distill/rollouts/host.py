@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from distill.rollouts.errors import RunnerDied
 from distill.rollouts.events import Json
 from distill.rollouts.pool import RunnerPool
 from distill.rollouts.runner import Runner
+from distill.rollouts.turns import Turns
 
 _HOST = "program-host"
 _DESCRIBER = "describe"
@@ -35,14 +35,14 @@ class HostedProgram:
 
 @dataclass
 class ProgramHost:
-    """Thread-safe. At most `max_running` requests run at once; others wait their turn up to their own time limit."""
+    """Thread-safe. At most `max_running` requests run at once, not all of one project; others wait up to their own time limit."""
 
     pool: RunnerPool
     max_running: int = 4
-    _turns: threading.BoundedSemaphore = field(init=False)
+    _turns: Turns = field(init=False)
 
     def __post_init__(self) -> None:
-        self._turns = threading.BoundedSemaphore(self.max_running)
+        self._turns = Turns(self.max_running)
 
     def call(self, project: str, hosted: HostedProgram, token: str, inputs: Json, *, time_limit_seconds: float = 120.0) -> Json:
         """Run the program once: `{"outputs", "usage", "seconds"}`. Raises RunnerError, RunnerDied, TimeoutError."""
@@ -87,21 +87,12 @@ class ProgramHost:
         return scores
 
     def _ask_apart(self, project: str, op: str, body: Json, python: str, seconds: float = DESCRIBE_SECONDS) -> Json:
-        if not self._turns.acquire(timeout=seconds):
-            raise TimeoutError("the program host is busy")
-        try:
-            with self.pool.runner(project, _apart(_DESCRIBER, body), python) as runner:
-                return runner.ask(op, silence_seconds=seconds, **body)
-        finally:
-            self._turns.release()
+        with self._turns.turn(project, seconds), self.pool.runner(project, _apart(_DESCRIBER, body), python) as runner:
+            return runner.ask(op, silence_seconds=seconds, **body)
 
     def _ask(self, project: str, hosted: HostedProgram, op: str, seconds: float, patience: float | None = None, **body: Any) -> Json:
-        if not self._turns.acquire(timeout=seconds if patience is None else patience):
-            raise TimeoutError("the program host is busy")
-        try:
+        with self._turns.turn(project, seconds if patience is None else patience):
             return self._ask_warm(project, hosted, op, seconds, body)
-        finally:
-            self._turns.release()
 
     def _ask_warm(self, project: str, hosted: HostedProgram, op: str, seconds: float, body: Json) -> Json:
         """A warm runner may have died unseen since its last request: then once more with a new one."""

@@ -16,7 +16,10 @@ MINIMAL: dict[str, Any] = {"program_id": "prog-1", "trainset": "ds-1"}
 LM = LmSpec(
     connection="house", connection_id="conn-1", connection_revision=2, model="tiny", base_model="tiny", trainer="local", temperature=0.5
 )
+QUESTION = {"instructions": "Answer.", "fields": [{"name": "q", "role": "input"}, {"name": "a", "role": "output"}]}
 GOLDEN = {
+    "program_of_a_package": "v1:d83162790aa4bb36a3c313563049b2abb0f1ee1c44fcd316a330c954730a4ddb",
+    "metric_of_a_package": "v1:01bd2b887d8e2a8249034e875275cc8ea96d815065f5fee4f2eae1baeefb7639",
     "value": "v1:362d8241f788bca764c540e8fe918d8ac9091679ac3b5f973db9965797e2debb",
     "program": "v1:5d2369c0b6521a528b727e1fb8d90569a6d52e43eaa038e0e98305243c3fd790",
     "lm": "v1:91d1fa621a75cb3581a93afbf4f00634f7ffb126ffc1fb8a87e0f4a00cafc8e4",
@@ -144,8 +147,13 @@ def golden_values() -> dict[str, str]:
             ]
         }
     )
+    code = {"target": "acme.desk:make", "kwargs": {"rounds": 2}, "inputs": [{"name": "q"}], "source": {"acme": "0" * 64}}
+    coded = parse_spec({"predictors": [{"name": "self", "lm": "student", "signature": QUESTION}], "reference": code})
+    scored = parse_metric({"type": "reference", "reference": "acme.scores:right", "source": {"acme": "0" * 64}})
     chat = parse_prompt_adapter("chat")
     return {
+        "program_of_a_package": specs.program_digest(coded),
+        "metric_of_a_package": specs.metric_digest(scored),
         "value": digest({"b": 1, "a": "ä"}),
         "program": specs.program_digest(program),
         "lm": specs.lm_digest(LM),

@@ -44,6 +44,20 @@ class TestOwnProcess:
         assert [name for name, _ in program.named_predictors()] == ["classify", "writers['first']", "writers['again']"]
         assert f"the source of {PACKAGE}.teams is not the one that was described" in caplog.text
 
+    def test_modules_that_were_sent_in_a_bundle_are_taken_as_they_are_here(self, caplog: pytest.LogCaptureFixture) -> None:
+        spec = describe(FACTORY, {}, {}, None, [PACKAGE])
+        assert spec.reference is not None
+        sent = spec.reference.model_copy(update={"bundle": "v1:" + "0" * 64, "source": {f"{PACKAGE}.teams": "0" * 64}})
+        with caplog.at_level(logging.WARNING):
+            program = build_program(spec.model_copy(update={"reference": sent}))
+        assert [name for name, _ in program.named_predictors()] == ["classify", "writers['first']", "writers['again']"]
+        assert f"the source of {PACKAGE}.teams is not the one that was described" in caplog.text
+
+    def test_what_was_sent_by_value_is_not_made_here(self) -> None:
+        with pytest.raises(ReferenceFault, match="was sent by value, and is made nowhere but on the server") as refusal:
+            reference.make_program("stillhouse_bundle:program", {}, None, "v1:" + "0" * 64)
+        assert refusal.value.code == "reference_not_found"
+
 
 class TestSpec:
     def test_survives_a_round_trip_and_holds_its_source(self) -> None:
