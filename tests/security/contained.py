@@ -1,7 +1,8 @@
-"""``python -m tests.security.contained USER COMMAND…``: COMMAND as Docker starts it in a container where nothing is said of security.
+"""``python -m tests.security.contained USER COMMAND…``: COMMAND as Docker starts it in a container.
 
-Docker is not needed: what its defaults take away is taken away here, in the order of its runtime. USER is "root", or "user", the user of
-our image. Asked for by `whom.as_user`, as root and in namespaces of its own.
+Docker is not needed: what it takes away is taken away here, in the order of its runtime. USER is "root" or "user", the user of our image,
+where nothing is said of security, or "composed", that user with what docker-compose.yml says. Asked for by `whom.as_user`, as root and in
+namespaces of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 UID = 10001
 """Of the Dockerfile's user."""
 LIBC = ctypes.CDLL(None, use_errno=True)
-SET_SECCOMP, FILTER, DROP_FROM_BOUNDING_SET, VERSION = 22, 2, 24, 0x20080522  # <sys/prctl.h>, <sys/capability.h>
+NO_NEW_PRIVS, SET_SECCOMP, FILTER, DROP_FROM_BOUNDING_SET, VERSION = 38, 22, 2, 24, 0x20080522  # <sys/prctl.h>, <sys/capability.h>
 KEPT = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
 """CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, and
 SETFCAP."""
@@ -165,10 +166,10 @@ def filter_calls() -> None:
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
-def drop() -> None:
-    for power in set(range(ALL)) - set(KEPT):
+def drop(kept: tuple[int, ...]) -> None:
+    for power in set(range(ALL)) - set(kept):
         LIBC.prctl(DROP_FROM_BOUNDING_SET, power, 0, 0, 0)  # fails for those that this kernel does not know
-    mask = sum(1 << power for power in KEPT)
+    mask = sum(1 << power for power in KEPT)  # what it takes to become another user
     if LIBC.capset((ctypes.c_uint32 * 2)(VERSION, 0), (ctypes.c_uint32 * 6)(mask, mask, 0, 0, 0, 0)):
         raise OSError(ctypes.get_errno(), "capset")
 
@@ -184,9 +185,11 @@ def main(user: str, *command: str) -> None:
     hide()
     open_interpreter()
     filter_calls()
-    drop()
-    if user == "user":
+    drop(() if user == "composed" else KEPT)
+    if user != "root":
         become(UID)
+    if user == "composed":
+        LIBC.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
     os.execvp(command[0], command)  # noqa: S606 - this process is to become it
 
 

@@ -18,7 +18,7 @@ def users() -> tuple[str, ...]:
 
 def users_of_containers() -> tuple[str, ...]:
     """Those of Docker's. Only root can make what is one for the kernel."""
-    return ("contained-root", "contained-user") if os.geteuid() == 0 else ()
+    return ("contained-root", "contained-user", "contained-composed") if os.geteuid() == 0 else ()
 
 
 def as_user(user: str, command: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from distill.rollouts import Runner, RunnerDied, RunnerPool, RunnerSilent
 from distill.sandbox import Choice, Limits
 from tests.support.scripted_lm import Hang, ScriptedLM
 from tests.unit.core.test_folders import nested
-from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant
+from tests.unit.runner.routing import LMS, ROUTER, Json, example, fresh, grant, route, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -56,6 +56,20 @@ class TestProcess:
             assert not exists(runner.pid), "neither running nor a zombie"
             with pytest.raises(RunnerDied):
                 runner.ask("hello")
+
+    @pytest.mark.parametrize("is_locked", [True, False])
+    def test_a_spec_and_its_metric_run_where_code_of_users_would(self, relay: Relay, is_locked: bool) -> None:
+        """In the sandbox, if one holds: a runner is one process for all that it is asked."""
+        pool = RunnerPool(relay.socket_path, {"default": sys.executable}, sandbox=None if is_locked else Choice(None))
+        with pool, pool.runner("project", "job") as runner, ScriptedLM(answer=route) as lm:
+            runner.ensure_open("router", program=ROUTER, lms=LMS)
+            events = run(runner, grant(relay, lm).token, [example(0, "my invoice", "billing")])
+            assert [event["score"]["passed"] for event in events if event["event"] == "score"] == [True]
+            statuses = [Path(f"/proc/{pid}/status").read_text() for pid in runner._child.tree.members()]
+            locked = [
+                "Seccomp:\t2" in status and "NoNewPrivs:\t1" in status for status in statuses if "python" in status.partition("\n")[0]
+            ]
+            assert locked == [is_locked]
 
     def test_silent_runner_is_killed(self, relay: Relay) -> None:
         with fresh(relay) as runner, ScriptedLM(answer=lambda ask: Hang()) as lm:

@@ -61,6 +61,16 @@ class TestCompose:
         assert [name for name, service in SERVICES.items() if "healthcheck" in service] == ["postgres", "redis", "api", "lm-host", "vllm"]
         assert not [name for name in OURS if SERVICES[name].get("init") is not True]
 
+    def test_what_is_ours_has_no_powers_and_gets_none(self) -> None:
+        """And the default profile of system calls, under which the sandbox is tried: `tests/security/contained.py`."""
+        ours = [*OURS, "lm-host"]
+        assert {str(SERVICES[name].get("cap_drop")) for name in ours} == {"['ALL']"}
+        assert {str(SERVICES[name].get("security_opt")) for name in ours} == {"['no-new-privileges:true']"}
+        assert not [name for name in ours if {"privileged", "cap_add", "user", "pid"} & SERVICES[name].keys()]
+        stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1:]
+        last = {stage.split()[2]: re.findall(r"^USER (\w+)$", stage, flags=re.MULTILINE)[-1:] for stage in stages}
+        assert last == {"core": [], "server": ["stillhouse"], "api": [], "worker": ["stillhouse"], "engine": ["stillhouse"]}
+
     def test_no_secret_is_written_down(self) -> None:
         for service in SERVICES.values():
             for name, value in service.get("environment", {}).items():
