@@ -206,13 +206,13 @@ def others(pid: str) -> list[str]:
     return done_of(ways)
 
 
-def init(_: str) -> str:
-    """The environment of the first process: in a container it is the worker's, with its keys."""
-    try:
-        with open("/proc/1/environ", "rb") as file:
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
+def reads(paths: str) -> dict[str, str]:
+    """What is in these files, for all that can be opened."""
+    found = {}
+    for path in paths.split():
+        with suppress(OSError), open(path, "rb") as file:
+            found[path] = file.read().decode(errors="replace")
+    return found
 
 
 def works(_: str) -> list[str]:
@@ -239,7 +239,7 @@ def works(_: str) -> list[str]:
 
 
 def main(what: str, argument: str) -> None:
-    told = (forks, allocates, one_file, many_files, removed, changes, planted, outlives, calls, sockets, status, others, init, works)
+    told = (forks, allocates, one_file, many_files, removed, changes, planted, outlives, calls, sockets, status, others, reads, works)
     doers: dict[str, Callable[[str], Any]] = {each.__name__: each for each in told}
     print(json.dumps(doers[what](argument)), flush=True)
     if HELD:

@@ -129,7 +129,7 @@ ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
     "sockets": lambda rung: attack(rung, "sockets"),
     "status": lambda rung: attack(rung, "status"),
     "others": to_another,
-    "init": lambda rung: attack(rung, "init"),
+    "reads": lambda rung: attack(rung, "reads", f"/proc/1/environ {Path.home() / '.pgpass'}"),
     "runner": real_runner,
     "works": lambda rung: attack(rung, "works"),
 }

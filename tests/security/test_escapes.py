@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 RUNGS = ("bubblewrap", "landlock")
 PLACES = (*((rung, user) for rung in RUNGS for user in users()), *(("landlock", user) for user in users_of_containers()))
 LOCKED = [pytest.param(rung, user, id=f"{rung}-{user}") for rung, user in PLACES]
-SECRET = "sk-of-the-worker"
+SECRET, PASSWORD = "sk-of-the-worker", "db:5432:*:stillhouse:secret"
 WAYS = (
     *("tcp", "udp", "dns", "abstract_socket", "database_socket"),
     *("private_files", "environments", "other_runner", "write_outside", "change_outside", "signal"),
@@ -49,9 +50,12 @@ def tried(rung: str, user: str) -> dict[str, Any]:
 
 
 def said_by(user: str, command: list[str]) -> str:
-    done = subprocess.run(
-        as_user(user, command), cwd=ROOT, env={**os.environ, "LM_KEY": SECRET}, capture_output=True, text=True, timeout=110
-    )
+    """With a home that everybody may read."""
+    with tempfile.TemporaryDirectory() as home:
+        Path(home).chmod(0o755)
+        Path(home, ".pgpass").write_text(PASSWORD)
+        environment = {**os.environ, "HOME": home, "LM_KEY": SECRET}
+        done = subprocess.run(as_user(user, command), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return done.stdout
@@ -107,9 +111,12 @@ class TestBlocked:
 
     def test_the_first_process_keeps_its_environment(self, rung: str, user: str) -> None:
         """Inside bubblewrap it is one that knows no more than the program."""
-        told = [line.partition("=")[0] for line in tried(rung, user)["init"].split("\0")]
+        told = [line.partition("=")[0] for line in tried(rung, user)["reads"].get("/proc/1/environ", "").split("\0")]
         own = ["PATH", "LANG", "HOME", "TMPDIR", "USER", "LOGNAME", ""]
         assert told == (own if (rung, user) == ("bubblewrap", "user") else [""])
+
+    def test_the_home_of_the_worker_is_not_read(self, rung: str, user: str) -> None:
+        assert PASSWORD not in tried(rung, user)["reads"].values()
 
     def test_a_runner_starts(self, rung: str, user: str) -> None:
         assert "dspy" in tried(rung, user)["runner"]
@@ -121,7 +128,8 @@ class TestBlocked:
 WEAKENED: dict[str, dict[str, str]] = {
     "walls,owner": {
         "test_no_way_leads_out private_files, environments, other_runner, write_outside, signal": "ways",
-        "test_the_first_process_keeps_its_environment": "init",
+        "test_the_home_of_the_worker_is_not_read": "reads",
+        "test_the_first_process_keeps_its_environment": "reads",
     },
     "filter": {"test_no_socket_is_made_that_leads_anywhere": "sockets", "test_calls_into_the_kernel_are_refused": "calls"},
     "walls,owner,filter": {
@@ -195,10 +203,10 @@ class TestInAContainer:
     """As Docker starts one by default, which is what the compose file asks for."""
 
     def test_without_a_sandbox_every_way_leads_out(self, user: str) -> None:
-        found = json.loads(said_by(user, [sys.executable, "-m", "tests.security.locked", "none", "ways", "others", "init"]))
+        found = json.loads(said_by(user, [sys.executable, "-m", "tests.security.locked", "none", "ways", "others", "reads"]))
         assert sorted(found["ways"]) == sorted(WAYS)
         assert {"signal", "limits", "priority"} <= set(found["others"])
-        assert SECRET in found["init"]
+        assert SECRET in found["reads"]["/proc/1/environ"]
 
     def test_there_are_no_namespaces(self, user: str) -> None:
         ways = json.loads(said_by(user, [sys.executable, "-m", "tests.security.locked", "bubblewrap", "ways"]))["ways"]
@@ -234,6 +242,9 @@ class TestWithoutASandbox:
 
     def test_sockets_lead_everywhere(self, user: str) -> None:
         assert {"inet", "inet6", "unix", "netlink", "pair of datagrams"} <= set(tried("none", user)["sockets"])
+
+    def test_the_home_of_the_worker_is_read(self, user: str) -> None:
+        assert PASSWORD in tried("none", user)["reads"].values()
 
     def test_other_processes_are_reached(self, user: str) -> None:
         assert tried("none", user)["others"] == ["signal", "limits", "priority", "affinity", "memory", "root", "cwd", "files"]
