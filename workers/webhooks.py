@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,11 @@ AT_ONCE = 32
 AT_ONCE_EACH = 4
 """To one endpoint."""
 AT_ONCE_UNPROVEN = 24
-"""To endpoints that have not answered their last try, or have had none by this process: the other places are for those that answer."""
+"""To endpoints that did not answer their last try soon, or have had none by this process: the other places are for those that do."""
+AT_ONCE_SILENT = 16
+"""To endpoints that did not: the other places of the unproven are for those of which nothing is known."""
+SOON_SECONDS = 2.0
+"""Whoever takes longer for an answer holds up others as one that gives none."""
 _LOOK_UPS = 4 * AT_ONCE
 """Threads: a name that nobody answers for takes its resolver some times as long as a try may last."""
 _ROWS = 4
@@ -69,24 +74,33 @@ class Places:
     def __init__(self) -> None:
         self._under_way: Counter[str] = Counter()
         self._answering: set[str] = set()
+        self._silent: set[str] = set()
 
     def room(self) -> Room:
-        """None takes more than `AT_ONCE_EACH` places, the unproven together no more than theirs."""
-        unproven = sum(number for endpoint, number in self._under_way.items() if endpoint not in self._answering)
-        left, of_unproven = AT_ONCE - self._under_way.total(), AT_ONCE_UNPROVEN - unproven
+        """None takes more than `AT_ONCE_EACH` places, the unproven together no more than theirs, nor the silent among them."""
+        left, of_unproven = AT_ONCE - self._under_way.total(), AT_ONCE_UNPROVEN - self._held(lambda each: each not in self._answering)
         busy = frozenset(endpoint for endpoint, number in self._under_way.items() if number >= AT_ONCE_EACH)
-        if of_unproven > 0:
-            return Room(min(left, of_unproven, AT_ONCE_EACH), busy, None)
-        return Room(min(left, AT_ONCE_EACH), busy, frozenset(self._answering))
+        if of_unproven <= 0:
+            return Room(min(left, AT_ONCE_EACH), busy, frozenset(self._answering))
+        of_silent = AT_ONCE_SILENT - self._held(lambda each: each in self._silent)
+        if of_silent <= 0:
+            return Room(min(left, of_unproven, AT_ONCE_EACH), busy | self._silent, None)
+        return Room(min(left, of_unproven, of_silent, AT_ONCE_EACH), busy, None)
+
+    def _held(self, by: Callable[[str], bool]) -> int:
+        return sum(number for endpoint, number in self._under_way.items() if by(endpoint))
 
     def begin(self, endpoint: str) -> None:
         self._under_way[endpoint] += 1
 
-    def end(self, endpoint: str, *, answered: bool) -> None:
+    def end(self, endpoint: str, *, soon: bool) -> None:
+        """`soon`: with an answer, in time."""
         self._under_way[endpoint] -= 1
         if not self._under_way[endpoint]:
             del self._under_way[endpoint]
-        (self._answering.add if answered else self._answering.discard)(endpoint)
+        now, no_more = (self._answering, self._silent) if soon else (self._silent, self._answering)
+        now.add(endpoint)
+        no_more.discard(endpoint)
 
 
 class WebhookSender:
@@ -132,15 +146,15 @@ class WebhookSender:
         return await asyncio.get_running_loop().run_in_executor(self._rows, act, *words)
 
     async def _deliver(self, session: aiohttp.ClientSession, parcel: Parcel) -> None:
-        answered = False
+        soon, began = False, time.monotonic()
         try:
             reply = await self._post(session, parcel)
-            answered = reply.status is not None
+            soon = reply.status is not None and time.monotonic() - began < SOON_SECONDS
             await self._in_rows(_record, parcel, reply)
         except Exception:  # a fault of ours costs this try, not all deliveries of all projects
             log.exception("delivery failed", delivery=parcel.id)
         finally:
-            self._places.end(parcel.endpoint_id, answered=answered)
+            self._places.end(parcel.endpoint_id, soon=soon)
 
     async def _post(self, session: aiohttp.ClientSession, parcel: Parcel) -> Reply:
         """Of the answer only the status is read: a redirect is not followed, and what a receiver writes is nobody's business."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +28,8 @@ from tests.integration.api.finished import finish
 from tests.integration.api.test_files import PURPOSE, sent
 from tests.support.databases import forget_settings
 from tests.support.server_process import wait_until
-from workers.webhooks import WebhookSender, signed
+from workers import webhooks as sender_module
+from workers.webhooks import AT_ONCE_SILENT, WebhookSender, signed
 
 PATH = "/v1/webhook_endpoints"
 PROD = "/v1/aliases/router@prod"
@@ -41,14 +42,23 @@ class Receiver:
     answers: list[int] = field(default_factory=lambda: [204])
     got: list[tuple[dict[str, str], str]] = field(default_factory=list)
     url: str = ""
+    gate: threading.Event = field(default_factory=threading.Event)
+    """Shut, it answers nobody."""
 
     def take(self, headers: dict[str, str], body: str) -> int:
         self.got.append((headers, body))
+        self.gate.wait()
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
+    with receiving() as own:
+        yield own
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"])).decode()
@@ -61,11 +71,15 @@ def receiver() -> Iterator[Receiver]:
 
     with ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
         own = Receiver(url=f"http://{LOOPBACK}:{server.server_address[1]}/hook")
+        own.gate.set()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield own
-        server.shutdown()
-        thread.join()
+        try:
+            yield own
+        finally:
+            own.gate.set()
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -278,6 +292,36 @@ class TestDeliveries:
             wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it waits for the silent ones", seconds=10)
             assert under_way() >= 20
 
+    @pytest.mark.slow
+    def test_however_much_is_queued_for_silent_ones_who_is_new_is_told(
+        self, api: TestClient, admin: Ask, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also after a restart, when nobody has answered this process yet."""
+        monkeypatch.setenv("STILLHOUSE_TIMERS__WEBHOOK_SECONDS", "1")
+        monkeypatch.setenv("STILLHOUSE_TIMERS__WEBHOOK_PAUSE_SECONDS", "900")
+        forget_settings()
+        queue_for_others([f"https://silent-{at}.test/hook" for at in range(9)], deliveries_each=60)
+        made = endpoint(admin, receiver.url)
+        with sending(), no_answer_for(".test", monkeypatch):
+            move_alias(api)
+            wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it waits for the silent ones", seconds=12)
+
+    def test_who_takes_long_to_answer_holds_up_no_other(
+        self, api: TestClient, admin: Ask, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sender_module, "SOON_SECONDS", 0)
+        with sending(), receiving() as slow:
+            queue_for_others([f"{slow.url}/{at}" for at in range(9)], deliveries_each=1)
+            wait_until(lambda: len(slow.got) == 9, "they are not told")
+            slow.gate.clear()
+            made = endpoint(admin, receiver.url)
+            queue_for_others([], deliveries_each=4)
+            wait_until(lambda: len(slow.got) >= 9 + AT_ONCE_SILENT, "they are not told again")
+            move_alias(api)
+            wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it waits for the slow ones", seconds=12)
+            assert len(slow.got) == 9 + AT_ONCE_SILENT
+            slow.gate.set()
+
     def test_what_came_of_an_older_try_changes_nothing(self, api: TestClient, admin: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
         made = endpoint(admin, "https://example.com/hook")
         monkeypatch.setenv("STILLHOUSE_TIMERS__WEBHOOK_SECONDS", "0.001")
@@ -325,6 +369,16 @@ def silence(webhooks_of_others: int) -> None:
             webhooks.add(s, other, f"https://silent-{at}.test/hook", ["alias.moved"], None)
         webhooks.announce(s, other, "alias.moved", {})
     wait_until(lambda: under_way() >= 20, "they are not tried")
+
+
+def queue_for_others(urls: Sequence[str], deliveries_each: int) -> None:
+    """For all endpoints of another project, these among them: due before whatever comes now."""
+    with unit_of_work() as s:
+        other = projects.get(s, "other").id
+        for url in urls:
+            webhooks.add(s, other, url, ["alias.moved"], None)
+        for _ in range(deliveries_each):
+            webhooks.announce(s, other, "alias.moved", {})
 
 
 def under_way() -> int:
