@@ -204,9 +204,7 @@ class Replies:
 
 def is_worth_keeping(answer: Mapping[str, Any]) -> bool:
     """Whether a runner can read it: one that it cannot is asked for again, and has to be another one then."""
-    choices, usage = answer.get("choices"), answer.get("usage")
+    choices = answer.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, dict) else None
-    if not isinstance(message, dict) or not isinstance(message.get("content"), str | None):
-        return False
-    return usage is None or isinstance(usage, dict)
+    return isinstance(message, dict) and isinstance(message.get("content"), str | None)
