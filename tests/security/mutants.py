@@ -15,18 +15,20 @@ import sysconfig
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
+import structlog
 from sqlalchemy import text
 from starlette.requests import Request
 
 from app import auth, body, browser, errors, main, middleware, row_files, serve, uploads
 from app.gateway import chat
-from distill import egress, queue, scratch, strict_json
+from distill import egress, queue, redaction, scratch, strict_json
 from distill.catalog import aliases, bundles, keys
 from distill.errors import Unauthenticated
 from distill.execute import rollouts
@@ -241,6 +243,9 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "rule-one-rollouts-calls": _calls_without_end,
     "rule-grants": _refuses_the_job,
     "rule-runners-environment": _open_handed,
+    "rule-log-lines": lambda patch: patch.setattr(structlog.processors, "JSONRenderer", structlog.processors.KeyValueRenderer),
+    "rule-redaction-by-value": lambda patch: patch.setattr(redaction, "_secrets", cache(tuple)),
+    "rule-redaction-by-pattern": lambda patch: patch.setattr(redaction, "_TOKEN", re.compile("(?!)")),
     "rule-hostile-bodies": lambda patch: patch.setattr(strict_json, "loads", json.loads),
     "rule-no-echo": lambda patch: patch.setattr(errors, "_safe_message", lambda error: f"{error['msg']}: {error['input']}"),
 }

@@ -84,6 +84,9 @@ RULES: dict[str, str] = {
     "rule-one-rollouts-calls": "one example of a program cannot spend what all were given",
     "rule-grants": "an example whose program asks for another LM than those of its work item costs itself alone",
     "rule-runners-environment": "a program finds no secret around it",
+    "rule-log-lines": "what is logged is one line of JSON, whatever it tells",
+    "rule-redaction-by-value": "a secret that a process knows is in no log, event or error",
+    "rule-redaction-by-pattern": "what has the form of a secret is in no log, event or error",
     "rule-hostile-bodies": "what is no strict JSON object in UTF-8 is refused by every route, and leaves nothing",
     "rule-no-echo": "a refusal repeats nothing of a body but the short name of what is not there",
 }

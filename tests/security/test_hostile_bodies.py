@@ -18,6 +18,7 @@ from app.docs_page import example_bodies, example_path
 from distill.db import Base, unit_of_work
 from tests.integration.api.test_examples import NEEDS, common, described, named, operator  # noqa: F401 - a fixture
 from tests.security.hostile_bodies import MARK, REFUSED, Make, as_json, one_wrong, taken_or_refused
+from tests.security.test_paths import CANARY, ways
 from tests.security.test_silence import INSIDE
 
 pytestmark = [pytest.mark.slow, pytest.mark.lm_answers(lambda ask: "billing")]
@@ -138,3 +139,26 @@ def assert_untouched(touched: Path, sink: socket.socket) -> None:
     assert not touched.exists()
     with pytest.raises(BlockingIOError):
         sink.accept()
+
+
+#: Fields that name or point at something.
+_POINTING = "artifact client dataset file item job label metric model name program program_name project python reference replaces suffix"
+POINTING = {*_POINTING.split(), "teacher", "trainset", "training_file", "valset"}
+
+
+@pytest.mark.record("CVE-2023-1177")
+def test_no_spelling_of_a_path_in_a_name_leads_outside(operator: TestClient, tmp_path: Path) -> None:  # noqa: F811
+    secret = tmp_path / "secret.txt"
+    secret.write_text(CANARY)
+    spelled, wrong, places = list(ways(secret)), {}, set()
+    for verb, address, good in list(routes(common(operator))):
+        for field in sorted(POINTING & good.keys()):
+            places.add((verb, address, field))
+            for way in spelled:
+                content, headers = as_json({**good, field: way})
+                reply = operator.request(verb, address, content=content, headers=headers)
+                if reply.status_code >= 500 or CANARY in reply.text:
+                    wrong[verb, address, field, way] = reply.status_code
+    assert wrong == {}
+    assert len(places) > 20
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path != secret and CANARY in path.read_text("latin-1")] == []

@@ -15,6 +15,8 @@ from tests.security.mutants import MUTANTS
 from tests.security.records import RECORDS, RULES
 
 HERE = Path(__file__).parent
+WARNED = "ignore:assertions not in test modules"
+"""By pytest under `-O`, of helpers: none of their assertions is needed."""
 SHOWN = {name for name, record in RECORDS.items() if record.left_out is None} | set(RULES)
 
 
@@ -28,8 +30,9 @@ def test_every_record_is_shown_and_broken_or_says_why_not() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_each_mutant_is_caught(tmp_path: Path) -> None:
+    """Without assertions of the server (`-O`), so that this shows too that those of the tests are still there."""
     out = tmp_path / "ended.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE)]
+    command = [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", WARNED, str(HERE)]
     done = subprocess.run(command, env={**os.environ, "SECURITY_MUTANTS": str(out)}, capture_output=True, text=True, check=False)
     ended: dict[str, list[str]] = json.loads(out.read_text()) if out.exists() else {}
     assert set(ended) == SHOWN, done.stdout[-2000:]
@@ -40,8 +43,7 @@ def test_each_mutant_is_caught(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_suite_holds_without_assertions_of_the_server() -> None:
     """`-O` takes `assert` out of the server; pytest rewrites those of the tests, so that they still look."""
-    warned = "ignore:assertions not in test modules"  # of helpers: none of theirs is needed
-    command = [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", warned, "-m", "not slow", str(HERE)]
+    command = [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", WARNED, "-m", "not slow", str(HERE)]
     environment = {name: value for name, value in os.environ.items() if name != "SECURITY_MUTANTS"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]

@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.integration.api.conftest import Tokens, job_body
-from tests.integration.api.every_route import operations
+from tests.integration.api.every_route import BODIES, filled, objects_of, operations
 from tests.integration.api.finished import finish
 from tests.security.test_doors import HOOK
 
@@ -51,6 +51,37 @@ def test_no_spelling_of_a_path_leads_outside(api: TestClient, tmp_path: Path) ->
             reply = api.get(re.sub(r"\{[^}]+\}", "WAY", path).replace("WAY", way))
             assert reply.status_code < 500, (path, way)
             assert CANARY not in reply.text, (path, way)
+
+
+def _addresses(ids: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Every method and path with parameters: all of them to be a way out, and where there are several each one alone."""
+    for verb, path, name in operations():
+        names = re.findall(r"\{(\w+)\}", path)
+        if verb != "GET" and names:
+            yield verb, re.sub(r"\{\w+\}", "WAY", path), name
+        if len(names) > 1:
+            yield from ((verb, filled(path.replace(f"{{{each}}}", "WAY"), ids), name) for each in names)
+
+
+@pytest.mark.slow
+@pytest.mark.record("CVE-2023-1177")
+def test_nor_at_any_id_of_any_route(api: TestClient, tokens: Tokens, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text(CANARY)
+    admin = {"Authorization": f"Bearer {tokens.admin}"}
+    ids = objects_of(api, admin)
+    asked = list(_addresses(ids))
+    assert len(asked) > 30
+    before = sorted(path for path in tmp_path.rglob("*") if "blobs" not in path.parts)
+    wrong = {}
+    for way in ways(secret):
+        for verb, address, name in asked:
+            reply = api.request(verb, address.replace("WAY", way), json=BODIES.get(name, {}), headers=admin)
+            if reply.status_code >= 500 or reply.is_success or CANARY in reply.text:
+                wrong[verb, address, way] = reply.status_code
+    assert wrong == {}
+    assert secret.read_text() == CANARY
+    assert sorted(path for path in tmp_path.rglob("*") if "blobs" not in path.parts) == before
 
 
 @pytest.mark.record("CVE-2022-0736")

@@ -96,7 +96,8 @@ def canaries(places: list[str]) -> dict[str, list[str]]:
         with suppress(OSError):
             seen[str(path)] = path.read_bytes()
     found = {name: re.findall(rb"canary-[0-9a-z-]+", text) for name, text in seen.items()}
-    return {name: [form for each in told for form in (each.decode(), each.hex(), b64encode(each).decode())] for name, told in found.items()}
+    shown = {name: told for name, told in found.items() if told or name == "environment"}
+    return {name: [form for each in told for form in (each.decode(), each.hex(), b64encode(each).decode())] for name, told in shown.items()}
 
 
 class Hostile(dspy.Module):
