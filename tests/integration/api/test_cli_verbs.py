@@ -70,6 +70,19 @@ class TestDeletes:
         assert json.loads(known("files", "delete", pushed["id"], "--json").stdout) == {"id": pushed["id"], "deleted": True}
         gone(known, "files", "get", pushed["id"])
 
+    def test_a_bundle(self, known: Run, tmp_path: Path) -> None:
+        (tmp_path / "support.py").write_text("import dspy\n\ndef right(example, prediction, trace=None):\n    return True\n")
+        for _ in range(2):
+            made = json.loads(known("bundles", "create", "support.py", "--json").stdout)
+        assert (made["modules"], list(made["packages"]), made["pickles"]) == (["support"], ["dspy"], [])
+        assert [each["id"] for each in json.loads(known("bundles", "list", "--json").stdout)] == [made["id"]], "it is the same one"
+        assert "modules support; needs dspy" in known("bundles", "get", made["id"]).stdout
+        assert json.loads(known("bundles", "delete", made["id"], "--json").stdout) == {"id": made["id"], "deleted": True}
+        gone(known, "bundles", "get", made["id"])
+        (tmp_path / "json.py").write_text("")
+        refused = known("bundles", "create", "json.py")
+        assert (refused.exit_code, "is a module of Python itself" in refused.stderr) == (Exit.USAGE, True)
+
     def test_a_program(self, known: Run, tmp_path: Path) -> None:
         (tmp_path / "spec.json").write_text(json.dumps(SPEC))
         made = json.loads(known("programs", "create", "spec.json", "--name", "router", "--json").stdout)

@@ -110,7 +110,7 @@ class Server:
         if last == "estimate" and self.estimate is None:
             return httpx.Response(503, json={"error": {"code": "program_host_busy", "message": "ask again later"}})
         if path == "/v1/bundles":
-            return httpx.Response(200, json=self._bundle(body, request.url.params.get("identity")))
+            return httpx.Response(200, json=self._bundle(body, request.url.params))
         if path == "/v1/connections/resolve":
             return self._resolve(request.url.params["lm"])
         return httpx.Response(200, json=self._answer(request.method, path, body))
@@ -125,10 +125,11 @@ class Server:
             return httpx.Response(status, json={"error": {"code": fault.code, "message": fault.message}})
         return httpx.Response(200, json={"lm": name, "connection": found.connection.name, "model": found.model, "rule": found.rule})
 
-    def _bundle(self, document: Any, identity: str | None) -> Any:
+    def _bundle(self, document: Any, params: httpx.QueryParams) -> Any:
         if document is None:
-            known = [number for number, each in enumerate(self.bundles) if each.get("identity") == identity]
-            return {"data": [{"id": f"bundle-{number}"} for number in known], "has_more": False}
+            known = [number for number, each in enumerate(self.bundles) if each.get("identity") == params["identity"]]
+            listed = known if params.get("order") == "asc" else known[::-1]
+            return {"data": [{"id": f"bundle-{number}"} for number in listed], "has_more": False}
         self.bundles.append(document)
         return {"id": f"bundle-{len(self.bundles) - 1}"}
 

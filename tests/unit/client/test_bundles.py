@@ -92,15 +92,15 @@ class TestFiles:
             "if TYPE_CHECKING:\n    import yaml\n"
             "if typing.TYPE_CHECKING:\n    import rich\n"
             "else:\n    import httpx\n"
-            "def metric():\n    import numpy.linalg\n"
+            "def metric():\n    import tqdm.auto\n"
         )
         (tmp_path / "other.py").write_text("from . import nothing\n")
         packages = from_paths([tmp_path / "support.py", tmp_path / "other.py"])["packages"]
         import dspy
         import httpx
-        import numpy as np
+        import tqdm
 
-        assert packages == {"dspy": dspy.__version__, "httpx": httpx.__version__, "numpy": np.__version__}
+        assert packages == {"dspy": dspy.__version__, "httpx": httpx.__version__, "tqdm": tqdm.__version__}
 
     @pytest.mark.parametrize(
         ("content", "said"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import dspy
 import httpx
-import numpy as np
+import orjson
 import pytest
 
 from stillhouse.bundling.collect import Collected, collect
@@ -31,13 +31,20 @@ def metric_of(function: Any) -> Collected:
     return collect({"metric": pickled(function, "metric")})
 
 
+def typed_in(body: str, package: str | None = None) -> Any:
+    """A metric of a script."""
+    made: dict[str, Any] = {"__name__": "__main__", "__package__": package}
+    exec(f"def metric(example, prediction, trace=None):\n  {body}", made)  # noqa: S102 - as Python does with a script
+    return made["metric"]
+
+
 class TestModules:
     def test_those_that_it_imports_and_those_above_them(self, own: Own) -> None:
         own({
             "tickets/__init__.py": "",
             "tickets/scores.py": SCORES,
             "tickets/words.py": "from . import more\nSTOP = more.FOUND\n",
-            "tickets/more.py": "import numpy as np\nFOUND = [str(np.zeros(1))]\n\ndef later():\n    from helpers.lazy import x\n",
+            "tickets/more.py": "import orjson\nFOUND = [str(orjson.dumps(1))]\n\ndef later():\n    from helpers.lazy import x\n",
             "tickets/other.py": "",
             "helpers/lazy.py": "import stillhouse_programs\nx = 1\n",
         })  # fmt: skip
@@ -45,7 +52,7 @@ class TestModules:
         names = ["__init__", "more", "scores", "words"]
         assert list(found.document["files"]) == ["helpers/lazy.py", *(f"tickets/{name}.py" for name in names)]
         assert found.document["files"]["tickets/scores.py"] == SCORES
-        assert found.document["packages"]["numpy"] == np.__version__
+        assert found.document["packages"]["orjson"] == orjson.__version__
         assert not {"stillhouse-programs", "stillhouse_programs"} & set(found.document["packages"]), "it is always there"
         assert found.by_value == []
 
@@ -102,7 +109,7 @@ class Close:
 BY_VALUE = """
 import base64, json, sys
 from typing import Literal
-import numpy as np, pydantic, dspy
+import orjson, pydantic, dspy
 
 LIMIT = 3
 
@@ -126,7 +133,7 @@ class Desk(dspy.Module):
 
 def metric(example, prediction, trace=None):
     import statistics, yaml
-    return bool(np.isclose(statistics.mean([1]), 1)) and prediction.answer.team == example.team
+    return orjson.dumps(statistics.mean([1])) == b'1' and prediction.answer.team == example.team
 
 from stillhouse.bundling.collect import collect
 from stillhouse.bundling.pickling import bare, pickled
@@ -147,6 +154,19 @@ print([metric(dspy.Example(team="billing"), program(message=message)) for messag
 
 
 class TestByValue:
+    def test_what_a_function_imports_when_it_runs(self, own: Own) -> None:
+        own({"tickets/__init__.py": "", "tickets/words.py": "", "tickets/more.py": "import tickets.words\n"})
+        body = "import tickets.more, yaml\n  try:\n    import not_there\n  except ImportError:\n    return yaml"
+        found = metric_of(typed_in(body))
+        assert list(found.document["files"]) == ["tickets/__init__.py", "tickets/more.py", "tickets/words.py"]
+        assert "PyYAML" in found.document["packages"]
+
+    def test_what_it_imports_from_beside_it(self, own: Own) -> None:
+        """As in `python -m tickets.script`."""
+        own({f"tickets/{name}.py": "" for name in ("__init__", "words", "lists", "other")})
+        found = metric_of(typed_in("from . import lists\n  from .words import x\n  return x, lists", package="tickets"))
+        assert list(found.document["files"]) == ["tickets/__init__.py", "tickets/lists.py", "tickets/words.py"]
+
     @pytest.mark.slow
     @pytest.mark.parametrize("typed", [False, True])
     def test_what_a_script_defines_runs_in_another_process(self, tmp_path: Path, typed: bool) -> None:
@@ -157,7 +177,7 @@ class TestByValue:
         document, by_value = json.loads(made.stdout)
         assert by_value == ["Desk", "Route", "Answer", "above", "metric"]
         assert "files" not in document
-        assert {"dspy", "numpy", "pydantic", "PyYAML"} <= set(document["packages"])
+        assert {"dspy", "orjson", "pydantic", "PyYAML"} <= set(document["packages"])
         assert b"secret-of-mine" not in base64.b64decode(document["pickles"]["program"]["data"])
         (tmp_path / "elsewhere").mkdir()
         opened = subprocess.run(

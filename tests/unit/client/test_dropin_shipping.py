@@ -97,6 +97,9 @@ class TestSent:
         )
         assert first == again
         assert len(server.bundles) == 2
+        server.bundles.append(server.bundles[0])  # as when two processes have sent it at once
+        assert sent(server, client, desk(tickets, "house/tiny"), desk(tickets, "openai/big"), metric=tickets.right) == first
+        server.bundles.pop()
         assert " kB, there already as bundle-1)" in capsys.readouterr().err.split("runs at")[2]
         other = sent(server, client, desk(tickets, "house/tiny"), desk(tickets, "openai/big"), metric=tickets.wrong)
         assert [other[part]["bundle"] for part in ("program", "metric")] == ["bundle-0", "bundle-2"], "another metric leaves the program"

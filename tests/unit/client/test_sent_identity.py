@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 SCRIPT = '''
-import enum, functools
+import collections, enum, functools
 from dataclasses import dataclass, field
-import dspy, numpy as np, pydantic
+import dspy, pydantic
 from tickets import words
 
 class Team(enum.Enum):
@@ -52,7 +52,7 @@ class Desk(dspy.Module, Base):
         super().__init__()
         self.route = dspy.Predict(Route)
         self.rule = Rule()
-        self.table = np.arange(3)
+        self.table = collections.deque([1, 2])
 
     def forward(self, message):
         return self.route(message=message) if helper(message) in {"x", "y", self.limit} else words.clean(message)
@@ -77,14 +77,14 @@ CHANGES = {
     "a default of that field": ("default=1.0", "default=2.0"),
     "an instruction": ("Route it.", "Route it well."),
     "a description": ("an answer", "the answer"),
-    "a value that it holds": ("np.arange(3)", "np.arange(4)"),
+    "a value that it holds": ("deque([1, 2])", "deque([1, 3])"),
     "what makes another value": ('{"a", "b", "c"}', '{"a", "b"}'),
 }
 
 
 FORKS = """
 import json, os, sys
-import dspy, numpy, pydantic, cloudpickle
+import dspy, pydantic, cloudpickle
 import stillhouse.bundling.collect, stillhouse.dropin.sent_identity
 for script in json.load(sys.stdin):
     child = os.fork()

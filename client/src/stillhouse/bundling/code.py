@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import importlib.util
 import sys
 from collections.abc import Iterator
 from types import CodeType, FunctionType
@@ -26,8 +27,18 @@ def globals_used(function: FunctionType) -> dict[str, Any]:
 
 
 def imports_of(function: FunctionType) -> list[str]:
-    """The modules that a function imports when it runs."""
-    return [name for code in nested(function.__code__) for name in _asked(code, "IMPORT_NAME") if name]
+    """The modules that a function imports when it runs, which need not be there."""
+    package = function.__globals__.get("__package__") or ""
+    found = [absolute(name, package) for code in nested(function.__code__) for name in _imports(code)]
+    return [name for name in found if name]
+
+
+def absolute(name: str, package: str) -> str:
+    """A module's full name; empty for a relative one that goes up too far, which would fail when it is run."""
+    try:
+        return importlib.util.resolve_name(name, package)
+    except ImportError:
+        return ""
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:
@@ -36,6 +47,19 @@ def nested(code: CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from nested(constant)
+
+
+def _imports(code: CodeType) -> Iterator[str]:
+    """The names as they are written, `.words` for a relative one; of `from a import b` also `a.b`, whichever is a module."""
+    constants: list[Any] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level, listed = constants[-2:]
+            name = "." * level + instruction.argval
+            yield name
+            yield from (f"{name}.{each}" if instruction.argval else f"{name}{each}" for each in listed or ())
+        elif instruction.opname.startswith(("LOAD_CONST", "LOAD_SMALL_INT")):
+            constants.append(instruction.argval)
 
 
 def _asked(code: CodeType, how: str) -> Iterator[str]:

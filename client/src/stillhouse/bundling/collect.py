@@ -27,7 +27,7 @@ def collect(parts: Mapping[str, Pickled], more: More = ()) -> Collected:
     if unknown := [name for name in modules if whose(name) is Whose.NOBODYS]:
         raise NotSendable(f"module {unknown[0]} was made at run time: there is no file of it to send")
     sources = Sources()
-    sources.add(modules)
+    sources.add([*modules, *sorted(name for part in parts.values() for name in part.asked_for)])
     sources.add_more(more)
     made = document(sources.files, sources.packages, {name: part.part() for name, part in parts.items()})
     return Collected(made, list(dict.fromkeys(name for part in parts.values() for name in part.by_value)))

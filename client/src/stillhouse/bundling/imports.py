@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from collections.abc import Iterator
 
+from stillhouse.bundling.code import absolute
 from stillhouse.bundling.errors import NotSendable
 
 
@@ -38,15 +38,7 @@ def _names(node: ast.AST, package: str) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     if isinstance(node, ast.ImportFrom):
-        above = _resolved("." * node.level + (node.module or ""), package)
+        above = absolute("." * node.level + (node.module or ""), package)
         if above:
             yield above
             yield from (f"{above}.{alias.name}" for alias in node.names if alias.name != "*")
-
-
-def _resolved(name: str, package: str) -> str:
-    """The full name; empty for one that goes up too far, which would fail when it is run."""
-    try:
-        return importlib.util.resolve_name(name, package)
-    except ImportError:
-        return ""

@@ -24,11 +24,12 @@ Makes = Literal["program", "metric"]
 
 @dataclass
 class Pickled:
-    """`modules` are imported when it is opened; `by_value` names what travels as code."""
+    """`modules` are imported when it is opened, `asked_for` when it is run, if at all; `by_value` names what travels as code."""
 
     makes: Makes
     data: bytes
     modules: set[str] = field(default_factory=set)
+    asked_for: set[str] = field(default_factory=set)
     by_value: list[str] = field(default_factory=list)
 
     def part(self) -> dict[str, str]:
@@ -44,6 +45,7 @@ class _Pickler(cloudpickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.modules: set[str] = set()
+        self.asked_for: set[str] = set()
         self.by_value: list[str] = []
 
     def reducer_override(self, obj: Any) -> Any:
@@ -65,7 +67,7 @@ class _Pickler(cloudpickle.Pickler):
         if not of_library and (not around or around[-1] == "<locals>"):
             self.by_value.append("lambda" if name == "<lambda>" else name)
         if isinstance(thing, FunctionType):
-            self.modules.update(imports_of(thing))
+            self.asked_for.update(imports_of(thing))
 
 
 def pickled(value: Any, makes: Makes) -> Pickled:
@@ -94,7 +96,7 @@ def _dumped(value: Any, makes: Makes) -> Pickled:
     with io.BytesIO() as file:
         pickler = _Pickler(file)
         pickler.dump(value)
-        return Pickled(makes, file.getvalue(), pickler.modules, list(dict.fromkeys(pickler.by_value)))
+        return Pickled(makes, file.getvalue(), pickler.modules, pickler.asked_for, list(dict.fromkeys(pickler.by_value)))
 
 
 def _unpicklable(value: Any, makes: Makes, fits: Callable[[Any], bool]) -> NotSendable:

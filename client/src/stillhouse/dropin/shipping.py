@@ -54,9 +54,9 @@ class _Part:
     bodies: list[Json] = field(default_factory=list)
 
     def send(self, client: Stillhouse, found: Collected) -> str:
-        """Its bundle's id, and what is said of it."""
+        """What is said of it. Of several that were sent at once, the first is it for ever."""
         identity = identity_of(found.document, self.told) if self.told else None
-        known = client.bundles.list(identity=identity, limit=1).data if identity else []
+        known = client.bundles.list(identity=identity, limit=1, order="asc").data if identity else []
         bundle = known[0] if known else client.bundles.create({**found.document, **({"identity": identity} if identity else {})})
         for body in self.bodies:
             body["bundle"] = bundle.id

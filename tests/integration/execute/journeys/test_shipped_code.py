@@ -75,11 +75,20 @@ import stillhouse, support
 optimizer = stillhouse.BootstrapFinetune(metric=support.close, multitask=False, ship_code=True)
 tuned = optimizer.compile(support.desk("house/{STUDENT}"), support.train, support.desk("openai/{TEACHER}"), support.held_out)
 """
-AFTER = """
+AFTER = f"""
 import json
-said = tuned(message="Where is my money? Message about billing")
+asked = {{"message": "Where is my money? Message about billing"}}
+artifact = optimizer.job.artifact.id
+found = {{"job": optimizer.job.model_dump(), "team": tuned(**asked).answer.team, "kind": type(tuned).__name__}}
+found["loaded"] = stillhouse.load(artifact, program=support.desk("house/{STUDENT}"))(**asked).answer.team
+try:
+    stillhouse.load(artifact)
+except ValueError as error:
+    found["by_itself"] = str(error)
+with stillhouse.Stillhouse() as client:
+    found["called"] = client.artifacts.call(artifact, asked).outputs
 with open("found.json", "w") as file:
-    json.dump({"job": optimizer.job.model_dump(), "team": said.answer.team, "kind": type(tuned).__name__}, file)
+    json.dump(found, file)
 """
 NOTEBOOK = f'''
 import dspy, stillhouse
@@ -173,7 +182,9 @@ class TestShippedCode:
         (desk / "script.py").write_text(SCRIPT + AFTER)
         found, said = ran(desk, "script.py")
         assert scores(found) == {"baseline": 0.1667, "teacher": 1.0, "compiled": 1.0}
-        assert (found["team"], found["kind"]) == ("billing", "Desk")
+        assert (found["team"], found["loaded"], found["kind"]) == ("billing", "billing", "Desk")
+        assert found["called"] == {"answer": {"team": "billing", "confidence": 0.9}, "text": "Team billing will help."}
+        assert "pass `program=`" in found["by_itself"]
         assert found["job"]["rollouts"]["where"] == "server"
         first, second = [line for line in said.splitlines() if "your code" in line or "→" in line]
         assert "runs at http://127.0.0.1:" in first
