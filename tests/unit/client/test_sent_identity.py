@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from stillhouse.dropin.sent_identity import describe_sent
 
 SCRIPT = '''
 import collections, enum, functools
@@ -130,3 +136,57 @@ class TestIdentity:
         assert len(set(others)) == len(CHANGES)
         (folder / "tickets" / "words.py").write_text(WORDS.replace("return text", "return text[1:]"))
         assert printed(folder, "script.py") != [first], "a module that is sent is another"
+
+
+def typed(text: str) -> Any:
+    """What a prompt has made of this text, under the name `it`."""
+    made: dict[str, Any] = {"__name__": "__main__"}
+    exec(text, made)  # noqa: S102 - as a notebook does
+    return made["it"]
+
+
+SAME_BYTES = {
+    "what is caught": (
+        "def it(e, p):\n try:\n  one()\n  two()\n except Exception:\n  return 1\n",
+        "def it(e, p):\n try:\n  one()\n except Exception:\n  return 1\n else:\n  two()\n",
+    ),
+    "an argument by name alone": ("def it(e, p): return e", "def it(e, *, p): return e"),
+    "as many arguments as come": ("def it(e): return e", "def it(*e): return e"),
+    "the same, inside of a method": ("class it:\n def f(self, e): return e", "class it:\n def f(self, *e): return e"),
+    "a method of a word": (
+        "class Word(str):\n def f(self): return 1\nit = Word('a')",
+        "class Word(str):\n def f(self): return 2\nit = Word('a')",
+    ),
+    "a method of a table": (
+        "class Table(dict):\n def f(self): return 1\nit = Table(a=1)",
+        "class Table(dict):\n def f(self): return 2\nit = Table(a=1)",
+    ),
+}
+
+
+class TestToldApart:
+    """Where what comes first to mind is the same: the bytes of the code, the attributes, the text that is shown."""
+
+    @pytest.mark.parametrize("what", SAME_BYTES)
+    def test_code(self, what: str) -> None:
+        one, other = SAME_BYTES[what]
+        assert describe_sent(typed(one)) == describe_sent(typed(one))
+        assert describe_sent(typed(one)) != describe_sent(typed(other))
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (random.Random(1), random.Random(2)),
+            (defaultdict(int), defaultdict(list)),
+            (Counter(a=1), {"a": 1}),
+            (re.compile("a" * 300 + "b"), re.compile("a" * 300 + "c")),
+        ],
+        ids=["a state", "what makes a value", "a kind of table", "a long pattern"],
+    )
+    def test_values(self, one: Any, other: Any) -> None:
+        assert describe_sent([one]) == describe_sent([one])
+        assert describe_sent([one]) != describe_sent([other])
+
+    def test_what_a_derived_queue_holds(self) -> None:
+        kind = typed("import collections\nclass it(collections.deque): pass")
+        assert describe_sent(kind([1])) != describe_sent(kind([2]))

@@ -16,8 +16,9 @@ from uuid import UUID
 
 import dspy
 
-_PLAIN = (str, int, float, complex, bool, bytes, type(None), range, date, time, timedelta, Decimal, PurePath, UUID, re.Pattern)
+PLAIN = (str, int, float, complex, bool, bytes, type(None), range, date, time, timedelta, Decimal, PurePath, UUID, re.Pattern)
 """Values that their `repr` tells apart."""
+_SHOWN_OF_PATTERN = 200
 _WORKING = frozenset({"history", "callbacks", "_compiled", "stage", "traces", "train"})
 """What dspy's modules hold while they work."""
 _OF_PREDICTORS = ("signature", "demos", "lm", "config")
@@ -65,8 +66,8 @@ class Describer:
     def of(self, value: Any, name: str) -> Any:
         if isinstance(value, Enum):
             return name_of(type(value)), value.name
-        if isinstance(value, _PLAIN):
-            return repr(value)
+        if isinstance(value, PLAIN):
+            return _whole(value)
         if not isinstance(value, tuple):
             if id(value) in self._met:
                 return "met", self._met[id(value)][0]
@@ -138,6 +139,12 @@ class Describer:
         raise Untold(name)
 
 
+def _whole(value: Any) -> str:
+    """Its `repr`, of which Python cuts that of a long pattern."""
+    long = isinstance(value, re.Pattern) and len(repr(value.pattern)) > _SHOWN_OF_PATTERN
+    return f"{value!r} {value.pattern!r}" if long else repr(value)
+
+
 def _content(cell: CellType, name: str) -> Any:
     try:
         return cell.cell_contents
@@ -167,7 +174,7 @@ def _compiled(kind: type) -> list[str]:
     for name, value in vars(kind).items():
         if isinstance(code := getattr(value, "__code__", None), CodeType):
             found.append(code_of(code))
-        elif isinstance(value, _PLAIN) and not name.startswith("__"):
+        elif isinstance(value, PLAIN) and not name.startswith("__"):
             found.append(f"{name} {value!r}")
     return found
 

@@ -10,17 +10,21 @@ import hashlib
 import inspect
 import json
 import pickle
+from collections.abc import Iterator, Mapping
 from enum import Enum
-from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
+from types import BuiltinFunctionType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, get_args, get_origin
 
 import dspy
 from pydantic.fields import FieldInfo
 
 from stillhouse.bundling.code import by_reference, globals_used, unwrapped
-from stillhouse.dropin.identity import Describer, Untold, code_of, name_of
+from stillhouse.dropin.identity import PLAIN, Describer, Untold, code_of, name_of
 
 Json = dict[str, Any]
+_HOLDERS = (Mapping, list, tuple, set, frozenset)
+_TOLD = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, dspy.Module, dspy.BaseLM, dspy.Example)
+"""What is told in a way of its own, not by how it is pickled."""
 
 
 def describe_sent(value: Any) -> str:
@@ -38,13 +42,27 @@ class _Sent(Describer):
     """By what was compiled, since the file may have been edited meanwhile, and a prompt has none."""
 
     def of(self, value: Any, name: str) -> Any:
-        return (*super().of(value, name), self.of(type(value), name)) if isinstance(value, Enum) else super().of(value, name)
+        if isinstance(value, Enum):
+            return *super().of(value, name), self.of(type(value), name)
+        told = super().of(value, name)
+        return (told, self._made_of(value, name)) if told[:1] != ("met",) and _is_more(value) else told
+
+    def _made_of(self, value: Any, name: str) -> Any:
+        """What it is pickled as: its type, and what no attribute shows."""
+        try:
+            made = value.__reduce_ex__(4)
+        except Exception:
+            raise Untold(name) from None
+        if isinstance(made, str):
+            return made
+        return [self.of(list(part) if isinstance(part, Iterator) else part, name) for part in made]
 
     def _function(self, function: FunctionType) -> Any:
         if by_reference(function):
             return "named", name_of(function)
         used = [(name, self.of(each, name)) for name, each in globals_used(function).items()]
-        return "function", code_of(function.__code__), self._held_by(function), used, self.of(dict(function.__annotations__), "annotation")
+        types = self.of(dict(function.__annotations__), "annotation")
+        return "function", _compiled(function.__code__), self._held_by(function), used, types
 
     def _class(self, kind: Any, name: str) -> Any:
         if by_reference(kind):
@@ -78,3 +96,19 @@ class _Sent(Describer):
 
 def _is_added(name: str, member: Any) -> bool:
     return name.startswith("__") or name == "_abc_impl" or isinstance(member, (MemberDescriptorType, GetSetDescriptorType))
+
+
+def _is_more(value: Any) -> bool:
+    """Whether a value is more than its text, its members or its attributes: of a derived class, or with a state of its own."""
+    kind = type(value)
+    if kind.__module__ == "builtins" or kind in PLAIN or isinstance(value, _TOLD) or get_origin(value) is not None:
+        return False
+    own = any(how in vars(each) for each in kind.__mro__[:-1] for how in ("__reduce__", "__reduce_ex__"))
+    return isinstance(value, (*PLAIN, *_HOLDERS)) or (own and hasattr(value, "__dict__"))
+
+
+def _compiled(code: CodeType) -> Any:
+    """Beside what it does, how it is called and where it catches, also of the code inside of it."""
+    called = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+    inner = [_compiled(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return code_of(code), called, getattr(code, "co_exceptiontable", b""), code.co_freevars, code.co_cellvars, inner
