@@ -107,12 +107,34 @@ class TestFiles:
         [
             (b"\xff\xfe", r"support.py: it is no UTF-8 text \(byte 0\)"),
             (b"def metric(:\n", "support.py line 1: invalid syntax"),
-            (b"#" * (5 << 20), r"the code is 5.2 MB, and a bundle holds 4.2 MB. The largest parts: support.py \(5.2 MB\)"),
+            (b"#" * (5 << 20), "support.py: it has 5.2 MB, and a bundle holds 4.2 MB; data goes into a dataset"),
         ],
     )
     def test_what_no_bundle_holds(self, tmp_path: Path, content: bytes, said: str) -> None:
         (tmp_path / "support.py").write_bytes(content)
         with pytest.raises(NotSendable, match=said):
+            from_paths([tmp_path / "support.py"])
+
+    def test_more_than_a_bundle_holds_in_all(self, tmp_path: Path) -> None:
+        for number in range(2):
+            (tmp_path / f"m{number}.txt").write_text("#" * (3 << 20))
+        with pytest.raises(NotSendable, match=r"the code is 6.3 MB, and a bundle holds 4.2 MB. The largest parts: m0.txt \(3.1 MB\)"):
+            from_paths([tmp_path])
+
+    def test_a_link_that_leads_out_of_the_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "credentials").write_text("mine")
+        (tmp_path / "support").mkdir()
+        (tmp_path / "support" / "a.py").write_text("")
+        (tmp_path / "support" / "b.py").symlink_to(tmp_path / "support" / "a.py")
+        assert sorted(from_paths([tmp_path / "support"])["files"]) == ["a.py", "b.py"]
+        (tmp_path / "support" / "notes.txt").symlink_to(tmp_path / "credentials")
+        with pytest.raises(NotSendable, match=r"notes\.txt is a link to what lies outside of .*support"):
+            from_paths([tmp_path / "support"])
+
+    def test_a_key_of_the_callers_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTHER_API_KEY", "sk-not-for-anybody")
+        (tmp_path / "support.py").write_text("KEY = 'sk-not-for-anybody'\n")
+        with pytest.raises(NotSendable, match=r"^support\.py holds the value of OTHER_API_KEY\. Keys are not sent"):
             from_paths([tmp_path / "support.py"])
 
     def test_too_many_files_none_and_one_twice(self, tmp_path: Path) -> None:
@@ -123,7 +145,7 @@ class TestFiles:
             from_paths([tmp_path / "a.py", tmp_path])
         for number in range(500):
             (tmp_path / f"m{number}.py").write_text("")
-        with pytest.raises(NotSendable, match="501 files are to be sent, and a bundle holds 500"):
+        with pytest.raises(NotSendable, match="has more than the 500 files that a bundle holds"):
             from_paths([tmp_path])
 
 
@@ -132,7 +154,7 @@ class TestCommands:
         (tmp_path / "support.py").write_text("x = 1\n")
         shell.answers(reply(STORED, 201))
         result = shell.run("bundles", "create", "support.py")
-        assert result.output == "bundle-1  Python 3.11; modules support; by value program; needs numpy; 1.2 kB\n"
+        assert result.output == "bundle-1  Python 3.11; modules support; by value program; needs numpy; 1.2 kB\nsent support.py\n"
         assert shell.sent()["files"] == {"support.py": "x = 1\n"}
 
     def test_what_cannot_be_sent_is_one_line_and_nothing_is_sent(self, shell: Shell, tmp_path: Path) -> None:

@@ -219,6 +219,20 @@ class TestInTheWay:
             with pytest.raises(NotSendable, match=rf"{said} is an LM\. LMs and their keys are not sent"):
                 pickled(bare(Holder(held)), "program")
 
+    def test_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTHER_API_KEY", "sk-not-for-anybody")
+        made: dict[str, Any] = {"__name__": "__main__"}
+        exec("from os import environ\ndef metric(example, prediction, trace=None): return environ['HOME']", made)  # noqa: S102 - a prompt
+        with pytest.raises(NotSendable, match="metric → environ is the environment of this process, which is not sent"):
+            pickled(made["metric"], "metric")
+
+    def test_a_key_that_a_program_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        key = "-".join(["sk", "of", "nobody", "else"])  # whose text is not in this file, which is sent too
+        monkeypatch.setenv("OTHER_API_KEY", key)
+        held = pickled(bare(Holder({"key": key})), "program")
+        with pytest.raises(NotSendable, match="what is sent by value of the program holds the value of OTHER_API_KEY"):
+            collect({"program": held})
+
     def test_the_callers_own_program_is_left_as_it_is(self) -> None:
         program = Holder(None)
         program.set_lm(dspy.LM("openai/big", api_key="k"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -51,6 +52,8 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, dspy.BaseLM):
             raise _Stays("is an LM. LMs and their keys are not sent, and code on the server reaches none but those of the predictors")
+        if isinstance(obj, type(os.environ)):
+            raise _Stays("is the environment of this process, which is not sent: it holds keys, and code on the server has an empty one")
         if isinstance(obj, ModuleType):
             self.modules.add(obj.__name__)
         elif isinstance(obj, (type, FunctionType)) and not by_reference(obj):

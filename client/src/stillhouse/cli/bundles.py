@@ -36,6 +36,8 @@ def create_bundle(
         stop(str(error), Exit.USAGE)
     with connected() as client:
         _show(client.bundles.create(document), as_json)
+    if not as_json:
+        console.print(f"sent {', '.join(document['files'])}", highlight=False, markup=False)
 
 
 @app.command("list")
