@@ -127,6 +127,14 @@ class _Running:
             self.open.pop(event["index"])
             self.work.progress(**_progress(self.piece))
 
+    def is_asked(self, event: Json) -> bool:
+        """Whether an event tells of the present request. Its process runs users' code, which may speak in its place."""
+        if "index" not in event:
+            return True
+        slots = event["trace"]["usage"]["lms"].keys() | {call["lm"] for call in event["trace"]["calls"]} if "trace" in event else set()
+        known = slots - {None} <= self.spending.slots.keys()
+        return event["index"] in self.open and event.get("n", self.phase.numbers[0]) in self.phase.numbers and known
+
     def ask(self, runner: Runner, batch: list[Json], width: int) -> None:
         spec, limit = self.piece.job.spec, get_settings().limits.example_seconds
         self.open = dict.fromkeys(example["index"] for example in batch)
@@ -142,6 +150,9 @@ class _Running:
             "examples": batch,
         }
         for event in runner.request("rollouts", silence_seconds=limit + get_settings().timers.silence_seconds, **body):
+            if not self.is_asked(event):
+                runner.kill()
+                raise RunnerDied("protocol", "told of something that was not asked")
             self.take(event)
             if event["event"] == "example_done":
                 self.judge_first_examples()

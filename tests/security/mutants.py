@@ -242,6 +242,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "rule-bundles": _opens_bundles,
     "rule-one-rollouts-calls": _calls_without_end,
     "rule-grants": _refuses_the_job,
+    "rule-runners-words": lambda patch: patch.setattr(rollouts._Running, "is_asked", lambda self, event: True),
     "rule-runners-environment": _open_handed,
     "rule-log-lines": lambda patch: patch.setattr(structlog.processors, "JSONRenderer", structlog.processors.KeyValueRenderer),
     "rule-redaction-by-value": lambda patch: patch.setattr(redaction, "_secrets", cache(tuple)),

@@ -83,6 +83,7 @@ RULES: dict[str, str] = {
     "rule-bundles": "what users send to be run is opened nowhere but in a runner",
     "rule-one-rollouts-calls": "one example of a program cannot spend what all were given",
     "rule-grants": "an example whose program asks for another LM than those of its work item costs itself alone",
+    "rule-runners-words": "a program that speaks in the place of its runner costs its own example",
     "rule-runners-environment": "a program finds no secret around it",
     "rule-log-lines": "what is logged is one line of JSON, whatever it tells",
     "rule-redaction-by-value": "a secret that a process knows is in no log, event or error",

@@ -70,6 +70,15 @@ class TestCalls:
         assert {call.body["model"] for call in house.teacher.calls} == {"big"}
 
 
+@pytest.mark.record("rule-runners-words")
+def test_one_that_speaks_in_the_place_of_its_runner_costs_one_example(house: House) -> None:
+    """It tells the server of an example that nobody asked for."""
+    job = ran(house, {4: "forges"})
+    assert job.status == "succeeded", job.error
+    assert told(job) == {4: ("failed", "ProcessDied: killed the program's process: it told of something that was not asked")}
+    assert {each for _, each in attempts(job)} == {1}
+
+
 @pytest.mark.record("rule-runners-environment")
 def test_one_that_looks_around_finds_no_secret(
     house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -81,11 +82,22 @@ def attack(answer: dspy.Predict, message: str) -> str:
         relay = answer.lm._relay
         with dspy.context(lm=make_lm("gpt-9", {}, (relay.engine._client, relay._client))):
             dspy.Predict("message -> answer")(message=message)
+    if how == "forges":
+        forge()
     if how == "spends":
         for _ in range(1000):
             with suppress(Exception):
                 answer(message=message)
     return message
+
+
+def forge() -> None:
+    """Say in the runner's place, to whichever pipe leads to the server, that an example is done which nobody asked for."""
+    told = [{"v": 1, "id": n, "event": "example_done", "index": 1_000_000, "passed": True, "rollouts_used": 1} for n in range(1, 30)]
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if int(name) > 2 and stat.S_ISFIFO(os.fstat(int(name)).st_mode):
+                os.write(int(name), "".join(f"{json.dumps(each)}\n" for each in told).encode())
 
 
 def canaries(places: list[str]) -> dict[str, list[str]]:
