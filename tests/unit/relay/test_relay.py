@@ -1,10 +1,10 @@
-"""The relay over its Unix socket and its `forward`, against a scripted LM host."""
+"""The relay over its Unix socket, against a scripted LM host."""
 
 import asyncio
 import json
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -16,22 +16,8 @@ import pytest
 
 from distill.catalog.prices import Flat
 from distill.relay import Amount, Block, Relay, RelayLimits, Shortage, Target
-from tests.support.scripted_lm import Answer, Ask, CutShort, Drip, Fail, Hang, HangUp, Raw, ScriptedLM
-
-LIMITS = RelayLimits(attempt_seconds=5, total_seconds=5, first_pause_seconds=0.01, longest_pause_seconds=0.5, max_body_bytes=100_000)
-BODY = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5}
-
-
-@pytest.fixture
-def relay() -> Iterator[Relay]:
-    relay = Relay(LIMITS)
-    relay.start()
-    yield relay
-    relay.stop()
-
-
-def target(lm: ScriptedLM, **changes: Any) -> Target:
-    return Target(**{"connection": "house", "base_url": lm.url, "model": "upstream-model", "api_key": "sk-upstream", **changes})
+from tests.support.scripted_lm import Answer, Ask, CutShort, Fail, Hang, HangUp, Raw, ScriptedLM
+from tests.unit.relay.support import BODY, LIMITS, target
 
 
 async def post(
@@ -351,71 +337,3 @@ class TestGrants:
 
     def test_key_is_not_in_reprs(self) -> None:
         assert "sk-secret" not in repr(Target("house", "http://x", "m", api_key="sk-secret"))
-
-
-class TestForward:
-    def run(self, relay: Relay, work: Callable[[], Awaitable[Any]]) -> Any:
-        async def whole() -> Any:
-            try:
-                return await work()
-            finally:
-                await relay.close_here()
-
-        return asyncio.run(whole())
-
-    def test_streams_bytes_as_they_come(self, relay: Relay) -> None:
-        async def work() -> bytes:
-            reply = await relay.forward(target(lm), BODY, stream=True)
-            assert isinstance(reply.stream, AsyncIterator)
-            return b"".join([chunk async for chunk in reply.stream])
-
-        with ScriptedLM(answer=lambda ask: Drip("one two three", 0.001)) as lm:
-            text = self.run(relay, work)
-        assert text.count(b'"content"') == 3
-        assert text.endswith(b"data: [DONE]\n\n")
-
-    def test_closing_a_stream_early_gives_its_place_back(self, relay: Relay) -> None:
-        async def work() -> list[int]:
-            one_place = target(lm, max_in_flight=1)
-            for _ in range(2):
-                reply = await relay.forward(one_place, BODY, stream=True)
-                assert reply.stream is not None
-                await reply.stream.aclose()
-            return [(await relay.forward(one_place, BODY)).status]
-
-        with ScriptedLM(answer=lambda ask: "fine" if ask.n == 2 else Drip("a b c d", 0.05)) as lm:
-            assert self.run(relay, work) == [200]
-
-    def test_stream_that_is_dropped_gives_its_place_back(self, relay: Relay) -> None:
-        async def work() -> int:
-            one_place = target(lm, max_in_flight=1)
-            reply = await relay.forward(one_place, BODY, stream=True)
-            assert reply.stream is not None
-            await anext(reply.stream)
-            del reply
-            async with asyncio.timeout(5):
-                return (await relay.forward(one_place, BODY)).status
-
-        with ScriptedLM(answer=lambda ask: "fine" if ask.n else Drip("a b c d", 0.05)) as lm:
-            assert self.run(relay, work) == 200
-
-    def test_error_of_the_host_keeps_its_body_and_status(self, relay: Relay) -> None:
-        async def work() -> Any:
-            return await relay.forward(target(lm), BODY, stream=True)
-
-        with ScriptedLM(answer=first(Fail(400, "context_length_exceeded", "too long"))) as lm:
-            reply = self.run(relay, work)
-        assert (reply.status, reply.stream, json.loads(reply.body)["error"]["code"]) == (400, None, "context_length_exceeded")
-
-
-class TestTargets:
-    @pytest.mark.parametrize(
-        ("base_url", "url"),
-        [
-            ("http://h:1", "http://h:1/v1/chat/completions"),
-            ("http://h:1/v1/", "http://h:1/v1/chat/completions"),
-            ("https://h/openai/v1beta", "https://h/openai/v1beta/chat/completions"),
-        ],
-    )
-    def test_chat_url(self, base_url: str, url: str) -> None:
-        assert Target("c", base_url, "m").chat_url == url
