@@ -16,8 +16,9 @@ const form = document.querySelector('form'), told = document.querySelector('outp
 async function signIn(key) {
   if (!/^[!-~]+$/.test(key)) return 'This is no API key: it has characters that no key has.'
   const reply = await fetch('/v1/session', {method: 'POST', headers: {authorization: 'Bearer ' + key}}).catch(() => null)
-  if (reply === null) return 'The server does not answer.'
-  if (!reply.ok) return (await reply.json()).error.message
+  const said = reply && !reply.ok ? await reply.json().catch(() => null) : null
+  if (reply === null || (!reply.ok && !said?.error)) return 'The server does not answer.'  // a proxy in front of it may
+  if (!reply.ok) return said.error.message
   location.replace('/docs')
   return ''
 }
