@@ -14,6 +14,8 @@ T = TypeVar("T")
 BATCH = 50
 """Twice as many may be unwritten at any time: this many that wait, and those that are being written."""
 SECONDS = 0.5
+IDLE_SECONDS = 2.0
+"""After which, with nothing to write, `idle` is called."""
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
@@ -24,7 +26,7 @@ class Buffer(Generic[T]):
 
     Leaving the block writes the rest, also when the block raised: what was paid for is kept. While the database is away, `write` is tried
     again for `patience` seconds. Its last error, or any other, is raised by the next `add`, or at the end. `add` waits while twice a batch
-    is unwritten.
+    is unwritten. `idle` is called now and then while nothing is to be written, and raises nothing.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class Buffer(Generic[T]):
         seconds: float = SECONDS,
         patience: float = PATIENCE_SECONDS,
         pause: float = PAUSE_SECONDS,
+        idle: Callable[[], None] = lambda: None,
     ) -> None:
-        self._write, self._batch, self._seconds = write, batch, seconds
+        self._write, self._batch, self._seconds, self._idle = write, batch, seconds, idle
         self._retrying = Retrying(
             retry=retry_if_exception(is_outage),
             stop=stop_after_delay(patience),
@@ -77,20 +80,22 @@ class Buffer(Generic[T]):
             raise self._error
 
     def _run(self) -> None:
-        while batch := self._next():
+        while (batch := self._next()) != []:
             try:
-                self._retrying(self._write, batch)
+                self._retrying(self._write, batch) if batch is not None else self._idle()
             except Exception as error:
                 with self._changed:
                     self._error = error
                     self._changed.notify_all()
                 return
 
-    def _next(self) -> list[T]:
+    def _next(self) -> list[T] | None:
+        """What is to be written now: nothing at the end, None where nothing has come for a while."""
         with self._changed:
             self._writing = 0
             self._changed.notify_all()
-            self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
+            if not self._changed.wait_for(lambda: bool(self._waiting) or self._closed, timeout=IDLE_SECONDS):
+                return None
             self._changed.wait_for(lambda: len(self._waiting) >= self._batch or self._closed, timeout=self._seconds)
             batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
             self._writing = len(batch)

@@ -71,7 +71,8 @@ def fill(work: Work, ports: Ports, job: JobContext, pieces: Sequence[Slice]) -> 
             piece.look_up(s)
         spending = Spending.begin(s, ports.relay, work, pieces[0].cast, calls=not pieces[0].stored_only)
     reach = Reach(work, ports.relay, spending.grant.targets)
-    with spending, reach, Buffer[NewTrace | NewScore](partial(_flush, work, ports, spending, pieces)) as buffer:
+    flush = partial(_flush, work, ports, spending, pieces)
+    with spending, reach, Buffer[NewTrace | NewScore](flush, idle=spending.record_meanwhile) as buffer:
         for piece in pieces:
             for phase in piece.phases:
                 _run_phase(_Running(work, ports, piece, phase, spending, reach, buffer))

@@ -75,6 +75,7 @@ class Spending:
         self.grant = grant
         self.slots = slots
         self.purse, self._claim, self._role = purse, claim, role
+        self._told = NOTHING
 
     @classmethod
     def begin(cls, s: Session, relay: Relay, work: Work, cast: Cast, *, calls: bool = True) -> "Spending":
@@ -136,6 +137,20 @@ class Spending:
     def record(self, s: Session) -> None:
         """Write down what was spent so far, so that what a lost worker paid for is on the bill."""
         usage.record(s, self._rows("paid", self.grant.usage()) + self._rows("saved", self.grant.reused()))
+
+    def record_meanwhile(self) -> None:
+        """The same while no trace comes: a rollout of many calls takes long, and its worker may be lost. A call that was paid and is on no
+        bill would never come on one, since whoever runs the rollout again gets its reply for nothing.
+
+        While the database is away, nothing."""
+        if (spent := self.grant.spent()) == self._told:
+            return
+        try:
+            with unit_of_work() as s:
+                self.record(s)
+            self._told = spent
+        except SQLAlchemyError as fault:
+            log.warning("usage_not_recorded", item=self._claim.item_id, error=str(fault))
 
     def _rows(self, kind: Kind, by_slot: Mapping[str, SlotUsage]) -> list[NewUsage]:
         return [usage_row(self._claim, kind, self._role, self.slots[slot].name, used) for slot, used in by_slot.items()]

@@ -12,9 +12,11 @@ import redis
 from sqlalchemy import text
 
 from distill.db import unit_of_work
+from distill.execute import buffer
 from distill.jobs.models import Job
 from tests.integration.execute.house import House, knows, rows
 from tests.support.scripted_lm import Answer, Ask, Hang
+from tests.support.server_process import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +58,11 @@ def calls(job: Job) -> dict[str, int]:
         return {kind: int(counted) for kind, counted in s.execute(query, {"job": job.id})}
 
 
+def paid_so_far() -> dict[str, int]:
+    with unit_of_work() as s:
+        return {kind: int(calls) for kind, calls in s.execute(text("SELECT kind, sum(calls) FROM lm_usage GROUP BY kind"))}
+
+
 def in_traces(job: Job) -> dict[str, int]:
     """Traces by status, and the calls that they tell of."""
     query = text("SELECT status, count(*), sum((body::jsonb->'usage'->>'calls')::int) FROM traces WHERE job_id = :job GROUP BY status")
@@ -74,6 +81,26 @@ def test_what_a_killed_runner_had_been_answered_is_not_asked_again(house: House,
     assert in_traces(job) == {"ok": ROWS, "calls": CALLS}
     with redis.Redis.from_url(redis_url) as client:
         assert client.keys("sh:reply:*") == [], "they are let go when their traces are committed"
+
+
+def test_what_is_paid_is_on_the_bill_before_its_rollout_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is killed now leaves no trace; who runs the rollout again finds the reply, and pays nothing for it."""
+    monkeypatch.setattr(buffer, "IDLE_SECONDS", 0.1)
+    house.close()
+    house.call_seconds = 60  # the teacher takes its time
+    house.open()
+    seen: list[dict[str, int]] = []
+
+    def teacher(ask: Ask) -> Answer:
+        if "category" not in ask.outputs:
+            wait_until(lambda: bool(paid_so_far()), "what was paid is not written down", seconds=20)
+            seen.append(paid_so_far())
+        return knows(ask)
+
+    house.teacher.answer = teacher
+    job = house.compile(rows(1), **REQUEST)
+    assert job.status == "succeeded", job.error
+    assert seen == [{"paid": 1}]
 
 
 def test_what_was_paid_for_a_rollout_that_ends_its_process_is_on_the_bill_once(house: House) -> None:
