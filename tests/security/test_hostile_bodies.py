@@ -93,6 +93,10 @@ def files(good: dict[str, Any]) -> list[str]:
     return list(good.get("files", ()))
 
 
+ENOUGH = 20
+"""Faults to be told of at once: where all is broken, the rest says nothing new."""
+
+
 def told(faults: Mapping[str, str]) -> str:
     return "\n".join(f"{asked}: {wrong}" for asked, wrong in faults.items())
 
@@ -106,6 +110,8 @@ def test_what_no_route_takes_is_refused_and_leaves_nothing(operator: TestClient)
         places.add(where.partition(": ")[0])
         if wrong or reply.status_code < 400:
             faults[where] = wrong or f"{reply.status_code} {reply.text[:200]}"
+        if len(faults) > ENOUGH:
+            break
     assert not faults, told(faults)
     assert len(places) >= 26
     assert stored() == before
@@ -146,7 +152,6 @@ _POINTING = "artifact client dataset file item job label metric model name progr
 POINTING = {*_POINTING.split(), "teacher", "trainset", "training_file", "valset"}
 
 
-@pytest.mark.record("CVE-2023-1177")
 def test_no_spelling_of_a_path_in_a_name_leads_outside(operator: TestClient, tmp_path: Path) -> None:  # noqa: F811
     secret = tmp_path / "secret.txt"
     secret.write_text(CANARY)

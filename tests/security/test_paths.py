@@ -64,7 +64,6 @@ def _addresses(ids: dict[str, str]) -> Iterator[tuple[str, str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.record("CVE-2023-1177")
 def test_nor_at_any_id_of_any_route(api: TestClient, tokens: Tokens, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text(CANARY)
