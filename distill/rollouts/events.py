@@ -163,20 +163,50 @@ class ErrorEvent(_Event):
     param: str | None
 
 
-class OtherEvent(_Event):
-    """Replies of the small ops: done, validated, described, rendered, called."""
+class ValidatedEvent(_Event):
+    """What `validate` found out of all programs of a job, by what names each."""
 
+    event: Literal["validated"]
+    predictors: list[Json]
+    prompt_hash: dict[str, str]
+    program_state: dict[str, Json]
+    dspy_version: str
+
+
+class DescribedEvent(_Event):
+    """The spec of a program, or the source of a metric."""
+
+    event: Literal["described"]
+    program: Json | None = None
+    source: dict[str, str] | None = None
+
+
+class RenderedEvent(_Event):
+    event: Literal["rendered"]
+    messages: dict[str, list[Json]]
+
+
+class CalledEvent(_Event):
+    event: Literal["called"]
+    outputs: Json
+    usage: LmUsage
+    seconds: float
+
+
+class DoneEvent(_Event):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    event: Literal["done", "validated", "described", "rendered", "called"]
+    event: Literal["done"]
 
 
-_KINDS = ("trace", "score", "infra", "example_done", "waiting", "row", "rejected", "tried", "error")
+REPLIES = {"validate": "validated", "describe": "described", "render": "rendered", "call": "called", "try_metric": "tried"}
+"""The one event before `done` of a small op; those that are not named have none."""
+_KINDS = ("trace", "score", "infra", "example_done", "waiting", "row", "rejected", "error", *REPLIES.values())
 
 
 def _kind(value: Any) -> str:
     event = value.get("event") if isinstance(value, dict) else None
-    return event if event in _KINDS else "other"
+    return event if event in _KINDS else "done"
 
 
 _EVENT: TypeAdapter[Any] = TypeAdapter(
@@ -190,7 +220,11 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(
         | Annotated[RejectedEvent, Tag("rejected")]
         | Annotated[TriedEvent, Tag("tried")]
         | Annotated[ErrorEvent, Tag("error")]
-        | Annotated[OtherEvent, Tag("other")],
+        | Annotated[ValidatedEvent, Tag("validated")]
+        | Annotated[DescribedEvent, Tag("described")]
+        | Annotated[RenderedEvent, Tag("rendered")]
+        | Annotated[CalledEvent, Tag("called")]
+        | Annotated[DoneEvent, Tag("done")],
         Discriminator(_kind),
     ]
 )

@@ -74,7 +74,10 @@ class ProgramHost:
         Raises as `call`.
         """
         reply = self._ask_apart(project, "describe", reference, python)
-        return {name: reply[name] for name in ("program", "source") if name in reply}
+        wanted = "source" if reference.get("metric") else "program"
+        if wanted not in reply:
+            raise RunnerDied("protocol", f"broke the protocol: it does not say the {wanted} of what it described")
+        return {wanted: reply[wanted]}
 
     def validate(self, project: str, questions: Json, *, python: str = "") -> Json:
         """What a runner says of the programs of a job: `questions` and reply are those of the `validate` op. Raises as `call`."""

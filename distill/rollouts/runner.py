@@ -16,7 +16,7 @@ import orjson
 from distill.folders import DEEPEST
 from distill.rollouts.bundles import named_bundles, no_bundle_of
 from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent, ended
-from distill.rollouts.events import Json, read_event
+from distill.rollouts.events import REPLIES, Json, read_event
 from distill.rollouts.spawn import Child, spawn
 from distill.sandbox import Choice, Limits, choose
 
@@ -96,8 +96,16 @@ class Runner:
                 self._cancel(number, events)
 
     def ask(self, op: str, *, silence_seconds: float | None = None, **body: Any) -> Json:
-        """The one event that matters of a small op: what came before `done`, or else `done`. Raises as `request`."""
-        return list(self.request(op, silence_seconds=silence_seconds, **body))[-2:][0]
+        """The one event that matters of a small op: what came before `done`, or else `done`. Raises as `request`.
+
+        A runner that says another is killed, and so is one that says more, before that fills the memory.
+        """
+        events = self.request(op, silence_seconds=silence_seconds, **body)
+        found = next(events)
+        after = [] if found["event"] == "done" else [next(events)["event"]]
+        if found["event"] != REPLIES.get(op, "done") or after not in ([], ["done"]):
+            raise self._die(RunnerDied("protocol", f"broke the protocol: it does not answer {op}"))
+        return found
 
     def ensure_open(self, program_key: str, *, silence_seconds: float | None = 120.0, **body: Any) -> None:
         """`open`, unless this runner has the program already. It keeps the last few programs and closes older ones."""

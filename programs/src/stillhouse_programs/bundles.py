@@ -9,7 +9,7 @@ import base64
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,7 @@ from typing import Any
 
 import cloudpickle
 
-from stillhouse_programs.spec_bundle import BUNDLE_MODULE, Bundle, BundlePickle, parse_bundle
+from stillhouse_programs.spec_bundle import BUNDLE_MODULE, Bundle, BundlePickle, folders_above, parse_bundle
 from stillhouse_programs.spec_reference import ReferenceFault, split_target
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -92,8 +92,9 @@ class Bundles:
                 raise ReferenceFault("bundle_shadows", message, "bundle")
         paths = [path for path, text in bundle.files.items() if self._texts.get(path, text) != text]
         names = [name for name, path in _paths(bundle).items() if self._modules.get(name, path) != path]
-        if paths or names:
-            message = f"two bundles of one job hold {(paths or names)[0]} with other text: send one bundle for both, or name them apart"
+        kinds = sorted(_folders(bundle.files) & self._texts.keys() | _folders(self._texts) & bundle.files.keys())
+        if found := paths or names or kinds:
+            message = f"two bundles of one job hold {found[0]} with other text: send one bundle for both, or name them apart"
             raise ReferenceFault("bundles_clash", message, "bundle")
 
     def _write(self, bundle: Bundle, folder: Path) -> None:
@@ -101,10 +102,13 @@ class Bundles:
             self._folder = folder
             folder.mkdir(parents=True, exist_ok=True)
             sys.path.append(str(folder))
-        for path, text in bundle.files.items():
-            place = self._folder / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text, encoding="utf-8", newline="")
+        try:
+            for path, text in bundle.files.items():
+                place = self._folder / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(text, encoding="utf-8", newline="")
+        except OSError as error:  # code that ran here before may have done anything to the folder
+            raise ReferenceFault("reference_failed", f"the bundle's files cannot be written: {error.strerror}", "bundle") from None
         self._texts.update(bundle.files)
         self._modules.update(_paths(bundle))
         importlib.invalidate_caches()
@@ -117,6 +121,10 @@ UNPACKED = Bundles()
 def _paths(bundle: Bundle) -> dict[str, str]:
     """The file of each module."""
     return {Bundle.module_of(path): path for path in bundle.files if path.endswith(".py")}
+
+
+def _folders(paths: Iterable[str]) -> set[str]:
+    return {folder for path in paths for folder in folders_above(path)}
 
 
 def _check_python(bundle: Bundle) -> None:

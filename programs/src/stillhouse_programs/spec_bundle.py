@@ -103,7 +103,7 @@ def parse_bundle(document: Any) -> Bundle:
 def _check_files(bundle: Bundle) -> None:
     if len(bundle.files) > MAX_FILES:
         raise SpecError(f"files: {len(bundle.files)} are more than {MAX_FILES}", "files")
-    folders = {folder for path in bundle.files for folder in _folders(path)}
+    folders = {folder for path in bundle.files for folder in folders_above(path)}
     for path in bundle.files:
         _check_path(path)
         if path in folders:
@@ -134,6 +134,7 @@ def _at(path: str, what: str) -> SpecError:
     return SpecError(f"files: {path[:_SHOWN]!r} {what}", "files")
 
 
-def _folders(path: str) -> list[str]:
+def folders_above(path: str) -> list[str]:
+    """The folders that a file lies in."""
     parts = path.split("/")
     return ["/".join(parts[:end]) for end in range(1, len(parts))]

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import orjson
 import pytest
 
 from distill.relay import Relay, Target
-from distill.rollouts import Runner, RunnerError, RunnerPool
+from distill.rollouts import ProgramHost, Runner, RunnerDied, RunnerError, RunnerPool
+from distill.rollouts.events import read_event
 from distill.sandbox import Choice
 from stillhouse_programs.spec import parse_bundle, parse_spec
 from tests.support.bundles import PYTHON, bundle, by_value
@@ -220,6 +222,22 @@ class TestRefused:
             code, message = refused(lambda digest=digest: describe(runner, digest, reference="two:Desk"))  # type: ignore[misc]
             assert (code, "send one bundle for both" in message) == ("bundles_clash", True)
 
+    def test_a_file_where_another_has_a_folder(self, runner: Runner, sent: Sent) -> None:
+        for number, (one, other) in enumerate((("data", "data/x.txt"), ("more/x.txt", "more"))):
+            first = sent.add(bundle({f"kinds{number}.py": "", one: ""}))
+            runner.ask("unpack", digest=first, document=sent.documents[first])
+            digest = sent.add(bundle({f"other{number}.py": "", other: ""}))
+            code, message = refused(lambda digest=digest, number=number: describe(runner, digest, reference=f"other{number}:Desk"))  # type: ignore[misc]
+            assert (code, "send one bundle for both" in message) == ("bundles_clash", True)
+
+    def test_where_code_has_left_no_place_for_its_files(self, relay: Relay, sent: Sent) -> None:
+        text = "import pathlib\npathlib.Path(__file__).with_name('late').write_text('mine')\n"
+        first, late = sent.add(bundle({"taking.py": text})), sent.add(bundle({"late/__init__.py": ""}))
+        with opened(relay, sent) as runner:
+            refused(lambda: describe(runner, first, reference="taking:Desk"))
+            code, message = refused(lambda: describe(runner, late, reference="late:Desk"))
+        assert (code, "/" in message) == ("reference_failed", False), "no path of the server is told"
+
     def test_a_package_that_is_not_installed(self, runner: Runner, sent: Sent) -> None:
         digest = sent.add(bundle(packages={"numpy": "1.0", "no-such-thing": "1.0"}))
         code, message = refused(lambda: describe(runner, digest))
@@ -241,3 +259,58 @@ class TestRefused:
 
     def test_one_that_the_project_does_not_have(self, runner: Runner) -> None:
         assert refused(lambda: describe(runner, "v1:" + "0" * 64))[0] == "bundle_not_found"
+
+
+TAKEN_OVER = """
+import gc
+from stillhouse_programs.ops import Ops
+
+async def describe(request, emit):
+    for event in EVENTS:
+        await emit(event)
+    return {}
+
+for each in gc.get_objects():
+    if type(each) is Ops:
+        each._table["describe"] = describe
+"""
+SAID = {"event": "described", "program": {}}
+
+
+@pytest.mark.slow
+class TestHostile:
+    """Code that has taken its runner over says what it likes: whoever asked waits for nothing, keeps nothing and believes nothing."""
+
+    @pytest.mark.parametrize(
+        ("events", "more"),
+        [
+            ([], {}),
+            ([SAID], {"metric": True}),
+            ([SAID] * 50, {}),
+        ],
+        ids=["nothing", "another answer", "without end"],
+    )
+    def test_what_answers_no_question(self, relay: Relay, sent: Sent, events: list[Json], more: Json) -> None:
+        digest = sent.add(bundle({"taken_over.py": TAKEN_OVER.replace("EVENTS", repr(events))}))
+        asked = {"reference": "taken_over:Desk", "kwargs": {}, "bundle": digest}
+        with RunnerPool(relay.socket_path, {"default": sys.executable}, bundles=sent.get) as pool:
+            host = ProgramHost(pool)
+            refused(lambda: host.describe("project", asked, python=PYTHON))
+            with pytest.raises(RunnerDied, match="broke the protocol") as death:
+                host.describe("project", {**asked, **more}, python=PYTHON)
+        assert (death.value.cause, death.value.is_the_programs) == ("protocol", True)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"event": "described", "program": "a text"},
+        {"event": "described", "source": {"desk": 1}},
+        {"event": "rendered", "messages": {"ask": "a text"}},
+        {"event": "called", "outputs": {}, "usage": {}, "seconds": 1.0},
+        {"event": "validated", "predictors": [], "prompt_hash": {}, "program_state": {}},
+    ],
+)
+def test_what_no_runner_of_ours_says(said: Json) -> None:
+    with pytest.raises(ValueError, match=said["event"]):
+        read_event(orjson.dumps({"v": 1, "id": 1, **said}))
