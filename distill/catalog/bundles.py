@@ -68,14 +68,14 @@ def by_name(s: Session, project_id: str, named: str, param: str = "bundle", *, h
 
 
 def python_of(s: Session, project_id: str, named: Mapping[str, str], *, hold: bool = False) -> str:
-    """The Python that the bundles of one process are of; empty where there are none. `named`: digests by their place in a request.
+    """The Python that the bundles of a job are of; empty where there are none. `named`: digests by their place in a request.
 
     Raises Invalid for one that is not there, and for two of different versions.
     """
     found = {place: by_name(s, project_id, digest, place, hold=hold).python for place, digest in named.items() if digest}
     if len(set(found.values())) > 1:
         (one, its), (other, theirs) = next((a, b) for a, b in itertools.pairwise(found.items()) if a[1] != b[1])
-        message = f"{other}: its bundle is of Python {theirs}, that of {one} of {its}; they run in one process: send both from one Python"
+        message = f"{other}: its bundle is of Python {theirs}, that of {one} of {its}; a job runs under one Python: send both from one"
         raise Invalid(message, code="pythons_differ", param=other)
     return next(iter(found.values()), "")
 

@@ -118,6 +118,10 @@ class JobContext:
         """Likewise what else is stored of a rollout."""
         return value if self.scrub is None else scrubbing.scrubbed(value, self.scrub)
 
+    def bundles_beside(self, program: ProgramSpec) -> frozenset[str]:
+        """What a runner of one of the job's programs holds: its bundle and the metric's, by digest."""
+        return frozenset(digest for digest in bundles.code_of(program, self.spec.metric) if digest)
+
     def side_of(self, role: str) -> Side:
         return "train" if ":" in role else "holdout"
 

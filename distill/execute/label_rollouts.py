@@ -62,7 +62,8 @@ def _ask(work: Work, ports: Ports, job: JobContext, rows: Sequence[_Row]) -> dic
     made: dict[str, Json] = {}
     digests = {row.example.index: row.digest for row in rows}
     body = {"program": _plain(job)}
-    with ports.runners.runner(job.project_id, job.job_id, job.python) as runner, work.telling(lambda _: runner.kill()):
+    runners = ports.runners.runner(job.project_id, job.job_id, job.python, bundles=job.bundles_beside(job.student))
+    with runners as runner, work.telling(lambda _: runner.kill()):
         try:
             for batch in batches([row.request() for row in rows], lambda request: request):
                 for event in runner.request("label_traces", silence_seconds=SILENCE_SECONDS, **body, examples=batch):

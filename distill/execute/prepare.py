@@ -78,10 +78,12 @@ def _passes(job: JobContext, fact: RowFact) -> bool:
 def _render(work: Work, ports: Ports, job: JobContext, passed: list[Passed], part: Part) -> None:
     if not passed:
         return
-    body = job.rendering_cast(work.claim.kind).runner_body()
+    cast = job.rendering_cast(work.claim.kind)
+    body = cast.runner_body()
     key = digest(body)
     scale = Scale(ports.trainers, measures(job.spec, job.student))
-    with ports.runners.runner(job.project_id, job.job_id, job.python) as runner, work.telling(lambda _: runner.kill()):
+    runners = ports.runners.runner(job.project_id, job.job_id, job.python, bundles=job.bundles_beside(cast.program))
+    with runners as runner, work.telling(lambda _: runner.kill()):
         try:
             runner.ensure_open(key, **body)
             for batch in batches(passed, lambda each: each.trace):

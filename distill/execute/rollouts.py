@@ -214,7 +214,8 @@ def _round(running: _Running, pending: list[Item]) -> None:
     width = len(group) or running.work.claim.width
     running.open.clear()
     try:
-        runners = running.ports.runners.runner(job.project_id, job.job_id, job.python, fresh=len(group) == 1)
+        code = job.bundles_beside(running.phase.cast.program)
+        runners = running.ports.runners.runner(job.project_id, job.job_id, job.python, bundles=code, fresh=len(group) == 1)
         with runners as runner, halting(running.work, runner):
             _ask_in_batches(running, runner, chosen, width)
             if any(code == "memory" for code, _ in running.troubles.values()):

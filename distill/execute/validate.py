@@ -34,6 +34,7 @@ from distill.pipeline.roles import (
 )
 from distill.pipeline.samples import fixed_samples
 from distill.rollouts import RunnerError
+from distill.rollouts.bundles import divided, joined, named_bundles
 from distill.storage import BlobStore
 
 Json = dict[str, Any]
@@ -128,7 +129,12 @@ def questions(store: BlobStore, job: JobContext) -> Json:
 
 
 def _ask_runner(work: Work, ports: Ports, job: JobContext, asked: Json) -> Json:
-    with ports.runners.runner(job.project_id, job.job_id, job.python) as runner, work.telling(lambda _: runner.kill()):
+    return joined(_ask_part(work, ports, job, part) for part in divided(asked))
+
+
+def _ask_part(work: Work, ports: Ports, job: JobContext, asked: Json) -> Json:
+    runners = ports.runners.runner(job.project_id, job.job_id, job.python, bundles=named_bundles(asked))
+    with runners as runner, work.telling(lambda _: runner.kill()):
         try:
             return runner.ask("validate", silence_seconds=SILENCE_SECONDS, **asked)
         except RunnerError as error:

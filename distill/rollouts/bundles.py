@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from distill.rollouts.errors import RunnerError
@@ -25,6 +25,25 @@ def named_bundles(body: Json) -> list[str]:
     programs = [_object(each).get("program") for each in (body, *body.get("teachers", ()))]
     code = [body, *(_object(program).get("reference") for program in programs), body.get("metric")]
     return list(dict.fromkeys(digest for each in code if (digest := _object(each).get("bundle"))))
+
+
+def divided(questions: Json) -> list[Json]:
+    """A `validate` request as several, the student's first: each for one process, which holds a program's bundle and the metric's."""
+    shared: Json = {name: questions[name] for name in ("samples", "metric") if name in questions}
+    student = {name: value for name, value in questions.items() if name not in ("teachers", *shared)}
+    groups: dict[frozenset[str], list[Json]] = {}
+    for program in (student, *questions.get("teachers", ())):
+        groups.setdefault(frozenset(named_bundles({**program, **shared})), []).append(program)
+    return [{**first, "teachers": others, **shared} for first, *others in groups.values()]
+
+
+def joined(replies: Iterable[Json]) -> Json:
+    """What runners say of the parts of a `validate` request, as one would have said it of the whole."""
+    first, *others = replies
+    for name in ("prompt_hash", "program_state"):
+        for other in others:
+            first[name] = {**other[name], **first[name]}
+    return first
 
 
 def _object(value: Any) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill.rollouts.bundles import named_bundles
+from distill.rollouts.bundles import divided, joined, named_bundles
 from distill.rollouts.errors import RunnerDied
 from distill.rollouts.events import Json
 from distill.rollouts.pool import RunnerPool
@@ -81,7 +81,7 @@ class ProgramHost:
 
     def validate(self, project: str, questions: Json, *, python: str = "") -> Json:
         """What a runner says of the programs of a job: `questions` and reply are those of the `validate` op. Raises as `call`."""
-        return self._ask_apart(project, "validate", questions, python)
+        return joined(self._ask_apart(project, "validate", part, python) for part in divided(questions))
 
     def try_metric(self, project: str, metric: Json, examples: list[Json], predictions: list[Json], *, python: str = "") -> list[Json]:
         """The score of each pair of a row and the outputs for it. Raises as `call`."""
@@ -90,7 +90,8 @@ class ProgramHost:
         return scores
 
     def _ask_apart(self, project: str, op: str, body: Json, python: str, seconds: float = DESCRIBE_SECONDS) -> Json:
-        with self._turns.turn(project, seconds), self.pool.runner(project, _apart(_DESCRIBER, body), python) as runner:
+        runners = self.pool.runner(project, _DESCRIBER, python, bundles=named_bundles(body))
+        with self._turns.turn(project, seconds), runners as runner:
             return runner.ask(op, silence_seconds=seconds, **body)
 
     def _ask(self, project: str, hosted: HostedProgram, op: str, seconds: float, patience: float | None = None, **body: Any) -> Json:
@@ -99,8 +100,9 @@ class ProgramHost:
 
     def _ask_warm(self, project: str, hosted: HostedProgram, op: str, seconds: float, body: Json) -> Json:
         """A warm runner may have died unseen since its last request: then once more with a new one."""
+        code = named_bundles({"program": hosted.program})
         for last in (False, True):
-            with self.pool.runner(project, _apart(_HOST, {"program": hosted.program}), hosted.python) as runner:
+            with self.pool.runner(project, _HOST, hosted.python, bundles=code) as runner:
                 try:
                     _open(runner, hosted, seconds + _SLACK_SECONDS)
                     return runner.ask(op, silence_seconds=seconds + _SLACK_SECONDS, program_key=hosted.key, **body)
@@ -108,11 +110,6 @@ class ProgramHost:
                     if last or death.cause not in ("signal", "exit", "out_of_memory"):
                         raise
         raise AssertionError("unreachable")
-
-
-def _apart(what: str, body: Json) -> str:
-    """Code of other bundles has runners of its own: its modules may have the same names."""
-    return ":".join([what, *named_bundles(body)])
 
 
 def _open(runner: Runner, hosted: HostedProgram, seconds: float) -> None:

@@ -1,4 +1,7 @@
-"""Warm runners. One runner serves one (project, job, runtime) at a time and is never passed on to another project or job."""
+"""Warm runners. One runner serves one (project, job, runtime, bundles) at a time and is never passed on to another project or job.
+
+Two texts of one module are no guests of one process: programs of a job whose bundles are others run in runners of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 import structlog
 
@@ -21,8 +24,16 @@ from distill.sandbox import Choice, Limits, choose
 
 log = structlog.get_logger(__name__)
 
-Key = tuple[str, str, str]
 Over = Callable[[Collection[str]], Collection[str]]
+
+
+class Key(NamedTuple):
+    """Whose a runner is, and what it can run."""
+
+    project: str
+    job: str
+    runtime: str
+    bundles: frozenset[str]
 
 
 def _none_over(jobs: Collection[str]) -> Collection[str]:
@@ -83,13 +94,13 @@ class RunnerPool:
         self.close()
 
     @contextmanager
-    def runner(self, project: str, job: str, python: str = "", *, fresh: bool = False) -> Iterator[Runner]:
+    def runner(self, project: str, job: str, python: str = "", *, bundles: Collection[str] = (), fresh: bool = False) -> Iterator[Runner]:
         """A runner for as long as the block lasts: a warm one unless `fresh`, or a new one. One that died in the block is not kept.
 
-        `python` is the minor version that a bundle's code needs. Raises RunnerError where no runtime has it, RunnerDied when it does not
-        start.
+        `python` is the minor version that a bundle's code needs, `bundles` are the digests of all that the requests of the block name.
+        Raises RunnerError where no runtime has the version, RunnerDied when it does not start.
         """
-        key = (project, job, self._runtime(python))
+        key = Key(project, job, self._runtime(python), frozenset(bundles))
         runner = (None if fresh else self._take(key)) or self._start(key)
         with self._lock:
             self._busy[runner] = key
@@ -101,8 +112,8 @@ class RunnerPool:
     def end_job(self, project: str, job: str) -> None:
         """Kill every runner of a job, busy ones too: its lease is lost, or it is cancelled or done."""
         with self._lock:
-            found = [runner for runner, key in self._busy.items() if key[:2] == (project, job)]
-            for key in [key for key in self._idle if key[:2] == (project, job)]:
+            found = [runner for runner, key in self._busy.items() if (key.project, key.job) == (project, job)]
+            for key in [key for key in self._idle if (key.project, key.job) == (project, job)]:
                 found += [idle.runner for idle in self._idle.pop(key)]
         for runner in found:
             runner.kill()
@@ -123,9 +134,8 @@ class RunnerPool:
             raise RunnerError(error.code, error.message, "bundle") from None
 
     def _start(self, key: Key) -> Runner:
-        project, _, runtime = key
-        source = partial(self._bundles, project)
-        return Runner(self._pythons[runtime], self._relay_socket, self._limits, self._references, self._sandbox, source)
+        source = partial(self._bundles, key.project)
+        return Runner(self._pythons[key.runtime], self._relay_socket, self._limits, self._references, self._sandbox, source)
 
     def _take(self, key: Key) -> Runner | None:
         with self._lock:
@@ -161,7 +171,7 @@ class RunnerPool:
             for runner in everyone:
                 _check(runner)
             with self._lock:
-                jobs = {job for _, job, _ in self._idle}
+                jobs = {key.job for key in self._idle}
             over = self._over(jobs) if jobs else ()
             for runner in self._outdated(set(over), time.monotonic() - self._idle_seconds):
                 runner.kill()
@@ -171,7 +181,7 @@ class RunnerPool:
         found = list[Runner]()
         with self._lock:
             for key, group in list(self._idle.items()):
-                kept = [idle for idle in group if key[1] not in over and idle.since >= limit and idle.runner.alive]
+                kept = [idle for idle in group if key.job not in over and idle.since >= limit and idle.runner.alive]
                 found += [idle.runner for idle in group if idle not in kept]
                 self._idle[key] = kept
                 if not kept:

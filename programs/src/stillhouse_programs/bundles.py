@@ -94,7 +94,10 @@ class Bundles:
         names = [name for name, path in _paths(bundle).items() if self._modules.get(name, path) != path]
         kinds = sorted(_folders(bundle.files) & self._texts.keys() | _folders(self._texts) & bundle.files.keys())
         if found := paths or names or kinds:
-            message = f"two bundles of one job hold {found[0]} with other text: send one bundle for both, or name them apart"
+            message = (
+                f"the bundles of a program and of its metric hold {found[0]} with other text: send one bundle for both, or keep the metric "
+                "in modules of its own"
+            )
             raise ReferenceFault("bundles_clash", message, "bundle")
 
     def _write(self, bundle: Bundle, folder: Path) -> None:

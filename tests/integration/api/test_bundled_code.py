@@ -11,16 +11,17 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from distill.catalog import keys
+from distill.catalog import aliases, keys
 from distill.db import unit_of_work
 from distill.settings import get_settings
 from tests.integration.api.conftest import CONNECTIONS, Tokens
 from tests.integration.execute.house import House
-from tests.support.bundles import bundle
+from tests.support.bundles import DESK, bundle
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
 TEAMS = ("billing", "technical", "account")
 ROWS = [{"message": f"Message {i} for {TEAMS[i % 3]}", "team": TEAMS[i % 3]} for i in range(12)]
+POLITE = "def polite(example, prediction, trace=None):\n    return 1.0 if prediction.answer.startswith('Bye') else 0.5\n"
 RIGHT = {"type": "reference", "reference": "desk.scores:right"}
 
 
@@ -185,3 +186,34 @@ def test_compiled_in_the_sandbox_and_called_until_its_bundle_is_deleted(
         assert fault(api.post("/v1/compile_jobs", json=by_id))[:2] == ("bundle_not_found", "program")
         sent(api)
         assert ok(api.post(f"/v1/artifacts/{artifact}/call", json=call))["outputs"]["team"] == "billing", "the same code came back"
+
+
+@pytest.mark.slow
+def test_compared_with_what_was_compiled_from_an_older_text_of_the_same_modules(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_BLOBS__ROOT", str(tmp_path / "blobs"))
+    with open_house(tmp_path) as (_, house, api):
+        metric = {"type": "reference", "reference": "marks:polite", "bundle": sent(api, bundle({"marks.py": POLITE}))}
+        rows = {"trainset": ROWS, "valset": ROWS[:3], "program_name": "desk", "filter": {"min_score": 0.5}}
+        older, newer = sent(api), sent(api, bundle({**DESK, "desk/hello.txt": "Bye."}))
+        first = house.run(ok(api.post("/v1/compile_jobs", json={**rows, "program": desk(older), "metric": metric}))["id"])
+        assert first.status == "succeeded", first.error
+        artifact = ok(api.get(f"/v1/compile_jobs/{first.id}/artifact"))["id"]
+        with unit_of_work() as s:
+            aliases.move(s, house.project_id, aliases.Name("desk", "prod"), artifact, None)
+
+        against = {**rows, "program": desk(newer), "evaluate": {"roles": ["baseline", "compiled"], "incumbent": "desk@prod"}}
+        asked = ok(api.post("/v1/compile_jobs/estimate", json={**against, "metric": metric}))["roles"]
+        assert "incumbent" in [each["role"] for each in asked]
+        job = house.run(ok(api.post("/v1/compile_jobs", json={**against, "metric": metric}))["id"])
+        assert job.status == "succeeded", job.error
+        evaluation = job.evaluation or {}
+        assert {role: evaluation[role]["score"] for role in ("incumbent", "compiled")} == {"incumbent": 0.5, "compiled": 1.0}
+        assert (evaluation["incumbent"]["artifact"], evaluation["delta"]["against"]) == (artifact, "incumbent")
+        own = ok(api.get(f"/v1/compile_jobs/{job.id}/artifact"))["id"]
+        answers = [ok(api.post(f"/v1/artifacts/{each}/call", json={"inputs": {"message": "For billing"}})) for each in (artifact, own)]
+        assert [each["outputs"]["answer"] for each in answers] == ["Hello.!", "Bye.!"]
+
+        refused = house.run(ok(api.post("/v1/compile_jobs", json={**against, "metric": right(newer)}))["id"])
+        assert (refused.status, (refused.error or {})["code"]) == ("failed", "bundles_clash"), "the metric's text beside the incumbent's"

@@ -20,12 +20,16 @@ from distill.rollouts import ProgramHost, Runner, RunnerDied, RunnerError, Runne
 from distill.rollouts.events import read_event
 from distill.sandbox import Choice
 from stillhouse_programs.spec import parse_bundle, parse_spec
+from tests.support.bundles import DESK as FILES
 from tests.support.bundles import PYTHON, bundle, by_value
 from tests.support.scripted_lm import Ask, ScriptedLM
+from tests.unit.runner.routing import LMS as ROUTER_LMS
+from tests.unit.runner.routing import ROUTER
 
 Json = dict[str, Any]
 LMS = {"student": {"slot": "student", "options": {}}}
 DESK = {"reference": "desk.programs:Desk"}
+MARKS = {"marks.py": "def right(example, prediction, trace=None):\n    return prediction.team == example.team\n"}
 
 
 class Sent:
@@ -137,9 +141,8 @@ class TestRuns:
         )
 
     def test_two_bundles_that_do_not_meet(self, relay: Relay, runner: Runner, sent: Sent) -> None:
-        files = {"marks.py": "def right(example, prediction, trace=None):\n    return prediction.team == example.team\n"}
         program = describe(runner, sent.add(bundle()))
-        other = {"type": "reference", "reference": "marks:right", "bundle": sent.add(bundle(files))}
+        other = {"type": "reference", "reference": "marks:right", "bundle": sent.add(bundle(MARKS))}
         assert rolled(relay, runner, program, other)[1]["passed"] is True
 
     def test_the_same_text_in_two_is_no_clash(self, runner: Runner, sent: Sent) -> None:
@@ -161,6 +164,48 @@ class TestRuns:
             found = refused(lambda name=name, digest=digest: describe(runner, digest, reference=f"{name}:Desk"))  # type: ignore[misc]
             assert message.replace("importing a ", f"importing {name} ") in found[1], text
         describe(runner, sent.add(bundle()))
+
+
+class TestTwoTextsOfOneModule:
+    """A program, and what was compiled from it before it was changed."""
+
+    @pytest.fixture
+    def pool(self, relay: Relay, sent: Sent) -> Iterator[RunnerPool]:
+        with RunnerPool(relay.socket_path, {"default": sys.executable}, bundles=sent.get) as pool:
+            yield pool
+
+    @pytest.fixture
+    def texts(self, sent: Sent) -> list[str]:
+        return [sent.add(bundle({**FILES, "desk/hello.txt": text})) for text in ("Hi.", "Good day.")]
+
+    def test_each_runs_in_a_runner_of_its_own(self, relay: Relay, pool: RunnerPool, sent: Sent, texts: list[str]) -> None:
+        metric = {"type": "reference", "reference": "marks:right", "bundle": sent.add(bundle(MARKS))}
+        ran = []
+        for digest in (*texts, texts[0]):
+            with pool.runner("project", "job", PYTHON, bundles=[digest, metric["bundle"]]) as runner:
+                trace, score = rolled(relay, runner, describe(runner, digest), metric)
+                ran.append((trace["outputs"]["answer"], score["passed"], runner))
+        assert [each[:2] for each in ran] == [("Hi.!", True), ("Good day.!", True), ("Hi.!", True)]
+        assert (ran[2][2], ran[1][2] is ran[0][2]) == (ran[0][2], False), "the runner of a text is warm for it alone"
+        with pool.runner("project", "other", PYTHON, bundles=[texts[0], metric["bundle"]]) as other:
+            assert other not in [each[2] for each in ran]
+        pool.end_job("project", "job")
+        assert (ran[0][2].alive, ran[1][2].alive, other.alive) == (False, False, True)
+
+    def test_each_is_validated_with_the_metric_beside_it(self, pool: RunnerPool, sent: Sent, texts: list[str]) -> None:
+        host, metric = ProgramHost(pool), {"type": "reference", "reference": "marks:right", "bundle": sent.add(bundle(MARKS))}
+        made = [host.describe("project", {**DESK, "bundle": digest}, python=PYTHON)["program"] for digest in texts]
+        newer, older, plain = (
+            {"program": program, "program_digest": name, "lms": lms}
+            for name, program, lms in (("newer", made[0], LMS), ("older", made[1], LMS), ("plain", ROUTER, ROUTER_LMS))
+        )
+        asked: Json = {**newer, "teachers": [older, plain], "samples": [{"message": "Help"}], "metric": metric}
+        reply = host.validate("project", asked, python=PYTHON)
+        assert reply["prompt_hash"].keys() == reply["program_state"].keys() == {"newer", "older", "plain"}
+        assert [each["name"] for each in reply["predictors"]] == ["route", "write"], "of the student"
+        theirs = {"type": "reference", "reference": "desk.scores:right", "bundle": texts[1]}
+        code, message = refused(lambda: host.validate("project", {**asked, "metric": theirs}, python=PYTHON))
+        assert (code, "of a program and of its metric hold desk/hello.txt with other text" in message) == ("bundles_clash", True)
 
 
 class Bomb:
