@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distill.catalog import connections, scores, traces
+from distill.catalog import connections, traces
 from distill.catalog.prices import price_of_lm
 from distill.db import Session, unit_of_work
 from distill.errors import Detail, Invalid
@@ -187,21 +187,19 @@ def _cast(job: JobContext, role: str) -> Cast | None:
 
 def _look_up(piece: Slice, look: _Look) -> None:
     """Without reading the traces: which are there, and which of them have passed."""
-    project = piece.job.project_id
     with unit_of_work("api") as s:
-        known = traces.known(s, project, [key for item in piece.items for key in item.digests])
-        pairs = [(key, item.example.digest) for item in piece.items for key in item.digests if key in known]
-        judged = scores.lookup(s, project, piece.metric_digest, pairs, piece.job.spec.filter.min_score) if piece.stop_on_pass else {}
+        piece.find(s)
+        judged = piece.stored_scores(s) if piece.stop_on_pass else {}
     for item in piece.items:
-        lacking = [] if piece.stored_only else _lacking(piece, item, known, judged)
+        lacking = [] if piece.stored_only else _lacking(piece, item, judged)
         look.stored += not lacking
         look.lacking.update(lacking)
 
 
-def _lacking(piece: Slice, item: Item, known: set[str], judged: Mapping[tuple[str, str], Json]) -> list[str]:
+def _lacking(piece: Slice, item: Item, judged: Mapping[tuple[str, str], Json]) -> list[str]:
     lacking = []
     for key in item.digests:
-        if key not in known:
+        if key not in piece.names:
             lacking.append(key)
         elif piece.stop_on_pass and has_passed(judged.get((key, item.example.digest))):
             break
@@ -277,6 +275,7 @@ def _training(spec: CompileSpec, rows: str) -> str:
         "program_name": None,
         "suffix": None,
         "smoke_test": None,
+        "rollouts": spec.rollouts.model_copy(update={"retry_failed": False}),
     }
     judged = {
         "evaluate": Evaluate(),

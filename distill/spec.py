@@ -157,15 +157,24 @@ class Rollouts(SpecPart):
     """Up to `n` samples an example; `temperature` is that of the samples after the first.
 
     With `stored_only` no teacher is called, for training or in the evaluation: what is not in the trace store is left out.
-    `where` says who runs the program: this server, or a client that has its code, tools or metric (the evaluation too).
+    With `retry_failed` a stored rollout in which the program itself failed is run again, at most once in a job and for every role; what
+    comes of it stands for later jobs too. `where` says who runs the program: this server, or a client that has its code, tools or metric
+    (the evaluation too).
     """
 
     n: Annotated[int, Field(ge=1, le=64)] = 1
     temperature: Temperature | None = None
     stop_on_pass: bool = True
     stored_only: bool = False
+    retry_failed: bool = False
     where: Literal["server", "client"] | None = None
     """Filled in at submit: the client where the program or the metric is its own, else the server."""
+
+    @model_validator(mode="after")
+    def _may_ask(self) -> Rollouts:
+        if self.stored_only and self.retry_failed:
+            raise PydanticCustomError("rollouts", "`stored_only` runs nothing, so `retry_failed` cannot go with it")
+        return self
 
     @property
     def by_client(self) -> bool:
@@ -256,15 +265,17 @@ class CompileSpec(SpecPart):
         what it is to beat, which changes nothing of what is trained."""
         free: dict[str, Any] = {"name": None, "metadata": {}, "auto_start": True, "num_threads": 1, "incumbent_artifact": None}
         same = self.model_copy(update=free)
-        return digest(same.model_dump(mode="json", by_alias=True, exclude={"budget": True, "rollouts": {"where"}}))
+        unasked = set() if self.rollouts.retry_failed else {"retry_failed"}
+        return digest(same.model_dump(mode="json", by_alias=True, exclude={"budget": True, "rollouts": {"where", *unasked}}))
 
     def to_json(self) -> str:
         """Compact JSON for the `jobs.spec` column; `CompileSpec.model_validate_json` reads it.
 
-        Only jobs of clients say where they run: workers of a release before them read all others.
+        Only jobs of clients say where they run, and only those that retry say so: workers of a release before them read all others.
         """
-        left_out = {} if self.rollouts.by_client else {"rollouts": {"where"}}
-        return compact(self.model_dump(mode="json", by_alias=True, exclude=left_out))
+        said = {"where": self.rollouts.by_client, "retry_failed": self.rollouts.retry_failed}
+        left_out = {name for name, is_said in said.items() if not is_said}
+        return compact(self.model_dump(mode="json", by_alias=True, exclude={"rollouts": left_out}))
 
 
 def read_spec(raw: Mapping[str, Any]) -> CompileSpec:
@@ -365,6 +376,11 @@ def metric_digest(metric: MetricSpec) -> str:
 def trace_digest(program: str, lms: str, inputs: str, rollout: int, prompt_adapter: PromptAdapterSpec, prompt_hash: str) -> str:
     """`program`, `lms` and `inputs` are digests. The dspy version is not part of it: the prompt hash says whether prompts changed."""
     return digest([program, lms, inputs, rollout, prompt_adapter, prompt_hash])
+
+
+def retry_digest(trace: str, job_id: str) -> str:
+    """Of the trace that a job makes where that of an earlier one had failed. One a job, so a job that begins again finds its own."""
+    return digest(["retry", trace, job_id])
 
 
 def sampling_seed(program: str, lm_of_predictor: Mapping[str, LmSpec], inputs: str, rollout: int, prompt_adapter: PromptAdapterSpec) -> int:

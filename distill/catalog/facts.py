@@ -50,6 +50,18 @@ class Trace(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
 
 
+class TraceRetry(Base):
+    """A trace that was made since an earlier one of the same rollout had failed. Both are kept: jobs name the one that they used."""
+
+    __tablename__ = "trace_retries"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(Text, primary_key=True)
+    """Of the rollout, and of the trace that failed."""
+    retry: Mapped[str] = mapped_column(Text, primary_key=True)
+    """The digest of the other trace."""
+
+
 class Score(Base):
     """What one metric said of one trace, beside one example with its labels. Whether it passes depends on the job's `min_score`."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from distill.catalog import trace_retries
 from distill.catalog.copying import copy_in
 from distill.catalog.facts import Trace
 from distill.db import Session
@@ -39,6 +40,8 @@ class NewTrace:
     source: str = "runner"
     dspy_version: str | None = None
     job_id: str | None = None
+    retry_of: str | None = None
+    """The digest of the rollout, where an earlier trace of it had failed: this one has a digest of its own then."""
     id: str = field(default_factory=lambda: new_id("trace"))
 
 
@@ -95,6 +98,9 @@ def store(s: Session, rows: Sequence[NewTrace]) -> int:
     for row in rows:
         if row.body["status"] not in FACTS:
             raise ValueError(f"a trace with status {row.body['status']!r} is no fact")
+    for project_id in {row.project_id for row in rows}:
+        retries = [(row.retry_of, row.digest) for row in rows if row.retry_of is not None and row.project_id == project_id]
+        trace_retries.store(s, project_id, retries)
     return copy_in(s, "traces", _COLUMNS, (_values(row) for row in rows), ("project_id", "digest")) if rows else 0
 
 

@@ -71,7 +71,7 @@ def _scores_of_no_answer(places: Sequence[tuple[_Found, int]], heads: Mapping[st
     """By what is stored: another client's answer may have been there first, and is to be judged."""
     rows = []
     for found, n in places:
-        _, status = heads[found.item.digests[n]]
+        _, status = heads[found.piece.names[found.item.digests[n]]]
         if status != "ok":
             nothing = {"value": 0.0, "status": "ok", "feedback": None, "error": f"the rollout ended {status}"}
             rows.append(found.piece.take_score(found.item, n, nothing))
@@ -165,6 +165,7 @@ def _opened(
         raise Invalid(f"{place}: the job has no such role now", code="unknown_role", param=place)
     numbers = sorted({each.place.index for each in some})
     piece = Slice(job, role, _examples(job, store, role, numbers, param))
+    piece.find(s)
     return piece, Slots.of(s, piece).by_model, {item.example.index: item for item in piece.items}
 
 

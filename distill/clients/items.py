@@ -82,11 +82,14 @@ def _lease(s: Session, store: BlobStore, taken: Claim) -> Lease:
 
 
 def _slice(s: Session, store: BlobStore, taken: Claim) -> Slice:
-    """The examples of an item, with what is stored of them. `known` are those that were there before this job."""
+    """The examples of an item, with what is stored of them. `known` are those that were there before this job.
+
+    What other jobs retry while it is held stays out of it: its client knows nothing of that.
+    """
     job = contexts.load(s, taken.job_id)
     examples = job.examples(store, job.side_of(taken.kind), taken.payload["start"], taken.payload["stop"])
     piece = Slice(job, taken.kind, examples)
-    piece.look_up(s)
+    piece.look_up(s, client_items.claimed_at(s, taken.item_id))
     piece.known = piece.paid_by_others
     return piece
 

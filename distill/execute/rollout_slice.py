@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from distill.catalog import scores, traces
+from distill.catalog import scores, trace_retries, traces
 from distill.catalog.scores import NewScore
 from distill.catalog.traces import NewTrace
 from distill.db import Session
@@ -14,7 +15,7 @@ from distill.pipeline import bootstrap
 from distill.pipeline.bootstrap import Outcome, Stored
 from distill.pipeline.costs import Asked, Spent, saved
 from distill.pipeline.roles import Cast
-from distill.spec import digest, metric_digest
+from distill.spec import digest, metric_digest, retry_digest
 
 Json = dict[str, Any]
 NOT_STORED = ("not_stored", "Its rollout is not in the trace store, and this job calls no teacher")
@@ -45,8 +46,11 @@ class Item:
 
 @dataclass
 class Slice:
-    """Traces and scores are kept by digest, so equal inputs share them, and as they are stored. `fresh` are the traces of this process with
-    the personal data that were taken out of them: a metric that is asked again is to see what it saw."""
+    """Traces and scores are kept by the digest of the rollout, so equal inputs share them, and as they are stored. `fresh` are the traces
+    of this process with the personal data that were taken out of them: a metric that is asked again is to see what it saw.
+
+    `names` has the digests under which traces are stored, where they are: those of retries have digests of their own. `retried` are the
+    rollouts that failed in earlier jobs, and that this one runs again."""
 
     job: JobContext
     role: str
@@ -55,6 +59,8 @@ class Slice:
     fresh: dict[str, Json] = field(default_factory=dict)
     scores: dict[tuple[str, str], Json] = field(default_factory=dict)
     undecided: dict[int, tuple[str, str]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    retried: frozenset[str] = frozenset()
     known: frozenset[str] = frozenset()
     paid_by_others: frozenset[str] = frozenset()
 
@@ -101,15 +107,32 @@ class Slice:
     def metric_digest(self) -> str:
         return metric_digest(self.job.spec.metric)
 
-    def look_up(self, s: Session) -> None:
+    def find(self, s: Session, as_of: datetime | None = None) -> None:
+        """Find out which traces stand for these examples, without reading them; see `trace_retries.standing`."""
+        job, wanted = self.job, [digest for item in self.items for digest in item.digests]
+        found = trace_retries.attempts(s, job.project_id, wanted)
+        stands = {key: trace_retries.standing(each, job.job_id, as_of) for key, each in found.items()}
+        if job.spec.rollouts.retry_failed:
+            failed = {key for key, (first, *_) in found.items() if first.status == trace_retries.FAILED}
+            self.retried = frozenset(key for key in failed if trace_retries.own(found[key], job.job_id) is None)
+        lost = {key for key in self.retried if stands[key].status == trace_retries.FAILED}
+        self.names = {key: one.digest for key, one in stands.items() if key not in lost}
+
+    def stored_scores(self, s: Session) -> dict[tuple[str, str], Json]:
+        """Of the traces that were found, by the digests of rollout and example."""
+        pairs = [(key, item.example.digest) for item in self.items for key in item.digests if key in self.names]
+        stored = [(self.names[key], example) for key, example in pairs]
+        found = scores.lookup(s, self.job.project_id, self.metric_digest, stored, self.job.spec.filter.min_score)
+        return {pair: found[name] for pair, name in zip(pairs, stored, strict=True) if name in found}
+
+    def look_up(self, s: Session, as_of: datetime | None = None) -> None:
         """Read what is stored of these examples."""
-        wanted = [digest for item in self.items for digest in item.digests]
-        stored = traces.lookup(s, self.job.project_id, wanted)
-        self.traces = {key: found.body for key, found in stored.items()}
-        self.paid_by_others = frozenset(key for key, found in stored.items() if found.job_id != self.job.job_id)
+        self.find(s, as_of)
+        stored = traces.lookup(s, self.job.project_id, self.names.values())
+        self.traces = {key: stored[name].body for key, name in self.names.items()}
+        self.paid_by_others = frozenset(key for key, name in self.names.items() if stored[name].job_id != self.job.job_id)
         self.known = frozenset(self.traces)
-        pairs = [(digest, item.example.digest) for item in self.items for digest in item.digests if digest in self.traces]
-        self.scores = scores.lookup(s, self.job.project_id, self.metric_digest, pairs, self.job.spec.filter.min_score)
+        self.scores = self.stored_scores(s)
         if self.stored_only:
             self.undecided = {item.example.index: NOT_STORED for item in self.items if not self._stored_run(item)}
 
@@ -176,10 +199,12 @@ class Slice:
         if self.job.scrub is not None:
             self.fresh[key] = body
         body = self.traces[key] = self.job.scrubbed_trace(body)
+        # A client may send one although that of another job stands by now: it was paid for, and is this job's.
+        name = self.names[key] = self._own_name(key) if key in self.retried else self.names.get(key, key)
         cast = next(phase.cast for phase in self.phases if n in phase.numbers)
         return NewTrace(
             project_id=self.job.project_id,
-            digest=key,
+            digest=name,
             program_digest=cast.program_digest,
             lms_digest=cast.lms_digest,
             inputs_digest=item.io.digest,
@@ -189,6 +214,7 @@ class Slice:
             source=source,
             dspy_version=self.job.plan.dspy_version,
             job_id=None if source == "import" else self.job.job_id,
+            retry_of=None if name == key else key,
         )
 
     @cached_property
@@ -197,13 +223,18 @@ class Slice:
 
     def seeds_of(self, rows: Iterable[NewTrace]) -> list[int]:
         """Those of the traces that are this slice's: runners name a rollout by its seed."""
-        return [self._seeds[row.digest] for row in rows if row.digest in self._seeds]
+        rollouts = [row.retry_of or row.digest for row in rows]
+        return [self._seeds[key] for key in rollouts if key in self._seeds]
+
+    def _own_name(self, key: str) -> str:
+        """What a trace is stored under that this job makes."""
+        return retry_digest(key, self.job.job_id) if key in self.retried else key
 
     def take_score(self, item: Item, n: int, score: Json) -> NewScore:
         """Keep a new score; returns its row for the store."""
         key = item.digests[n]
         score = self.scores[key, item.example.digest] = self.job.scrubbed(score)
-        return NewScore(self.job.project_id, key, self.metric_digest, item.example.digest, score)
+        return NewScore(self.job.project_id, self.names.get(key) or self._own_name(key), self.metric_digest, item.example.digest, score)
 
     def take_death(self, item: Item, phase: Phase, how: str) -> NewTrace | NewScore:
         """What a rollout leaves that ends its process: a failed trace; where the trace was there already, it was the metric, whose score

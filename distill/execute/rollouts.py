@@ -339,7 +339,9 @@ def facts_of(piece: Slice) -> tuple[list[NewFact], Counter[str]]:
         key, index = item.digests[stored.n], item.example.index
         reused = key in piece.known
         rows.append(
-            rollout_facts.rollout_fact(piece.job.job_id, piece.role, index, stored.n, key, stored.trace, stored.score, reused=reused)
+            rollout_facts.rollout_fact(
+                piece.job.job_id, piece.role, index, stored.n, piece.names[key], stored.trace, stored.score, reused=reused
+            )
         )
         counts[stored.trace["status"]] += 1
         if stored.score is not None and stored.score["status"] != "ok":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import select
 
 from distill.db import Session
@@ -25,3 +27,8 @@ def find(s: Session, project_id: str, item_id: int, fence: int) -> tuple[Claim, 
         row.attempts, row.lease_owner or "", row.queue,
     )  # fmt: skip
     return claim, ItemStatus(row.status)
+
+
+def claimed_at(s: Session, item_id: int) -> datetime | None:
+    """When its holder took it."""
+    return s.scalar(select(WorkItem.started_at).where(WorkItem.id == item_id))

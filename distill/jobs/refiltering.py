@@ -49,7 +49,7 @@ def _changed(spec: CompileSpec, changes: Mapping[str, Any]) -> CompileSpec:
     inherited = {name: changes[name] for name in _PER_LM if name in changes}
     new["lms"] = {name: _lm(spec, lm, {**inherited, **lms.get(name, {})}) for name, lm in spec.lms.items()}
     new["lms"].update({name: value for name, value in lms.items() if name not in spec.lms})
-    new["rollouts"] = {**new["rollouts"], "stored_only": True}
+    new["rollouts"] = {**new["rollouts"], "stored_only": True, "retry_failed": False}
     new["smoke_test"] = None
     new["auto_start"] = changes.get("auto_start", True)
     return read_spec(new)

@@ -87,7 +87,14 @@ class TestCreate:
         assert (job["name"], job["program_name"], job["num_threads"], job["seed"]) == ("weekly", "router", 3, 7)
         assert job["lms"]["student"]["constrain"] is True
         assert job["teacher"][0]["lms"]["student"]["temperature"] == 1.0
-        assert job["rollouts"] == {"n": 4, "temperature": 0.7, "stop_on_pass": True, "stored_only": False, "where": "server"}
+        assert job["rollouts"] == {
+            "n": 4,
+            "temperature": 0.7,
+            "stop_on_pass": True,
+            "stored_only": False,
+            "retry_failed": False,
+            "where": "server",
+        }
         assert job["train_options"]["n_epochs"] == 3
         assert job["train_options"]["early_stopping"]["patience"] == 2
         assert job["budget"] == {"max_calls": 4000}

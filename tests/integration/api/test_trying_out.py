@@ -41,7 +41,14 @@ class TestDryRun:
         tried = reply.json()
         assert tried["object"] == "compile.job.dry_run"
         assert (tried["job"]["program"], tried["job"]["trainset"]) == (None, None)
-        assert tried["job"]["rollouts"] == {"n": 4, "temperature": 1.0, "stop_on_pass": True, "stored_only": False, "where": "server"}
+        assert tried["job"]["rollouts"] == {
+            "n": 4,
+            "temperature": 1.0,
+            "stop_on_pass": True,
+            "stored_only": False,
+            "retry_failed": False,
+            "where": "server",
+        }
         assert tried["job"]["lms"]["student"]["model"] == "tiny"
         assert stored() == before
         made = api.post("/v1/compile_jobs", json=job_body(rollouts={"n": 4}), headers={"Idempotency-Key": "k"})

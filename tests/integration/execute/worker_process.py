@@ -1,6 +1,7 @@
 """`python -m tests.integration.execute.worker_process JOB …`: a worker and an agent in one process that a test may kill."""
 
 import argparse
+import sys
 import threading
 from pathlib import Path
 
@@ -18,9 +19,12 @@ def main() -> None:
     parser.add_argument("--project", required=True)
     parser.add_argument("--teacher", type=int, required=True, help="port")
     parser.add_argument("--student", type=int, required=True, help="port")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs programs")
+    parser.add_argument("--reference", action="append", default=[], help="a package that programs may name")
     given = parser.parse_args()
     teacher, student = ScriptedLM(port=given.teacher), ScriptedLM(port=given.student)
-    with House(given.folder, teacher, student, device="cpu-0", project=given.project) as house:
+    place = {"device": "cpu-0", "project": given.project, "python": given.python}
+    with House(given.folder, teacher, student, references=tuple(given.reference), **place) as house:
         over = threading.Event()
         threading.Thread(target=_agent, args=(house, over), daemon=True).start()
         house.run(given.job, SECONDS, until=lambda job: job.status == "paused")

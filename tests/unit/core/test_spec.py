@@ -100,6 +100,18 @@ class TestCompileSpec:
         here = spec.model_copy(update={"rollouts": spec.rollouts.model_copy(update={"where": "client"})})
         assert json.loads(here.to_json())["rollouts"]["where"] == "client"
 
+    def test_only_jobs_that_retry_failed_rollouts_say_so(self) -> None:
+        spec = read_spec(MINIMAL)
+        assert "retry_failed" not in json.loads(spec.to_json())["rollouts"]
+        again = read_spec({**MINIMAL, "rollouts": {"retry_failed": True}})
+        assert CompileSpec.model_validate_json(again.to_json()) == again
+        assert again.digest() != spec.digest(), "other rollouts may come of it"
+
+    def test_a_job_that_runs_nothing_cannot_retry(self) -> None:
+        with pytest.raises(Invalid, match="`stored_only` runs nothing") as refused:
+            read_spec({**MINIMAL, "rollouts": {"stored_only": True, "retry_failed": True}})
+        assert refused.value.param == "rollouts"
+
     def test_digest_looks_at_the_result_alone(self) -> None:
         plain = read_spec(MINIMAL)
         assert read_spec({**MINIMAL, "name": "x", "num_threads": 2, "auto_start": False, "metadata": {"a": "b"}}).digest() == plain.digest()
