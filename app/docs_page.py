@@ -74,11 +74,11 @@ def _section(tag: str, operations: list[str]) -> str:
 
 
 def _operation(path: str, verb: str, operation: Mapping[str, Any], openapi: Mapping[str, Any]) -> str:
-    summary = f'<span class="verb">{verb.upper()}</span> <code>{escape(path)}</code> {escape(operation.get("summary", ""))}'
+    summary = f'<span class="verb">{verb.upper()}</span> <code>{escape(path)}</code> {_prose(operation.get("summary", ""))}'
     rows = "".join(_parameter(parameter) for parameter in operation.get("parameters", ()))
     table = f"<table>{rows}</table>" if rows else ""
     body = f"<p>Body: {_schemas(operation['requestBody'])}</p>" if "requestBody" in operation else ""
-    replies = "".join(f"<tr><td>{code}</td><td>{_reply(reply)}</td></tr>" for code, reply in operation["responses"].items())
+    replies = "".join(f"<tr><td>{code}</td><td>{_reply(reply)}</td></tr>" for code, reply in sorted(operation["responses"].items()))
     text = _paragraphs(operation.get("description", ""))
     commands = "".join(f"<pre>{escape(command)}</pre>" for command in curl(openapi, path, verb))
     tried = "".join(_tried(openapi, path, verb))
@@ -145,12 +145,12 @@ def _text(body: Any) -> str:
 
 
 def _parameter(parameter: Mapping[str, Any]) -> str:
-    text = escape(parameter.get("description", ""))
+    text = _prose(parameter.get("description", ""))
     return f"<tr><td><code>{escape(parameter['name'])}</code></td><td>{escape(parameter['in'])}</td><td>{text}</td></tr>"
 
 
 def _reply(reply: Mapping[str, Any]) -> str:
-    return f"{escape(reply.get('description', ''))} {_schemas(reply)}"
+    return f"{_prose(reply.get('description', ''))} {_schemas(reply)}"
 
 
 def _schemas(holder: Mapping[str, Any]) -> str:
@@ -166,4 +166,8 @@ def _names(schema: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _paragraphs(text: str) -> str:
-    return "".join(f"<p>{escape(part)}</p>" for part in text.split("\n\n") if part)
+    return "".join(f"<p>{_prose(part)}</p>" for part in text.split("\n\n") if part)
+
+
+def _prose(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

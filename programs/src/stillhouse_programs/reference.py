@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 Allowed = Sequence[str] | None
 _MAX_MESSAGE = 500
+_NAMED = 8
 # An absolute path up to its last part: in quotes it may hold blanks; else it begins a word, as the slashes of "1/2" and of a URL do not.
 _FOLDERS = re.compile(
     r"""(?<=['"])(?:[A-Za-z]:)?[\\/](?:[^'"\\/]+[\\/])*(?=[^'"\\/])"""
@@ -147,11 +148,17 @@ def _find_in_bundle(target: str, bundle: str) -> Callable[..., Any]:
     else:
         name, path = split_target(target)
         if not lies_in(name, unpacked.tops):
-            raise ReferenceFault("reference_not_found", f"the bundle has no module {name}", "reference.target")
+            raise ReferenceFault("reference_not_found", _no_module(name, bundle), "reference.target")
         found = _attribute(_import(name, bundle), path)
     if not callable(found):
         raise _failed(f"{target} is a {type(found).__name__}, which cannot be called")
     return found
+
+
+def _no_module(name: str, bundle: str) -> str:
+    modules = UNPACKED.get(bundle).bundle.modules
+    more = f" and {len(modules) - _NAMED} more" if len(modules) > _NAMED else ""
+    return f"the bundle has no module {name} (there are: {', '.join(modules[:_NAMED]) or 'none'}{more})"
 
 
 def _attribute(module: ModuleType, path: Sequence[str]) -> Any:
@@ -177,7 +184,7 @@ def _import(name: str, bundle: str = "") -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and lies_in(name, [error.name]):
-            what = f"the bundle has no module {name}" if bundle else f"{name} is not installed where programs run"
+            what = _no_module(name, bundle) if bundle else f"{name} is not installed where programs run"
             raise ReferenceFault("reference_not_found", what, "reference.target") from None
         raise _raised(f"importing {name}", error, bundle) from None
     except BaseException as error:  # SystemExit of a module that is a script, too

@@ -117,6 +117,15 @@ class TestDocsPage:
         assert "<script>alert" not in page
         assert "<b>" not in page
 
+    def test_shows_names_as_code_and_replies_in_order(self, document: dict[str, Any]) -> None:
+        page = docs_page({**document, "info": {"title": "t", "version": "1", "description": "Send `a<b` and `c`, or ` alone."}}).html
+        assert "<p>Send <code>a&lt;b</code> and <code>c</code>, or ` alone.</p>" in page
+        prose = re.sub(r"<(pre|textarea|script)\b.*?</\1>", "", docs_page(document).html, flags=re.DOTALL)
+        assert "`" not in prose
+        for table in re.findall(r"<table>((?:<tr><td>\d+</td>.*?</tr>)+)</table>", prose):
+            codes = re.findall(r"<tr><td>(\d+)</td>", table)
+            assert codes == sorted(codes)
+
     def test_needs_nothing_from_elsewhere(self, document: dict[str, Any]) -> None:
         page = docs_page(document).html
         tags = re.findall(r"<[a-z][^>]*>", page)

@@ -244,6 +244,12 @@ class TestRefused:
         found = refused(lambda: describe(runner, digest, reference="stillhouse_bundle:program"))
         assert found == ("reference_not_found", "the bundle has no pickle `program` (there are: none)")
 
+    def test_a_module_that_is_not_there(self, runner: Runner, sent: Sent) -> None:
+        digest = sent.add(bundle({"desk/__init__.py": "", "tools.py": ""}))
+        for typo in ("desks:Desk", "desk.app:Desk"):
+            found = refused(lambda typo=typo: describe(runner, digest, reference=typo))  # type: ignore[misc]
+            assert found == ("reference_not_found", f"the bundle has no module {typo.split(':')[0]} (there are: desk, tools)")
+
     def test_code_of_others(self, runner: Runner, sent: Sent) -> None:
         digest = sent.add(bundle())
         for name in ("os:system", "dspy:Predict", "stillhouse_programs.ops:Ops", "desks:Desk"):

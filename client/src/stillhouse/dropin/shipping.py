@@ -119,7 +119,8 @@ def _told(value: Any, what: str) -> str:
 
 def _takes_any(program: dspy.Module) -> bool:
     """Whether nothing but its examples says which inputs a program has."""
-    run = getattr(program, "forward", None) or getattr(program, "aforward", None)
+    # dspy warns whoever reads `forward` as usual that it is not to be called.
+    run = inspect.getattr_static(program, "forward", None) or inspect.getattr_static(program, "aforward", None)
     return run is None or any(each.kind is each.VAR_KEYWORD for each in inspect.signature(run).parameters.values())
 
 
