@@ -212,7 +212,11 @@ def _raised(what: str, error: BaseException, bundle: str) -> ReferenceFault:
     """That a bundle lacks a package is said in words of its own: its sender may not know what the server has."""
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if bundle in UNPACKED and isinstance(missing, str) and not lies_in(missing, UNPACKED.get(bundle).tops):
-        message = f"{what} needs {missing.partition('.')[0]}, not installed where programs run; the server's operator can install it"
+        name = missing.partition(".")[0]
+        message = (
+            f"{what} needs {name}, which is neither in the bundle nor installed where programs run: send it along where it is yours; "
+            "else the server's operator can install it"
+        )
         return ReferenceFault("package_not_installed", message, "bundle")
     return _failed(f"{what} raised {described(error)}")
 

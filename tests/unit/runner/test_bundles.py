@@ -154,7 +154,7 @@ class TestRuns:
             "raise ValueError('no licence in /home/ana/key')": "importing a raised ValueError: no licence in key",
             "raise SystemExit(3)": "importing a raised SystemExit: 3",
             "def f(): f()\nf()": "importing a raised RecursionError",
-            "import desk_of_nobody": "importing a needs desk_of_nobody, not installed where programs run",
+            "import desk_of_nobody": "importing a needs desk_of_nobody, which is neither in the bundle nor installed where programs run",
             "def (": "importing a raised SyntaxError",
             "class Error(Exception):\n    def __str__(self): raise SystemExit\nraise Error": "SystemExit",
         }
