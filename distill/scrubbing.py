@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from typing import Any
 
 from phonenumbers import SUPPORTED_REGIONS, Leniency, PhoneNumberFormat, PhoneNumberMatcher, format_number
@@ -28,6 +29,9 @@ _CARD = re.compile(r"(?<!\d)[2-6](?:[ -]?\d){12,18}(?!\d)")
 _SEPARATOR = re.compile(r"[ -]")
 _PHONE = re.compile(r"\d(?:\W{0,3}\d){5}")
 """What may be one: to look for phone numbers costs more than all else."""
+_ESCAPED = re.compile(r"\\+(?:[bfnrt]|u[0-9A-Fa-f]{4})")
+"""What stands in JSON for a character that is no part of a value, and would be read as a letter of it."""
+_DIGITS = re.compile(r"\d\d")
 _NUMBER = re.compile(r"\[(EMAIL|IBAN|CARD|PHONE)_\d+\]")
 
 
@@ -67,18 +71,27 @@ class _Names:
 
     def __init__(self, country: str) -> None:
         self.values: dict[str, str] = {}
-        self._country = country
         self._placeholders: dict[tuple[str, str], str] = {}
         self._numbers: Counter[str] = Counter()
-        self._pattern: re.Pattern[str] | None = None
+        self._phones_of = cache(lambda line: tuple(_phones(line, country)))
 
     def learn(self, text: str) -> None:
-        """Longer kinds first: digits of an IBAN are no card's."""
-        text = self.replace(text)
-        for kind, find in _KINDS.items():
-            for value, normal in find(text, self._country):
+        """Longer kinds first: digits of an IBAN are no card's. What is found leaves the end of a line behind, which is part of nothing."""
+        text = _ESCAPED.sub("\n", text)
+        for kind, find in {**_KINDS, "PHONE": self._phones}.items():
+            parts, at = [], 0
+            for start, value, normal in find(text):
                 self._name(kind, value, normal)
-            text = self.replace(text)
+                parts.append(text[at:start])
+                at = start + len(value)
+            text = "\n".join([*parts, text[at:]])
+
+    def _phones(self, text: str) -> Found:
+        """By lines, which none goes beyond: texts of a trace share many."""
+        at = 0
+        for line in text.split("\n"):
+            yield from ((at + start, value, normal) for start, value, normal in self._phones_of(line))
+            at += len(line) + 1
 
     def _name(self, kind: str, value: str, normal: str) -> None:
         if (kind, normal) not in self._placeholders:
@@ -86,40 +99,46 @@ class _Names:
             self._placeholders[kind, normal] = f"[{kind}_{self._numbers[kind]}]"
         for written in {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}:
             self.values[written] = self._placeholders[kind, normal]
-        self._pattern = None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """Made once all is learned: of two that begin alike the longer one."""
+        return re.compile("|".join(re.escape(value) for value in sorted(self.values, key=len, reverse=True)))
 
     def replace(self, text: str) -> str:
-        if not self.values:
-            return text
-        if self._pattern is None:
-            self._pattern = re.compile("|".join(re.escape(value) for value in sorted(self.values, key=len, reverse=True)))
-        return self._pattern.sub(lambda match: self.values[match.group()], text)
+        return self._pattern.sub(lambda match: match.group() if _is_in_a_number(match) else self.values[match.group()], text)
 
 
-Found = Iterator[tuple[str, str]]
-"""Values as they are written, and what is the same for all ways to write them."""
+def _is_in_a_number(match: re.Match[str]) -> bool:
+    """Whether what was matched has more digits beside its own."""
+    text, start, end = match.string, match.start(), match.end()
+    return bool(_DIGITS.match(text[max(0, start - 1) : start + 1]) or _DIGITS.match(text[end - 1 : end + 1]))
 
 
-def _emails(text: str, _: str) -> Found:
+Found = Iterator[tuple[int, str, str]]
+"""Where values begin, how they are written, and what is the same for all ways to write them."""
+
+
+def _emails(text: str) -> Found:
     if "@" in text:
-        yield from ((match.group(), match.group().lower()) for match in _EMAIL.finditer(text))
+        yield from ((match.start(), match.group(), match.group().lower()) for match in _EMAIL.finditer(text))
 
 
-def _ibans(text: str, _: str) -> Found:
+def _ibans(text: str) -> Found:
     return _valid(_IBAN, lambda value: bool(iban.is_valid(value, check_country=False)), text)
 
 
-def _cards(text: str, _: str) -> Found:
+def _cards(text: str) -> Found:
     return _valid(_CARD, lambda value: 13 <= len(_compact(value)) <= 19 and bool(luhn.is_valid(_compact(value))), text)
 
 
 def _phones(text: str, country: str) -> Found:
     if _PHONE.search(text) and (country != NO_COUNTRY or "+" in text):
         for match in PhoneNumberMatcher(text, country, leniency=Leniency.VALID):
-            yield match.raw_string, format_number(match.number, PhoneNumberFormat.E164)
+            yield match.start, match.raw_string, format_number(match.number, PhoneNumberFormat.E164)
 
 
-_KINDS: Mapping[str, Callable[[str, str], Found]] = {"EMAIL": _emails, "IBAN": _ibans, "CARD": _cards, "PHONE": _phones}
+_KINDS: Mapping[str, Callable[[str], Found]] = {"EMAIL": _emails, "IBAN": _ibans, "CARD": _cards}
 
 
 def _valid(pattern: re.Pattern[str], is_valid: Callable[[str], bool], text: str) -> Found:
@@ -131,7 +150,7 @@ def _valid(pattern: re.Pattern[str], is_valid: Callable[[str], bool], text: str)
             cut = [separator.start() for separator in _SEPARATOR.finditer(value)]
             value = value[: cut[-1]] if cut else ""
         if value:
-            yield value, _compact(value)
+            yield match.start(), value, _compact(value)
         at = match.start() + (len(value) or 1)
 
 
