@@ -16,6 +16,8 @@ from distill.db import Session
 _COLUMNS = ("project_id", "trace_digest", "metric_digest", "example_digest", "value", "status", "feedback", "error", "created_at")
 _KEY = ("project_id", "trace_digest", "metric_digest", "example_digest")
 _FAILED = sql.SQL("scores.status = 'failed' AND (scores.status, scores.error) IS DISTINCT FROM (EXCLUDED.status, EXCLUDED.error)")
+_AT_ONCE = 2000
+"""PostgreSQL takes no statement with some ten thousand pairs, and a slice may have 512 examples of 64 rollouts."""
 Pair = tuple[str, str]
 """(trace digest, example digest)."""
 
@@ -34,14 +36,12 @@ class NewScore:
 def lookup(s: Session, project_id: str, metric_digest: str, pairs: Iterable[Pair], min_score: float) -> dict[Pair, dict[str, Any]]:
     """Stored scores in the runner's form, with `passed` by this `min_score`; absent ones are not in the result."""
     wanted = list(pairs)
-    if not wanted:
-        return {}
-    query = select(Score).where(
-        Score.project_id == project_id,
-        Score.metric_digest == metric_digest,
-        tuple_(Score.trace_digest, Score.example_digest).in_(wanted),
-    )
-    return {(row.trace_digest, row.example_digest): as_json(row, min_score) for row in s.scalars(query)}
+    theirs = select(Score).where(Score.project_id == project_id, Score.metric_digest == metric_digest)
+    found = {}
+    for at in range(0, len(wanted), _AT_ONCE):
+        query = theirs.where(tuple_(Score.trace_digest, Score.example_digest).in_(wanted[at : at + _AT_ONCE]))
+        found.update({(row.trace_digest, row.example_digest): as_json(row, min_score) for row in s.scalars(query)})
+    return found
 
 
 def as_json(row: Score, min_score: float) -> dict[str, Any]:

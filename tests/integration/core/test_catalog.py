@@ -138,6 +138,14 @@ class TestScores:
         assert low == {("t", "e"): {"value": 0.8, "passed": True, "status": "ok", "feedback": "fine\ufffd", "error": None}}
         assert [score["passed"] for score in high.values()] == [False]
 
+    def test_the_largest_slice_is_looked_up_at_once(self, world: World) -> None:
+        """512 examples of 64 rollouts each: more than one statement may ask for."""
+        pairs = [(f"t{n}", "e") for n in range(512 * 64)]
+        with unit_of_work() as s:
+            passed = {"value": 1.0, "status": "ok", "feedback": None, "error": None}
+            scores.store(s, [_score(world, digest, passed) for digest in ("t0", "t20000", "t32767")])
+            assert set(scores.lookup(s, world.project_id, "m", pairs, 1.0)) == {("t0", "e"), ("t20000", "e"), ("t32767", "e")}
+
     def test_undecided_score_has_no_value(self, world: World) -> None:
         with unit_of_work() as s:
             scores.store(s, [_score(world, "t", {"value": None, "status": "inconclusive", "feedback": None, "error": None})])
