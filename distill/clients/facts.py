@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from distill.catalog import scores, traces, usage
 from distill.catalog.scores import NewScore
-from distill.catalog.traces import NewTrace
+from distill.catalog.traces import NewTrace, StoredTrace
 from distill.catalog.usage import NewUsage
 from distill.clients.slots import Slots
 from distill.db import Session
@@ -23,7 +23,7 @@ from distill.pipeline.costs import saved as priced_anew
 from distill.pipeline.holdout import numbered
 from distill.pipeline.plan import roles_to_evaluate
 from distill.pipeline.roles import teacher_roles
-from distill.scrubbing import same_but_for_numbers, scrubbed
+from distill.scrubbing import same_but_for_numbers
 from distill.storage import BlobStore
 
 Json = dict[str, Any]
@@ -102,28 +102,37 @@ def store_scores(s: Session, store: BlobStore, project_id: str, job_id: str, tol
     Raises as `store_traces`, and Invalid for a score without its trace.
     """
     rows: list[NewScore] = []
-    scrub: str | None = None
+    judged: list[_Judged] = []
     for _, each, found in _found(s, store, project_id, job_id, told, "scores"):
-        scrub = found.piece.job.scrub
         rows.append(found.piece.take_score(found.item, each.place.n, each.body))
+        judged.append(_Judged(found.piece.job, found.item.io.inputs, each.body["outputs"]))
     known = traces.known(s, project_id, [row.trace_digest for row in rows])
     lacking = [each.place for each, row in zip(sorted(told, key=_role), rows, strict=True) if row.trace_digest not in known]
     if lacking:
         details = tuple(Detail(f"rollout {place.n} of {place.role} has no trace", row=place.index + 1) for place in lacking)
         raise Invalid("scores: a score belongs to a trace; send the traces first", code="unknown_trace", param="scores", details=details)
-    fitting = _of_stored_answers(s, project_id, rows, scrub)
+    pairs = list(zip(rows, judged, strict=True))
+    stored = traces.lookup(s, project_id, [row.trace_digest for row, answer in pairs if answer.outputs is not None])
+    fitting = [row for row, answer in pairs if answer.is_of(stored.get(row.trace_digest))]
     return ScoresStored(scores.store(s, fitting, over_failed=True), len(rows) - len(fitting))
 
 
-def _of_stored_answers(s: Session, project_id: str, rows: Sequence[NewScore], scrub: str | None) -> list[NewScore]:
-    """Those that name no `outputs`, or name those of the stored trace, which may be without its personal data."""
-    stored = traces.lookup(s, project_id, [row.trace_digest for row in rows if row.score["outputs"] is not None])
+@dataclass(frozen=True)
+class _Judged:
+    """What a score says that it judged: it may name no `outputs`."""
 
-    def fits(row: NewScore) -> bool:
-        told, known = row.score["outputs"], stored[row.trace_digest].body["outputs"]
-        return bool(told == known) if scrub is None else same_but_for_numbers(told, scrubbed(known, scrub))
+    job: JobContext
+    inputs: Json
+    outputs: Any
 
-    return [row for row in rows if row.score["outputs"] is None or fits(row)]
+    def is_of(self, trace: StoredTrace | None) -> bool:
+        """Whether these are the outputs of the stored trace, which may be without its personal data: some is known by the inputs alone."""
+        if self.outputs is None or trace is None:
+            return True
+        if self.job.scrub is None:
+            return bool(self.outputs == trace.body["outputs"])
+        told, known = self.job.scrubbed([self.inputs, self.outputs]), self.job.scrubbed([trace.body["inputs"], trace.body["outputs"]])
+        return same_but_for_numbers(told[1], known[1])
 
 
 @dataclass(frozen=True)

@@ -139,15 +139,15 @@ def test_a_metric_that_is_asked_again_sees_what_the_program_answered(house: Hous
 
 class TestSentIn:
     def test_traces_that_are_sent_in_have_none_and_their_scores_still_find_them(self, house: House, api: TestClient) -> None:
-        """A score names the answer that it judged, as the client has it."""
-        job_id = create(api, n=12)
+        """A score names the answer that it judged, as the client has it. The second one's number is known by what was asked alone."""
+        job_id = create(api, trainset=rows(12))
         house.run(job_id, until=lambda job: job.step == "bootstrap")
-        answer = {"category": "billing", "note": f"for {data_of(3)}"}
-        calls = [{"predictor": "classify", "inputs": {"message": data_of(2)}, "outputs": answer, "raw": json.dumps(answer)}]
-        for row, source in ((1, "client"), (2, "import")):
+        for row, source, note in ((1, "client", f"for {data_of(3)}"), (2, "import", "2) 030 901820")):
+            answer = {"category": "billing", "note": note}
+            calls = [{"predictor": "classify", "inputs": {"message": data_of(2)}, "outputs": answer, "raw": json.dumps(answer)}]
             trace = {"role": "teacher:0", "row": row, "status": "ok", "outputs": answer, "calls": calls}
             assert send(api, job_id, "traces", {"traces": [trace], "source": source})["new"] == 1
-            score = {"role": "teacher:0", "row": row, "value": 1.0, "feedback": f"{data_of(4)} is right"}
+            score = {"role": "teacher:0", "row": row, "value": 1.0, "feedback": f"canary{row}@example.com is right"}
             other = {**score, "outputs": {**answer, "note": "for nobody"}}
             assert send(api, job_id, "scores", {"scores": [other]})["skipped"] == 1
             assert send(api, job_id, "scores", {"scores": [{**score, "outputs": answer}]})["new"] == 1
