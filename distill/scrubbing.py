@@ -31,6 +31,7 @@ _PHONE = re.compile(r"\d(?:\W{0,3}\d){5}")
 """What may be one: to look for phone numbers costs more than all else."""
 _ESCAPED = re.compile(r"\\+(?:[bfnrt]|u[0-9A-Fa-f]{4})")
 """What stands in JSON for a character that is no part of a value, and would be read as a letter of it."""
+_HEAD = 2
 _DIGITS = re.compile(r"\d\d")
 _NUMBER = re.compile(r"\[(EMAIL|IBAN|CARD|PHONE)_\d+\]")
 
@@ -101,17 +102,33 @@ class _Names:
             self.values[written] = self._placeholders[kind, normal]
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        """Made once all is learned: of two that begin alike the longer one."""
-        return re.compile("|".join(re.escape(value) for value in sorted(self.values, key=len, reverse=True)))
+    def _lengths(self) -> dict[str, list[int]]:
+        """By how values begin, how long those are, the longest first. A pattern of all of them would try one after the other."""
+        found: dict[str, set[int]] = {}
+        for value in self.values:
+            found.setdefault(value[:_HEAD], set()).add(len(value))
+        return {head: sorted(lengths, reverse=True) for head, lengths in found.items()}
+
+    @cached_property
+    def _starts(self) -> re.Pattern[str]:
+        return re.compile(f"[{re.escape(''.join({value[0] for value in self.values}))}]")
 
     def replace(self, text: str) -> str:
-        return self._pattern.sub(lambda match: match.group() if _is_in_a_number(match) else self.values[match.group()], text)
+        parts, done = [], 0
+        for match in self._starts.finditer(text):
+            start = match.start()
+            if start >= done and (end := self._end_of_value(text, start)):
+                parts += [text[done:start], self.values[text[start:end]]]
+                done = end
+        return "".join([*parts, text[done:]])
+
+    def _end_of_value(self, text: str, start: int) -> int | None:
+        ends = (start + length for length in self._lengths.get(text[start : start + _HEAD], ()))
+        return next((end for end in ends if text[start:end] in self.values and not _is_in_a_number(text, start, end)), None)
 
 
-def _is_in_a_number(match: re.Match[str]) -> bool:
-    """Whether what was matched has more digits beside its own."""
-    text, start, end = match.string, match.start(), match.end()
+def _is_in_a_number(text: str, start: int, end: int) -> bool:
+    """Whether a value has more digits beside its own."""
     return bool(_DIGITS.match(text[max(0, start - 1) : start + 1]) or _DIGITS.match(text[end - 1 : end + 1]))
 
 

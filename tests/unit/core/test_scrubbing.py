@@ -125,6 +125,8 @@ def test_no_text_takes_long(piece: str, country: str) -> None:
 
 def test_no_number_of_values_takes_long() -> None:
     texts = [f"jane{at}@x.com" for at in range(3000)]
+    many = [" ".join(f"{at:x}a@x{at % 7}.com" for at in range(20_000)), "1a2b3c4d5e6f7890" * 20_000]
     started = time.thread_time()
     assert scrubbed(texts, NO_COUNTRY)[-1] == "[EMAIL_3000]"
+    assert scrubbed(many, NO_COUNTRY) == [" ".join(f"[EMAIL_{at}]" for at in range(1, 20_001)), many[1]]
     assert time.thread_time() - started < 2
