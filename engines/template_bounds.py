@@ -38,12 +38,14 @@ def bounded() -> Iterator[None]:
     try:
         resource.setrlimit(resource.RLIMIT_AS, (_within(_address_space() + (MEGABYTES << 20), memory), memory[1]))
         resource.setrlimit(resource.RLIMIT_CPU, (_within(_processor_seconds() + int(2 * SECONDS) + 2, processor), processor[1]))
-        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-        yield
+        try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     except MemoryError:
         raise TooCostly(f"it takes more than {MEGABYTES} MB of memory") from None
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    finally:  # apart from the timer's end: a timer that runs out just then raises there, and the process keeps no limit of a template
         signal.signal(signal.SIGVTALRM, handler)
         resource.setrlimit(resource.RLIMIT_AS, memory)
         resource.setrlimit(resource.RLIMIT_CPU, processor)
