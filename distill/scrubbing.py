@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -61,17 +61,19 @@ def _without_numbers(text: str) -> str:
 
 def _together(values: Sequence[Json], country: str) -> list[Json]:
     """What is found in any text is replaced in all of them, so that a text that holds another still does."""
-    names = _Names(country)
-    for text in dict.fromkeys(text for value in values for text in _texts(value)):
+    texts = dict.fromkeys(text for value in values for text in _texts(value))
+    names = _Names(country, {match.group() for text in texts for match in _NUMBER.finditer(text)})
+    for text in texts:
         names.learn(text)
     return [_mapped(value, names.replace) for value in values] if names.values else list(values)
 
 
 class _Names:
-    """The values of one trace, and the placeholder of each."""
+    """The values of one trace, and the placeholder of each. Those that are `taken` stand in it already, for nobody knows whom."""
 
-    def __init__(self, country: str) -> None:
+    def __init__(self, country: str, taken: Collection[str]) -> None:
         self.values: dict[str, str] = {}
+        self._taken = taken
         self._placeholders: dict[tuple[str, str], str] = {}
         self._numbers: Counter[str] = Counter()
         self._phones_of = cache(lambda line: tuple(_phones(line, country)))
@@ -96,10 +98,15 @@ class _Names:
 
     def _name(self, kind: str, value: str, normal: str) -> None:
         if (kind, normal) not in self._placeholders:
-            self._numbers[kind] += 1
-            self._placeholders[kind, normal] = f"[{kind}_{self._numbers[kind]}]"
+            self._placeholders[kind, normal] = self._free(kind)
         for written in {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}:
             self.values[written] = self._placeholders[kind, normal]
+
+    def _free(self, kind: str) -> str:
+        while (placeholder := f"[{kind}_{self._numbers[kind] + 1}]") in self._taken:
+            self._numbers[kind] += 1
+        self._numbers[kind] += 1
+        return placeholder
 
     @cached_property
     def _lengths(self) -> dict[str, list[int]]:

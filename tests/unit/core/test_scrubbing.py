@@ -70,6 +70,10 @@ def test_one_that_holds_another_is_another(texts: list[str], expected: list[str]
     assert scrubbed(texts, NO_COUNTRY) == expected
 
 
+def test_a_placeholder_that_is_there_already_stands_for_nobody_else() -> None:
+    assert scrubbed(["jane@x.com and joe@x.com", "[EMAIL_1] wrote"], NO_COUNTRY) == ["[EMAIL_2] and [EMAIL_3]", "[EMAIL_1] wrote"]
+
+
 def test_of_any_json_only_texts_change() -> None:
     value = {"jane@x.com": [1, 4111111111111111, None, True, {"to": "joe@x.com"}], "plain": 1.5}
     assert scrubbed(value, NO_COUNTRY) == {"[EMAIL_1]": [1, 4111111111111111, None, True, {"to": "[EMAIL_2]"}], "plain": 1.5}
