@@ -13,15 +13,14 @@ from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from distill.errors import Invalid
+from distill.spec_faults import first_fault
 from stillhouse_programs.spec import (
     ExactMatch,
     MetricSpec,
     ProgramSpec,
     PromptAdapterSpec,
-    SpecError,
     canonical_json,
     expand,
     parse_metric,
@@ -283,32 +282,7 @@ def read_spec(raw: Mapping[str, Any]) -> CompileSpec:
     try:
         return CompileSpec.model_validate(raw)
     except ValidationError as error:
-        raise _first_fault(error.errors(include_url=False, include_input=False)[0]) from None
-
-
-_CODES = {"unknown_key": "unknown_option", "missing": "missing_field"}
-
-
-def _first_fault(fault: ErrorDetails) -> Invalid:
-    context = fault.get("ctx", {})
-    param, message = json_path(fault["loc"]), fault["msg"]
-    if isinstance(inner := context.get("error"), SpecError):
-        # Its own path starts at the field that pydantic's path ends with.
-        param, message = param + inner.param[len(str(fault["loc"][-1])) :], inner.message.split(": ", 1)[-1]
-    elif fault["type"] == "unknown_key":
-        param = json_path((*fault["loc"], context["key"]))
-    return Invalid(f"{param}: {message}" if param else message, code=_CODES.get(fault["type"], "invalid_value"), param=param or None)
-
-
-def json_path(location: Sequence[str | int]) -> str:
-    """`("teacher", 0, "lms")` → `teacher[0].lms`; pydantic's names of union branches are left out."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not part.startswith("constrained-") and not any(sign in part for sign in "[](){}"):
-            path += f".{part}" if path else part
-    return path
+        raise first_fault(error.errors(include_url=False, include_input=False)[0]) from None
 
 
 # ------------------------------------------------------------------ digests

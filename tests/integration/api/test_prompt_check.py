@@ -53,7 +53,6 @@ class TestCheck:
             [{"role": "user", "content": SYSTEM}],
             [{"role": "system", "content": f"{SYSTEM} "}, {"role": "user", "content": "hello"}],
             [{"role": "system"}, {"role": "user", "content": "hello"}],
-            ["hello"],
         ],
     )
     def test_another_is_refused_and_told_where_to_ask(
@@ -63,6 +62,12 @@ class TestCheck:
         error = reply.json()["error"]
         assert (reply.status_code, error["code"], error["param"]) == (400, "not_a_rendered_prompt", "messages")
         assert f"/v1/artifacts/{finished.artifact_id}/call" in error["message"]
+        assert lm.calls == []
+
+    def test_messages_that_are_no_objects_are_refused_by_their_place(self, api: TestClient, finished: Finished, lm: ScriptedLM) -> None:
+        reply = api.post("/v1/chat/completions", json={"model": MODEL, "messages": ["hello"]})
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"], error["param"]) == (400, "invalid_value", "messages[0]")
         assert lm.calls == []
 
     def test_a_header_lets_it_pass(self, api: TestClient, finished: Finished) -> None:

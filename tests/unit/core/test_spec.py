@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from distill import spec as specs
 from distill.errors import Invalid
-from distill.spec import CompileSpec, LmSpec, compact, digest, json_path, read_spec
+from distill.spec import CompileSpec, LmSpec, compact, digest, read_spec
+from distill.spec_faults import json_path
 from stillhouse_programs.spec import parse_metric, parse_prompt_adapter, parse_spec
 
 MINIMAL: dict[str, Any] = {"program_id": "prog-1", "trainset": "ds-1"}
