@@ -39,7 +39,8 @@ def bounded() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (_within(_address_space() + (MEGABYTES << 20), memory), memory[1]))
         resource.setrlimit(resource.RLIMIT_CPU, (_within(_processor_seconds() + int(2 * SECONDS) + 2, processor), processor[1]))
         try:
-            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+            # Again and again: what the first one raises may be lost, in a callback of the garbage collector for instance.
+            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, SECONDS / 4)
             yield
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)

@@ -21,6 +21,7 @@ from distill.execute.work import Troubled
 from distill.jobs import claims, events
 from distill.jobs.claims import BeatReply
 from distill.jobs.status import Step
+from distill.relay.replies import Replies
 from distill.relay.upstream import Upstream
 
 WORKER = "x-chaos-worker"
@@ -76,6 +77,7 @@ def install() -> None:
     _break("I7", claims, "fail", _try_for_ever)
     _break("I8", artifacts, "create", _lose_a_blob)
     _break("paid", buffer.Buffer, "__init__", _keep_nothing_until_the_end)
+    _break("paid", Replies, "find", _find_no_reply)
     prepare = steps.STEPS[Step.PREPARE]
     steps.STEPS = {**steps.STEPS, Step.PREPARE: lambda work, ports: _trouble() if is_broken("I7") else prepare(work, ports)}
 
@@ -93,6 +95,13 @@ def _break(switch: str, where: Any, name: str, wrong: Callable[[Function], Funct
 
 def _reap_nothing(_right: Function) -> Function:
     return lambda _s: None
+
+
+def _find_no_reply(_right: Function) -> Function:
+    async def nothing(*_: Any) -> None:
+        return None
+
+    return nothing
 
 
 _QUEUE_AGAIN = text("UPDATE work_items SET status = 'queued', finished_at = NULL, result = NULL WHERE id = :id AND fence = 1")

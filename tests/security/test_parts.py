@@ -87,7 +87,7 @@ def test_a_chat_template_runs_no_code(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("template", "why"),
     [
-        ("{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% endfor %}", "more than 0.2 s of processor time"),
+        ("{% for a in range(9000) %}{% for b in range(9000) %}{% endfor %}{% endfor %}", "more than 0.2 s of processor time"),
         ("{{ 'x' * 10**9 }}", "more than 64 MB of memory"),
         ("{{ 'x' * (8 * 10**6 + 1) }}", "makes 8,000,001 characters"),
     ],
@@ -112,7 +112,7 @@ def test_a_chat_template_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     process.start()
     process.join(60)
     assert process.exitcode == 0
-    assert told.exists()
+    assert told.exists(), "it was rendered to its end"
     assert why in told.read_text()
 
 

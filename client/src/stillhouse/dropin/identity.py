@@ -42,7 +42,7 @@ def source(thing: type | CodeType) -> str:
     """The source text of a class or of a function's code; what is compiled of it where there is none."""
     try:
         return inspect.getsource(thing)
-    except (OSError, TypeError):  # typed at a prompt, or made at run time
+    except (OSError, TypeError, SyntaxError):  # typed at a prompt, made at run time, or in a file that is not Python alone
         return "\n".join(_compiled(thing)) if isinstance(thing, type) else code_of(thing)
 
 
