@@ -173,6 +173,14 @@ class TestArtifacts:
         shell.answers(reply(waiting))
         assert "#2: no worker takes [gpu]" in shell.run("jobs", "get", "cjob-1").output
 
+    @pytest.mark.parametrize("name", ["ends [/b] here", "for [billing]", "a :smile:", "word " * 40 + "end"])
+    @pytest.mark.parametrize("noun", ["programs", "metrics", "datasets"])
+    def test_a_name_is_shown_as_it_was_given(self, shell: Shell, noun: str, name: str) -> None:
+        shell.answers(reply({"id": "one-1", "name": name, "rows": 2}))
+        result = shell.run(noun, "get", "one-1")
+        assert result.exit_code == Exit.OK, result.output
+        assert result.output.startswith(f"one-1  {name}  "), "in one line"
+
     def test_not_found_is_a_failure(self, shell: Shell) -> None:
         shell.answers(reply({"error": {"message": "no artifact", "code": "artifact_not_found"}}, 404))
         result = shell.run("artifacts", "download", "art-1")

@@ -9,14 +9,14 @@ import typer
 
 from stillhouse.bundling.errors import NotSendable
 from stillhouse.bundling.paths import from_paths
-from stillhouse.cli.output import Exit, Json, Limit, connected, console, show_deleted, show_json, show_rows, stop, when
+from stillhouse.cli.output import Exit, Json, Limit, connected, console, show_deleted, show_one, show_rows, stop, when
 from stillhouse.types import Bundle
 
 app = typer.Typer(no_args_is_help=True, help="Python code that programs and metrics are made of on the server.")
 
 
 def _show(bundle: Bundle, as_json: bool) -> None:
-    show_json(bundle) if as_json else console.print(f"[bold]{bundle.id}[/bold]  {_says(bundle)}", highlight=False)
+    show_one(bundle, bundle.id, _says(bundle), as_json)
 
 
 def _says(bundle: Bundle) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from stillhouse import Stillhouse
-from stillhouse.cli.output import Exit, Json, connected, console, show_json, show_rows, stop
+from stillhouse.cli.output import Exit, Json, connected, console, show_json, show_one, show_rows, stop
 from stillhouse.types import Connection
 
 app = typer.Typer(
@@ -61,7 +61,7 @@ def create(
         more["api_key"] = _key(name, key_env)
     with connected() as client:
         made = client.connections.create(name, base_url, **more)
-        show_json(made) if as_json else console.print(f"[bold]{made.name}[/bold]  {made.id}", highlight=False)
+        show_one(made, made.name, made.id, as_json)
 
 
 @app.command("test")

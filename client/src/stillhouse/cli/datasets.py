@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stillhouse.cli.files import FileProblem, read_rows
-from stillhouse.cli.output import Json, connected, console, show_deleted, show_json, show_rows, when
+from stillhouse.cli.output import Json, connected, show_deleted, show_one, show_rows, when
 from stillhouse.resources.datasets import CONTENT_TYPES, RowSource
 from stillhouse.types import Dataset
 
@@ -69,11 +69,8 @@ def _rows_of(file: Path) -> RowSource:
 
 
 def _show(dataset: Dataset, as_json: bool) -> None:
-    if as_json:
-        show_json(dataset)
-        return
     columns = ", ".join(str(column.get("name")) for column in dataset.columns)
-    console.print(f"[bold]{dataset.id}[/bold]  {_named(dataset)}  {dataset.rows} rows; columns {columns}", highlight=False, soft_wrap=True)
+    show_one(dataset, dataset.id, f"{_named(dataset)}  {dataset.rows} rows; columns {columns}", as_json)
 
 
 def _named(dataset: Dataset) -> str:

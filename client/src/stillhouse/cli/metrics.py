@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stillhouse.cli.files import read_document, read_rows
-from stillhouse.cli.output import Json, Limit, connected, console, show_deleted, show_json, show_rows, show_table, when
+from stillhouse.cli.output import Json, Limit, connected, show_deleted, show_json, show_one, show_rows, show_table, when
 from stillhouse.types import Metric
 
 app = typer.Typer(no_args_is_help=True, help="Metrics that jobs take by id.")
@@ -16,8 +16,7 @@ Rows = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 
 
 def _show(metric: Metric, as_json: bool) -> None:
-    said = f"{metric.name or ''}  {_says(metric.spec)}"
-    show_json(metric) if as_json else console.print(f"[bold]{metric.id}[/bold]  {said}", highlight=False)
+    show_one(metric, metric.id, f"{metric.name or ''}  {_says(metric.spec)}", as_json)
 
 
 def _says(spec: dict[str, Any]) -> str:

@@ -120,9 +120,14 @@ def show_once(made: Any, secret: str | None, summary: str, word: str, undo: str,
     errors.print(summary, style="dim", highlight=False)
 
 
+def show_one(thing: Any, title: str, said: str, as_json: bool) -> None:
+    """A thing as JSON, or as one line with what is said of it; a name in it is neither markup nor an emoji's name."""
+    show_json(thing) if as_json else console.print(Text.assemble((title, "bold"), f"  {said}"), soft_wrap=True)
+
+
 def show_deleted(name: str, as_json: bool) -> None:
     """That the object is gone."""
-    show_json({"id": name, "deleted": True}) if as_json else console.print(f"[bold]{escape(name)}[/bold]  deleted", highlight=False)
+    show_one({"id": name, "deleted": True}, name, "deleted", as_json)
 
 
 def show_json_line(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stillhouse.cli.output import Exit, Json, Limit, connected, console, show_json, show_rows, show_table, stop, when
+from stillhouse.cli.output import Exit, Json, Limit, connected, console, show_json, show_one, show_rows, show_table, stop, when
 
 app = typer.Typer(no_args_is_help=True, help="Projects: what keys, jobs, data and models belong to.")
 
@@ -17,7 +17,7 @@ def create(name: str, as_json: Json = False) -> None:
     """Make a project. Only admins of the project default may; `keys create --project` makes its first key."""
     with connected() as client:
         made = client.projects.create(name)
-        show_json(made) if as_json else console.print(f"{made.id}  {made.name}", highlight=False)
+        show_one(made, made.id, made.name, as_json)
 
 
 @app.command("list")

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from stillhouse.cli.files import FileProblem, parse_pairs, read_document
-from stillhouse.cli.output import Json, Limit, connected, console, show_deleted, show_json, show_rows, show_table, when
+from stillhouse.cli.output import Json, Limit, connected, console, show_deleted, show_json, show_one, show_rows, show_table, when
+from stillhouse.types import Program
 
 Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
@@ -16,10 +17,6 @@ File = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 programs = typer.Typer(no_args_is_help=True, help="Program specs.")
 artifacts = typer.Typer(no_args_is_help=True, help="Results of succeeded jobs.")
 models = typer.Typer(no_args_is_help=True, help="Models that the server answers for.")
-
-
-def _show_new(thing: Any, as_json: bool, text: str) -> None:
-    show_json(thing) if as_json else console.print(f"[bold]{thing.id}[/bold]  {text}", highlight=False)
 
 
 @programs.command("create")
@@ -33,7 +30,7 @@ def create_program(file: File, name: Name = None, as_json: Json = False) -> None
             if code
             else client.programs.create(document, name=name)
         )
-        _show_new(program, as_json, f"inputs {', '.join(program.inputs)}; outputs {', '.join(program.outputs)}")
+        show_one(program, program.id, _fields(program), as_json)
 
 
 @programs.command("list")
@@ -57,7 +54,7 @@ def get_program(program_id: str, as_json: Json = False) -> None:
     """Show one program."""
     with connected() as client:
         program = client.programs.retrieve(program_id)
-        _show_new(program, as_json, f"{program.name or ''}  inputs {', '.join(program.inputs)}; outputs {', '.join(program.outputs)}")
+        show_one(program, program.id, f"{program.name or ''}  {_fields(program)}", as_json)
 
 
 @programs.command("delete")
@@ -143,7 +140,7 @@ def promote_artifact(
         moved = client.aliases.move(
             f"{name}@{alias}", artifact_id, against=None if against is None else f"{name}@{against}", min_delta=min_delta
         )
-        show_json(moved) if as_json else console.print(f"[bold]{moved.name}[/bold]  {moved.artifact}", highlight=False)
+        show_one(moved, moved.name, moved.artifact, as_json)
 
 
 @artifacts.command("delete")
@@ -177,6 +174,10 @@ def list_models(as_json: Json = False) -> None:
             ],
             as_json,
         )
+
+
+def _fields(program: Program) -> str:
+    return f"inputs {', '.join(program.inputs)}; outputs {', '.join(program.outputs)}"
 
 
 def _inputs_of(file: Path | None) -> dict[str, Any]:

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from stillhouse.cli.output import Json, Limit, connected, console, show_deleted, show_json, show_rows, when
+from stillhouse.cli.output import Json, Limit, connected, show_deleted, show_one, show_rows, when
 from stillhouse.types import File
 
 app = typer.Typer(no_args_is_help=True, help="Files for fine-tuning jobs of OpenAI's clients.")
 
 
 def _show(file: File, as_json: bool) -> None:
-    said = f"[bold]{file.id}[/bold]  {escape(file.filename)}  {file.bytes} bytes"
-    show_json(file) if as_json else console.print(said, highlight=False, soft_wrap=True)
+    show_one(file, file.id, f"{file.filename}  {file.bytes} bytes", as_json)
 
 
 @app.command("push")
