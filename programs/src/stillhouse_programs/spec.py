@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from stillhouse_programs.schema_check import dspy_types
-from stillhouse_programs.spec_bundle import BUNDLE_MODULE, MAX_BUNDLE_BYTES, Bundle, BundlePickle, parse_bundle
+from stillhouse_programs.spec_bundle import BUNDLE_MODULE, Bundle, parse_bundle
 from stillhouse_programs.spec_checks import check_predictors, check_wiring
 from stillhouse_programs.spec_demos import DemosMode, with_demos
 from stillhouse_programs.spec_errors import SpecError, from_validation
@@ -62,7 +62,7 @@ __all__ = [
     "DemosMode", "with_demos", "METRICS", "MetricSpec", "ExactMatch", "F1", "FieldEquals", "parse_metric", "check_metric", "metric_fields",
     "ProgramReference", "ClientCode", "InputSpec", "ReferenceMetric", "ClientMetric",
     "REFERENCES_VARIABLE", "ReferenceFault", "check_allowed", "read_prefixes",
-    "Bundle", "BundlePickle", "parse_bundle", "BUNDLE_MODULE", "MAX_BUNDLE_BYTES",
+    "Bundle", "parse_bundle", "BUNDLE_MODULE",
 ]  # fmt: skip
 
 PROMPT_ADAPTERS = frozenset(PROMPT_ADAPTER_TYPES)

@@ -21,10 +21,9 @@ from stillhouse.bundling.sources import More
 from stillhouse.dropin.identity import Untold
 from stillhouse.dropin.programs import Metric, inputs_of
 from stillhouse.dropin.sent_identity import describe_sent, identity_of
+from stillhouse_programs.spec import BUNDLE_MODULE
 
 Json = dict[str, Any]
-MODULE = "stillhouse_bundle"
-"""Under this name the server has what was sent by value."""
 _REFUSALS = frozenset({
     "bundles_not_accepted", "bundle_shadows", "bundles_clash", "bundle_too_large", "package_not_allowed", "package_not_installed",
     "program_died", "python_not_served", "pythons_differ", "reference_failed", "sandbox_unavailable",
@@ -74,10 +73,10 @@ class Parcel:
         """A program's body. One that is another's equal, but for the LMs that it asks, is the same. Raises NotSendable."""
         bared = bare(program)
         inputs = {"inputs": inputs_of(examples)} if _takes_any(program) else {}
-        return self._named(bared, "program", {"reference": f"{MODULE}:program", "kwargs": {}, "lms": dict(roles), **inputs})
+        return self._named(bared, "program", {"reference": f"{BUNDLE_MODULE}:program", "kwargs": {}, "lms": dict(roles), **inputs})
 
     def metric(self, metric: Metric) -> Json:
-        return self._named(metric, "metric", {"type": "reference", "reference": f"{MODULE}:metric", "kwargs": {}})
+        return self._named(metric, "metric", {"type": "reference", "reference": f"{BUNDLE_MODULE}:metric", "kwargs": {}})
 
     def send(self, client: Stillhouse, more: More) -> None:
         """Send what was not sent before, and say in one line what runs where. Raises NotSendable, CodeRefused."""
