@@ -22,7 +22,7 @@ def by_reference(thing: Any) -> bool:
 
 def globals_used(function: FunctionType) -> dict[str, Any]:
     """The globals that a function reads, also in the functions inside of it."""
-    names = dict.fromkeys(name for code in nested(function.__code__) for name in _asked(code, "LOAD_GLOBAL"))
+    names = dict.fromkeys(name for code in nested(function.__code__) for name in _globals(code))
     return {name: function.__globals__[name] for name in names if name in function.__globals__}
 
 
@@ -62,8 +62,8 @@ def _imports(code: CodeType) -> Iterator[str]:
             constants.append(instruction.argval)
 
 
-def _asked(code: CodeType, how: str) -> Iterator[str]:
-    return (instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == how)
+def _globals(code: CodeType) -> Iterator[str]:
+    return (instruction.argval for instruction in dis.get_instructions(code) if instruction.opname == "LOAD_GLOBAL")
 
 
 def unwrapped(member: Any) -> list[Any]:
