@@ -62,7 +62,6 @@ class Bundles:
         self._folder: Path | None = None
         self._opened: dict[str, Unpacked] = {}
         self._texts: dict[str, str] = {}
-        self._modules: dict[str, str] = {}
 
     def unpack(self, digest: str, document: Any, folder: Path) -> None:
         """Write a bundle's files below `folder`, the same one at each call. Raises ReferenceFault, SpecError."""
@@ -85,13 +84,14 @@ class Bundles:
         return self._opened[digest]
 
     def _check_names(self, bundle: Bundle) -> None:
-        known = {name.partition(".")[0] for name in self._modules}
+        modules = _paths(self._texts)
+        known = {name.partition(".")[0] for name in modules}
         for top in bundle.tops:
             if top not in known and _is_installed(top):
                 message = f"the bundle's module `{top}` would take the place of an installed one: name yours otherwise"
                 raise ReferenceFault("bundle_shadows", message, "bundle")
         paths = [path for path, text in bundle.files.items() if self._texts.get(path, text) != text]
-        names = [name for name, path in _paths(bundle).items() if self._modules.get(name, path) != path]
+        names = [name for name, path in _paths(bundle.files).items() if modules.get(name, path) != path]
         kinds = sorted(_folders(bundle.files) & self._texts.keys() | _folders(self._texts) & bundle.files.keys())
         if found := paths or names or kinds:
             message = (
@@ -113,7 +113,6 @@ class Bundles:
         except OSError as error:  # code that ran here before may have done anything to the folder
             raise ReferenceFault("reference_failed", f"the bundle's files cannot be written: {error.strerror}", "bundle") from None
         self._texts.update(bundle.files)
-        self._modules.update(_paths(bundle))
         importlib.invalidate_caches()
 
 
@@ -121,9 +120,9 @@ UNPACKED = Bundles()
 """Those of this process: what is imported is the process's, too."""
 
 
-def _paths(bundle: Bundle) -> dict[str, str]:
+def _paths(files: Iterable[str]) -> dict[str, str]:
     """The file of each module."""
-    return {Bundle.module_of(path): path for path in bundle.files if path.endswith(".py")}
+    return {Bundle.module_of(path): path for path in files if path.endswith(".py")}
 
 
 def _folders(paths: Iterable[str]) -> set[str]:
