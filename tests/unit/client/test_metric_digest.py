@@ -52,6 +52,17 @@ def typed_in(body: str) -> Metric:
     return names["metric"]  # type: ignore[no-any-return]
 
 
+def typed_in_class(letters: int) -> Metric:
+    """One whose pattern is longer than what its `repr` shows of it."""
+    names: dict[str, Any] = {}
+    exec(  # noqa: S102 - what a prompt does
+        f"import re\nclass Found:\n ours = re.compile('a' * 300 + 'b' * {letters})\n"
+        " def __call__(self, e, p, trace=None):\n  return bool(self.ours.match(p.text))",
+        names,
+    )
+    return names["Found"]()  # type: ignore[no-any-return]
+
+
 def at_least(bar: float) -> Metric:
     return lambda example, prediction, trace=None: prediction.score >= bar
 
@@ -84,6 +95,8 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "typed otherwise": lambda: typed_in("e.answer == p.answer"),
     "typed with a lambda": lambda: typed_in("any(map(lambda x: x == e.team, p))"),
     "typed with another": lambda: typed_in("any(map(lambda x: x != e.team, p))"),
+    "typed in a class": lambda: typed_in_class(1),
+    "typed in a class with another pattern": lambda: typed_in_class(2),
     "closure": lambda: at_least(0.1),
     "other closure": lambda: at_least(0.9),
     "judge": lambda: judged_by("openai/big"),

@@ -175,7 +175,7 @@ def _compiled(kind: type) -> list[str]:
         if isinstance(code := getattr(value, "__code__", None), CodeType):
             found.append(code_of(code))
         elif isinstance(value, PLAIN) and not name.startswith("__"):
-            found.append(f"{name} {value!r}")
+            found.append(f"{name} {_whole(value)}")
     return found
 
 
