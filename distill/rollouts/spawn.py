@@ -44,7 +44,7 @@ class Child:
 
     @property
     def is_overfull(self) -> bool:
-        return self.cell.is_overfull(self.tree.members())
+        return self.cell.is_overfull(self.tree.members)
 
     def close(self) -> None:
         """Take away, once it has ended, what it was given."""

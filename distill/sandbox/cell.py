@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,14 @@ class Cell:
         home = str(self.home)
         return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, "TMPDIR": home, "USER": "runner", "LOGNAME": "runner"}
 
-    def is_overfull(self, processes: Iterable[int]) -> bool:
+    def is_overfull(self, processes: Callable[[], Iterable[int]]) -> bool:
         """Whether the files in the home take more than they may, or lie too deep; those that `processes` removed and hold open count too.
 
-        A home in memory never is: what it may hold is bounded.
+        A home in memory never is: what it may hold is bounded, and `processes` are not looked for.
         """
         if self.is_in_memory:
             return False
-        return folders.holds_more(self.home, self.place.limits.scratch_mb * MEGABYTE - removed.size(processes, self.place.uid))
+        return folders.holds_more(self.home, self.place.limits.scratch_mb * MEGABYTE - removed.size(processes(), self.place.uid))
 
     def close(self) -> None:
         """Remove the home. Nothing that runs in it may be left."""

@@ -62,7 +62,7 @@ def fills_the_disk(rung: Rung | None) -> Any:
     cell = place(rung, "many_files", elsewhere)
     try:
         done = subprocess.run(cell.command, env=cell.environment(), cwd=cell.home, capture_output=True, text=True, timeout=SECONDS)
-        return {"written": json.loads(done.stdout), "is_seen": cell.is_overfull([])}
+        return {"written": json.loads(done.stdout), "is_seen": cell.is_overfull(list)}
     finally:
         cell.close()
 
@@ -75,7 +75,7 @@ def holds_removed_files(rung: Rung | None) -> Any:
         assert tree.stdin is not None
         assert tree.stdout is not None
         with tree.stdin, tree.stdout:
-            found = {"written": json.loads(tree.stdout.readline()), "is_seen": cell.is_overfull(tree.members())}
+            found = {"written": json.loads(tree.stdout.readline()), "is_seen": cell.is_overfull(tree.members)}
         tree.end()
         return found
     finally:
