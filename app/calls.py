@@ -45,7 +45,7 @@ def prepare(session: Session, services: Services, project_id: str, reference: st
     job_spec = repository.spec_of(repository.by_id(session, artifact.job_id))
     slots = {name: f"lm{number}" for number, name in enumerate(manifest["predictors"])}
     targets = {slots[name]: _target(session, project_id, entry["model"]) for name, entry in manifest["predictors"].items()}
-    python = bundles.python_of(session, project_id, {"program": bundles.code_of(program)[0]})
+    python = bundles.python_of(session, project_id, {"program": bundles.bundle_of(program)})
     return Prepared(artifact.id, _hosted(artifact, program, job_spec, slots, manifest["prompt_adapter"], python), targets)
 
 

@@ -75,7 +75,7 @@ def render_program(program_id: ProgramId, body: RenderRequest, caller: Reader, s
     with unit_of_work("api") as session:
         row = programs.get(session, caller.project_id, program_id)
         spec = programs.spec_of(row)
-        python = bundles.python_of(session, caller.project_id, {"program": bundles.code_of(spec)[0]})
+        python = bundles.python_of(session, caller.project_id, {"program": bundles.bundle_of(spec)})
     hosted = hosted_for_render(row.digest, spec, body.prompt_adapter, python)
     messages = answered(lambda: services.program_host.render(caller.project_id, hosted, body.inputs))
     return RenderRead(program=row.id, calls=rendered(messages), note=CODE_NOTE if spec.code else None)

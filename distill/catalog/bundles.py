@@ -46,12 +46,8 @@ def get(s: Session, project_id: str, bundle_id: str) -> Row:
     return by_digest.get(s, Row, "bundle", project_id, bundle_id)
 
 
-def code_of(*code: ProgramSpec | MetricSpec) -> list[str]:
-    """Digests of the bundles that programs and metrics are of; empty for what is none's."""
-    return [_bundle_of(each) for each in code]
-
-
-def _bundle_of(code: ProgramSpec | MetricSpec) -> str:
+def bundle_of(code: ProgramSpec | MetricSpec) -> str:
+    """The digest of the bundle that a program or a metric is of; empty for what is none's."""
     named = code.reference if isinstance(code, ProgramSpec) else code
     return named.bundle if isinstance(named, ProgramReference | ReferenceMetric) else ""
 

@@ -120,7 +120,7 @@ class JobContext:
 
     def bundles_beside(self, program: ProgramSpec) -> frozenset[str]:
         """What a runner of one of the job's programs holds: its bundle and the metric's, by digest."""
-        return frozenset(digest for digest in bundles.code_of(program, self.spec.metric) if digest)
+        return frozenset(digest for digest in map(bundles.bundle_of, (program, self.spec.metric)) if digest)
 
     def side_of(self, role: str) -> Side:
         return "train" if ":" in role else "holdout"
@@ -205,6 +205,6 @@ def _load(s: Session, job_id: str) -> JobContext:
         valset=datasets.by_id(s, spec.valset) if spec.valset else None,
         stored_plan=plan,
         models=models,
-        python=bundles.python_as_known(s, job.project_id, bundles.code_of(student, *teachers, spec.metric)),
+        python=bundles.python_as_known(s, job.project_id, map(bundles.bundle_of, (student, *teachers, spec.metric))),
         scrub=projects.get(s, job.project_id).scrub,
     )

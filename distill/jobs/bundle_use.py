@@ -54,7 +54,7 @@ def hold(s: Session, project_id: str, spec: CompileSpec) -> str:
             code[f"teacher[{number}].program"] = programs.load(s, teacher.program_id)
     if spec.incumbent_artifact is not None:
         code[incumbents.PARAM] = incumbents.program_of(s, spec.incumbent_artifact)
-    named = dict(zip(code, bundles.code_of(*code.values()), strict=True))
+    named = {place: bundles.bundle_of(each) for place, each in code.items()}
     return bundles.python_of(s, project_id, named, hold=True)
 
 
