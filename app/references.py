@@ -88,25 +88,30 @@ def metric_spec(services: Services, project_id: str, given: dict[str, Any]) -> d
     """
     if given.get("type") != "reference":
         return given
-    given, python = _placed(services, project_id, given, "metric")
-    metric = metrics.read_metric(given)
-    assert isinstance(metric, ReferenceMetric)  # noqa: S101 - for the type checker; its type says so
-    source = _source_of(services, project_id, metric, "metric", python)
+    given, metric, source = _imported(services, project_id, given, "metric")
     return given if metric.bundle else {**given, "source": source}
 
 
 def metric_to_store(services: Services, project_id: str, given: str | dict[str, Any]) -> MetricSpec:
     """The metric of a body's `spec`; one that is code was imported and is a metric. Raises as `program_spec`."""
-    python = ""
     if isinstance(given, dict) and given.get("type") == "reference":
-        given, python = _placed(services, project_id, given, "spec")
+        return _imported(services, project_id, given, "spec")[1]
     metric = metrics.read_metric(given, "spec")
     if isinstance(metric, ClientMetric):
         message = "spec.type: a metric that its client alone has is not stored here; name it in the job"
         raise Invalid(message, code="client_metric", param="spec.type")
-    if isinstance(metric, ReferenceMetric):
-        _source_of(services, project_id, metric, "spec", python)
     return metric
+
+
+def _imported(
+    services: Services, project_id: str, given: dict[str, Any], param: str
+) -> tuple[dict[str, Any], ReferenceMetric, dict[str, str]]:
+    """A metric that is code, as it was sent with its bundle by digest, and read; and the source of its package."""
+    given, python = _placed(services, project_id, given, param)
+    metric = metrics.read_metric(given, param)
+    assert isinstance(metric, ReferenceMetric)  # noqa: S101 - for the type checker; its type says so
+    asked = {"reference": metric.reference, "kwargs": metric.kwargs, "metric": True, "bundle": metric.bundle}
+    return given, metric, _described(services, project_id, asked, param, python)["source"]
 
 
 def _placed(services: Services, project_id: str, given: dict[str, Any], param: str) -> tuple[dict[str, Any], str]:
@@ -124,12 +129,6 @@ def _check_code(services: Services, project_id: str, code: ProgramReference, par
         bundle_named(services, project_id, code.bundle, f"{param}.bundle")
     else:
         _check_allowed(services, code.target, f"{param}.target")
-
-
-def _source_of(services: Services, project_id: str, metric: ReferenceMetric, param: str, python: str) -> dict[str, str]:
-    asked = {"reference": metric.reference, "kwargs": metric.kwargs, "metric": True, "bundle": metric.bundle}
-    source: dict[str, str] = _described(services, project_id, asked, param, python)["source"]
-    return source
 
 
 def _check_allowed(services: Services, target: str, param: str) -> None:
