@@ -13,7 +13,7 @@ from app.deps import ModelId, SessionDep, errors, router
 from app.schemas.common import Deleted, Page
 from app.schemas.served import ConnectionRead, MeRead, ModelRead, ResolvedLmRead
 from app.views.served import connection_models, connection_read, model_read, under_alias
-from distill.catalog import aliases, connections, fine_tuned, lm_names
+from distill.catalog import aliases, connections, fine_tuned, lm_names, targets
 from distill.catalog.keys import Caller
 from distill.catalog.models import Model
 from distill.db import Listing, Session
@@ -65,7 +65,7 @@ def get_model(model_id: ModelId, caller: ModelReader, session: SessionDep) -> Mo
     for name in (model_id, bare):
         if name in listed:
             return listed[name]
-    aliased = aliases.models(session, caller.project_id).get(bare)
+    aliased = targets.of_alias(session, caller.project_id, bare)
     served = fine_tuned.served(session, caller.project_id, aliased or bare)
     read = model_read(served.model, served.placement, served.connection.name)
     return under_alias(read, bare) if aliased else read

@@ -52,7 +52,7 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
     Raises NotFound; a fine-tuned model's id or alias never falls back to another model.
     """
     bare = name.removeprefix(_ROUTING_PREFIX)
-    bare = _aliased(s, project_id, bare) or bare
+    bare = of_alias(s, project_id, bare) or bare
     if bare.startswith(_TUNED_PREFIX) or (bare.startswith(_OPENAI_TUNED_PREFIX) and fine_tuned.is_known(s, project_id, bare)):
         return _tuned(s, project_id, bare)
     # A connection may itself be called `openai`: its name goes before the routing prefix of OpenAI's clients.
@@ -62,8 +62,8 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
     return Resolved(target, "ready")
 
 
-def _aliased(s: Session, project_id: str, name: str) -> str | None:
-    """The model that one predictor of an alias' artifact has now. Raises NotFound where it has no such predictor."""
+def of_alias(s: Session, project_id: str, name: str) -> str | None:
+    """The model that one predictor of an alias' artifact has now; None for what names no alias. Raises NotFound for no such predictor."""
     found = aliases.with_predictor(s, project_id, name)
     if found is None:
         return None
