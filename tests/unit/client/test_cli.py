@@ -174,12 +174,12 @@ class TestArtifacts:
         assert "#2: no worker takes [gpu]" in shell.run("jobs", "get", "cjob-1").output
 
     @pytest.mark.parametrize("name", ["ends [/b] here", "for [billing]", "a :smile:", "word " * 40 + "end"])
-    @pytest.mark.parametrize("noun", ["programs", "metrics", "datasets"])
-    def test_a_name_is_shown_as_it_was_given(self, shell: Shell, noun: str, name: str) -> None:
-        shell.answers(reply({"id": "one-1", "name": name, "rows": 2}))
+    @pytest.mark.parametrize(("noun", "named"), [("programs", "inputs"), ("datasets", "columns"), ("bundles", "modules")])
+    def test_a_name_is_shown_as_it_was_given(self, shell: Shell, noun: str, named: str, name: str) -> None:
+        shell.answers(reply({"id": "one-1", "rows": 2, named: [{"name": name} if named == "columns" else name]}))
         result = shell.run(noun, "get", "one-1")
         assert result.exit_code == Exit.OK, result.output
-        assert result.output.startswith(f"one-1  {name}  "), "in one line"
+        assert f" {name}" in result.output, "in one line"
 
     def test_not_found_is_a_failure(self, shell: Shell) -> None:
         shell.answers(reply({"error": {"message": "no artifact", "code": "artifact_not_found"}}, 404))

@@ -127,8 +127,9 @@ class TestCommands:
         assert result.exit_code == Exit.FAILED
         assert result.output == "unauthorized  it refuses the key (0.2 s)\n"
         assert (asked(script)[1], sent(script, 1)) == (("POST", f"{PATH}/conn-1/test"), {"model": "big-1"})
-        fine = reply({**FOUND, "ok": True, "code": "ok"})
-        assert run(monkeypatch, [fine], "test", "conn-1")[0].exit_code == Exit.OK
+        fine = reply({**FOUND, "ok": True, "code": "ok", "message": "it says [/b] :smile:"})
+        result, _ = run(monkeypatch, [fine], "test", "conn-1")
+        assert (result.exit_code, result.output) == (Exit.OK, "ok  it says [/b] :smile: (0.2 s)\n")
 
     def test_take_one_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
         result, script = run(monkeypatch, [answers()[1], answers()[5]], "delete", "ours")

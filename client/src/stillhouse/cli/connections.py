@@ -71,10 +71,7 @@ def try_out(
     """Try a connection with one tiny call; exit code 1 when it failed."""
     with connected() as client:
         found = client.connections.test(_id_of(client, which), model=model)
-        if as_json:
-            show_json(found)
-        else:
-            console.print(f"[bold]{found.code}[/bold]  {found.message} ({found.seconds:.1f} s)", highlight=False)
+        show_one(found, found.code, f"{found.message} ({found.seconds:.1f} s)", as_json)
         if not found.ok:
             raise typer.Exit(Exit.FAILED)
 
