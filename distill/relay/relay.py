@@ -226,10 +226,10 @@ class Relay:
         found = await self._replies.find(key)
         if found is not None:
             reply = RelayReply(200, {"content-type": "application/json"}, found)
-            grant.reuse(slot, rollout, _usage(reply))
+            grant.reuse(slot, rollout, read_usage(reply.answer.get("usage")))
             return reply
         reply = await self._ask(grant, slot, body, rollout)
-        if reply.code is None and is_worth_keeping(_answer(reply)):
+        if is_worth_keeping(reply.answer):
             await asyncio.shield(self._replies.keep(key, reply.body))  # also when whoever asked dies now
         return reply
 
@@ -250,7 +250,8 @@ class Relay:
             reply = await self._upstream().send(grant.targets[slot], body, waiting=grant.waiting(rollout), is_held=grant.is_held)
             return reply
         finally:
-            grant.settle(slot, rollout, reply, _usage(reply), time.monotonic() - started)
+            usage = read_usage(reply.answer.get("usage")) if reply is not None else {}
+            grant.settle(slot, rollout, reply, usage, time.monotonic() - started)
 
 
 def _loop_factory() -> Any:
@@ -263,19 +264,6 @@ def _loop_factory() -> Any:
 
 def _rollout_of(request: web.Request) -> str:
     return request.headers.get(ROLLOUT_HEADER, "")
-
-
-def _usage(reply: RelayReply | None) -> Mapping[str, Any]:
-    return read_usage(_answer(reply).get("usage")) if reply is not None and reply.code is None else {}
-
-
-def _answer(reply: RelayReply) -> Mapping[str, Any]:
-    """Empty where it is no JSON object."""
-    try:
-        answer = orjson.loads(reply.body)
-    except orjson.JSONDecodeError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
 
 
 def _response(reply: RelayReply) -> web.Response:

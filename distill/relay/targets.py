@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -130,6 +131,17 @@ class RelayReply:
     stream: Chunks | None = None
     code: str | None = None
     attempts: int = 1
+
+    @cached_property
+    def answer(self) -> Mapping[str, Any]:
+        """What the body of a success says, read once; empty where it is no JSON object."""
+        if self.code is not None:
+            return {}
+        try:
+            answer = orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return {}
+        return answer if isinstance(answer, dict) else {}
 
 
 def error_reply(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> RelayReply:
