@@ -68,7 +68,7 @@ def standing(found: Sequence[Attempt], job_id: str, as_of: datetime | None = Non
     return next((each for each in there if each.status != FAILED), there[-1])
 
 
-def store(s: Session, project_id: str, retries: Sequence[tuple[str, str]]) -> None:
-    """Note the digests of retries beside those of their rollouts, `(rollout, retry)`, in the transaction that stores the traces."""
+def store(s: Session, retries: Sequence[tuple[str, str, str]]) -> None:
+    """Note the digests of retries beside those of their rollouts, `(project, rollout, retry)`, in the transaction that stores traces."""
     if retries:
-        copy_in(s, "trace_retries", _COLUMNS, [(project_id, *each) for each in retries], _COLUMNS)
+        copy_in(s, "trace_retries", _COLUMNS, retries, _COLUMNS)

@@ -98,9 +98,7 @@ def store(s: Session, rows: Sequence[NewTrace]) -> int:
     for row in rows:
         if row.body["status"] not in FACTS:
             raise ValueError(f"a trace with status {row.body['status']!r} is no fact")
-    for project_id in {row.project_id for row in rows}:
-        retries = [(row.retry_of, row.digest) for row in rows if row.retry_of is not None and row.project_id == project_id]
-        trace_retries.store(s, project_id, retries)
+    trace_retries.store(s, [(row.project_id, row.retry_of, row.digest) for row in rows if row.retry_of is not None])
     return copy_in(s, "traces", _COLUMNS, (_values(row) for row in rows), ("project_id", "digest")) if rows else 0
 
 
