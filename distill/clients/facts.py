@@ -18,7 +18,7 @@ from distill.execute import context as contexts
 from distill.execute.context import Example, JobContext
 from distill.execute.rollout_slice import Item, Slice
 from distill.jobs import repository
-from distill.pipeline.costs import Asked, priced
+from distill.pipeline.costs import Asked, priced, slots_of
 from distill.pipeline.costs import saved as priced_anew
 from distill.pipeline.holdout import numbered
 from distill.pipeline.plan import roles_to_evaluate
@@ -202,8 +202,7 @@ def _examples(job: JobContext, store: BlobStore, role: str, numbers: Sequence[in
 
 
 def _priced(body: Json, slots: Mapping[str, Asked], at: int) -> Json:
-    named = {call["lm"] for call in body["calls"] if call["lm"] is not None} | body["usage"]["lms"].keys()
-    strange = sorted(named - slots.keys())
+    strange = sorted(slots_of(body) - slots.keys())
     if strange:
         place = f"traces[{at}]"
         raise Invalid(f"{place}: the role asks {' and '.join(slots)}, and no other LM", code="unknown_lm", param=place)

@@ -31,7 +31,7 @@ from distill.execute.suspects import MOST_CULPRITS, Suspects
 from distill.execute.work import Troubled, Work
 from distill.jobs.status import Step
 from distill.pipeline import bootstrap
-from distill.pipeline.costs import priced
+from distill.pipeline.costs import priced, slots_of
 from distill.pipeline.refusals import Reason, Refused
 from distill.pipeline.roles import DEMOS_DROPPED, DEMOS_KEPT, INCUMBENT, teacher_number
 from distill.rollouts import Cause, Runner, RunnerDied, RunnerError
@@ -132,8 +132,7 @@ class _Running:
         """Whether an event tells of the present request. Its process runs users' code, which may speak in its place."""
         if "index" not in event:
             return True
-        slots = event["trace"]["usage"]["lms"].keys() | {call["lm"] for call in event["trace"]["calls"]} if "trace" in event else set()
-        known = slots - {None} <= self.spending.slots.keys()
+        known = "trace" not in event or slots_of(event["trace"]) <= self.spending.slots.keys()
         return event["index"] in self.open and event.get("n", self.phase.numbers[0]) in self.phase.numbers and known
 
     def ask(self, runner: Runner, batch: list[Json], width: int) -> None:

@@ -46,6 +46,11 @@ def total(parts: Iterable[float | None]) -> float | None:
     return None if any(part is None for part in known) else sum(part for part in known if part is not None)
 
 
+def slots_of(trace: Mapping[str, Any]) -> set[str]:
+    """All that a runner's trace names, by its calls and in its usage."""
+    return {call["lm"] for call in trace["calls"] if call["lm"] is not None}.union(trace["usage"]["lms"])
+
+
 def priced(trace: Mapping[str, Any], slots: Mapping[str, Asked]) -> Json:
     """A runner's trace as it is stored: slots become models, and every call has its price in `usage.usd`."""
     usage = trace["usage"]
