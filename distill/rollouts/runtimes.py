@@ -76,19 +76,23 @@ def runtime_named(pythons: Mapping[str, str], python: str) -> str:
     """
     if not python:
         return DEFAULT
-    order = sorted(pythons, key=lambda name: name != DEFAULT)
-    served = {name: known.python for name in order if (known := runtime_of(pythons[name])) is not None}
-    for name, minor in served.items():
-        if minor == python:
+    minors = _minors(pythons)
+    for name in sorted(minors, key=lambda name: name != DEFAULT):
+        if minors[name] == python:
             return name
-    there = ", ".join(sorted(set(served.values()), key=_as_numbers)) or "none"
+    there = ", ".join(sorted(set(minors.values()), key=_as_numbers)) or "none"
     message = f"the code is of Python {python}, and this server runs programs under {there}"
     raise Invalid(message, code="python_not_served", param="python")
 
 
 def served(pythons: Mapping[str, str]) -> set[str]:
     """The minor versions that programs may be of."""
-    return {known.python for python in pythons.values() if (known := runtime_of(python)) is not None}
+    return set(_minors(pythons).values())
+
+
+def _minors(pythons: Mapping[str, str]) -> dict[str, str]:
+    """By the names of the runtimes that run."""
+    return {name: known.python for name, python in pythons.items() if (known := runtime_of(python)) is not None}
 
 
 def _as_numbers(minor: str) -> tuple[int, ...]:
