@@ -19,21 +19,13 @@ def as_json(value: Any) -> Sent:
     return json.dumps(value).encode(), JSON
 
 
-def texts(value: Any, text: str) -> Any:
-    """The value with this text in place of every one in it."""
+def every(value: Any, kinds: tuple[type, ...], other: Any) -> Any:
+    """The value with another in place of everything in it that is of one of these types."""
     if isinstance(value, dict):
-        return {key: texts(each, text) for key, each in value.items()}
+        return {key: every(each, kinds, other) for key, each in value.items()}
     if isinstance(value, list):
-        return [texts(each, text) for each in value]
-    return text if isinstance(value, str) else value
-
-
-def numbers(value: Any, number: float) -> Any:
-    if isinstance(value, dict):
-        return {key: numbers(each, number) for key, each in value.items()}
-    if isinstance(value, list):
-        return [numbers(each, number) for each in value]
-    return number if isinstance(value, int | float) and not isinstance(value, bool) else value
+        return [every(each, kinds, other) for each in value]
+    return other if type(value) in kinds else value
 
 
 def beside(literal: bytes) -> Make:
@@ -50,7 +42,11 @@ def typed(kind: str) -> Make:
 
 
 def every_text(text: str) -> Make:
-    return lambda good: as_json(texts(good, text))
+    return lambda good: as_json(every(good, (str,), text))
+
+
+def every_number(number: float) -> Make:
+    return lambda good: as_json(every(good, (int, float), number))
 
 
 def encoded(codec: str, kind: str = "application/json") -> Make:
@@ -126,9 +122,9 @@ def taken_or_refused(touched: str, sink: str) -> dict[str, Make]:
         "an address": every_text(f"http://{sink}/{MARK}"),
         "an address of a file": every_text(f"file://{touched}"),
         "an address of the cloud": every_text("http://169.254.169.254/latest/meta-data/"),
-        "numbers of 64 bits": lambda good: as_json(numbers(good, 2**63)),
-        "numbers below": lambda good: as_json(numbers(good, -(2**63))),
-        "fractions": lambda good: as_json(numbers(good, 1e308)),
+        "numbers of 64 bits": every_number(2**63),
+        "numbers below": every_number(-(2**63)),
+        "fractions": every_number(1e308),
         "keys of a prototype": more(**{"__proto__": {"admin": True}, "constructor": {"prototype": {"admin": True}}}),
         "keys of a class": more(**{"__class__": MARK, "__init__": {"__globals__": MARK}, "__reduce__": [MARK]}),
         "20,000 keys": more(**{f"k{n}": MARK for n in range(20_000)}),

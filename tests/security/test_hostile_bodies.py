@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from app.docs_page import example_bodies, example_path
 from distill.db import Base, unit_of_work
-from tests.integration.api.test_examples import NEEDS, common, described, named, operator  # noqa: F401 - a fixture
+from tests.integration.api.test_examples import common, described, named, operator  # noqa: F401 - a fixture
 from tests.security.hostile_bodies import MARK, REFUSED, Make, as_json, one_wrong, taken_or_refused
 from tests.security.test_paths import CANARY, ways
 from tests.security.test_silence import INSIDE
