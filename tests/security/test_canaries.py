@@ -8,10 +8,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from tests.integration.api.every_route import filled, operations
 from tests.support.canaries import leaks
 from tests.support.installed import PACKAGE, make_runtime
 from tests.support.scripted_lm import Answer, Ask, Fail, ScriptedLM
+from tests.support.webhook_receiver import Receiver, receiving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -42,12 +41,12 @@ ROWS = ["fine fine {n}", "fine fine {n}", "tells fine {places} {n}", "hands fine
 
 @dataclass
 class Ran:
-    """A server on which a job has run, the ids of one object of each noun, and what its webhook was sent."""
+    """A server on which a job has run, the ids of one object of each noun, and its webhook."""
 
     server: Stack
     http: httpx.Client
     ids: dict[str, str]
-    told: list[bytes]
+    hook: Receiver
     job: dict[str, Any]
     asked: ScriptedLM
 
@@ -58,26 +57,13 @@ def answer(ask: Ask) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def hook() -> Iterator[tuple[str, list[bytes]]]:
-    told: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield f"http://{LOOPBACK}:{server.server_address[1]}/hook", told
-        server.shutdown()
+def hook() -> Iterator[Receiver]:
+    with receiving() as own:
+        yield own
 
 
 @pytest.fixture(scope="module")
-def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, hook: tuple[str, list[bytes]]) -> Iterator[Ran]:
+def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, hook: Receiver) -> Iterator[Ran]:
     folder = tmp_path_factory.mktemp("canaries")
     home = folder / "home"
     config = folder / "stillhouse.toml"
@@ -113,9 +99,8 @@ def post(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
     return found
 
 
-def run(server: Stack, http: httpx.Client, hook: tuple[str, list[bytes]], places: str, teacher: ScriptedLM) -> Ran:
-    url, told = hook
-    endpoint = post(http, "/v1/webhook_endpoints", url=url, events=["compile_job.succeeded", "compile_job.failed", "alias.moved"])
+def run(server: Stack, http: httpx.Client, hook: Receiver, places: str, teacher: ScriptedLM) -> Ran:
+    endpoint = post(http, "/v1/webhook_endpoints", url=hook.url, events=["compile_job.succeeded", "compile_job.failed", "alias.moved"])
     own = {"name": "ours", "base_url": "https://api.example.com/v1", "api_key": PLANTED["a project's key"]}
     connection = post(http, "/v1/connections", **own)
     examples = [{"message": ROWS[n % len(ROWS)].format(n=n, places=places), "answer": "yes"} for n in range(12)]
@@ -157,7 +142,7 @@ def run(server: Stack, http: httpx.Client, hook: tuple[str, list[bytes]], places
         "key_id": http.get("/v1/me").json()["key_id"],
         "project": "default",
     }
-    return Ran(server, http, ids, told, job, teacher)
+    return Ran(server, http, ids, hook, job, teacher)
 
 
 def wait_for(http: httpx.Client, job_id: str) -> dict[str, Any]:
@@ -187,7 +172,7 @@ def everything(ran: Ran) -> dict[str, bytes]:
     texts = dict(replies(ran))
     texts |= {f"log {path.name}": path.read_bytes() for path in (home / "logs").iterdir()}
     texts |= {f"blob {path.name}": path.read_bytes() for path in (home / "blobs").rglob("*") if path.is_file() and path.name != "planted"}
-    texts |= {f"webhook {n}": body for n, body in enumerate(ran.told)}
+    texts |= {f"webhook {n}": body.encode() for n, (_, body) in enumerate(ran.hook.got)}
     texts |= {f"asked {n}": json.dumps(call.body).encode() for n, call in enumerate(ran.asked.calls)}
     return texts | dict(rows(ran))
 
@@ -218,7 +203,7 @@ def test_the_job_did_what_leaks_elsewhere(ran: Ran) -> None:
     assert b"environment" in texts["GET /v1/compile_jobs/{job_id}/traces 200"]
     assert texts["GET /v1/compile_jobs/{job_id}/training_files/{fine_tuning_job}/content 200"].count(b"\n") >= 6
     assert any(where.startswith("artifact ") for where in texts)
-    assert ran.told
+    assert ran.hook.got
     assert {"log api", "log dispatcher", "log worker-rollouts"} <= {where.removesuffix(".log") for where in texts}
 
 
