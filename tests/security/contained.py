@@ -15,14 +15,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from distill.sandbox import inside
+
 UID = 10001
 """Of the Dockerfile's user."""
-LIBC = ctypes.CDLL(None, use_errno=True)
-NO_NEW_PRIVS, SET_SECCOMP, FILTER, DROP_FROM_BOUNDING_SET, VERSION = 38, 22, 2, 24, 0x20080522  # <sys/prctl.h>, <sys/capability.h>
 KEPT = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
 """CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, and
 SETFCAP."""
-ALL = 64
 MASKED = (
     *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug"),
     *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
@@ -100,12 +99,6 @@ ALLOWED, ABSENT, DENIED = ((RETURN, 0, 0, value) for value in (0x7FFF0000, 0x500
 Instruction = tuple[int, int, int, int]
 
 
-class Filter(ctypes.Structure):
-    """struct sock_fprog"""
-
-    _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_char_p)]
-
-
 def profile(column: int) -> list[Instruction]:
     code: list[Instruction] = [(LOAD, 0, 0, 0), (AT_LEAST, 0, 1, FIRST_UNKNOWN), ABSENT, (EQUAL, 0, 1, CLONE3[column]), ABSENT]
     for numbers in REFUSED.values():
@@ -161,17 +154,16 @@ def open_interpreter() -> None:
 
 def filter_calls() -> None:
     """Without no_new_privs, as Docker does it before it takes the powers away."""
-    code = b"".join(struct.pack("=HBBI", *each) for each in profile(("x86_64", "aarch64").index(os.uname().machine)))
-    if LIBC.prctl(SET_SECCOMP, FILTER, ctypes.byref(Filter(len(code) // 8, code)), 0, 0):
-        raise OSError(ctypes.get_errno(), "seccomp")
+    code = profile(("x86_64", "aarch64").index(os.uname().machine))
+    inside.filter_calls(b"".join(struct.pack("=HBBI", *each) for each in code))
 
 
 def drop(kept: tuple[int, ...]) -> None:
-    for power in set(range(ALL)) - set(kept):
-        LIBC.prctl(DROP_FROM_BOUNDING_SET, power, 0, 0, 0)  # fails for those that this kernel does not know
+    for power in set(range(inside.CAPABILITIES)) - set(kept):
+        inside.LIBC.prctl(inside.PR_CAPBSET_DROP, power, 0, 0, 0)  # fails for those that this kernel does not know
     mask = sum(1 << power for power in KEPT)  # what it takes to become another user
-    if LIBC.capset((ctypes.c_uint32 * 2)(VERSION, 0), (ctypes.c_uint32 * 6)(mask, mask, 0, 0, 0, 0)):
-        raise OSError(ctypes.get_errno(), "capset")
+    header, powers = (ctypes.c_uint32 * 2)(inside.CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)(mask, mask, 0, 0, 0, 0)
+    inside.checked(inside.LIBC.capset(header, powers), "capset")
 
 
 def become(uid: int) -> None:
@@ -189,7 +181,7 @@ def main(user: str, *command: str) -> None:
     if user != "root":
         become(UID)
     if user == "composed":
-        LIBC.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
+        inside.LIBC.prctl(inside.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     os.execvp(command[0], command)  # noqa: S606 - this process is to become it
 
 
