@@ -55,6 +55,11 @@ def scripted_async(*answers: Answer, **options: Any) -> tuple[AsyncStillhouse, S
     return AsyncStillhouse("http://server", "sh_a_b", transport=httpx.MockTransport(script), **options), script
 
 
+def asked(script: Script) -> list[tuple[str, str]]:
+    """Method and path of each request."""
+    return [(request.method, request.url.path) for request in script.requests]
+
+
 def job(status: str = "queued", **fields: Any) -> dict[str, Any]:
     return {"id": "cjob-1", "object": "compile.job", "status": status, "created_at": 1, **fields}
 

@@ -12,15 +12,11 @@ from typer.testing import CliRunner, Result
 
 from stillhouse.cli.main import app
 from stillhouse.cli.output import Exit
-from tests.unit.client.conftest import Answer, Script, reply, scripted, scripted_async
+from tests.unit.client.conftest import Answer, asked, reply, scripted, scripted_async
 
 KEY: dict[str, Any] = {"id": "key-1", "created_at": 1, "label": "ci", "scopes": ["jobs:read"], "hint": "sh_a_…", "status": "active"}
 MADE = {**KEY, "token": "sh_a_secret"}
 REST = [("POST", "/v1/api_keys"), ("GET", "/v1/api_keys"), ("GET", "/v1/api_keys/key-1"), ("DELETE", "/v1/api_keys/key-1")]
-
-
-def asked(script: Script) -> list[tuple[str, str]]:
-    return [(request.method, request.url.path) for request in script.requests]
 
 
 class TestKeys:

@@ -12,7 +12,7 @@ import pytest
 from stillhouse.bundling.errors import NotSendable
 from stillhouse.bundling.paths import from_paths
 from stillhouse.cli.output import Exit
-from tests.unit.client.conftest import Answer, Script, Shell, reply, scripted, scripted_async
+from tests.unit.client.conftest import Answer, Shell, asked, reply, scripted, scripted_async
 
 PATH = "/v1/bundles"
 DOCUMENT: dict[str, Any] = {"bundle_version": 1, "python": "3.11", "files": {"support.py": "x = 1\n"}}
@@ -31,10 +31,6 @@ REST = [
 
 def answers() -> list[Answer]:
     return [reply(STORED, 201), reply({"data": [STORED], "has_more": False}), reply(STORED), reply(DOCUMENT), reply({"id": "bundle-1"})]
-
-
-def asked(script: Script) -> list[tuple[str, str]]:
-    return [(request.method, request.url.path) for request in script.requests]
 
 
 class TestClients:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from stillhouse.cli.main import app
 from stillhouse.cli.output import Exit
-from tests.unit.client.conftest import Answer, Script, reply, scripted, scripted_async
+from tests.unit.client.conftest import Answer, Script, asked, reply, scripted, scripted_async
 
 KEY = "a-key-of-the-provider"
 OWN: dict[str, Any] = {"id": "conn-1", "name": "ours", "owner": "project", "models": ["big-1"], "has_key": True, "key_hint": "ider"}
@@ -32,10 +32,6 @@ REST = [
 def answers() -> list[Answer]:
     listed = reply({"data": [OPERATORS, OWN], "has_more": False})
     return [reply(OWN, 201), listed, reply(OWN), reply(OWN), reply(FOUND), reply({"id": "conn-1"})]
-
-
-def asked(script: Script) -> list[tuple[str, str]]:
-    return [(request.method, request.url.path) for request in script.requests]
 
 
 def sent(script: Script, number: int = 0) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.unit.client.conftest import Answer, Script, reply, scripted, scripted_async
+from tests.unit.client.conftest import Answer, asked, reply, scripted, scripted_async
 
 PATH = "/v1/files"
 STORED: dict[str, Any] = {"id": "file-1", "object": "file", "bytes": 9, "created_at": 1, "filename": "a.jsonl", "purpose": "fine-tune"}
@@ -19,10 +19,6 @@ REST = [("POST", PATH), ("GET", PATH), ("GET", f"{PATH}/file-1"), ("GET", f"{PAT
 def answers() -> list[Answer]:
     page = {"data": [STORED], "has_more": False}
     return [reply(STORED), reply(page), reply(STORED), httpx.Response(200, content=b"the bytes"), reply({"id": "file-1"})]
-
-
-def asked(script: Script) -> list[tuple[str, str]]:
-    return [(request.method, request.url.path) for request in script.requests]
 
 
 def parts_of(request: httpx.Request) -> dict[str, tuple[str | None, bytes]]:

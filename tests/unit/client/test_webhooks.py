@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from stillhouse.cli.main import app
 from stillhouse.cli.output import Exit
-from tests.unit.client.conftest import Answer, Script, reply, scripted, scripted_async
+from tests.unit.client.conftest import Answer, Script, asked, reply, scripted, scripted_async
 
 ENDPOINT: dict[str, Any] = {"id": "whk-1", "created_at": 1, "url": "https://example.com/hook", "events": ["alias.moved"]}
 MADE = {**ENDPOINT, "secret": "whsec_x"}
@@ -43,10 +43,6 @@ def answers() -> list[Answer]:
         reply({**SENT, "status": "pending"}),
         reply({"id": "whk-1"}),
     ]
-
-
-def asked(script: Script) -> list[tuple[str, str]]:
-    return [(request.method, request.url.path) for request in script.requests]
 
 
 class TestClients:
