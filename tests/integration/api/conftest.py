@@ -139,6 +139,13 @@ def job_body(**changes: Any) -> dict[str, Any]:
     return {"program": SPEC, "trainset": ROWS, "metric": "exact_match", **changes}
 
 
+def fault(reply: Any, status: int = 422) -> tuple[str, str | None, str]:
+    """Code, param and message of a refusal."""
+    error = reply.json()["error"]
+    assert reply.status_code == status, error
+    return error["code"], error["param"], error["message"]
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A shell of somebody who has no credentials yet."""

@@ -14,7 +14,7 @@ from app.main import create_app
 from distill.catalog import aliases, keys
 from distill.db import unit_of_work
 from distill.settings import get_settings
-from tests.integration.api.conftest import CONNECTIONS, Tokens
+from tests.integration.api.conftest import CONNECTIONS, Tokens, fault
 from tests.integration.execute.house import House
 from tests.support.bundles import DESK, bundle
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
@@ -55,12 +55,6 @@ def desk(bundle_id: str, **more: Any) -> dict[str, Any]:
 
 def right(bundle_id: str) -> dict[str, Any]:
     return {**RIGHT, "bundle": bundle_id}
-
-
-def fault(reply: Any, status: int = 422) -> tuple[str, str | None, str]:
-    error = reply.json()["error"]
-    assert reply.status_code == status, error
-    return error["code"], error["param"], error["message"]
 
 
 def ok(reply: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from distill.jobs import collecting
 from distill.settings import get_settings
 from distill.storage import open_store
 from tests.integration.api.bundled import BUNDLE
-from tests.integration.api.conftest import Tokens
+from tests.integration.api.conftest import Tokens, fault
 from tests.support.bundles import PYTHON
 
 IDENTITY = "ab" * 32
@@ -28,12 +28,6 @@ def stored(api: TestClient, **changes: Any) -> dict[str, Any]:
     assert reply.status_code == 201, reply.text
     made: dict[str, Any] = reply.json()
     return made
-
-
-def fault(reply: Any) -> tuple[str, str | None, str]:
-    error = reply.json()["error"]
-    assert reply.status_code == 422, error
-    return error["code"], error["param"], error["message"]
 
 
 class TestSent:

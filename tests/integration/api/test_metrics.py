@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from stillhouse import AsyncStillhouse, Stillhouse
 from stillhouse.cli.output import Exit
-from tests.integration.api.conftest import ROWS, Run, Tokens, job_body
+from tests.integration.api.conftest import ROWS, Run, Tokens, fault, job_body
 
 SPEC = {"type": "exact_match", "fields": ["category"]}
 PAIRS: dict[str, Any] = {
@@ -26,12 +26,6 @@ def stored(api: TestClient, spec: Any = SPEC, **more: Any) -> dict[str, Any]:
     assert reply.status_code == 201, reply.text
     made: dict[str, Any] = reply.json()
     return made
-
-
-def fault(reply: Any) -> tuple[str, str, str]:
-    error = reply.json()["error"]
-    assert reply.status_code == 422, error
-    return error["code"], error["param"], error["message"]
 
 
 class TestStore:

@@ -18,7 +18,7 @@ from app.main import create_app
 from distill.catalog import keys
 from distill.db import unit_of_work
 from distill.settings import get_settings
-from tests.integration.api.conftest import CONNECTIONS, Tokens
+from tests.integration.api.conftest import CONNECTIONS, Tokens, fault
 from tests.integration.execute.house import House
 from tests.support.installed import PACKAGE, make_runtime
 from tests.support.scripted_lm import Answer, Ask, Says, ScriptedLM
@@ -66,12 +66,6 @@ def installed(answer: Callable[[Ask], Answer], runtime: str, folder: Path) -> It
         calling(house, lm, runtime, folder) as api,
     ):
         yield lm, house, api
-
-
-def fault(reply: Any, status: int = 422) -> tuple[str, str, str]:
-    error = reply.json()["error"]
-    assert reply.status_code == status, error
-    return error["code"], error["param"], error["message"]
 
 
 OPEN_TRANSACTIONS = text("""
