@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
+from app.main import create_app
+from tests.integration.execute.client_player import token
 from tests.integration.execute.house import House, guesses, knows
 from tests.support.scripted_lm import ScriptedLM
 
@@ -25,3 +28,11 @@ def student() -> Iterator[ScriptedLM]:
 def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
     with House(tmp_path, teacher, student) as opened:
         yield opened
+
+
+@pytest.fixture
+def api(house: House) -> Iterator[TestClient]:
+    """The server's API, with a key of the house's project for jobs and models."""
+    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
+        client.headers["Authorization"] = f"Bearer {token(house.project)}"
+        yield client

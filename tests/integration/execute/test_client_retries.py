@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.main import create_app
-from tests.integration.execute.client_player import METRIC, OWN, TOML, Player, answers, create, token
+from tests.integration.execute.client_player import METRIC, OWN, TOML, Player, answers, create
 from tests.integration.execute.house import House, configured, rows
 from tests.support.scripted_lm import ScriptedLM
 
@@ -31,13 +30,6 @@ def fails(example: Json, role: str) -> Json:
 def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
     with configured(tmp_path, TOML, teacher, student) as opened:
         yield opened
-
-
-@pytest.fixture
-def api(house: House) -> Iterator[TestClient]:
-    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
-        client.headers["Authorization"] = f"Bearer {token('default')}"
-        yield client
 
 
 def claimed(house: House, player: Player, **changes: Any) -> Json:

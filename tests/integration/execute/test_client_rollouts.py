@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from app.main import create_app
 from distill.db import unit_of_work
 from distill.jobs import claims
 from distill.settings import get_settings
@@ -26,13 +25,6 @@ Json = dict[str, Any]
 def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
     with configured(tmp_path, TOML, teacher, student) as opened:
         yield opened
-
-
-@pytest.fixture
-def api(house: House) -> Iterator[TestClient]:
-    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
-        client.headers["Authorization"] = f"Bearer {token('default')}"
-        yield client
 
 
 @pytest.mark.slow

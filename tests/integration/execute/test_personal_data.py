@@ -11,12 +11,11 @@ import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from app.main import create_app
 from distill.db import unit_of_work
 from distill.execute import context as contexts
 from distill.execute.rollout_slice import Slice
 from distill.jobs.models import Job
-from tests.integration.execute.client_player import TOML, Player, create, token
+from tests.integration.execute.client_player import TOML, Player, create
 from tests.integration.execute.house import CATEGORIES, House, PretendTrainer, configured
 from tests.support.scripted_lm import Answer, Ask, Fail, ScriptedLM
 
@@ -64,13 +63,6 @@ def house(request: pytest.FixtureRequest, database: str, tmp_path: Path, teacher
     said = getattr(request, "param", '[projects.default]\nscrub = "DE"\n')
     with configured(tmp_path, TOML + said, teacher, student) as opened:
         yield opened
-
-
-@pytest.fixture
-def api(house: House) -> Iterator[TestClient]:
-    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
-        client.headers["Authorization"] = f"Bearer {token('default')}"
-        yield client
 
 
 def places(house: House) -> set[str]:
