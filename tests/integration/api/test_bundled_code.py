@@ -161,13 +161,12 @@ def test_compiled_in_the_sandbox_and_called_until_its_bundle_is_deleted(
         code, _, message = fault(api.delete(f"/v1/bundles/{made}"), 409)
         assert (code, waiting in message) == ("bundle_in_use", True)
 
-        job = house.run(created["id"])
-        assert job.status == "succeeded", job.error
+        job = house.succeed(created["id"])
         assert job.evaluation is not None
         assert (job.evaluation["metric"], job.evaluation["compiled"]["score"]) == ("desk.scores:right", 1.0)
         asked_before = len(lm.calls)
-        again = house.run(ok(api.post("/v1/compile_jobs", json=body))["id"])
-        assert (again.status, len(lm.calls) - asked_before) == ("succeeded", 0), "its traces are the project's"
+        house.succeed(ok(api.post("/v1/compile_jobs", json=body))["id"])
+        assert len(lm.calls) == asked_before, "its traces are the project's"
 
         artifact = ok(api.get(f"/v1/compile_jobs/{job.id}/artifact"))["id"]
         call = {"inputs": {"message": "Help with billing"}}
@@ -191,8 +190,7 @@ def test_compared_with_what_was_compiled_from_an_older_text_of_the_same_modules(
         metric = {"type": "reference", "reference": "marks:polite", "bundle": sent(api, bundle({"marks.py": POLITE}))}
         rows = {"trainset": ROWS, "valset": ROWS[:3], "program_name": "desk", "filter": {"min_score": 0.5}}
         older, newer = sent(api), sent(api, bundle({**DESK, "desk/hello.txt": "Bye."}))
-        first = house.run(ok(api.post("/v1/compile_jobs", json={**rows, "program": desk(older), "metric": metric}))["id"])
-        assert first.status == "succeeded", first.error
+        first = house.succeed(ok(api.post("/v1/compile_jobs", json={**rows, "program": desk(older), "metric": metric}))["id"])
         artifact = ok(api.get(f"/v1/compile_jobs/{first.id}/artifact"))["id"]
         with unit_of_work() as s:
             aliases.move(s, house.project_id, aliases.Name("desk", "prod"), artifact, None)
@@ -200,8 +198,7 @@ def test_compared_with_what_was_compiled_from_an_older_text_of_the_same_modules(
         against = {**rows, "program": desk(newer), "evaluate": {"roles": ["baseline", "compiled"], "incumbent": "desk@prod"}}
         asked = ok(api.post("/v1/compile_jobs/estimate", json={**against, "metric": metric}))["roles"]
         assert "incumbent" in [each["role"] for each in asked]
-        job = house.run(ok(api.post("/v1/compile_jobs", json={**against, "metric": metric}))["id"])
-        assert job.status == "succeeded", job.error
+        job = house.succeed(ok(api.post("/v1/compile_jobs", json={**against, "metric": metric}))["id"])
         evaluation = job.evaluation or {}
         assert {role: evaluation[role]["score"] for role in ("incumbent", "compiled")} == {"incumbent": 0.5, "compiled": 1.0}
         assert (evaluation["incumbent"]["artifact"], evaluation["delta"]["against"]) == (artifact, "incumbent")

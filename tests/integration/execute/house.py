@@ -302,6 +302,12 @@ class House:
                 pause.wait(0.02)
         raise AssertionError(f"job {job_id} is {self.job(job_id).status} in step {self.job(job_id).step} after {seconds} s")
 
+    def succeed(self, job_id: str) -> Job:
+        """Run a job that has to end well."""
+        job = self.run(job_id)
+        assert job.status == "succeeded", job.error
+        return job
+
     def compile(self, trainset: list[dict[str, Any]] | str, **more: Any) -> Job:
         return self.run(self.submit(trainset, **more))
 

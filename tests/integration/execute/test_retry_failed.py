@@ -82,12 +82,6 @@ def killed_at(point: str, house: House, job_id: str, tmp_path: Path) -> int:
     return subprocess.run([*command, *ports, *runtime], env=environment, capture_output=True, check=False, timeout=90).returncode
 
 
-def succeeded(house: House, job_id: str) -> Job:
-    job = house.run(job_id)
-    assert job.status == "succeeded", job.error
-    return job
-
-
 def seen(house: House, job: Job) -> dict[str, tuple[str, bool]]:
     """By message: how the job's own trace ended, and whether it passed. The job's word and the trace that it names are to agree."""
     with unit_of_work() as s:
@@ -110,12 +104,12 @@ def bootstrap(job: Job) -> dict[str, Any]:
 @pytest.mark.timeout(300)
 class TestRetryFailed:
     def test_what_failed_is_asked_again_by_a_job_that_says_so_and_stands_for_all_later_ones(self, house: House, desk: Desk) -> None:
-        first = succeeded(house, submit(house))
+        first = house.succeed(submit(house))
         assert seen(house, first) == ended(FAILING)
         desk.out_of_order.clear()
 
         before = Counter(desk.asked)
-        again = succeeded(house, submit(house, **AGAIN))
+        again = house.succeed(submit(house, **AGAIN))
         assert desk.asked_since(before) == dict.fromkeys(FAILING, 1)
         assert seen(house, again) == ended()
         assert (bootstrap(again)["reused"], bootstrap(again)["passed"]) == (len(ROWS) - len(FAILING), len(ROWS))
@@ -124,12 +118,12 @@ class TestRetryFailed:
         before = Counter(desk.asked)
         with unit_of_work() as s:
             refiltered = refiltering.refilter(s, house.project_id, None, again.id, {"filter": {"min_score": 0.9}}).id
-        assert seen(house, succeeded(house, refiltered)) == ended()
+        assert seen(house, house.succeed(refiltered)) == ended()
         assert desk.asked_since(before) == {}, "nothing has failed any more"
 
     @pytest.mark.usefixtures("short_timers")
     def test_a_worker_killed_after_the_traces_are_stored_asks_nothing_again(self, house: House, desk: Desk, tmp_path: Path) -> None:
-        succeeded(house, submit(house))
+        house.succeed(submit(house))
         house.close()
         house.open(keeps_replies=False)  # nothing but the stored traces keeps it from asking
         before = Counter(desk.asked)
@@ -137,7 +131,7 @@ class TestRetryFailed:
         assert killed_at("bootstrap.before_publish", house, job_id, tmp_path) == -9
         assert desk.asked_since(before) == dict.fromkeys(FAILING, 1)
         reap()
-        assert seen(house, succeeded(house, job_id)) == ended(FAILING)
+        assert seen(house, house.succeed(job_id)) == ended(FAILING)
         assert desk.asked_since(before) == dict.fromkeys(FAILING, 1), "they failed again, and that is this job's fact"
 
     def test_a_job_asks_nothing_twice_however_often_it_is_retried_and_another_asks_anew(self, house: House, desk: Desk) -> None:
@@ -154,5 +148,5 @@ class TestRetryFailed:
         assert house.run(submit(house)).status == "failed", "without the option the newest failure stands"
         assert desk.asked_since(before) == dict.fromkeys(every, 1)
         desk.out_of_order.clear()
-        assert seen(house, succeeded(house, submit(house, **AGAIN))) == ended()
+        assert seen(house, house.succeed(submit(house, **AGAIN))) == ended()
         assert desk.asked_since(before) == dict.fromkeys(every, 2)
