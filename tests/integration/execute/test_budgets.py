@@ -27,12 +27,6 @@ FREE = {"*": PriceSettings(input=0, output=0)}
 PRICED = {"*": PriceSettings(input=100.0, output=100.0)}
 
 
-@pytest.fixture
-def short_timers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"LEASE_SECONDS": "3", "BEAT_SECONDS": "0.2", "REAP_GRACE_SECONDS": "0"}.items():
-        monkeypatch.setenv(f"STILLHOUSE_TIMERS__{name}", seconds)
-
-
 def calls(*hosts: ScriptedLM) -> int:
     return sum(len(host.calls) for host in hosts)
 

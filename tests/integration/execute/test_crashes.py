@@ -19,6 +19,8 @@ from distill.jobs import claims, repository
 from distill.jobs.models import Job
 from tests.integration.execute.house import House, rows
 
+pytestmark = pytest.mark.usefixtures("short_timers")
+
 ROWS = 20
 WIDTH = 4
 CALLS_OF_AN_EXAMPLE = 2
@@ -36,13 +38,6 @@ class Findings:
     rows: tuple[str | None, ...]
     files: tuple[str | None, ...]
     score: float
-
-
-@pytest.fixture(autouse=True)
-def short_timers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "3")
-    monkeypatch.setenv("STILLHOUSE_TIMERS__BEAT_SECONDS", "0.2")
-    monkeypatch.setenv("STILLHOUSE_TIMERS__REAP_GRACE_SECONDS", "0")
 
 
 def findings(house: House, job: Job) -> Findings:
@@ -72,8 +67,9 @@ def work(house: House, job_id: str, crash_at: str, markers: Path) -> int:
     markers.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tests.integration.execute.worker_process", job_id, str(house.folder)]
     ports = ["--teacher", str(house.teacher.port), "--student", str(house.student.port), "--project", house.project]
+    runtime = ["--python", house.python, *(f"--reference={name}" for name in house.references)]
     environment = {**os.environ, "STILLHOUSE_CRASH_AT": crash_at, "STILLHOUSE_CRASH_MARKERS": str(markers)}
-    done = subprocess.run([*command, *ports], env=environment, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run([*command, *ports, *runtime], env=environment, capture_output=True, text=True, check=False, timeout=90)
     assert done.returncode in (0, -9), done.stderr[-3000:]
     return done.returncode
 

@@ -1,9 +1,6 @@
 """Rollouts in which the program itself failed, run again where a job says so: once a job, and for all later ones."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +13,7 @@ from distill.jobs import facts, refiltering, repository, retrying
 from distill.jobs.models import Job
 from distill.rollouts import ProgramHost
 from tests.integration.execute.house import House
-from tests.integration.execute.test_crashes import reap
+from tests.integration.execute.test_crashes import reap, work
 from tests.support.installed import PACKAGE, make_runtime
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
@@ -60,26 +57,9 @@ def house(database: str, tmp_path: Path, desk: Desk) -> Iterator[House]:
         yield opened
 
 
-@pytest.fixture
-def short_timers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "3")
-    monkeypatch.setenv("STILLHOUSE_TIMERS__BEAT_SECONDS", "0.2")
-    monkeypatch.setenv("STILLHOUSE_TIMERS__REAP_GRACE_SECONDS", "0")
-
-
 def submit(house: House, **more: Any) -> str:
     program = ProgramHost(house.ports.runners).describe(house.project_id, {"reference": f"{PACKAGE}.directory:make_directory"})["program"]
     return house.submit(ROWS, program, **{**REQUEST, **more})
-
-
-def killed_at(point: str, house: House, job_id: str, tmp_path: Path) -> int:
-    """Run a worker process that dies at a point; returns how it ended."""
-    command = [sys.executable, "-m", "tests.integration.execute.worker_process", job_id, str(house.folder), "--project", house.project]
-    ports = ["--teacher", str(house.teacher.port), "--student", str(house.student.port)]
-    runtime = ["--python", house.python, "--reference", PACKAGE]
-    (tmp_path / "markers").mkdir()
-    environment = {**os.environ, "STILLHOUSE_CRASH_AT": point, "STILLHOUSE_CRASH_MARKERS": str(tmp_path / "markers")}
-    return subprocess.run([*command, *ports, *runtime], env=environment, capture_output=True, check=False, timeout=90).returncode
 
 
 def seen(house: House, job: Job) -> dict[str, tuple[str, bool]]:
@@ -128,7 +108,7 @@ class TestRetryFailed:
         house.open(keeps_replies=False)  # nothing but the stored traces keeps it from asking
         before = Counter(desk.asked)
         job_id = submit(house, **AGAIN)
-        assert killed_at("bootstrap.before_publish", house, job_id, tmp_path) == -9
+        assert work(house, job_id, "bootstrap.before_publish", tmp_path / "markers") == -9
         assert desk.asked_since(before) == dict.fromkeys(FAILING, 1)
         reap()
         assert seen(house, house.succeed(job_id)) == ended(FAILING)
