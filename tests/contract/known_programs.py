@@ -79,12 +79,25 @@ class Loop(dspy.Module):
 
 
 class Both(dspy.Module):
+    """Its second predictor is done before its first is asked, whatever the threads do."""
+
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = dspy.Predict("q -> a"), dspy.Predict("q -> b")
 
     def forward(self, q: str) -> dspy.Prediction:
-        one, two = dspy.Parallel(num_threads=2, disable_progress_bar=True)([(self.a, {"q": q}), (self.b, {"q": q})])
+        b_is_done = threading.Event()
+
+        def first() -> Any:
+            made = self.b(q=q)
+            b_is_done.set()
+            return made
+
+        def last() -> Any:
+            b_is_done.wait(10)
+            return self.a(q=q)
+
+        one, two = dspy.Parallel(num_threads=2, disable_progress_bar=True)([(last, {}), (first, {})])
         return dspy.Prediction(a=one.a, b=two.b)
 
 
@@ -126,20 +139,6 @@ def uses_a_tool(ask: Ask) -> Answer:
     return {"next_thought": "t", "next_tool_name": "finish" if done else "look_up", "next_tool_args": {} if done else {"x": "1"}}
 
 
-def b_first() -> Answerer:
-    """The second predictor of `Both` answers first, whatever the threads do."""
-    told = threading.Event()
-
-    def answer(ask: Ask) -> Answer:
-        if ask.outputs == ["a"]:
-            told.wait(10)
-        else:
-            told.set()
-        return say(ask)
-
-    return answer
-
-
 def best(attempts: int = 2) -> dspy.Module:
     return dspy.BestOfN(dspy.ChainOfThought("q -> a"), N=attempts, reward_fn=lambda args, made: float(made.a == "good"), threshold=1.0)
 
@@ -167,9 +166,9 @@ SAME: dict[str, Callable[[], dspy.Module]] = {
     "tree": Tree,
 }
 # In another order, several times or beside each other: with the LM that answers.
-OTHER: dict[str, tuple[Callable[[], dspy.Module], Callable[[], Answerer]]] = {
-    "loop": (Loop, lambda: say),
-    "react": (lambda: dspy.ReAct("q -> answer", tools=[look_up]), lambda: uses_a_tool),
-    "parallel": (Both, b_first),
-    "raw threads": (Raw, lambda: say),
+OTHER: dict[str, tuple[Callable[[], dspy.Module], Answerer]] = {
+    "loop": (Loop, say),
+    "react": (lambda: dspy.ReAct("q -> answer", tools=[look_up]), uses_a_tool),
+    "parallel": (Both, say),
+    "raw threads": (Raw, say),
 }

@@ -109,8 +109,8 @@ class TestB1:
         make, answer = OTHER[name]
         student = students(make)
         signatures = {predictor: tuple(each.signature.output_fields) for predictor, each in student.named_predictors()}
-        made = ours(student, [make()], TRAINSET[:2], answer=answer())
-        theirs = upstream(students(make), [teachers(make, answer())], TRAINSET[:2])
+        made = ours(student, [make()], TRAINSET[:2], answer=answer)
+        theirs = upstream(students(make), [teachers(make, answer)], TRAINSET[:2])
         assert not in_order(student, made.order) or name == "raw threads"
         for (_, predictor), rows in made.rows.items():
             assert set(answers(rows)) == {signatures[predictor]}
