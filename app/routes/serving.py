@@ -42,8 +42,8 @@ def list_models(caller: ModelReader, session: SessionDep) -> Page[ModelRead]:
 def _tuned(session: Session, project_id: str) -> list[ModelRead]:
     rows: Listing[Model] = fine_tuned.list_models(session, project_id, PageQuery(limit=_ALL))
     placements = fine_tuned.of_models(session, [row.id for row in rows.data])
-    names = {row.id: row.name for row in connections.list_connections(session)}
-    return [model_read(row, placements.get(row.id), names.get(row.connection_id)) for row in rows.data]
+    of_id = {row.id: row for row in connections.list_connections(session)}
+    return [model_read(row, placements.get(row.id), of_id.get(row.connection_id)) for row in rows.data]
 
 
 def _aliased(session: Session, project_id: str, tuned: Iterable[ModelRead]) -> Iterator[ModelRead]:
@@ -67,7 +67,7 @@ def get_model(model_id: ModelId, caller: ModelReader, session: SessionDep) -> Mo
             return listed[name]
     aliased = targets.of_alias(session, caller.project_id, bare)
     served = fine_tuned.served(session, caller.project_id, aliased or bare)
-    read = model_read(served.model, served.placement, served.connection.name)
+    read = model_read(served.model, served.placement, served.connection)
     return under_alias(read, bare) if aliased else read
 
 

@@ -13,8 +13,10 @@ from distill.catalog.models import Artifact, Connection, Model, Placement
 _WORDS = {"wanted": "loading", "loading": "loading", "ready": "loaded", "failed": "failed"}
 
 
-def model_read(model: Model, placement: Placement | None, connection: str | None) -> ModelRead:
-    """A fine-tuned model; `status` says whether it would answer now."""
+def model_read(model: Model, placement: Placement | None, connection: Connection | None) -> ModelRead:
+    """A fine-tuned model; `status` says whether it would answer now, which it would not while its host has lent its device."""
+    lent = connection is not None and connection.waiting_since is not None
+    status = _WORDS.get(placement.status, "unloaded") if placement else "unloaded"
     return ModelRead(
         id=model.id,
         created=seconds(model.created_at),
@@ -22,8 +24,8 @@ def model_read(model: Model, placement: Placement | None, connection: str | None
         parent=model.base_model,
         compile_job_id=model.job_id,
         predictors=list(model.predictors),
-        connection=connection,
-        status=_WORDS.get(placement.status, "unloaded") if placement else "unloaded",
+        connection=connection.name if connection else None,
+        status="loading" if lent and status == "loaded" else status,
     )
 
 

@@ -135,6 +135,10 @@ class Stillhouse(_Core):
         """
         return self._take(call, self._open(call, whole=True))
 
+    def pause(self, seconds: float) -> None:
+        """Wait as between two tries of a request."""
+        self._sleep(seconds)
+
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
         """A successful response whose body is still to be read. Raises as `send` does."""

@@ -31,6 +31,7 @@ def load(
     *,
     follow: float | None = None,
     strict: bool = False,
+    warm: bool = False,
     fallback: Literal["teacher"] | None = None,
     client: Stillhouse | None = None,
     cache_dir: str | Path | None = None,
@@ -43,12 +44,16 @@ def load(
     predictors of two. `program` is an instance of the caller's own class with the same predictors; without it the program is built from
     its spec. With `strict` a call that lacks an input is a TypeError, before anything is paid. Needs `pip install stillhouse[dspy]`.
 
+    With `warm` it returns once the server has the program's own models loaded, for up to two minutes, so that no first call has to
+    wait; with `follow` the program stays as it is until those of the next are. Without it the server need not be there.
+
     The program's calls raise ModelUnavailable when a model does not answer. With `fallback="teacher"` such a call is made once more, as a
     whole, with the LMs of the teacher at the server's gateway; the program counts these calls in `fallbacks`, and logs each.
 
     Raises:
         DamagedArtifact: a downloaded file does not have its digest.
         NotFoundError: no such artifact or alias in the key's project.
+        ModelUnavailable: with `warm`, a model that is not loaded in time, or a server that is away.
         ValueError: an artifact that cannot be used; with `fallback`, one that names no teacher.
         ImportError: the `dspy` extra is not installed.
     """
@@ -56,6 +61,7 @@ def load(
         from stillhouse._fallback import Fallbacks, with_teacher
         from stillhouse._follow import Follower, Following
         from stillhouse._outage import one_error
+        from stillhouse._warm import wait_for_models
         from stillhouse_programs.artifact import load_artifact
         from stillhouse_programs.artifact_files import read_manifest
 
@@ -68,6 +74,8 @@ def load(
         url, key = (client.base_url, client.api_key) if client else look_up()
         with prefixes_restored():
             loaded = load_artifact(folder, base_url=url, api_key=key, program=program, strict=strict, guard=one_error)
+        if warm:
+            _asking(client, lambda asked: wait_for_models(loaded, asked))
         return loaded if fallback is None else with_teacher(loaded, read_manifest(folder), url, key, counted)
 
     if follow is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app.gateway import chat
@@ -95,6 +96,18 @@ class TestLoading:
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "model_loading")
         assert int(reply.headers["retry-after"]) > 0
         assert lm.calls == []
+
+    def test_its_status_says_whether_it_would_answer_now(self, api: TestClient, finished: Finished) -> None:
+        def said() -> list[str]:
+            listed = {model["id"]: model["status"] for model in api.get("/v1/models").json()["data"]}
+            return [api.get(f"/v1/models/{MODEL}").json()["status"], listed[MODEL]]
+
+        assert said() == ["loading", "loading"]
+        load(finished)
+        assert said() == ["loaded", "loaded"]
+        with unit_of_work() as s:
+            s.execute(text("UPDATE connections SET waiting_since = clock_timestamp()"))
+        assert said() == ["loading", "loading"], "its host has lent its device to a trainer"
 
     def test_waits_until_it_is_loaded(self, api: TestClient, finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
         looks: list[int] = []

@@ -56,14 +56,18 @@ OUTAGE: tuple[int, dict[str, Any], dict[str, str]] = (503, {"error": {"message":
 
 
 class Registry:
-    """A server whose alias can be moved; `down` makes it unreachable."""
+    """A server whose alias can be moved; `down` makes it unreachable. `loading` is what it says of models next, one word for each look."""
 
     def __init__(self, place: Path, address: str) -> None:
         self.artifacts = {f"art-{suffix}": self._files(folder_of(place, suffix, teacher={"lms": TEACHER})) for suffix in ("one", "two")}
         self.points_at = "art-one"
         self.down = False
+        self.loading: list[str] = []
+        self.looked_at: list[str] = []
+        self.slept: list[float] = []
         self.asked = threading.Event()
-        self.client = Stillhouse(address, "sh_a_b", max_retries=0, transport=httpx.MockTransport(self))
+        transport = httpx.MockTransport(self)
+        self.client = Stillhouse(address, "sh_a_b", max_retries=0, transport=transport, sleep=self.slept.append)
 
     @staticmethod
     def _files(folder: Path) -> dict[str, bytes]:
@@ -76,6 +80,9 @@ class Registry:
         if parts[2] == "aliases":
             self.asked.set()
             return reply({"id": "alias-1", "name": ALIAS, "artifact": self.points_at})
+        if parts[2] == "models":
+            self.looked_at.append(parts[3])
+            return reply({"id": parts[3], "status": self.loading.pop(0) if self.loading else "loaded"})
         files = self.artifacts[parts[3]]
         if len(parts) > 4:
             return httpx.Response(200, content=files["/".join(parts[5:])])
@@ -273,6 +280,48 @@ class TestLoad:
         lm.refuses = (401, {"error": {"message": "no", "code": "invalid_api_key"}}, {})
         with pytest.raises(LMAuthError):
             program(message="hi")
+
+
+class TestWarm:
+    def test_it_returns_when_the_models_are_loaded_and_asks_them_nothing(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        registry.loading = ["loading", "unloaded"]
+        program = stillhouse.load("art-one", warm=True, client=registry.client, cache_dir=tmp_path / "cache")
+        assert registry.looked_at == [ONE[0], ONE[0], ONE[0], ONE[1]]
+        assert len(registry.slept) == 2
+        assert lm.requests == []
+        assert program(message="hi").category == "billing"
+
+    def test_without_it_the_server_is_not_asked(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        stillhouse.load("art-one", client=registry.client, cache_dir=tmp_path / "cache")
+        assert registry.looked_at == []
+
+    @pytest.mark.parametrize(("status", "code"), [("failed", "model_failed"), ("loading", "model_loading")])
+    def test_a_model_that_does_not_come_is_an_outage(self, registry: Registry, tmp_path: Path, status: str, code: str) -> None:
+        registry.loading = [status] * 1000
+        with pytest.raises(ModelUnavailable, match=f"{ONE[0]}.*{code}") as raised:
+            stillhouse.load("art-one", warm=True, client=registry.client, cache_dir=tmp_path / "cache")
+        assert (raised.value.code, raised.value.retry_after) == (code, 60.0 if status == "failed" else 5.0)
+
+    def test_so_is_a_server_that_is_away(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        def load(**options: Any) -> Any:
+            return stillhouse.load("art-one", client=registry.client, cache_dir=tmp_path / "cache", **options)
+
+        load()
+        registry.down = True
+        load()
+        with pytest.raises(ModelUnavailable) as raised:
+            load(warm=True)
+        assert raised.value.code == "transport"
+
+    def test_a_promotion_waits_for_its_models(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
+        program = following(registry, tmp_path, warm=True)
+        registry.points_at, registry.loading = "art-two", ["failed"]
+        with pytest.raises(ModelUnavailable):
+            program.refresh()
+        program(message="hi")
+        program.refresh()
+        program(message="hi")
+        assert lm.models == ONE + TWO
 
 
 class TestHouse:

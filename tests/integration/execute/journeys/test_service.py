@@ -55,7 +55,9 @@ class TestService:
     ) -> None:
         artifact = compiled()
         monkeypatch.setenv("STILLHOUSE_API_KEY", live.key("models:use"))
-        router = stillhouse.load("support-router@prod", strict=True)
+        before = len(live.house.student.calls)
+        router = stillhouse.load("support-router@prod", strict=True, warm=True)
+        assert len(live.house.student.calls) == before, "to wait for its models asks them nothing"
         lms = [predictor.lm for predictor in router.predictors()]
         assert all(lm.model.startswith("tune/sh-") and not lm.cache for lm in lms)
 
