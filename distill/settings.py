@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from distill.errors import StartRefused
 from stillhouse_programs.spec import read_prefixes
+from stillhouse_programs.spec_models import nearest
 
 RungName = Literal["auto", "bubblewrap", "landlock", "none"]
 
@@ -19,10 +24,21 @@ RungName = Literal["auto", "bubblewrap", "landlock", "none"]
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and (unknown := _unknown(given, cls.model_fields)):
+            raise ValueError(unknown)
+        return given
+
+
+def _unknown(given: Iterable[str], known: Collection[str]) -> str:
+    return "; ".join(f"unknown setting `{name}`{nearest(name, list(known))}" for name in given if name not in known)
+
 
 class ServerSettings(_Section):
     host: str = "127.0.0.1"
-    port: int = 8400
+    port: int = Field(default=8400, ge=1, le=65_535)
     hosts: list[str] = []
     """Names that clients may call it by. Empty: any, or this machine's own names where it is bound to a loopback address."""
     log_format: Literal["json", "console"] = "console"
@@ -245,7 +261,6 @@ class Settings(BaseSettings):
         default="postgresql+psycopg://localhost/stillhouse", validation_alias=AliasChoices("DATABASE_URL", "database_url")
     )
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias=AliasChoices("REDIS_URL", "redis_url"))
-    config: Path = Path("stillhouse.toml")
     base_url: str = "http://127.0.0.1:8400"
     api_key: str | None = None
     sealing_key: str | None = None
@@ -301,10 +316,23 @@ class Settings(BaseSettings):
 
 @cache
 def get_settings() -> Settings:
-    """The process's settings, read once. Raises pydantic's ValidationError with the wrong key's name."""
-    config = Settings().config
-    return Settings(**_read_toml(config))
+    """The process's settings, read once. Raises StartRefused, which names file or variable, setting and fault, and never the value."""
+    path = Path(os.environ.get("STILLHOUSE_CONFIG", "stillhouse.toml"))
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if unknown := _unknown(given, Settings.model_fields):
+            raise StartRefused(f"{path}: {unknown}")
+        return Settings(**given)
+    except ValidationError as error:
+        raise StartRefused("; ".join(_fault(each, path) for each in error.errors())) from None
+    except SettingsError as error:
+        raise StartRefused(f"a variable is not the JSON that it has to be: {error}") from None
+    except (OSError, ValueError) as error:
+        raise StartRefused(f"{path} cannot be read: {error}") from None
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _fault(fault: ErrorDetails, path: Path) -> str:
+    """The variable wins over the file, so it is the one that is wrong where there are both."""
+    variable = "STILLHOUSE_" + "__".join(map(str, fault["loc"])).upper()
+    place = variable if variable in os.environ else f"{path}: {'.'.join(map(str, fault['loc']))}"
+    return f"{place}: {fault['msg'].removeprefix('Value error, ')}"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from distill.settings import Settings, get_settings
 from stack import plan
@@ -19,7 +20,25 @@ from stack.home import HomeLock, open_home, read_state
 from stack.processes import is_running, pause
 from stack.supervisor import Stack
 
-app = typer.Typer(name="stillhouse-server", help="The Stillhouse server.", no_args_is_help=True, add_completion=False)
+
+class _Commands(TyperGroup):
+    """What is in an operator's hands is told in one line; only our own faults are tracebacks."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from distill.db import is_outage
+        from distill.errors import StillhouseError, in_one_line
+
+        try:
+            return super().invoke(ctx)
+        except (StackError, StillhouseError) as error:
+            _fail(str(error))
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            _fail(f"{in_one_line(error)}. Start the server (`stillhouse-server up`) or your PostgreSQL, or mend DATABASE_URL")
+
+
+app = typer.Typer(name="stillhouse-server", help="The Stillhouse server.", no_args_is_help=True, add_completion=False, cls=_Commands)
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
@@ -29,8 +48,8 @@ Home = Annotated[Path | None, typer.Option("--home", help="Folder with all data.
 @app.command()
 def up(
     home: Home = None,
-    host: Annotated[str | None, typer.Option(help="Address that the API listens on. Default: [server] host, 127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the API. Default: [server] port, 8400")] = None,
+    host: Annotated[str | None, typer.Option(help="Address that the API listens on. Default: \\[server] host, 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port of the API. Default: \\[server] port, 8400")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Slices of rollouts that run side by side.")] = 2,
     lm_host: Annotated[bool, typer.Option("--lm-host/--no-lm-host", help="Start the embedded LM host.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every line of every part.")] = False,
@@ -47,7 +66,7 @@ def up(
         drain_seconds=settings.timers.drain_seconds,
         reporter=Shown(_out, verbose=verbose),
     )
-    with _stopped_by_signals(stack), _errors_as_text():
+    with _stopped_by_signals(stack):
         began = time.monotonic()
         try:
             stack.start()
@@ -92,10 +111,10 @@ def _stopped_by_signals(stack: Stack) -> Iterator[None]:
 
 
 @app.command()
-def down(home: Home = None, seconds: Annotated[float, typer.Option(help="How long to wait.")] = 60) -> None:
+def down(home: Home = None, seconds: Annotated[float, typer.Option(help="How many seconds to wait for its end.")] = 60) -> None:
     """Stop the stack that runs on a home, from another terminal."""
-    lock = HomeLock(_settings(home).home)
-    pid = lock.running_pid()
+    folder = _settings(home).home
+    pid = HomeLock(folder).running_pid() if folder.is_dir() else None
     if pid is None:
         _out.print("No stack runs on this home.")
         return
@@ -111,8 +130,8 @@ def down(home: Home = None, seconds: Annotated[float, typer.Option(help="How lon
 @app.command()
 def api(
     home: Home = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind. Default: [server] host")] = None,
-    port: Annotated[int | None, typer.Option(help="Default: [server] port")] = None,
+    host: Annotated[str | None, typer.Option(help="Address that it listens on. Default: \\[server] host, 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Its port. Default: \\[server] port, 8400")] = None,
 ) -> None:
     """Run the API alone."""
     server = _settings(home).server
@@ -151,13 +170,9 @@ def lm_agent(home: Home = None, connection: Annotated[str, typer.Option(help="Th
 def migrate(home: Home = None) -> None:
     """Bring the database to the newest revision."""
     _settings(home)
-    from distill.errors import StillhouseError
     from migrations.runner import head, upgrade
 
-    try:
-        upgrade()
-    except StillhouseError as error:
-        _fail(error.message)
+    upgrade()
     _out.print(f"The database is at revision {head()}.")
 
 
@@ -178,12 +193,11 @@ def create_key(
     asked = [name.strip() for name in scopes.split(",") if name.strip()]
     if label is not None and labels is not None:
         _fail("--label and --labels do not go together")
-    with _errors_as_text():
-        if labels is None:
-            _out.print(make_key(project, label or "cli", asked), soft_wrap=True)
-            return
-        for each, token in make_keys(project, labels_of(labels), asked):
-            typer.echo(f"{each}\t{token}")
+    if labels is None:
+        _out.print(make_key(project, label or "cli", asked), soft_wrap=True)
+        return
+    for each, token in make_keys(project, labels_of(labels), asked):
+        typer.echo(f"{each}\t{token}")
 
 
 @app.command(name="rotate-key")
@@ -192,8 +206,7 @@ def rotate_key(home: Home = None) -> None:
     _settings(home)
     from stack.keys import rotate_sealing_key
 
-    with _errors_as_text():
-        done = rotate_sealing_key()
+    done = rotate_sealing_key()
     _out.print(f"{done.sealed_anew} of {done.secrets} secrets were sealed anew.")
     if done.closed:
         _fail(f"under none of the keys can be opened, and stay as they are: {', '.join(done.closed)}. Give those secrets again")
@@ -231,14 +244,6 @@ def _become(command: tuple[str, ...]) -> NoReturn:
     environment = plan.part_environment(home, os.environ)
     os.chdir(home)
     os.execve(command[0], command, environment)  # noqa: S606 - no shell is wanted
-
-
-@contextmanager
-def _errors_as_text() -> Iterator[None]:
-    try:
-        yield
-    except StackError as error:
-        _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:

@@ -3,6 +3,7 @@
 StackError
 ├── PortTaken       somebody else listens where the API should
 ├── AlreadyRunning  this home has a running stack
+├── HomeUnusable    the home cannot be made or written to
 ├── ServerMissing   no PostgreSQL or Redis-compatible server to start
 └── PartFailed      a part ended before it was ready, or died too often
 """
@@ -30,6 +31,13 @@ class AlreadyRunning(StackError):
         who = f" (process {pid})" if pid else ""
         super().__init__(f"Stillhouse is already running{where}{who} on {home}; stop it, or use another --home")
         self.pid, self.url = pid, url
+
+
+class HomeUnusable(StackError):
+    """The folder is not there and cannot be made, is a file, or belongs to somebody else."""
+
+    def __init__(self, home: Path, error: OSError) -> None:
+        super().__init__(f"{home} cannot be used as the home: {error.strerror}; name another folder with --home or STILLHOUSE_HOME")
 
 
 class ServerMissing(StackError):

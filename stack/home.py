@@ -16,17 +16,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from stack.errors import AlreadyRunning
+from stack.errors import AlreadyRunning, HomeUnusable
 from stack.processes import is_running, pause, start_time
 
 _HANDOVER_SECONDS = 40.0
 
 
 def open_home(home: Path) -> Path:
-    """Create the folder; others may pass through it (the database's user must) but not list it."""
+    """Create the folder; others may pass through it (the database's user must) but not list it. Raises HomeUnusable."""
     home = home.expanduser().resolve()
-    home.mkdir(parents=True, exist_ok=True, mode=0o711)
-    home.chmod(0o711)
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o711)
+        home.chmod(0o711)
+    except OSError as error:
+        raise HomeUnusable(home, error) from error
     return home
 
 
@@ -34,8 +37,12 @@ class HomeLock:
     """One stack a home. The reaper inherits the lock, so it is free only when all processes of the last stack are gone."""
 
     def __init__(self, home: Path) -> None:
+        """Raises HomeUnusable."""
         self._home = home
-        self._file: IO[str] = (home / "lock").open("a+")
+        try:
+            self._file: IO[str] = (home / "lock").open("a+")
+        except OSError as error:
+            raise HomeUnusable(home, error) from error
 
     @property
     def fd(self) -> int:

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from distill import logs, redaction
-from distill.errors import CancelRequested, Conflict, JobFault, LostLease, StillhouseError
+from distill.errors import CancelRequested, Conflict, JobFault, LostLease, StartRefused, StillhouseError
 from distill.ids import new_id, short_token
 from distill.settings import get_settings
 
@@ -58,13 +57,41 @@ class TestSettings:
         assert get_settings().references == ["desk", "acme.tools"]
         monkeypatch.setenv("STILLHOUSE_REFERENCES", "desk:make")
         get_settings.cache_clear()
-        with pytest.raises(ValidationError, match="not the name of a package"):
+        with pytest.raises(StartRefused, match="not the name of a package"):
             get_settings()
 
-    @pytest.mark.parametrize("text", ["[timers]\nlease_second = 60\n", '[connections.x]\nbase_url = "u"\napi_key = "sk-secret"\n'])
-    def test_unknown_words_are_refused(self, config: Path, text: str) -> None:
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("[timers]\nlease_second = 60\n", "timers: unknown setting `lease_second`; did you mean `lease_seconds`?"),
+            ('[connections.x]\nbase_url = "u"\napi_key = "sk-secret"\n', "connections.x: unknown setting `api_key`; did you mean"),
+            ("[timer]\nlease_seconds = 60\n", "unknown setting `timer`; did you mean `timers`?"),
+            ('[timers]\nlease_seconds = "sk-secret"\n', "timers.lease_seconds: Input should be a valid number"),
+            ("[server]\nport = 99999\n", "server.port: Input should be less than or equal to 65535"),
+            ("[timers\n", "cannot be read: Expected ']'"),
+        ],
+    )
+    def test_what_is_wrong_in_the_file_is_told_with_its_place(self, config: Path, text: str, said: str) -> None:
         config.write_text(text)
-        with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        with pytest.raises(StartRefused) as refused:
+            get_settings()
+        assert str(refused.value).startswith(str(config))
+        assert said in str(refused.value)
+        assert "sk-secret" not in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "said"),
+        [
+            ("STILLHOUSE_TIMERS__LEASE_SECONDS", "soon", "STILLHOUSE_TIMERS__LEASE_SECONDS: Input should be a valid number"),
+            ("STILLHOUSE_SERVER__HOSTS", "one.test", "a variable is not the JSON that it has to be"),
+        ],
+    )
+    def test_what_is_wrong_in_a_variable_is_told_by_its_name(
+        self, config: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    ) -> None:
+        monkeypatch.setenv(name, value)
+        with pytest.raises(StartRefused, match=said):
             get_settings()
 
     def test_blobs_live_in_the_home_unless_told(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,12 @@ import pytest
 import typer
 import typer.core
 import yaml
+from typer.testing import CliRunner
 
 from distill.settings import Settings
 from stack import cli, plan
+from stack.network import free_port
+from tests.support import databases
 
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -130,3 +133,40 @@ class TestCommandLine:
     def test_down_without_a_stack_says_so(self, tmp_path: Path) -> None:
         done = self.run("down", home=tmp_path)
         assert (done.returncode, done.stdout) == (0, "No stack runs on this home.\n")
+
+
+class TestWhatAnOperatorCanMend:
+    """It is one line that says what to do, and no traceback."""
+
+    def run(self, *arguments: str) -> str:
+        done = CliRunner().invoke(cli.app, arguments)
+        assert done.exit_code == 1
+        assert isinstance(done.exception, SystemExit), done.exception
+        assert done.stderr.startswith("stillhouse-server: "), done.output
+        assert done.output.count("\n") == 1, done.output
+        return done.stderr
+
+    @pytest.mark.parametrize("command", ["up", "down", "api"])
+    def test_a_home_that_cannot_be_made(self, tmp_path: Path, command: str) -> None:
+        (tmp_path / "file").write_text("")
+        home = tmp_path / "file" / "home" if command != "down" else tmp_path / "home"
+        if command == "down":
+            (home / "lock").mkdir(parents=True)
+        assert f"{home} cannot be used as the home: " in self.run(command, "--home", str(home))
+
+    def test_a_setting(self, tmp_path: Path) -> None:
+        (tmp_path / "stillhouse.toml").write_text("[timers]\nlease_second = 60\n")
+        assert "did you mean `lease_seconds`?" in self.run("up")
+
+    def test_a_database_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://127.0.0.1:{free_port()}/stillhouse")
+        databases.forget_settings()
+        assert "Start the server (`stillhouse-server up`) or your PostgreSQL, or mend DATABASE_URL" in self.run("create-key")
+
+    def test_a_home_without_a_server_has_none_to_stop(self, tmp_path: Path) -> None:
+        done = CliRunner().invoke(cli.app, ["down", "--home", str(tmp_path / "none")])
+        assert (done.exit_code, done.output) == (0, "No stack runs on this home.\n")
+
+
+def test_help_names_sections_of_the_settings() -> None:
+    assert "[server] port, 8400" in " ".join(CliRunner().invoke(cli.app, ["up", "--help"]).output.replace("│", "").split())
