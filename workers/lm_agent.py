@@ -32,11 +32,12 @@ PAUSE_SECONDS = 2.0
 
 
 class Loop:
-    """Ticks until it is stopped. What cannot be reached is waited for, for as long as it takes."""
+    """Ticks until it is stopped. What cannot be reached is waited for, for as long as it takes, and told of once."""
 
     def __init__(self, agent: Agent, seconds: float) -> None:
         self._agent, self._seconds = agent, seconds
         self._stopping = threading.Event()
+        self._trouble = ""
 
     def stop(self) -> None:
         """End after the present tick; from any thread or signal handler."""
@@ -48,9 +49,17 @@ class Loop:
             try:
                 self._agent.tick()
                 pause = self._seconds
+                self._note("")
             except (HostUnreachable, HostRefused, SQLAlchemyError, OSError) as error:
-                log.warning("agent waits", error=str(error), kind=type(error).__name__)
                 pause = PAUSE_SECONDS
+                self._note(f"{type(error).__name__}: {in_one_line(error)}")
+
+    def _note(self, trouble: str) -> None:
+        """A host takes a minute to load its weights: the same line each time would hide all others."""
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        log.warning("agent waits", error=trouble) if trouble else log.info("agent goes on")
 
 
 def make_agent(settings: Settings, name: str) -> Agent:
