@@ -14,7 +14,6 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from stillhouse import (
@@ -28,6 +27,7 @@ from stillhouse import (
     WaitTimeout,
 )
 from stillhouse.cli.files import FileProblem
+from stillhouse.cli.tables import draw
 
 console = Console()
 errors = Console(stderr=True)
@@ -157,17 +157,11 @@ def show_rows(rows: Sequence[Any], columns: Sequence[Column], as_json: bool) -> 
 
 def show_table(rows: Iterable[Any], columns: Sequence[Column]) -> None:
     """A table whose cells are made by each column's function."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, (title, _) in enumerate(columns):
-        table.add_column(title, overflow="fold", no_wrap=number == 0)  # ids stay whole, to be copied
-    for row in rows:
-        table.add_row(*(_cell(make(row)) for _, make in columns))
-    console.print(table)
+    draw(console, [title for title, _ in columns], [[_cell(make(row)) for _, make in columns] for row in rows])
 
 
-def _cell(value: object) -> Text:
-    """As it is: what an LM wrote is neither markup nor an emoji's name."""
-    return Text("" if value is None else str(value))
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def when(seconds: int | None) -> str:
