@@ -110,6 +110,9 @@ def rows_in(body: Any) -> Read:
 # ------------------------------------------------------------------ CSV
 
 
+_CSV_FAULTS = {"unexpected end of data": "the file ends within a quoted cell, so a closing quote is missing"}
+
+
 class _TooLong(Exception):
     """More than a row may have."""
 
@@ -160,7 +163,7 @@ def _csv_rows(lines: _CsvLines) -> Read:
                 yield _cells(header, cells, reader.line_num)
     except csv.Error as error:
         # The quotes of a CSV say where its rows end: what stands after a wrong one cannot be told.
-        yield BadRow(f"(line {reader.line_num}): {error}")
+        yield BadRow(f"(line {reader.line_num}): {_CSV_FAULTS.get(str(error), error)}")
     except _TooLong as error:
         yield BadRow(str(error))
 
@@ -172,7 +175,7 @@ def _check_header(header: list[str]) -> None:
 
 def _cells(header: list[str], cells: list[str], line: int) -> dict[str, Any] | BadRow:
     if len(cells) != len(header):
-        return BadRow(f"(ends in line {line}) has {len(cells)} cells, the header has {len(header)}")
+        return BadRow(f"(ends in line {line}) has {len(cells)} cell{'s' * (len(cells) != 1)}, the header has {len(header)}")
     return dict(zip(header, cells, strict=True))
 
 

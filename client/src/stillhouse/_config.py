@@ -70,8 +70,10 @@ def look_up(base_url: str | None = None, api_key: str | None = None) -> tuple[st
 
 
 def find_credentials(base_url: str | None = None, api_key: str | None = None) -> Credentials:
-    """As `look_up`. Raises ConfigError when there is no key for the address."""
+    """As `look_up`. Raises ConfigError when there is no key for the address, or it is none."""
     url, key = look_up(base_url, api_key)
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"{url} is no address: it begins with http:// or https://")
     if key is None:
         raise ConfigError(f"no API key for {url}: run `stillhouse login`, set STILLHOUSE_API_KEY, or run `stillhouse-server up`")
     return Credentials(url, key)

@@ -87,7 +87,8 @@ class TestFaults:
         ("body", "kind", "row", "words"),
         [
             (b'{"a":1}\n\n\n{"a":}\n', "jsonl", 2, "line 4"),
-            (b"a,b\n1,2\n\n3\n", "csv", 2, "has 1 cells"),
+            (b"a,b\n1,2\n\n3\n", "csv", 2, "has 1 cell, the header has 2"),
+            (b'a,b\n1,2\n"3\n,4\n', "csv", 2, "the file ends within a quoted cell"),
             (b'a,b\n"1\n2",3\n4,5,6\n', "csv", 2, "line 4"),
             (b"[1]", "json", 1, "not an object"),
         ],

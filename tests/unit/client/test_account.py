@@ -165,4 +165,4 @@ class TestCommands:
 
     def test_usage_beside_the_quotas(self, monkeypatch: pytest.MonkeyPatch) -> None:
         printed = Shell(monkeypatch, reply({**USED, "unknown": ["price of big/x"]})).run("usage", "--month", "2026-11").output
-        assert all(word in printed for word in ("support 2026-11", "2.5", "1000.0", "price of big/x"))
+        assert all(word in printed for word in ("support 2026-11", "2.50", "1,000.00", "price of big/x"))

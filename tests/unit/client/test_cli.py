@@ -78,6 +78,20 @@ class TestCreate:
         assert result.exit_code == Exit.USAGE
         assert "row 2 message: required input is missing" in result.output
 
+    @pytest.mark.parametrize("detail", [{"row": 2, "field": "team", "message": "team: too long"}, {"message": "team: too long"}])
+    def test_what_is_said_already_is_not_said_again(self, shell: Shell, job_file: str, detail: dict[str, object]) -> None:
+        shell.answers(reply({"error": {"message": "team: too long (row 2)", "code": "invalid_rows", "details": [detail]}}, 422))
+        assert shell.run("jobs", "create", "-f", job_file).output.count("too long") == 1
+
+    def test_a_row_without_a_field_has_its_own_place(self, shell: Shell, job_file: str) -> None:
+        details = [{"row": 2, "message": "has 1 cell"}, {"row": 3, "field": None, "message": "has 3 cells"}]
+        shell.answers(reply({"error": {"message": "2 rows cannot be read", "code": "invalid_rows", "details": details}}, 422))
+        assert "  row 2: has 1 cell\n  row 3: has 3 cells\n" in shell.run("jobs", "create", "-f", job_file).output
+
+    def test_who_is_not_known_is_told_where_another_key_goes(self, shell: Shell) -> None:
+        shell.answers(reply({"error": {"message": "The API key is unknown.", "code": "invalid_api_key"}}, 401))
+        assert "`stillhouse login` takes another key" in shell.run("me").output
+
     @pytest.mark.parametrize("text", ["program: [", "- just\n- a list\n", "program: {file: none.json}\n"])
     def test_bad_files_are_usage(self, shell: Shell, tmp_path: Path, text: str) -> None:
         shell.answers(reply(job(), 201))

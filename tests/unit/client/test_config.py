@@ -43,6 +43,10 @@ class TestCredentials:
         with pytest.raises(ConfigError):
             Stillhouse("http://elsewhere")
 
+    def test_an_address_without_its_scheme_is_named(self) -> None:
+        with pytest.raises(ConfigError, match=r"server\.test:8400 is no address: it begins with http:// or https://"):
+            Stillhouse("server.test:8400", "sh_a_b")
+
     def test_nothing_found_says_what_to_do(self) -> None:
         with pytest.raises(ConfigError, match="STILLHOUSE_API_KEY"):
             Stillhouse()

@@ -91,12 +91,15 @@ def stop(message: str, code: Exit) -> NoReturn:
 
 
 def show_refusal(error: APIStatusError) -> None:
-    """The message, then each row that is wrong."""
+    """The message, then each row that is wrong; a single fault that the message says already stands there once."""
     errors.print(f"[red]error[/red] {escape(error.message)}", highlight=False, soft_wrap=True)
-    for detail in error.details[:20]:
-        place = f"row {detail['row']}" if detail.get("row") else ""
-        line = f"  {place} {detail.get('field') or ''}: {detail.get('message')}".rstrip()
+    alone = len(error.details) == 1 and str(error.details[0].get("message")) in error.message
+    for detail in error.details[: 0 if alone else 20]:
+        place = " ".join([*([f"row {detail['row']}"] if detail.get("row") else []), str(detail.get("field") or "")]).strip()
+        line = f"  {place}: {detail.get('message')}" if place else f"  {detail.get('message')}"
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
+    if error.status_code == 401:
+        errors.print("  `stillhouse login` takes another key; STILLHOUSE_API_KEY, where it is set, wins over it", highlight=False)
     if len(error.details) > 20:
         errors.print(f"  … and {len(error.details) - 20} more")
     if error.request_id:

@@ -75,19 +75,24 @@ def usage(
         if as_json:
             show_json(used)
             return
-        rows: list[tuple[str, object, object]] = [
-            ("jobs not over", used.open_jobs, used.quotas.get("max_jobs")),
-            ("jobs", used.jobs, None),
-            ("rollouts", used.rollouts, None),
-            ("LM calls", used.calls, None),
-            ("tokens", used.prompt_tokens + used.completion_tokens, None),
-            ("teachers, $", used.teacher_usd, used.quotas.get("month_teacher_usd")),
-            ("compute-seconds", used.compute_seconds, used.quotas.get("month_compute_seconds")),
+        jobs, money, seconds = (used.quotas.get(name) for name in ("max_jobs", "month_teacher_usd", "month_compute_seconds"))
+        rows = [
+            ("jobs that are not over", _amount(used.open_jobs), _amount(jobs)),
+            ("jobs made", _amount(used.jobs), ""),
+            ("rollouts", _amount(used.rollouts), ""),
+            ("LM calls", _amount(used.calls), ""),
+            ("tokens", _amount(used.prompt_tokens + used.completion_tokens), ""),
+            ("teachers, US$", _amount(used.teacher_usd, 2), _amount(money, 2)),
+            ("compute-seconds", _amount(used.compute_seconds), _amount(seconds)),
         ]
         show_table(
             rows, [(f"{used.project} {used.month}", lambda row: row[0]), ("USED", lambda row: row[1]), ("QUOTA", lambda row: row[2])]
         )
         console.print(f"resets {when(used.resets_at)}", *used.unknown, sep="; ", style="dim", highlight=False)
+
+
+def _amount(value: float | None, digits: int = 0) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
 
 
 def _usage_by_key(days: int, as_json: bool) -> None:
@@ -97,11 +102,11 @@ def _usage_by_key(days: int, as_json: bool) -> None:
             [
                 ("LABEL", lambda row: row.label),
                 ("KEY", lambda row: row.key_id),
-                ("COMPUTE-SECONDS", lambda row: row.compute_seconds),
-                ("TEACHERS, $", lambda row: row.teacher_usd),
-                ("JOBS", lambda row: row.jobs),
-                ("LM CALLS", lambda row: row.calls),
-                ("TOKENS", lambda row: row.tokens),
+                ("COMPUTE-SECONDS", lambda row: _amount(row.compute_seconds)),
+                ("TEACHERS, US$", lambda row: _amount(row.teacher_usd, 2)),
+                ("JOBS", lambda row: _amount(row.jobs)),
+                ("LM CALLS", lambda row: _amount(row.calls)),
+                ("TOKENS", lambda row: _amount(row.tokens)),
             ],
             as_json,
         )
