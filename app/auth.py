@@ -50,6 +50,9 @@ class KeyCheck:
             return
         if scope["type"] != "http":
             return
+        if _is_opened(scope, "/"):
+            await RedirectResponse(_FOR_PEOPLE, 303)(scope, receive, send)
+            return
         try:
             caller = await run_in_threadpool(self._let_in, scope)
         except (ApiError, StillhouseError) as error:
@@ -103,10 +106,15 @@ def _missing() -> ApiError:
 def _refusal(error: ApiError, scope: Scope) -> Response:
     if error.status != 401:
         return error_response(error, scope["path"])
-    if (scope["method"], scope["path"]) == ("GET", _FOR_PEOPLE) and "text/html" in Headers(scope=scope).get("accept", ""):
+    if _is_opened(scope, _FOR_PEOPLE):
         return RedirectResponse(SIGN_IN, 303)
     error.headers["www-authenticate"] = "Bearer"
     return error_response(error, scope["path"])
+
+
+def _is_opened(scope: Scope, path: str) -> bool:
+    """By a person's browser."""
+    return (scope["method"], scope["path"]) == ("GET", path) and "text/html" in Headers(scope=scope).get("accept", "")
 
 
 def _caller(request: Request) -> Caller:

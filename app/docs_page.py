@@ -54,11 +54,20 @@ begin()
 def docs_page(openapi: Mapping[str, Any]) -> Page:
     """Every text of the document is escaped."""
     info = openapi["info"]
-    sections = "".join(_section(tag, operations) for tag, operations in _by_tag(openapi).items())
+    tags = _by_tag(openapi)
+    sections = "".join(_section(tag, operations) for tag, operations in tags.items())
+    contents = " · ".join(f'<a href="#{_anchor(tag)}">{escape(tag)}</a>' for tag in tags)
     who = '<p id="who" hidden>Signed in: <span></span> <button id="leave">Sign out</button></p>'
     machine = '<p>Machine readable: <a href="/openapi.json">openapi.json</a></p>'
-    body = f"{who}{_paragraphs(info.get('description', ''))}{machine}{sections}"
+    body = f"{who}{_paragraphs(info.get('description', ''))}{_COMMANDS}{machine}<nav>{contents}</nav>{sections}"
     return Page(f"{info['title']} {info['version']}", body, _SCRIPT)
+
+
+_COMMANDS = "<p>In the commands <code>$S</code> is the server's address and <code>$A</code> is <code>Authorization: Bearer sh_…</code>.</p>"
+
+
+def _anchor(tag: str) -> str:
+    return escape(tag.replace(" ", "-"))
 
 
 def _by_tag(openapi: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -70,19 +79,40 @@ def _by_tag(openapi: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _section(tag: str, operations: list[str]) -> str:
-    return f"<h2>{escape(tag)}</h2>{''.join(operations)}"
+    return f'<h2 id="{_anchor(tag)}">{escape(tag)}</h2>{"".join(operations)}'
 
 
 def _operation(path: str, verb: str, operation: Mapping[str, Any], openapi: Mapping[str, Any]) -> str:
     summary = f'<span class="verb">{verb.upper()}</span> <code>{escape(path)}</code> {_prose(operation.get("summary", ""))}'
     rows = "".join(_parameter(parameter) for parameter in operation.get("parameters", ()))
     table = f"<table>{rows}</table>" if rows else ""
-    body = f"<p>Body: {_schemas(operation['requestBody'])}</p>" if "requestBody" in operation else ""
+    body = _body(openapi, operation["requestBody"]) if "requestBody" in operation else ""
     replies = "".join(f"<tr><td>{code}</td><td>{_reply(reply)}</td></tr>" for code, reply in sorted(operation["responses"].items()))
     text = _paragraphs(operation.get("description", ""))
     commands = "".join(f"<pre>{escape(command)}</pre>" for command in curl(openapi, path, verb))
     tried = "".join(_tried(openapi, path, verb))
     return f"<details><summary>{summary}</summary>{text}{commands}{tried}{table}{body}<table>{replies}</table></details>"
+
+
+def _body(openapi: Mapping[str, Any], body: Mapping[str, Any]) -> str:
+    """Its content types, and the fields of those that are objects."""
+    schemas = [one for content in body["content"].values() for one in _alternatives(openapi, content.get("schema", {}))]
+    tables = "".join(f"<table>{rows}</table>" for rows in dict.fromkeys(_fields(schema) for schema in schemas) if rows)
+    return f"<p>Body: {_schemas(body)}</p>{tables}"
+
+
+def _fields(schema: Mapping[str, Any]) -> str:
+    needed = schema.get("required", ())
+    return "".join(
+        f"<tr><td><code>{escape(name)}</code></td><td>{'required' if name in needed else ''}</td><td>{_prose(_told(field))}</td></tr>"
+        for name, field in schema.get("properties", {}).items()
+    )
+
+
+def _told(field: Mapping[str, Any]) -> str:
+    """What is said of a field, and the values that it takes where they are few."""
+    choices = [str(value) for one in field.get("anyOf", [field]) for value in one.get("enum", ())]
+    return ": ".join(part for part in (field.get("description", ""), ", ".join(f"`{choice}`" for choice in choices)) if part)
 
 
 def _tried(openapi: Mapping[str, Any], path: str, verb: str) -> Iterator[str]:

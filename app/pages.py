@@ -14,7 +14,7 @@ summary{cursor:pointer}code,pre,input,textarea,div>output{font:13px ui-monospace
 .verb{display:inline-block;width:4.5rem;font-weight:600}
 pre,output{overflow-x:auto;padding:.5rem;background:#8881}output{display:block;white-space:pre-wrap}output:empty{display:none}
 input,textarea{box-sizing:border-box;width:100%;padding:.4rem;margin:.2rem 0}button{font:inherit;padding:.2rem 1rem;margin:.2rem 0}
-table{border-collapse:collapse;margin:.5rem 0}td,th{text-align:left;padding:.1rem .8rem .1rem 0;vertical-align:top}
+nav{line-height:2}table{border-collapse:collapse;margin:.5rem 0}td,th{text-align:left;padding:.1rem .8rem .1rem 0;vertical-align:top}
 @media(prefers-color-scheme:dark){body{color:#eee;background:#17181a}details,h2{border-color:#444}a{color:#8ab4f8}
 input,textarea{color:#eee;background:#222;border:1px solid #555}}
 """
@@ -30,7 +30,8 @@ class Page:
 
     @property
     def html(self) -> str:
-        head = f'<meta charset="utf-8"><title>{escape(self.title)}</title><style>{STYLE}</style>'
+        wide = '<meta name="viewport" content="width=device-width">'
+        head = f'<meta charset="utf-8">{wide}<title>{escape(self.title)}</title><style>{STYLE}</style>'
         return f'<!doctype html><html lang="en">{head}<h1>{escape(self.title)}</h1>{self.body}<script>{self.script}</script></html>'
 
     @property

@@ -8,6 +8,7 @@ from app.pages import Page
 _BODY = """
 <form><label>API key <input type="password" autocomplete="current-password" autofocus required placeholder="sh_…"></label>
 <button>Sign in</button> <output role="alert"></output></form>
+<p>The first key is <code>api_key</code> in <code>credentials.json</code> of the server's home; who looks after the server makes others.</p>
 <p>The key itself is not kept: this browser gets a session that ends after 12 hours, when you sign out, or with the key.</p>
 <noscript><p>Signing in needs JavaScript. Programs send the key each time, as <code>Authorization: Bearer sh_…</code>.</p></noscript>
 """

@@ -293,6 +293,11 @@ class TestPages:
         assert stranger.get("/docs").status_code == 401
         assert stranger.get("/v1/me", headers={"Accept": "text/html"}).status_code == 401
 
+    def test_a_browser_that_opens_the_bare_address_is_led_to_the_page(self, stranger: TestClient) -> None:
+        front = stranger.get("/", headers={"Accept": "text/html"}, follow_redirects=False)
+        assert (front.status_code, front.headers["location"]) == (303, "/docs")
+        assert stranger.get("/", follow_redirects=False).status_code == 401
+
     @pytest.mark.parametrize("path", ["/sign-in", "/docs"])
     def test_runs_its_own_script_and_nothing_else(self, browser: Browser, path: str) -> None:
         page = browser().get(path)

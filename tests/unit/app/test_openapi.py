@@ -129,8 +129,24 @@ class TestDocsPage:
     def test_needs_nothing_from_elsewhere(self, document: dict[str, Any]) -> None:
         page = docs_page(document).html
         tags = re.findall(r"<[a-z][^>]*>", page)
-        assert {match for tag in tags for match in re.findall(r'(?:href|src|action|data)="?([^" >]*)', tag)} == {"/openapi.json"}
+        led_to = {match for tag in tags for match in re.findall(r'(?:href|src|action|data)="?([^" >]*)', tag)}
+        assert {place for place in led_to if not place.startswith("#")} == {"/openapi.json"}
         assert not re.search(r"<(script |link|img|iframe|object|embed|form)\b|@import|url\(", page)
+
+    def test_contents_lead_to_every_section(self, document: dict[str, Any]) -> None:
+        page = docs_page(document).html
+        places = re.findall(r'<h2 id="([^"]+)">', page)
+        assert len(places) > 5
+        assert re.findall(r'<a href="#([^"]+)">', page) == places
+
+    def test_names_the_fields_of_a_body_with_what_they_take(self, document: dict[str, Any]) -> None:
+        page = docs_page(document).html
+        assert "<tr><td><code>program</code></td><td>required</td>" in page
+        assert "<tr><td><code>demos</code></td><td></td><td><code>keep</code>, <code>drop</code>, <code>auto</code></td></tr>" in page
+
+    def test_says_what_stands_for_address_and_key_in_a_command(self, document: dict[str, Any]) -> None:
+        page = docs_page(document).html
+        assert "<code>$S</code> is the server's address and <code>$A</code> is <code>Authorization: Bearer" in page
 
     def test_shows_the_example_of_every_operation(self, document: dict[str, Any]) -> None:
         shown = [html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", docs_page(document).html, re.DOTALL)]
