@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from stack.servers import Servers, scratch_servers
 from tests.support import databases
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from distill.settings import BlobSettings
     from stack.supervisor import Stack
     from tests.support.s3 import S3Server
+
+# The same examples in every run, however slow the machine: a run that fails can be repeated, and no clock decides whether it does.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 _MEMORY = Path("/dev/shm")
 _OURS = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_", "AWS_")
