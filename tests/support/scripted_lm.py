@@ -19,6 +19,7 @@ import json
 import re
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
@@ -133,21 +134,22 @@ def echo(ask: Ask) -> Answer:
 @dataclass
 class ScriptedLM:
     """The server, in a thread of its own. `latency` is in seconds; `models` is what /v1/models lists; `api_key` refuses all other keys;
-    with `hold_until` no answer goes out before that many requests were in flight at once; without `tells_usage`
-    an answer does not say what it took."""
+    with `hold_until` no answer goes out before that many requests were in flight at once, with `hold_from` none to that request
+    (counted from 0) and to those after it, until the test takes it back; without `tells_usage` an answer does not say what it took."""
 
     answer: Answerer | Mapping[str, Answer] = echo
     latency: float = 0.0
     models: tuple[str, ...] = ("scripted",)
     api_key: str | None = None
     hold_until: int = 0
+    hold_from: int | None = None
     tells_usage: bool = True
     port: int = 0
     fault: Fail | HangUp | Hang | None = None
     calls: list[Call] = field(default_factory=list)
     in_flight: int = 0
     peak_in_flight: int = 0
-    _asked: int = 0
+    asked: int = 0
 
     @property
     def url(self) -> str:
@@ -166,13 +168,24 @@ class ScriptedLM:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    def wait_for_calls(self, count: int, timeout_seconds: float = 10.0) -> None:
+    def wait_for_calls(self, count: int, timeout_seconds: float = 60.0) -> None:
         """Block until `count` requests have come in. Raises TimeoutError."""
         deadline = time.monotonic() + timeout_seconds
         pause = threading.Event()
-        while self._asked < count:
+        while self.asked < count:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._asked} of {count} calls came in")
+                raise TimeoutError(f"{self.asked} of {count} calls came in")
+            pause.wait(0.005)
+
+    def catch_up(self, timeout_seconds: float = 60.0) -> None:
+        """Block until all that callers sent who are gone is in `calls`. Raises TimeoutError."""
+        for _ in range(2):  # what was sent before the first question has been read before the second is answered
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=timeout_seconds) as reply:
+                reply.read()
+        deadline, pause = time.monotonic() + timeout_seconds, threading.Event()
+        while self.in_flight:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.in_flight} calls are still in flight")
             pause.wait(0.005)
 
     def _run(self, started: threading.Event) -> None:
@@ -210,13 +223,13 @@ class ScriptedLM:
         if self.api_key is not None and request.headers.get("authorization") != f"Bearer {self.api_key}":
             return _error(Fail(401, "invalid_api_key", "wrong key"))
         body = json.loads(raw)
-        ask = _ask(self._asked, body)
-        self._asked += 1
+        ask = _ask(self.asked, body)
+        self.asked += 1
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         status = None
         try:
-            while self.peak_in_flight < self.hold_until:
+            while self._holds(ask.n):
                 await asyncio.sleep(0.01)
             if self.latency:
                 await asyncio.sleep(self.latency)
@@ -227,6 +240,9 @@ class ScriptedLM:
             self.in_flight -= 1
             digest = hashlib.sha256(raw).hexdigest()
             self.calls.append(Call(digest, body, dict(request.headers), asked_at, time.monotonic(), status))
+
+    def _holds(self, n: int) -> bool:
+        return self.peak_in_flight < self.hold_until or (self.hold_from is not None and n >= self.hold_from)
 
     async def _reply(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         answer = self.fault or (self.answer(ask) if callable(self.answer) else _look_up(self.answer, ask))

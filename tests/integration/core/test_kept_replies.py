@@ -16,13 +16,20 @@ from redis.asyncio.client import Pipeline
 
 from distill import sealing
 from distill.relay import Amount, Block, Grant, Relay, RelayLimits, Replies, Target
-from distill.relay.replies import MOST_BYTES, PATIENCE_SECONDS
+from distill.relay.replies import MOST_BYTES
 from tests.support import databases
 from tests.support.scripted_lm import Answer, Ask, Fail, Raw, ScriptedLM
 
-LIMITS = RelayLimits(attempt_seconds=5, total_seconds=1, first_pause_seconds=0.01, longest_pause_seconds=0.1)
+LIMITS = RelayLimits(total_seconds=30, first_pause_seconds=60, longest_pause_seconds=60)
+"""Each call is made once: the first pause would be longer than it may take."""
 BODY = {"model": "teacher", "messages": [{"role": "user", "content": "who is canary-7319?"}], "seed": 7}
 CALL = "7/classify.7.1"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis is there, however long the machine takes over it."""
+    monkeypatch.setattr("distill.relay.replies.PATIENCE_SECONDS", 60.0)
 
 
 @contextmanager
@@ -59,7 +66,7 @@ def ask(relay: Relay, grant: Grant, call: str = CALL, **body: Any) -> str:
     async def post() -> str:
         headers = {"authorization": f"Bearer {grant.token}", "stillhouse-rollout": f"run of {call}", "stillhouse-call": call}
         async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(relay.socket_path), timeout=aiohttp.ClientTimeout(20)) as session,
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(relay.socket_path), timeout=aiohttp.ClientTimeout(60)) as session,
             session.post("http://relay/v1/chat/completions", json={**BODY, **body}, headers=headers) as reply,
         ):
             answer = await reply.json()
@@ -180,6 +187,17 @@ def relay_of(relay: Relay, lm: ScriptedLM) -> Iterator[Grant]:
     grant.revoke()
 
 
+def connections(server: socket.socket) -> int:
+    """How many wait to be accepted."""
+    server.setblocking(False)
+    count = 0
+    with suppress(BlockingIOError):
+        while True:
+            server.accept()[0].close()
+            count += 1
+    return count
+
+
 class TestRedis:
     def test_holds_nothing_that_can_be_read_or_taken_for_another(self, relay: Relay, redis_url: str) -> None:
         """What somebody in Redis has changed, or moved to another call, is asked for again."""
@@ -206,7 +224,7 @@ class TestRedis:
             assert 0 < client.pttl(gone) <= 60_000
             relay.forget_replies("two", ["7", "8"])
             relay.forget_replies("one", ["7"])
-            while len(kept()) > 1 and time.monotonic() < before + 10:
+            while len(kept()) > 1 and time.monotonic() < before + 60:
                 ask(relay, grant, "8/classify.8.1")
             assert len(kept()) == 1
             assert not {gone, also_gone} & set(kept())
@@ -224,16 +242,14 @@ class TestRedis:
             ask(relay, grant, "9/classify.1.1")
             assert len(lm.calls) == 10
 
-    def test_that_is_away_or_hangs_costs_no_call_and_only_the_first_some_time(self) -> None:
+    def test_that_hangs_costs_no_call_and_is_not_waited_for_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("distill.relay.replies.PATIENCE_SECONDS", 0.25)
+        monkeypatch.setattr("distill.relay.replies.AWAY_SECONDS", 3600.0)
         with socket.create_server(("127.0.0.1", 0)) as deaf, ScriptedLM(answer=counts) as lm:
             url = f"redis://127.0.0.1:{deaf.getsockname()[1]}/0"
             with relay_with(Replies(url, 60, 1_000_000)) as relay, relay_of(relay, lm) as grant:
-                started = time.monotonic()
-                assert ask(relay, grant) == "answer 0"
-                assert time.monotonic() - started < 8 * PATIENCE_SECONDS
-                started = time.monotonic()
-                assert [ask(relay, grant) for _ in range(4)] == [f"answer {n}" for n in range(1, 5)]
-                assert time.monotonic() - started < 4 * PATIENCE_SECONDS
+                assert [ask(relay, grant) for _ in range(5)] == [f"answer {n}" for n in range(5)]
+            assert connections(deaf) == 1
 
     @pytest.mark.parametrize("fault", [RuntimeError("the handler is closed"), ValueError("not what it expected")])
     def test_whose_client_fails_in_words_of_its_own_costs_no_call(

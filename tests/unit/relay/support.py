@@ -5,7 +5,7 @@ from typing import Any
 from distill.relay import RelayLimits, Target
 from tests.support.scripted_lm import ScriptedLM
 
-LIMITS = RelayLimits(attempt_seconds=5, total_seconds=5, first_pause_seconds=0.01, longest_pause_seconds=0.5, max_body_bytes=100_000)
+LIMITS = RelayLimits(attempt_seconds=30, total_seconds=30, first_pause_seconds=0.01, longest_pause_seconds=0.5, max_body_bytes=100_000)
 BODY = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5}
 
 

@@ -52,7 +52,7 @@ class TestForward:
             assert reply.stream is not None
             await anext(reply.stream)
             del reply
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 return (await relay.forward(one_place, BODY)).status
 
         with ScriptedLM(answer=lambda ask: "fine" if ask.n else Drip("a b c d", 0.05)) as lm:

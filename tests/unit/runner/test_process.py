@@ -28,7 +28,7 @@ def exists(pid: int) -> bool:
     return True
 
 
-def ends(pid: int, seconds: float = 10.0) -> bool:
+def ends(pid: int, seconds: float = 60.0) -> bool:
     """Whether a process is gone within the time."""
     pause = threading.Event()
     deadline = time.monotonic() + seconds
