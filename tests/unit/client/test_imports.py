@@ -342,7 +342,18 @@ class TestMatch:
         assert found.rejected == [Rejected(2, "no row of the dataset has these inputs", "0x2")]
 
     @pytest.mark.parametrize(
-        ("cell", "value"), [("7", 7), ("TRUE", True), (' ["a", {"b": null}]', ["a", {"b": None}]), ("7", "7"), ("true", "true"), ("", "")]
+        ("cell", "value"),
+        [
+            ("7", 7),
+            ("007", 7),
+            ("+1", 1),
+            (".5", 0.5),
+            ("TRUE", True),
+            (' ["a", {"b": null}]', ["a", {"b": None}]),
+            ("7", "7"),
+            ("true", "true"),
+            ("", ""),
+        ],
     )
     def test_the_cells_of_a_csv_are_texts_and_a_trace_has_values(self, cell: str, value: Any) -> None:
         rows = [{"message": "x", "given": "no JSON"}, {"message": "x", "given": cell}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ Json = dict[str, Any]
 _Shape = tuple[tuple[str, bool], ...]
 """Names of inputs, and whether each is compared as it stands, since it is a text or null."""
 MESSAGE_CHARS = 2000
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ def recorded_error(error: Any) -> Json:
 def match(traces: Sequence[Recorded], rows: Sequence[Mapping[str, Any]], *, role: str = "teacher:0", rollouts: int = 1) -> Matched:
     """Find each trace's row by its inputs, which must equal the row's fields of the same names, whatever else the row has.
 
-    All cells of a CSV are texts: where a trace has a number, a truth value, a list or an object, a text that is its JSON equals it.
+    All cells of a CSV are texts: where a trace has a number, a truth value, a list or an object, a text that is its JSON equals it, and of
+    a number also `007`, `+1` and `.5`.
 
     At most `rollouts` traces go to one row, as many as the job asks of each example. Rows with equal inputs share their traces on the
     server, so the first of them gets them.
@@ -176,7 +180,14 @@ def _read(value: Any) -> Any:
     try:
         return json.loads(value.lower() if value.lower() in ("true", "false") else value)
     except (ValueError, RecursionError):
-        return value
+        return _number(value.strip(), value)
+
+
+def _number(text: str, otherwise: str) -> Any:
+    """Numbers that JSON writes otherwise, which the server takes: `007`, `+1`, `.5`."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if _DECIMAL.fullmatch(text) else otherwise
 
 
 def _key(values: Iterable[Any]) -> str:
