@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from app.archive import archive
 from app.auth import ArtifactUser, ModelUser, Reader, Writer
 from app.calls import prepare, run
-from app.deps import BODY_ERRORS, ArtifactId, ArtifactRef, RecentPageDep, SessionDep, errors, router
+from app.deps import BODY_ERRORS, METADATA_QUERY, ArtifactId, ArtifactRef, SessionDep, TaggedPageDep, errors, router
 from app.errors import ApiError
 from app.idempotency import OncePaidDep
 from app.schemas.common import Deleted, Page
@@ -32,11 +32,11 @@ routes = router("artifacts")
 FilePath = Annotated[str, Path(max_length=1024, examples=["README.md"])]
 
 
-@routes.get("/artifacts", summary="List artifacts")
+@routes.get("/artifacts", summary="List artifacts", openapi_extra=METADATA_QUERY)
 def list_artifacts(
     caller: Reader,
     session: SessionDep,
-    page: RecentPageDep,
+    page: TaggedPageDep,
     program: Annotated[str | None, Query(description="Only of this `program_name`")] = None,
 ) -> Page[ArtifactRead]:
     """Newest first."""

@@ -260,7 +260,11 @@ class EventRead(Reply):
     object: Literal["compile.job.event"] = "compile.job.event"
     created_at: int
     level: str
-    type: str
+    type: str = Field(
+        description="`status`, `step`, `bootstrap.progress` (and of other steps), `bootstrap.rejected` (examples without an answer that "
+        "passes, by reason), `sample` (an answer that passes), `train.curve`, `checkpoint`, `eval.result`, `cost` (so far), `log`, "
+        "`warning`, `done`; treat it as an open set"
+    )
     message: str
     data: dict[str, Any]
 

@@ -46,6 +46,7 @@ class ArtifactRead(Reply):
     evaluation: dict[str, Any] | None
     load: str
     content: str
+    metadata: dict[str, str] = Field(description="Of its job, as it was when the artifact was made")
 
 
 class CallRequest(Body):

@@ -92,4 +92,5 @@ def artifact_read(row: Artifact) -> ArtifactRead:
         evaluation=manifest.get("evaluation"),
         load=link.load,
         content=link.content,
+        metadata=row.user_metadata,
     )

@@ -16,7 +16,15 @@ from distill.ids import new_id
 
 
 def create(
-    s: Session, *, project_id: str, job_id: str, name: str, digest: str, manifest: str, files: Mapping[str, Mapping[str, Any]]
+    s: Session,
+    *,
+    project_id: str,
+    job_id: str,
+    name: str,
+    digest: str,
+    manifest: str,
+    files: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[str, str] | None = None,
 ) -> Artifact:
     """The job's artifact: a second call for the same job returns the first one's row.
 
@@ -25,7 +33,7 @@ def create(
     values = {
         "id": new_id("art"), "project_id": project_id, "job_id": job_id, "name": name, "digest": digest, "manifest": manifest,
         "files": {path: dict(entry) for path, entry in files.items()},
-        "size_bytes": sum(int(entry["size_bytes"]) for entry in files.values()),
+        "size_bytes": sum(int(entry["size_bytes"]) for entry in files.values()), "user_metadata": dict(metadata or {}),
     }  # fmt: skip
     s.execute(insert(Artifact).values(values).on_conflict_do_nothing(index_elements=["job_id"]))
     return s.execute(select(Artifact).where(Artifact.job_id == job_id)).scalar_one()

@@ -11,7 +11,7 @@ from distill.clients.slots import Slots
 from distill.db import Session, unit_of_work
 from distill.errors import Conflict, Detail, Invalid, JobFault, LostLease, StillhouseError
 from distill.execute import context as contexts
-from distill.execute import flow
+from distill.execute import flow, telling
 from distill.execute.rollout_slice import Item, Phase, Slice
 from distill.execute.rollouts import facts_of, verdict
 from distill.execute.spending import usage_row
@@ -149,7 +149,7 @@ def publish(s: Session, store: BlobStore, project_id: str, item_id: int, fence: 
     spent = {name: sum(getattr(each, name) for each in paid) for name in ("calls", "prompt_tokens", "completion_tokens")}
     counts.update(spent, teacher_calls=spent["calls"] if piece.role.startswith("teacher") else 0)
     closed = flow.after_bootstrap if held.step is Step.BOOTSTRAP else flow.after_evaluate
-    claims.publish(s, held, counts=counts, on_closed=closed)
+    claims.publish(s, held, counts=counts, locked=lambda s: telling.slice_is_over(s, piece), on_closed=closed)
     return "succeeded"
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from distill.catalog import fine_tuned
 from distill.db import Session
 from distill.execute import context as contexts
-from distill.execute import rollout_facts
+from distill.execute import rollout_facts, telling
 from distill.execute.context import JobContext
 from distill.jobs import claims, events, fine_tuning, service, trained
 from distill.jobs.claims import StepClosed
@@ -98,6 +98,7 @@ def _asked(job: JobContext, role: str) -> Mapping[str, LmSpec]:
 def after_bootstrap(s: Session, row: Job, closed: StepClosed) -> None:
     """Stop when no rollout gave an answer, else render rows."""
     job = contexts.load(s, row.id)
+    telling.cost_so_far(s, row.id)
     _warn_of_failed(s, row, rollout_facts.failed_examples(s, row.id), job.plan.train_examples * len(teacher_roles(job.spec)))
     reason = bootstrap.verdict(closed.counts, rollout_facts.commonest_errors(s, row.id))
     if reason is not None:
@@ -142,6 +143,7 @@ def after_evaluate(s: Session, row: Job, closed: StepClosed) -> None:
     _warn_of_uncounted(s, row, rollout_facts.undecided_examples(s, row.id), closed.total)
     if row.evaluation is not None:
         events.append(s, row.id, "eval.result", _evaluation_line(row.evaluation), row.evaluation)
+    telling.cost_so_far(s, row.id)
     package_when_done(s, row)
 
 

@@ -11,7 +11,7 @@ from distill.catalog import row_facts, traces
 from distill.catalog.row_facts import NewFact
 from distill.catalog.traces import NewTrace
 from distill.db import Session, unit_of_work
-from distill.execute import flow, rollout_facts
+from distill.execute import flow, rollout_facts, telling
 from distill.execute.batches import batches
 from distill.execute.context import CastInputs, Example, JobContext, as_inputs
 from distill.execute.ports import Ports
@@ -52,7 +52,10 @@ def run(work: Work, ports: Ports, job: JobContext, examples: Sequence[Example]) 
     def keep(s: Session) -> None:
         row_facts.store(s, facts)
 
-    work.publish(counts=_counts(facts), before=keep, on_closed=flow.after_bootstrap)
+    def tell(s: Session) -> None:
+        telling.labels_are_over(s, job.job_id, work.claim.kind, facts)
+
+    work.publish(counts=_counts(facts), before=keep, locked=tell, on_closed=flow.after_bootstrap)
 
 
 def _ask(work: Work, ports: Ports, job: JobContext, rows: Sequence[_Row]) -> dict[str, Json]:

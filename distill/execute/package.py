@@ -68,6 +68,7 @@ def run(work: Work, ports: Ports) -> None:
             digest=files["manifest.json"]["digest"],
             manifest=text.decode(),
             files=files,
+            metadata=repository.by_id(s, job.job_id).user_metadata,
         )
         held_out.store(s, made.id, holdout.inputs)
 

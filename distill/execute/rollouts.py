@@ -17,7 +17,7 @@ from distill.catalog.scores import NewScore
 from distill.catalog.traces import NewTrace
 from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
-from distill.execute import flow, label_rollouts, rollout_facts
+from distill.execute import flow, label_rollouts, rollout_facts, telling
 from distill.execute.batches import batches
 from distill.execute.buffer import Buffer
 from distill.execute.context import JobContext
@@ -321,7 +321,7 @@ def _publish(work: Work, piece: Slice, spending: Spending) -> None:
         row_facts.store(s, rows)
         usage.record(s, saved)
 
-    work.publish(counts=counts, before=before, on_closed=closed)
+    work.publish(counts=counts, before=before, locked=lambda s: telling.slice_is_over(s, piece), on_closed=closed)
 
 
 _COUNTED = ("ok", "failed", "unparsable", "metric_failed", "inconclusive", "passed", "reused", "undecided")

@@ -65,6 +65,7 @@ def finish(api: TestClient, model: str = MODEL, body: Mapping[str, Any] | None =
             digest=str(files["manifest.json"]["digest"]),
             manifest=json.dumps(manifest),
             files=files,
+            metadata=job.user_metadata,
         )
         placement = fine_tuned.of_models(s, [model])[model]
         return Finished(job_id, artifact.id, placement.id)

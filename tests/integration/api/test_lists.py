@@ -53,6 +53,13 @@ class TestMetadata:
         for name, value in child["metadata"].items():
             assert ids(api, path, **{f"metadata[{name}]": value}) == [child["id"]], name
 
+    def test_artifacts_by_what_their_jobs_had(self, api: TestClient) -> None:
+        made = finish(api, body=job_body(program_name="router", metadata={"git_sha": "9f1c2ab"}))
+        api.patch(f"/v1/compile_jobs/{made.job_id}", json={"metadata": {"git_sha": "other"}})
+        assert api.get(f"/v1/artifacts/{made.artifact_id}").json()["metadata"] == {"git_sha": "9f1c2ab"}
+        assert ids(api, "/v1/artifacts", **{"metadata[git_sha]": "9f1c2ab"}) == [made.artifact_id]
+        assert ids(api, "/v1/artifacts", **{"metadata[git_sha]": "other"}) == []
+
     def test_too_many_pairs(self, api: TestClient) -> None:
         pairs = {f"metadata[{number}]": "x" for number in range(17)}
         reply = api.get("/v1/programs", params=pairs)

@@ -43,6 +43,9 @@ class TestWholePath:
         assert not house.student.calls, "this server runs nothing of it"
 
         seen = api.get(f"/v1/compile_jobs/{job.id}").json()
+        told = api.get(f"/v1/compile_jobs/{job.id}/events", params={"limit": 100}).json()["data"]
+        assert [one["data"]["calls"] for one in told if one["type"] == "cost"][-1] == seen["cost"]["calls"]
+        assert "sample" in {one["type"] for one in told}
         assert seen["rollouts"]["where"] == "client"
         assert seen["steps"][1]["counts"]["teacher_calls"] == 8 * 2 + 4
         paid = {(each["model"], each["side"]): each["calls"] for each in seen["cost"]["models"] if each["kind"] == "paid"}

@@ -10,7 +10,7 @@ import pytest
 
 from app.views.facts import rejection_read
 from distill.db import Page, unit_of_work
-from distill.jobs import facts, repository
+from distill.jobs import events, facts, repository
 from distill.sandbox import Choice
 from distill.settings import get_settings
 from tests.integration.execute import odd_runner
@@ -71,12 +71,31 @@ class TestThreeOfTen:
         told = next(warning["message"] for warning in job.warnings if warning["code"] == "examples_failed")
         assert told == "12 of 40 examples failed: 4 on which the metric failed, 3 failed, 3 unparsable, 2 timeout"
         assert asked(house) == 2 * (EXAMPLES - 3 - 3 - 2) + 3
+        check_events(job.id, asked(house))
 
         before = asked(house)
         again = house.compile(rows()[:24], num_threads=8, evaluate={"roles": []}, holdout={"n": 0})
         assert again.status == "succeeded", again.error
         assert asked(house) == before, "what is a fact is not asked again; the two that hang never came to ask"
         assert counts(again.id) == {"ok": 16, "failed": 3, "unparsable": 3, "metric_failed": 0, "passed": 16, "undecided": 2}
+
+
+def check_events(job_id: str, calls: int) -> None:
+    """What was left out is told with the first row of each reason, slice by slice; an answer to look at; and what it has cost."""
+    with unit_of_work() as s:
+        told = {type: [one for one in events.after(s, job_id, 0) if one.type == type] for type in ("bootstrap.rejected", "sample", "cost")}
+    left_out = [one.data or {} for one in told["bootstrap.rejected"]]
+    reasons: Counter[str] = sum((Counter(data["reasons"]) for data in left_out), Counter())
+    assert reasons == {"failed": 3, "unparsable": 3, "metric_failed": 4, "time_limit": 2}
+    of = {(reason, row) for data in left_out for reason, row in data["first_rows"].items()}
+    assert ("failed", next(at for at, row in enumerate(rows(), 1) if row["message"].startswith(odd_runner.RAISES))) in of
+    assert f"(first: row {left_out[0]['first_rows']['failed']})" in told["bootstrap.rejected"][0].message
+    for data in (one.data or {} for one in told["sample"]):
+        assert data["outputs"]["category"] == rows()[data["row"] - 1]["category"]
+    assert told["sample"]
+    (cost,) = told["cost"]
+    assert cost.data is not None
+    assert (cost.data["calls"], cost.data["saved_calls"], cost.data["usd"]) == (calls, 0, None)
 
 
 def counts(job_id: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tests.support.scripted_lm import Answer, Answerer, Ask
 
 class TestCompile:
     def test_reaches_an_artifact_and_is_better_than_before(self, house: House) -> None:
-        job = house.compile(rows(24), valset=rows(12), multitask=False)
+        job = house.compile(rows(24), valset=rows(12), multitask=False, metadata={"git_sha": "9f1c2ab"})
         assert job.status == "succeeded", job.error
         assert job.evaluation is not None
         assert job.evaluation["teacher"]["score"] == 1.0
@@ -27,6 +27,7 @@ class TestCompile:
         assert {name: part["model"] for name, part in manifest["predictors"].items()} == models
         assert len(set(models.values())) == 2
         assert set(house.host.loaded) == set(models.values())
+        assert artifact.user_metadata == {"git_sha": "9f1c2ab"}
         state = json.loads(house.store.read(artifact.files["program.json"]["digest"]))
         assert state["classify"]["lm"]["model"] == f"tune/{models['classify']}"
 

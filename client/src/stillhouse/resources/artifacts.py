@@ -17,7 +17,7 @@ from stillhouse._raw import many_responses
 from stillhouse._request import Call
 from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import Artifact, ArtifactCall, ArtifactFile
-from stillhouse.types.requests import ListParams
+from stillhouse.types.requests import TaggedListParams
 
 
 def _retrieve(artifact_id: str) -> Call[Artifact]:
@@ -40,7 +40,7 @@ class Artifacts(Resource):
         """Raises ConflictError while an alias points at it."""
         self._client.send(_request.delete(_request.at(PATH, artifact_id)))
 
-    def list(self, **params: Unpack[ListParams]) -> Page[Artifact]:
+    def list(self, **params: Unpack[TaggedListParams]) -> Page[Artifact]:
         return Page(self._client, self._client.send(_list(params)))
 
     @many_responses
@@ -89,7 +89,7 @@ class AsyncArtifacts(AsyncResource):
         """Raises ConflictError while an alias points at it."""
         await self._client.send(_request.delete(_request.at(PATH, artifact_id)))
 
-    async def list(self, **params: Unpack[ListParams]) -> AsyncPage[Artifact]:
+    async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Artifact]:
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     @many_responses

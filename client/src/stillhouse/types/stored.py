@@ -133,6 +133,7 @@ class Artifact(Object):
     files: list[ArtifactFile] = Field(default_factory=list)
     models: dict[str, str] = Field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
 
 
 class Alias(Object):
