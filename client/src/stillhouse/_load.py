@@ -65,9 +65,7 @@ def load(
         from stillhouse_programs.artifact import load_artifact
         from stillhouse_programs.artifact_files import read_manifest
 
-    if fallback not in (None, "teacher"):
-        raise ValueError(f'fallback={fallback!r}: there is "teacher"')
-
+    _check(ref, follow, fallback)
     counted = Fallbacks()
 
     def ready(folder: Path) -> Any:
@@ -80,14 +78,19 @@ def load(
 
     if follow is None:
         return ready(Path(ref) if _is_folder(ref) else _asking(client, lambda asked: resolve(str(ref), asked, cache_dir)))
-    if _is_folder(ref) or "@" not in str(ref):
-        raise ValueError(f"{ref} never changes: follow= takes an alias, such as support-router@prod")
     follower = Follower(
         lambda: _asking(client, lambda asked: _named(str(ref), asked, cache_dir)),
         lambda artifact: ready(_asking(client, lambda asked: fetch(artifact, asked, cache_dir))),
         follow,
     )
     return Following(follower, counted)
+
+
+def _check(ref: str | Path, follow: float | None, fallback: str | None) -> None:
+    if fallback not in (None, "teacher"):
+        raise ValueError(f'fallback={fallback!r}: there is "teacher"')
+    if follow is not None and (_is_folder(ref) or "@" not in str(ref)):
+        raise ValueError(f"{ref} never changes: follow= takes an alias, such as support-router@prod")
 
 
 def fetch(artifact_id: str, client: Stillhouse, cache_dir: str | Path | None = None) -> Path:
