@@ -87,3 +87,8 @@ def __getattr__(name: str) -> Any:
 
         return BootstrapFinetune
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What a shell completes to, the drop-in among it."""
+    return __all__

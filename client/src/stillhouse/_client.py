@@ -52,6 +52,9 @@ class _Core:
         self._retry = RetryPolicy(retries=max_retries)
         self._on_response: Callable[[httpx.Response], None] | None = None
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.base_url}>"
+
     @property
     def _headers(self) -> dict[str, str]:
         agent = f"stillhouse/{__version__} python/{platform.python_version()} httpx/{httpx.__version__}"

@@ -32,7 +32,8 @@ def waited(client: Stillhouse, job_id: str, seconds: float | None, as_json: bool
 
 def show_event(event: Event) -> None:
     colour = {"error": "red", "warning": "yellow"}.get(event.level, "cyan")
-    console.print(f"{when(event.created_at)} [{colour}]{event.type:<18}[/{colour}] {escape(event.message)}", highlight=False)
+    said = f"{when(event.created_at)} [{colour}]{event.type:<18}[/{colour}] {escape(event.message)}"
+    console.print(said, highlight=False, soft_wrap=True)
 
 
 def show_job(job: CompileJob, as_json: bool) -> None:

@@ -36,9 +36,11 @@ def _history(name: str, params: Mapping[str, Any]) -> Call[Rows[AliasMove]]:
 
 class Aliases(Resource):
     def retrieve(self, name: str) -> Alias:
+        """Raises NotFoundError."""
         return self._client.send(_retrieve(name))
 
     def list(self, *, program: str | None = None, **params: Unpack[ListParams]) -> Page[Alias]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(program, params)))
 
     def move(self, name: str, artifact: str, *, against: str | None = None, min_delta: float = 0.0) -> Alias:
@@ -63,9 +65,11 @@ class Aliases(Resource):
 
 class AsyncAliases(AsyncResource):
     async def retrieve(self, name: str) -> Alias:
+        """Raises NotFoundError."""
         return await self._client.send(_retrieve(name))
 
     async def list(self, *, program: str | None = None, **params: Unpack[ListParams]) -> AsyncPage[Alias]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(program, params)))
 
     async def move(self, name: str, artifact: str, *, against: str | None = None, min_delta: float = 0.0) -> Alias:

@@ -48,6 +48,7 @@ class ApiKeys(Resource):
         return self._client.send(_create(body, idempotency_key))
 
     def retrieve(self, key_id: str) -> ApiKey:
+        """Raises NotFoundError."""
         return self._client.send(_retrieve(key_id))
 
     def list(self, **params: Unpack[ListParams]) -> Page[ApiKey]:
@@ -65,6 +66,7 @@ class AsyncApiKeys(AsyncResource):
         return await self._client.send(_create(body, idempotency_key))
 
     async def retrieve(self, key_id: str) -> ApiKey:
+        """Raises NotFoundError."""
         return await self._client.send(_retrieve(key_id))
 
     async def list(self, **params: Unpack[ListParams]) -> AsyncPage[ApiKey]:

@@ -34,6 +34,7 @@ def _list(params: Mapping[str, Any]) -> Call[Rows[Artifact]]:
 
 class Artifacts(Resource):
     def retrieve(self, artifact_id: str) -> Artifact:
+        """Raises NotFoundError."""
         return self._client.send(_retrieve(artifact_id))
 
     def delete(self, artifact_id: str) -> None:
@@ -41,6 +42,7 @@ class Artifacts(Resource):
         self._client.send(_request.delete(_request.at(PATH, artifact_id)))
 
     def list(self, **params: Unpack[TaggedListParams]) -> Page[Artifact]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
     @many_responses
@@ -83,6 +85,7 @@ class Artifacts(Resource):
 
 class AsyncArtifacts(AsyncResource):
     async def retrieve(self, artifact_id: str) -> Artifact:
+        """Raises NotFoundError."""
         return await self._client.send(_retrieve(artifact_id))
 
     async def delete(self, artifact_id: str) -> None:
@@ -90,6 +93,7 @@ class AsyncArtifacts(AsyncResource):
         await self._client.send(_request.delete(_request.at(PATH, artifact_id)))
 
     async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Artifact]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     @many_responses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 from stillhouse._raw import AsyncRawMethods, RawMethods
@@ -10,7 +11,15 @@ if TYPE_CHECKING:
     from stillhouse._client import AsyncStillhouse, Stillhouse
 
 
-class Resource:
+class _Described:
+    """A noun is what its module says that it is: shells show that beside it."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.__module__ != __name__ and "__doc__" in vars(cls) and cls.__doc__ is None:
+            cls.__doc__ = inspect.getdoc(inspect.getmodule(cls))
+
+
+class Resource(_Described):
     def __init__(self, client: Stillhouse) -> None:
         self._client = client
 
@@ -20,7 +29,7 @@ class Resource:
         return RawMethods(self)
 
 
-class AsyncResource:
+class AsyncResource(_Described):
     def __init__(self, client: AsyncStillhouse) -> None:
         self._client = client
 

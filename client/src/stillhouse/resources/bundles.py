@@ -46,9 +46,11 @@ class Bundles(Resource):
         return self._client.send(_create(document, idempotency_key))
 
     def retrieve(self, bundle_id: str) -> Bundle:
+        """Raises NotFoundError."""
         return self._client.send(_request.get(_request.at(PATH, bundle_id), Bundle))
 
     def list(self, **params: Unpack[BundleListParams]) -> Page[Bundle]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
     def content(self, bundle_id: str) -> dict[str, Any]:
@@ -66,9 +68,11 @@ class AsyncBundles(AsyncResource):
         return await self._client.send(_create(document, idempotency_key))
 
     async def retrieve(self, bundle_id: str) -> Bundle:
+        """Raises NotFoundError."""
         return await self._client.send(_request.get(_request.at(PATH, bundle_id), Bundle))
 
     async def list(self, **params: Unpack[BundleListParams]) -> AsyncPage[Bundle]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def content(self, bundle_id: str) -> dict[str, Any]:

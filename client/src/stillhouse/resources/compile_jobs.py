@@ -98,6 +98,7 @@ class CompileJobs(Resource):
         return self._client.send(calls.retrieve(job_id, wait))
 
     def list(self, **params: Unpack[JobListParams]) -> Page[CompileJob]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(calls.list_jobs(params)))
 
     def update(self, job_id: str, *, if_match: str | None = None, **params: Unpack[JobUpdateParams]) -> CompileJob:
@@ -172,6 +173,7 @@ class CompileJobs(Resource):
         return Page(self._client, self._client.send(wanted))
 
     def training_files(self, job_id: str) -> Page[TrainingFile]:
+        """The files that its trainings learn from, each with its number of rows."""
         return Page(self._client, self._client.send(calls.part(job_id, "training_files", TrainingFile)))
 
     def coverage(self, job_id: str) -> Coverage | None:
@@ -198,9 +200,11 @@ class CompileJobs(Resource):
                 yield json.loads(line)
 
     def fine_tuning_jobs(self, job_id: str) -> Page[FineTuneJob]:
+        """Its trainings, each with its status and its model."""
         return Page(self._client, self._client.send(calls.part(job_id, "fine_tuning_jobs", FineTuneJob)))
 
     def curves(self, job_id: str) -> Page[Curve]:
+        """Losses and learning rates of its trainings, step by step."""
         return Page(self._client, self._client.send(calls.part(job_id, "curves", Curve)))
 
     def evaluation(self, job_id: str) -> Evaluation:
@@ -212,6 +216,7 @@ class CompileJobs(Resource):
         return Page(self._client, self._client.send(calls.pairs(job_id, change, against, limit)))
 
     def cost(self, job_id: str) -> Cost:
+        """What the job has cost so far, and what reuse saved."""
         return self._client.send(calls.cost(job_id))
 
 
@@ -261,6 +266,7 @@ class AsyncCompileJobs(AsyncResource):
         return await self._client.send(calls.retrieve(job_id, wait))
 
     async def list(self, **params: Unpack[JobListParams]) -> AsyncPage[CompileJob]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(calls.list_jobs(params)))
 
     async def update(self, job_id: str, *, if_match: str | None = None, **params: Unpack[JobUpdateParams]) -> CompileJob:
@@ -327,6 +333,7 @@ class AsyncCompileJobs(AsyncResource):
         return AsyncPage(self._client, await self._client.send(wanted))
 
     async def training_files(self, job_id: str) -> AsyncPage[TrainingFile]:
+        """The files that its trainings learn from, each with its number of rows."""
         return AsyncPage(self._client, await self._client.send(calls.part(job_id, "training_files", TrainingFile)))
 
     async def coverage(self, job_id: str) -> Coverage | None:
@@ -354,9 +361,11 @@ class AsyncCompileJobs(AsyncResource):
                 yield json.loads(line)
 
     async def fine_tuning_jobs(self, job_id: str) -> AsyncPage[FineTuneJob]:
+        """Its trainings, each with its status and its model."""
         return AsyncPage(self._client, await self._client.send(calls.part(job_id, "fine_tuning_jobs", FineTuneJob)))
 
     async def curves(self, job_id: str) -> AsyncPage[Curve]:
+        """Losses and learning rates of its trainings, step by step."""
         return AsyncPage(self._client, await self._client.send(calls.part(job_id, "curves", Curve)))
 
     async def evaluation(self, job_id: str) -> Evaluation:
@@ -370,4 +379,5 @@ class AsyncCompileJobs(AsyncResource):
         return AsyncPage(self._client, await self._client.send(calls.pairs(job_id, change, against, limit)))
 
     async def cost(self, job_id: str) -> Cost:
+        """What the job has cost so far, and what reuse saved."""
         return await self._client.send(calls.cost(job_id))

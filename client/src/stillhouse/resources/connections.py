@@ -63,6 +63,7 @@ class Connections(Resource):
         return self._client.send(_create(name, base_url, more, idempotency_key))
 
     def retrieve(self, connection_id: str) -> Connection:
+        """Raises NotFoundError."""
         return self._client.send(_retrieve(connection_id))
 
     def list(self) -> Page[Connection]:
@@ -97,6 +98,7 @@ class AsyncConnections(AsyncResource):
         return await self._client.send(_create(name, base_url, more, idempotency_key))
 
     async def retrieve(self, connection_id: str) -> Connection:
+        """Raises NotFoundError."""
         return await self._client.send(_retrieve(connection_id))
 
     async def list(self) -> AsyncPage[Connection]:

@@ -83,12 +83,15 @@ class Datasets(Resource):
             return self._client.send(_create(rows, name, metadata, idempotency_key, on_sent))
 
     def retrieve(self, dataset_id: str) -> Dataset:
+        """Raises NotFoundError."""
         return self._client.send(_request.get(_request.at(PATH, dataset_id), Dataset))
 
     def list(self, **params: Unpack[TaggedListParams]) -> Page[Dataset]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
     def delete(self, dataset_id: str) -> None:
+        """Raises NotFoundError."""
         self._client.send(_request.delete(_request.at(PATH, dataset_id)))
 
     def rows(self, dataset_id: str, *, start: int = 1, limit: int = 100) -> DatasetRows:
@@ -111,12 +114,15 @@ class AsyncDatasets(AsyncResource):
             return await self._client.send(_create(rows, name, metadata, idempotency_key, on_sent))
 
     async def retrieve(self, dataset_id: str) -> Dataset:
+        """Raises NotFoundError."""
         return await self._client.send(_request.get(_request.at(PATH, dataset_id), Dataset))
 
     async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Dataset]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def delete(self, dataset_id: str) -> None:
+        """Raises NotFoundError."""
         await self._client.send(_request.delete(_request.at(PATH, dataset_id)))
 
     async def rows(self, dataset_id: str, *, start: int = 1, limit: int = 100) -> DatasetRows:

@@ -51,9 +51,11 @@ class Files(Resource):
             return self._client.send(_create(Path(path), idempotency_key, on_sent))
 
     def retrieve(self, file_id: str) -> File:
+        """Raises NotFoundError."""
         return self._client.send(_request.get(_request.at(PATH, file_id), File))
 
     def list(self, **params: Unpack[ListParams]) -> Page[File]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
     @many_responses
@@ -76,9 +78,11 @@ class AsyncFiles(AsyncResource):
             return await self._client.send(_create(Path(path), idempotency_key, on_sent))
 
     async def retrieve(self, file_id: str) -> File:
+        """Raises NotFoundError."""
         return await self._client.send(_request.get(_request.at(PATH, file_id), File))
 
     async def list(self, **params: Unpack[ListParams]) -> AsyncPage[File]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     @many_responses

@@ -43,12 +43,15 @@ class Metrics(Resource):
         return self._client.send(_create(spec, name, metadata, idempotency_key))
 
     def retrieve(self, metric_id: str) -> Metric:
+        """Raises NotFoundError."""
         return self._client.send(_request.get(_request.at(PATH, metric_id), Metric))
 
     def list(self, **params: Unpack[TaggedListParams]) -> Page[Metric]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
     def delete(self, metric_id: str) -> None:
+        """Raises NotFoundError."""
         self._client.send(_request.delete(_request.at(PATH, metric_id)))
 
     def try_(self, metric_id: str, examples: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> MetricTried:
@@ -69,12 +72,15 @@ class AsyncMetrics(AsyncResource):
         return await self._client.send(_create(spec, name, metadata, idempotency_key))
 
     async def retrieve(self, metric_id: str) -> Metric:
+        """Raises NotFoundError."""
         return await self._client.send(_request.get(_request.at(PATH, metric_id), Metric))
 
     async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Metric]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def delete(self, metric_id: str) -> None:
+        """Raises NotFoundError."""
         await self._client.send(_request.delete(_request.at(PATH, metric_id)))
 
     async def try_(self, metric_id: str, examples: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> MetricTried:

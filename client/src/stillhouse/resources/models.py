@@ -21,9 +21,11 @@ def _retrieve(model_id: str) -> Call[Model]:
 
 class Models(Resource):
     def list(self) -> Page[Model]:
+        """Those that a call may name now."""
         return Page(self._client, self._client.send(_list()))
 
     def retrieve(self, model_id: str) -> Model:
+        """Raises NotFoundError."""
         return self._client.send(_retrieve(model_id))
 
     def delete(self, model_id: str) -> None:
@@ -33,9 +35,11 @@ class Models(Resource):
 
 class AsyncModels(AsyncResource):
     async def list(self) -> AsyncPage[Model]:
+        """Those that a call may name now."""
         return AsyncPage(self._client, await self._client.send(_list()))
 
     async def retrieve(self, model_id: str) -> Model:
+        """Raises NotFoundError."""
         return await self._client.send(_retrieve(model_id))
 
     async def delete(self, model_id: str) -> None:

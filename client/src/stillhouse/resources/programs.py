@@ -58,12 +58,15 @@ class Programs(Resource):
         return self._client.send(_create(spec, code, name, metadata, idempotency_key))
 
     def retrieve(self, program_id: str) -> Program:
+        """Raises NotFoundError."""
         return self._client.send(_request.get(_request.at(PATH, program_id), Program))
 
     def list(self, **params: Unpack[TaggedListParams]) -> Page[Program]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
     def delete(self, program_id: str) -> None:
+        """Raises NotFoundError."""
         self._client.send(_request.delete(_request.at(PATH, program_id)))
 
     def render(self, program_id: str, inputs: Mapping[str, Any]) -> Render:
@@ -85,12 +88,15 @@ class AsyncPrograms(AsyncResource):
         return await self._client.send(_create(spec, code, name, metadata, idempotency_key))
 
     async def retrieve(self, program_id: str) -> Program:
+        """Raises NotFoundError."""
         return await self._client.send(_request.get(_request.at(PATH, program_id), Program))
 
     async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Program]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def delete(self, program_id: str) -> None:
+        """Raises NotFoundError."""
         await self._client.send(_request.delete(_request.at(PATH, program_id)))
 
     async def render(self, program_id: str, inputs: Mapping[str, Any]) -> Render:

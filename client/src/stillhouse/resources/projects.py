@@ -39,6 +39,7 @@ class Projects(Resource):
         return self._client.send(_retrieve(project))
 
     def list(self, **params: Unpack[TaggedListParams]) -> Page[Project]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
 
@@ -52,4 +53,5 @@ class AsyncProjects(AsyncResource):
         return await self._client.send(_retrieve(project))
 
     async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Project]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))

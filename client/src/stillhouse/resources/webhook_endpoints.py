@@ -46,9 +46,11 @@ class WebhookEndpoints(Resource):
         return self._client.send(_create(url, events, idempotency_key))
 
     def retrieve(self, endpoint_id: str) -> WebhookEndpoint:
+        """Raises NotFoundError."""
         return self._client.send(_retrieve(endpoint_id))
 
     def list(self, **params: Unpack[ListParams]) -> Page[WebhookEndpoint]:
+        """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
     def delete(self, endpoint_id: str) -> None:
@@ -70,9 +72,11 @@ class AsyncWebhookEndpoints(AsyncResource):
         return await self._client.send(_create(url, events, idempotency_key))
 
     async def retrieve(self, endpoint_id: str) -> WebhookEndpoint:
+        """Raises NotFoundError."""
         return await self._client.send(_retrieve(endpoint_id))
 
     async def list(self, **params: Unpack[ListParams]) -> AsyncPage[WebhookEndpoint]:
+        """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
     async def delete(self, endpoint_id: str) -> None:
