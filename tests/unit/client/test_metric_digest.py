@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +68,12 @@ def at_least(bar: float) -> Metric:
     return lambda example, prediction, trace=None: prediction.score >= bar
 
 
+def drawn_by(seed: int) -> Metric:
+    """What it draws from has a state that none of its attributes shows."""
+    draws = random.Random(seed)
+    return lambda example, prediction, trace=None: prediction.score >= draws.random()
+
+
 def judged_by(model: str) -> Metric:
     judge = dspy.Predict("question, answer -> fair: bool")
     judge.set_lm(dspy.LM(model, api_key="k"))
@@ -99,6 +106,8 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "typed in a class with another pattern": lambda: typed_in_class(2),
     "closure": lambda: at_least(0.1),
     "other closure": lambda: at_least(0.9),
+    "draws": lambda: drawn_by(1),
+    "other draws": lambda: drawn_by(2),
     "judge": lambda: judged_by("openai/big"),
     "other judge": lambda: judged_by("openai/small"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -133,7 +133,19 @@ class Describer:
                 del held["lm"]
         if isinstance(value, (dspy.Module, dspy.BaseLM)):
             held = {part: each for part, each in held.items() if part not in _WORKING}
+        if _has_more(value):
+            return "object", self.of(kind, name), self.of(held, name), self._made_of(value, name)
         return "object", self.of(kind, name), self.of(held, name)
+
+    def _made_of(self, value: Any, name: str) -> Any:
+        """What it is pickled as: its type, and what no attribute shows."""
+        try:
+            made = value.__reduce_ex__(4)
+        except Exception:
+            raise Untold(name) from None
+        if isinstance(made, str):
+            return made
+        return [self.of(list(part) if isinstance(part, Iterator) else part, name) for part in made]
 
     def _closed(self, value: Any, name: str) -> Any:
         raise Untold(name)
@@ -158,6 +170,12 @@ def _held(value: Any) -> dict[str, Any] | None:
     if not slots and not hasattr(value, "__dict__"):
         return None
     return {**{slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}, **getattr(value, "__dict__", {})}
+
+
+def _has_more(value: Any) -> bool:
+    """Whether an object has a state of its own beside its attributes, as `random.Random` has."""
+    own = any(how in vars(each) for each in type(value).__mro__[:-1] for how in ("__reduce__", "__reduce_ex__"))
+    return own and hasattr(value, "__dict__") and not isinstance(value, (dspy.Module, dspy.BaseLM))
 
 
 def _slots(kind: type) -> list[str]:

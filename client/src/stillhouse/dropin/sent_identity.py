@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from types import BuiltinFunctionType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, get_args, get_origin
@@ -46,16 +46,6 @@ class _Sent(Describer):
             return *super().of(value, name), self.of(type(value), name)
         told = super().of(value, name)
         return (told, self._made_of(value, name)) if told[:1] != ("met",) and _is_more(value) else told
-
-    def _made_of(self, value: Any, name: str) -> Any:
-        """What it is pickled as: its type, and what no attribute shows."""
-        try:
-            made = value.__reduce_ex__(4)
-        except Exception:
-            raise Untold(name) from None
-        if isinstance(made, str):
-            return made
-        return [self.of(list(part) if isinstance(part, Iterator) else part, name) for part in made]
 
     def _function(self, function: FunctionType) -> Any:
         if by_reference(function):
@@ -99,12 +89,11 @@ def _is_added(name: str, member: Any) -> bool:
 
 
 def _is_more(value: Any) -> bool:
-    """Whether a value is more than its text, its members or its attributes: of a derived class, or with a state of its own."""
+    """Whether a value is more than its text or its members: of a derived class."""
     kind = type(value)
     if kind.__module__ == "builtins" or kind in PLAIN or isinstance(value, _TOLD) or get_origin(value) is not None:
         return False
-    own = any(how in vars(each) for each in kind.__mro__[:-1] for how in ("__reduce__", "__reduce_ex__"))
-    return isinstance(value, (*PLAIN, *_HOLDERS)) or (own and hasattr(value, "__dict__"))
+    return isinstance(value, (*PLAIN, *_HOLDERS))
 
 
 def _compiled(code: CodeType) -> Any:
