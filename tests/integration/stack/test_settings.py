@@ -160,6 +160,11 @@ class TestUvicorn:
     def test_option(self, name: str) -> None:
         assert getattr(Config("app.main:create_app", **OPTIONS), name) == UVICORN[name]
 
+    def test_a_proxy_elsewhere_is_believed_once_the_environment_names_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.7")
+        config = Config("app.main:create_app", **OPTIONS)
+        assert (config.proxy_headers, config.forwarded_allow_ips) == (True, "10.0.0.7")
+
 
 class TestContainers:
     @pytest.mark.parametrize("name", WORKERS)
