@@ -50,6 +50,7 @@ class Buffer(Generic[T]):
         self._waiting: list[T] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._hurries = False
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
 
@@ -71,6 +72,15 @@ class Buffer(Generic[T]):
             self._raise()
             self._waiting.append(item)
             self._changed.notify_all()
+
+    def drain(self) -> None:
+        """Wait until all that was added is written. Raises as `add`."""
+        with self._changed:
+            self._hurries = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not (self._waiting or self._writing) or self._error is not None)
+            self._hurries = False
+            self._raise()
 
     def _has_room(self) -> bool:
         return len(self._waiting) + self._writing < 2 * self._batch
@@ -96,7 +106,7 @@ class Buffer(Generic[T]):
             self._changed.notify_all()
             if not self._changed.wait_for(lambda: bool(self._waiting) or self._closed, timeout=IDLE_SECONDS):
                 return None
-            self._changed.wait_for(lambda: len(self._waiting) >= self._batch or self._closed, timeout=self._seconds)
+            self._changed.wait_for(lambda: len(self._waiting) >= self._batch or self._hurries or self._closed, timeout=self._seconds)
             batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
             self._writing = len(batch)
             return batch

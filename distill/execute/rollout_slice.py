@@ -136,6 +136,14 @@ class Slice:
         if self.stored_only:
             self.undecided = {item.example.index: NOT_STORED for item in self.items if not self._stored_run(item)}
 
+    def go_on_with(self, s: Session, others: Mapping[str, Json]) -> None:
+        """Take these traces, by the digests that they are stored under, in place of this process's own, and the scores that are there."""
+        theirs = {key: others[name] for key, name in self.names.items() if name in others}
+        self.traces.update(theirs)
+        self.fresh = {key: body for key, body in self.fresh.items() if key not in theirs}
+        self.scores = {pair: score for pair, score in self.scores.items() if pair[0] not in theirs}
+        self.scores.update(self.stored_scores(s))
+
     def forget_failed_scores(self) -> None:
         """So that the metric is asked again."""
         self.scores = {pair: score for pair, score in self.scores.items() if score["status"] != "failed"}

@@ -6,12 +6,11 @@ paid for. Only the item's own facts and counts are fenced.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import structlog
 
-from distill.catalog import row_facts, scores, traces, usage
+from distill.catalog import row_facts, usage
 from distill.catalog.row_facts import NewFact
 from distill.catalog.scores import NewScore
 from distill.catalog.traces import NewTrace
@@ -23,6 +22,7 @@ from distill.execute.buffer import Buffer
 from distill.execute.context import JobContext
 from distill.execute.halting import halting
 from distill.execute.hooks import crash_point
+from distill.execute.keeping import Keeping
 from distill.execute.ports import Ports
 from distill.execute.reach import Reach
 from distill.execute.rollout_slice import Item, Json, Phase, Slice
@@ -71,23 +71,12 @@ def fill(work: Work, ports: Ports, job: JobContext, pieces: Sequence[Slice]) -> 
             piece.look_up(s)
         spending = Spending.begin(s, ports.relay, work, pieces[0].cast, calls=not pieces[0].stored_only)
     reach = Reach(work, ports.relay, spending.grant.targets)
-    flush = partial(_flush, work, ports, spending, pieces)
-    with spending, reach, Buffer[NewTrace | NewScore](flush, idle=spending.record_meanwhile) as buffer:
+    keeping = Keeping(work, ports, spending, pieces)
+    with spending, reach, Buffer[NewTrace | NewScore](keeping.write, idle=spending.record_meanwhile) as buffer:
         for piece in pieces:
             for phase in piece.phases:
-                _run_phase(_Running(work, ports, piece, phase, spending, reach, buffer))
+                _run_phase(_Running(work, ports, piece, phase, spending, reach, buffer, keeping))
     return spending
-
-
-def _flush(work: Work, ports: Ports, spending: Spending, pieces: Sequence[Slice], batch: list[NewTrace | NewScore]) -> None:
-    """What is stored here is paid for no more, so the replies that it was made of are let go."""
-    new = [row for row in batch if isinstance(row, NewTrace)]
-    with unit_of_work() as s:
-        spending.record(s)
-        traces.store(s, new)
-        scores.store(s, [row for row in batch if isinstance(row, NewScore)])
-    ports.relay.forget_replies(work.claim.project_id, [str(seed) for piece in pieces for seed in piece.seeds_of(new)])
-    crash_point(f"{work.claim.step}.flushed")
 
 
 class _Running:
@@ -102,14 +91,23 @@ class _Running:
         spending: Spending,
         reach: Reach,
         buffer: Buffer[NewTrace | NewScore],
+        keeping: Keeping,
     ) -> None:
         self.work, self.ports, self.piece, self.phase = work, ports, piece, phase
-        self.spending, self.reach, self.buffer = spending, reach, buffer
+        self.spending, self.reach, self.buffer, self.keeping = spending, reach, buffer, keeping
         self.by_index = {item.example.index: item for item in piece.items}
         self.troubles: dict[int, tuple[str, str]] = {}
         self.suspects = Suspects()
         self.open: dict[int, None] = {}
         """The examples of the present request that are not over, in the order in which the runner begins them."""
+
+    def pending(self) -> list[Item]:
+        """What is still to be run; or to be judged anew, where another job's answer was stored first."""
+        pending = self.piece.pending(self.phase)
+        if not pending:
+            self.buffer.drain()
+            pending = self.piece.pending(self.phase) if self.keeping.settle(self.piece) else []
+        return pending
 
     def take(self, event: Json) -> None:
         """Keep what an event tells."""
@@ -151,8 +149,7 @@ class _Running:
         }
         for event in runner.request("rollouts", silence_seconds=limit + get_settings().timers.silence_seconds, **body):
             if not self.is_asked(event):
-                runner.kill()
-                raise RunnerDied("protocol", "told of something that was not asked")
+                raise runner.disbelieve()
             self.take(event)
             if event["event"] == "example_done":
                 self.judge_first_examples()
@@ -192,7 +189,7 @@ def _run_phase(running: _Running) -> None:
     """Rounds until nothing is pending: what met trouble is put back in the queue of this item, after a pause."""
     running.judge_first_examples()
     bad_rounds = 0
-    while pending := running.piece.pending(running.phase):
+    while pending := running.pending():
         running.troubles.clear()
         _round(running, pending)
         _settle_troubles(running)

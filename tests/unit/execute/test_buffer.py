@@ -21,6 +21,27 @@ class TestBuffer:
             buffer.add(1)
             assert written.get(timeout=5) == [1]
 
+    def test_all_of_it_is_written_when_somebody_waits_for_that(self) -> None:
+        written: list[list[int]] = []
+        with Buffer(written.append, batch=2, seconds=60) as buffer:
+            buffer.drain()
+            for number in range(3):
+                buffer.add(number)
+            buffer.drain()
+            assert written == [[0, 1], [2]]
+
+    def test_who_waits_for_that_hears_that_it_cannot_be_written(self) -> None:
+        def write(batch: list[int]) -> None:
+            raise ValueError("no")
+
+        def work() -> None:
+            with Buffer(write, seconds=60) as buffer:
+                buffer.add(1)
+                buffer.drain()
+
+        with pytest.raises(ValueError, match="no"):
+            work()
+
     def test_the_rest_is_written_even_when_the_work_fails(self) -> None:
         written: queue.Queue[list[int]] = queue.Queue()
 
