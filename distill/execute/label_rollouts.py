@@ -69,14 +69,18 @@ def _ask(work: Work, ports: Ports, job: JobContext, rows: Sequence[_Row]) -> dic
     with runners as runner, work.telling(lambda _: runner.kill()):
         try:
             for batch in batches([row.request() for row in rows], lambda request: request):
-                for event in runner.request("label_traces", silence_seconds=SILENCE_SECONDS, **body, examples=batch):
-                    if event["event"] == "trace":
-                        made[digests[event["index"]]] = job.scrubbed_trace(event["trace"])
+                asked: Json = {"silence_seconds": SILENCE_SECONDS, "examples": batch, **body}
+                for event in runner.tell_each("label_traces", [each["index"] for each in batch], _index_of, **asked):
+                    made[digests[event["index"]]] = job.scrubbed_trace(event["trace"])
                 work.progress(done=len(made), total=len(rows), start=rows[0].example.index)
                 work.check()
         except RunnerError as error:
             raise Troubled(f"runner_{error.code}", error.message) from error
     return made
+
+
+def _index_of(event: Json) -> int | None:
+    return event["index"] if event["event"] == "trace" and event["n"] == 0 else None
 
 
 def _plain(job: JobContext) -> Json:

@@ -102,10 +102,15 @@ def _rendered(runner: Runner, key: str, job: JobContext, batch: list[Passed]) ->
     """
     own = {predictor.name for predictor in job.student.predictors}
     sent = [{"trace_digest": str(at), "trace": passed.trace} for at, passed in enumerate(batch)]
+    calls = [(str(at), n, call["predictor"]) for at, passed in enumerate(batch) for n, call in enumerate(passed.trace["calls"])]
     request = {"program_key": key, "demos": job.spec.demos, "traces": sent}
-    for event in runner.request("render_rows", silence_seconds=SILENCE_SECONDS, **request):
-        if event["event"] in ("row", "rejected") and event["predictor"] in own:
+    for event in runner.tell_each("render_rows", calls, _call_of, silence_seconds=SILENCE_SECONDS, **request):
+        if event["predictor"] in own:
             yield batch[int(event["trace_digest"])], event
+
+
+def _call_of(event: Event) -> tuple[str, int, str] | None:
+    return (event["trace_digest"], event["call"], event["predictor"]) if event["event"] in ("row", "rejected") else None
 
 
 def _take(some: Sequence[tuple[Passed, Event]], scale: Scale, part: Part) -> None:

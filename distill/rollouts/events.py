@@ -5,9 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 Json = dict[str, Any]
+
+
+def _of_a_runner(code: str) -> str:
+    if code == "internal":
+        raise ValueError("this server alone says that of itself")
+    return code
+
+
+Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$"), AfterValidator(_of_a_runner)]
+RowDigest = Annotated[str, Field(pattern=r"^v1:[0-9a-f]{64}$")]
+NoRow = Literal[
+    "discarded", "override", "unparsable", "foreign_predictor", "missing_input", "missing_output", "output_type", "incomplete_demo",
+    "cannot_render", "not_text", "not_round_trip",
+]  # fmt: skip
 
 
 class _Part(BaseModel):
@@ -98,7 +112,7 @@ class InfraEvent(_Event):
     event: Literal["infra"]
     index: int
     n: int
-    code: str
+    code: Code
     message: str
 
 
@@ -137,7 +151,7 @@ class RowEvent(_Event):
     prompt: list[Message]
     completion: list[Message]
     tools: list[Json] | None = None
-    digest: str
+    digest: RowDigest
 
 
 class RejectedEvent(_Event):
@@ -145,7 +159,7 @@ class RejectedEvent(_Event):
     trace_digest: str
     call: int
     predictor: str
-    reason: str
+    reason: NoRow
     message: str
 
 
@@ -158,7 +172,7 @@ class TriedEvent(_Event):
 
 class ErrorEvent(_Event):
     event: Literal["error"]
-    code: str
+    code: Code
     message: str
     param: str | None
 
@@ -239,3 +253,14 @@ def read_event(line: bytes) -> Json:
         first = fault.errors(include_input=False, include_url=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return event  # type: ignore[no-any-return]
+
+
+def answers(op: str, body: Json, reply: Json) -> bool:
+    """Whether the reply of a small op tells of all that was asked, and of nothing else."""
+    if op == "validate":
+        names = {program.get("program_digest") for program in (body, *body.get("teachers", ()))}
+        # The runner makes up a name for a program that has none.
+        return None in names or names == reply["prompt_hash"].keys() == reply["program_state"].keys()
+    if op == "describe":
+        return reply.get("source" if body.get("metric") else "program") is not None
+    return op != "try_metric" or len(reply["scores"]) == len(body["examples"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import Empty, Full, Queue
@@ -16,7 +16,7 @@ import orjson
 from distill.folders import DEEPEST
 from distill.rollouts.bundles import named_bundles, no_bundle_of
 from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent, ended
-from distill.rollouts.events import REPLIES, Json, read_event
+from distill.rollouts.events import REPLIES, Json, answers, read_event
 from distill.rollouts.spawn import Child, spawn
 from distill.sandbox import Choice, Limits, choose
 
@@ -103,9 +103,31 @@ class Runner:
         events = self.request(op, silence_seconds=silence_seconds, **body)
         found = next(events)
         after = [] if found["event"] == "done" else [next(events)["event"]]
-        if found["event"] != REPLIES.get(op, "done") or after not in ([], ["done"]):
+        if found["event"] != REPLIES.get(op, "done") or after not in ([], ["done"]) or not answers(op, body, found):
             raise self._die(RunnerDied("protocol", f"broke the protocol: it does not answer {op}"))
         return found
+
+    def tell_each(
+        self, op: str, awaited: Collection[Hashable], place: Callable[[Json], Hashable], *, silence_seconds: float, **body: Any
+    ) -> Iterator[Json]:
+        """The events before `done` of an op that tells of each of some things once; `place` is which of them an event tells of.
+
+        A runner that tells of something else, of one twice or not of all is killed. Raises as `request`.
+        """
+        left = set(awaited)
+        for event in self.request(op, silence_seconds=silence_seconds, **body):
+            if event["event"] == "done":
+                continue
+            if place(event) not in left:
+                raise self.disbelieve()
+            left.remove(place(event))
+            yield event
+        if left:
+            raise self._die(RunnerDied("protocol", "did not tell of all that was asked"))
+
+    def disbelieve(self) -> RunnerDied:
+        """End it: its process runs users' code, which may speak in its place."""
+        return self._die(RunnerDied("protocol", "told of something that was not asked"))
 
     def ensure_open(self, program_key: str, *, silence_seconds: float | None = 120.0, **body: Any) -> None:
         """`open`, unless this runner has the program already. It keeps the last few programs and closes older ones."""

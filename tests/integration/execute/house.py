@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from distill.catalog import connections, datasets, programs, projects
+from distill.catalog import bundles, connections, datasets, programs, projects
 from distill.catalog.models import Connection
 from distill.db import unit_of_work
 from distill.execute.hooks import crash_point
@@ -270,6 +270,13 @@ class House:
         self.close()
 
     # ------------------------------------------------------------ jobs
+
+    def send(self, document: Mapping[str, Any]) -> str:
+        """Store a bundle; returns the digest by which its code is named."""
+        bundle = bundles.read_bundle(document)
+        with unit_of_work() as s:
+            bundles.ensure(s, self.store, self.project_id, None, bundle, self.store.put(json.dumps(document).encode()))
+        return bundle.digest
 
     def submit(
         self,

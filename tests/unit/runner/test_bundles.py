@@ -360,6 +360,11 @@ class TestHostile:
         {"event": "rendered", "messages": {"ask": "a text"}},
         {"event": "called", "outputs": {}, "usage": {}, "seconds": 1.0},
         {"event": "validated", "predictors": [], "prompt_hash": {}, "program_state": {}},
+        {"event": "error", "code": "internal", "message": "the server's fault", "param": None},
+        {"event": "error", "code": "no\0code", "message": "", "param": None},
+        {"event": "infra", "index": 0, "n": 0, "code": "Our Fault", "message": ""},
+        {"event": "rejected", "trace_digest": "0", "call": 0, "predictor": "ask", "reason": "no\0reason", "message": ""},
+        {"event": "row", "trace_digest": "0", "call": 0, "predictor": "ask", "prompt": [], "completion": [], "digest": "no\0digest"},
     ],
 )
 def test_what_no_runner_of_ours_says(said: Json) -> None:
