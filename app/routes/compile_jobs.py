@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
@@ -30,9 +30,12 @@ from distill.jobs import editing, pausing, refiltering, repository, retrying, se
 from distill.jobs.models import Job
 from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
+from distill.jobs.status import JobStatus
 from distill.storage.overlay import overlay
 
 routes = router("compile jobs")
+
+ShownStep = Literal["validate", "bootstrap", "prepare", "train", "evaluate", "package"]
 
 
 def read_job(session: Session, caller: Caller, job: Job) -> JobRead:
@@ -103,8 +106,8 @@ def estimate_compile_job(body: JobCreate, caller: Writer, services: ServicesDep)
 
 def _filter(
     caller: Reader,
-    status: Annotated[str | None, Query(description="Only jobs with this status")] = None,
-    step: Annotated[str | None, Query(description="Only jobs at this step")] = None,
+    status: Annotated[JobStatus | None, Query(description="Only jobs with this status")] = None,
+    step: Annotated[ShownStep | None, Query(description="Only jobs at this step")] = None,
     program: Annotated[str | None, Query(description="A program's id, or a job's `program_name`")] = None,
     created_by: Annotated[str | None, Query(description="`me`, or a key's id")] = None,
     project: Annotated[str | None, Query(description="Must be the key's own project when given")] = None,

@@ -181,6 +181,13 @@ class TestList:
         refused = api.get("/v1/compile_jobs?project=other")
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "wrong_project")
 
+    @pytest.mark.parametrize(("name", "word", "known"), [("status", "runing", "running"), ("step", "traning", "train")])
+    def test_a_word_that_no_job_has_is_refused_with_those_that_there_are(self, api: TestClient, name: str, word: str, known: str) -> None:
+        refused = api.get("/v1/compile_jobs", params={name: word})
+        assert refused.status_code == 422
+        assert refused.json()["error"]["param"] == name
+        assert f"'{known}'" in refused.json()["error"]["message"]
+
 
 class TestWait:
     def test_a_final_job_answers_at_once(self, api: TestClient) -> None:
