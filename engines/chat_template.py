@@ -3,14 +3,27 @@ the very bytes that it was trained on."""
 
 from __future__ import annotations
 
+import atexit
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from engines.template_bounds import bounded, check_length
+from engines.rendering import Question, Renderer, TemplateRefused
 
 Message = dict[str, Any]
 Tools = Sequence[Mapping[str, Any]] | None
+_RENDERER = Renderer()
+atexit.register(_RENDERER.close)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages and the tools that they may call; `asks`: the beginning of an answer follows."""
+
+    messages: Sequence[Message]
+    tools: Tools = None
+    asks: bool = False
 
 
 def for_template(message: Mapping[str, Any]) -> Message:
@@ -22,23 +35,37 @@ def for_template(message: Mapping[str, Any]) -> Message:
     return {**message, "tool_calls": [_with_object(call) for call in calls]} if calls else dict(message)
 
 
+def texts(tokenizer: Any, conversations: Sequence[Conversation]) -> list[str | TemplateRefused]:
+    """What the template makes of each, or why it makes nothing. Raises RendererError."""
+    try:
+        questions = [_question(tokenizer, conversation) for conversation in conversations]
+    except ValueError as error:  # the model has no template
+        return [TemplateRefused("ValueError", str(error))] * len(conversations)
+    return _RENDERER.render(questions)
+
+
 def prompt_text(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> str:
-    """What the model is asked: the conversation and the beginning of its answer. Raises what the template raises."""
-    return _rendered(tokenizer, messages, tools, add_generation_prompt=True)
+    """What the model is asked: the conversation and the beginning of its answer. Raises TemplateRefused, RendererError."""
+    return _text(tokenizer, Conversation(messages, tools, asks=True))
 
 
 def whole_text(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> str:
-    """A conversation that ends with an answer. Raises what the template raises."""
-    return _rendered(tokenizer, messages, tools, add_generation_prompt=False)
+    """A conversation that ends with an answer. Raises TemplateRefused, RendererError."""
+    return _text(tokenizer, Conversation(messages, tools))
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Message], tools: Tools, *, add_generation_prompt: bool) -> str:
-    with bounded():
-        text = str(
-            tokenizer.apply_chat_template(list(messages), tools=tools or None, add_generation_prompt=add_generation_prompt, tokenize=False)
-        )
-    check_length(text)
+def _text(tokenizer: Any, conversation: Conversation) -> str:
+    (text,) = texts(tokenizer, [conversation])
+    if isinstance(text, TemplateRefused):
+        raise text
     return text
+
+
+def _question(tokenizer: Any, conversation: Conversation) -> Question:
+    """As transformers' `apply_chat_template` begins: a model may have another template where there are tools."""
+    tools = list(conversation.tools) if conversation.tools else None
+    template = tokenizer.get_chat_template(None, tools)
+    return Question(template, tokenizer.special_tokens_map, conversation.messages, tools, conversation.asks)
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:

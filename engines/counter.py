@@ -13,7 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -21,6 +21,9 @@ from engines.base_models import BaseModel, BaseModelError, resolve
 from engines.process import die_with_parent, quiet_libraries
 from engines.schemas import CountReply, CountRequest, RowCount, TrainerError, TrainingRow, TrainOptions
 from engines.trainer.errors import BadInput
+
+if TYPE_CHECKING:
+    from engines.trainer.rows import EncodedRow
 
 IDLE_SECONDS = 120.0
 _UNPACK = "import sys; from engines.base_models import resolve; resolve(sys.argv[1]).folder()"
@@ -70,24 +73,32 @@ def _answer(line: str) -> CountReply:
 
 
 def count(request: CountRequest, ruler: Ruler) -> CountReply:
-    """Every row by itself: one that cannot be trained on says why, and the others are counted."""
+    """Every row by itself: one that cannot be trained on says why, and the others are counted. Raises RendererError."""
     # After torch is out of sight: this imports transformers' tokenizers.
     from engines.trainer.options import resolve_options
 
     longest = resolve_options(TrainOptions(max_seq_length=request.max_seq_length), 1, ruler.context_length).max_seq_length
-    return CountReply(longest=longest, rows=[_count_row(row, ruler.tokenizer) for row in request.rows])
+    return CountReply(longest=longest, rows=_count_rows([_parsed(raw) for raw in request.rows], ruler.tokenizer))
 
 
-def _count_row(raw: dict[str, Any], tokenizer: Any) -> RowCount:
-    from engines.trainer.rows import encode
-
+def _parsed(raw: dict[str, Any]) -> TrainingRow | RowCount:
     try:
-        encoded = encode(TrainingRow.model_validate(raw), tokenizer, "The row", "rows")
+        return TrainingRow.model_validate(raw)
     except ValidationError as error:
         return RowCount(fault=str(error.errors(include_url=False)[0]["msg"]))
-    except BadInput as error:
-        return RowCount(fault=error.message)
-    return RowCount(prompt=encoded.prompt_length, completion=encoded.n_targets)
+
+
+def _count_rows(rows: list[TrainingRow | RowCount], tokenizer: Any) -> list[RowCount]:
+    from engines.trainer.rows import encode_all
+
+    encoded = iter(encode_all([("The row", row) for row in rows if isinstance(row, TrainingRow)], tokenizer, "rows"))
+    return [row if isinstance(row, RowCount) else _counted(next(encoded)) for row in rows]
+
+
+def _counted(row: EncodedRow | BadInput) -> RowCount:
+    if isinstance(row, BadInput):
+        return RowCount(fault=row.message)
+    return RowCount(prompt=row.prompt_length, completion=row.n_targets)
 
 
 @lru_cache(maxsize=4)

@@ -16,6 +16,7 @@ from engines.lmhost.core import Limits
 from engines.lmhost.engine import Engine, EngineOptions
 from engines.lmhost.errors import HostError
 from engines.lmhost.server import create_app
+from engines.rendering import RendererError
 
 KEY_VARIABLE = "LMHOST_API_KEY"
 # The HTTP thread and the engine's thread share one interpreter lock; the engine must not wait 5 ms for it after each kernel.
@@ -32,10 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     disable_progress_bar()
     try:
         engine = Engine(resolve(options.base), _engine_options(options))
-    except (BaseModelError, HostError) as error:
+        app = create_app(engine, os.environ.get(KEY_VARIABLE) or None)
+    except (BaseModelError, HostError, RendererError) as error:
         print(error, file=sys.stderr)
         return 2
-    app = create_app(engine, os.environ.get(KEY_VARIABLE) or None)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
     engine.close()
     return 0

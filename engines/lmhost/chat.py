@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import orjson
 
+from engines.chat_template import Tools
 from engines.lmhost.engine import Engine
 from engines.lmhost.errors import bad_request
+from engines.lmhost.prefix_tree import Tokens
 from engines.lmhost.prompts import Prompts
 from engines.lmhost.rows import Piece, Request, Row
 from engines.lmhost.sampling import Sampling
@@ -39,8 +41,9 @@ class Chat:
         self._engine = engine
         self._prompts = Prompts(engine.tokenizer, engine.shape.max_positions)
         self._syntax = syntax_of(engine.tokenizer)
-        # Compiling a grammar can take a second; it may not hold the event loop.
+        # Compiling a grammar can take a second, and a chat template as long as it may: neither holds the event loop.
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="prompt")
 
     async def start(self, body: ChatRequest) -> Running:
         """Check what only the loaded model can check, and hand the samples to the engine. Raises HostError."""
@@ -48,7 +51,7 @@ class Chat:
         tools = body.offered()
         if tools and self._syntax is None:
             raise bad_request("The base model's chat template has no tool calls that this host reads.", "tools", "tools_unsupported")
-        prompt = self._prompts.encode(_messages(body), tools)
+        prompt = await self._prompt(_messages(body), tools)
         room = self._prompts.room(prompt, body.max_completion_tokens or body.max_tokens)
         grammar = None
         if (constraint := self._constraint(body)) is not None:
@@ -60,6 +63,12 @@ class Chat:
         requests = [Request(prompt, adapter, sampling, room, listener, sample, stop, grammar, stream) for sample in samples]
         rows = await asyncio.wrap_future(self._engine.submit(requests))
         return Running(rows, pieces, len(prompt), [CallReader() if tools else None for _ in samples])
+
+    async def _prompt(self, messages: list[dict[str, Any]], tools: Tools) -> Tokens:
+        known = self._prompts.known(messages, tools)
+        if known is not None:
+            return known
+        return await asyncio.get_running_loop().run_in_executor(self._encoder, self._prompts.encode, messages, tools)
 
     def _constraint(self, body: ChatRequest) -> tuple[str, Any, str] | None:
         if self._syntax is not None and (demanded := body.demanded()):

@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from engines.chat_template import Message, Tools, prompt_text, token_ids
 from engines.lmhost.errors import HostError, bad_request
 from engines.lmhost.prefix_tree import Tokens
+from engines.rendering import RendererError, TemplateRefused
 
 PROMPTS_KEPT = 4096
 
 
 class Prompts:
-    """Renders messages with the tokenizer's chat template; remembers the last ones."""
+    """Renders messages with the tokenizer's chat template; remembers the last ones. Thread-safe."""
 
     def __init__(self, tokenizer: Any, max_positions: int) -> None:
         self._tokenizer, self._max_positions = tokenizer, max_positions
         self._known: OrderedDict[str, Tokens] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def known(self, messages: list[Message], tools: Tools = None) -> Tokens | None:
+        """The tokens of messages that were encoded before."""
+        return self._find(_key(messages, tools))
 
     def encode(self, messages: list[Message], tools: Tools = None) -> Tokens:
-        """int32 tokens, generation prompt included. Raises HostError (400) where the template refuses or nothing could follow."""
-        key = json.dumps([messages, tools])
-        tokens = self._known.get(key)
+        """int32 tokens, generation prompt included. Blocks for as long as the template takes.
+
+        Raises HostError: 400 where the template refuses or nothing could follow, 503 where no template can be rendered.
+        """
+        key = _key(messages, tools)
+        tokens = self._find(key)
         if tokens is None:
-            tokens = self._known[key] = self._encode(messages, tools)
-            if len(self._known) > PROMPTS_KEPT:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
+            tokens = self._encode(messages, tools)
+            with self._lock:
+                self._known[key] = tokens
+                if len(self._known) > PROMPTS_KEPT:
+                    self._known.popitem(last=False)
         return tokens
+
+    def _find(self, key: str) -> Tokens | None:
+        with self._lock:
+            tokens = self._known.get(key)
+            if tokens is not None:
+                self._known.move_to_end(key)
+            return tokens
 
     def _encode(self, messages: list[Message], tools: Tools) -> Tokens:
         try:
             text = prompt_text(self._tokenizer, messages, tools)
-        except TemplateError as error:
+        except TemplateRefused as error:
             raise bad_request(f"The chat template refuses the messages: {error}", "messages") from error
+        except RendererError as error:
+            raise HostError(503, "renderer_unavailable", str(error), retry_after=5) from error
         tokens = np.array(token_ids(self._tokenizer, text), dtype=np.int32)
         if not 0 < len(tokens) < self._max_positions:
             message = f"The prompt has {len(tokens)} tokens; this model takes at most {self._max_positions - 1}."
@@ -52,3 +71,7 @@ class Prompts:
             message = f"max_tokens {asked} and a prompt of {len(tokens)} tokens exceed {self._max_positions} tokens."
             raise HostError(400, "context_length_exceeded", message, "max_tokens")
         return asked or room
+
+
+def _key(messages: list[Message], tools: Tools) -> str:
+    return json.dumps([messages, tools])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.chat_template import whole_text
+from engines.rendering import TemplateRefused
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 Call = dict[str, Any]
@@ -33,12 +34,15 @@ class Syntax:
 
 
 def syntax_of(tokenizer: Any) -> Syntax | None:
-    """How the chat template writes a tool call; None where it says nothing of tools, or writes calls in a way that is not read here."""
+    """How the chat template writes a tool call; None where it says nothing of tools, or writes calls in a way that is not read here.
+
+    Raises RendererError.
+    """
     question, answer = {"role": "user", "content": "Look?"}, {"role": "assistant", "content": "", "tool_calls": [_CALL]}
     try:
         text = whole_text(tokenizer, [question, answer], [_TOOL])
         bare = whole_text(tokenizer, [question, answer], None)
-    except Exception:  # a template raises what it likes
+    except TemplateRefused:
         return None
     said = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True)
     start = said.rfind(OPEN)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from engines.chat_template import Message, Tools, for_template, prompt_text, token_ids, whole_text
+from engines.chat_template import Conversation, Message, for_template, texts, token_ids
+from engines.rendering import TemplateRefused
 from engines.schemas import ChatMessage, TrainingRow
 from engines.trainer.errors import BadInput
+
+TOGETHER = 64
+"""Rows that are rendered at once: their texts are held until they are tokens."""
 
 
 @dataclass(frozen=True)
@@ -28,50 +33,89 @@ class EncodedRow:
 
 
 def encode_file(path: Path, tokenizer: Any, max_seq_length: int, param: str) -> list[EncodedRow]:
-    """Every row of a JSONL file, in order. Raises BadInput naming the row (its line, from 1) that cannot be trained on."""
-    rows = []
-    for number, row in _read(path, param):
-        encoded = encode(row, tokenizer, f"Row {number}", param)
-        if len(encoded.ids) > max_seq_length:
-            raise BadInput(
-                "row_too_long",
-                f"Row {number} has {len(encoded.ids)} tokens; max_seq_length is {max_seq_length}. "
-                "Rows are never cut: leave it out or allow more tokens.",
-                param,
-            )
-        rows.append(encoded)
+    """Every row of a JSONL file, in order. Raises BadInput naming the row (its line, from 1) that cannot be trained on; RendererError."""
+    rows, lines = list[EncodedRow](), _read(path, param)
+    while chunk := list(islice(lines, TOGETHER)):
+        encoded = encode_all([(f"Row {number}", row) for number, row in chunk], tokenizer, param)
+        rows += [_fitting(each, number, max_seq_length, param) for (number, _), each in zip(chunk, encoded, strict=True)]
     return rows
 
 
+def _fitting(row: EncodedRow | BadInput, number: int, max_seq_length: int, param: str) -> EncodedRow:
+    if isinstance(row, BadInput):
+        raise row
+    if len(row.ids) > max_seq_length:
+        raise BadInput(
+            "row_too_long",
+            f"Row {number} has {len(row.ids)} tokens; max_seq_length is {max_seq_length}. "
+            "Rows are never cut: leave it out or allow more tokens.",
+            param,
+        )
+    return row
+
+
 def encode(row: TrainingRow, tokenizer: Any, name: str, param: str) -> EncodedRow:
-    """Tokens of one row through the tokenizer's chat template. Raises BadInput where prompt and row do not line up."""
+    """Tokens of one row through the tokenizer's chat template. Raises BadInput where prompt and row do not line up; RendererError."""
+    (encoded,) = encode_all([(name, row)], tokenizer, param)
+    if isinstance(encoded, BadInput):
+        raise encoded
+    return encoded
+
+
+def encode_all(rows: Sequence[tuple[str, TrainingRow]], tokenizer: Any, param: str) -> list[EncodedRow | BadInput]:
+    """Tokens of rows with their names, each by itself, or why it has none; rendered together. Raises RendererError."""
+    plans = [_plan(row) for _, row in rows]
+    rendered = iter(texts(tokenizer, [conversation for plan in plans for conversation in plan.conversations]))
+    encoded = list[EncodedRow | BadInput]()
+    for (name, _), plan in zip(rows, plans, strict=True):
+        made = list(islice(rendered, len(plan.conversations)))
+        try:
+            encoded.append(_encoded(plan, made, tokenizer, name, param))
+        except BadInput as error:
+            encoded.append(error)
+    return encoded
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is rendered of a row: its prompt, the whole of it, and the whole without each thing that stands `beside` its text."""
+
+    conversations: tuple[Conversation, ...] = ()
+    beside: tuple[str, ...] = ()
+    fault: str | None = None
+
+
+def _plan(row: TrainingRow) -> Plan:
     try:
         prompt, completion = _for_template(row.prompt), _for_template(row.completion)
-        start = prompt_text(tokenizer, prompt, row.tools)
-        text = whole_text(tokenizer, [*prompt, *completion], row.tools)
-        missing = _left_out(tokenizer, [*prompt, *completion], row.tools, text)
-    except Exception as error:  # a template raises what it likes
-        raise BadInput("row_not_renderable", f"{name}: the chat template refuses it: {error}", param) from error
+    except ValueError as error:
+        return Plan(fault=str(error))
+    messages = [*prompt, *completion]
+    plainer = {"tools": Conversation(messages)} if row.tools else {}
+    for key, name in (("tool_calls", "tool calls"), ("reasoning_content", "reasoning")):
+        without = [{word: value for word, value in message.items() if word != key} for message in messages]
+        if without != messages:
+            plainer[name] = Conversation(without, row.tools)
+    asked = Conversation(prompt, row.tools, asks=True), Conversation(messages, row.tools)
+    return Plan((*asked, *plainer.values()), tuple(plainer))
+
+
+def _encoded(plan: Plan, made: Sequence[str | TemplateRefused], tokenizer: Any, name: str, param: str) -> EncodedRow:
+    """Raises BadInput: what the template leaves out is not trained on."""
+    refusal = plan.fault or next((str(each) for each in made if isinstance(each, TemplateRefused)), None)
+    if refusal is not None:
+        raise BadInput("row_not_renderable", f"{name}: the chat template refuses it: {refusal}", param)
+    start, text, *plainer = map(str, made)
     if not text.startswith(start):
         raise BadInput("row_not_renderable", f"{name}: the chat template changes the prompt once the completion follows it.", param)
-    if missing:
-        raise BadInput("row_not_renderable", f"{name}: the base model's chat template says nothing of {missing}.", param)
+    for missing, without in zip(plan.beside, plainer, strict=True):
+        if without == text:
+            raise BadInput("row_not_renderable", f"{name}: the base model's chat template says nothing of {missing}.", param)
     return _join(tokenizer, start, text[len(start) :], name, param)
 
 
 def _for_template(messages: list[ChatMessage]) -> list[Message]:
     return [for_template(message.model_dump(exclude_none=True)) for message in messages]
-
-
-def _left_out(tokenizer: Any, messages: list[Message], tools: Tools, text: str) -> str | None:
-    """What of a row stands beside its text and is not in what the template made of it: without it, the template makes the same."""
-    if tools and whole_text(tokenizer, messages, None) == text:
-        return "tools"
-    for key, name in (("tool_calls", "tool calls"), ("reasoning_content", "reasoning")):
-        plainer = [{word: value for word, value in message.items() if word != key} for message in messages]
-        if plainer != messages and whole_text(tokenizer, plainer, tools) == text:
-            return name
-    return None
 
 
 def _join(tokenizer: Any, start: str, rest: str, name: str, param: str) -> EncodedRow:

@@ -14,13 +14,11 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 import structlog
 from sqlalchemy import text
@@ -36,10 +34,9 @@ from distill.relay import relay
 from distill.relay.allowance import Allowance
 from distill.sandbox import cell
 from distill.storage import checked, folder
-from engines import chat_template
 from stack import server_checks
 from stillhouse_programs import schema_values, spec_bundle
-from tests.security import sources
+from tests.security import rendering, sources
 
 Patch = pytest.MonkeyPatch
 
@@ -89,14 +86,22 @@ def _built_sql(patch: Patch) -> None:
 
 
 def _plain_templates(patch: Patch) -> None:
-    from jinja2 import sandbox
-
-    patch.setattr(sandbox, "ImmutableSandboxedEnvironment", jinja2.Environment)
+    _weaker_renderer(patch, rendering.WITHOUT_JINJAS_SANDBOX)
 
 
 def _templates_without_end(patch: Patch) -> None:
-    patch.setattr(chat_template, "bounded", nullcontext)
-    patch.setattr(chat_template, "check_length", lambda text: None)
+    timer = 'signal.setitimer(signal.ITIMER_PROF, bounds["seconds"])'
+    _weaker_renderer(patch, (timer, "pass"), ("resource.setrlimit(", "str("), ('> bounds["characters"]', '> 10 * bounds["characters"]'))
+
+
+def _open_renderer(patch: Patch) -> None:
+    _weaker_renderer(patch, rendering.WITHOUT_LOCK)
+
+
+def _weaker_renderer(patch: Patch, *changes: tuple[str, str]) -> None:
+    program = Path(tempfile.mkdtemp()) / "program.py"
+    program.write_text(rendering.weaker(*changes), encoding="utf-8")
+    patch.setattr(rendering, "PROGRAM", program)
 
 
 def _startup_file(patch: Patch) -> None:
@@ -240,6 +245,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "CVE-2026-41523": _source("assert allowed, 'may not'"),
     "GHSA-dspy-pickle": _source("program.load('program.pkl', allow_pickle=True)"),
     "rule-bundles": _opens_bundles,
+    "rule-templates-locked-in": _open_renderer,
     "rule-one-rollouts-calls": _calls_without_end,
     "rule-grants": _refuses_the_job,
     "rule-runners-words": lambda patch: patch.setattr(rollouts._Running, "is_asked", lambda self, event: True),

@@ -80,6 +80,7 @@ RECORDS: dict[str, Record] = {
 }
 
 RULES: dict[str, str] = {
+    "rule-templates-locked-in": "a chat template that runs code opens, sends and starts nothing",
     "rule-bundles": "what users send to be run is opened nowhere but in a runner",
     "rule-one-rollouts-calls": "one example of a program cannot spend what all were given",
     "rule-grants": "an example whose program asks for another LM than those of its work item costs itself alone",
