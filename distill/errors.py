@@ -22,6 +22,7 @@ StillhouseError(code, message, param, details)
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -162,7 +163,12 @@ class CancelRequested(LostLease):
 
 def in_one_line(error: BaseException) -> str:
     """For an operator: what an error says first, or its kind when it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return _DRIVER.sub("", first)
+
+
+_DRIVER = re.compile(r"^\(psycopg\.[\w.]+\) ")
+"""What SQLAlchemy puts before the words of the driver."""
 
 
 @dataclass(frozen=True, slots=True)

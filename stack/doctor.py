@@ -1,5 +1,6 @@
 """What `stillhouse-server doctor` looks at. Each check tells what it found, and what to do where that is not well."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import redis
@@ -16,19 +17,22 @@ _LOST = {
     "Redis": "start Redis, or mend REDIS_URL",
     "Blob store": "see [blobs] in stillhouse.toml",
 }
-_NO_DATABASE = "start PostgreSQL, or mend DATABASE_URL"
+_NO_DATABASE = "start PostgreSQL, or mend DATABASE_URL; `stillhouse-server up` starts one of its own"
 
 
 def examine(settings: Settings) -> Iterator[tuple[str, Finding]]:
-    """All findings, by name, one by one as they are made."""
+    """All findings, by name, one by one as they are made. A database that does not answer is told of once, not for each question."""
     yield "Python", machine.python()
     yield "Packages", machine.packages()
-    yield "PostgreSQL", _guarded("PostgreSQL", lambda: _asking(servers.postgres))
-    yield "Clock", _guarded("Clock", lambda: _asking(servers.clock))
-    yield "Migrations", _guarded("Migrations", lambda: _asking(servers.migrations))
+    yield "Settings", machine.settings_file(os.environ.get("STILLHOUSE_CONFIG"))
+    database = _guarded("PostgreSQL", lambda: _asking(servers.postgres))
+    yield "PostgreSQL", database
+    if database.advice != _NO_DATABASE:
+        yield "Clock", _guarded("Clock", lambda: _asking(servers.clock))
+        yield "Migrations", _guarded("Migrations", lambda: _asking(servers.migrations))
+        yield "Workers", _guarded("Workers", lambda: _asking(servers.workers))
+        yield "Blob store", _guarded("Blob store", lambda: _asking(lambda s: servers.blob_store(s, settings)))
     yield "Redis", _guarded("Redis", lambda: servers.broker(settings))
-    yield "Workers", _guarded("Workers", lambda: _asking(servers.workers))
-    yield "Blob store", _guarded("Blob store", lambda: _asking(lambda s: servers.blob_store(s, settings)))
     yield "Disk", machine.disk(settings)
     yield "Timers", machine.timers(settings.timers)
     yield from machine.runtimes(settings)

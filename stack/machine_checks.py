@@ -41,6 +41,16 @@ def _package(name: str) -> str:
         return f"{name} not installed"
 
 
+def settings_file(named: str | None) -> Finding:
+    """`named` is the variable that names it, where that is set."""
+    path = Path(named or "stillhouse.toml").absolute()
+    if path.is_file():
+        return well(str(path))
+    if named is None:
+        return well("no stillhouse.toml in this folder: defaults and environment hold")
+    return odd(f"{path} is not there: defaults and environment hold", "write it, or mend STILLHOUSE_CONFIG")
+
+
 def disk(settings: Settings) -> Finding:
     """Of the home, the blobs and the temporary folder, as far as they are different disks."""
     places: dict[int, tuple[Path, float]] = {}

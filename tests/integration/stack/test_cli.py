@@ -126,6 +126,7 @@ class TestDoctor:
         done = run("doctor")
         assert done.returncode == 1
         assert re.search(r"✗ PostgreSQL .*\n *→ start PostgreSQL, or mend DATABASE_URL", done.stdout)
+        assert (done.stdout.count("start PostgreSQL"), "psycopg" in done.stdout) == (1, False)
         assert "✓ Redis" in done.stdout
 
 

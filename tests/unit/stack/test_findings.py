@@ -12,7 +12,7 @@ import pytest
 from distill.sandbox import RUNGS, Choice, Outcome
 from distill.settings import ConnectionSettings, RuntimeSettings, Settings, TimerSettings
 from stack.findings import Finding, well, worst_of, wrong
-from stack.machine_checks import connection, judge_device, judge_disk, judge_sandbox, runtimes, timers
+from stack.machine_checks import connection, judge_device, judge_disk, judge_sandbox, runtimes, settings_file, timers
 from stack.server_checks import judge_broker, judge_clock, judge_postgres, judge_workers
 
 POSTGRES = {
@@ -28,6 +28,19 @@ REDIS = {"redis_version": "8.2.2", "maxmemory_policy": "noeviction", "maxmemory"
 
 def assert_told(found: Finding, level: str, detail: str, advice: str) -> None:
     assert (found.level, detail in found.detail, advice in found.advice) == (level, True, True), found
+
+
+class TestSettingsFile:
+    def test_one_that_is_there_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text("")
+        assert settings_file(str(tmp_path / "mine.toml")) == well(str(tmp_path / "mine.toml"))
+
+    def test_one_that_is_named_and_not_there_is_told(self, tmp_path: Path) -> None:
+        assert_told(settings_file(str(tmp_path / "typo.toml")), "odd", "typo.toml is not there", "mend STILLHOUSE_CONFIG")
+
+    def test_none_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert settings_file(None).level == "well"
 
 
 class TestPostgres:
