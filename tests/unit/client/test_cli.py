@@ -56,8 +56,12 @@ class TestCreate:
         uploaded = reply({"id": "ds-9", "rows": 1}, 201)
         shell.answers(uploaded, uploaded, reply(job(), 201))
         shell.run("jobs", "create", "-f", str(tmp_path / "job.json"), "--idempotency-key", "k")
-        keys = [request.headers["idempotency-key"] for request in shell.script.requests]
+        keys = [request.headers["idempotency-key"] for request in shell.script.requests if request.method == "POST"]
         assert keys == ["k:trainset", "k:valset", "k"]
+
+    def test_the_same_key_again_shows_the_job_as_it_is_now(self, shell: Shell, job_file: str) -> None:
+        shell.answers(reply(job("queued"), 201), reply(job("running")))
+        assert "cjob-1  running" in shell.run("jobs", "create", "-f", job_file, "--idempotency-key", "k").stdout
 
     @pytest.mark.parametrize(("status", "code"), [("succeeded", Exit.OK), ("failed", Exit.FAILED), ("cancelled", Exit.CANCELLED)])
     def test_waiting_exits_by_how_it_ended(self, shell: Shell, job_file: str, status: str, code: Exit) -> None:

@@ -59,6 +59,8 @@ def create(
                 show_json(checked) if as_json else console.print("The server would take this job.", highlight=False)
                 return
             job = client.compile_jobs.create(idempotency_key=idempotency_key, if_changed=if_changed, **body)
+        if idempotency_key and not wait:
+            job = client.compile_jobs.retrieve(job.id)  # a key that was sent before is answered with the job as it was then
         if job.is_final and job.artifact:
             errors.print(f"nothing to do: {job.artifact.id} stands, of {job.id}", highlight=False, soft_wrap=True)
         ended(client, job, wait, timeout, as_json)
