@@ -154,6 +154,21 @@ class TestJobs:
         assert result.exit_code == Exit.OK
         assert all(word in result.output for word in ("640/640", "reused 600", "0.410", "22", "art-1"))
 
+    @pytest.mark.parametrize(
+        ("delta", "said"),
+        [
+            ({"value": 0.3333, "low": -0.1, "high": 0.7}, "compared with baseline: +0.333 (-0.100 to +0.700), inconclusive"),
+            ({"value": None, "low": None, "high": None}, "compared with baseline: inconclusive"),
+        ],
+    )
+    def test_get_shows_by_how_much_it_is_better(self, shell: Shell, delta: dict[str, Any], said: str) -> None:
+        scores = {"score": 0.41, "low": 0.3, "high": 0.5, "parse_failures": 0}
+        evaluation = {"n": 6, "compiled": scores, "delta": {**delta, "against": "baseline", "verdict": "inconclusive"}}
+        shell.answers(reply(job("succeeded", evaluation=evaluation)))
+        shown = shell.run("jobs", "get", "cjob-1").stdout
+        assert said in shown
+        assert "0.300 to 0.500" in shown
+
     def test_cancel(self, shell: Shell) -> None:
         shell.answers(reply(job("cancelled")))
         assert shell.run("jobs", "cancel", "cjob-1").exit_code == Exit.OK

@@ -44,13 +44,13 @@ def show_job(job: CompileJob, as_json: bool) -> None:
     if job.queue:
         console.print(f"  {escape(queue_of(job))}", style="dim", highlight=False)
     if job.pause:
-        console.print(f"  [yellow]{job.pause.code}[/yellow] {escape(job.pause.message)}", highlight=False)
+        console.print(f"  [yellow]{job.pause.code}[/yellow] {escape(job.pause.message)}", highlight=False, soft_wrap=True)
     _show_steps(job)
     _show_scores(job)
     for warning in job.warnings:
-        console.print(f"  [yellow]warning[/yellow] {escape(warning.message)}", highlight=False)
+        console.print(f"  [yellow]warning[/yellow] {escape(warning.message)}", highlight=False, soft_wrap=True)
     if job.error:
-        console.print(f"  [red]{job.error.code}[/red] {escape(job.error.message)}", highlight=False)
+        console.print(f"  [red]{job.error.code}[/red] {escape(job.error.message)}", highlight=False, soft_wrap=True)
     if job.artifact:
         console.print(f"  artifact {job.artifact.id}", highlight=False)
 
@@ -88,12 +88,13 @@ def _show_scores(job: CompileJob) -> None:
         [
             ("  ROLE", lambda pair: f"  {pair[0]}"),
             ("SCORE", lambda pair: _number(pair[1].get("score"))),
-            ("95 %", lambda pair: f"{_number(pair[1].get('low'))} – {_number(pair[1].get('high'))}"),
+            ("95 % INTERVAL", lambda pair: f"{_number(pair[1].get('low'))} to {_number(pair[1].get('high'))}"),
             ("PARSE FAILURES", lambda pair: pair[1].get("parse_failures")),
         ],
     )
     if delta := (job.evaluation or {}).get("delta"):
-        console.print(f"  compared with {delta['against']}: [bold]{delta['verdict']}[/bold]", highlight=False)
+        span = f"{delta['value']:+.3f} ({delta['low']:+.3f} to {delta['high']:+.3f}), " if delta.get("value") is not None else ""
+        console.print(f"  compared with {delta['against']}: {span}[bold]{delta['verdict']}[/bold]", highlight=False, soft_wrap=True)
 
 
 def _number(value: Any) -> str:
