@@ -1,9 +1,14 @@
-"""What an artifact says of itself: its manifest and its README. Nothing in them depends on when or where they were made."""
+"""What an artifact says of itself: its manifest and its README. Nothing in them depends on when or where they were made.
+
+What a metric was given may be a secret, of a judge for one, and is taken out. The program stays as its models were trained on it.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from distill.redaction import redact_text, redacted
 
 FORMAT = 1
 ROLES = ("baseline", "baseline_constrained", "incumbent", "teacher", "compiled")
@@ -71,8 +76,8 @@ def manifest(facts: Facts, files: Mapping[str, File]) -> dict[str, Any]:
         "teacher": None if facts.teacher is None else dict(facts.teacher),
         "data": dict(facts.data),
         "demos": dict(facts.demos),
-        "metric": None if facts.metric is None else dict(facts.metric),
-        "evaluation": None if facts.evaluation is None else dict(facts.evaluation),
+        "metric": redacted(facts.metric),
+        "evaluation": redacted(facts.evaluation),
         "holdout_digests": facts.holdout_digests,
         "files": {path: {"sha256": files[path].sha256, "size": files[path].size} for path in sorted(files)},
     }
@@ -96,7 +101,7 @@ def readme(facts: Facts) -> bytes:
         '```python\nimport stillhouse\n\nprogram = stillhouse.load("path/to/this/folder")  # or the artifact\'s id, art-…\n```',
         "Answers are only as good as the prompt: `load` checks that this dspy renders the prompts the models were trained on.",
     ]
-    return ("\n\n".join(parts) + "\n").encode()
+    return (redact_text("\n\n".join(parts)) + "\n").encode()
 
 
 def _scores(evaluation: Mapping[str, Any] | None) -> Iterable[str]:

@@ -30,6 +30,7 @@ from distill import egress, queue, redaction, scratch, strict_json
 from distill.catalog import aliases, bundles, keys
 from distill.errors import Unauthenticated
 from distill.execute import rollouts
+from distill.pipeline import package
 from distill.relay import relay
 from distill.relay.allowance import Allowance
 from distill.sandbox import cell
@@ -188,6 +189,11 @@ def _open_handed(patch: Patch) -> None:
     patch.setattr(cell.Cell, "environment", lambda self: {**os.environ, **original(self)})
 
 
+def _tells_of_metrics(patch: Patch) -> None:
+    for name in ("redacted", "redact_text"):
+        patch.setattr(package, name, lambda value: value)
+
+
 def _shell(patch: Patch) -> None:
     def read_json(content: bytes, kind: str) -> Any:
         value = original(content, kind)
@@ -253,6 +259,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "rule-log-lines": lambda patch: patch.setattr(structlog.processors, "JSONRenderer", structlog.processors.KeyValueRenderer),
     "rule-redaction-by-value": lambda patch: patch.setattr(redaction, "_secrets", cache(tuple)),
     "rule-redaction-by-pattern": lambda patch: patch.setattr(redaction, "_TOKEN", re.compile("(?!)")),
+    "rule-redaction-of-artifacts": _tells_of_metrics,
     "rule-hostile-bodies": lambda patch: patch.setattr(strict_json, "loads", json.loads),
     "rule-no-echo": lambda patch: patch.setattr(errors, "_safe_message", lambda error: f"{error['msg']}: {error['input']}"),
 }

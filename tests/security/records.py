@@ -89,6 +89,7 @@ RULES: dict[str, str] = {
     "rule-log-lines": "what is logged is one line of JSON, whatever it tells",
     "rule-redaction-by-value": "a secret that a process knows is in no log, event or error",
     "rule-redaction-by-pattern": "what has the form of a secret is in no log, event or error",
+    "rule-redaction-of-artifacts": "a secret that a metric was given is in no text of an artifact",
     "rule-hostile-bodies": "what is no strict JSON object in UTF-8 is refused by every route, and leaves nothing",
     "rule-no-echo": "a refusal repeats nothing of a body but the short name of what is not there",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from distill import logs, redaction
 from distill.db import unit_of_work
 from distill.errors import JobFault
 from distill.jobs import events
+from distill.pipeline.package import manifest, readme
 from distill.settings import get_settings
 from tests.integration.api.conftest import job_body
+from tests.unit.pipeline.test_package import FACTS
 
 KNOWN = "canary-of-no-form-5d7f1a"
 """Told apart by its value alone."""
@@ -98,3 +101,19 @@ def test_what_looks_like_a_secret_is_told_nowhere(api: TestClient, lines: pytest
     told = told_everywhere(api, lines, FORMED)
     assert all("refused: [redacted]" in text for text in told.values()), told
     assert [where for where, text in told.items() if FORMED in text] == []
+
+
+def told_in_an_artifact(secret: str) -> str:
+    """What an artifact tells people of a job whose metric was given a secret; its program stays as its models were trained on it."""
+    metric = {"type": "reference", "reference": "desk:judged", "kwargs": {"judge": {"key": f"it is {secret}."}}}
+    evaluation = {"n": 1, "metric": f"desk:judged {secret}"}
+    facts = replace(FACTS, metric=metric, evaluation=evaluation)
+    return f"{json.dumps(manifest(facts, {}))} {readme(facts).decode()}"
+
+
+@pytest.mark.record("rule-redaction-of-artifacts")
+@pytest.mark.parametrize("secret", [KNOWN, FORMED])
+def test_what_a_metric_was_given_is_in_no_artifact(known: None, secret: str) -> None:
+    text = told_in_an_artifact(secret)
+    assert "it is [redacted]." in text
+    assert secret not in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from distill.settings import get_settings
 from tests.integration.execute.house import House
 from tests.integration.execute.test_hostile_programs import HOSTILE, attempts, rows, told
 from tests.integration.execute.test_own_connections import everything_stored
+from tests.support.bundles import PYTHON, bundle
 from tests.support.canaries import leaks, spellings
-from tests.support.installed import PACKAGE, make_runtime
+from tests.support.installed import PACKAGE, PACKAGES, make_runtime
 from tests.support.scripted_lm import ScriptedLM
 
 SECRET = "canary-71d0c5e8a94b"
@@ -41,9 +42,10 @@ def house(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     get_settings.cache_clear()
 
 
-def ran(house: House, ways: dict[int, str]) -> Job:
+def ran(house: House, ways: dict[int, str], code: Mapping[str, Any] = HOSTILE) -> Job:
     """The job once it is over, or stands still."""
-    program = ProgramHost(house.ports.runners).describe(house.project_id, HOSTILE)["program"]
+    python = PYTHON if "bundle" in code else ""
+    program = ProgramHost(house.ports.runners).describe(house.project_id, dict(code), python=python)["program"]
     settled: dict[str, Any] = {"num_threads": 4, "evaluate": {"roles": []}, "holdout": {"n": 0}, "budget": {"max_calls": BUDGET}}
     job_id = house.submit(rows(ways), program, metric=METRIC, **settled)
     return house.run(job_id, seconds=60, until=lambda job: job.status == "paused")
@@ -95,6 +97,24 @@ def test_one_that_looks_around_finds_no_secret(
     assert b"environment" in texts["rows"]
     assert b"environment" in asked
     assert leaks([SECRET], {**texts, "asked": asked}) == {}
+
+
+@pytest.mark.slow
+def test_the_same_program_that_a_user_sends_can_do_no_more(house: House, tmp_path: Path) -> None:
+    """It comes as a bundle, and is installed nowhere."""
+    plant = tmp_path / "planted.txt"
+    plant.write_text(SECRET)
+    text = (PACKAGES / PACKAGE / "hostile.py").read_text()
+    sent = house.send(bundle({"sent_desk.py": text}))
+    ways = {2: "reaches", 4: "forges", 7: f"tells fine {tmp_path}", 9: "spends"}
+    job = ran(house, ways, {"reference": "sent_desk:make_hostile", "bundle": sent})
+    assert job.status == "succeeded", job.error
+    found = told(job)
+    assert {at: reason for at, (reason, _) in found.items()} == {2: "unknown_slot", 4: "failed", 7: "failed", 9: "too_many_calls"}
+    assert found[4][1] == "ProcessDied: killed the program's process: it told of something that was not asked"
+    assert found[7][1][:26] == 'ValueError: {"environment"'
+    asked = json.dumps([call.body for call in house.teacher.calls]).encode()
+    assert leaks([SECRET], {"rows": everything_stored().encode(), "asked": asked}) == {}
 
 
 def test_a_secret_that_is_there_is_found_however_it_is_spelled() -> None:
