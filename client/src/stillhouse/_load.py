@@ -53,6 +53,7 @@ def load(
     Raises:
         DamagedArtifact: a downloaded file does not have its digest.
         NotFoundError: no such artifact or alias in the key's project.
+        FileNotFoundError: a path without a folder.
         ModelUnavailable: with `warm`, a model that is not loaded in time, or a server that is away.
         ValueError: an artifact that cannot be used; with `fallback`, one that names no teacher.
         ImportError: the `dspy` extra is not installed.
@@ -87,6 +88,8 @@ def load(
 
 
 def _check(ref: str | Path, follow: float | None, fallback: str | None) -> None:
+    if (isinstance(ref, Path) or os.sep in ref) and not Path(ref).is_dir():
+        raise FileNotFoundError(f"there is no folder {ref}")
     if fallback not in (None, "teacher"):
         raise ValueError(f'fallback={fallback!r}: there is "teacher"')
     if follow is not None and (_is_folder(ref) or "@" not in str(ref)):

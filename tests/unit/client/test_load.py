@@ -201,6 +201,11 @@ class TestFollow:
 
 
 class TestLoad:
+    @pytest.mark.parametrize("ref", ["./router", "models/router", Path("router")])
+    def test_a_path_without_a_folder_is_told_before_a_server_is_asked(self, ref: str | Path) -> None:
+        with pytest.raises(FileNotFoundError, match="there is no folder"):
+            stillhouse.load(ref)
+
     def test_an_app_that_configures_json_gets_the_programs_own_prompt(self, registry: Registry, lm: Scripted, tmp_path: Path) -> None:
         program = following(registry, tmp_path)
         with dspy.context(adapter=dspy.JSONAdapter()):

@@ -24,10 +24,6 @@ from stillhouse.cli.report import markdown
 from stillhouse.types import JobUpdateParams
 
 app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop.")
-app.command("training-files")(records.training_files)
-app.command("traces")(records.traces)
-app.command("rejections")(records.rejections)
-app.command("import")(import_traces)
 
 JobId = Annotated[str, typer.Argument(help="cjob-…")]
 FineTuningJob = Annotated[str | None, typer.Option("--fine-tuning-job", help="Only this one (ftjob-…).")]
@@ -276,3 +272,10 @@ def events(
         source = client.compile_jobs.events.stream(job_id, after=after) if follow else client.compile_jobs.events.list(job_id, after=after)
         for event in source:
             show_json_line(event) if as_json else show_event(event)
+
+
+# Last in the list of `--help`, as they come last in a job's life.
+app.command("traces")(records.traces)
+app.command("rejections")(records.rejections)
+app.command("training-files")(records.training_files)
+app.command("import")(import_traces)

@@ -151,14 +151,6 @@ def delete_artifact(artifact_id: str, as_json: Json = False) -> None:
         show_deleted(artifact_id, as_json)
 
 
-@models.command("delete")
-def delete_model(model_id: str, as_json: Json = False) -> None:
-    """Delete a fine-tuned model; refused while a job or an alias needs it."""
-    with connected() as client:
-        client.models.delete(model_id)
-        show_deleted(model_id, as_json)
-
-
 @models.command("list")
 def list_models(as_json: Json = False) -> None:
     """List the models that the gateway takes."""
@@ -189,3 +181,11 @@ def _object_of(file: Path, what: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise FileProblem(f"{file}: expected an object {what}")
     return loaded
+
+
+@models.command("delete")
+def delete_model(model_id: str, as_json: Json = False) -> None:
+    """Delete a fine-tuned model; refused while a job or an alias needs it."""
+    with connected() as client:
+        client.models.delete(model_id)
+        show_deleted(model_id, as_json)
