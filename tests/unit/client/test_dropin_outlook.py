@@ -47,7 +47,14 @@ def test_it_comes_before_the_job_is_made(server: Server, capsys: pytest.CaptureF
         ({"total_usd": None, "unknown": ["price of openai/big"]}, "; price unknown (price of openai/big), 6 min; "),
         (
             {"total_usd": None, "seconds": None, "unknown": ["time of baseline", "tokens of teacher:0: not run", "price of training"]},
-            "; price unknown (tokens of teacher:0: not run and 1 more), time unknown; ",
+            "; price unknown (tokens of teacher:0; price of training), time unknown; ",
+        ),
+        (
+            {
+                "total_usd": None,
+                "unknown": ["price of a/1", "tokens of baseline: not run", "price of a/2", "tokens of teacher: not run", "price of a/3"],
+            },
+            "; price unknown (price of a/1 and 2 more; tokens of baseline and teacher), 6 min; ",
         ),
         ({"rows": {"train": 1}, "roles": []}, "; 1 example, 0 already run; "),
         ({"roles": [{"role": "teacher:0", "stored": 600}, {"role": "teacher:1", "stored": 20}]}, "; 640 examples, 20 already run; "),

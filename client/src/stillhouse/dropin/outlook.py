@@ -68,8 +68,18 @@ def _money(found: Estimate) -> str:
     if found.total_usd is not None:
         return f"about ${found.total_usd:.2f}" if found.total_usd >= 0.005 or not found.total_usd else "less than $0.01"
     reasons = [part for part in found.unknown if not part.startswith(_TIME)]
-    more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-    return f"price unknown ({reasons[0]}{more})" if reasons else "price unknown"
+    told = reasons if len(reasons) < 2 else _by_kind(reasons)
+    return f"price unknown ({'; '.join(told)})" if told else "price unknown"
+
+
+def _by_kind(reasons: list[str]) -> list[str]:
+    """What is not known, each kind once: `price of a/1 and 2 more`."""
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kind, _, of = reason.partition(" of ")
+        kinds.setdefault(kind, []).append(of.partition(": ")[0])
+    few = {kind: " and ".join(of) if len(of) < 3 else f"{of[0]} and {len(of) - 1} more" for kind, of in kinds.items()}
+    return [f"{kind} of {of}" for kind, of in few.items()]
 
 
 def _time(found: Estimate) -> str:
