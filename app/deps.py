@@ -59,10 +59,13 @@ def router(tag: str) -> APIRouter:
     return APIRouter(prefix="/v1", tags=[tag], route_class=JsonRoute, responses=COMMON_ERRORS)
 
 
+_ORDER = "By creation. `asc` is no way to wait for what is new: what is committed late may stand before `after`; see `created_after`"
+
+
 def _page(
     limit: Annotated[int, Query(ge=1, le=100, description="At most so many")] = 20,
     after: Annotated[str | None, Query(max_length=256, description="The last id of the page before")] = None,
-    order: Annotated[Literal["asc", "desc"], Query(description="By creation")] = "desc",
+    order: Annotated[Literal["asc", "desc"], Query(description=_ORDER)] = "desc",
 ) -> Page:
     return Page(limit, after, order)
 

@@ -157,8 +157,8 @@ class Rollouts(SpecPart):
 
     With `stored_only` no teacher is called, for training or in the evaluation: what is not in the trace store is left out.
     With `retry_failed` a stored rollout in which the program itself failed is run again, at most once in a job and for every role; what
-    comes of it stands for later jobs too. `where` says who runs the program: this server, or a client that has its code, tools or metric
-    (the evaluation too).
+    comes of it stands for later jobs too. A metric that failed on a stored answer is asked again then. `where` says who runs the program:
+    this server, or a client that has its code, tools or metric (the evaluation too).
     """
 
     n: Annotated[int, Field(ge=1, le=64)] = 1

@@ -26,6 +26,7 @@ class Keeping:
         """Traces that others stored first, by their digests."""
         self._late = False
         """Something was not stored, since it was there."""
+        self._asks_again = pieces[0].job.spec.rollouts.retry_failed
 
     def write(self, batch: list[NewTrace | NewScore]) -> None:
         """What is stored here is paid for no more, so the replies that it was made of are let go."""
@@ -38,7 +39,7 @@ class Keeping:
                 self._others |= others
                 # A score is of this process's answer, and would stand beside another one.
                 fitting = [row for row in judged if row.trace_digest not in self._others]
-            late = scores.store(s, fitting) < len(judged)
+            late = scores.store(s, fitting, over_failed=self._asks_again) < len(judged)
         with self._lock:
             self._late |= late
         self._ports.relay.forget_replies(self._work.claim.project_id, [str(seed) for piece in self._pieces for seed in piece.seeds_of(new)])

@@ -69,6 +69,8 @@ def fill(work: Work, ports: Ports, job: JobContext, pieces: Sequence[Slice]) -> 
     with unit_of_work() as s:
         for piece in pieces:
             piece.look_up(s)
+            if job.spec.rollouts.retry_failed:
+                piece.forget_failed_scores()
         spending = Spending.begin(s, ports.relay, work, pieces[0].cast, calls=not pieces[0].stored_only)
     reach = Reach(work, ports.relay, spending.grant.targets)
     keeping = Keeping(work, ports, spending, pieces)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 from typing import Any
 
 from stillhouse_programs import ops, runner
 
 RAISES, HANGS, METRIC_RAISES, METRIC_NAN = "raises", "hangs", "metric raises", "metric gives nan"
+
+MENDED = "ODD_METRIC_MENDED"
+"""The variable that names a file: while it is there the metric raises nothing."""
 
 
 def odd_program(build: Any) -> Any:
@@ -33,7 +38,7 @@ def odd_program(build: Any) -> Any:
 
 def odd_metric(example: Any, prediction: Any, trace: Any = None) -> float:
     how = example.message.split(": ")[0]
-    if how == METRIC_RAISES:
+    if how == METRIC_RAISES and not Path(os.environ[MENDED]).exists():
         raise ZeroDivisionError("division by zero")
     return float("nan") if how == METRIC_NAN else float(example.category == prediction.category)
 

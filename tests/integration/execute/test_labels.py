@@ -6,7 +6,7 @@ from typing import Any
 
 from distill.catalog import datasets, row_facts
 from distill.db import unit_of_work
-from distill.jobs import refiltering, repository
+from distill.jobs import events, refiltering, repository
 from distill.jobs.repository import StepView
 from tests.integration.execute.house import CATEGORIES, SUPPORT, House, PretendTrainer, rows
 
@@ -65,6 +65,8 @@ class TestLabels:
         with unit_of_work() as s:
             facts = row_facts.every(s, job.id, "rollout", "teacher:0")
             assert {fact.message for fact in facts if fact.status == "failed"} == {"BadLabel: the row has no `answer`"}
+            (told,) = (one.message for one in events.after(s, job.id, 0) if one.type == "bootstrap.rejected")
+        assert told == "2 of 4 examples gave no answer that passes: 2 failed (first: row 3)"
         assert len(trained(house)) == 4
 
     def test_the_same_labels_make_their_traces_once(self, house: House) -> None:

@@ -20,6 +20,7 @@ from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 GARBAGE = "garbage"
 WAYS = {odd_runner.RAISES: 3, GARBAGE: 3, odd_runner.HANGS: 2, odd_runner.METRIC_RAISES: 2, odd_runner.METRIC_NAN: 2}
 EXAMPLES = 40
+NAN = "the metric returned float nan, expected a number, True or False"
 
 
 def rows() -> list[dict[str, str]]:
@@ -40,7 +41,7 @@ def house(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     No sandbox would show them the files of the tests.
     """
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{odd_runner.__file__}" "$@"\n')
+    python.write_text(f'#!/bin/sh\n{odd_runner.MENDED}="{tmp_path / "mended"}" exec "{sys.executable}" "{odd_runner.__file__}" "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv("STILLHOUSE_LIMITS__EXAMPLE_SECONDS", "2")
     get_settings.cache_clear()
@@ -63,7 +64,7 @@ class TestThreeOfTen:
             ("unparsable", "AdapterParseError: ChatAdapter found no category in the answer"): 3,
             ("time_limit", "time_limit: not done within 2.0 s"): 2,
             ("metric_failed", "ZeroDivisionError: division by zero"): 2,
-            ("metric_failed", "the metric returned float nan, expected a number, True or False"): 2,
+            ("metric_failed", NAN): 2,
         }
         with unit_of_work() as s:
             made = [(one.rows or 0) + (one.validation_rows or 0) for one in repository.fine_tune_jobs(s, job.id)]
@@ -78,6 +79,30 @@ class TestThreeOfTen:
         assert again.status == "succeeded", again.error
         assert asked(house) == before, "what is a fact is not asked again; the two that hang never came to ask"
         assert counts(again.id) == {"ok": 16, "failed": 3, "unparsable": 3, "metric_failed": 0, "passed": 16, "undecided": 2}
+
+    @pytest.mark.slow
+    def test_a_metric_that_failed_is_asked_again_by_a_job_that_says_so(self, house: House, tmp_path: Path) -> None:
+        """Its trace is the one that is stored: no LM is asked."""
+        trainset = [row for row in rows() if row["message"].startswith(("fine", "metric"))][-16:]
+        first = self.scored(house, trainset)
+        assert metrics_failed(first) == {"ZeroDivisionError: division by zero": 2, NAN: 2}
+        before = asked(house)
+        (tmp_path / "mended").touch()
+        assert metrics_failed(self.scored(house, trainset)) == metrics_failed(first), "a score is a fact"
+        again = self.scored(house, trainset, rollouts={"retry_failed": True})
+        assert metrics_failed(again) == {NAN: 2}
+        assert metrics_failed(self.scored(house, trainset, seed=1)) == {NAN: 2}, "it stands for later jobs"
+        assert metrics_failed(first) == {"ZeroDivisionError: division by zero": 2, NAN: 2}, "the earlier job says what it saw"
+        assert asked(house) == before
+
+    def scored(self, house: House, trainset: list[dict[str, str]], **more: Any) -> Any:
+        job = house.compile(trainset, num_threads=8, evaluate={"roles": []}, holdout={"n": 0}, **more)
+        assert job.status == "succeeded", job.error
+        return job
+
+
+def metrics_failed(job: Any) -> dict[str | None, int]:
+    return {message: count for (reason, message), count in reasons(job).items() if reason == "metric_failed"}
 
 
 def check_events(job_id: str, calls: int) -> None:
