@@ -26,6 +26,7 @@ from starlette.requests import ClientDisconnect
 
 from distill import errors as house
 from distill.db import CommitUnknown, is_outage, is_unstorable
+from distill.spec_faults import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -145,7 +146,7 @@ def _safe_message(error: Mapping[str, Any]) -> str:
     """pydantic's sentence: it names types and bounds. The two kinds that repeat what was sent are replaced."""
     if error["type"] in {"union_tag_invalid", "json_invalid"}:
         return "is not one of the kinds this field takes"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = in_words(error["type"], str(error["msg"]), error.get("ctx", {})).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 
 

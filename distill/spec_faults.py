@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
 from distill.errors import Invalid
 from stillhouse_programs.spec import SpecError
+
+FORMS = {
+    r"^[!-~]+$": "an id or a name: no spaces, and no characters beyond ASCII",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, `.`, `_` and `-`, and begins with a letter or a digit",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$": "at most 128 letters, digits, `.`, `_` and `-`, and begins with a letter or a digit",
+    r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "at most 64 letters, digits, `_` and `-`, and begins with a letter or a digit",
+    r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$": "at most 100 letters, digits, `_`, `.` and `-`, and begins with a letter",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}@[a-z0-9][a-z0-9._-]{0,62}$": "an alias, as support-router@prod",
+    r"^[a-z0-9-]{1,18}$": "at most 18 small letters, digits and `-`",
+    r"^[a-z0-9_]+$": "small letters, digits and `_`",
+    r"^[^\x00-\x1f\x7f]+$": "text in one line, without control characters",
+    r"^[^\s?\[\]]+$": "the name of an LM without spaces, `?` and brackets; `*` is anything",
+    r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+    r"^\d{1,18}$": "the number of an event",
+    r"^20\d\d-(0[1-9]|1[0-2])$": "a month, as 2026-11",
+    r"^work-[0-9]{1,18}$": "the id of a work item, as a claim gives it",
+    r"^ftevent-[a-z0-9]+-\d{1,18}$": "the id of an event, ftevent-…",
+}
+"""What a pattern asks for, in words: a user is shown no regular expression."""
+
+
+def in_words(kind: str, message: str, context: Mapping[str, Any]) -> str:
+    """pydantic's sentence, or our own where it would show a pattern."""
+    form = FORMS.get(context.get("pattern", "")) if kind == "string_pattern_mismatch" else None
+    return f"takes {form}" if form else message
+
 
 _CODES = {"unknown_key": "unknown_option", "missing": "missing_field"}
 
@@ -15,7 +42,7 @@ _CODES = {"unknown_key": "unknown_option", "missing": "missing_field"}
 def first_fault(fault: ErrorDetails) -> Invalid:
     """What a reader is told of it, in our own words where the fault is of a program, a metric or a prompt adapter."""
     context = fault.get("ctx", {})
-    param, message = json_path(fault["loc"]), fault["msg"]
+    param, message = json_path(fault["loc"]), in_words(fault["type"], fault["msg"], context)
     if isinstance(inner := context.get("error"), SpecError):
         # Its own path starts at the field that pydantic's path ends with.
         param, message = param + inner.param[len(str(fault["loc"][-1])) :], inner.message.split(": ", 1)[-1]

@@ -74,6 +74,10 @@ class TestUsage:
         assert used["unknown"] == ["price of big/teacher:1"]
         assert used["quotas"]["max_jobs"] == 20_000
 
+    def test_what_is_no_month_is_refused_without_a_pattern(self, api: TestClient) -> None:
+        error = api.get("/v1/usage", params={"month": "2026-13"}).json()["error"]
+        assert (error["param"], error["message"]) == ("month", "month: takes a month, as 2026-11")
+
     def test_other_months_and_projects_have_their_own(self, api: TestClient, tokens: Tokens) -> None:
         paid(finish(api).job_id, 2.5)
         execute("UPDATE lm_usage SET created_at = '2026-01-31T23:59:59Z'")

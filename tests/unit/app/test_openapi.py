@@ -17,6 +17,7 @@ from app.docs_page import curl, docs_page, example_bodies
 from app.errors import status_at
 from app.main import build_routes
 from app.openapi import text
+from distill.spec_faults import FORMS
 
 #: POSTs that take no Idempotency-Key, since the same one again does nothing more.
 WITHOUT_KEY = {
@@ -108,6 +109,11 @@ class TestOperations:
     def test_every_reference_leads_somewhere(self, document: dict[str, Any]) -> None:
         names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
         assert names <= set(document["components"]["schemas"])
+
+    def test_every_pattern_has_words_for_a_refusal(self, document: dict[str, Any]) -> None:
+        patterns = {json.loads(text) for text in re.findall(r'"pattern": ("(?:[^"\\\\]|\\\\.)*")', json.dumps(document))}
+        assert len(patterns) > 5
+        assert patterns <= set(FORMS)
 
 
 class TestDocsPage:
