@@ -159,7 +159,7 @@ class _Process:
             word = {"failed": "its log says why"}
         if "failed" in word:
             self.end()
-            raise RendererError(f"The process that renders chat templates cannot lock itself in: {word['failed']}.")
+            raise RendererError(f"The process that renders chat templates does not start: {word['failed']}.")
 
     def _line(self, seconds: float) -> bytes:
         until = time.monotonic() + seconds

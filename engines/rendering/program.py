@@ -264,7 +264,7 @@ def main(arguments: list[str]) -> None:
         if sys.platform.startswith("linux"):
             lock_in(bounds["megabytes"])
     except OSError as error:
-        tell({"failed": f"{error.strerror}"})
+        tell({"failed": f"it cannot lock itself in ({error.strerror})"})
         os._exit(FAILED)
     tell({"ready": True})
     for batch in asked:

@@ -92,7 +92,12 @@ def _plain_templates(patch: Patch) -> None:
 
 def _templates_without_end(patch: Patch) -> None:
     timer = 'signal.setitimer(signal.ITIMER_PROF, bounds["seconds"])'
-    _weaker_renderer(patch, (timer, "pass"), ("resource.setrlimit(", "str("), ('> bounds["characters"]', '> 10 * bounds["characters"]'))
+    _weaker_renderer(
+        patch,
+        (timer, "pass"),
+        ("resource.setrlimit(resource.RLIMIT_AS, (most, most))", "pass"),
+        ('> bounds["characters"]', '> 10 * bounds["characters"]'),
+    )
 
 
 def _open_renderer(patch: Patch) -> None:
