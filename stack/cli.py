@@ -188,16 +188,19 @@ def create_key(
 ) -> None:
     """Make an API key, or one for each label of a file, and print it; it is shown only this once."""
     _settings(home)
-    from stack.keys import labels_of, make_key, make_keys
+    from stack.keys import has_project, labels_of, make_key, make_keys
 
     asked = [name.strip() for name in scopes.split(",") if name.strip()]
     if label is not None and labels is not None:
         _fail("--label and --labels do not go together")
+    known = has_project(project)
     if labels is None:
         _out.print(make_key(project, label or "cli", asked), soft_wrap=True)
-        return
-    for each, token in make_keys(project, labels_of(labels), asked):
-        typer.echo(f"{each}\t{token}")
+    else:
+        for each, token in make_keys(project, labels_of(labels), asked):
+            typer.echo(f"{each}\t{token}")
+    if not known:
+        _err.print(f"The project {literal(project)} was made: there was none of this name.", soft_wrap=True)
 
 
 @app.command(name="rotate-key")

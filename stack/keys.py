@@ -8,10 +8,20 @@ from distill import sealing
 from distill.catalog import key_rotation, keys, projects
 from distill.catalog.key_rotation import Rotation
 from distill.db import Session, unit_of_work
-from distill.errors import StillhouseError
+from distill.errors import NotFound, StillhouseError
 from stack.errors import StackError
 
 LONGEST_LABEL = 128
+
+
+def has_project(name: str) -> bool:
+    """Whether there is a project of this name."""
+    with unit_of_work() as session:
+        try:
+            projects.get(session, name)
+        except NotFound:
+            return False
+        return True
 
 
 def make_key(project: str, label: str, scopes: Sequence[str] = ()) -> str:

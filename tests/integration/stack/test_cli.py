@@ -31,6 +31,7 @@ class TestCreateKey:
             caller = keys.verify(session, done.stdout.strip())
         assert caller.project_name == "vision"
         assert caller.scopes == {"jobs:read", "models:use"}
+        assert done.stderr == "The project vision was made: there was none of this name.\n"
 
     def test_an_unknown_scope_is_named(self) -> None:
         done = run("create-key", "--scopes", "jobs:raed")
@@ -38,10 +39,12 @@ class TestCreateKey:
         assert "jobs:raed" in done.stderr
 
     def test_a_file_of_labels_gives_a_key_for_each(self, tmp_path: Path) -> None:
+        with unit_of_work() as session:
+            projects.ensure(session, "vision")
         people = tmp_path / "people.txt"
         people.write_text("# the team\nana\n\n  bo  \n")
         done = run("create-key", "--project", "vision", "--scopes", "models:use", "--labels", str(people))
-        assert done.returncode == 0, done.stderr
+        assert (done.returncode, done.stderr) == (0, "")
         made = dict(line.split("\t") for line in done.stdout.splitlines())
         assert list(made) == ["ana", "bo"]
         with unit_of_work() as session:
