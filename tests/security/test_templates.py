@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engines.rendering import Bounds, Question, Renderer, TemplateRefused
+from engines.rendering import Bounds, Question, Renderer, RendererError, TemplateRefused
 from tests.security import rendering
 from tests.security.whom import as_user, users, users_of_containers
 
@@ -108,6 +108,13 @@ def test_each_of_these_gets_out_where_it_is_not_locked_in(tmp_path: Path, tmp_pa
     for what, outcome in zip(ATTEMPTS, made_of(attempts(tmp_path), program), strict=True):
         assert isinstance(outcome, str), what
     assert left(tmp_path) == ["place"]
+
+
+def test_nothing_is_rendered_where_it_cannot_be_locked_in(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(rendering.weaker(("os.uname().machine", "'riscv64'")), encoding="utf-8")
+    with pytest.raises(RendererError, match=r"it cannot lock itself in \(no filter of system calls is known for riscv64"):
+        made_of(["a"], program)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -65,6 +66,21 @@ class TestLoopingTemplate:
                 return is_stuck, others, (await stuck).status_code
 
         assert asyncio.run(ask()) == (True, [200] * (REQUESTS_MEANWHILE + 1), 200)
+
+    def test_a_renderer_that_does_not_start_is_no_fault_of_the_request(
+        self, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        engine = make_engine()
+        app = create_app(engine, None)
+        (tmp_path / "program.py").write_text("raise SystemExit(3)")
+        monkeypatch.setattr(chat_template, "_RENDERER", Renderer(program=tmp_path / "program.py"))
+
+        async def ask() -> httpx.Response:
+            async with client(app) as http:
+                return await http.post("/v1/chat/completions", json=body(engine.base.id, "Who?"))
+
+        reply = asyncio.run(ask())
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "renderer_unavailable")
 
 
 def client(app: Any) -> httpx.AsyncClient:
