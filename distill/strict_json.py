@@ -38,16 +38,17 @@ def loads(text: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         reason = str(error.msg).split(":")[0]
         raise NotStrict(f"is not valid JSON: {reason}", error.lineno, error.colno) from None
-    if _is_deep(value):
+    if is_deep(value, DEEPEST):
         raise NotStrict(f"is nested more than {DEEPEST} levels deep")
     look = _KEYS_AND_INTEGERS if _MAY_BE_TOO_LARGE.search(text) else _KEYS
     look.decode(text.decode())
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def is_deep(value: Any, most: int) -> bool:
+    """Whether a JSON value has more than `most` levels."""
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(most + 1):
         level = [
             inner
             for each in level

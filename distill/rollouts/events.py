@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
+from distill.strict_json import is_deep
+
 Json = dict[str, Any]
+DEEPEST = 200
+"""Levels of an event: twice those of what comes in, and less than whoever writes it down takes."""
 
 
 def _of_a_runner(code: str) -> str:
@@ -247,6 +251,8 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(
 def read_event(line: bytes) -> Json:
     """One event as JSON, with the keys in the order sent (it is part of a prompt). Raises ValueError for what v1 does not know."""
     event = orjson.loads(line)
+    if line.count(b"{") + line.count(b"[") > DEEPEST and is_deep(event, DEEPEST):
+        raise ValueError(f"is nested more than {DEEPEST} levels deep")
     try:
         _EVENT.validate_python(event)
     except ValidationError as fault:

@@ -352,6 +352,9 @@ class TestHostile:
         assert (death.value.cause, death.value.is_the_programs) == ("protocol", True)
 
 
+USED = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0}
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -370,3 +373,14 @@ class TestHostile:
 def test_what_no_runner_of_ours_says(said: Json) -> None:
     with pytest.raises(ValueError, match=said["event"]):
         read_event(orjson.dumps({"v": 1, "id": 1, **said}))
+
+
+def test_what_is_deeper_than_anybody_reads() -> None:
+    def said(levels: int) -> bytes:
+        outputs = '{"":' * levels + "{}" + "}" * levels
+        said = {"v": 1, "id": 1, "event": "called", "outputs": orjson.Fragment(outputs), "usage": USED, "seconds": 1.0}
+        return orjson.dumps(said)
+
+    assert read_event(said(150))["outputs"]
+    with pytest.raises(ValueError, match="nested more than 200 levels deep"):
+        read_event(said(220))
