@@ -48,6 +48,19 @@ class TestCreate:
         assert shell.run("jobs", "create", "-f", str(tmp_path / "job.json")).exit_code == Exit.OK
         assert shell.sent(1)["trainset"] == "ds-9"
 
+    @pytest.mark.parametrize("command", ["create -f FILE --wait", "get cjob-1 --wait", "watch cjob-1"])
+    def test_ctrl_c_ends_the_waiting_and_says_that_the_job_goes_on(self, shell: Shell, job_file: str, command: str) -> None:
+        def interrupt(request: httpx.Request) -> httpx.Response:
+            if request.method == "POST":
+                return reply(job(), 201)
+            raise KeyboardInterrupt
+
+        shell.answers(interrupt)
+        result = shell.run("jobs", *command.replace("FILE", job_file).split())
+        assert result.exit_code == 130
+        assert "cjob-1 goes on" in result.stderr
+        assert "Aborted" not in result.output
+
     def test_the_same_key_again_names_the_same_upload(self, shell: Shell, tmp_path: Path) -> None:
         for name in ("train.csv", "val.csv"):
             (tmp_path / name).write_text("a\n1\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -10,6 +12,9 @@ from rich.markup import escape
 from stillhouse import Stillhouse
 from stillhouse.cli.output import Exit, console, errors, show_json, show_table, when
 from stillhouse.types import CompileJob, Event
+
+_CTRL_C = 130
+"""As shells have it for a command that Ctrl-C ended."""
 
 
 def exit_code(job: CompileJob) -> Exit:
@@ -27,7 +32,19 @@ def ended(client: Stillhouse, job: CompileJob, wait: bool, timeout: float | None
 
 
 def waited(client: Stillhouse, job_id: str, seconds: float | None, as_json: bool) -> CompileJob:
-    return client.compile_jobs.wait(job_id, timeout=seconds, progress=not as_json)
+    with left_by_ctrl_c(job_id):
+        return client.compile_jobs.wait(job_id, timeout=seconds, progress=not as_json)
+
+
+@contextmanager
+def left_by_ctrl_c(job_id: str) -> Iterator[None]:
+    """Ctrl-C ends the waiting alone, and says so: `Aborted` would be taken for the job's end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        said = f"{job_id} goes on. `stillhouse jobs watch {job_id}` follows it again, `stillhouse jobs cancel {job_id}` stops it"
+        errors.print(f"\n{said}", highlight=False, soft_wrap=True)
+        raise typer.Exit(_CTRL_C) from None
 
 
 def show_event(event: Event) -> None:
