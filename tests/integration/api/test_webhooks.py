@@ -255,14 +255,14 @@ class TestDeliveries:
         self, api: TestClient, admin: Ask, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also after a restart, when nobody has answered this process yet."""
-        monkeypatch.setenv("STILLHOUSE_TIMERS__WEBHOOK_SECONDS", "1")
+        monkeypatch.setenv("STILLHOUSE_TIMERS__WEBHOOK_SECONDS", "5")
         monkeypatch.setenv("STILLHOUSE_TIMERS__WEBHOOK_PAUSE_SECONDS", "900")
         forget_settings()
         queue_for_others([f"https://silent-{at}.test/hook" for at in range(9)], deliveries_each=60)
         made = endpoint(admin, receiver.url)
         with sending(), no_answer_for(".test", monkeypatch):
             move_alias(api)
-            wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it waits for the silent ones", seconds=12)
+            wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it waits for the silent ones", seconds=60)
 
     def test_who_takes_long_to_answer_holds_up_no_other(
         self, api: TestClient, admin: Ask, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
@@ -276,7 +276,7 @@ class TestDeliveries:
             queue_for_others([], deliveries_each=4)
             wait_until(lambda: len(slow.got) >= 9 + AT_ONCE_SILENT, "they are not told again")
             move_alias(api)
-            wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it waits for the slow ones", seconds=12)
+            wait_until(lambda: log(admin, made)[0]["status"] == "delivered", "it waits for the slow ones", seconds=60)
             assert len(slow.got) == 9 + AT_ONCE_SILENT
             slow.gate.set()
 

@@ -144,7 +144,7 @@ class TestCompose:
                 stranger.ping()
         finally:
             process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
     def test_nothing_that_we_build_is_left_out(self) -> None:
         """PostgreSQL's image and vLLM's bring their own start; every other service is started above."""
@@ -167,7 +167,7 @@ class TestUp:
         server = ServerProcess(stack_home / "home", environment)
         try:
             server.start()
-            assert answers(f"{server.base_url}/readyz", timeout_seconds=10)
+            assert answers(f"{server.base_url}/readyz", timeout_seconds=60)
             assert len(server.processes()) > 8
             assert server.interrupt() == 0
         finally:

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 def get(url: str, key: str | None = None) -> Any:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as reply:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as reply:
         return json.load(reply)
 
 
@@ -29,7 +29,7 @@ def test_every_part_runs_and_the_server_is_ready(stack: Stack) -> None:
     names = {child.part.name for child in stack.crew.children()}
     workers = {"worker-light", "worker-rollouts", "worker-train"}
     assert names == {"postgres", "valkey", "lm-host", "lm-agent", "dispatcher", "api", *workers}
-    assert answers(f"{stack.base_url}/readyz", timeout_seconds=10)
+    assert answers(f"{stack.base_url}/readyz", timeout_seconds=60)
 
 
 def test_the_first_key_opens_the_api_and_no_key_does_not(stack: Stack) -> None:

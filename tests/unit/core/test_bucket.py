@@ -20,6 +20,7 @@ from distill.storage import BlobStore, open_store
 from distill.storage.s3 import S3Store
 from tests.support.odd_server import odd_server
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+from tests.support.server_process import wait_until
 
 DATA = b"weights" * 1000
 DIGEST = "sha256:" + sha256(DATA).hexdigest()
@@ -150,7 +151,7 @@ class TestUnfinished:
 
     def test_an_upload_that_fails_half_way_leaves_nothing(self, s3: S3Server, place: BlobSettings, tmp_path: Path) -> None:
         with odd_server(lambda seen: "broken" if seen[-1] == "PUT" and seen.count("PUT") > 1 else s3.endpoint) as server:
-            settings = s3.place(bucket=place.bucket, endpoint=server.endpoint, timeout_seconds=1)
+            settings = s3.place(bucket=place.bucket, endpoint=server.endpoint)
             store = opened(settings, tmp_path)
             with pytest.raises(StorageUnavailable):
                 store.put(bytes([number]) * PART for number in range(3))
@@ -211,6 +212,7 @@ class TestFaults:
             store = opened(s3.place(bucket="any", endpoint=server.endpoint, timeout_seconds=0.2), tmp_path)
             with pytest.raises(StorageUnavailable, match="does not answer"):
                 store.put(DATA)
+            wait_until(lambda: len(server.seen) >= 3, "it is not asked three times")
             assert server.seen == ["PUT"] * 3
 
     def test_no_keys(self, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

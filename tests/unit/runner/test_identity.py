@@ -304,7 +304,7 @@ class TestThreads:
         left: list[Any] = []
 
         def linger(predictor: Any) -> None:
-            over.wait(5)
+            over.wait(60)
             try:
                 predictor(q="late")
             except BaseException as fault:

@@ -6,8 +6,11 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -43,6 +46,19 @@ def pretender(place: Path, script: str) -> Path:
     python.write_text("#!/bin/sh\nexport F=$3\n" + script.format(folder="$F") + "\n")
     python.chmod(0o755)
     return python
+
+
+def an_hour_later(monkeypatch: pytest.MonkeyPatch, place: Path, *, again: bool = False) -> None:
+    """It is by the clock of whoever watches, once something was written there; with `again` at each look from then on. The first look is
+    at the begin."""
+    looks, late = count(), [0]
+
+    def now() -> float:
+        if next(looks) and place.exists() and place.read_text() and (again or not late[0]):
+            late[0] += 3600
+        return time.monotonic() + late[0]
+
+    monkeypatch.setattr("distill.trainers.local.time", SimpleNamespace(monotonic=now))
 
 
 class TestBaseDigest:
@@ -105,10 +121,13 @@ class TestLocalTrainer:
         outcome = finish(LocalTrainer(str(python)), make_job("job", make_rows(2)))
         assert (outcome.kind, outcome.exit_code, outcome.log_tail) == ("crashed", 7, "the disk is gone\n")
 
-    def test_a_trainer_that_tells_nothing_is_ended_with_all_that_it_started(self, make_job: MakeJob, tmp_path: Path) -> None:
+    def test_a_trainer_that_tells_nothing_is_ended_with_all_that_it_started(
+        self, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         python = pretender(tmp_path, "setsid sh -c 'echo $$ > {folder}/deaf; trap : TERM; while :; do sleep 60; done' & wait")
         folder = make_job("job", make_rows(2))
-        training = LocalTrainer(str(python)).start(TrainRequest(folder, stall_seconds=1.0), TrainCallbacks())
+        an_hour_later(monkeypatch, folder / "deaf", again=True)
+        training = LocalTrainer(str(python)).start(TrainRequest(folder, stall_seconds=1800), TrainCallbacks())
         outcome = training.wait(LIMIT)
         assert outcome is not None
         assert (outcome.kind, outcome.signal) == ("stalled", signal.SIGKILL)
@@ -124,9 +143,13 @@ class TestLocalTrainer:
         assert outcome is not None
         assert outcome.kind == "succeeded"
 
-    def test_after_its_deadline_it_may_write_a_checkpoint_and_is_ended(self, make_job: MakeJob, tmp_path: Path) -> None:
-        python = pretender(tmp_path, "trap 'mkdir -p {folder}/checkpoints/step-7; exit 3' TERM; while :; do sleep 0.1; done")
-        request = TrainRequest(make_job("job", make_rows(2)), max_seconds=1.0, grace_seconds=LIMIT)
+    def test_after_its_deadline_it_may_write_a_checkpoint_and_is_ended(
+        self, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = "trap 'mkdir -p {folder}/checkpoints/step-7; exit 3' TERM; echo ready > {folder}/ready; while :; do sleep 0.1; done"
+        python = pretender(tmp_path, told)
+        request = TrainRequest(make_job("job", make_rows(2)), max_seconds=1800, grace_seconds=LIMIT)
+        an_hour_later(monkeypatch, request.folder / "ready")
         outcome = LocalTrainer(str(python)).start(request, TrainCallbacks()).wait(LIMIT)
         assert outcome is not None
         assert outcome.kind == "deadline"
