@@ -3,12 +3,14 @@
 One server, `stillhouse-server up` on a durable home, lives through all of it. Each moment has a project of its own, so none finds traces
 of an earlier one, and runs the same job; what it leaves must be what the undisturbed job of the first project left.
 
-A worker dies at a crash point inside it (`distill.execute.hooks`), armed when the moment comes. For the whole stack the same point says
-when, and everything else is killed at once. The API does no part of a job's work, so what is seen from outside says when: an event.
+A worker dies at a crash point inside it (`distill.execute.hooks`), armed when the moment comes: before the job is sent, or while the
+teacher or a worker stands still for it. For the whole stack the same point says when, and everything else is killed at once. The API does
+no part of a job's work, so what is seen from outside says when: an event.
 """
 
 import json
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,14 +36,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROWS, HELD_OUT, WIDTH = 32, 4, 4
 CALLS_OF_AN_EXAMPLE = 2
 LATENCY_SECONDS = 0.25
-FLUSH_SECONDS = 0.5
-COMMIT_SECONDS = 0.5
-"""What a loaded machine may take to write a batch; what is answered meanwhile is not written yet either."""
-EXAMPLES_A_SECOND = WIDTH / (CALLS_OF_AN_EXAMPLE * LATENCY_SECONDS)
-MOST_REPEATED = CALLS_OF_AN_EXAMPLE * round(WIDTH + EXAMPLES_A_SECOND * (FLUSH_SECONDS + COMMIT_SECONDS))
-"""In flight, and answered since the last flush."""
-ENOUGH_CALLS = 2 * MOST_REPEATED - 4
-"""The moments of `bootstrap` come after so many calls: were they all paid again, the test would see it."""
+ENOUGH_CALLS = 44
+"""The moments of `bootstrap` come after so many, and the teacher answers no more before. Were all paid again, the test would see it."""
 
 LM = {"temperature": 0, "max_tokens": 8, "train_options": {"n_epochs": 12, "batch_size": 8, "learning_rate": 0.001, "lora_r": 8}}
 JOB: dict[str, Any] = {
@@ -54,7 +50,7 @@ JOB: dict[str, Any] = {
     "num_threads": WIDTH,
 }
 TIMERS = {
-    "LEASE_SECONDS": "4",
+    "LEASE_SECONDS": "6",
     "BEAT_SECONDS": "0.5",
     "REAP_GRACE_SECONDS": "0.5",
     "REAP_PERIOD_SECONDS": "0.5",
@@ -71,6 +67,12 @@ KEYS = "SELECT predictor, predictors, rows, training_file, validation_file FROM 
 ARTIFACTS = "SELECT count(*) FROM artifacts WHERE job_id = %s"
 MODELS = "SELECT count(*) FROM models WHERE job_id = %s"
 
+# Before the kill: what was rolled back then is written again later.
+KEPT_BEFORE = """SELECT count(DISTINCT t.digest) FROM row_facts f JOIN jobs j ON j.id = f.job_id
+    JOIN traces t ON t.project_id = j.project_id AND t.digest = f.trace_digest
+    WHERE f.job_id = %s AND f.kind = 'rollout' AND f.role LIKE 'teacher%%' AND t.created_at < to_timestamp(%s)"""
+TRAINED = "train.before_publish"
+
 Victim = Literal["api", "worker", "stack"]
 
 
@@ -82,6 +84,7 @@ class Run:
     teacher: ScriptedLM
     paid_before: int
     job: CompileJob
+    markers: Path
 
     def calls(self) -> list[str]:
         """Digests of the teacher's calls for this job, in the order in which they ended."""
@@ -102,6 +105,11 @@ def after_calls(run: Run) -> bool:
     return len(run.calls()) >= ENOUGH_CALLS
 
 
+def trained(run: Run) -> bool:
+    """The worker stands before it publishes its training."""
+    return (run.markers / TRAINED).exists()
+
+
 def said(text: str) -> Holds:
     """Once an event of the job begins so."""
     return lambda run: any(event.message.startswith(text) for event in run.events())
@@ -109,7 +117,8 @@ def said(text: str) -> Holds:
 
 @dataclass(frozen=True)
 class Moment:
-    """`when` is waited for; then `point` is armed, and the worker that passes it dies; then the rest of the victim is killed."""
+    """`when` is waited for; then `point` is armed, and the worker that passes it dies; then the rest of the victim is killed. What is to be
+    armed at once is so before the job is sent."""
 
     step: str
     victim: Victim
@@ -118,6 +127,11 @@ class Moment:
 
     def __str__(self) -> str:
         return f"{self.step}-{self.victim}"
+
+    @property
+    def ends_calls(self) -> bool:
+        """Whether the worker that calls the teacher is killed."""
+        return self.victim == "stack" or self.point in PAYING
 
 
 MOMENTS = (
@@ -129,14 +143,14 @@ MOMENTS = (
     Moment("prepare", "stack", at_once, "assemble.before_publish"),
     Moment("train", "worker", at_once, "train.mid_work"),
     Moment("train", "api", said("train opened")),
-    Moment("evaluate", "stack", said("train succeeded"), "evaluate.mid_work"),
+    Moment("evaluate", "stack", trained, "evaluate.mid_work"),
     Moment("evaluate", "api", said("train succeeded")),
     Moment("package", "worker", at_once, "package.before_publish"),
     Moment("package", "stack", at_once, "package.after_publish"),
 )
 CRASH_POINTS = [moment.point for moment in MOMENTS if moment.point]
 PAYING = {"validate.before_publish", "bootstrap.mid_work", "bootstrap.flushed", "evaluate.mid_work"}
-"""Points in the worker that calls the teacher. (While a job is assembled, its teacher may still be evaluated.)"""
+"""Points in the worker that calls the teacher."""
 
 
 @dataclass(frozen=True)
@@ -171,21 +185,46 @@ class Killable:
             self.keys = [make_key(f"moment-{number}", "test") for number in range(count)]
             databases.forget_settings()
 
-    def submit(self, client: Stillhouse) -> Run:
+    def submit(self, client: Stillhouse, moment: Moment | None = None) -> Run:
         before = len(self.teacher.calls)
-        return Run(client, self.teacher, before, client.compile_jobs.create(idempotency_key="the-job", **JOB))
+        if moment is not None:
+            self.prepare(moment)
+        return Run(client, self.teacher, before, client.compile_jobs.create(idempotency_key="the-job", **JOB), self.markers)
+
+    def prepare(self, moment: Moment) -> None:
+        """So that the moment cannot pass before it is looked for."""
+        if moment.when is after_calls:
+            self.teacher.hold_from = self.teacher.asked + ENOUGH_CALLS
+        elif moment.when is trained:
+            (self.markers / TRAINED).unlink()
+        elif moment.when is at_once and moment.point:
+            (self.markers / moment.point).unlink()
 
     def kill(self, run: Run, moment: Moment) -> None:
         wait_until(lambda: moment.when(run), f"{moment} does not come")
         if moment.point:
             marker = self.markers / moment.point
-            marker.unlink()
+            if moment.when is not at_once:
+                marker.unlink()
+            self.teacher.hold_from = None
+            (self.markers / f"{TRAINED}.go").touch()
             wait_until(marker.exists, f"{moment.point} is not reached")
         if moment.victim == "api":
             self.server.kill_part(API)
         elif moment.victim == "stack":
             self.server.kill_everything()
-            self.server.start()
+
+    def asked_for_nothing(self, run: Run) -> Callable[[], int]:
+        """Of whoever has just been killed. What it returns counts, once the job is over, the calls so far that brought no trace."""
+        asked_until, killed_at = time.monotonic(), time.time()
+
+        def count() -> int:
+            asked = sum(call.asked_at < asked_until for call in self.teacher.calls[run.paid_before :])
+            with self._connect() as connection:
+                ((kept,),) = connection.execute(KEPT_BEFORE.encode(), [run.job.id, killed_at]).fetchall()
+            return asked - CALLS_OF_AN_EXAMPLE * int(kept)
+
+        return count
 
     def findings(self, run: Run) -> Findings:
         with self._connect() as connection:
@@ -217,7 +256,7 @@ def killable(tiny_model: Path) -> Iterator[Killable]:
     with ScriptedLM(answer=teach, latency=LATENCY_SECONDS) as teacher, tempfile.TemporaryDirectory(prefix="stillhouse-kill-") as folder:
         markers = Path(folder, "markers")
         markers.mkdir()
-        for point in CRASH_POINTS:
+        for point in (*CRASH_POINTS, TRAINED):
             (markers / point).touch()
         connections = {"teacher": {"base_url": teacher.url, "models": ["big"], "default_teacher": True}}
         environment = {
@@ -226,6 +265,7 @@ def killable(tiny_model: Path) -> Iterator[Killable]:
             "STILLHOUSE_LMHOST__BASE_MODEL": f"local/{tiny_model.name}",
             "STILLHOUSE_CONNECTIONS": json.dumps(connections),
             "STILLHOUSE_CRASH_AT": ",".join(CRASH_POINTS),
+            "STILLHOUSE_HOLD_AT": TRAINED,
             "STILLHOUSE_CRASH_MARKERS": str(markers),
             "OMP_NUM_THREADS": "1",
             **{f"STILLHOUSE_TIMERS__{name}": seconds for name, seconds in TIMERS.items()},
@@ -265,8 +305,11 @@ def test_two_moments_in_each_step_and_every_victim_as_often() -> None:
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
 def test_killed_at(moment: Moment, killable: Killable, undisturbed: Findings) -> None:
     with killable.client(1 + MOMENTS.index(moment)) as client:
-        run = killable.submit(client)
+        run = killable.submit(client, moment)
         killable.kill(run, moment)
+        lost = killable.asked_for_nothing(run)
+        if moment.victim == "stack":
+            killable.server.start()
 
         done = client.compile_jobs.wait(run.job.id, timeout=300)
         assert done.status == "succeeded", done.error
@@ -277,6 +320,6 @@ def test_killed_at(moment: Moment, killable: Killable, undisturbed: Findings) ->
         assert [event.id for event in events] == list(range(1, len(events) + 1))
         repeated = len(run.calls()) - len(set(run.calls()))
         print(f"{moment}: {repeated} of {len(set(run.calls()))} calls were paid twice")  # for `pytest -rP`
-        assert repeated <= (MOST_REPEATED if moment.point in PAYING else 0)
+        assert repeated <= (lost() if moment.ends_calls else 0)
         assert done.artifact is not None
         wait_until(lambda: answers(f"{killable.server.base_url}/readyz"), "the server is not whole again")
