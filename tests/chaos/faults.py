@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,11 +80,14 @@ def stalled(world: World, part: str) -> Iterator[None]:
             send(pid, signal.SIGCONT)
 
 
-def die_at(world: World, *points: str) -> None:
-    """The next process that passes a named point (see `distill.execute.hooks`) dies there, as by `kill -9`; once each was passed."""
+@contextlib.contextmanager
+def death_at(world: World, *points: str) -> Iterator[None]:
+    """From the begin of the block on, the next process that passes a named point (see `distill.execute.hooks`) dies there, as by `kill -9`;
+    at its end each was passed."""
     since, markers = time.time(), [world.markers / point for point in points]
     for marker in markers:
         marker.unlink()
+    yield
     for marker in markers:
         wait_until(marker.exists, f"nobody came to {marker.name}")
     world.disruptions.append(Disruption(f"died at {', '.join(points)}", since, time.time() + AFTER_SECONDS))
@@ -204,13 +206,13 @@ def teacher_trouble(world: World, fail: Fail | None, latency: float = 0.0) -> It
 
 
 @contextlib.contextmanager
-def teacher_silent(world: World) -> Iterator[None]:
-    """While the block runs no call is answered; at its end those are that still wait."""
-    world.lm.hold_until = sys.maxsize
+def teacher_silent(world: World, after: int = 0) -> Iterator[None]:
+    """While the block runs no call is answered, but for so many at first; at its end those are that still wait."""
+    world.lm.hold_from = world.lm.asked + after
     try:
         yield
     finally:
-        world.lm.hold_until = 0
+        world.lm.hold_from = None
 
 
 def pause(seconds: float) -> None:

@@ -1,7 +1,7 @@
 """`python -m tests.chaos.lm_host --port 9000 --slow FILE`: a small LM host for tests to kill.
 
-It has vLLM's routes for LoRA adapters and sleep. It forgets its LoRA adapters when it sleeps, and when it ends. While `FILE` is there, it
-takes two seconds to fall asleep and to wake.
+It has vLLM's routes for LoRA adapters and sleep. It forgets its LoRA adapters when it sleeps, and when it ends. While `FILE` is there,
+it neither falls asleep nor wakes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aiohttp import web
 from tests.chaos.jobs import teach
 from tests.support.scripted_lm import Answer, Ask, Fail, ScriptedLM
 
-SLOW_SECONDS = 2.0
+LOOK_SECONDS = 0.02
 
 
 @dataclass
@@ -64,8 +64,8 @@ class LmHost(ScriptedLM):
         return web.json_response({})
 
     async def _take_time(self) -> None:
-        if self.slow.exists():
-            await asyncio.sleep(SLOW_SECONDS)
+        while self.slow.exists():
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _is_sleeping(self, _request: web.Request) -> web.Response:
         return web.json_response({"is_sleeping": self.asleep})

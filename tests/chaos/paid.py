@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from tests.chaos.breaks import WORKER
 from tests.chaos.jobs import message_of
-from tests.chaos.world import Disruption, World
+from tests.chaos.world import TIMERS, Disruption, World
 from tests.support.scripted_lm import Call
 
 _COMMITTED = "SELECT body, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float FROM traces"
@@ -26,6 +26,8 @@ LOADED_SECONDS = 5.0
 """What a loaded machine adds to the half second after which an answer is kept, and to the beat by which a lost lease is heard of."""
 KEPT_SECONDS = 0.5 + LOADED_SECONDS
 NEVER = float("inf")
+Subject = tuple[str, str]
+"""A message, and the model that was asked about it: another model's answer to the same is a trace of its own."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Asked:
     """
 
     digest: str
-    message: str
+    subject: Subject
     worker: int
     at: float
     due: float
@@ -65,7 +67,7 @@ def count(world: World) -> Paid:
         for earlier, later in pairwise(calls):
             paid.repeats += 1
             if not any(_is_exposed(earlier, fault, committed) and later.at >= fault.since for fault in faults):
-                paid.unexcused.append(f"{later.message!r} {later.at - earlier.at:.2f} s after it was asked")
+                paid.unexcused.append(f"{later.subject} {later.at - earlier.at:.2f} s after it was asked")
     return paid
 
 
@@ -74,11 +76,15 @@ def about(call: Call) -> str:
     return message_of(call.body)
 
 
+def subject_of(call: Call) -> Subject:
+    return about(call), str(call.body["model"])
+
+
 def _asked(world: World) -> list[Asked]:
     wall = time.time() - time.monotonic()
     away = [fault for fault in world.disruptions if "postgres" in fault.kind]
     found = [
-        Asked(call.digest, about(call), int(call.headers[WORKER]), call.asked_at + wall, _due(call.replied_at + wall, away))
+        Asked(call.digest, subject_of(call), int(call.headers[WORKER]), call.asked_at + wall, _due(call.replied_at + wall, away))
         for call in list(world.lm.calls)
         if call.status in (200, None)
     ]
@@ -93,23 +99,25 @@ def _due(replied_at: float, away: list[Disruption]) -> float:
     return due
 
 
-def _commits(world: World) -> dict[str, float]:
-    """When the first trace about a message was committed."""
-    found: dict[str, float] = {}
+def _commits(world: World) -> dict[Subject, float]:
+    """When the first trace about a subject was committed. A trace names its models with their connections."""
+    found: dict[Subject, float] = {}
     for body, at in world.query(_COMMITTED):
-        message = str(json.loads(body)["inputs"]["message"])
-        found[message] = min(at, found.get(message, NEVER))
+        trace = json.loads(body)
+        for model in {str(call["model"]).partition("/")[2] for call in trace["calls"]}:
+            subject = (str(trace["inputs"]["message"]), model)
+            found[subject] = min(at, found.get(subject, NEVER))
     return found
 
 
 def _lost_leases(world: World) -> list[Disruption]:
     """The holder last beat a lease before it ended."""
-    lease = float(world.timers.get("LEASE_SECONDS", 3))
+    lease = float({**TIMERS, **world.timers}["LEASE_SECONDS"])
     lost = world.query(_REAPED)
     return [Disruption("lost lease", end - lease, at + LOADED_SECONDS, int(str(owner).split("-")[-2])) for end, at, owner in lost]
 
 
-def _is_exposed(call: Asked, fault: Disruption, committed: dict[str, float]) -> bool:
+def _is_exposed(call: Asked, fault: Disruption, committed: dict[Subject, float]) -> bool:
     """Whether a fault may cost a call: asked before it was over, in flight or not yet kept when it began, and by the worker that it hit."""
     mine = fault.pid is None or fault.pid == call.worker
-    return mine and call.at <= fault.until and call.due >= fault.since and committed.get(call.message, NEVER) > fault.since
+    return mine and call.at <= fault.until and call.due >= fault.since and committed.get(call.subject, NEVER) > fault.since

@@ -117,6 +117,7 @@ def survives(world: DeviceWorld, name: str, moment: Callable[[], bool], order: S
     wait_until(moment, f"the moment to kill {order} did not come")
     for who in order:
         world.end(who)
+    world.slow.unlink(missing_ok=True)
     world.wait_over([job], 150)
     assert world.status(job) == "succeeded", world.query("SELECT error FROM jobs WHERE id = %s", job)
 
@@ -140,6 +141,7 @@ def test_while_the_host_comes_back(world: DeviceWorld, order: tuple[str, ...]) -
     wait_until(lambda: world.device() == (False, False), "the device was not given back")
     for who in order:
         world.end(who)
+    world.slow.unlink()
     world.wait_over([job], 150)
     assert world.status(job) == "succeeded"
 

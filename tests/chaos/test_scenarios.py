@@ -1,6 +1,7 @@
 """Six faults on real processes, with every invariant checked after each: what `make test` holds of the reliability notes' table."""
 
 import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -11,14 +12,15 @@ from tests.support.server_process import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 SLOW_TEACHER = 0.4
+ANSWERED = 6
+"""Calls of a job's first slice, whose holder is then not between two slices."""
 
 
 def test_01_killed_worker_loses_no_job_and_costs_no_attempt(world: World) -> None:
-    world.lm.latency = SLOW_TEACHER
-    job = world.submit(body(anchors() + odd("kill", 24)))
-    world.wait_for_calls("Odd kill", 6)
-    faults.kill(world, world.wait_held(job, "bootstrap"))
-    world.lm.latency = world.latency
+    with faults.teacher_silent(world, after=ANSWERED):
+        job = world.submit(body(anchors() + odd("kill", 24)))
+        wait_until(lambda: world.lm.in_flight >= 4, "the next calls of the job")
+        faults.kill(world, world.wait_held(job, "bootstrap"))
     world.wait_over([job])
     assert world.status(job) == "succeeded"
     lost = world.query("SELECT max(losses), max(attempts) FROM chaos.audit WHERE job_id = %s AND was = 'leased' AND became = 'queued'", job)
@@ -26,11 +28,11 @@ def test_01_killed_worker_loses_no_job_and_costs_no_attempt(world: World) -> Non
 
 
 def test_04_worker_that_stood_still_publishes_nothing(world: World) -> None:
-    world.lm.latency = SLOW_TEACHER
-    job = world.submit(body(anchors() + odd("zombie", 24)))
-    world.wait_for_calls("Odd zombie", 6)
-    with faults.stalled(world, world.wait_held(job, "bootstrap")):
-        world.lm.latency = world.latency
+    with ExitStack() as stalled:
+        with faults.teacher_silent(world, after=ANSWERED):
+            job = world.submit(body(anchors() + odd("zombie", 24)))
+            wait_until(lambda: world.lm.in_flight >= 4, "the next calls of the job")
+            stalled.enter_context(faults.stalled(world, world.wait_held(job, "bootstrap")))
         world.wait_over([job])
     assert world.status(job) == "succeeded"
     reaped = "SELECT count(*) FROM chaos.audit WHERE job_id = %s AND was = 'leased' AND NOT by_holder AND became = 'queued'"

@@ -14,8 +14,8 @@ MOMENTS = (("blob.writing", "blob.placed"), ("blob.renamed", "package.before_pub
 def test_58_workers_that_die_while_they_publish_leave_old_or_new(world: World) -> None:
     jobs = []
     for number, points in enumerate(MOMENTS):
-        jobs.append(world.submit(brief(f"dies {number}", 2)))
-        faults.die_at(world, *points)
+        with faults.death_at(world, *points):
+            jobs.append(world.submit(brief(f"dies {number}", 2)))
         world.wait_over(jobs)
     assert {world.status(job) for job in jobs} == {"succeeded"}
     assert world.query("SELECT count(*), count(DISTINCT job_id) FROM artifacts WHERE job_id = ANY (%s)", jobs) == [(len(jobs), len(jobs))]

@@ -52,8 +52,8 @@ def test_09_training_beyond_its_limit_is_ended_with_all_its_processes(world: Wor
 
 def test_24_64_death_after_training_leaves_one_model_from_the_newest_whole_checkpoint(world: World) -> None:
     """Ours: the trainings of a service of somebody else are not there yet. The newest checkpoint was cut short when the worker died."""
-    job = trainings.submit(world, "unpublished")
-    faults.die_at(world, "train.before_publish")
+    with faults.death_at(world, "train.before_publish"):
+        job = trainings.submit(world, "unpublished")
     (newest, digest), (older, _) = trainings.checkpoints(world, job)
     with faults.damaged(world, digest, lambda whole: whole[:-1]):
         wait_until(lambda: trainings.resumed_at(world, job) != [], "nobody goes on")

@@ -66,8 +66,8 @@ def test_18_three_dispatchers_that_wake_together_reap_each_item_once(world: Worl
 
 
 def test_19_dispatcher_that_dies_between_sending_and_marking_sends_again(world: World) -> None:
-    job = world.submit(brief("dispatcher", 8))
-    faults.die_at(world, "dispatcher.sent")
+    with faults.death_at(world, "dispatcher.sent"):
+        job = world.submit(brief("dispatcher", 8))
     world.wait_over([job])
     assert world.status(job) == "succeeded"
     claims = "SELECT item_id, count(*) FROM chaos.audit WHERE job_id = %s AND became = 'leased' GROUP BY 1 HAVING count(*) > 1"

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,10 @@ def a_job_runs(world: World) -> None:
 
 
 def its_worker_is_killed(world: World) -> None:
-    world.lm.latency = 1.0
-    name = _name(world)
-    job = world.submit(body(anchors() + odd(name, 12)))
-    wait_until(lambda: world.lm.in_flight > 0, "a call")
-    faults.kill(world, world.wait_held(job, "bootstrap"))
-    world.lm.latency = world.latency
+    with faults.teacher_silent(world):
+        job = world.submit(body(anchors() + odd(_name(world), 12)))
+        wait_until(lambda: world.lm.in_flight > 0, "a call")
+        faults.kill(world, world.wait_held(job, "bootstrap"))
 
 
 def it_runs_in_several_pieces(world: World) -> None:
@@ -62,10 +61,12 @@ def it_runs_in_several_pieces(world: World) -> None:
 
 
 def its_worker_stands_still_until_another_has_begun(world: World) -> None:
-    world.lm.latency = 1.0
-    job = world.submit(body(anchors() + odd(_name(world), 6), num_threads=8))
-    wait_until(lambda: world.lm.in_flight == 6, "all calls of the job")
-    with faults.stalled(world, world.wait_held(job, "bootstrap")):
+    with ExitStack() as stands_still:
+        with faults.teacher_silent(world):
+            job = world.submit(body(anchors() + odd(_name(world), 6), num_threads=8))
+            wait_until(lambda: world.lm.in_flight == 6, "all calls of the job")
+            stands_still.enter_context(faults.stalled(world, world.wait_held(job, "bootstrap")))
+        wait_until(lambda: world.lm.in_flight == 0, "all answers")
         world.lm.latency = 5.0
         again = "SELECT 1 FROM work_items WHERE job_id = %s AND step = 'bootstrap' AND status = 'leased' AND fence = 2"
         wait_until(lambda: bool(world.query(again, job)), "another worker has it")

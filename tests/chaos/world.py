@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[2]
 QUEUES = "light,rollouts,train"
 TEACHER_KEY = "sk-canary-of-the-teacher-5b1f7c"
 TIMERS = {
-    "LEASE_SECONDS": "3",
+    "LEASE_SECONDS": "5",
     "BEAT_SECONDS": "0.5",
     "REAP_GRACE_SECONDS": "0.5",
     "REAP_PERIOD_SECONDS": "0.5",
@@ -135,7 +135,7 @@ class World:
         self.home.chmod(0o711)  # the database's user must pass
         self.markers.mkdir(exist_ok=True)
         for point in POINTS_TO_DIE_AT:
-            (self.markers / point).touch()  # nobody dies there until `faults.die_at` takes the marker away
+            (self.markers / point).touch()  # nobody dies there until `faults.death_at` takes the marker away
         postgres = plan_servers(self.home, {}).postgres
         assert postgres is not None
         with (postgres.installation.data / "postgresql.conf").open("a") as file:
