@@ -36,10 +36,3 @@ def api(house: House) -> Iterator[TestClient]:
     with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {token(house.project)}"
         yield client
-
-
-@pytest.fixture
-def short_timers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever was killed is soon found to be gone."""
-    for name, seconds in {"LEASE": "3", "BEAT": "0.2", "REAP_GRACE": "0"}.items():
-        monkeypatch.setenv(f"STILLHOUSE_TIMERS__{name}_SECONDS", seconds)

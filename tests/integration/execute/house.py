@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
+
+import pytest
+from sqlalchemy import text
 
 from distill.catalog import bundles, connections, datasets, programs, projects
 from distill.catalog.models import Connection
@@ -22,11 +26,11 @@ from distill.execute.placements import Agent
 from distill.execute.ports import Ports
 from distill.execute.run import Shift, run_queue
 from distill.execute.steps import STEPS
-from distill.jobs import bundle_use, repository, service
+from distill.jobs import bundle_use, claims, repository, service
 from distill.jobs.claims import WorkerInfo
 from distill.jobs.models import Job
 from distill.jobs.status import JobStatus
-from distill.relay import Relay, RelayLimits, Replies
+from distill.relay import Relay, RelayLimits, Replies, replies
 from distill.rollouts import RunnerPool
 from distill.sandbox import Choice
 from distill.settings import ConnectionSettings, Settings, get_settings
@@ -204,8 +208,10 @@ class House:
     base_model: str = "tiny"
     device: str | None = None
     project: str = "default"
-    call_seconds: float = 2.0
-    """How long the relay tries one LM call."""
+    call_seconds: float = 60.0
+    """How long the relay tries one LM call: longer than this machine may stand still."""
+    pause_seconds: float = 0.05
+    """After which a call is tried again. Longer than `call_seconds`, it is tried once."""
     breaker_seconds: float = 60.0
     """How long nothing may succeed until a connection waits; a host that is plain about it makes it wait at once."""
     python: str = sys.executable
@@ -247,9 +253,10 @@ class House:
     def open(self, *, keeps_replies: bool = True) -> None:
         """Start what a worker process has; `close` and `open` are its restart."""
         calls = get_settings().limits.rollout_calls
-        limits = RelayLimits(total_seconds=self.call_seconds, first_pause_seconds=0.05, longest_pause_seconds=0.2, rollout_calls=calls)
+        limits = RelayLimits(total_seconds=self.call_seconds, rollout_calls=calls)
+        limits = replace(limits, first_pause_seconds=self.pause_seconds, longest_pause_seconds=max(self.pause_seconds, 0.2))
         limits = replace(limits, breaker_seconds=self.breaker_seconds, rest_seconds=self.breaker_seconds)
-        relay = Relay(limits, get_settings().egress.hosts, Replies.of(get_settings()) if keeps_replies else None)
+        relay = Relay(limits, get_settings().egress.hosts, _replies() if keeps_replies else None)
         runners = RunnerPool(
             relay.start(),
             {"default": self.python},
@@ -299,15 +306,15 @@ class House:
         """Work until the job is over (or `until` holds); fails the test when it takes too long."""
         deadline = time.monotonic() + seconds
         pause = threading.Event()
-        while time.monotonic() < deadline:
+        while True:
             job = self.job(job_id)
             if JobStatus(job.status).is_terminal or (until is not None and until(job)):
                 return job
+            assert time.monotonic() < deadline, f"job {job_id} is {job.status} in step {job.step} after {seconds} s"
             done = sum(run_queue(queue, self.worker, self.ports, self.shift, STEPS, seconds) for queue in QUEUES)
             self.agent.tick()
             if not done:
                 pause.wait(0.02)
-        raise AssertionError(f"job {job_id} is {self.job(job_id).status} in step {self.job(job_id).step} after {seconds} s")
 
     def succeed(self, job_id: str) -> Job:
         """Run a job that has to end well."""
@@ -323,6 +330,28 @@ class House:
             job = repository.by_id(s, job_id)
             s.expunge(job)
             return job
+
+
+def _replies() -> Replies | None:
+    """Redis is there, however long the machine takes over it: a server would do without it after a quarter of a second."""
+    with patch.object(replies, "PATIENCE_SECONDS", 60.0):
+        return Replies.of(get_settings())
+
+
+def reap() -> int:
+    """Whoever holds a lease is gone: it has run out, and is found as the dispatcher finds it. How many there were."""
+    ended = 0
+    with pytest.MonkeyPatch.context() as patched:
+        for name, seconds in (("LEASE", "0.1"), ("REAP_GRACE", "0")):  # the database has been up for longer: leases may be reaped
+            patched.setenv(f"STILLHOUSE_TIMERS__{name}_SECONDS", seconds)
+        get_settings.cache_clear()
+        with unit_of_work() as s:
+            s.execute(text("UPDATE work_items SET lease_expires_at = clock_timestamp() - interval '1 hour' WHERE status = 'leased'"))
+        with unit_of_work() as s:
+            while claims.reap(s) is not None:
+                ended += 1
+    get_settings.cache_clear()
+    return ended
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from distill.jobs.editing import Changes
 from distill.jobs.models import Job
 from distill.jobs.slices import FIRST
 from distill.settings import PriceSettings
-from tests.integration.execute.house import House, knows, rows
+from tests.integration.execute.house import House, knows, reap, rows
 from tests.integration.execute.test_costs import set_prices
-from tests.integration.execute.test_crashes import CALLS_OF_AN_EXAMPLE, reap, work
+from tests.integration.execute.test_crashes import CALLS_OF_AN_EXAMPLE, work
 from tests.support.scripted_lm import ScriptedLM
 
 BARE: dict[str, Any] = {"evaluate": {"roles": []}}
@@ -130,7 +130,6 @@ class TestCalls:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("short_timers")
 def test_what_a_lost_worker_had_taken_counts_as_spent(house: House, tmp_path: Path) -> None:
     with House(tmp_path / "losing", house.teacher, house.student, device="cpu-0", project="losing") as losing:
         job_id, markers = losing.submit(rows(40), budget={"max_calls": 40}, num_threads=4, **BARE), tmp_path / "markers"

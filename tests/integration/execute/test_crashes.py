@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,9 @@ from sqlalchemy import text
 from distill.catalog import row_facts, traces
 from distill.db import unit_of_work
 from distill.execute.hooks import POINTS
-from distill.jobs import claims, repository
+from distill.jobs import repository
 from distill.jobs.models import Job
-from tests.integration.execute.house import House, rows
-
-pytestmark = pytest.mark.usefixtures("short_timers")
+from tests.integration.execute.house import House, reap, rows
 
 ROWS = 20
 WIDTH = 4
@@ -74,16 +70,6 @@ def work(house: House, job_id: str, crash_at: str, markers: Path) -> int:
     return done.returncode
 
 
-def reap(seconds: float = 10.0) -> None:
-    """Wait until the lease of whoever was killed has ended."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while time.monotonic() < deadline:
-        with unit_of_work() as s:
-            if claims.reap(s) is not None:
-                return
-        pause.wait(0.1)
-
-
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "point", [pytest.param(point, marks=() if point in QUICK else pytest.mark.slow) for point in (*QUICK, *sorted(POINTS - set(QUICK)))]
@@ -100,6 +86,7 @@ def test_a_worker_killed_at(point: str, house: House, tmp_path: Path) -> None:
         assert work(crashing, job_id, point, tmp_path / "markers") == -9, f"{point} was not reached"
         if not point.endswith("after_publish"):
             reap()
+        house.teacher.catch_up()
         bound = len(house.teacher.calls) - paid - CALLS_OF_AN_EXAMPLE * len(kept_of(crashing, bought))
         assert work(crashing, job_id, point, tmp_path / "markers") == 0
 
@@ -117,6 +104,7 @@ def test_a_bootstrap_of_400_killed_in_the_middle_repeats_what_was_in_flight_alon
         job_id = crashing.submit(rows(MANY), num_threads=WIDE, evaluate={"roles": []}, holdout={"n": 0})
         assert work(crashing, job_id, f"bootstrap.mid_work:{MANY // 2}", tmp_path / "markers") == -9
         reap()
+        house.teacher.catch_up()
         asked = {call.digest for call in house.teacher.calls}
         lost = len(asked) - CALLS_OF_AN_EXAMPLE * stored(crashing)
         assert work(crashing, job_id, "", tmp_path / "markers") == 0

@@ -31,10 +31,7 @@ def rows(ways: dict[int, str], count: int = 24) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def house(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setenv("STILLHOUSE_LIMITS__EXAMPLE_SECONDS", "4")
-    monkeypatch.setenv("STILLHOUSE_TIMERS__SILENCE_SECONDS", "2")
-    get_settings.cache_clear()
+def house(database: str, tmp_path: Path) -> Iterator[House]:
     python = make_runtime(tmp_path / "runtime")
     with (
         ScriptedLM(answer=lambda ask: {"answer": "yes"}) as teacher,
@@ -42,7 +39,6 @@ def house(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         House(tmp_path, teacher, student, python=python, references=(PACKAGE,)) as opened,
     ):
         yield opened
-    get_settings.cache_clear()
 
 
 def bootstrapped(house: House, examples: Sequence[dict[str, str]], **more: Any) -> Job:
@@ -114,7 +110,12 @@ class TestRaises:
 
 @pytest.mark.slow
 class TestBlocks:
-    def test_a_program_that_holds_the_interpreter_is_ended_and_costs_its_example(self, house: House) -> None:
+    def test_a_program_that_holds_the_interpreter_is_ended_and_costs_its_example(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("STILLHOUSE_LIMITS__EXAMPLE_SECONDS", "4")
+        monkeypatch.setenv("STILLHOUSE_TIMERS__SILENCE_SECONDS", "2")
+        get_settings.cache_clear()
         job = bootstrapped(house, rows({4: "blocks"}, count=8), num_threads=2)
         assert job.status == "succeeded", job.error
         assert told(job) == {4: ("time_limit", "time_limit: The program's process said nothing for 6 s and was stopped")}

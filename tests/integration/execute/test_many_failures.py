@@ -12,7 +12,6 @@ from app.views.facts import rejection_read
 from distill.db import Page, unit_of_work
 from distill.jobs import events, facts, repository
 from distill.sandbox import Choice
-from distill.settings import get_settings
 from tests.integration.execute import odd_runner
 from tests.integration.execute.house import CATEGORIES, House, guesses, knows
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
@@ -35,23 +34,20 @@ def answer(ask: Ask) -> Answer:
 
 
 @pytest.fixture
-def house(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    """Its runners run the odd program and the odd metric, and two seconds are all that an example gets.
+def house(database: str, tmp_path: Path) -> Iterator[House]:
+    """Its runners run the odd program and the odd metric.
 
     No sandbox would show them the files of the tests.
     """
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\n{odd_runner.MENDED}="{tmp_path / "mended"}" exec "{sys.executable}" "{odd_runner.__file__}" "$@"\n')
     python.chmod(0o755)
-    monkeypatch.setenv("STILLHOUSE_LIMITS__EXAMPLE_SECONDS", "2")
-    get_settings.cache_clear()
     with (
         ScriptedLM(answer=answer) as teacher,
         ScriptedLM(answer=guesses) as student,
         House(tmp_path, teacher, student, python=str(python), sandbox=Choice(None)) as opened,
     ):
         yield opened
-    get_settings.cache_clear()
 
 
 class TestThreeOfTen:
@@ -62,7 +58,7 @@ class TestThreeOfTen:
         assert reasons(job) == {
             ("failed", "KeyError: 'no such customer'"): 3,
             ("unparsable", "AdapterParseError: ChatAdapter found no category in the answer"): 3,
-            ("time_limit", "time_limit: not done within 2.0 s"): 2,
+            ("time_limit", f"time_limit: not done within {odd_runner.LIMIT_SECONDS} s"): 2,
             ("metric_failed", "ZeroDivisionError: division by zero"): 2,
             ("metric_failed", NAN): 2,
         }

@@ -86,14 +86,11 @@ def test_what_a_killed_runner_had_been_answered_is_not_asked_again(house: House,
 def test_what_is_paid_is_on_the_bill_before_its_rollout_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is killed now leaves no trace; who runs the rollout again finds the reply, and pays nothing for it."""
     monkeypatch.setattr(buffer, "IDLE_SECONDS", 0.1)
-    house.close()
-    house.call_seconds = 60  # the teacher takes its time
-    house.open()
     seen: list[dict[str, int]] = []
 
     def teacher(ask: Ask) -> Answer:
         if "category" not in ask.outputs:
-            wait_until(lambda: bool(paid_so_far()), "what was paid is not written down", seconds=20)
+            wait_until(lambda: bool(paid_so_far()), "what was paid is not written down", seconds=50)
             seen.append(paid_so_far())
         return knows(ask)
 

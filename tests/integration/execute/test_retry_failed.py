@@ -12,8 +12,8 @@ from distill.db import Page, unit_of_work
 from distill.jobs import facts, refiltering, repository, retrying
 from distill.jobs.models import Job
 from distill.rollouts import ProgramHost
-from tests.integration.execute.house import House
-from tests.integration.execute.test_crashes import reap, work
+from tests.integration.execute.house import House, reap
+from tests.integration.execute.test_crashes import work
 from tests.support.installed import PACKAGE, make_runtime
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
@@ -101,7 +101,6 @@ class TestRetryFailed:
         assert seen(house, house.succeed(refiltered)) == ended()
         assert desk.asked_since(before) == {}, "nothing has failed any more"
 
-    @pytest.mark.usefixtures("short_timers")
     def test_a_worker_killed_after_the_traces_are_stored_asks_nothing_again(self, house: House, desk: Desk, tmp_path: Path) -> None:
         house.succeed(submit(house))
         house.close()

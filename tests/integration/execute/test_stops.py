@@ -15,22 +15,22 @@ from distill.jobs import events, repository, service
 from distill.rollouts import Runner
 from distill.trainers.base import TrainCallbacks, Training, TrainOutcome, TrainRequest
 from tests.integration.execute.house import House, PretendTrainer, rows
-from tests.support.scripted_lm import ScriptedLM
 
 ROWS = 40
+ANSWERED = 12
 
 
 @pytest.fixture(autouse=True)
-def quick_beats(monkeypatch: pytest.MonkeyPatch, teacher: ScriptedLM) -> None:
+def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLHOUSE_TIMERS__BEAT_SECONDS", "0.1")
-    teacher.latency = 0.1
 
 
-def once_asked(house: House, calls: int, do: Callable[[], object]) -> threading.Thread:
-    """Do something as soon as the teacher has answered this many calls."""
+def once_asked(house: House, do: Callable[[], object]) -> threading.Thread:
+    """Do something while calls of the first slice are in flight, which the teacher does not answer before the test says so."""
+    house.teacher.hold_from = ANSWERED
 
     def wait() -> None:
-        house.teacher.wait_for_calls(calls, 30)
+        house.teacher.wait_for_calls(ANSWERED + 1, 60)
         do()
 
     thread = threading.Thread(target=wait, daemon=True)
@@ -83,10 +83,12 @@ class TestCancel:
             with unit_of_work() as s:
                 service.cancel(s, house.project_id, job_id)
 
-        asking = once_asked(house, 12, cancel)
+        asking = once_asked(house, cancel)
         job = house.run(job_id)
         asking.join(10)
         assert job.status == "cancelled"
+        house.teacher.hold_from = None
+        house.teacher.catch_up()
         paid = len(house.teacher.calls)
         assert paid < ROWS * 2
         with unit_of_work() as s:
@@ -105,7 +107,7 @@ class TestCancel:
 class TestDrain:
     def test_gives_the_slice_back_without_spending_an_attempt(self, house: House) -> None:
         job_id = house.submit(rows(ROWS), num_threads=2)
-        asking = once_asked(house, 12, lambda: house.shift.stop())
+        asking = once_asked(house, lambda: house.shift.stop())
         house.run(job_id, until=lambda job: house.shift.is_over)
         asking.join(10)
         with unit_of_work() as s:
@@ -113,7 +115,7 @@ class TestDrain:
 
         house.close()
         house.open()
-        house.teacher.latency = 0.0
+        house.teacher.hold_from = None
         job = house.run(job_id)
         assert job.status == "succeeded", job.error
         assert len(house.teacher.calls) <= ROWS * 2 + 2 * 2 + 2
@@ -123,7 +125,11 @@ class TestLostLease:
     def test_a_worker_that_lost_its_lease_publishes_nothing_and_the_work_is_done_once(self, house: House) -> None:
         job_id = house.submit(rows(ROWS), num_threads=2)
 
-        asking = once_asked(house, 12, take_away)
+        def rob() -> None:
+            take_away()
+            house.teacher.hold_from = None
+
+        asking = once_asked(house, rob)
         job = house.run(job_id)
         asking.join(10)
         assert job.status == "succeeded", job.error

@@ -7,6 +7,8 @@ from distill.jobs.models import Job
 from tests.integration.execute.house import House, guesses, knows, rows
 from tests.support.scripted_lm import Answer, Ask, Fail
 
+ONCE = 600.0
+"""Seconds before a call is tried again, which are more than it has."""
 TOO_LARGE = Fail(413, "too_large", "a request has at most 1000 bytes")
 
 
@@ -30,7 +32,7 @@ class TestBootstrap:
     def test_an_example_that_the_host_never_answers_holds_up_nobody(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rollouts, "PAUSE_SECONDS", 0.01)
         house.close()
-        house.call_seconds = 0.3
+        house.pause_seconds = ONCE
         house.open()
         house.teacher.answer = lambda ask: Fail(500) if "Message 4 " in ask.text else knows(ask)
         job = house.compile(rows(9))

@@ -10,13 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 import stillhouse
-from distill.db import unit_of_work
-from distill.jobs import claims
-from distill.settings import get_settings
-from tests.integration.execute.journeys.conftest import STUDENT, TEACHER, Live
+from tests.integration.execute.house import reap
+from tests.integration.execute.journeys.conftest import STUDENT, TEACHER, Live, knows
 from tests.integration.execute.journeys.test_notebook import PROGRAM
 from tests.support.scripted_lm import Hang, ScriptedLM
 from tests.support.server_process import wait_until
@@ -29,6 +26,8 @@ opt = stillhouse.BootstrapFinetune(metric=lambda ex, pred, trace=None: ex.catego
 tuned = opt.compile(student, trainset=rows, teacher=teacher)
 print(opt.job.id, opt.job.status)
 """
+
+ANSWERED = 30
 
 
 @pytest.fixture
@@ -46,44 +45,30 @@ def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 class TestClosedLaptop:
     def test_the_same_call_goes_on_and_pays_only_for_what_was_under_way(
-        self, quick_beats: None, client: stillhouse.Stillhouse, desk: Path, teacher: ScriptedLM, monkeypatch: pytest.MonkeyPatch
+        self, quick_beats: None, client: stillhouse.Stillhouse, desk: Path, teacher: ScriptedLM
     ) -> None:
+        teacher.answer = lambda ask: knows(ask) if ask.n < ANSWERED else Hang()
         process = subprocess.Popen([sys.executable, "-c", PROGRAM + CALL], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait_until(lambda: len(teacher.calls) >= 20, "the teacher is asked")
-            teacher.fault = Hang()
+            wait_until(lambda: len(teacher.calls) == ANSWERED and teacher.in_flight > 0, "the next ones are under way")
             job = client.compile_jobs.list().data[0]
             wait_until(lambda: len(client.compile_jobs.traces.list(job.id).data) > 0, "traces are stored")
-            wait_until(lambda: teacher.in_flight > 0, "the next ones are under way")
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
+        teacher.catch_up()
+        asked = len(teacher.calls)
         kept = len(client.compile_jobs.traces.list(job.id, limit=100).data)
         assert 0 < kept < 40
-        teacher.fault = None
-        leave(monkeypatch)
+        teacher.answer = knows
+        assert reap() == 1
         waiting = client.compile_jobs.retrieve(job.id)
         assert waiting.status == "running"
         assert waiting.queue is not None
         assert "waits for a client" in str(waiting.queue.reason)
 
-        asked = len(teacher.calls) + teacher.in_flight  # what was still on its way at the kill has been read by now
         again = subprocess.run([sys.executable, "-c", PROGRAM + CALL], capture_output=True, text=True, timeout=300, check=False)
         assert again.returncode == 0, again.stderr
         assert again.stdout.split() == [job.id, "succeeded"]
         prompts = [call.digest for call in teacher.calls]
         assert len(prompts) - len(set(prompts)) <= asked - 2 * kept, "a trace that is stored is not paid for again: two calls each"
-
-
-def leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lease runs out, and is found as the dispatcher finds it."""
-    for name, seconds in (("LEASE", "0.1"), ("REAP_GRACE", "0")):  # the database has been up for longer: leases may be reaped
-        monkeypatch.setenv(f"STILLHOUSE_TIMERS__{name}_SECONDS", seconds)
-    get_settings.cache_clear()
-    with unit_of_work() as s:
-        s.execute(text("UPDATE work_items SET lease_expires_at = clock_timestamp() - interval '1 hour' WHERE status = 'leased'"))
-    with unit_of_work() as s:
-        assert claims.reap(s) is not None
-    for name in ("LEASE", "REAP_GRACE"):
-        monkeypatch.delenv(f"STILLHOUSE_TIMERS__{name}_SECONDS")
-    get_settings.cache_clear()
