@@ -61,6 +61,13 @@ class TestCreate:
         assert "cjob-1 goes on" in result.stderr
         assert "Aborted" not in result.output
 
+    @pytest.mark.parametrize("command", ["create -f FILE", "get cjob-1", "resume cjob-1", "retry cjob-1", "refilter cjob-1"])
+    def test_a_time_to_wait_goes_with_waiting(self, shell: Shell, job_file: str, command: str) -> None:
+        shell.answers(reply(job(), 201))
+        result = shell.run("jobs", *command.replace("FILE", job_file).split(), "--timeout", "3h")
+        assert (result.exit_code, "goes with --wait" in result.output) == (Exit.USAGE, True)
+        assert shell.script.requests == []
+
     def test_the_same_key_again_names_the_same_upload(self, shell: Shell, tmp_path: Path) -> None:
         for name in ("train.csv", "val.csv"):
             (tmp_path / name).write_text("a\n1\n")

@@ -21,6 +21,12 @@ def exit_code(job: CompileJob) -> Exit:
     return {"succeeded": Exit.OK, "cancelled": Exit.CANCELLED, "paused": Exit.PAUSED}.get(job.status, Exit.FAILED)
 
 
+def check_waiting(wait: bool, timeout: float | None) -> None:
+    """Before anything is sent: a time to wait for, where nothing waits, is a mistake."""
+    if timeout is not None and not wait:
+        raise typer.BadParameter("goes with --wait", param_hint="--timeout")
+
+
 def ended(client: Stillhouse, job: CompileJob, wait: bool, timeout: float | None, as_json: bool) -> None:
     """Show a job, at its end if that is waited for: then the exit code says which."""
     if wait and not as_json:

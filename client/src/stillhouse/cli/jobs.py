@@ -15,7 +15,7 @@ from stillhouse.cli.estimates import show_estimate
 from stillhouse.cli.files import parse_pairs
 from stillhouse.cli.imports import import_traces
 from stillhouse.cli.job_files import JobFile, uploaded
-from stillhouse.cli.job_view import ended, exit_code, left_by_ctrl_c, queue_of, show_event, show_job, waited
+from stillhouse.cli.job_view import check_waiting, ended, exit_code, left_by_ctrl_c, queue_of, show_event, show_job, waited
 from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
@@ -45,6 +45,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a compile job from a file."""
+    check_waiting(wait, timeout)
     with connected() as client:
         given = JobFile(file)
         labels = {**given.mapping("metadata"), **parse_pairs(metadata or [])}
@@ -109,6 +110,7 @@ def get(
     as_json: Json = False,
 ) -> None:
     """Show one job; with --wait the exit code says how it ended."""
+    check_waiting(wait, timeout)
     with connected() as client:
         job = waited(client, job_id, timeout, as_json) if wait else client.compile_jobs.retrieve(job_id)
         show_job(job, as_json)
@@ -151,6 +153,7 @@ def pause(job_id: JobId, as_json: Json = False) -> None:
 @app.command()
 def resume(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: Json = False) -> None:
     """Let a paused job go on where it stood."""
+    check_waiting(wait, timeout)
     with connected() as client:
         ended(client, client.compile_jobs.resume(job_id), wait, timeout, as_json)
 
@@ -214,6 +217,7 @@ def retry(
     as_json: Json = False,
 ) -> None:
     """Let a failed job go on where it failed; what succeeded stays."""
+    check_waiting(wait, timeout)
     with connected() as client:
         ended(client, client.compile_jobs.retry(job_id, fine_tuning_job=fine_tuning_job), wait, timeout, as_json)
 
@@ -232,6 +236,7 @@ def refilter(
     as_json: Json = False,
 ) -> None:
     """Make another job from a job's traces: no teacher is called, and nothing is trained that was trained before."""
+    check_waiting(wait, timeout)
     bars = {key: value for key, value in {"min_score": min_score, "top_k": top_k, "max_rows": max_rows}.items() if value is not None}
     named = {key: value for key, value in {"prompt_adapter": prompt_adapter, "demos": demos}.items() if value is not None}
     with connected() as client:
