@@ -95,6 +95,12 @@ class TestDeletes:
     def test_an_artifact_once_no_alias_points_at_it(self, known: Run, finished: Finished) -> None:
         cancelled(known, finished)
         assert known("artifacts", "promote", finished.artifact_id, "--alias", "prod").exit_code == Exit.OK
+        for ref in (finished.artifact_id, "router@prod"):
+            assert json.loads(known("artifacts", "get", ref, "--json").stdout)["id"] == finished.artifact_id
+        shown = known("artifacts", "get", "router@prod").stdout
+        assert shown.startswith(f"{finished.artifact_id}  router of {finished.job_id}; self is {MODEL}")
+        listed = {name: json.loads(known("artifacts", "list", "--program", name, "--json").stdout) for name in ("router", "other")}
+        assert {name: [each["id"] for each in found] for name, found in listed.items()} == {"router": [finished.artifact_id], "other": []}
         refused = known("artifacts", "delete", finished.artifact_id)
         assert (refused.exit_code, "router@prod" in refused.stderr) == (Exit.FAILED, True)
         assert json.loads(known("aliases", "delete", "router@prod", "--json").stdout) == {"name": "router@prod", "deleted": True}
@@ -107,7 +113,10 @@ class TestDeletes:
         refused = known("models", "delete", MODEL)
         assert (refused.exit_code, finished.job_id in refused.stderr) == (Exit.FAILED, True)
         cancelled(known, finished)
+        assert known("models", "get", MODEL).stdout.startswith(f"{MODEL}  loading; on tiny, of house")
+        assert json.loads(known("models", "get", MODEL, "--json").stdout)["status"] == "loading"
         assert json.loads(known("models", "delete", MODEL, "--json").stdout) == {"id": MODEL, "deleted": True}
+        gone(known, "models", "get", MODEL)
         assert MODEL not in known("models", "list").stdout
 
     def test_a_key_and_a_webhook(self, known: Run, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,6 +234,15 @@ class TestArtifacts:
         assert result.exit_code == Exit.OK, result.output
         assert f" {name}" in result.output, "in one line"
 
+    def test_get_says_whether_it_is_better_and_what_its_job_was_labelled_with(self, shell: Shell) -> None:
+        delta = {"against": "incumbent", "value": 0.1, "low": 0.02, "high": 0.2, "verdict": "better"}
+        made = {"id": "art-1", "name": "router", "compile_job_id": "cjob-1", "models": {"self": "sh-1"}, "metadata": {"git_sha": "9f1c2ab"}}
+        shell.answers(reply({**made, "evaluation": {"delta": delta}}))
+        result = shell.run("artifacts", "get", "art-1")
+        assert result.output == "art-1  router of cjob-1; self is sh-1; better than incumbent; git_sha=9f1c2ab\n"
+        shell.answers(reply({**made, "evaluation": {"delta": {**delta, "verdict": "inconclusive"}}, "metadata": {}}))
+        assert shell.run("artifacts", "get", "art-1").output.endswith("; inconclusive against incumbent\n")
+
     def test_not_found_is_a_failure(self, shell: Shell) -> None:
         shell.answers(reply({"error": {"message": "no artifact", "code": "artifact_not_found"}}, 404))
         result = shell.run("artifacts", "download", "art-1")

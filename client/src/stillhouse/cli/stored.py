@@ -9,7 +9,8 @@ import typer
 
 from stillhouse.cli.files import FileProblem, parse_pairs, read_document
 from stillhouse.cli.output import Json, Limit, connected, console, show_deleted, show_json, show_one, show_rows, show_table, when
-from stillhouse.types import Program
+from stillhouse.resources.artifacts import ArtifactListParams
+from stillhouse.types import Artifact, Program
 
 Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
@@ -81,10 +82,15 @@ def render_program(program_id: str, inputs: Annotated[list[str], typer.Argument(
 
 
 @artifacts.command("list")
-def list_artifacts(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: Json = False) -> None:
+def list_artifacts(
+    program: Annotated[str | None, typer.Option(help="Only of this program name.")] = None, limit: Limit = 20, as_json: Json = False
+) -> None:
     """List artifacts, newest first."""
     with connected() as client:
-        found = client.artifacts.list(limit=limit).data
+        asked: ArtifactListParams = {"limit": limit}
+        if program is not None:
+            asked["program"] = program
+        found = client.artifacts.list(**asked).data
         show_rows(
             found,
             [
@@ -95,6 +101,23 @@ def list_artifacts(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_
             ],
             as_json,
         )
+
+
+@artifacts.command("get")
+def get_artifact(artifact_id: str, as_json: Json = False) -> None:
+    """Show one artifact, by its id or an alias (NAME@ALIAS)."""
+    with connected() as client:
+        found = client.artifacts.retrieve(artifact_id)
+        show_one(found, found.id, _about(found), as_json)
+
+
+def _about(artifact: Artifact) -> str:
+    """Where it is from, its models, whether it is better than what was before, and its metadata."""
+    models = [f"{predictor} is {model}" for predictor, model in artifact.models.items()]
+    delta = (artifact.evaluation or {}).get("delta")
+    said = [f"{delta['verdict']} {'against' if delta['verdict'] == 'inconclusive' else 'than'} {delta['against']}"] if delta else []
+    pairs = [f"{name}={value}" for name, value in artifact.metadata.items()]
+    return "; ".join([f"{artifact.name} of {artifact.compile_job_id}", *models, *said, *pairs])
 
 
 @artifacts.command("download")
@@ -166,6 +189,15 @@ def list_models(as_json: Json = False) -> None:
             ],
             as_json,
         )
+
+
+@models.command("get")
+def get_model(model_id: str, as_json: Json = False) -> None:
+    """Show one model, and whether it would answer now."""
+    with connected() as client:
+        found = client.models.retrieve(model_id)
+        base = f"on {found.parent}, " if found.parent else ""
+        show_one(found, found.id, f"{found.status}; {base}of {found.connection}", as_json)
 
 
 def _fields(program: Program) -> str:

@@ -20,6 +20,13 @@ from stillhouse.types import Artifact, ArtifactCall, ArtifactFile
 from stillhouse.types.requests import TaggedListParams
 
 
+class ArtifactListParams(TaggedListParams, total=False):
+    """Arguments of `artifacts.list`."""
+
+    program: str
+    """Only of this `program_name`."""
+
+
 def _retrieve(artifact_id: str) -> Call[Artifact]:
     return _request.get(_request.at(PATH, artifact_id), Artifact)
 
@@ -41,7 +48,7 @@ class Artifacts(Resource):
         """Raises ConflictError while an alias points at it."""
         self._client.send(_request.delete(_request.at(PATH, artifact_id)))
 
-    def list(self, **params: Unpack[TaggedListParams]) -> Page[Artifact]:
+    def list(self, **params: Unpack[ArtifactListParams]) -> Page[Artifact]:
         """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
@@ -92,7 +99,7 @@ class AsyncArtifacts(AsyncResource):
         """Raises ConflictError while an alias points at it."""
         await self._client.send(_request.delete(_request.at(PATH, artifact_id)))
 
-    async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Artifact]:
+    async def list(self, **params: Unpack[ArtifactListParams]) -> AsyncPage[Artifact]:
         """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
