@@ -9,7 +9,7 @@ from tests.chaos.jobs import UNMEASURED, body, sure
 from tests.chaos.world import World
 from tests.support.server_process import wait_until
 
-LONG: dict[str, Any] = {"n_epochs": 72, "batch_size": 4, "learning_rate": 0.001, "lora_r": 4}
+LONG: dict[str, Any] = {"n_epochs": 48, "batch_size": 4, "learning_rate": 0.001, "lora_r": 4}
 ROWS = 32
 
 
