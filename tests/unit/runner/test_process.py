@@ -201,7 +201,11 @@ runner.main()
             pool.runner("project", "job") as runner,
         ):
             home = runner._child.home
-            os.close(nested(home, 1200))
+            beside = home.with_name("beside")
+            beside.mkdir()
+            os.close(nested(beside, 1200))
+            (beside / "d").rename(home / "d")  # at once: it is looked at all the time
+            beside.rmdir()
             assert ends(runner.pid)
             with pytest.raises(RunnerDied, match="wrote more than 512 MB of files, or folders more than 100 deep"):
                 runner.ask("hello")
