@@ -59,3 +59,10 @@ def test_in_a_pipe_a_row_is_a_line(shell: Shell, monkeypatch: pytest.MonkeyPatch
     (line,) = result.stdout.splitlines()[1:]
     assert line.startswith(ID)
     assert line.endswith(LONG[3])
+
+
+def test_so_is_one_whose_text_has_lines_of_its_own(shell: Shell) -> None:
+    found = {"row": 2, "predictor": "classify", "reason": "failed", "message": "ValueError: two\nlines"}
+    shell.answers(reply({"data": [found], "has_more": False}))
+    (line,) = shell.run("jobs", "rejections", "cjob-1").stdout.splitlines()[1:]
+    assert line.split() == ["2", "classify", "failed", "ValueError:", "two", "lines"]

@@ -18,6 +18,8 @@ Row = Sequence[str]
 
 def draw(console: Console, titles: Row, rows: Sequence[Row]) -> None:
     """On a terminal, the columns for which a line has no room stand under their row."""
+    if not console.is_terminal:
+        rows = [[" ".join(cell.splitlines()) for cell in row] for row in rows]
     widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(titles, *rows, strict=True)]
     beside = _how_many(widths, console.width) if console.is_terminal else len(titles)
     if beside == len(titles) and console.is_terminal:
