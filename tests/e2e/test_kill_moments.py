@@ -196,6 +196,7 @@ class Killable:
         if moment.when is after_calls:
             self.teacher.hold_from = self.teacher.asked + ENOUGH_CALLS
         elif moment.when is trained:
+            (self.markers / f"{TRAINED}.go").unlink(missing_ok=True)  # earlier moments let it go on
             (self.markers / TRAINED).unlink()
         elif moment.when is at_once and moment.point:
             (self.markers / moment.point).unlink()
