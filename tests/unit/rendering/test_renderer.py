@@ -78,11 +78,11 @@ class TestProcess:
         assert process_of(renderer).pid != before.pid
 
     @pytest.mark.parametrize(
-        ("does", "why"),
-        [("sys.stdin.read()", "it takes longer than 0.5 s"), ("sys.stdin.readline()", "the process that renders it ended twice")],
+        ("does", "patience", "why"),
+        [("sys.stdin.read()", 0.5, "it takes longer than 0.5 s"), ("sys.stdin.readline()", 60, "the process that renders it ended twice")],
     )
-    def test_one_that_answers_nothing_is_ended(self, tmp_path: Path, does: str, why: str) -> None:
-        renderer = Renderer(Bounds(patience=0.5), pretender(tmp_path, does))
+    def test_one_that_answers_nothing_is_ended(self, tmp_path: Path, does: str, patience: float, why: str) -> None:
+        renderer = Renderer(Bounds(patience=patience), pretender(tmp_path, does))
         assert told(renderer, [ECHO, ECHO]) == [why, why]
         assert renderer._process is None
 
