@@ -209,7 +209,7 @@ class TestRetries:
         assert (status, body["error"]["code"], header, len(lm.calls)) == (trouble.status, trouble.code, code, 1)
 
     def test_hanging_host_is_a_timeout(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        relay = Relay(RelayLimits(attempt_seconds=0.15, total_seconds=25, first_pause_seconds=0.01))
+        relay = Relay(RelayLimits(attempt_seconds=1, total_seconds=25, first_pause_seconds=0.01))
         relay.start()
         with ScriptedLM(answer=ten_seconds_each(Hang(), monkeypatch)) as lm:
             grant = relay.grant({"student": target(lm)})
