@@ -13,6 +13,8 @@ from engines.rendering import Question, Renderer, TemplateRefused
 
 Message = dict[str, Any]
 Tools = Sequence[Mapping[str, Any]] | None
+DEEPEST = 200
+"""Levels of a tool call's arguments. They are text on the wire, so nothing that has read them there has bounded them."""
 _RENDERER = Renderer()
 atexit.register(_RENDERER.close)
 
@@ -76,7 +78,24 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
 
 def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    arguments = json.loads(function["arguments"] or "{}")
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
     if not isinstance(arguments, dict):
         raise ValueError("the arguments of a tool call are not a JSON object")
+    if _is_deep(arguments):
+        raise ValueError(_TOO_DEEP)
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+_TOO_DEEP = f"the arguments of a tool call are nested more than {DEEPEST} levels deep"
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [inner for each in level if isinstance(each, dict | list) for inner in (each.values() if isinstance(each, dict) else each)]
+        if not level:
+            return False
+    return True

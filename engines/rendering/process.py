@@ -234,6 +234,6 @@ def _read(line: bytes) -> str | TemplateRefused:
                 return text
             case {"refused": [str(kind), str(message)]}:
                 return TemplateRefused(kind, message)
-    except ValueError:
+    except (ValueError, RecursionError):  # JSON may be nested without end
         pass
     raise _Ended("the process that renders it answers with something else")

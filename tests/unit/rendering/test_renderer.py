@@ -105,7 +105,7 @@ class TestProcess:
             with pytest.raises(RendererError, match=why):
                 renderer.render([ECHO])
 
-    @pytest.mark.parametrize("answer", ["no JSON", '{"text": 1}', '{"refused": "x"}', "[]", "x" * 200_000])
+    @pytest.mark.parametrize("answer", ["no JSON", '{"text": 1}', '{"refused": "x"}', "[]", "[" * 70_000, "x" * 200_000])
     def test_what_one_says_that_was_taken_over_is_not_believed(self, tmp_path: Path, answer: str) -> None:
         renderer = Renderer(Bounds(characters=1000), pretender(tmp_path, f"print({answer!r}, flush=True); sys.stdin.read()"))
         (refused,) = renderer.render([ECHO])

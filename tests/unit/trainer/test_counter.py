@@ -76,6 +76,17 @@ class TestCount:
         assert counted.fault is not None
         assert counted.fault.endswith(f"the base model's chat template says nothing of {what}.")
 
+    @pytest.mark.parametrize("levels", [300, 100_000])
+    def test_a_row_whose_arguments_are_too_deep_says_so_and_the_others_are_counted(
+        self, trainer: LocalTrainer, tiny_model: Path, levels: int
+    ) -> None:
+        good = make_rows(1)[0]
+        call = {**CALL, "function": {"name": "look_up", "arguments": '{"a":' + "[" * levels + "]" * levels + "}"}}
+        deep = {**good, "completion": [{"role": "assistant", "content": "", "tool_calls": [call]}]}
+        first, second = trainer.count(str(tiny_model), "auto", [deep, good]).rows
+        assert first.fault == "The row: the chat template refuses it: the arguments of a tool call are nested more than 200 levels deep"
+        assert (second.fault, second.completion > 0) == (None, True)
+
     def test_a_template_that_makes_too_much_of_a_row_is_stopped_and_the_others_are_counted(
         self, trainer: LocalTrainer, tiny_model: Path, tmp_path: Path
     ) -> None:
