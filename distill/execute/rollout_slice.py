@@ -137,12 +137,13 @@ class Slice:
             self.undecided = {item.example.index: NOT_STORED for item in self.items if not self._stored_run(item)}
 
     def go_on_with(self, s: Session, others: Mapping[str, Json]) -> None:
-        """Take these traces, by the digests that they are stored under, in place of this process's own, and the scores that are there."""
+        """Take these traces, by the digests that they are stored under, in place of this process's own, and the scores that are there of
+        them and of what was judged here. Others may be forgotten, to be asked again in a later phase."""
         theirs = {key: others[name] for key, name in self.names.items() if name in others}
         self.traces.update(theirs)
         self.fresh = {key: body for key, body in self.fresh.items() if key not in theirs}
         self.scores = {pair: score for pair, score in self.scores.items() if pair[0] not in theirs}
-        self.scores.update(self.stored_scores(s))
+        self.scores.update({pair: score for pair, score in self.stored_scores(s).items() if pair in self.scores or pair[0] in theirs})
 
     def forget_failed_scores(self) -> None:
         """So that the metric is asked again."""

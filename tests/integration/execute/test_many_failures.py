@@ -91,6 +91,15 @@ class TestThreeOfTen:
         assert metrics_failed(first) == {"ZeroDivisionError: division by zero": 2, NAN: 2}, "the earlier job says what it saw"
         assert asked(house) == before
 
+    @pytest.mark.slow
+    def test_one_that_fails_as_before_keeps_no_later_sample_from_being_asked_again(self, house: House, tmp_path: Path) -> None:
+        """Samples of another temperature are asked after the first ones, whose scores are in the store by then."""
+        trainset = [row for row in rows() if row["message"].startswith(("fine", "metric"))][-16:]
+        two = {"n": 2, "temperature": 0.9, "stop_on_pass": False}
+        assert metrics_failed(self.scored(house, trainset, rollouts=two)) == {"ZeroDivisionError: division by zero": 4, NAN: 4}
+        (tmp_path / "mended").touch()
+        assert metrics_failed(self.scored(house, trainset, rollouts={**two, "retry_failed": True})) == {NAN: 4}
+
     def scored(self, house: House, trainset: list[dict[str, str]], **more: Any) -> Any:
         job = house.compile(trainset, num_threads=8, evaluate={"roles": []}, holdout={"n": 0}, **more)
         assert job.status == "succeeded", job.error
