@@ -203,7 +203,7 @@ def _batches(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
     """A line is read whole before it is answered, so it may not be too long."""
     start, size = 0, 0
     for at, question in enumerate(questions):
-        size += sum(len(str(message)) for message in question.messages)
+        size += sum(len(str(part)) for part in (*question.messages, *(question.tools or ())))
         if size > BATCH_CHARACTERS:
             yield questions[start : at + 1]
             start, size = at + 1, 0

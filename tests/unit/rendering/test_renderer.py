@@ -90,6 +90,11 @@ class TestProcess:
         contents = [f"{number}" + " " * 900 for number in range(600)]
         assert told(renderer, [asked("{{ messages[0].content }}", content) for content in contents]) == contents
 
+    def test_tools_are_of_that_length_too(self, renderer: Renderer) -> None:
+        tools = [{"type": "function", "function": {"name": "look", "description": " " * 200_000}}]
+        asking = Question("{{ tools | length }}", {}, [{"role": "user", "content": "a"}], tools, False)
+        assert told(renderer, [asking] * 200) == ["1"] * 200
+
     @pytest.mark.parametrize(
         ("program", "why"),
         [
