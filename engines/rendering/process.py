@@ -153,13 +153,17 @@ class _Process:
         self._socket.close()
 
     def _check_start(self) -> None:
-        try:
-            word = json.loads(self._line(START_SECONDS))
-        except _Ended:
-            word = {"failed": "its log says why"}
-        if "failed" in word:
-            self.end()
-            raise RendererError(f"The process that renders chat templates does not start: {word['failed']}.")
+        why = "its log says why"
+        with suppress(_Ended, ValueError):
+            match json.loads(self._line(START_SECONDS)):
+                case {"ready": True}:
+                    return
+                case {"failed": str(told)}:
+                    why = told
+                case _:
+                    why = "something else writes into its answers, a start-up file of Python for instance"
+        self.end()
+        raise RendererError(f"The process that renders chat templates does not start: {why}.")
 
     def _line(self, seconds: float) -> bytes:
         until = time.monotonic() + seconds

@@ -99,6 +99,8 @@ class TestProcess:
         ("program", "why"),
         [
             ("import sys; sys.exit(3)", "its log says why"),
+            ("print('hello from sitecustomize')", "does not start"),
+            ("print(5)", "something else writes into its answers"),
             ('print(\'{"failed": "it cannot lock itself in"}\')', "does not start: it cannot lock itself in"),
         ],
     )
