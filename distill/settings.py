@@ -332,7 +332,8 @@ def get_settings() -> Settings:
 
 
 def _fault(fault: ErrorDetails, path: Path) -> str:
-    """The variable wins over the file, so it is the one that is wrong where there are both."""
+    """The variable wins over the file, so it is the one that is wrong where there are both. A table is put together of both."""
     variable = "STILLHOUSE_" + "__".join(map(str, fault["loc"])).upper()
-    place = variable if variable in os.environ else f"{path}: {'.'.join(map(str, fault['loc']))}"
+    parts = [name for name in os.environ if name.startswith(f"{variable}__")]
+    place = variable if variable in os.environ else f"{' or '.join([str(path), *parts])}: {'.'.join(map(str, fault['loc']))}"
     return f"{place}: {fault['msg'].removeprefix('Value error, ')}"

@@ -85,6 +85,11 @@ class TestSettings:
         [
             ("STILLHOUSE_TIMERS__LEASE_SECONDS", "soon", "STILLHOUSE_TIMERS__LEASE_SECONDS: Input should be a valid number"),
             ("STILLHOUSE_SERVER__HOSTS", "one.test", "a variable is not the JSON that it has to be"),
+            (
+                "STILLHOUSE_TIMERS__LEASE_SECOND",
+                "5",
+                "stillhouse.toml or STILLHOUSE_TIMERS__LEASE_SECOND: timers: unknown setting `lease_second`",
+            ),
         ],
     )
     def test_what_is_wrong_in_a_variable_is_told_by_its_name(
