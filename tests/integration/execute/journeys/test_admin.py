@@ -110,4 +110,4 @@ class TestAdmin:
             env={"STILLHOUSE_BASE_URL": live.url, "STILLHOUSE_API_KEY": keys["jun"], "COLUMNS": "160"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert re.search(r"^bo +key-\S+ +0\.0 +0\.0 +2 ", shown.stdout, flags=re.MULTILINE), shown.stdout + shown.stderr
+        assert re.search(r"^bo +key-\S+ +0 +0\.00 +2 ", shown.stdout, flags=re.MULTILINE), shown.stdout + shown.stderr
