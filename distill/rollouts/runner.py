@@ -118,9 +118,10 @@ class Runner:
         for event in self.request(op, silence_seconds=silence_seconds, **body):
             if event["event"] == "done":
                 continue
-            if place(event) not in left:
+            told = place(event)
+            if told not in left:
                 raise self.disbelieve()
-            left.remove(place(event))
+            left.remove(told)
             yield event
         if left:
             raise self._die(RunnerDied("protocol", "did not tell of all that was asked"))

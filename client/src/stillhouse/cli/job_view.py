@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,13 +37,15 @@ def ended(client: Stillhouse, job: CompileJob, wait: bool, timeout: float | None
         raise typer.Exit(exit_code(job))
 
 
-def waited(client: Stillhouse, job_id: str, seconds: float | None, as_json: bool) -> CompileJob:
-    with left_by_ctrl_c(job_id):
-        return client.compile_jobs.wait(job_id, timeout=seconds, progress=not as_json)
+def waited(
+    client: Stillhouse, job_id: str, seconds: float | None, as_json: bool, on_update: Callable[[CompileJob], None] | None = None
+) -> CompileJob:
+    with _left_by_ctrl_c(job_id):
+        return client.compile_jobs.wait(job_id, timeout=seconds, progress=not as_json, on_update=on_update)
 
 
 @contextmanager
-def left_by_ctrl_c(job_id: str) -> Iterator[None]:
+def _left_by_ctrl_c(job_id: str) -> Iterator[None]:
     """Ctrl-C ends the waiting alone, and says so: `Aborted` would be taken for the job's end."""
     try:
         yield

@@ -15,7 +15,7 @@ from stillhouse.cli.estimates import show_estimate
 from stillhouse.cli.files import parse_pairs
 from stillhouse.cli.imports import import_traces
 from stillhouse.cli.job_files import JobFile, uploaded
-from stillhouse.cli.job_view import check_waiting, ended, exit_code, left_by_ctrl_c, queue_of, show_event, show_job, waited
+from stillhouse.cli.job_view import check_waiting, ended, exit_code, queue_of, show_event, show_job, waited
 from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
@@ -122,8 +122,7 @@ def get(
 def watch(job_id: JobId, timeout: Timeout = None, as_json: Json = False) -> None:
     """Follow a job until it is done, or paused: bars for its steps, or with --json one object for each change. Exits as `create --wait`."""
     with connected() as client:
-        with left_by_ctrl_c(job_id):
-            job = client.compile_jobs.wait(job_id, timeout=timeout, progress=not as_json, on_update=show_json_line if as_json else None)
+        job = waited(client, job_id, timeout, as_json, show_json_line if as_json else None)
         if not as_json:
             show_job(job, as_json)
     raise typer.Exit(exit_code(job))
