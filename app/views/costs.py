@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from app.schemas.compile_jobs import CostRead, ModelCost
-from distill.catalog.usage import LmCost
+from distill.catalog.usage import LmCost, rounded_usd, sum_usd
 from distill.jobs.models import FineTuneJob
 from distill.settings import get_settings
 
@@ -45,7 +45,7 @@ def _model(cost: LmCost) -> ModelCost:
         prompt_tokens=cost.prompt_tokens,
         completion_tokens=cost.completion_tokens,
         cached_tokens=cost.cached_tokens,
-        usd=_rounded(cost.usd),
+        usd=rounded_usd(cost.usd),
     )
 
 
@@ -54,19 +54,8 @@ def compute_usd(seconds: float) -> float | None:
     hourly = get_settings().costs.training_hour_usd
     if seconds and hourly is None:
         return None
-    return _rounded(seconds / 3600 * (hourly or 0.0))
+    return rounded_usd(seconds / 3600 * (hourly or 0.0))
 
 
 def _usd(costs: Iterable[LmCost]) -> float | None:
     return sum_usd(cost.usd for cost in costs)
-
-
-def sum_usd(parts: Iterable[float | None]) -> float | None:
-    """None where a part is not known."""
-    known = list(parts)
-    return None if None in known else _rounded(sum(part for part in known if part is not None))
-
-
-def _rounded(usd: float | None) -> float | None:
-    """To a millionth of a dollar: one small call costs a few of them."""
-    return None if usd is None else round(usd, 6)

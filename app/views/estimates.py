@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from app.schemas.compile_jobs import WarningRead
 from app.schemas.estimates import EstimateRead, RoleEstimateRead, RowsEstimateRead, TrainingEstimateRead
-from app.views.costs import compute_usd, sum_usd
+from app.views.costs import compute_usd
+from distill.catalog.usage import sum_usd
 from distill.estimate import Estimate
 
 NO_TRAINING_PRICE = "price of training"

@@ -50,6 +50,17 @@ class LmCost:
     usd: float | None
 
 
+def sum_usd(parts: Iterable[float | None]) -> float | None:
+    """None where a part is not known."""
+    known = list(parts)
+    return None if None in known else rounded_usd(sum(part for part in known if part is not None))
+
+
+def rounded_usd(usd: float | None) -> float | None:
+    """To a millionth of a dollar: one small call costs a few of them."""
+    return None if usd is None else round(usd, 6)
+
+
 _NUMBER = text("SELECT nextval(pg_get_serial_sequence('work_items', 'id'))")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 

@@ -11,7 +11,6 @@ from typing import Any
 from distill.catalog import usage
 from distill.catalog.copying import clean
 from distill.catalog.row_facts import NewFact
-from distill.catalog.usage import LmCost
 from distill.db import Session
 from distill.execute.rollout_slice import Slice
 from distill.jobs import events
@@ -76,7 +75,8 @@ def cost_so_far(s: Session, job_id: str) -> None:
     if not known:
         return
     paid, saved = ([cost for cost in known if cost.kind == kind] for kind in ("paid", "saved"))
-    calls, usd, saved_calls, saved_usd = sum(cost.calls for cost in paid), _usd(paid), sum(cost.calls for cost in saved), _usd(saved)
+    calls, saved_calls = (sum(cost.calls for cost in costs) for costs in (paid, saved))
+    usd, saved_usd = (usage.sum_usd(cost.usd for cost in costs) for costs in (paid, saved))
     data = {
         "calls": calls,
         "prompt_tokens": sum(cost.prompt_tokens for cost in paid),
@@ -87,11 +87,6 @@ def cost_so_far(s: Session, job_id: str) -> None:
     }
     text = f"{calls} LM calls so far, {_money(usd)}; {saved_calls} were saved, {_money(saved_usd)}"
     events.append(s, job_id, "cost", text, data)
-
-
-def _usd(costs: Sequence[LmCost]) -> float | None:
-    parts = [cost.usd for cost in costs]
-    return None if None in parts else round(sum(part for part in parts if part is not None), 6)
 
 
 def _money(usd: float | None) -> str:
