@@ -54,14 +54,6 @@ def _fitting(row: EncodedRow | BadInput, number: int, max_seq_length: int, param
     return row
 
 
-def encode(row: TrainingRow, tokenizer: Any, name: str, param: str) -> EncodedRow:
-    """Tokens of one row through the tokenizer's chat template. Raises BadInput where prompt and row do not line up; RendererError."""
-    (encoded,) = encode_all([(name, row)], tokenizer, param)
-    if isinstance(encoded, BadInput):
-        raise encoded
-    return encoded
-
-
 def encode_all(rows: Sequence[tuple[str, TrainingRow]], tokenizer: Any, param: str) -> list[EncodedRow | BadInput]:
     """Tokens of rows with their names, each by itself, or why it has none; rendered together. Raises RendererError."""
     plans = [_plan(row) for _, row in rows]

@@ -18,7 +18,7 @@ from engines.lmhost.schemas import ChatRequest
 from engines.lmhost.server import create_app
 from engines.lmhost.tools import CallReader
 from engines.schemas import TrainingRow
-from engines.trainer.rows import encode
+from tests.support.encoded import encode
 from tests.support.tiny_model import build_tiny_model, build_tokenizer
 from tests.unit.lmhost.asker import chat
 
@@ -89,7 +89,7 @@ class TestPrompt:
     @pytest.mark.parametrize("tools", [None, [LOOK], [SEND, LOOK]])
     def test_is_the_one_that_was_trained_on(self, tokenizer: Any, length: int, tools: list[Json] | None) -> None:
         turns = TURNS[:length]
-        row = encode(TrainingRow.model_validate({"prompt": turns, "completion": [ANSWER], "tools": tools}), tokenizer, "row", "rows")
+        row = encode(TrainingRow.model_validate({"prompt": turns, "completion": [ANSWER], "tools": tools}), tokenizer)
         asked = ChatRequest.model_validate_json(json.dumps({"model": "m", "messages": turns, "tools": tools}))
         prompt = Prompts(tokenizer, 4096).encode([message.rendered() for message in asked.messages], asked.offered())
         assert tuple(prompt.tolist()) == row.ids[: row.prompt_length]

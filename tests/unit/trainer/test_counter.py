@@ -14,7 +14,7 @@ import pytest
 from distill.trainers import CannotCount, LocalTrainer
 from engines.base_models import resolve
 from engines.schemas import TrainingRow
-from engines.trainer.rows import encode
+from tests.support.encoded import encode
 from tests.unit.trainer.conftest import make_rows
 
 DEMOS = [{"role": "user", "content": "who is it"}, {"role": "assistant", "content": "human"}]
@@ -46,7 +46,7 @@ class TestCount:
     def test_counts_are_the_trainers_own(self, trainer: LocalTrainer, tiny_model: Path) -> None:
         rows = [*make_rows(5), *(with_demos(row) for row in make_rows(5, seed=1))]
         tokenizer = resolve(str(tiny_model)).load_tokenizer()
-        encoded = [encode(TrainingRow.model_validate(row), tokenizer, "row", "rows") for row in rows]
+        encoded = [encode(TrainingRow.model_validate(row), tokenizer) for row in rows]
         counts = trainer.count(str(tiny_model), "auto", rows)
         assert [(row.prompt, row.completion) for row in counts.rows] == [(each.prompt_length, each.n_targets) for each in encoded]
         assert counts.longest == 2048
@@ -119,7 +119,7 @@ class TestToolRows:
         tokenizer.chat_template = TOOL_TEMPLATE
         answer = {"role": "assistant", "content": "", "tool_calls": [CALL], "reasoning_content": "look first"}
         row = {"prompt": [{"role": "user", "content": "Rome?"}], "completion": [answer], "tools": [TOOL]}
-        encoded = encode(TrainingRow.model_validate(row), tokenizer, "row", "rows")
+        encoded = encode(TrainingRow.model_validate(row), tokenizer)
         prompt, completion = (tokenizer.decode(ids) for ids in (encoded.ids[: encoded.prompt_length], encoded.ids[encoded.prompt_length :]))
         assert "<tool>look_up</tool>" in prompt
         assert completion == "<think>look first</think><call>look_up Rome</call><|im_end|>"

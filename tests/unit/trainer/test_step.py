@@ -15,7 +15,8 @@ from engines.trainer.cascade import cascade_attention
 from engines.trainer.grouping import PrefixBatchSampler
 from engines.trainer.model import make_fast, make_plain, pass_loss, plain_loss, with_lora
 from engines.trainer.packing import Collator
-from engines.trainer.rows import EncodedRow, encode
+from engines.trainer.rows import EncodedRow
+from tests.support.encoded import encode
 from tests.unit.trainer.conftest import SYSTEM, make_rows
 
 OPTIONS = ResolvedOptions(n_epochs=1, batch_size=8, learning_rate=1e-3, lora_r=4, lora_alpha=8, max_seq_length=512)
@@ -34,7 +35,7 @@ def model(tiny_model: Path) -> Any:
 
 def encoded(tiny_model: Path, rows: list[dict[str, Any]]) -> list[EncodedRow]:
     tokenizer = resolve(str(tiny_model)).load_tokenizer()
-    return [encode(TrainingRow.model_validate(row), tokenizer, "row", "rows") for row in rows]
+    return [encode(TrainingRow.model_validate(row), tokenizer) for row in rows]
 
 
 def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:
