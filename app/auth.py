@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -59,6 +60,7 @@ class KeyCheck:
             await _refusal(to_api_error(error), scope)(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
+        structlog.contextvars.bind_contextvars(key_id=caller.key_id, project_id=caller.project_id)
         await self._app(scope, receive, send)
 
     def _let_in(self, scope: Scope) -> Caller:

@@ -16,13 +16,12 @@ from app.auth import OPEN_PATHS, Checks, KeyCheck, check_key, check_session
 from app.browser import HostCheck, SafeHeaders, names_of
 from app.key_use import KeyUse
 from app.metrics import Metrics
-from app.middleware import BodyLimit, LastResort, RequestMetrics, with_request_id
+from app.middleware import BodyLimit, LastResort, RequestLog, with_request_id
 from app.rate import of_keys, of_sign_ins
 from app.repeats import Repeats
 from app.routes import ALL_ROUTERS
 from app.schemas.common import Body, ErrorBody
 from app.services import Services
-from distill import logs
 from distill.ids import new_id
 from distill.settings import Settings, get_settings
 
@@ -39,14 +38,12 @@ Send an `Idempotency-Key` with every POST that creates something: the same key a
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(host: str | None = None, *, configure_logs: bool = True) -> ASGIApp:
+def create_app(host: str | None = None) -> ASGIApp:
     """The whole API with its layers, from the process's settings. Nothing is opened before the server starts it.
 
     `host`: what it is bound to, where that is not what the settings say.
     """
     settings = get_settings()
-    if configure_logs:
-        logs.configure("api")
     metrics = Metrics()
     key_use = KeyUse()
     checks = Checks(check_key, check_session, of_keys(settings).check, of_sign_ins(settings).check, key_use.note)
@@ -134,7 +131,7 @@ class _Layered:
         self.routes = app
         limited = BodyLimit(app, settings.limits.max_body_mb * 1_000_000)
         guarded = LastResort(HostCheck(KeyCheck(limited, checks), names))
-        self._outermost = with_request_id(RequestMetrics(SafeHeaders(guarded), metrics.observe), lambda: new_id("req"))
+        self._outermost = with_request_id(RequestLog(SafeHeaders(guarded), metrics.observe), lambda: new_id("req"))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._outermost(scope, receive, send)

@@ -1,4 +1,4 @@
-"""ASGI layers around every route, outermost first: request id, metrics, last resort, key check, body limit."""
+"""ASGI layers around every route, outermost first: request id, log and figures, last resort, key check, body limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from logging import ERROR
 
 import structlog
-from asgi_correlation_id import CorrelationIdMiddleware
+from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ApiError, error_response, to_api_error
@@ -97,8 +97,10 @@ def _declared_length(scope: Scope) -> int:
     return 0
 
 
-class RequestMetrics:
-    """Counts requests and their seconds by route template, never by raw path."""
+class RequestLog:
+    """Writes a log line for each request, without its query, and counts it by its route's template, never by its path.
+
+    Every line that is logged meanwhile names the request."""
 
     def __init__(self, app: ASGIApp, observe: Callable[[str, str, int, float], None]) -> None:
         self._app = app
@@ -108,6 +110,8 @@ class RequestMetrics:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        structlog.contextvars.clear_contextvars()  # of an earlier request on the same connection
+        structlog.contextvars.bind_contextvars(request_id=correlation_id.get())
         began, status = time.perf_counter(), 500
 
         async def watch(message: Message) -> None:
@@ -119,5 +123,8 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, watch)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._observe(scope["method"], route, status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._observe(scope["method"], getattr(scope.get("route"), "path", "unmatched"), status, seconds)
+            client = scope["client"][0] if scope.get("client") else None
+            facts = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 4), "client": client}
+            log.info("request", **facts)

@@ -11,10 +11,11 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+import structlog
 import uvicorn
 
 from app.main import create_app
-from distill import ending
+from distill import ending, logs
 from distill.catalog import blobs, keys
 from distill.db import is_outage, unit_of_work
 from distill.errors import StartRefused, StillhouseError, in_one_line
@@ -22,6 +23,8 @@ from distill.queue import check_broker
 from distill.settings import get_settings
 from distill.storage import open_store
 from migrations.runner import check_schema
+
+log = structlog.get_logger(__name__)
 
 OPTIONS: dict[str, Any] = {
     # At a stop: without an end an open event stream would hold the process for ever.
@@ -32,6 +35,9 @@ OPTIONS: dict[str, Any] = {
     "limit_concurrency": 800,
     # What runs here is nobody's business.
     "server_header": False,
+    # uvicorn's lines go through our logging; requests are logged by `app.middleware`, without their query, which may hold a key.
+    "log_config": None,
+    "access_log": False,
 }
 
 
@@ -72,11 +78,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
     try:
+        logs.configure("api")
         check(given.host)
     except Exception as error:
         if not isinstance(error, StillhouseError) and not is_outage(error):
             raise
-        sys.exit(f"the API does not start: {in_one_line(error)}")
+        log.error("api cannot start", error=in_one_line(error))
+        sys.exit(1)
     server = Server(uvicorn.Config(partial(create_app, given.host), factory=True, host=given.host, port=given.port, **OPTIONS))
     with suppress(KeyboardInterrupt):
         server.run()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Callable, MutableMapping
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -12,12 +14,16 @@ import structlog
 from distill.redaction import redacted
 from distill.settings import get_settings
 
+log = structlog.get_logger(__name__)
+Processor = Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]
+
 
 def configure(process: str) -> None:
-    """Set up logging for this process, the standard library's loggers too. Lines go to stderr."""
+    """Set up logging for this process: ours, the standard library's, warnings, and exceptions that nobody caught. Lines go to stderr."""
     server = get_settings().server
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _named(process),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -37,7 +43,24 @@ def configure(process: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=server.log_level.upper(), force=True)
-    structlog.contextvars.bind_contextvars(process=process)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda hook: _log_uncaught(hook.exc_type, hook.exc_value, hook.exc_traceback)
+
+
+def _named(process: str) -> Processor:
+    """Not a context variable: those of the main thread are unknown to the other threads."""
+
+    def name(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = process
+        return event
+
+    return name
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if error is not None and issubclass(kind, Exception):
+        log.error("uncaught_exception", exc_info=(kind, error, trace))
 
 
 def redact(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

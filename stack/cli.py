@@ -63,6 +63,7 @@ def up(
         rollout_workers=workers,
         lm_host=lm_host,
         base_model=settings.lmhost.base_model,
+        log_format=settings.server.log_format,
         drain_seconds=settings.timers.drain_seconds,
         reporter=Shown(_out, verbose=verbose),
     )

@@ -26,6 +26,7 @@ class Layout:
         rollout_workers: work items of the queue `rollouts` that run side by side.
         lm_port, lm_key: where the LM host listens and what it asks for; no LM host without a port.
         base_model: the LM host's base model; None leaves it to the settings.
+        log_format: of the LM host, which does not read the settings.
         drain_seconds: after which a worker that was asked to stop ends by itself.
         extra: more variables for the server's parts.
     """
@@ -39,6 +40,7 @@ class Layout:
     lm_port: int | None = None
     lm_key: str = ""
     base_model: str = "smollm2-135m-instruct"
+    log_format: str = "console"
     drain_seconds: float = 110.0
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -98,7 +100,7 @@ def _lm_host(layout: Layout) -> Part:
     threads = os.cpu_count() or 1
     return Part(
         name="lm-host",
-        command=lm_host_command(layout.base_model, LOOPBACK, layout.lm_port or 0, threads),
+        command=lm_host_command(layout.base_model, LOOPBACK, layout.lm_port or 0, threads, layout.log_format),
         tier=_LM_HOST,
         ready=reachable(f"{layout.lm_url}/health"),
         environment={"LMHOST_API_KEY": layout.lm_key},
@@ -163,7 +165,7 @@ def worker_command(queues: list[str], threads: int) -> tuple[str, ...]:
     name = "-".join(queues)
     options = ("-Q", ",".join(queues), "--pool", "threads", "-c", str(threads), "-n", f"{name}-{os.getpid()}@%h")
     quiet = ("--without-gossip", "--without-mingle", "-l", "info")
-    return (sys.executable, "-m", "celery", "-A", "workers.celery_app", "worker", *options, *quiet)
+    return (sys.executable, "-m", "celery", "--quiet", "-A", "workers.celery_app", "worker", *options, *quiet)
 
 
 def lm_agent_command(connection: str) -> tuple[str, ...]:
@@ -171,6 +173,7 @@ def lm_agent_command(connection: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "workers.lm_agent", "--connection", connection)
 
 
-def lm_host_command(base_model: str, host: str, port: int, threads: int) -> tuple[str, ...]:
+def lm_host_command(base_model: str, host: str, port: int, threads: int, log_format: str = "console") -> tuple[str, ...]:
     """The embedded LM host."""
-    return (sys.executable, "-m", "engines.lmhost", "--base", base_model, "--host", host, "--port", str(port), "--threads", str(threads))
+    place = ("--host", host, "--port", str(port))
+    return (sys.executable, "-m", "engines.lmhost", "--base", base_model, *place, "--threads", str(threads), "--log-format", log_format)

@@ -5,10 +5,12 @@ Celery's threads run no user code and no torch: they claim work items and superv
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import celery.apps.worker
 import structlog
-from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import celeryd_init, setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from distill import logs
 from distill.errors import in_one_line
@@ -20,9 +22,21 @@ app = make_app()
 app.task(name=TASK)(tasks.run)
 
 
-@setup_logging.connect
+# Celery writes what it does on a signal past all logging; `_drain` logs it.
+celery.apps.worker.safe_say = lambda *_: None  # type: ignore[attr-defined, unused-ignore]
+
+
+@celeryd_init.connect
 def _set_up_logging(**_: object) -> None:
+    """Before Celery says anything."""
     logs.configure("worker")
+    for name in ("celery.worker.strategy", "celery.app.trace"):  # a hint that came and went says nothing; what it led to does
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@setup_logging.connect
+def _leave_logging(**_: object) -> None:
+    """Somebody listens, so Celery does not set up its own."""
 
 
 @worker_init.connect

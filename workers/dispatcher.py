@@ -34,6 +34,8 @@ from workers.webhooks import WebhookSender
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 PAUSE_SECONDS = 2.0
+NAMED_JOBS = 20
+"""In one log line."""
 TakeHints = Callable[[Session], list[Hint]]
 
 
@@ -105,21 +107,21 @@ class Dispatcher:
             for hint, number in zip(hints, numbers, strict=True):
                 for _ in range(number):
                     self._send(hint.queue)
+                log.info("hints_sent", queue=hint.queue, many=number, job_ids=sorted(hint.jobs)[:NAMED_JOBS])
         return sum(numbers)
 
     def reap(self) -> int:
         """End every lapsed lease, pause the jobs whose deadline has passed, fail those that have waited for a connection for too long, and
         forget what is old; returns how many leases it ended."""
         reaped = 0
-        for item in self._each(claims.reap):
-            log.warning("lease reaped", item=item)
+        for _ in self._each(claims.reap):
             reaped += 1
         for job in self._each(pausing.stop_late):
-            log.info("deadline passed", job=job)
+            log.info("deadline passed", job_id=job)
         with unit_of_work() as s:
             patience.note(s)
         for job in self._each(patience.give_up):
-            log.warning("job waited in vain for a connection", job=job)
+            log.warning("job waited in vain for a connection", job_id=job)
         with unit_of_work() as s:
             claims.sweep(s)
             outbox.prune(s)

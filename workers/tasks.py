@@ -9,6 +9,8 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import structlog
+
 from distill.catalog import blobs, connections, projects
 from distill.db import unit_of_work
 from distill.execute.ports import Ports, open_ports
@@ -25,6 +27,8 @@ from distill.settings import Settings, get_settings
 from distill.storage import open_store
 from migrations.runner import check_schema
 from workers.presence import Presence
+
+log = structlog.get_logger(__name__)
 
 CAPABILITIES = frozenset({"runtime:default", "trainer:local", FINE_TUNES, OWN_CONNECTIONS})
 """What a worker can do: run programs, each in an interpreter like its own, train with the trainer that is installed beside it, and
@@ -86,10 +90,15 @@ def drain() -> None:
     for presence in _presence:
         presence.end()
     for team in _crew:
-        threading.Thread(target=team.shift.stop, name="drain").start()
+        threading.Thread(target=_stop, args=(team.shift,), name="drain").start()
     limit = threading.Timer(get_settings().timers.drain_seconds, os._exit, (EXIT_NOT_DRAINED,))
     limit.daemon = True
     limit.start()
+
+
+def _stop(shift: Shift) -> None:
+    log.info("worker_drains")
+    shift.stop()
 
 
 def close() -> None:

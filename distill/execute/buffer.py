@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -52,7 +53,7 @@ class Buffer(Generic[T]):
         self._closed = False
         self._hurries = False
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="flush", daemon=True)
 
     def __enter__(self) -> "Buffer[T]":
         self._thread.start()

@@ -92,16 +92,18 @@ def _claim(queue: str, worker: WorkerInfo) -> Claim | None:
 
 def run_item(claim: Claim, ports: Ports, shift: Shift, run: StepRunner) -> None:
     """Run one claimed item to its end. No exception leaves it: the item is published, given back, failed, or lost."""
-    structlog.contextvars.bind_contextvars(job_id=claim.job_id, step=str(claim.step), item=claim.item_id, attempt=claim.attempt)
-    work = Work(claim)
-    shift.begin(work)
-    try:
-        with work:
-            _run(work, ports, run)
-    finally:
-        shift.end(work)
-        _end_job(claim, ports, shift)
-        structlog.contextvars.unbind_contextvars("job_id", "step", "item", "attempt")
+    named = {"job_id": claim.job_id, "project_id": claim.project_id, "item_id": claim.item_id, "step": str(claim.step)}
+    with structlog.contextvars.bound_contextvars(**named, attempt=claim.attempt):
+        log.info("item_claimed", queue=claim.queue)
+        began, work = time.monotonic(), Work(claim)
+        shift.begin(work)
+        try:
+            with work:
+                _run(work, ports, run)
+        finally:
+            shift.end(work)
+            _end_job(claim, ports, shift)
+            log.info("item_ended", seconds=round(time.monotonic() - began, 3))
 
 
 def _end_job(claim: Claim, ports: Ports, shift: Shift) -> None:

@@ -104,7 +104,7 @@ class Spending:
         except SQLAlchemyError as fault:
             if error is None:
                 raise
-            log.warning("usage_not_recorded", item=self._claim.item_id, error=str(fault))
+            log.warning("usage_not_recorded", job_id=self._claim.job_id, item_id=self._claim.item_id, error=str(fault))
 
     def halt(self, work: Work) -> None:
         """A call found nothing left: pause the job, unless its budget was raised meanwhile. Raises Stopped."""
@@ -150,7 +150,7 @@ class Spending:
                 self.record(s)
             self._told = spent
         except SQLAlchemyError as fault:
-            log.warning("usage_not_recorded", item=self._claim.item_id, error=str(fault))
+            log.warning("usage_not_recorded", job_id=self._claim.job_id, item_id=self._claim.item_id, error=str(fault))
 
     def _rows(self, kind: Kind, by_slot: Mapping[str, SlotUsage]) -> list[NewUsage]:
         return [usage_row(self._claim, kind, self._role, self.slots[slot].name, used) for slot, used in by_slot.items()]

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Literal
 
@@ -55,7 +56,9 @@ class Work:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._on_stop: list[OnStop] = []
-        self._thread = threading.Thread(target=self._beat_until_the_end, name=f"beat-{claim.item_id}", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._beat_until_the_end,), name=f"beat-{claim.item_id}", daemon=True
+        )
 
     def __enter__(self) -> "Work":
         self._thread.start()
@@ -100,7 +103,7 @@ class Work:
             self._stop_reason = reason
             heard = list(self._on_stop)
         self._stopping.set()
-        log.info("work_stops", item=self.claim.item_id, job=self.claim.job_id, reason=reason)
+        log.info("work_stops", item_id=self.claim.item_id, job_id=self.claim.job_id, reason=reason)
         for tell in heard:
             tell(reason)
 
@@ -155,7 +158,7 @@ class Work:
             except LostLease:
                 self.stop("lost")
             except SQLAlchemyError as error:
-                log.warning("beat_failed", item=self.claim.item_id, error=str(error))
+                log.warning("beat_failed", error=str(error))
                 if time.monotonic() - self._kept_at > self._timers.lease_seconds - 2 * self._timers.beat_seconds:
                     self.stop("lost")
 

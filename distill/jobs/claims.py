@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import structlog
 from sqlalchemy import Row
 
 from distill.catalog import devices, waits
@@ -26,6 +27,8 @@ from distill.jobs.slices import cut
 from distill.jobs.status import POISON_AFTER, WORKER_QUEUES, JobStatus, Queue, Step, StepStatus
 from distill.jobs.steps import point_at_oldest_open
 from distill.settings import get_settings
+
+log = structlog.get_logger(__name__)
 
 _TRIES = 8
 _GONE = "The client that ran the program went away; the job waits for it, or another, to go on"
@@ -341,6 +344,7 @@ def reap(s: Session) -> int | None:
     if row is None:
         return None
     devices.release(s, row.id)
+    log.warning("lease_reaped", job_id=row.job_id, item_id=row.id, step=row.step, queue=row.queue)
     if row.status == "failed":
         message = f"{POISON_AFTER} workers in a row were lost while they ran this piece of {Step(row.step).public}"
         _fail_for(s, row.job_id, JobFault("poison", message, "system", None, str(Step(row.step).public), True), row.fine_tune_job_id)

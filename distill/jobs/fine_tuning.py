@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+import structlog
 from pydantic import Field
 from sqlalchemy import func, select
 
@@ -25,6 +26,8 @@ from distill.jobs.status import JobKind, JobStatus, Step
 from distill.jobs.steps import NewItem, open_step
 from distill.spec import SpecPart, TrainOptions, compact, did_you_mean, digest
 from distill.storage import BlobStore
+
+log = structlog.get_logger(__name__)
 
 FILES = "files"
 """The kind of the work item that validates."""
@@ -79,6 +82,7 @@ def submit(s: Session, store: BlobStore, project_id: str, caller: Caller | None,
     s.flush()
     events.append(s, job.id, "status", "The job is queued", {"status": job.status, "step": "validate"})
     open_step(s, job, Step.VALIDATE, [NewItem(FILES, needs=(CAPABILITY,), max_attempts=3)])
+    log.info("job_submitted", job_id=job.id, project_id=project_id, kind=job.kind)
     s.refresh(row)
     return row
 

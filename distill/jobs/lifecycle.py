@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import structlog
 from sqlalchemy import func, text, update
 
 from distill.catalog import webhooks
@@ -13,6 +14,8 @@ from distill.errors import Conflict, JobFault
 from distill.jobs import events, shortfall
 from distill.jobs.models import Job
 from distill.jobs.status import TRANSITIONS, JobKind, JobStatus
+
+log = structlog.get_logger(__name__)
 
 _EVENTS = {JobKind.COMPILE: "compile_job", JobKind.FINE_TUNE: "fine_tuning.job"}
 """How the types of a kind's webhooks begin; fine-tuning jobs have OpenAI's."""
@@ -103,6 +106,7 @@ def _tell(s: Session, job: Job, to: JobStatus, message: str, error: JobFault | N
     if to is JobStatus.PAUSED:
         data["pause"] = job.pause_reason
     events.append(s, job.id, "status", message, data, "error" if to is JobStatus.FAILED else "info")
+    log.info("job_status", job_id=job.id, project_id=job.project_id, status=str(to), code=error.code if error else None)
     wanted = f"{_EVENTS[JobKind(job.kind)]}.{to}"
     if wanted in webhooks.EVENTS:
         webhooks.announce(s, job.project_id, wanted, _as_told(job))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import text
 
@@ -23,7 +23,7 @@ SELECT pg_notify(:channel, '')
 _TAKE = text("""
 UPDATE outbox SET sent_at = clock_timestamp()
  WHERE id = ANY (ARRAY(SELECT id FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED))
-RETURNING id, queue
+RETURNING id, queue, job_id
 """)
 _OVERDUE = text("""
 UPDATE work_items w SET hinted_at = clock_timestamp()
@@ -48,10 +48,11 @@ _PRUNE = text("DELETE FROM outbox WHERE sent_at < clock_timestamp() - make_inter
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """One message to send: look at this queue. `many` is how many rows asked for it."""
+    """One message to send: look at this queue. `many` is how many rows asked for it, for these jobs."""
 
     queue: str
     many: int
+    jobs: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 def add(s: Session, queue: Queue | str, job_id: str | None = None, many: int = 1) -> None:
@@ -69,7 +70,11 @@ def add_for(s: Session, queues: Iterable[Queue | str], job_id: str) -> None:
 
 def take(s: Session, limit: int = 500) -> list[Hint]:
     """Unsent rows, marked as sent and counted by queue. The caller sends them *before* it commits: a crash between repeats a hint."""
-    return _count(row.queue for row in s.execute(_TAKE, {"limit": limit}))
+    rows = s.execute(_TAKE, {"limit": limit}).all()
+    return [
+        Hint(hint.queue, hint.many, frozenset(row.job_id for row in rows if row.queue == hint.queue and row.job_id))
+        for hint in _count(row.queue for row in rows)
+    ]
 
 
 def take_overdue(s: Session, seconds: float) -> list[Hint]:

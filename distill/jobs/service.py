@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from sqlalchemy import func
 
 from distill.catalog import audit
@@ -20,6 +21,8 @@ from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import QUEUE_OF, JobKind, JobStatus, Step
 from distill.jobs.steps import NewItem, needs_of, open_step
 from distill.spec import CompileSpec
+
+log = structlog.get_logger(__name__)
 
 
 def runs_programs(python: str = "") -> tuple[str, ...]:
@@ -62,6 +65,7 @@ def submit(
     events.append(s, job.id, "status", f"The job is {job.status}", {"status": job.status, "step": "validate"})
     needs = (*runs_programs(checked.python), *needs_of(s, spec.connection_ids))
     open_step(s, job, Step.VALIDATE, [NewItem("validate", needs=needs, max_attempts=3)])
+    log.info("job_submitted", job_id=job.id, project_id=project_id, kind=job.kind)
     s.refresh(job)
     return job
 

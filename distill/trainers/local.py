@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class LocalTraining:
         self._verdict: OutcomeKind | None = None
         self._kill_at: float | None = None
         self._stopping = threading.Lock()
-        threading.Thread(target=self._follow, name=f"trainer-{tree.pid}", daemon=True).start()
+        threading.Thread(target=copy_context().run, args=(self._follow,), name=f"trainer-{tree.pid}", daemon=True).start()
 
     @property
     def pid(self) -> int:

@@ -11,6 +11,7 @@ import torch
 import uvicorn
 from transformers.utils.logging import disable_progress_bar
 
+from engines import logs
 from engines.base_models import BaseModelError, resolve
 from engines.lmhost.core import Limits
 from engines.lmhost.engine import Engine, EngineOptions
@@ -26,7 +27,7 @@ SWITCH_SECONDS = 0.0005
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop; exit status 2 where the base model cannot be served."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure("lm-host", as_json=options.log_format == "json")
     if options.threads:
         torch.set_num_threads(options.threads)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -35,9 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         engine = Engine(resolve(options.base), _engine_options(options))
         app = create_app(engine, os.environ.get(KEY_VARIABLE) or None)
     except (BaseModelError, HostError, RendererError) as error:
-        print(error, file=sys.stderr)
+        logging.getLogger(__name__).error("the LM host cannot start: %s", error)
         return 2
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
+    server = {"host": options.host, "port": options.port, "timeout_graceful_shutdown": 10}
+    uvicorn.run(app, **server, log_config=None, log_level="warning", access_log=False)
     engine.close()
     return 0
 
@@ -53,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-rows", type=int, default=Limits.max_rows, help="rows that run at a time")
     parser.add_argument("--pass-tokens", type=int, default=Limits.pass_tokens, help="new tokens a forward pass")
     parser.add_argument("--cache-mb", type=int, default=Limits.cache_bytes >> 20, help="prefix cache")
+    parser.add_argument("--log-format", choices=("console", "json"), default="console", help="of the lines on standard error")
     return parser
 
 

@@ -99,7 +99,7 @@ def tokens(database: str, tmp_path: Path, lm_url: str) -> Tokens:
 @pytest.fixture
 def bare(tokens: Tokens) -> Iterator[TestClient]:
     """A client that sends no key."""
-    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
+    with TestClient(create_app(), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -109,7 +109,7 @@ def serving() -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
-        config = uvicorn.Config(create_app(configure_logs=False), log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(create_app(), log_config=None, lifespan="on", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

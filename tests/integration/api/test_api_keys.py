@@ -152,7 +152,7 @@ class TestLastUse:
 
     def _use(self, tokens: Tokens) -> None:
         """A server that answers one request and stops."""
-        with TestClient(create_app(configure_logs=False)) as client:
+        with TestClient(create_app()) as client:
             assert client.get("/v1/me", headers=bearer(tokens.read)).status_code == 200
 
     def test_it_is_written_at_most_once_a_minute(self, tokens: Tokens, used_at: Any) -> None:

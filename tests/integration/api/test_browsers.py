@@ -44,9 +44,9 @@ class TestHost:
         monkeypatch.delenv("STILLHOUSE_SERVER__HOSTS")
         forget_settings()
         assert get_settings().server.host == "127.0.0.1"
-        with TestClient(create_app("0.0.0.0", configure_logs=False), headers={"Authorization": f"Bearer {tokens.all}"}) as client:
+        with TestClient(create_app("0.0.0.0"), headers={"Authorization": f"Bearer {tokens.all}"}) as client:
             assert client.get("/v1/me", headers={"Host": "stillhouse.example.com"}).status_code == 200
-        with TestClient(create_app("127.0.0.1", configure_logs=False), headers={"Authorization": f"Bearer {tokens.all}"}) as client:
+        with TestClient(create_app("127.0.0.1"), headers={"Authorization": f"Bearer {tokens.all}"}) as client:
             assert client.get("/v1/me", headers={"Host": "stillhouse.example.com"}).status_code == 400
 
     @pytest.mark.slow

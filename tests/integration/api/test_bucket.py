@@ -22,7 +22,7 @@ def caller(place: BlobSettings, tokens: Tokens, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(f"STILLHOUSE_BLOBS__{name.upper()}", str(value))
     get_settings.cache_clear()
     headers = {"Authorization": f"Bearer {tokens.all}"}
-    with TestClient(create_app(configure_logs=False), headers=headers, raise_server_exceptions=False) as client:
+    with TestClient(create_app(), headers=headers, raise_server_exceptions=False) as client:
         yield client
 
 

@@ -37,7 +37,7 @@ def open_house(folder: Path) -> Iterator[tuple[ScriptedLM, House, TestClient]]:
         get_settings.cache_clear()
         with unit_of_work() as s:
             token = keys.create(s, house.project_id, "test")[1]
-        with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
+        with TestClient(create_app(), raise_server_exceptions=False) as client:
             client.headers["Authorization"] = f"Bearer {token}"
             yield lm, house, client
 

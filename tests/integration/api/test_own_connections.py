@@ -277,7 +277,7 @@ class TestTheCall:
     ) -> None:
         monkeypatch.delenv("STILLHOUSE_EGRESS__HOSTS")
         forget_settings()
-        with TestClient(create_app(configure_logs=False)) as later:
+        with TestClient(create_app()) as later:
             admin = asking(later, tokens.admin)
             assert chat(admin, "ours/big-1", 503)["error"]["code"] == "address_not_allowed"
         assert lm.calls == []

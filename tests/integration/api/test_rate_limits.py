@@ -23,7 +23,7 @@ def statuses(client: TestClient, token: str, times: int) -> list[int]:
 
 class TestRate:
     def test_a_key_that_asks_too_often_is_told_when_to_ask_again(self, strict: None, tokens: Tokens) -> None:
-        with TestClient(create_app(configure_logs=False)) as client:
+        with TestClient(create_app()) as client:
             assert statuses(client, tokens.read, 3) == [200, 200, 200]
             refused = client.get("/v1/me", headers={"Authorization": f"Bearer {tokens.read}"})
             error = refused.json()["error"]
@@ -32,12 +32,12 @@ class TestRate:
             assert statuses(client, tokens.use, 1) == [200]
 
     def test_it_is_counted_over_all_processes(self, strict: None, tokens: Tokens) -> None:
-        with TestClient(create_app(configure_logs=False)) as one, TestClient(create_app(configure_logs=False)) as other:
+        with TestClient(create_app()) as one, TestClient(create_app()) as other:
             assert statuses(one, tokens.read, 2) + statuses(other, tokens.read, 2) == [200, 200, 200, 429]
 
     def test_while_redis_is_away_each_process_counts_alone(self, strict: None, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
         get_settings.cache_clear()
-        with TestClient(create_app(configure_logs=False)) as one, TestClient(create_app(configure_logs=False)) as other:
+        with TestClient(create_app()) as one, TestClient(create_app()) as other:
             assert statuses(one, tokens.read, 4) == [200, 200, 200, 429]
             assert statuses(other, tokens.read, 1) == [200]

@@ -39,7 +39,7 @@ def api(tokens: Tokens, runtime: str, tmp_path: Path, monkeypatch: pytest.Monkey
     with (tmp_path / "stillhouse.toml").open("a") as settings:
         settings.write(f'\n[runtimes.default]\npython = "{runtime}"\n')
     get_settings.cache_clear()
-    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
+    with TestClient(create_app(), raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {tokens.all}"
         yield client
 
@@ -52,7 +52,7 @@ def calling(house: House, lm: ScriptedLM, runtime: str, folder: Path) -> Iterato
     get_settings.cache_clear()
     with unit_of_work() as s:
         token = keys.create(s, house.project_id, "test")[1]
-    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
+    with TestClient(create_app(), raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {token}"
         yield client
 

@@ -39,7 +39,7 @@ _addresses = (f"192.0.2.{number}" for number in count(1))
 @contextmanager
 def opened(base: str = HERE) -> Iterator[TestClient]:
     """A browser at an address of its own, since sign-ins are counted by it. It keeps cookies."""
-    app = create_app(configure_logs=False)
+    app = create_app()
     with TestClient(app, base_url=base, raise_server_exceptions=False, client=(next(_addresses), 1)) as client:
         yield client
 

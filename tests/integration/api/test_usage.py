@@ -35,7 +35,7 @@ def limited(tokens: Tokens, tmp_path: Path) -> Iterator[Limits]:
         settings = tmp_path / "stillhouse.toml"
         settings.write_text(f"{settings.read_text(encoding='utf-8')}\n[projects.support]\n{quota}\n", encoding="utf-8")
         get_settings.cache_clear()
-        client = TestClient(create_app(configure_logs=False), headers={"Authorization": f"Bearer {tokens.all}"})
+        client = TestClient(create_app(), headers={"Authorization": f"Bearer {tokens.all}"})
         opened.append(client.__enter__())
         return client
 

@@ -57,7 +57,7 @@ class TestBackup:
         assert run_document(PAGE, operator) == 3
         shutil.rmtree(house.folder / "blobs")
         restored(database, tmp_path / "desk" / "restored", monkeypatch)
-        with TestClient(create_app(configure_logs=False), headers={"Authorization": f"Bearer {token}"}) as api:
+        with TestClient(create_app(), headers={"Authorization": f"Bearer {token}"}) as api:
             reply = api.get(f"/v1/artifacts/{artifact.id}/content")
         assert reply.status_code == 200, reply.text
         with tarfile.open(fileobj=io.BytesIO(reply.content)) as archive:

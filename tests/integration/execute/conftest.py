@@ -33,6 +33,6 @@ def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedL
 @pytest.fixture
 def api(house: House) -> Iterator[TestClient]:
     """The server's API, with a key of the house's project for jobs and models."""
-    with TestClient(create_app(configure_logs=False), raise_server_exceptions=False) as client:
+    with TestClient(create_app(), raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {token(house.project)}"
         yield client

@@ -50,7 +50,7 @@ def house(database: str, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[H
 def api(house: House) -> Iterator[TestClient]:
     with unit_of_work() as s:
         token = keys.create(s, house.project_id, "test", ("jobs:read", "jobs:write"))[1]
-    with TestClient(create_app(configure_logs=False), headers={"Authorization": f"Bearer {token}"}) as client:
+    with TestClient(create_app(), headers={"Authorization": f"Bearer {token}"}) as client:
         yield client
 
 

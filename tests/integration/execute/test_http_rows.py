@@ -59,7 +59,7 @@ def api(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     get_settings.cache_clear()
     with unit_of_work() as s:
         token = keys.create(s, house.project_id, "test", ["jobs:read", "jobs:write"])[1]
-    with TestClient(create_app(configure_logs=False), headers={"Authorization": f"Bearer {token}"}) as client:
+    with TestClient(create_app(), headers={"Authorization": f"Bearer {token}"}) as client:
         with unit_of_work() as s:
             connections.sync(s, Settings(connections=house.connections))  # an API that starts has those of its settings file alone
         yield client
