@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -104,6 +104,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         for path in document["paths"]:
             if path.startswith(errors.OPENAI_SHAPED):
                 _as_openai(document["paths"][path])
+            for operation in document["paths"][path].values():
+                _without_null(operation.get("parameters", ()))
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -122,6 +124,16 @@ def _as_openai(path: dict[str, Any]) -> None:
     for operation in path.values():
         refused = operation["responses"].pop("422")
         operation["responses"]["400"] = {**refused, "description": "The request is not valid JSON, or breaks the schema or a rule"}
+
+
+def _without_null(parameters: Iterable[dict[str, Any]]) -> None:
+    """What can be left out is not required; null cannot be sent in a header or a query, though pydantic says so of an optional one."""
+    for parameter in parameters:
+        schema = parameter["schema"]
+        kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+        if len(kinds) == 1:
+            del schema["anyOf"]
+            schema.update(kinds[0])
 
 
 class _Layered:

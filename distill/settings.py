@@ -226,6 +226,13 @@ LmRule = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s?\[\]
 """The name of an LM, with `*` for anything."""
 
 
+def check_listed(model: str) -> str:
+    """The name of one model. Raises ValueError for what is none."""
+    if model == "*":
+        raise ValueError('is no model\'s name; where any is taken, `models` itself is "*"')
+    return model
+
+
 class ConnectionSettings(_Section):
     """One `[connections.NAME]` table. The key itself is never here: `api_key_env` names the variable that the relay's process reads."""
 
@@ -243,6 +250,14 @@ class ConnectionSettings(_Section):
     trainer: str | None = None
     prices: dict[str, PriceSettings] = {}
     """By model, `*` for those that are not named. They win over the published prices of a known provider."""
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, models: list[str] | Literal["*"]) -> list[str] | Literal["*"]:
+        if isinstance(models, list):
+            for model in models:
+                check_listed(model)
+        return models
 
 
 class RuntimeSettings(_Section):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import aiohttp
 import orjson
@@ -24,7 +25,7 @@ _SAID = {
 }
 
 
-async def whole_events(chunks: Chunks, connection: str) -> AsyncIterator[bytes]:
+async def whole_events(chunks: Chunks, connection: str) -> AsyncGenerator[bytes]:
     """The LM host's bytes, passed on event by event: half an event before an error would hide the error from the client.
 
     The status has gone out by then, so what went wrong is told as OpenAI tells it: an event with `error`, and no `[DONE]`.
@@ -45,6 +46,34 @@ async def whole_events(chunks: Chunks, connection: str) -> AsyncIterator[bytes]:
         return
     if kept:
         yield bytes(kept)
+
+
+async def renamed(events: AsyncGenerator[bytes], known_as: str, model_id: str) -> AsyncGenerator[bytes]:
+    """Whole events with a model's id in place of the name by which its LM host knows it."""
+    async with aclosing(events):
+        async for whole in events:
+            if known_as == model_id or b'"model"' not in whole:
+                yield whole
+            else:
+                yield b"\n".join(_renamed(line, known_as, model_id) for line in whole.split(b"\n"))
+
+
+def _renamed(line: bytes, known_as: str, model_id: str) -> bytes:
+    said = data_of(line)
+    if said is None or said.get("model") != known_as:
+        return line
+    return b"data: " + orjson.dumps({**said, "model": model_id}) + (b"\r" if line.endswith(b"\r") else b"")
+
+
+def data_of(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line `data: {…}`; None for any other line."""
+    if not line.startswith(b"data:"):
+        return None
+    try:
+        said = orjson.loads(line[len(b"data:") :])
+    except orjson.JSONDecodeError:
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def _cut(kept: bytearray, chunk: bytes) -> bytes:

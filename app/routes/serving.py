@@ -12,7 +12,7 @@ from app.auth import AnyCaller, Needs, Writer
 from app.deps import ModelId, SessionDep, errors, router
 from app.schemas.common import Deleted, Page
 from app.schemas.served import ConnectionRead, MeRead, ModelRead, ResolvedLmRead
-from app.views.served import connection_models, connection_read, model_read, under_alias
+from app.views.served import connection_model, connection_models, connection_read, model_read, under_alias
 from distill.catalog import aliases, connections, fine_tuned, lm_names, targets
 from distill.catalog.keys import Caller
 from distill.catalog.models import Model
@@ -59,25 +59,22 @@ def _listed(session: Session, project_id: str) -> list[ModelRead]:
 
 @routes.get("/models/{model_id:path}", summary="Read a model", responses=errors(404))
 def get_model(model_id: ModelId, caller: ModelReader, session: SessionDep) -> ModelRead:
-    """By its id or a name of an alias, with or without `openai/` in front, or `connection/model`."""
-    bare = model_id.removeprefix("openai/")
-    listed = {model.id: model for model in _listed(session, caller.project_id)}
-    for name in (model_id, bare):
-        if name in listed:
-            return listed[name]
-    aliased = targets.of_alias(session, caller.project_id, bare)
-    served = fine_tuned.served(session, caller.project_id, aliased or bare)
-    read = model_read(served.model, served.placement, served.connection)
-    return under_alias(read, bare) if aliased else read
+    """By any name that a chat takes: its id, a name of an alias, `connection/model`, or a model that one connection lists; with or without
+    `openai/` in front. The reply has the id that the list has."""
+    found = targets.find(session, caller.project_id, model_id)
+    if isinstance(found, tuple):
+        return connection_model(*found)
+    read = model_read(found.model, found.placement, found.connection)
+    return under_alias(read, found.alias) if found.alias else read
 
 
 @routes.delete("/models/{model_id:path}", summary="Delete a fine-tuned model", responses=errors(404, 409))
 def delete_model(model_id: ModelId, caller: Writer, session: SessionDep) -> Deleted:
     """It is unloaded, and no job takes it again for a training that is the same. A conflict while a job that is not over uses it, or an
     alias points at an artifact of it; either is named."""
-    bare = model_id.removeprefix("openai/")
+    bare = model_id.removeprefix(fine_tuned.ROUTING_PREFIX)
     trained.delete(session, caller.project_id, bare)
-    return Deleted(id=bare, object="model")
+    return Deleted(id=fine_tuned.public_id(bare), object="model")
 
 
 @routes.get("/connections", summary="List connections")

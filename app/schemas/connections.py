@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from app import examples
 from app.schemas.common import Body, Name, Reply
-from distill.settings import LmRule
+from distill.settings import LmRule, check_listed
 
 _BEARER = re.compile(r"[A-Za-z0-9._~+/=:-]{1,4096}")
 
@@ -20,15 +20,9 @@ def _check_key(key: SecretStr) -> SecretStr:
     return key
 
 
-def _check_listed(model: str) -> str:
-    if model == "*":
-        raise ValueError('is no model\'s name; where any is taken, `models` itself is "*"')
-    return model
-
-
 BaseUrl = Annotated[str, Field(min_length=1, max_length=2048, description="The OpenAI base, `https://api.example.com/v1`; public")]
 ModelName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")]
-ListedName = Annotated[ModelName, AfterValidator(_check_listed)]
+ListedName = Annotated[ModelName, AfterValidator(check_listed)]
 Models = Annotated[list[ListedName], Field(min_length=1, max_length=1000)] | Literal["*"]
 Rules = Annotated[list[LmRule], Field(max_length=100, description="Names of LMs in users' programs that it stands for; `*` is anything")]
 Feature = Literal["structured_outputs", "tools", "reasoning"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.schemas.fine_tuning import FineTuneCheckpointRead, FineTuneError, FineTuneEventRead, FineTuneJobRead, LogRead
 from app.views.convert import seconds
+from distill.catalog import fine_tuned
 from distill.jobs import fine_tuning
 from distill.jobs.models import Checkpoint, FineTuneJob, Job, JobEvent
 from distill.jobs.status import FineTuneStatus, JobStatus, Step
@@ -26,7 +27,7 @@ def fine_tune_read(row: FineTuneJob, job: Job | None = None) -> FineTuneJobRead:
         created_at=seconds(row.created_at),
         finished_at=seconds(job.finished_at if job else row.finished_at),
         model=row.base_model,
-        fine_tuned_model=f"{fine_tuning.ROUTING_PREFIX}{row.model_id}" if job and row.model_id else row.model_id,
+        fine_tuned_model=fine_tuned.public_id(row.model_id) if row.model_id else None,
         status=_status(job, row) if job else row.status,
         training_file=spec.training_file if spec else row.training_file,
         validation_file=spec.validation_file if spec else row.validation_file,

@@ -8,6 +8,7 @@ from typing import Any
 from app.schemas.served import ArtifactFile, ArtifactRead, ConnectionRead, ModelRead
 from app.views.compile_jobs import artifact_link
 from app.views.convert import seconds
+from distill.catalog import fine_tuned
 from distill.catalog.models import Artifact, Connection, Model, Placement
 
 _WORDS = {"wanted": "loading", "loading": "loading", "ready": "loaded", "failed": "failed"}
@@ -18,7 +19,7 @@ def model_read(model: Model, placement: Placement | None, connection: Connection
     lent = connection is not None and connection.waiting_since is not None
     status = _WORDS.get(placement.status, "unloaded") if placement else "unloaded"
     return ModelRead(
-        id=model.id,
+        id=fine_tuned.public_id(model.id),
         created=seconds(model.created_at),
         owned_by="stillhouse",
         parent=model.base_model,
@@ -36,16 +37,18 @@ def under_alias(model: ModelRead, name: str) -> ModelRead:
 
 def connection_models(connection: Connection) -> list[ModelRead]:
     """The models that a connection lists; one that passes any name on lists none."""
-    return [
-        ModelRead(
-            id=f"{connection.name}/{name}",
-            created=seconds(connection.created_at),
-            owned_by=connection.name,
-            connection=connection.name,
-            status="loaded",
-        )
-        for name in connection.models or ()
-    ]
+    return [connection_model(connection, name) for name in connection.models or ()]
+
+
+def connection_model(connection: Connection, name: str) -> ModelRead:
+    """A model of a connection's own."""
+    return ModelRead(
+        id=f"{connection.name}/{name}",
+        created=seconds(connection.created_at),
+        owned_by=connection.name,
+        connection=connection.name,
+        status="loaded",
+    )
 
 
 def connection_read(row: Connection) -> ConnectionRead:

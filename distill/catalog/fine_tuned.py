@@ -17,6 +17,11 @@ from distill.redaction import redacted
 
 PlacementStatus = Literal["wanted", "loading", "ready", "failed", "unwanted", "gone"]
 
+OPENAI_PREFIX = "ft:"
+"""Of models that OpenAI's clients have trained here; a connection to OpenAI has models of such names too."""
+ROUTING_PREFIX = "openai/"
+"""By which DSPy and litellm route a name to an OpenAI-shaped API."""
+
 _SET = text("""
 UPDATE placements
    SET status = :status, error = :error, agent = COALESCE(:agent, agent), updated_at = clock_timestamp(),
@@ -29,11 +34,12 @@ RETURNING id
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A fine-tuned model with the placement that answers for it, if it has one."""
+    """A fine-tuned model with the placement that answers for it, if it has one. `alias` is the one that named it, if one did."""
 
     model: Model
     placement: Placement | None
     connection: Connection
+    alias: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -89,6 +95,12 @@ def _found(row: Model | None, model_id: str) -> Model:
     if row is None:
         raise NotFound(f"no model {model_id}", code="model_not_found", param="model")
     return row
+
+
+def public_id(model_id: str) -> str:
+    """The one id by which users know a model: with the routing prefix where stock DSPy asks for it as a job names it, since DSPy sends no
+    `ft:…` to any server."""
+    return f"{ROUTING_PREFIX}{model_id}" if model_id.startswith(OPENAI_PREFIX) else model_id
 
 
 def is_known(s: Session, project_id: str, model_id: str) -> bool:

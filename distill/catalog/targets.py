@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from distill.catalog import aliases, artifacts, connections, fine_tuned
-from distill.catalog.fine_tuned import Served
+from distill.catalog.fine_tuned import OPENAI_PREFIX, ROUTING_PREFIX, Served
 from distill.catalog.models import Connection
 from distill.catalog.own_keys import own_target
 from distill.db import Session
@@ -17,20 +17,18 @@ from distill.relay import Target
 
 Readiness = Literal["ready", "loading", "failed"]
 _TUNED_PREFIX = "sh-"
-_OPENAI_TUNED_PREFIX = "ft:"
-"""Of what OpenAI's clients have trained here; a connection to OpenAI has models of such names too."""
-_ROUTING_PREFIX = "openai/"
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Where a model answers. `target` is meant to be used only when it is `ready`.
+    """Where a model answers. `target` is meant to be used only when it is `ready`. `model_id` is the id that the list of models has for it.
 
     `system_prompts` are the digests of those that a compiled program's model is asked with, and `job_id` is that program's job; none where
     any prompt may be sent.
     """
 
     target: Target
+    model_id: str
     readiness: Readiness
     reason: str | None = None
     system_prompts: frozenset[str] = frozenset()
@@ -51,18 +49,28 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
 
     Raises NotFound; a fine-tuned model's id or alias never falls back to another model.
     """
-    bare = name.removeprefix(_ROUTING_PREFIX)
-    bare = of_alias(s, project_id, bare) or bare
-    if bare.startswith(_TUNED_PREFIX) or (bare.startswith(_OPENAI_TUNED_PREFIX) and fine_tuned.is_known(s, project_id, bare)):
-        return _tuned(s, project_id, bare)
+    found = find(s, project_id, name)
+    if isinstance(found, Served):
+        return _tuned(found)
+    connection, model = found
+    return Resolved(target_of(connection, model), f"{connection.name}/{model}", "ready")
+
+
+def find(s: Session, project_id: str, name: str) -> Served | tuple[Connection, str]:
+    """As `resolve`: the fine-tuned model, or the connection and its model."""
+    bare = name.removeprefix(ROUTING_PREFIX)
+    model_id = _of_alias(s, project_id, bare) or bare
+    if model_id.startswith(_TUNED_PREFIX) or (model_id.startswith(OPENAI_PREFIX) and fine_tuned.is_known(s, project_id, model_id)):
+        served = fine_tuned.served(s, project_id, model_id)
+        return served if model_id == bare else replace(served, alias=bare)
     # A connection may itself be called `openai`: its name goes before the routing prefix of OpenAI's clients.
-    target = _named(s, project_id, name) or _named(s, project_id, bare)
-    if target is None:
+    named = _named(s, project_id, name) or _named(s, project_id, bare)
+    if named is None:
         raise _unknown(s, project_id, bare)
-    return Resolved(target, "ready")
+    return named
 
 
-def of_alias(s: Session, project_id: str, name: str) -> str | None:
+def _of_alias(s: Session, project_id: str, name: str) -> str | None:
     """The model that one predictor of an alias' artifact has now; None for what names no alias. Raises NotFound for no such predictor."""
     found = aliases.with_predictor(s, project_id, name)
     if found is None:
@@ -76,12 +84,11 @@ def of_alias(s: Session, project_id: str, name: str) -> str | None:
     return model
 
 
-def _tuned(s: Session, project_id: str, model_id: str) -> Resolved:
-    served = fine_tuned.served(s, project_id, model_id)
+def _tuned(served: Served) -> Resolved:
     target = target_of(served.connection, served.model.upstream_model or served.model.id)
     readiness, reason = _readiness(served)
     prompts = frozenset(served.model.settings.get("system_prompts", ()))
-    return Resolved(target, readiness, reason, prompts, served.model.job_id)
+    return Resolved(target, fine_tuned.public_id(served.model.id), readiness, reason, prompts, served.model.job_id)
 
 
 def _readiness(served: Served) -> tuple[Readiness, str | None]:
@@ -94,13 +101,13 @@ def _readiness(served: Served) -> tuple[Readiness, str | None]:
     return "loading", f"{served.model.id} is being loaded"
 
 
-def _named(s: Session, project_id: str, name: str) -> Target | None:
+def _named(s: Session, project_id: str, name: str) -> tuple[Connection, str] | None:
     prefix, _, rest = name.partition("/")
     connection = connections.find(s, prefix, project_id) if rest else None
     if connection is not None and (connection.models is None or rest in connection.models):
-        return target_of(connection, rest)
+        return connection, rest
     listing = _listing(s, project_id, name)
-    return target_of(listing[0], name) if len(listing) == 1 else None
+    return (listing[0], name) if len(listing) == 1 else None
 
 
 def _listing(s: Session, project_id: str, name: str) -> list[Connection]:

@@ -13,7 +13,7 @@ import structlog
 from pydantic import Field
 from sqlalchemy import func, select
 
-from distill.catalog import blobs, connections, files
+from distill.catalog import blobs, connections, files, fine_tuned
 from distill.catalog.keys import Caller
 from distill.catalog.models import Connection, File
 from distill.db import Session
@@ -33,8 +33,6 @@ FILES = "files"
 """The kind of the work item that validates."""
 CAPABILITY = "job:fine_tune"
 """A worker of a release before these jobs cannot run their items, and is not given any."""
-MODEL_PREFIX = "ft:"
-ROUTING_PREFIX = "openai/"
 
 
 class FineTuneSpec(SpecPart):
@@ -58,7 +56,7 @@ def spec_of(job: Job) -> FineTuneSpec:
 
 def model_id(base_model: str, suffix: str | None, fine_tune_job_id: str) -> str:
     """`ft:<base>:<suffix>::<id>`, unique for ever: the id is the end of the job's."""
-    return f"{MODEL_PREFIX}{base_model}:{suffix or ''}::{fine_tune_job_id.removeprefix('ftjob-')[-16:]}"
+    return f"{fine_tuned.OPENAI_PREFIX}{base_model}:{suffix or ''}::{fine_tune_job_id.removeprefix('ftjob-')[-16:]}"
 
 
 def submit(s: Session, store: BlobStore, project_id: str, caller: Caller | None, spec: FineTuneSpec) -> FineTuneJob:
@@ -104,7 +102,7 @@ def _base(s: Session, name: str) -> tuple[Connection, str]:
 
     A connection may itself be called `openai`, as the prefix of OpenAI's clients is: where nothing can be trained on it, it is not meant.
     """
-    bare = name.removeprefix(ROUTING_PREFIX)
+    bare = name.removeprefix(fine_tuned.ROUTING_PREFIX)
     named = [found for full in dict.fromkeys((name, bare)) if (found := _named(s, full))]
     chosen = [(row, rest) for row, rest in named if _is_trainable(row)][:1] or _listing(s, bare) or named[:1]
     if not chosen:
@@ -134,7 +132,7 @@ def _is_trainable(row: Connection) -> bool:
 def _unknown(trainable: Sequence[Connection], name: str) -> NotFound:
     known = [model for row in trainable for model in row.models or ()]
     there = ", ".join(known) or "none"
-    if name.startswith((MODEL_PREFIX, "sh-")):
+    if name.startswith((fine_tuned.OPENAI_PREFIX, "sh-")):
         text = f"model: {name[:200]} is a fine-tuned model, and training goes on from a base model (there are: {there})"
     else:
         text = f"model: no model {name[:200]} can be trained here (there are: {there}){did_you_mean(name, known)}"

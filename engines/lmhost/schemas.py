@@ -10,6 +10,7 @@ from engines.chat_template import for_template
 from engines.lmhost.errors import HostError, bad_request
 
 MAX_SAMPLES = 64
+ABSENT = frozenset({"logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -185,10 +186,12 @@ class ChatRequest(BaseModel):
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(min_length=1)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    # Values that ask for nothing are taken from clients that always send them.
+    # The parameters of ABSENT: values that ask for nothing are taken from clients that always send them.
     logprobs: Literal[False] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     # These never change an answer.
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -255,8 +258,8 @@ def invalid(error: ValidationError) -> HostError:
     """pydantic's first complaint as an OpenAI-shaped 400."""
     first = error.errors(include_url=False, include_context=False)[0]
     param = ".".join(str(part) for part in first["loc"] if not _is_variant(part)) or None
-    if first["type"] == "extra_forbidden":
-        return bad_request(f"Unrecognized request argument supplied: {param}", param, "unknown_parameter")
+    if first["type"] == "extra_forbidden" or first["loc"][:1] in {(name,) for name in ABSENT}:
+        return bad_request(f"This host has no {param}.", param, "unsupported_parameter")
     return bad_request(f"{param or 'body'}: {first['msg']}", param)
 
 

@@ -42,7 +42,7 @@ def whole_path(client: openai.OpenAI) -> dict[str, Any]:
         "events": [[event.created_at, event.level, event.type, event.message] for event in events],
         "ids": [event.id for event in events],
         "checkpoint": [checkpoint.fine_tuned_model_checkpoint, checkpoint.step_number],
-        "listed": model.removeprefix("openai/") in [each.id for each in client.models.list()],
+        "listed": model in [each.id for each in client.models.list()],
         **answers(client, model),
     }
 

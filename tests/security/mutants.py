@@ -25,7 +25,7 @@ from sqlalchemy import text
 from starlette.requests import Request
 
 from app import auth, body, browser, errors, main, middleware, row_files, serve, uploads
-from app.gateway import chat
+from app.gateway import relaying
 from distill import egress, queue, redaction, scratch, strict_json
 from distill.catalog import aliases, bundles, keys
 from distill.errors import Unauthenticated
@@ -227,7 +227,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "CVE-2026-4372": _hub_code,
     "CVE-2025-12695": lambda patch: patch.setattr(schema_values, "_IMAGES", ("",)),
     "CVE-2025-69872": _one_home,
-    "CVE-2024-6587": lambda patch: patch.setattr(chat, "_REDIRECTING", frozenset()),
+    "CVE-2024-6587": lambda patch: patch.setattr(relaying, "_REDIRECTING", frozenset()),
     "CVE-2026-42208": _built_sql,
     "GHSA-46cm-pfwv-cgf8": _plain_templates,
     "PYSEC-2026-2013": _templates_without_end,

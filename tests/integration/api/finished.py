@@ -29,6 +29,7 @@ class Finished:
     job_id: str
     artifact_id: str
     placement_id: int
+    model: str = MODEL
 
 
 def finish(api: TestClient, model: str = MODEL, body: Mapping[str, Any] | None = None) -> Finished:
@@ -68,7 +69,7 @@ def finish(api: TestClient, model: str = MODEL, body: Mapping[str, Any] | None =
             metadata=job.user_metadata,
         )
         placement = fine_tuned.of_models(s, [model])[model]
-        return Finished(job_id, artifact.id, placement.id)
+        return Finished(job_id, artifact.id, placement.id, model)
 
 
 def _stored(contents: dict[str, str]) -> dict[str, dict[str, str | int]]:
@@ -85,4 +86,4 @@ def load(finished: Finished) -> None:
 def trained(finished: Finished) -> None:
     """Let the job's key have its model."""
     with unit_of_work() as s:
-        s.execute(HAS_MODEL, {"model": MODEL, "job": finished.job_id})
+        s.execute(HAS_MODEL, {"model": finished.model, "job": finished.job_id})

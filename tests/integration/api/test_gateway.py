@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from app.gateway import chat
+from app.gateway import relaying
 from distill.catalog import connections, fine_tuned
 from distill.db import unit_of_work
 from distill.jobs import events
@@ -91,7 +91,7 @@ class TestLoading:
     def test_not_loaded_in_time_is_503_and_never_the_base_model(
         self, api: TestClient, finished: Finished, lm: ScriptedLM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(chat, "LONGEST_LOAD_WAIT_SECONDS", 0.2)
+        monkeypatch.setattr(relaying, "LONGEST_LOAD_WAIT_SECONDS", 0.2)
         reply = ask(api, MODEL)
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "model_loading")
         assert int(reply.headers["retry-after"]) > 0
@@ -111,7 +111,7 @@ class TestLoading:
 
     def test_waits_until_it_is_loaded(self, api: TestClient, finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
         looks: list[int] = []
-        resolve = chat._resolve
+        resolve = relaying._resolve
 
         def load_at_the_third_look(project_id: str, model: str) -> Any:
             looks.append(1)
@@ -119,8 +119,8 @@ class TestLoading:
                 load(finished)
             return resolve(project_id, model)
 
-        monkeypatch.setattr(chat, "_LOOK_EVERY_SECONDS", 0.01)
-        monkeypatch.setattr(chat, "_resolve", load_at_the_third_look)
+        monkeypatch.setattr(relaying, "_LOOK_EVERY_SECONDS", 0.01)
+        monkeypatch.setattr(relaying, "_resolve", load_at_the_third_look)
         assert ask(api, MODEL).status_code == 200
         assert len(looks) == 3
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from starlette.testclient import TestClient
 
 from stillhouse import Stillhouse
 from tests.integration.api.conftest import ROWS, SPEC, Tokens
+from tests.integration.api.finished import finish, load, trained
 
 pytestmark = pytest.mark.lm_answers.with_args(lambda ask: f"I am {ask.model}")
 
@@ -46,6 +48,31 @@ class TestOpenAI:
             pytest.raises(openai.AuthenticationError),
         ):
             stranger.models.list()
+
+
+class TestModelIds:
+    def test_a_job_the_list_retrieve_and_chat_have_one_id(self, api: TestClient, client: openai.OpenAI) -> None:
+        finished = finish(api, model="ft:tiny:mine::abcd")
+        load(finished)
+        trained(finished)
+        (job,) = client.fine_tuning.jobs.list()
+        model = str(job.fine_tuned_model)
+        assert model == "openai/ft:tiny:mine::abcd", "DSPy routes by this prefix"
+        assert model in [each.id for each in client.models.list()]
+        for name in (model, "ft:tiny:mine::abcd"):
+            assert client.models.retrieve(name).id == model
+            assert client.chat.completions.create(model=name, messages=HELLO).model == model
+            chunks = client.chat.completions.create(model=name, messages=HELLO, stream=True)
+            assert {chunk.model for chunk in chunks} == {model}
+
+    @pytest.mark.parametrize("name", ["house/tiny", "tiny", "openai/tiny"])
+    def test_a_base_model_is_retrieved_by_what_chat_takes(self, client: openai.OpenAI, name: str) -> None:
+        assert client.models.retrieve(name).id == "house/tiny"
+        assert client.chat.completions.create(model=name, messages=HELLO).model == "house/tiny"
+
+    def test_what_two_connections_have_is_named_with_its_connection(self, client: openai.OpenAI) -> None:
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("house/other")
 
 
 class TestBesides:

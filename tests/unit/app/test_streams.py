@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 import orjson
 import pytest
 
-from app.gateway.streams import LONGEST_EVENT, whole_events
+from app.gateway.streams import LONGEST_EVENT, renamed, whole_events
 
 
 class Host:
@@ -58,3 +58,15 @@ def test_an_event_that_does_not_end_is_an_error_and_the_host_is_left() -> None:
 def test_many_long_events_are_no_long_event() -> None:
     events = [b"data: " + b"x" * (LONGEST_EVENT // 2) + b"\n\n"] * 5
     assert b"".join(passed_on(Host(events))) == b"".join(events)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_the_hosts_name_of_a_model_becomes_its_id_and_nothing_else_changes(end: bytes) -> None:
+    def events(model: bytes) -> bytes:
+        said = b'data: {"model":"%s","choices":[{"delta":{"content":"\\"model\\":\\"tiny\\""}}]}' % model
+        return b": heartbeat" + end + said + end + end + b'data: {"model":"tiny-2026"}' + end + end + b"data: [DONE]" + end + end
+
+    async def read() -> list[bytes]:
+        return [piece async for piece in renamed(whole_events(Host([events(b"tiny")]), "house"), "tiny", "house/tiny")]
+
+    assert b"".join(asyncio.run(read())) == events(b"house/tiny")

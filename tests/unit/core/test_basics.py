@@ -69,6 +69,10 @@ class TestSettings:
             ('[timers]\nlease_seconds = "sk-secret"\n', "timers.lease_seconds: Input should be a valid number"),
             ("[server]\nport = 99999\n", "server.port: Input should be less than or equal to 65535"),
             ("[timers\n", "cannot be read: Expected ']'"),
+            (
+                '[connections.x]\nbase_url = "u"\nmodels = ["big", "*"]\n',
+                'connections.x.models: is no model\'s name; where any is taken, `models` itself is "*"',
+            ),
         ],
     )
     def test_what_is_wrong_in_the_file_is_told_with_its_place(self, config: Path, text: str, said: str) -> None:

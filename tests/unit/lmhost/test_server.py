@@ -174,6 +174,24 @@ class TestRefusals:
         assert reply.status_code == 400
         assert error_of(reply)["param"] == param
 
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"presence_penalty": 0.1}, "This host has no presence_penalty."),
+            ({"frequency_penalty": -1}, "This host has no frequency_penalty."),
+            ({"logprobs": True}, "This host has no logprobs."),
+            ({"top_logprobs": 3}, "This host has no top_logprobs."),
+            ({"logit_bias": {"1": 1}}, "This host has no logit_bias."),
+        ],
+    )
+    def test_what_it_has_not_is_named(self, client: httpx.Client, engine: Engine, changes: dict[str, Any], message: str) -> None:
+        error = error_of(client.post("/v1/chat/completions", json=body(engine, **changes)))
+        assert (error["message"], error["param"], error["code"]) == (message, *changes, "unsupported_parameter")
+
+    def test_values_that_ask_for_nothing_are_taken(self, client: httpx.Client, engine: Engine) -> None:
+        nothing = {"presence_penalty": 0, "frequency_penalty": 0.0, "logprobs": False, "top_logprobs": 0, "logit_bias": {}}
+        assert complete(client, body(engine, max_tokens=1, **nothing))["choices"]
+
     def test_not_json(self, client: httpx.Client) -> None:
         assert client.post("/v1/chat/completions", content=b"{").status_code == 400
 
