@@ -73,8 +73,7 @@ def _scores_of_no_answer(places: Sequence[tuple[_Found, int]], heads: Mapping[st
     for found, n in places:
         _, status = heads[found.piece.names[found.item.digests[n]]]
         if status != "ok":
-            nothing = {"value": 0.0, "status": "ok", "feedback": None, "error": f"the rollout ended {status}"}
-            rows.append(found.piece.take_score(found.item, n, nothing))
+            rows.append(found.piece.score_without_answer(found.item, n, status))
     return rows
 
 

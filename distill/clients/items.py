@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from distill.catalog import row_facts, usage
+from distill.catalog import row_facts, scores, usage
 from distill.clients.slots import Slots
 from distill.db import Session, unit_of_work
 from distill.errors import Conflict, Detail, Invalid, JobFault, LostLease, StillhouseError
@@ -84,13 +84,15 @@ def _lease(s: Session, store: BlobStore, taken: Claim) -> Lease:
 def _slice(s: Session, store: BlobStore, taken: Claim) -> Slice:
     """The examples of an item, with what is stored of them. `known` are those that were there before this job.
 
-    What other jobs retry while it is held stays out of it: its client knows nothing of that.
+    What other jobs retry while it is held stays out of it: its client knows nothing of that. Stored rollouts without an answer, which no
+    metric is asked about, get the score that they lack under the job's metric.
     """
     job = contexts.load(s, taken.job_id)
     examples = job.examples(store, job.side_of(taken.kind), taken.payload["start"], taken.payload["stop"])
     piece = Slice(job, taken.kind, examples)
     piece.look_up(s, client_items.claimed_at(s, taken.item_id))
     piece.known = piece.paid_by_others
+    scores.store(s, piece.score_those_without_answer())
     return piece
 
 

@@ -245,6 +245,17 @@ class Slice:
         score = self.scores[key, item.example.digest] = self.job.scrubbed(score)
         return NewScore(self.job.project_id, self.names.get(key) or self._own_name(key), self.metric_digest, item.example.digest, score)
 
+    def score_without_answer(self, item: Item, n: int, status: str) -> NewScore:
+        """Keep the score of a rollout that gave no answer: 0 under every metric."""
+        score = {"value": 0.0, "passed": False, "status": "ok", "feedback": None, "error": f"the rollout ended {status}"}
+        return self.take_score(item, n, score)
+
+    def score_those_without_answer(self) -> list[NewScore]:
+        """The scores that stored rollouts without an answer lack under this job's metric."""
+        found = [(item, self.stored(item, n)) for item in self.items for n in range(len(item.digests))]
+        unscored = [(item, each.n, each.trace["status"]) for item, each in found if each.trace is not None and each.score is None]
+        return [self.score_without_answer(item, n, status) for item, n, status in unscored if status != "ok"]
+
     def take_death(self, item: Item, phase: Phase, how: str) -> NewTrace | NewScore:
         """What a rollout leaves that ends its process: a failed trace; where the trace was there already, it was the metric, whose score
         has failed."""
