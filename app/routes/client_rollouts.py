@@ -10,8 +10,8 @@ from app.schemas.client_rollouts import (
     Claimed,
     ClaimIn,
     FactsStored,
-    HeldIn,
     PublishIn,
+    ReleaseIn,
     ScoresIn,
     ScoresStored,
     TracesIn,
@@ -47,10 +47,14 @@ def beat_work_item(body: BeatIn, caller: Writer, session: SessionDep) -> BeatRea
 
 
 @routes.post("/work_items/release", summary="Give a work item back", responses={**BODY_ERRORS, **errors(404, 409)})
-def release_work_item(body: HeldIn, caller: Writer, session: SessionDep) -> WorkItemEnded:
-    """Unfinished: what was sent of it stays, and whoever claims it next goes on from there."""
-    items.release(session, caller.project_id, _number(body.id), body.fence)
-    return WorkItemEnded(id=body.id, status="queued")
+def release_work_item(body: ReleaseIn, caller: Writer, session: SessionDep) -> WorkItemEnded:
+    """Unfinished: what was sent of it stays, and whoever claims it next goes on from there. With `error` it is claimable again after a
+    pause, and fails its job when its attempts are used up."""
+    held = caller.project_id, _number(body.id), body.fence
+    if body.error is None:
+        items.release(session, *held)
+        return WorkItemEnded(id=body.id, status="queued")
+    return WorkItemEnded(id=body.id, status=items.give_up(session, *held, body.error.code, body.error.message))
 
 
 @routes.post("/work_items/publish", summary="Publish a work item", responses={**BODY_ERRORS, **errors(404, 409)})

@@ -45,11 +45,30 @@ class BeatIn(HeldIn):
     done: int | None = Field(default=None, ge=0, lt=2**40, description="How many examples of the item are done")
 
 
+Code = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-z0-9_]+$", description="`timeout`, `unavailable`, …")]
+
+
+class ItemErrorIn(Body):
+    """Why a client cannot end an item."""
+
+    code: Code
+    message: Message = ""
+
+
+class ReleaseIn(HeldIn):
+    model_config = examples.shown(id=examples.WORK_ITEM, fence=1)
+
+    error: ItemErrorIn | None = Field(
+        default=None,
+        description="The item cannot be ended: an attempt is spent, and with the last one the job fails with this error",
+    )
+
+
 class UndecidedIn(Body):
     """An example that could not be run: no fact about the program, only about this job."""
 
     row: RowIn
-    code: str = Field(min_length=1, max_length=100, pattern=r"^[a-z0-9_]+$", description="`timeout`, `unavailable`, …")
+    code: Code
     message: Message = ""
 
 

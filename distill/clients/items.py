@@ -127,6 +127,16 @@ def release(s: Session, project_id: str, item_id: int, fence: int) -> None:
     claims.release(s, held)
 
 
+def give_up(s: Session, project_id: str, item_id: int, fence: int, code: str, message: str) -> Literal["queued", "failed"]:
+    """Give an item back that its client cannot end: it is tried again, or with its last attempt its job fails with this error.
+
+    Raises NotFound, LostLease.
+    """
+    held, _ = client_items.find(s, project_id, item_id, fence)
+    fault = JobFault(code, f"The client could not end its work: {message}", "system", retryable=True)
+    return "queued" if claims.fail(s, held, fault, retryable=True) else "failed"
+
+
 # ------------------------------------------------------------------ its end
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
+from distill.db import unit_of_work
 from tests.integration.execute.client_player import METRIC, TOML, Player, answers, create
 from tests.integration.execute.house import House, configured
 from tests.support.scripted_lm import ScriptedLM
@@ -56,3 +58,24 @@ def test_a_stored_rollout_without_an_answer_scores_0_under_every_metric(house: H
     }
     player.send(item, item["examples"])
     assert player.publish(item).json()["status"] == "succeeded"
+
+
+def test_an_item_that_its_client_cannot_end_fails_the_job_with_the_reason(house: House, api: TestClient) -> None:
+    job_id = in_bootstrap(house, api)
+    player, error = Player(api), {"code": "work_item_incomplete", "message": "1 of 10 examples lack a score"}
+    ended = []
+    while (item := player.claim(job_id)) is not None:
+        reply = api.post("/v1/work_items/release", json={"id": item["id"], "fence": item["fence"], "error": error})
+        ended.append(reply.json()["status"])
+        due_now(job_id)
+    assert ended == ["queued"] * 4 + ["failed"]
+    job = house.job(job_id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert (job.error["code"], job.error["category"], job.error["step"]) == ("work_item_incomplete", "system", "bootstrap")
+    assert error["message"] in job.error["message"]
+
+
+def due_now(job_id: str) -> None:
+    with unit_of_work() as s:
+        s.execute(text("UPDATE work_items SET run_after = clock_timestamp() WHERE job_id = :id"), {"id": job_id})

@@ -13,7 +13,15 @@ from typing import Any
 import dspy
 
 from stillhouse._client import Stillhouse
-from stillhouse._exceptions import APIError, ConflictError, StillhouseError
+from stillhouse._exceptions import (
+    APIError,
+    APIStatusError,
+    BadRequestError,
+    BodyTooLargeError,
+    ConflictError,
+    StillhouseError,
+    UnprocessableEntityError,
+)
 from stillhouse._wait import patiently
 from stillhouse.dropin.gateway import AsyncGateway, SyncGateway
 from stillhouse.types import ProgramToRun, WorkItem
@@ -36,6 +44,8 @@ PAUSE_SECONDS = 2.0
 _REFUSED = frozenset({"unauthorized", "model_not_found"})
 _OVER = frozenset({"lost_lease", "cancel_requested"})
 """What ends an item without being its trouble."""
+_REFUSALS = (ConflictError, BadRequestError, BodyTooLargeError, UnprocessableEntityError)
+"""Of what was made: asking again meets them again."""
 
 
 class Refused(Exception):
@@ -79,14 +89,21 @@ class ItemRun:
                 self.client.work_items.release(self.item)
             else:
                 self._publish()
-        except BaseException as fault:
+        except _REFUSALS as fault:
+            self._give_up(fault)
+        except BaseException:
             with suppress(APIError):
                 self.client.work_items.release(self.item)
-            if not (isinstance(fault, ConflictError) and fault.code in _OVER):
-                raise
+            raise
         finally:
             ended.set()
             beats.join()
+
+    def _give_up(self, fault: APIStatusError) -> None:
+        """Give the item back after a refusal that no repetition would mend. A later claim may; if none does, the job fails with it."""
+        error = None if fault.code in _OVER else {"code": fault.code or "refused", "message": str(fault)[:2000]}
+        with suppress(APIError):
+            self.client.work_items.release(self.item, error=error)
 
     def _publish(self) -> None:
         undecided = [{"row": row, "code": code, "message": text[:2000]} for row, (code, text) in sorted(self._troubles.items())]

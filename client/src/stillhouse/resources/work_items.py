@@ -28,6 +28,10 @@ def _held(verb: str, item: WorkItem, **more: Any) -> Call[WorkItemEnded]:
     return _request.post(f"{PATH}/{verb}", WorkItemEnded, plain_json({"id": item.id, "fence": item.fence, **more}))
 
 
+def _released(item: WorkItem, error: Mapping[str, str] | None) -> Call[WorkItemEnded]:
+    return _held("release", item) if error is None else _held("release", item, error=dict(error))
+
+
 def _beat(item: WorkItem, done: int | None) -> Call[Beat]:
     return _request.post(f"{PATH}/beat", Beat, _request.given({"id": item.id, "fence": item.fence, "done": done}))
 
@@ -59,9 +63,10 @@ class WorkItems(Resource):
         """Renew the lease. Raises ConflictError (`lost_lease`) when somebody else may hold the item."""
         return self._client.send(_beat(item, done))
 
-    def release(self, item: WorkItem) -> WorkItemEnded:
-        """Give an item back unfinished; what was sent of it stays."""
-        return self._client.send(_held("release", item))
+    def release(self, item: WorkItem, *, error: Mapping[str, str] | None = None) -> WorkItemEnded:
+        """Give an item back unfinished; what was sent of it stays. With `error`, `{code, message}`, an attempt is spent, and with the last
+        one the job fails with it."""
+        return self._client.send(_released(item, error))
 
     def publish(self, item: WorkItem, *, undecided: Facts = ()) -> WorkItemEnded:
         """End an item whose traces and scores were sent; `undecided` are `{row, code, message}` of examples that could not be run.
@@ -87,9 +92,9 @@ class AsyncWorkItems(AsyncResource):
         """Renew the lease; see `WorkItems.beat`."""
         return await self._client.send(_beat(item, done))
 
-    async def release(self, item: WorkItem) -> WorkItemEnded:
-        """Give an item back unfinished."""
-        return await self._client.send(_held("release", item))
+    async def release(self, item: WorkItem, *, error: Mapping[str, str] | None = None) -> WorkItemEnded:
+        """Give an item back unfinished; see `WorkItems.release`."""
+        return await self._client.send(_released(item, error))
 
     async def publish(self, item: WorkItem, *, undecided: Facts = ()) -> WorkItemEnded:
         """End an item; see `WorkItems.publish`."""
