@@ -13,7 +13,7 @@ from app.deps import ModelId, SessionDep, errors, router
 from app.schemas.common import Deleted, Page
 from app.schemas.served import ConnectionRead, MeRead, ModelRead, ResolvedLmRead
 from app.views.served import connection_model, connection_models, connection_read, model_read, under_alias
-from distill.catalog import aliases, connections, fine_tuned, lm_names, targets
+from distill.catalog import aliases, connections, devices, fine_tuned, lm_names, targets
 from distill.catalog.keys import Caller
 from distill.catalog.models import Model
 from distill.db import Listing, Session
@@ -43,7 +43,8 @@ def _tuned(session: Session, project_id: str) -> list[ModelRead]:
     rows: Listing[Model] = fine_tuned.list_models(session, project_id, PageQuery(limit=_ALL))
     placements = fine_tuned.of_models(session, [row.id for row in rows.data])
     of_id = {row.id: row for row in connections.list_connections(session)}
-    return [model_read(row, placements.get(row.id), of_id.get(row.connection_id)) for row in rows.data]
+    lent = devices.lent(session, project_id)
+    return [model_read(row, placements.get(row.id), of_id.get(row.connection_id), lent) for row in rows.data]
 
 
 def _aliased(session: Session, project_id: str, tuned: Iterable[ModelRead]) -> Iterator[ModelRead]:
@@ -54,7 +55,8 @@ def _aliased(session: Session, project_id: str, tuned: Iterable[ModelRead]) -> I
 
 
 def _listed(session: Session, project_id: str) -> list[ModelRead]:
-    return [model for connection in connections.list_connections(session, project_id) for model in connection_models(connection)]
+    lent = devices.lent(session, project_id)
+    return [model for connection in connections.list_connections(session, project_id) for model in connection_models(connection, lent)]
 
 
 @routes.get("/models/{model_id:path}", summary="Read a model", responses=errors(404))
@@ -62,9 +64,10 @@ def get_model(model_id: ModelId, caller: ModelReader, session: SessionDep) -> Mo
     """By any name that a chat takes: its id, a name of an alias, `connection/model`, or a model that one connection lists; with or without
     `openai/` in front. The reply has the id that the list has."""
     found = targets.find(session, caller.project_id, model_id)
+    lent = devices.lent(session, caller.project_id)
     if isinstance(found, tuple):
-        return connection_model(*found)
-    read = model_read(found.model, found.placement, found.connection)
+        return connection_model(*found, lent)
+    read = model_read(found.model, found.placement, found.connection, lent)
     return under_alias(read, found.alias) if found.alias else read
 
 

@@ -22,7 +22,8 @@ class ModelRead(Reply):
     alias_of: str | None = Field(default=None, description="The fine-tuned model that a name of an alias means now")
     predictors: list[str] = Field(default_factory=list, description="Predictors whose prompts it was trained on")
     connection: str | None = None
-    status: str = Field(description="loaded, loading, unloaded or failed; of a connection's own models always loaded")
+    status: str = Field(description="loaded, loading, unloaded or failed; loading too while its LM host has lent its device to a training")
+    status_reason: str | None = Field(default=None, description="Why it does not answer now, where that is known")
 
 
 class ArtifactFile(Reply):

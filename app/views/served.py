@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from app.schemas.served import ArtifactFile, ArtifactRead, ConnectionRead, ModelRead
@@ -14,10 +15,10 @@ from distill.catalog.models import Artifact, Connection, Model, Placement
 _WORDS = {"wanted": "loading", "loading": "loading", "ready": "loaded", "failed": "failed"}
 
 
-def model_read(model: Model, placement: Placement | None, connection: Connection | None) -> ModelRead:
-    """A fine-tuned model; `status` says whether it would answer now, which it would not while its host has lent its device."""
-    lent = connection is not None and connection.waiting_since is not None
+def model_read(model: Model, placement: Placement | None, connection: Connection | None, lent: Mapping[str, str]) -> ModelRead:
+    """A fine-tuned model; `status` says whether it would answer now. `lent` are the connections whose host has lent its device, and why."""
     status = _WORDS.get(placement.status, "unloaded") if placement else "unloaded"
+    why_lent = lent.get(model.connection_id)
     return ModelRead(
         id=fine_tuned.public_id(model.id),
         created=seconds(model.created_at),
@@ -26,7 +27,8 @@ def model_read(model: Model, placement: Placement | None, connection: Connection
         compile_job_id=model.job_id,
         predictors=list(model.predictors),
         connection=connection.name if connection else None,
-        status="loading" if lent and status == "loaded" else status,
+        status="loading" if why_lent and status == "loaded" else status,
+        status_reason=why_lent or (placement.error if placement and status == "failed" else None),
     )
 
 
@@ -35,19 +37,21 @@ def under_alias(model: ModelRead, name: str) -> ModelRead:
     return model.model_copy(update={"id": name, "alias_of": model.id})
 
 
-def connection_models(connection: Connection) -> list[ModelRead]:
+def connection_models(connection: Connection, lent: Mapping[str, str]) -> list[ModelRead]:
     """The models that a connection lists; one that passes any name on lists none."""
-    return [connection_model(connection, name) for name in connection.models or ()]
+    return [connection_model(connection, name, lent) for name in connection.models or ()]
 
 
-def connection_model(connection: Connection, name: str) -> ModelRead:
+def connection_model(connection: Connection, name: str, lent: Mapping[str, str]) -> ModelRead:
     """A model of a connection's own."""
+    why_lent = lent.get(connection.id)
     return ModelRead(
         id=f"{connection.name}/{name}",
         created=seconds(connection.created_at),
         owned_by=connection.name,
         connection=connection.name,
-        status="loaded",
+        status="loading" if why_lent else "loaded",
+        status_reason=why_lent,
     )
 
 

@@ -52,6 +52,15 @@ UPDATE work_items SET run_after = clock_timestamp()
                WHERE status = 'queued' AND run_after <= clock_timestamp() AND connections && CAST(:connections AS text[])
                  FOR NO KEY UPDATE SKIP LOCKED)
 """)
+_LENT = text("""
+SELECT c.id, COALESCE(c.own_name, c.name) AS name, to_char(c.waiting_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS since,
+       j.project_id, j.id AS job_id, w.fine_tune_job_id
+  FROM connections c
+  LEFT JOIN devices d ON d.id = c.device
+  LEFT JOIN work_items w ON w.id = d.item_id
+  LEFT JOIN jobs j ON j.id = w.job_id
+ WHERE c.waiting_since IS NOT NULL
+""")
 _SEEN = text("UPDATE devices SET agent_seen_at = clock_timestamp() WHERE id = :id")
 _HAS_AGENT = text("SELECT agent_seen_at > clock_timestamp() - make_interval(secs => :seconds) FROM devices WHERE id = :id")
 
@@ -127,6 +136,22 @@ def taken_back(s: Session, device_id: str) -> None:
     resumed = list(s.scalars(_RESUME, {"id": device_id}))
     if resumed:
         s.execute(_DUE_AGAIN, {"connections": resumed})
+
+
+def lent(s: Session, project_id: str) -> dict[str, str]:
+    """`{connection id: why its models do not answer}`, of the connections whose LM hosts have lent their device to a training.
+
+    A training of another project is not named.
+    """
+    return {row.id: _why_lent(row, project_id) for row in s.execute(_LENT)}
+
+
+def _why_lent(row: Row[Any], project_id: str) -> str:
+    if row.job_id is None:
+        return f"the LM host of {row.name} loads its models again after a training"
+    who = f"fine-tune job {row.fine_tune_job_id} of job {row.job_id}" if row.project_id == project_id else "a job of another project"
+    since = f"has lent its device to a training since {row.since} UTC"
+    return f"the LM host of {row.name} {since}, {who}; calls and jobs that need it wait until that is over"
 
 
 def seen(s: Session, device_id: str) -> None:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from distill.catalog import aliases, artifacts, connections, fine_tuned
+from distill.catalog import aliases, artifacts, connections, devices, fine_tuned
 from distill.catalog.fine_tuned import OPENAI_PREFIX, ROUTING_PREFIX, Served
 from distill.catalog.models import Connection
 from distill.catalog.own_keys import own_target
@@ -51,9 +51,10 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
     """
     found = find(s, project_id, name)
     if isinstance(found, Served):
-        return _tuned(found)
+        return _tuned(found, _why_lent(s, project_id, found.connection))
     connection, model = found
-    return Resolved(target_of(connection, model), f"{connection.name}/{model}", "ready")
+    reason = _why_lent(s, project_id, connection)
+    return Resolved(target_of(connection, model), f"{connection.name}/{model}", "ready" if reason is None else "loading", reason)
 
 
 def find(s: Session, project_id: str, name: str) -> Served | tuple[Connection, str]:
@@ -70,6 +71,11 @@ def find(s: Session, project_id: str, name: str) -> Served | tuple[Connection, s
     return named
 
 
+def _why_lent(s: Session, project_id: str, connection: Connection) -> str | None:
+    """Why the models of a connection do not answer while its LM host has lent its device to a training; None if it has not."""
+    return None if connection.waiting_since is None else devices.lent(s, project_id).get(connection.id)
+
+
 def _of_alias(s: Session, project_id: str, name: str) -> str | None:
     """The model that one predictor of an alias' artifact has now; None for what names no alias. Raises NotFound for no such predictor."""
     found = aliases.with_predictor(s, project_id, name)
@@ -84,16 +90,16 @@ def _of_alias(s: Session, project_id: str, name: str) -> str | None:
     return model
 
 
-def _tuned(served: Served) -> Resolved:
+def _tuned(served: Served, why_lent: str | None) -> Resolved:
     target = target_of(served.connection, served.model.upstream_model or served.model.id)
-    readiness, reason = _readiness(served)
+    readiness, reason = _readiness(served, why_lent)
     prompts = frozenset(served.model.settings.get("system_prompts", ()))
     return Resolved(target, fine_tuned.public_id(served.model.id), readiness, reason, prompts, served.model.job_id)
 
 
-def _readiness(served: Served) -> tuple[Readiness, str | None]:
-    if served.connection.waiting_since is not None:
-        return "loading", f"the host of {served.connection.name} has lent its device to a trainer"
+def _readiness(served: Served, why_lent: str | None) -> tuple[Readiness, str | None]:
+    if why_lent is not None:
+        return "loading", why_lent
     if served.ready:
         return "ready", None
     if served.placement is not None and served.placement.status == "failed":
@@ -102,6 +108,7 @@ def _readiness(served: Served) -> tuple[Readiness, str | None]:
 
 
 def _named(s: Session, project_id: str, name: str) -> tuple[Connection, str] | None:
+    """The connection and its name for the model."""
     prefix, _, rest = name.partition("/")
     connection = connections.find(s, prefix, project_id) if rest else None
     if connection is not None and (connection.models is None or rest in connection.models):

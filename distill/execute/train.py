@@ -52,6 +52,8 @@ def run(work: Work, ports: Ports) -> None:
         crash_point("train.leased_device")
         if _reuse(work, order, key, base):  # whoever had the device may have trained the same
             return
+    # Importing torch and loading the weights takes a trainer from seconds to minutes, in which it tells nothing.
+    work.progress(message="Loading the base model", fine_tuning_job=key.id)
     attempt = Attempt(work, ports, key, order.seed)
     with attempt.of_its_own_folder():
         product = _keep(ports.store, attempt.folder, attempt.train())

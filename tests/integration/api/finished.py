@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from distill.catalog import artifacts, connections, fine_tuned
+from distill.catalog import artifacts, connections, devices, fine_tuned
 from distill.db import unit_of_work
 from distill.jobs import repository, service
 from distill.jobs.service import NewFineTuneJob
@@ -87,3 +88,23 @@ def trained(finished: Finished) -> None:
     """Let the job's key have its model."""
     with unit_of_work() as s:
         s.execute(HAS_MODEL, {"model": finished.model, "job": finished.job_id})
+
+
+def lend_device(finished: Finished) -> tuple[str, datetime]:
+    """Let the model's LM host lend its device to the job's training: its fine-tune job, and since when."""
+    with unit_of_work() as s:
+        (child,) = repository.fine_tune_jobs(s, finished.job_id)
+        item = s.scalar(
+            text("UPDATE work_items SET step = 'train', fine_tune_job_id = :child WHERE job_id = :job RETURNING id"),
+            {"child": child.id, "job": finished.job_id},
+        )
+        connections.by_id(s, child.connection_id).device = "gpu-0"
+        s.flush()
+        devices.configure(s, "gpu-0", "pause")
+        state = devices.acquire(s, "gpu-0", item, 60)
+        assert state is not None
+        assert devices.acknowledge(s, "gpu-0", state.fence)
+        s.expire_all()
+        since = connections.by_id(s, child.connection_id).waiting_since
+        assert since is not None
+        return child.id, since.astimezone(UTC)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app.gateway import relaying
@@ -14,7 +13,7 @@ from distill.db import unit_of_work
 from distill.jobs import events
 from distill.settings import get_settings
 from tests.integration.api.conftest import SPEC, Tokens
-from tests.integration.api.finished import MODEL, Finished, finish, load
+from tests.integration.api.finished import MODEL, Finished, finish, lend_device, load
 from tests.support.scripted_lm import Answer, Ask, Drip, Fail, ScriptedLM
 
 
@@ -105,9 +104,28 @@ class TestLoading:
         assert said() == ["loading", "loading"]
         load(finished)
         assert said() == ["loaded", "loaded"]
-        with unit_of_work() as s:
-            s.execute(text("UPDATE connections SET waiting_since = clock_timestamp()"))
+        lend_device(finished)
         assert said() == ["loading", "loading"], "its host has lent its device to a trainer"
+
+    def test_a_host_that_has_lent_its_device_says_to_which_training_and_since_when(
+        self, api: TestClient, finished: Finished, tokens: Tokens, lm: ScriptedLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of the caller's project by its id, of another one without; whether the base model is asked or a fine-tuned one."""
+        load(finished)
+        training, since = lend_device(finished)
+        monkeypatch.setattr(relaying, "LONGEST_LOAD_WAIT_SECONDS", 0.0)
+        lent = f"the LM host of house has lent its device to a training since {since:%Y-%m-%d %H:%M:%S} UTC"
+        for token, who in ((tokens.all, training), (tokens.other, "another project")):
+            api.headers["Authorization"] = f"Bearer {token}"
+            for model in ["house/tiny", MODEL] if token == tokens.all else ["house/tiny"]:
+                read = api.get(f"/v1/models/{model}").json()
+                assert (read["status"], read["status_reason"].startswith(lent), who in read["status_reason"]) == ("loading", True, True)
+                reply = ask(api, model)
+                assert (reply.status_code, reply.json()["error"]["code"]) == (503, "model_loading")
+                assert read["status_reason"] in reply.json()["error"]["message"]
+        assert training not in api.get("/v1/models").text
+        assert api.get("/v1/models/big/big-model").json()["status"] == "loaded"
+        assert lm.calls == []
 
     def test_waits_until_it_is_loaded(self, api: TestClient, finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
         looks: list[int] = []

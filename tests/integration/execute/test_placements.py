@@ -1,7 +1,9 @@
 """The agent beside an LM host: what is wanted gets loaded, tried, loaded again, and given up on in the end."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +17,11 @@ from distill.execute.lm_host import CannotSleep, HostRefused, HostUnreachable, L
 from distill.execute.placements import MOST_ATTEMPTS, Agent
 from distill.jobs import events, repository, trained
 from distill.jobs.models import Job
-from tests.integration.execute.house import House, rows
+from distill.settings import get_settings
+from distill.trainers.base import TrainCallbacks, Training, TrainRequest
+from tests.integration.execute.house import House, PretendTrainer, at_work, rows
 from tests.support.scripted_lm import ScriptedLM
+from tests.support.server_process import wait_until
 
 
 def with_models(job: Job) -> dict[str, Placement]:
@@ -243,6 +248,44 @@ class TestWaiting:
         monkeypatch.setattr(train, "HAND_OVER_SECONDS", 0.5)
         shared.agent.tick()
         assert "The LM host has not freed cpu-7" in first_trouble(shared, shared.submit(rows(6)))
+
+    def test_once_it_has_the_device_it_says_no_more_that_it_waits(self, shared: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A trainer says nothing itself while it loads torch and the base model."""
+        monkeypatch.setenv("STILLHOUSE_TIMERS__BEAT_SECONDS", "0.1")
+        get_settings.cache_clear()
+        with unit_of_work() as s:
+            devices.configure(s, "cpu-7", "share")
+        trainer = LoadsLong()
+        shared.ports = replace(shared.ports, trainers={"local": trainer})
+        job_id = shared.submit(rows(6))
+        with at_work(shared):
+            trainer.started.wait(60)
+            try:
+                wait_until(lambda: progress_of(job_id) == "Loading the base model", "it does not say that it loads", 10)
+            finally:
+                trainer.loaded.set()
+            wait_until(lambda: shared.job(job_id).status == "succeeded", "it did not go on")
+
+
+class LoadsLong(PretendTrainer):
+    """Has no progress to tell until it is `loaded`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started, self.loaded = threading.Event(), threading.Event()
+
+    def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:
+        self.started.set()
+        training = super().start(request, callbacks)
+        over = training.wait
+        training.wait = lambda timeout=None: over(timeout) if self.loaded.wait(timeout) else None  # type: ignore[method-assign]
+        return training
+
+
+def progress_of(job_id: str) -> str:
+    """What the job's training says of where it stands."""
+    with unit_of_work() as s:
+        return str((repository.items(s, job_id, "train")[0].progress or {}).get("message"))
 
 
 def first_trouble(house: House, job_id: str) -> str:

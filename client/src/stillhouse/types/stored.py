@@ -104,6 +104,7 @@ class DatasetRows(Object):
 class Model(Object):
     id: str
     status: str = "loaded"
+    status_reason: str | None = None
     owned_by: str | None = None
     parent: str | None = None
     alias_of: str | None = None
