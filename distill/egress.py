@@ -19,8 +19,20 @@ from aiohttp.resolver import ThreadedResolver
 from distill.errors import Invalid
 
 _LONGEST_LABEL = 63
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All of IPv6 that is given out for use on the internet; whatever lies outside of it is reserved."""
+_ANYCAST = (ipaddress.IPv4Address("192.0.0.9"), ipaddress.IPv4Address("192.0.0.10"))
+_SPECIAL = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24"),
+        *("192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
+        *("2001::/23", "2001:db8::/32", "3fff::/20"),
+    )
+)
+"""IANA's registries of special-purpose addresses (RFC 6890), in place of `is_global`: that depends on the version of Python, and takes
+192.0.0.0/24 and IPv4-compatible addresses for public."""
 
 
 class NotPublic(OSError):
@@ -105,11 +117,12 @@ def _is_public_ip(host: str) -> bool:
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet, also where it wraps an address of IPv4."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    return ip.is_global and not ip.is_multicast and all(inner.is_global for inner in _wrapped(ip))
+    if isinstance(ip, ipaddress.IPv4Address):
+        return not any(ip in network for network in _SPECIAL) or ip in _ANYCAST
+    inner = _wrapped(ip)
+    return is_public(str(inner)) if inner else ip in _UNICAST and not any(ip in network for network in _SPECIAL)
 
 
-def _wrapped(ip: _Address) -> list[ipaddress.IPv4Address]:
-    if not isinstance(ip, ipaddress.IPv6Address):
-        return []
-    through_nat = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
-    return [inner for inner in (ip.ipv4_mapped, ip.sixtofour, through_nat, *(ip.teredo or ())) if inner is not None]
+def _wrapped(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The address of IPv4 that a packet to this one may end up at."""
+    return ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)

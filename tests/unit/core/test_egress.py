@@ -70,6 +70,18 @@ class TestAddresses:
     def test_not_public(self, address: str) -> None:
         assert not is_public(address)
 
+    def test_nothing_of_the_special_registries_is_public(self) -> None:
+        """IANA's registries of special-purpose addresses, and forms of IPv6 that carry an address of IPv4."""
+        special = (
+            *("::", "::1", "::127.0.0.1", "::a9fe:a9fe", "::ffff:0:127.0.0.1", "64:ff9b:1::7f00:1", "64:ff9b::c0a8:1", "100::1"),
+            *("100:0:0:1::1", "2001::1", "2001:2::1", "2001:10::1", "2001:db8::1", "2002:c0a8:1::", "3fff::1", "3fff:fff::1"),
+            *("5f00::1", "fd00::1", "fe80::1", "fec0::1", "ff02::1", "4000::1", "192.0.0.8", "192.0.0.170", "192.0.0.192", "192.0.2.1"),
+            *("192.88.99.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "240.0.0.1", "255.255.255.255"),
+        )
+        assert [address for address in special if is_public(address)] == []
+        public = ("192.0.0.9", "192.0.1.1", "2001:4860:4860::8888", "2a00:1450::1", "64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::1")
+        assert [address for address in public if not is_public(address)] == []
+
 
 class TestResolver:
     def test_a_name_for_this_machine_is_not_asked(self) -> None:
