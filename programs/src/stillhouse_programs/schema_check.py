@@ -7,6 +7,9 @@ from typing import Any
 Schema = Mapping[str, Any]
 
 MAX_DEPTH = 24
+MAX_NESTING = 64
+MAX_PARTS = 5_000
+"""Of one type: what shows a type to an LM, and what reads the answer, takes time for each part and each choice, in every call."""
 # Types of dspy that a program's inputs may have: an Image is a URL or a data URI, a History `{"messages": [{field: value}]}`.
 DSPY_TYPES = ("Image", "History")
 TYPE_NAMES = ("string", "integer", "number", "boolean", "null", "array", "object")
@@ -101,15 +104,16 @@ class SchemaFault(ValueError):
         self.path = path
 
 
-def check_schema(schema: Any) -> None:
-    """Check that a spec can carry `schema`. Raises SchemaFault."""
+def check_schema(schema: Any) -> int:
+    """Check that a spec can carry `schema`; returns how many parts and choices it has. Raises SchemaFault."""
     if not isinstance(schema, Mapping):
         raise SchemaFault("expected a JSON schema object")
     _check_keywords(schema, "")
     walk = _SchemaWalk(schema.get("$defs", {}))
-    walk.visit(schema, "", ())
+    walk.visit(schema, "", (), 0)
     for name in walk.defs:
-        walk.visit_definition(name, ())
+        walk.visit_definition(name, (), 0)
+    return walk.parts
 
 
 class _SchemaWalk:
@@ -117,31 +121,42 @@ class _SchemaWalk:
 
     def __init__(self, defs: Schema) -> None:
         self.defs = defs
-        self.done: set[str] = set()
+        self.heights: dict[str, int] = {}
+        """Of definitions that were visited: how many levels of types they have."""
+        self.parts = 0
 
-    def visit(self, schema: Schema, path: str, inside: tuple[str, ...]) -> None:
-        """`inside`: names of the definitions that lead here; meeting one of them again is a type that contains itself."""
-        if path.count(".") > MAX_DEPTH:
+    def visit(self, schema: Schema, path: str, inside: tuple[str, ...], level: int) -> int:
+        """Returns how many levels it has. `inside`: names of the definitions that lead here; meeting one of them again is a type that
+        contains itself. `level`: how many levels lead here."""
+        if path.count(".") > MAX_DEPTH or level > MAX_NESTING:
             raise SchemaFault("the type is nested too deeply", path)
         _check_keywords(schema, path)
         _check_meaning(schema, path)
-        if "$ref" in schema:
-            self._follow(schema, path, inside)
-        for place, part in _parts(schema, path):
-            self.visit(part, place, inside)
+        self._count(schema, path)
+        heights = [self._follow(schema, path, inside, level + 1)] if "$ref" in schema else []
+        heights += [self.visit(part, place, inside, level + 1) for place, part in _parts(schema, path)]
+        return 1 + max(heights, default=0)
 
-    def visit_definition(self, name: str, inside: tuple[str, ...]) -> None:
-        if name not in self.done:
-            self.visit(self.defs[name], f".$defs.{name}", (*inside, name))
-            self.done.add(name)
+    def visit_definition(self, name: str, inside: tuple[str, ...], level: int) -> int:
+        path = f".$defs.{name}"
+        if name not in self.heights:
+            self.heights[name] = self.visit(self.defs[name], path, (*inside, name), level)
+        if level + self.heights[name] > MAX_NESTING:
+            raise SchemaFault("the type is nested too deeply", path)
+        return self.heights[name]
 
-    def _follow(self, schema: Schema, path: str, inside: tuple[str, ...]) -> None:
+    def _count(self, schema: Schema, path: str) -> None:
+        self.parts += 1 + len(schema.get("enum", ()))
+        if self.parts > MAX_PARTS:
+            raise SchemaFault(f"a type has at most {MAX_PARTS:,} parts and choices; take text, and check it in the metric", path)
+
+    def _follow(self, schema: Schema, path: str, inside: tuple[str, ...], level: int) -> int:
         name = schema["$ref"].rsplit("/", 1)[-1]
         if name not in self.defs:
             raise SchemaFault(f"`{schema['$ref']}` is not defined in `$defs`", f"{path}.$ref")
         if name in inside:
             raise SchemaFault(f"the type {name} contains itself, which a spec cannot carry", path)
-        self.visit_definition(name, inside)
+        return self.visit_definition(name, inside, level)
 
 
 def _check_keywords(schema: Schema, path: str) -> None:

@@ -30,6 +30,8 @@ RESERVED_ATTRIBUTES = frozenset({
     "reset_copy", "save", "set_lm", "_base_init", "_compiled", "_set_lm_usage",
 })  # fmt: skip
 INPUT = "input"
+MAX_PARTS = 10_000
+"""Of all types of a program."""
 
 
 def check_predictors(spec: ProgramSpec) -> None:
@@ -37,8 +39,11 @@ def check_predictors(spec: ProgramSpec) -> None:
     _check_unique([predictor.name for predictor in spec.predictors], "predictor", "predictors", "name")
     if spec.reference is None:
         _check_tree([predictor.name for predictor in spec.predictors])
+    parts = 0
     for number, predictor in enumerate(spec.predictors):
-        _check_predictor(predictor, f"predictors[{number}]")
+        parts += _check_predictor(predictor, f"predictors[{number}]")
+        if parts > MAX_PARTS:
+            raise SpecError(f"all types of a program together have at most {MAX_PARTS:,} parts and choices", f"predictors[{number}]")
 
 
 def check_wiring(spec: ProgramSpec) -> None:
@@ -117,27 +122,28 @@ def _subscripts(name: str) -> Iterator[tuple[str, str, str]]:
 # ------------------------------------------------------------------ predictors
 
 
-def _check_predictor(predictor: PredictorSpec, path: str) -> None:
+def _check_predictor(predictor: PredictorSpec, path: str) -> int:
+    """Returns how many parts and choices its types have."""
     place = f"{path}.signature.fields"
     names = [field.name for field in predictor.signature.fields]
     _check_unique(names, "field", place, "name")
     if not predictor.signature.of_role("output"):
         raise SpecError(f"predictor {predictor.name} has no output field", place)
-    for number, field in enumerate(predictor.signature.fields):
-        _check_field(predictor, field, f"{place}[{number}]")
+    parts = sum(_check_field(predictor, field, f"{place}[{number}]") for number, field in enumerate(predictor.signature.fields))
     known = {*names, "augmented", REASONING} if predictor.type == "ChainOfThought" else {*names, "augmented"}
     for number, demo in enumerate(predictor.demos):
         unknown = [key for key in demo if key not in known]
         if unknown:
             hint = nearest(unknown[0], names)
             raise SpecError(f"demo: predictor {predictor.name} has no field `{unknown[0]}`{hint}", f"{path}.demos[{number}].{unknown[0]}")
+    return parts
 
 
-def _check_field(predictor: PredictorSpec, field: FieldSpec, path: str) -> None:
+def _check_field(predictor: PredictorSpec, field: FieldSpec, path: str) -> int:
     if keyword.iskeyword(field.name) or (field.role == "input" and field.name in RESERVED_INPUTS):
         raise SpecError(f"`{field.name}` is a reserved word and cannot name a field of predictor {predictor.name}", f"{path}.name")
     try:
-        check_schema(field.json_schema)
+        parts = check_schema(field.json_schema)
     except SchemaFault as fault:
         raise SpecError(f"predictor {predictor.name}, field {field.name}: {fault}", f"{path}.schema{fault.path}") from None
     if field.role == "output" and (found := dspy_types(field.json_schema)):
@@ -147,6 +153,7 @@ def _check_field(predictor: PredictorSpec, field: FieldSpec, path: str) -> None:
     unfit = value_fault(field.default, field.json_schema) if field.default is not None else None
     if unfit:
         raise SpecError(f"predictor {predictor.name}, field {field.name}: the default does not fit: {unfit}", f"{path}.default")
+    return parts
 
 
 # ------------------------------------------------------------------ wiring

@@ -1,6 +1,7 @@
 """Specs come from strangers: whatever is sent, the answer is a program or a SpecError."""
 
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -90,6 +91,43 @@ def test_deep_types(depth: int) -> None:
     else:
         with pytest.raises(SpecError, match="nested too deeply"):
             parse_spec(spec)
+
+
+def chained(links: int, names: Iterable[int]) -> dict[str, Any]:
+    """Definitions of which each refers to the next, written in the order of `names`."""
+    defs = {f"A{at}": {"$ref": f"#/$defs/A{at + 1}"} if at < links else {"type": "string"} for at in names}
+    return {"$defs": defs, "$ref": "#/$defs/A0"}
+
+
+def test_definitions_lead_to_one_another_no_deeper_than_types_may_be_nested() -> None:
+    """In whichever order they are written: the check visits each once, what builds types from them follows them all."""
+    place = ("predictors", 0, "signature", "fields", 1, "schema")
+    for names in (range(1001), range(1000, -1, -1)):
+        with pytest.raises(SpecError, match="nested too deeply"):
+            parse_spec(replaced(ROUTER, place, chained(1000, names)))
+    assert build_program(parse_spec(replaced(ROUTER, place, chained(50, range(50, -1, -1)))))
+
+
+def test_types_have_a_bound_on_their_parts() -> None:
+    """What shows a type to an LM takes time for each of them, in every call."""
+    place = ("predictors", 0, "signature", "fields", 1, "schema")
+    wide: list[dict[str, Any]] = [
+        {"enum": [f"label {at}" for at in range(5001)]},
+        {"anyOf": [{"const": at} for at in range(5001)]},
+        {"type": "array", "prefixItems": [{"type": "string"}] * 5001},
+        {"$defs": {"A": {"enum": list(range(3000))}, "B": {"enum": list(range(3000))}}, "anyOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}]},
+    ]
+    for schema in wide:
+        with pytest.raises(SpecError, match="5,000 parts and choices") as refused:
+            parse_spec(replaced(ROUTER, place, schema))
+        assert refused.value.param.startswith("predictors[0].signature.fields[1].schema")
+    labels = {"enum": [f"label {at}" for at in range(4900)]}
+    spec = replaced(ROUTER, place, labels)
+    assert parse_spec(spec)
+    fields = spec["predictors"][0]["signature"]["fields"]
+    fields += [{"name": f"more{at}", "role": "output", "schema": labels} for at in range(2)]
+    with pytest.raises(SpecError, match="all types of a program together have at most 10,000"):
+        parse_spec(spec)
 
 
 def test_shared_definitions_cost_no_more_than_they_are_long() -> None:
