@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from logging import ERROR
 
+import h11
 import structlog
 from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +29,8 @@ def with_request_id(app: ASGIApp, new_id: Callable[[], str]) -> ASGIApp:
 class LastResort:
     """An exception that nobody expected is a 500 without a traceback (the log has it), or 503 when the database is away.
 
-    A reply that was cut short is cut off, not ended."""
+    A reply that was cut short is cut off, not ended. Where the bytes after a request's head are no HTTP, the server of this application has
+    replied 400, logged it, and takes no other reply."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -44,6 +46,9 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watch)
+        except h11.LocalProtocolError:
+            while (await receive())["type"] != "http.disconnect":
+                pass
         except Exception as error:
             if scope["type"] != "http":
                 raise

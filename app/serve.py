@@ -33,6 +33,8 @@ OPTIONS: dict[str, Any] = {
     "timeout_keep_alive": 20,
     # Below the usual 1,024 open files: who comes beyond it is told 503, instead of nobody being answered.
     "limit_concurrency": 800,
+    # Not what else is installed: `LastResort` knows this one's errors.
+    "http": "h11",
     # What runs here is nobody's business.
     "server_header": False,
     # uvicorn's lines go through our logging; requests are logged by `app.middleware`, without their query, which may hold a key.

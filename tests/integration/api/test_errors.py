@@ -172,3 +172,17 @@ class TestUnexpected:
         with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {tokens.admin}"}, timeout=30) as client:
             wait_until(lambda: counted in client.get("/metrics").text, "the request is counted")
         assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+    def test_bytes_that_are_no_http_are_a_400_and_one_line_in_the_log(self, address: str, caplog: pytest.LogCaptureFixture) -> None:
+        """Also where the head was read, and its reply is under way while the body turns out to be none."""
+        url = urlsplit(address)
+        start = f"POST /v1/programs HTTP/1.1\r\nHost: {url.netloc}\r\n"
+        wrong_host = "POST /v1/programs HTTP/1.1\r\nHost: elsewhere.example\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+        for sent in ("no HTTP at all\r\n\r\n", f"{start}Transfer-Encoding: chunked\r\n\r\nzz\r\n", wrong_host):
+            caplog.clear()
+            with socket.create_connection((url.hostname, url.port), timeout=30) as connection:
+                connection.sendall(sent.encode())
+                answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 400 "), answer
+            told = [record.message for record in caplog.records if record.levelname in {"WARNING", "ERROR", "CRITICAL"}]
+            assert told == ["Invalid HTTP request received."], sent
