@@ -123,7 +123,7 @@ def test_types_have_a_bound_on_their_parts() -> None:
         assert refused.value.param.startswith("predictors[0].signature.fields[1].schema")
     labels = {"enum": [f"label {at}" for at in range(4900)]}
     spec = replaced(ROUTER, place, labels)
-    assert parse_spec(spec)
+    parse_spec(spec)
     fields = spec["predictors"][0]["signature"]["fields"]
     fields += [{"name": f"more{at}", "role": "output", "schema": labels} for at in range(2)]
     with pytest.raises(SpecError, match="all types of a program together have at most 10,000"):
