@@ -104,7 +104,7 @@ MAYBE_DONE = ApiError(
 )
 
 
-OPENAI_SHAPED = ("/v1/files", "/v1/fine_tuning/", "/v1/chat/", "/v1/models")
+OPENAI_SHAPED = ("/v1/files", "/v1/fine_tuning/", "/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/models")
 """Where OpenAI's clients look: what breaks a rule is 400 there, as they expect, and 422 elsewhere."""
 
 

@@ -71,6 +71,9 @@ UPLOAD: Mapping[str, Any] = {"name": "support-train", "rows": ROWS, "metadata": 
 JSONL = '{"message": "I was charged twice.", "team": "billing"}\n{"message": "Please change my email address.", "team": "account"}\n'
 CSV = "message,team\nI was charged twice.,billing\nPlease change my email address.,account\n"
 CHAT: Mapping[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "I was charged twice."}], "max_tokens": 16}
+COMPLETION: Mapping[str, Any] = {"model": MODEL, "prompt": "I was charged twice.", "max_tokens": 16}
+EMBEDDING_MODEL = "provider/embedding-model"
+EMBEDDING: Mapping[str, Any] = {"model": EMBEDDING_MODEL, "input": "I was charged twice."}
 
 
 def shown(**body: Any) -> ConfigDict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -10,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import examples
 from app.auth import ModelUser
-from app.deps import BODY_ERRORS, COMMON_ERRORS, errors
+from app.deps import COMMON_ERRORS
 from app.errors import ApiError
 from app.gateway import prompt_check, relaying
 from app.gateway.prompt_check import PromptCheck
@@ -19,42 +18,13 @@ from app.services import ServicesDep
 
 routes = APIRouter(prefix="/v1", tags=["OpenAI-shaped"], responses=COMMON_ERRORS)
 
-_BODY: Mapping[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model", "messages"],
-                    "additionalProperties": True,
-                    "properties": {
-                        "model": {
-                            "type": "string",
-                            "minLength": 1,
-                            "description": "A fine-tuned model's id, `program_name.predictor@alias`, or `connection/model`",
-                        },
-                        "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
-                        "stream": {"type": "boolean"},
-                    },
-                    "examples": [examples.CHAT],
-                }
-            }
-        },
-    }
-}
-
 
 @routes.post(
     "/chat/completions",
     summary="Ask a model",
     response_class=Response,
-    responses={
-        **BODY_ERRORS,
-        **errors(404, 409),
-        200: {"description": "OpenAI's chat completion, or its event stream", "content": {"application/json": {}, "text/event-stream": {}}},
-    },
-    openapi_extra=dict(_BODY),
+    responses=relaying.answers("OpenAI's chat completion, or its event stream"),
+    openapi_extra=relaying.takes(examples.CHAT, messages={"type": "array", "minItems": 1, "items": {"type": "object"}}),
 )
 async def chat_completions(
     request: Request, caller: ModelUser, services: ServicesDep, once: OncePaidDep, prompts: PromptCheck = None
@@ -70,7 +40,7 @@ async def chat_completions(
     async def ask() -> Response:
         found = await relaying.resolved(caller.project_id, body["model"])
         if prompts != "off":
-            await run_in_threadpool(prompt_check.check, found, body["messages"])
+            await run_in_threadpool(prompt_check.check, found, body["messages"][0], "messages")
         return relaying.passed_on(await relaying.ask(services, found, caller.project_id, body, stream), found)
 
     return await (ask() if stream else once.reply(ask))

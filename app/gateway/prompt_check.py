@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from typing import Annotated, Any, Literal
 
 from fastapi import Header
@@ -17,10 +17,11 @@ HEADER = "stillhouse-prompt-check"
 PromptCheck = Annotated[Literal["off"] | None, Header(alias=HEADER, description="`off`: take any prompt for a compiled program's model")]
 
 
-def check(found: Resolved, messages: Sequence[Any]) -> None:
-    """Raises ApiError 400 `not_a_rendered_prompt`; only for a model that knows its system prompts."""
-    if found.system_prompts and not _is_rendered(found.system_prompts, messages[0]):
-        raise _refusal(str(found.job_id))
+def check(found: Resolved, first: Any, param: str) -> None:
+    """Raises ApiError 400 `not_a_rendered_prompt`; only for a model that knows its system prompts. `first` is the first message; None where
+    there are no messages, as in a text completion."""
+    if found.system_prompts and not _is_rendered(found.system_prompts, first):
+        raise _refusal(str(found.job_id), param)
 
 
 def _is_rendered(known: Set[str], first: Any) -> bool:
@@ -35,7 +36,7 @@ def _text(content: Any) -> str:
     return str(content)
 
 
-def _refusal(job_id: str) -> ApiError:
+def _refusal(job_id: str, param: str) -> ApiError:
     with unit_of_work("api") as session:
         artifact = artifacts.of_job(session, job_id)
     address = f"/v1/artifacts/{artifact.id}/call" if artifact else f"…/call of the artifact that /v1/compile_jobs/{job_id} makes"
@@ -43,4 +44,4 @@ def _refusal(job_id: str) -> ApiError:
         "This model answers the prompts of its program alone, and this is none of them: its system message is another. "
         f'POST {address} with {{"inputs": {{…}}}} renders it, and so does stillhouse.load. To ask all the same, send `{HEADER}: off`.'
     )
-    return ApiError(400, "not_a_rendered_prompt", message, param="messages")
+    return ApiError(400, "not_a_rendered_prompt", message, param=param)

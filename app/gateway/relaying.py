@@ -12,16 +12,18 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.body import media_type, read_beside
+from app.deps import BODY_ERRORS, errors
 from app.errors import ApiError
 from app.gateway.streams import renamed, whole_events
 from app.services import Services
 from distill.catalog.targets import Resolved, resolve
 from distill.db import unit_of_work
-from distill.relay import Chunks, RelayReply
+from distill.relay import CHAT, Api, Chunks, RelayReply
 
 LONGEST_LOAD_WAIT_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
 _PASSED_HEADERS = frozenset({"content-type", "retry-after"})
+_NOT_THERE = frozenset({404, 405, 501})
 
 #: What some proxies before an LM host take from a body as the address, the key or the headers of the call that they make.
 _REDIRECTING = frozenset(
@@ -38,6 +40,26 @@ _REDIRECTING = frozenset(
         "organization",
     }
 )
+
+
+def takes(example: Mapping[str, Any], **properties: Mapping[str, Any]) -> dict[str, Any]:
+    """A route's `openapi_extra`: its body names a model, has these properties, and others that the LM host knows."""
+    known = {"model": _MODEL, **properties, "stream": {"type": "boolean"}}
+    schema = {"type": "object", "required": ["model", next(iter(properties))], "additionalProperties": True, "properties": known}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": {**schema, "examples": [example]}}}}}
+
+
+def answers(description: str) -> dict[int | str, dict[str, Any]]:
+    """A route's declared responses."""
+    content: dict[str, Any] = {"application/json": {}, "text/event-stream": {}}
+    return {**BODY_ERRORS, **errors(404, 409), 200: {"description": description, "content": content}}
+
+
+_MODEL: Mapping[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "description": "A fine-tuned model's id, `program_name.predictor@alias`, or `connection/model`",
+}
 
 
 async def read_body(request: Request) -> dict[str, Any]:
@@ -62,10 +84,14 @@ async def resolved(project_id: str, model: str) -> Resolved:
     return await run_in_threadpool(_resolve, project_id, model)
 
 
-async def ask(services: Services, found: Resolved, project_id: str, body: Mapping[str, Any], stream: bool) -> RelayReply:
+async def ask(
+    services: Services, found: Resolved, project_id: str, body: Mapping[str, Any], stream: bool = False, api: Api = CHAT
+) -> RelayReply:
     """The LM host's answer, once the model is loaded. Raises NotFound; ApiError for a refusal, and where it does not load in time."""
     ready = await _ready(found, project_id, body["model"])
-    reply = await services.relay.forward(ready.target, body, stream)
+    reply = await services.relay.forward(ready.target, body, stream, api)
+    if api is not CHAT and reply.status in _NOT_THERE:
+        raise _has_no(api, found)
     if reply.code is not None:
         raise _refused(reply)
     return reply
@@ -108,6 +134,12 @@ def _not_loaded(found: Resolved) -> ApiError:
     code = "model_failed" if found.readiness == "failed" else "model_loading"
     wait = "60" if found.readiness == "failed" else "5"
     return ApiError(503, code, f"The model cannot answer now: {found.reason}.", param="model", headers={"retry-after": wait})
+
+
+def _has_no(api: Api, found: Resolved) -> ApiError:
+    """A host's 404 says that it has no such route, or has it not for this model."""
+    message = f"The LM host of {found.model_id} has no /v1/{api.path} for this model."
+    return ApiError(400, "unsupported", message, param="model")
 
 
 def _refused(reply: RelayReply) -> ApiError:

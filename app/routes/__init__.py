@@ -1,6 +1,6 @@
 """One file a noun. Each translates a request, calls a service, translates the result."""
 
-from app.gateway import chat
+from app.gateway import chat, completions
 from app.routes import (
     aliases,
     api_keys,
@@ -52,5 +52,6 @@ ALL_ROUTERS = (
     usage.routes,
     fine_tuning.routes,
     chat.routes,
+    completions.routes,
     operations.routes,
 )

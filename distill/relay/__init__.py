@@ -5,13 +5,17 @@ from distill.relay.breaker import Wait, WaitReason
 from distill.relay.grants import Grant, SlotUsage
 from distill.relay.relay import Relay
 from distill.relay.replies import Replies
-from distill.relay.targets import Chunks, Price, RelayLimits, RelayReply, Target, api_of
+from distill.relay.targets import CHAT, COMPLETIONS, EMBEDDINGS, Api, Chunks, Price, RelayLimits, RelayReply, Target, api_of
 from distill.relay.trial import Finding, try_out
 
 __all__ = [
+    "CHAT",
+    "COMPLETIONS",
+    "EMBEDDINGS",
     "NOTHING",
     "WITHOUT_END",
     "Amount",
+    "Api",
     "Block",
     "Chunks",
     "Finding",

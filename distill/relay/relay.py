@@ -21,7 +21,7 @@ from distill.relay.allowance import WITHOUT_END, Allowance, Block, Refill, TooMa
 from distill.relay.breaker import Gate, Wait, waits_of
 from distill.relay.grants import Grant
 from distill.relay.replies import Replies, ReplyKey, is_worth_keeping
-from distill.relay.targets import CALL_HEADER, ERROR_HEADER, ROLLOUT_HEADER, RelayLimits, RelayReply, Target, error_reply
+from distill.relay.targets import CALL_HEADER, CHAT, ERROR_HEADER, ROLLOUT_HEADER, Api, RelayLimits, RelayReply, Target, error_reply
 from distill.relay.upstream import Upstream
 from distill.relay.usage import read_usage
 
@@ -124,10 +124,10 @@ class Relay:
             with suppress(RuntimeError):  # the relay is stopped
                 asyncio.run_coroutine_threadsafe(self._replies.forget(project_id, list(rollouts)), self._loop)
 
-    async def forward(self, target: Target, body: Mapping[str, Any], stream: bool = False) -> RelayReply:
+    async def forward(self, target: Target, body: Mapping[str, Any], stream: bool = False, api: Api = CHAT) -> RelayReply:
         """One call from the caller's own event loop, with the same limits and retries. A stream's chunks are the LM host's bytes."""
         self._gate(target).resize(target.max_in_flight)
-        return await self._upstream().send(target, body, stream=stream)
+        return await self._upstream().send(target, body, stream=stream, api=api)
 
     async def close_here(self) -> None:
         """Close the connections that `forward` opened in this event loop."""

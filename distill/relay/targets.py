@@ -24,6 +24,19 @@ def api_of(base_url: str) -> str:
     return f"{base}{'' if urlsplit(base).path else '/v1'}"
 
 
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One of OpenAI's routes at LM hosts: where it is below the base URL, and the field that holds the list of answers in each reply."""
+
+    path: str
+    answers: str
+
+
+CHAT = Api("chat/completions", "choices")
+COMPLETIONS = Api("completions", "choices")
+EMBEDDINGS = Api("embeddings", "data")
+
+
 @dataclass(frozen=True)
 class Target:
     """One model of one connection. `extra_body` is the operator's and wins over what a program sends; `max_in_flight` holds for the
@@ -46,9 +59,8 @@ class Target:
     revision: int = 0
     """Grows when the connection leads to another LM host: the answers of the one before are not its own."""
 
-    @property
-    def chat_url(self) -> str:
-        return f"{api_of(self.base_url)}/chat/completions"
+    def url(self, api: Api) -> str:
+        return f"{api_of(self.base_url)}/{api.path}"
 
     def body(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The body that goes upstream: never with a model or address of the caller's."""

@@ -23,7 +23,7 @@ from distill.redaction import REDACTED
 from distill.relay.breaker import Gate, Trouble
 from distill.relay.limiter import Waiting
 from distill.relay.sessions import open_session
-from distill.relay.targets import ERROR_HEADER, RelayLimits, RelayReply, Target, error_reply, headers_with
+from distill.relay.targets import CHAT, ERROR_HEADER, Api, RelayLimits, RelayReply, Target, error_reply, headers_with
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OVERLOADED = frozenset({429, 503, 529})
@@ -71,6 +71,7 @@ class Upstream:
         body: Mapping[str, Any],
         *,
         stream: bool = False,
+        api: Api = CHAT,
         waiting: Waiting | None = None,
         is_held: Callable[[], bool] = lambda: True,
     ) -> RelayReply:
@@ -81,7 +82,7 @@ class Upstream:
         wire = target.body(body)
         wire.pop("stream", None)
         data = orjson.dumps({**wire, "stream": True} if stream else wire)
-        call = _Call(target, data, stream, self._limits, waiting or Waiting(), is_held)
+        call = _Call(target, api, data, stream, self._limits, waiting or Waiting(), is_held)
         try:
             reply = await self._attempt(call)
         except _TryAgain as first:
@@ -156,7 +157,7 @@ class Upstream:
         session = self._public_session if call.target.public_only else self._session
         try:
             async with asyncio.timeout(call.attempt_seconds()):
-                post = session.post(call.target.chat_url, data=call.data, headers=headers_with(key), allow_redirects=False)
+                post = session.post(call.target.url(call.api), data=call.data, headers=headers_with(key), allow_redirects=False)
                 response = await stack.enter_async_context(post)
                 if call.stream and response.status == 200:
                     return RelayReply(200, _headers(response), stream=ReplyStream(response, stack.pop_all(), self._limits))
@@ -171,7 +172,7 @@ class Upstream:
             raise _TryAgain(reply, certain=isinstance(fault, aiohttp.ClientConnectorError)) from fault
         if content is None:
             return error_reply(502, "too_large", "the LM host's answer is too large")
-        return _judge(name, response, _without(key, content))
+        return _judge(call, response, _without(key, content))
 
 
 def _not_allowed(target: Target) -> RelayReply:
@@ -241,9 +242,10 @@ class _Call:
     """The state of one call: its clock starts when it first gets a place, since waiting for others is no fault of the LM host."""
 
     def __init__(
-        self, target: Target, data: bytes, stream: bool, limits: RelayLimits, waiting: Waiting, is_held: Callable[[], bool]
+        self, target: Target, api: Api, data: bytes, stream: bool, limits: RelayLimits, waiting: Waiting, is_held: Callable[[], bool]
     ) -> None:
         self.target = target
+        self.api = api
         self.is_held = is_held
         self.data = data
         self.stream = stream
@@ -286,13 +288,14 @@ def _not_called(target: Target, gate: Gate) -> RelayReply:
     return error_reply(503, "connection_waiting", f"connection {target.connection} is waiting", {"retry-after": str(seconds)})
 
 
-def _judge(name: str, response: aiohttp.ClientResponse, content: bytes) -> RelayReply:
+def _judge(call: _Call, response: aiohttp.ClientResponse, content: bytes) -> RelayReply:
     """An answer as it is; an error passed on in its own words, with our code. Raises _TryAgain, also for what only looks like an answer: a
     proxy's page, half a document."""
     headers = _headers(response)
     if 200 <= response.status < 300:
-        if not _is_completion(content):
-            raise _TryAgain(error_reply(502, "unavailable", f"connection {name} answered, but with no chat completion"))
+        if not _has_answers(content, call.api):
+            said = f"connection {call.target.connection} answered, but not as OpenAI's /{call.api.path} does"
+            raise _TryAgain(error_reply(502, "unavailable", said))
         return RelayReply(response.status, headers, content)
     error = _error_of(content)
     if error is None:
@@ -314,12 +317,12 @@ def _code(status: int, error: Mapping[str, Any] | None) -> str:
     return _CODES.get(status, "bad_request")
 
 
-def _is_completion(content: bytes) -> bool:
+def _has_answers(content: bytes, api: Api) -> bool:
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
         return False
-    return isinstance(body, dict) and isinstance(body.get("choices"), list)
+    return isinstance(body, dict) and isinstance(body.get(api.answers), list)
 
 
 def _error_of(content: bytes) -> Mapping[str, Any] | None:

@@ -44,6 +44,14 @@ class Prompts:
                     self._known.popitem(last=False)
         return tokens
 
+    def plain(self, prompt: str | list[int]) -> Tokens:
+        """int32 tokens of a text as it is, or those that were sent. Raises HostError (400)."""
+        last = len(self._tokenizer) - 1
+        tokens = self._tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        if not all(0 <= token <= last for token in tokens):
+            raise bad_request(f"prompt: tokens of this model are 0 to {last}.", "prompt")
+        return self._checked(np.array(tokens, dtype=np.int32), "prompt")
+
     def _find(self, key: str) -> Tokens | None:
         with self._lock:
             tokens = self._known.get(key)
@@ -58,10 +66,14 @@ class Prompts:
             raise bad_request(f"The chat template refuses the messages: {error}", "messages") from error
         except RendererError as error:
             raise HostError(503, "renderer_unavailable", str(error), retry_after=5) from error
-        tokens = np.array(token_ids(self._tokenizer, text), dtype=np.int32)
-        if not 0 < len(tokens) < self._max_positions:
+        return self._checked(np.array(token_ids(self._tokenizer, text), dtype=np.int32), "messages")
+
+    def _checked(self, tokens: Tokens, param: str) -> Tokens:
+        if len(tokens) == 0:
+            raise bad_request("The prompt is empty.", param)
+        if len(tokens) >= self._max_positions:
             message = f"The prompt has {len(tokens)} tokens; this model takes at most {self._max_positions - 1}."
-            raise HostError(400, "context_length_exceeded", message, "messages")
+            raise HostError(400, "context_length_exceeded", message, param)
         return tokens
 
     def room(self, tokens: Tokens, asked: int | None) -> int:

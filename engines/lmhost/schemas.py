@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -167,14 +167,12 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
-class ChatRequest(BaseModel):
-    """A chat completion request. Fields that would change the answer and that this host does not know are refused."""
+class AnswerRequest(BaseModel):
+    """What all requests for answers may say. Fields that would change the answer and that this host does not know are refused."""
 
     model_config = ConfigDict(extra="forbid")
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: int | None = None
@@ -184,8 +182,6 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(min_length=1)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     # The parameters of ABSENT: values that ask for nothing are taken from clients that always send them.
     logprobs: Literal[False] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
@@ -201,13 +197,52 @@ class ChatRequest(BaseModel):
     prompt_cache_key: str | None = None
 
     @model_validator(mode="after")
-    def _one_constraint(self) -> ChatRequest:
+    def _one_constraint(self) -> Self:
         if self.structured_outputs and self.response_format and self.response_format.kinds():
             raise ValueError("structured_outputs and response_format exclude each other")
         return self
 
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def constraint(self) -> tuple[str, Any, str] | None:
+        """(kind, value, field) of what the answer must obey."""
+        for field, source in (("structured_outputs", self.structured_outputs), ("response_format", self.response_format)):
+            for kind, value in source.kinds() if source else []:
+                return kind, value, field
+        return None
+
+
+class CompletionRequest(AnswerRequest):
+    """A text completion request: one prompt or several, each a text or its tokens."""
+
+    prompt: str | Annotated[list[str] | list[int] | list[list[int]], Field(min_length=1)]
+
     @model_validator(mode="after")
-    def _known_tool(self) -> ChatRequest:
+    def _few_enough(self) -> Self:
+        if len(self.prompts()) * (self.n or 1) > MAX_SAMPLES:
+            raise ValueError(f"prompt: at most {MAX_SAMPLES} answers are made at once, over all prompts")
+        return self
+
+    def prompts(self) -> list[str | list[int]]:
+        """Each as it was sent."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        given: list[Any] = list(self.prompt)
+        return [given] if isinstance(given[0], int) else given
+
+
+class ChatRequest(AnswerRequest):
+    """A chat completion request."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    tools: Annotated[list[Tool], Field(min_length=1)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+
+    @model_validator(mode="after")
+    def _known_tool(self) -> Self:
         names = [tool["function"]["name"] for tool in self.tools or []]
         if self.tool_choice not in (None, "none", "auto") and not names:
             raise ValueError("tool_choice needs tools")
@@ -226,17 +261,6 @@ class ChatRequest(BaseModel):
         if isinstance(self.tool_choice, NamedTool):
             return [tool for tool in self.offered() if tool["function"]["name"] == self.tool_choice.function.name]
         return self.offered() if self.tool_choice == "required" else []
-
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    def constraint(self) -> tuple[str, Any, str] | None:
-        """(kind, value, field) of what the answer must obey."""
-        for field, source in (("structured_outputs", self.structured_outputs), ("response_format", self.response_format)):
-            for kind, value in source.kinds() if source else []:
-                return kind, value, field
-        return None
 
 
 class LoadLora(BaseModel):

@@ -15,13 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from engines.lmhost.answering import Answering
 from engines.lmhost.chat import Chat
+from engines.lmhost.completions import Completions
 from engines.lmhost.engine import Engine
 from engines.lmhost.errors import HostError
 from engines.lmhost.metrics import render
-from engines.lmhost.schemas import ChatRequest, LoadLora, UnloadLora, invalid
+from engines.lmhost.schemas import AnswerRequest, ChatRequest, CompletionRequest, LoadLora, UnloadLora, invalid
 
 Body = TypeVar("Body", bound=BaseModel)
+Asked = TypeVar("Asked", bound=AnswerRequest)
 Handler = Callable[[Request], Awaitable[Response]]
 MAX_BODY_BYTES = 16 * 2**20
 
@@ -34,6 +37,7 @@ def create_app(engine: Engine, api_key: str | None) -> Starlette:
         ("GET", "/metrics", routes.metrics),
         ("GET", "/v1/models", routes.models),
         ("POST", "/v1/chat/completions", routes.chat),
+        ("POST", "/v1/completions", routes.completions),
         ("POST", "/v1/load_lora_adapter", routes.load),
         ("POST", "/v1/unload_lora_adapter", routes.unload),
         ("POST", "/sleep", routes.sleep),
@@ -84,6 +88,7 @@ class Routes:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._chat = Chat(engine)
+        self._completions = Completions(engine)
 
     async def health(self, request: Request) -> Response:
         """Alive; also while sleeping."""
@@ -101,20 +106,12 @@ class Routes:
         return _json({"object": "list", "data": models})
 
     async def chat(self, request: Request) -> Response:
-        """A chat completion, whole or streamed. A caller that goes away takes its rows along."""
-        body = await _read(request, ChatRequest)
-        running = await self._chat.start(body)
-        if body.stream:
-            return StreamingResponse(self._chat.stream(body, running), media_type="text/event-stream")
-        answer = asyncio.ensure_future(self._chat.complete(body, running))
-        gone = asyncio.ensure_future(_disconnected(request))
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            gone.cancel()
-            return _json(answer.result())
-        answer.cancel()
-        self._chat.cancel(running)
-        return Response(status_code=499)
+        """A chat completion, whole or streamed."""
+        return await _answered(request, await _read(request, ChatRequest), self._chat)
+
+    async def completions(self, request: Request) -> Response:
+        """A text completion, whole or streamed."""
+        return await _answered(request, await _read(request, CompletionRequest), self._completions)
 
     async def load(self, request: Request) -> Response:
         """Load a LoRA adapter from a folder on this machine."""
@@ -141,6 +138,22 @@ class Routes:
     async def is_sleeping(self, request: Request) -> Response:
         """Whether requests are refused."""
         return _json({"is_sleeping": self._engine.sleeping})
+
+
+async def _answered(request: Request, body: Asked, by: Answering[Asked]) -> Response:
+    """A caller that goes away takes its rows along."""
+    running = await by.start(body)
+    if body.stream:
+        return StreamingResponse(by.stream(body, running), media_type="text/event-stream")
+    answer = asyncio.ensure_future(by.complete(body, running))
+    gone = asyncio.ensure_future(_disconnected(request))
+    await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if answer.done():
+        gone.cancel()
+        return _json(answer.result())
+    answer.cancel()
+    by.cancel(running)
+    return Response(status_code=499)
 
 
 def _model(name: str, parent: str | None, digest: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _ADMINISTERED = ("/metrics", "/v1/api_keys", "/v1/audit_log", "/v1/webhook_endpo
 _MODELS = ("/v1/aliases", "/v1/artifacts/{artifact_id}", "/v1/models")
 #: POST that changes nothing.
 _ASKING = ("/v1/programs/{program_id}/render",)
-_CALLS = ("/v1/chat", "/v1/artifacts/{artifact_id}/call")
+_CALLS = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/artifacts/{artifact_id}/call")
 
 
 def _is_below(path: str, roots: tuple[str, ...]) -> bool:

@@ -29,7 +29,7 @@ from distill.storage import open_store
 from tests.integration.api.finished import finish, load
 from tests.integration.core.world import WORKER, execute, publish
 from tests.support.bundles import PYTHON
-from tests.support.scripted_lm import ScriptedLM
+from tests.support.texts_lm import TextsLM
 
 Names = Mapping[str, str]
 COMPILE = dict(examples.COMPILE)
@@ -48,7 +48,7 @@ def described() -> dict[str, Any]:
 
 @pytest.fixture
 def lm_url() -> Iterator[str]:
-    with ScriptedLM(answer=lambda ask: {"team": "billing"} if ask.outputs else "billing") as lm:
+    with TextsLM(answer=lambda ask: {"team": "billing"} if ask.outputs else "billing") as lm:
         yield lm.url
 
 
@@ -105,6 +105,7 @@ def common(api: TestClient) -> dict[str, str]:
         examples.DELIVERY: delivery["id"],
         examples.BASE_MODEL: "house/tiny",
         examples.TEACHER_MODEL: "big/big-model",
+        examples.EMBEDDING_MODEL: "big/big-model",
     }
 
 

@@ -25,9 +25,13 @@ pytestmark = pytest.mark.lm_answers.with_args(lambda ask: f"I am {ask.model}")
 def finished(api: TestClient) -> Finished:
     made = finish(api)
     load(made)
+    knows_its_prompt()
+    return made
+
+
+def knows_its_prompt() -> None:
     with unit_of_work() as s:
         s.execute(update(Model).where(Model.id == MODEL).values(settings={"system_prompts": [system_prompt_digest(SYSTEM)]}))
-    return made
 
 
 def ask(api: TestClient, messages: list[dict[str, Any]], **headers: str) -> Any:

@@ -150,6 +150,53 @@ class TestStream:
         client.post("/wake_up")
 
 
+class TestCompletions:
+    """The prompt is taken as it is: what a chat template would render is the same question."""
+
+    def ask(self, client: httpx.Client, engine: Engine, **changes: Any) -> httpx.Response:
+        request = {"model": engine.base.id, "max_tokens": 8, "temperature": 0, **changes}
+        return client.post("/v1/completions", json=request)
+
+    def test_a_rendered_chat_gets_the_chats_answer(self, client: httpx.Client, engine: Engine) -> None:
+        rendered = engine.tokenizer.apply_chat_template(chat("Say it."), add_generation_prompt=True, tokenize=False)
+        said = complete(client, body(engine, messages=chat("Say it.")))
+        tokens = engine.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        for prompt in (rendered, tokens):
+            answer = self.ask(client, engine, prompt=prompt).json()
+            assert (answer["object"], answer["choices"][0]["text"]) == ("text_completion", said["choices"][0]["message"]["content"])
+            assert answer["usage"]["prompt_tokens"] == said["usage"]["prompt_tokens"]
+
+    def test_several_prompts_have_n_answers_each_in_their_order(self, client: httpx.Client, engine: Engine) -> None:
+        answer = self.ask(client, engine, prompt=["One", "Two two"], n=2).json()
+        alone = [self.ask(client, engine, prompt=prompt).json() for prompt in ("One", "Two two")]
+        texts = [each["choices"][0]["text"] for each in alone]
+        assert [(choice["index"], choice["text"]) for choice in answer["choices"]] == list(enumerate([texts[0]] * 2 + [texts[1]] * 2))
+        assert answer["usage"]["prompt_tokens"] == sum(each["usage"]["prompt_tokens"] for each in alone)
+
+    def test_streams(self, client: httpx.Client, engine: Engine) -> None:
+        whole = self.ask(client, engine, prompt="One", stop="e").json()["choices"][0]
+        lines = [line.removeprefix("data: ") for line in self.ask(client, engine, prompt="One", stop="e", stream=True).text.split("\n\n")]
+        choices = [json.loads(line)["choices"][0] for line in lines[:-2]]
+        assert lines[-2:] == ["[DONE]", ""]
+        assert ("".join(choice["text"] for choice in choices), choices[-1]["finish_reason"]) == (whole["text"], whole["finish_reason"])
+
+    @pytest.mark.parametrize(
+        ("changes", "param"),
+        [
+            ({"prompt": ""}, "prompt"),
+            ({"prompt": []}, "prompt"),
+            ({"prompt": [10**9]}, "prompt"),
+            ({"prompt": ["a"] * 65}, None),
+            ({}, "prompt"),
+            ({"prompt": "a", "suffix": "b"}, "suffix"),
+            ({"prompt": "a", "logprobs": 2}, "logprobs"),
+        ],
+    )
+    def test_400_names_the_field(self, client: httpx.Client, engine: Engine, changes: dict[str, Any], param: str | None) -> None:
+        reply = self.ask(client, engine, **changes)
+        assert (reply.status_code, error_of(reply)["param"]) == (400, param)
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "param"),

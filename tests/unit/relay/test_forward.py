@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distill.relay import Relay, Target
+from distill.relay import CHAT, Relay, Target
 from tests.support.scripted_lm import Drip, Fail, ScriptedLM
 from tests.unit.relay.support import BODY, target
 
@@ -76,5 +76,5 @@ class TestTargets:
             ("https://h/openai/v1beta", "https://h/openai/v1beta/chat/completions"),
         ],
     )
-    def test_chat_url(self, base_url: str, url: str) -> None:
-        assert Target("c", base_url, "m").chat_url == url
+    def test_url(self, base_url: str, url: str) -> None:
+        assert Target("c", base_url, "m").url(CHAT) == url

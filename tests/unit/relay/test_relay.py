@@ -174,7 +174,7 @@ class TestRetries:
             status, body, code = asyncio.run(post(relay, grant.token))
         relay.stop()
         assert (status, code) == (502, "unavailable")
-        assert body["error"]["message"] == "connection house answered, but with no chat completion"
+        assert body["error"]["message"] == "connection house answered, but not as OpenAI's /chat/completions does"
         assert len(lm.calls) == 5, "the fourth had 5 s left"
 
     def test_callers_that_failed_together_do_not_come_back_together(self) -> None:

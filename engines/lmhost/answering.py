@@ -1,0 +1,150 @@
+"""From samples in the engine to a reply or a stream; what chat and text completions share."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import orjson
+
+from engines.lmhost.engine import Engine
+from engines.lmhost.guidance import Grammar
+from engines.lmhost.prefix_tree import Tokens
+from engines.lmhost.prompts import Prompts
+from engines.lmhost.rows import Piece, Request, Row
+from engines.lmhost.sampling import Sampling
+from engines.lmhost.schemas import AnswerRequest, usage
+from engines.lmhost.tools import CallReader
+
+Body = TypeVar("Body", bound=AnswerRequest)
+Constraint = tuple[str, Any, str]
+
+
+@dataclass
+class Running:
+    """A request in the engine: its rows, ``each`` of them for every prompt, the queue on which their pieces arrive, and for each row who
+    reads its tool calls."""
+
+    rows: list[Row]
+    pieces: asyncio.Queue[Piece]
+    prompt_tokens: int
+    each: int = 1
+    readers: list[CallReader | None] = field(default_factory=list)
+
+
+class Answering(ABC, Generic[Body]):
+    """Answers one kind of request from one engine."""
+
+    object: ClassVar[str]
+    chunk: ClassVar[str]
+    prefix: ClassVar[str]
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._prompts = Prompts(engine.tokenizer, engine.shape.max_positions)
+        # Compiling a grammar can take a second, and a chat template as long as it may: neither holds the event loop.
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="prompt")
+
+    @abstractmethod
+    async def start(self, body: Body) -> Running:
+        """Check what only the loaded model can check, and hand the samples to the engine. Raises HostError."""
+
+    @abstractmethod
+    def whole(self, running: Running, piece: Piece) -> dict[str, Any]:
+        """A whole answer as a choice."""
+
+    @abstractmethod
+    def part(self, running: Running, piece: Piece) -> dict[str, Any]:
+        """What is new of an answer as a choice of a stream."""
+
+    def openings(self, running: Running) -> list[dict[str, Any]]:
+        """Choices that a stream begins with."""
+        return []
+
+    def cancel(self, running: Running) -> None:
+        """The caller has gone."""
+        self._engine.cancel(running.rows)
+
+    async def complete(self, body: Body, running: Running) -> dict[str, Any]:
+        """Wait for all samples. Raises the first sample's HostError."""
+        last: dict[int, Piece] = {}
+        while len(last) < len(running.rows):
+            piece = await running.pieces.get()
+            if piece.error is not None:
+                self.cancel(running)
+                raise piece.error
+            last[piece.sample] = piece
+        choices = [self.whole(running, last[sample]) for sample in sorted(last)]
+        return {**self._head(body.model, self.object), "choices": choices, "usage": _usage(running, list(last.values()))}
+
+    async def stream(self, body: Body, running: Running) -> AsyncIterator[bytes]:
+        """Server-sent events; a failure after the start is an event too."""
+        head, last = self._head(body.model, self.chunk), list[Piece]()
+        try:
+            for opening in self.openings(running):
+                yield _event({**head, "choices": [opening]})
+            while len(last) < len(running.rows):
+                piece = await running.pieces.get()
+                if piece.error is not None:
+                    yield _event(piece.error.body())
+                    return
+                yield _event({**head, "choices": [self.part(running, piece)]})
+                last.extend([piece] if piece.finish else [])
+            if body.stream_options and body.stream_options.include_usage:
+                yield _event({**head, "choices": [], "usage": _usage(running, last)})
+            yield b"data: [DONE]\n\n"
+        finally:
+            self.cancel(running)
+
+    async def _submit(self, body: Body, prompts: Sequence[Tokens], most: int | None, constraint: Constraint | None) -> Running:
+        """`n` samples of each prompt, each of at most `most` tokens or as many as there is room for."""
+        adapter = self._engine.adapter_of(body.model)
+        rooms = [self._prompts.room(prompt, most) for prompt in prompts]
+        grammar: Grammar | None = None
+        if constraint is not None:
+            grammar = await asyncio.get_running_loop().run_in_executor(self._compiler, self._engine.guidance.compile, *constraint)
+        pieces, listener = _listener()
+        sampling, each = _sampling(body), body.n or 1
+        requests = [
+            Request(prompt, adapter, sampling, room, listener, number * each + sample, body.stops(), grammar, bool(body.stream))
+            for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
+            for sample in range(each)
+        ]
+        rows = await asyncio.wrap_future(self._engine.submit(requests))
+        return Running(rows, pieces, sum(map(len, prompts)), each, [None] * len(rows))
+
+    def _head(self, model: str, kind: str) -> dict[str, Any]:
+        return {"id": f"{self.prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _listener() -> tuple[asyncio.Queue[Piece], Callable[[Piece], None]]:
+    """A queue of this event loop and the function with which the engine's thread fills it."""
+    loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece]()
+
+    def listener(piece: Piece) -> None:
+        loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+    return pieces, listener
+
+
+def _sampling(body: AnswerRequest) -> Sampling:
+    seed = secrets.randbits(63) if body.seed is None else body.seed
+    return Sampling(1.0 if body.temperature is None else body.temperature, 1.0 if body.top_p is None else body.top_p, seed)
+
+
+def _usage(running: Running, pieces: list[Piece]) -> dict[str, Any]:
+    """A prompt counts once for all its samples; cached is what the first of them did not have to compute."""
+    cached = sum(piece.cached_tokens for piece in pieces if piece.sample % running.each == 0)
+    return usage(running.prompt_tokens, sum(piece.completion_tokens for piece in pieces), cached)
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(body) + b"\n\n"
