@@ -139,6 +139,14 @@ class Needs:
         raise PermissionDenied(f"This key lacks the scope `{self._enough[0]}`; it has: {held}.")
 
 
+def _metrics_reader(request: Request) -> Caller:
+    """Raises PermissionDenied. An admin of a project like any other does not see the whole server."""
+    caller = _caller(request)
+    if not caller.reads_metrics:
+        raise PermissionDenied("This key lacks the scope `metrics:read`, which keys of the project `default` may have.")
+    return caller
+
+
 AnyCaller = Annotated[Caller, Depends(_caller)]
 Reader = Annotated[Caller, Depends(Needs("jobs:read", "jobs:write"))]
 Writer = Annotated[Caller, Depends(Needs("jobs:write"))]
@@ -146,3 +154,4 @@ ModelUser = Annotated[Caller, Depends(Needs("models:use"))]
 ArtifactUser = Annotated[Caller, Depends(Needs("models:use", "jobs:read", "jobs:write"))]
 AliasMover = Annotated[Caller, Depends(Needs("aliases:write"))]
 Admin = Annotated[Caller, Depends(Needs("admin"))]
+MetricsReader = Annotated[Caller, Depends(_metrics_reader)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from app.auth import Admin, AnyCaller
+from app.auth import AnyCaller, MetricsReader
 from app.deps import COMMON_ERRORS, SessionDep
 from app.docs_page import docs_page
 from app.metrics import CONTENT_TYPE
@@ -29,12 +29,13 @@ def readyz(session: SessionDep) -> dict[str, str]:
 
 @routes.get(
     "/metrics",
-    summary="Figures for Prometheus",
+    summary="Metrics for Prometheus",
     response_class=Response,
     responses={**COMMON_ERRORS, 200: {"description": "Prometheus text format", "content": {"text/plain": {}}}},
 )
-def metrics(request: Request, _: Admin) -> Response:
-    """Needs the scope `admin`: give Prometheus a key as its bearer token."""
+def metrics(request: Request, _: MetricsReader) -> Response:
+    """Of the whole server: for keys of the project `default` with the scope `metrics:read`, or `admin`. Prometheus sends it as its bearer
+    token."""
     return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE)
 
 

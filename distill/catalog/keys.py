@@ -21,7 +21,9 @@ from distill.ids import new_id, short_token
 from distill.spec import did_you_mean
 
 Status = Literal["active", "expired", "revoked"]
-SCOPES = ("jobs:read", "jobs:write", "aliases:write", "models:use", "admin")
+SCOPES = ("jobs:read", "jobs:write", "aliases:write", "models:use", "admin", "metrics:read")
+OPERATORS_SCOPES = frozenset({"metrics:read"})
+"""They reach beyond a project: only keys of the operators' project have them."""
 USUAL_SCOPES = ("jobs:read", "jobs:write", "models:use")
 _UNKNOWN = "The API key is unknown."
 _OVER = {"revoked": "This API key was revoked.", "expired": "This API key has expired."}
@@ -51,6 +53,11 @@ class Caller:
         return scope in self.scopes or "admin" in self.scopes
 
     @property
+    def reads_metrics(self) -> bool:
+        """May see the metrics of the whole server."""
+        return "metrics:read" in self.scopes or self.operates
+
+    @property
     def operates(self) -> bool:
         """An admin of the operators' project: may make projects, and their first keys."""
         return "admin" in self.scopes and self.project_name == OPERATORS
@@ -64,11 +71,15 @@ def create(
     *,
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its token, which cannot be shown again. Raises Invalid for an unknown scope, or an expiry that has passed."""
+    """A new key and its token, which cannot be shown again. Raises Invalid for a scope that is unknown or the operators', or an expiry that
+    has passed."""
     wanted = list(dict.fromkeys(scopes))
     for scope in wanted:
         if scope not in SCOPES:
             raise Invalid(f"scopes: unknown scope `{scope[:64]}`{did_you_mean(scope[:64], SCOPES)}", code="unknown_scope", param="scopes")
+    if (beyond := OPERATORS_SCOPES & set(wanted)) and project_id != s.scalar(select(Project.id).where(Project.name == OPERATORS)):
+        message = f"scopes: `{min(beyond)}` reaches beyond a project: only keys of the project `{OPERATORS}` may have it"
+        raise Invalid(message, code="operators_scope", param="scopes")
     if expires_at is not None and expires_at <= now(s):
         raise Invalid("expires_at: this time has passed already", param="expires_at")
     token_id, secret = short_token(12), secrets.token_urlsafe(32)

@@ -8,11 +8,14 @@ _WRITERS = frozenset({"jobs:write", "admin"})
 _USERS = frozenset({"models:use", "admin"})
 _MOVERS = frozenset({"aliases:write", "admin"})
 _ADMINS = frozenset({"admin"})
+#: Of a project like any other, nobody; `metrics:read` is given in the operators' project alone.
+_OPERATORS: frozenset[str] = frozenset()
 
 #: Without a project's data: the description of the interface, who one is, which LMs and projects there are.
 _OPEN = ("/docs", "/livez", "/openapi.json", "/readyz", "/sign-in", "/v1/me", "/v1/session", "/v1/spec/schema.json")
 _READ_BY_ALL = ("/v1/connections", "/v1/projects")
-_ADMINISTERED = ("/metrics", "/v1/api_keys", "/v1/audit_log", "/v1/webhook_endpoints", "/v1/connections", "/v1/projects")
+_OPERATED = ("/metrics",)
+_ADMINISTERED = ("/v1/api_keys", "/v1/audit_log", "/v1/webhook_endpoints", "/v1/connections", "/v1/projects")
 #: Whoever calls a model may look at it.
 _MODELS = ("/v1/aliases", "/v1/artifacts/{artifact_id}", "/v1/models")
 #: POST that changes nothing.
@@ -28,6 +31,8 @@ def who_may(verb: str, path: str) -> frozenset[str]:
     """The scopes of which each is enough."""
     if _is_below(path, _OPEN) or (verb == "GET" and _is_below(path, _READ_BY_ALL)):
         return ANYBODY
+    if _is_below(path, _OPERATED):
+        return _OPERATORS
     if _is_below(path, _ADMINISTERED):
         return _ADMINS
     if _is_below(path, _CALLS):

@@ -35,13 +35,14 @@ ROWS: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of one project's keys, by what they may do; `other` belongs to another project."""
+    """Tokens of one project's keys, by what they may do; `other` belongs to another project, `metrics` to those who run the server."""
 
     all: str
     read: str
     use: str
     admin: str
     other: str
+    metrics: str
 
 
 CONNECTIONS = """
@@ -93,6 +94,7 @@ def tokens(database: str, tmp_path: Path, lm_url: str) -> Tokens:
             use=token(project.id, "models:use"),
             admin=token(project.id, "admin"),
             other=token(other.id, *every),
+            metrics=token(projects.ensure(s, projects.OPERATORS).id, "metrics:read"),
         )
 
 

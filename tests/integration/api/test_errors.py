@@ -169,7 +169,7 @@ class TestUnexpected:
         with socket.create_connection((url.hostname, url.port), timeout=30) as connection:
             connection.sendall(head.encode() + b"Content-Type: application/jsonl\r\nContent-Length: 1000\r\n\r\n{}\n")
         counted = 'stillhouse_http_requests_total{method="POST",route="/v1/datasets",status="499"} 1.0'
-        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {tokens.admin}"}, timeout=30) as client:
+        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {tokens.metrics}"}, timeout=30) as client:
             wait_until(lambda: counted in client.get("/metrics").text, "the request is counted")
         assert not [record for record in caplog.records if record.levelname == "ERROR"]
 

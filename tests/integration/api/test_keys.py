@@ -6,7 +6,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.auth import OPEN_PATHS
-from tests.integration.api.conftest import Tokens, job_body
+from distill.catalog import keys, projects
+from distill.db import unit_of_work
+from tests.integration.api.conftest import Tokens, fault, job_body
 from tests.integration.api.every_route import NOBODYS, filled, operations
 
 
@@ -43,11 +45,21 @@ class TestScopes:
     def test_model_user_may_not_read_jobs(self, bare: TestClient, tokens: Tokens) -> None:
         assert bare.get("/v1/compile_jobs", headers={"Authorization": f"Bearer {tokens.use}"}).status_code == 403
 
-    def test_figures_need_admin(self, api: TestClient, tokens: Tokens) -> None:
-        assert api.get("/metrics").status_code == 403
-        reply = api.get("/metrics", headers={"Authorization": f"Bearer {tokens.admin}"})
+    def test_metrics_of_the_whole_server_are_for_those_who_run_it(self, api: TestClient, tokens: Tokens) -> None:
+        for token in (tokens.all, tokens.admin):  # of a project like any other
+            assert api.get("/metrics", headers={"Authorization": f"Bearer {token}"}).status_code == 403
+        reply = api.get("/metrics", headers={"Authorization": f"Bearer {tokens.metrics}"})
         assert reply.status_code == 200
-        assert 'stillhouse_http_requests_total{method="GET",route="/metrics",status="403"} 1.0' in reply.text
+        assert 'stillhouse_http_requests_total{method="GET",route="/metrics",status="403"} 2.0' in reply.text
+        assert api.get("/v1/compile_jobs", headers={"Authorization": f"Bearer {tokens.metrics}"}).status_code == 403
+        with unit_of_work() as s:
+            operator = keys.create(s, projects.ensure(s, projects.OPERATORS).id, "operator", ["admin"])[1]
+        assert api.get("/metrics", headers={"Authorization": f"Bearer {operator}"}).status_code == 200
+
+    def test_no_admin_gives_away_the_metrics_of_the_whole_server(self, api: TestClient, tokens: Tokens) -> None:
+        body = {"label": "prometheus", "scopes": ["metrics:read"]}
+        reply = api.post("/v1/api_keys", json=body, headers={"Authorization": f"Bearer {tokens.admin}"})
+        assert fault(reply)[:2] == ("operators_scope", "scopes")
 
     def test_me_says_who(self, api: TestClient) -> None:
         me = api.get("/v1/me").json()
