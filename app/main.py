@@ -44,7 +44,7 @@ def create_app(host: str | None = None) -> ASGIApp:
     `host`: what it is bound to, where that is not what the settings say.
     """
     settings = get_settings()
-    metrics = Metrics()
+    metrics = Metrics(settings, VERSION)
     key_use = KeyUse()
     checks = Checks(check_key, check_session, of_keys(settings).check, of_sign_ins(settings).check, key_use.note)
     app = build_routes(_lifespan(settings, key_use))

@@ -13,6 +13,7 @@ from app.rate import of_connection_tests
 from distill.catalog import connections, projects
 from distill.db import unit_of_work
 from distill.jobs import bundle_use
+from distill.jobs.call_counters import CallCounters
 from distill.jobs.notices import Notices
 from distill.relay import Relay, RelayLimits
 from distill.rollouts import ProgramHost, RunnerPool
@@ -33,6 +34,7 @@ class Services:
         self.notices = Notices()
         self.connection_tests = of_connection_tests(settings)
         self.relay = Relay(RelayLimits.of(settings.timers, settings.limits), settings.egress.hosts)
+        self._calls = CallCounters(self.relay.calls, "api")
         self._pool: RunnerPool | None = None
         self._host: ProgramHost | None = None
         self._lock = threading.Lock()
@@ -56,6 +58,7 @@ class Services:
     async def __aenter__(self) -> Services:
         await run_in_threadpool(self._sync)
         self.notices.start()
+        self._calls.start()
         return self
 
     def _sync(self) -> None:
@@ -69,6 +72,7 @@ class Services:
         if self._pool is not None:
             self._pool.close()
         self.relay.stop()
+        await run_in_threadpool(self._calls.stop)
 
 
 def _services(request: Request) -> Services:

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 from sqlalchemy import JSON, Connection, DateTime, Engine, MetaData, Select, create_engine, make_url, text
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
+from sqlalchemy.pool import QueuePool
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random, wait_random_exponential
 
 from distill.settings import get_settings
@@ -20,6 +21,7 @@ from distill.settings import get_settings
 __all__ = [
     "Base",
     "CommitUnknown",
+    "Door",
     "JsonDoc",
     "Listing",
     "Page",
@@ -34,6 +36,7 @@ __all__ = [
     "normalise_url",
     "now",
     "paginate",
+    "pool_use",
     "repeated",
     "unit_of_work",
 ]
@@ -216,6 +219,12 @@ def now(s: Session) -> datetime:
     """The database's clock: the only one that leases, ages and deadlines are measured by."""
     stamp: datetime = s.execute(text("SELECT clock_timestamp()")).scalar_one()
     return stamp
+
+
+def pool_use(door: Door) -> dict[str, int]:
+    """How many of the process's connections are in use, and how many are open and idle."""
+    pool = engine(door).pool
+    return {"used": pool.checkedout(), "idle": pool.checkedin()} if isinstance(pool, QueuePool) else {}
 
 
 def dispose() -> None:

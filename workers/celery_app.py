@@ -51,7 +51,7 @@ def _gather(**_: object) -> None:
 
 @worker_ready.connect
 def _ready(sender: Any = None, **_: object) -> None:
-    tasks.attend(tuple(sender.app.amqp.queues.consume_from))
+    tasks.attend(tuple(sender.app.amqp.queues.consume_from), sender.controller.concurrency)
     log.info("worker ready")
 
 

@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill import ending, logs
-from distill.catalog import blobs, browser_sessions, idempotency, webhooks
+from distill.catalog import blobs, browser_sessions, counters, idempotency, webhooks
 from distill.db import Session, listen_dsn, unit_of_work
 from distill.errors import StillhouseError, StorageUnavailable
 from distill.jobs import checkpoints, claims, outbox, patience, pausing
@@ -130,6 +130,7 @@ class Dispatcher:
             idempotency.prune(s)
             webhooks.prune(s)
             checkpoints.prune(s, self._timers.failed_checkpoints_seconds)
+            counters.fold(s)
         return reaped
 
     def _each(self, act: Callable[[Session], T | None]) -> Iterator[T]:

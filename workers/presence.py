@@ -19,8 +19,8 @@ LAST_WORD_SECONDS = 3
 class Presence:
     """From `begin` to `end`; a database that is away for a while is no reason to stop."""
 
-    def __init__(self, worker: WorkerInfo, queues: Collection[str], seconds: float) -> None:
-        self._worker, self._queues, self._seconds = worker, queues, seconds
+    def __init__(self, worker: WorkerInfo, queues: Collection[str], threads: int, seconds: float) -> None:
+        self._worker, self._queues, self._threads, self._seconds = worker, queues, threads, seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
@@ -43,7 +43,7 @@ class Presence:
         self._say(lambda s: workers.gone(s, self._worker.name))
 
     def _say_seen(self) -> None:
-        self._say(lambda s: workers.seen(s, self._worker.name, self._queues, self._worker.capabilities))
+        self._say(lambda s: workers.seen(s, self._worker.name, self._queues, self._worker.capabilities, self._threads))
 
     def _say(self, what: Callable[[Session], None]) -> None:
         try:

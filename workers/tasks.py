@@ -16,6 +16,7 @@ from distill.db import unit_of_work
 from distill.execute.ports import Ports, open_ports
 from distill.execute.run import SECONDS, Shift, StepRunner, run_queue
 from distill.ids import short_token
+from distill.jobs.call_counters import CallCounters
 from distill.jobs.claims import WorkerInfo
 from distill.jobs.fine_tuning import CAPABILITY as FINE_TUNES
 from distill.jobs.service import runs_programs
@@ -47,6 +48,7 @@ class Crew:
     """What the threads of one worker process share."""
 
     ports: Ports
+    calls: CallCounters
     shift: Shift
     worker: WorkerInfo
     steps: Mapping[Step, StepRunner]
@@ -74,9 +76,9 @@ def crew() -> Crew:
         return _crew[0]
 
 
-def attend(queues: Collection[str]) -> None:
+def attend(queues: Collection[str], threads: int) -> None:
     """Tell, from now on, that this worker listens to these queues."""
-    presence = Presence(crew().worker, queues, get_settings().timers.worker_seen_seconds)
+    presence = Presence(crew().worker, queues, threads, get_settings().timers.worker_seen_seconds)
     presence.begin()
     _presence.append(presence)
 
@@ -109,7 +111,9 @@ def close() -> None:
         presence.wait()
     with _lock:
         while _crew:
-            _crew.pop().ports.close()
+            team = _crew.pop()
+            team.ports.close()
+            team.calls.stop()
 
 
 def _gather(settings: Settings) -> Crew:
@@ -126,4 +130,6 @@ def _gather(settings: Settings) -> Crew:
         connections.sync(s, settings, disable_others=False)
         projects.sync(s, settings, reset_others=False)
     name = f"{socket.gethostname()}-{os.getpid()}-{short_token()}"
-    return Crew(ports, Shift(), WorkerInfo(name, capabilities(settings.pythons)), STEPS)
+    calls = CallCounters(ports.relay.calls, "worker")
+    calls.start()
+    return Crew(ports, calls, Shift(), WorkerInfo(name, capabilities(settings.pythons)), STEPS)

@@ -33,10 +33,10 @@ def readyz(session: SessionDep) -> dict[str, str]:
     response_class=Response,
     responses={**COMMON_ERRORS, 200: {"description": "Prometheus text format", "content": {"text/plain": {}}}},
 )
-def metrics(request: Request, _: MetricsReader) -> Response:
+def metrics(request: Request, _: MetricsReader, session: SessionDep) -> Response:
     """Of the whole server: for keys of the project `default` with the scope `metrics:read`, or `admin`. Prometheus sends it as its bearer
     token."""
-    return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE)
+    return Response(request.app.state.metrics.text(session), media_type=CONTENT_TYPE)
 
 
 @routes.get("/openapi.json", summary="This interface, machine readable", response_class=JSONResponse, responses=COMMON_ERRORS)

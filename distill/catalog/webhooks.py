@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 
 from distill import sealing
-from distill.catalog import audit, sealed
+from distill.catalog import audit, counters, sealed
 from distill.catalog.webhook_rows import WebhookDelivery, WebhookEndpoint
 from distill.db import Listing, Page, Session, now, paginate
 from distill.egress import check_url
@@ -199,7 +199,9 @@ def take(s: Session, many: int, busy: Collection[str], only: Collection[str] | N
 def record(s: Session, parcel: Parcel, status: int | None, error: str | None) -> None:
     """What came of a try: a status of HTTP, or why there is none. 410 Gone disables the endpoint."""
     values = {"id": parcel.id, "attempt": parcel.attempt, "status": status}
-    if status is not None and 200 <= status < 300:
+    delivered = status is not None and 200 <= status < 300
+    counters.add(s, [counters.Increment("webhook_attempts", ("delivered" if delivered else "failed",))])
+    if delivered:
         s.execute(_DELIVERED, values)
         return
     if status == 410:  # before the delivery: who removes an endpoint locks in this order too

@@ -124,7 +124,7 @@ UPDATE job_steps
        status = CASE WHEN done + :units = total THEN 'succeeded' ELSE status END,
        finished_at = CASE WHEN done + :units = total THEN clock_timestamp() END
  WHERE job_id = :job_id AND name = :step
-RETURNING done = total AS closed, total, counts
+RETURNING done = total AS closed, total, counts, EXTRACT(epoch FROM finished_at - COALESCE(started_at, opened_at)) AS seconds
 """)
 
 OTHER_QUEUES = text("""

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Row
 
-from distill.catalog import devices, waits
+from distill.catalog import counters, devices, waits
 from distill.catalog.devices import DeviceState
 from distill.db import Session
 from distill.errors import CancelRequested, JobFault, LostLease
@@ -259,7 +259,10 @@ def _offer_width(s: Session, job: Job, claim: Claim) -> None:
 def _count(s: Session, claim: Claim, counts: Mapping[str, int | float]) -> StepClosed | None:
     values = {"job_id": claim.job_id, "step": str(claim.step), "units": claim.units, "counts": json.dumps(dict(counts))}
     row = s.execute(sql.COUNT_UNITS, values).one()
-    return StepClosed(claim.job_id, claim.step, row.total, row.counts) if row.closed else None
+    if not row.closed:
+        return None
+    counters.add(s, counters.STEP_SECONDS.observe((str(claim.step),), float(row.seconds)))
+    return StepClosed(claim.job_id, claim.step, row.total, row.counts)
 
 
 def _close_step(s: Session, job: Job, closed: StepClosed, on_closed: OnClosed | None) -> None:
@@ -344,6 +347,7 @@ def reap(s: Session) -> int | None:
     if row is None:
         return None
     devices.release(s, row.id)
+    counters.add(s, [counters.Increment("leases_lost", (row.queue, row.step))])
     log.warning("lease_reaped", job_id=row.job_id, item_id=row.id, step=row.step, queue=row.queue)
     if row.status == "failed":
         message = f"{POISON_AFTER} workers in a row were lost while they ran this piece of {Step(row.step).public}"

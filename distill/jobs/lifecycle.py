@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 from sqlalchemy import func, text, update
 
-from distill.catalog import webhooks
+from distill.catalog import counters, webhooks
+from distill.catalog.counters import Increment
 from distill.db import Session
 from distill.errors import Conflict, JobFault
 from distill.jobs import events, shortfall
@@ -111,7 +112,18 @@ def _tell(s: Session, job: Job, to: JobStatus, message: str, error: JobFault | N
     if wanted in webhooks.EVENTS:
         webhooks.announce(s, job.project_id, wanted, _as_told(job))
     if to.is_terminal:
+        counters.add(s, _counted(job, to, error))
         events.append(s, job.id, "done", f"The job {'is' if to is JobStatus.CANCELLED else 'has'} {to}", {"status": str(to)})
+
+
+def _counted(job: Job, to: JobStatus, error: JobFault | None) -> list[Increment]:
+    """For metrics. A job that is retried ends, and is counted, again."""
+    found = [Increment("jobs_finished", (job.project_id, str(to)))]
+    if error is not None:
+        found.append(Increment("jobs_failed", (error.code,)))
+    if job.finished_at is not None:
+        found += counters.JOB_SECONDS.observe((str(job.kind), str(to)), (job.finished_at - job.created_at).total_seconds())
+    return found
 
 
 def _as_told(job: Job) -> dict[str, Any]:

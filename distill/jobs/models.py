@@ -100,6 +100,8 @@ class Job(Base):
     warnings: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
     error: Mapped[dict[str, Any] | None]
     user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
+    traceparent: Mapped[str | None] = mapped_column(Text)
+    """Of the request that made it, where OpenTelemetry's traces are on."""
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     queued_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
@@ -270,6 +272,8 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     queues: Mapped[list[str]] = mapped_column(ARRAY(Text))
     capabilities: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    threads: Mapped[int | None]
+    """None: of a release that does not say."""
     started_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     seen_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
 

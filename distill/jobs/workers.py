@@ -10,8 +10,9 @@ from distill.db import Session
 from distill.settings import get_settings
 
 _SEEN = text("""
-INSERT INTO workers (name, queues, capabilities) VALUES (:name, :queues, :capabilities)
-ON CONFLICT (name) DO UPDATE SET queues = EXCLUDED.queues, capabilities = EXCLUDED.capabilities, seen_at = clock_timestamp()
+INSERT INTO workers (name, queues, capabilities, threads) VALUES (:name, :queues, :capabilities, :threads)
+ON CONFLICT (name) DO UPDATE
+   SET queues = EXCLUDED.queues, capabilities = EXCLUDED.capabilities, threads = EXCLUDED.threads, seen_at = clock_timestamp()
 """)
 _GONE = text("DELETE FROM workers WHERE name = :name")
 _BY_QUEUE = text("""
@@ -26,9 +27,9 @@ def silence_seconds() -> float:
     return 3 * get_settings().timers.worker_seen_seconds
 
 
-def seen(s: Session, name: str, queues: Collection[str], capabilities: Collection[str]) -> None:
+def seen(s: Session, name: str, queues: Collection[str], capabilities: Collection[str], threads: int | None = None) -> None:
     """A worker is there, and listens to these queues."""
-    s.execute(_SEEN, {"name": name, "queues": sorted(queues), "capabilities": sorted(capabilities)})
+    s.execute(_SEEN, {"name": name, "queues": sorted(queues), "capabilities": sorted(capabilities), "threads": threads})
 
 
 def gone(s: Session, name: str) -> None:

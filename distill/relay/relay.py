@@ -19,6 +19,7 @@ from aiohttp import web
 from distill import scratch
 from distill.relay.allowance import WITHOUT_END, Allowance, Block, Refill, TooManyCalls
 from distill.relay.breaker import Gate, Wait, waits_of
+from distill.relay.calls import CallLog
 from distill.relay.grants import Grant
 from distill.relay.replies import Replies, ReplyKey, is_worth_keeping
 from distill.relay.targets import CALL_HEADER, CHAT, ERROR_HEADER, ROLLOUT_HEADER, Api, RelayLimits, RelayReply, Target, error_reply
@@ -40,6 +41,7 @@ class Relay:
     def __init__(self, limits: RelayLimits | None = None, allowed_hosts: Collection[str] = (), replies: Replies | None = None) -> None:
         self._limits = limits or RelayLimits()
         self._replies = replies
+        self.calls = CallLog()
         self._allowed_hosts = frozenset(allowed_hosts)
         self._lock = threading.Lock()
         self._grants: dict[str, Grant] = {}
@@ -127,7 +129,10 @@ class Relay:
     async def forward(self, target: Target, body: Mapping[str, Any], stream: bool = False, api: Api = CHAT) -> RelayReply:
         """One call from the caller's own event loop, with the same limits and retries. A stream's chunks are the LM host's bytes."""
         self._gate(target).resize(target.max_in_flight)
-        return await self._upstream().send(target, body, stream=stream, api=api)
+        reply = await self._upstream().send(target, body, stream=stream, api=api)
+        if reply.code is None and not stream:
+            self._note(target, read_usage(reply.answer.get("usage")))
+        return reply
 
     async def close_here(self) -> None:
         """Close the connections that `forward` opened in this event loop."""
@@ -145,7 +150,7 @@ class Relay:
         loop = asyncio.get_running_loop()
         upstream = self._upstreams.get(loop)
         if upstream is None:
-            upstream = self._upstreams[loop] = Upstream(self._limits, self._gate, self._allowed_hosts)
+            upstream = self._upstreams[loop] = Upstream(self._limits, self._gate, self._allowed_hosts, self.calls)
         return upstream
 
     def _gate(self, target: Target) -> Gate:
@@ -251,7 +256,12 @@ class Relay:
             return reply
         finally:
             usage = read_usage(reply.answer.get("usage")) if reply is not None else {}
+            if reply is not None and reply.code is None:
+                self._note(grant.targets[slot], usage)
             grant.settle(slot, rollout, reply, usage, time.monotonic() - started)
+
+    def _note(self, target: Target, usage: Mapping[str, Any]) -> None:
+        self.calls.answered(target.connection, usage, target.price(usage) if target.price is not None and usage else None)
 
 
 def _loop_factory() -> Any:

@@ -21,6 +21,7 @@ from distill.egress import PublicResolver, check_url, why_not_reached
 from distill.errors import Invalid, StillhouseError
 from distill.redaction import REDACTED
 from distill.relay.breaker import Gate, Trouble
+from distill.relay.calls import CallLog
 from distill.relay.limiter import Waiting
 from distill.relay.sessions import open_session
 from distill.relay.targets import CHAT, ERROR_HEADER, Api, RelayLimits, RelayReply, Target, error_reply, headers_with
@@ -47,13 +48,14 @@ class _TryAgain(Exception):
 
 
 class Upstream:
-    """Calls LM hosts from one event loop. `gate` gives what all loops share of a target's connection.
+    """Calls LM hosts from one event loop, and notes each request in `calls`. `gate` gives what all loops share of a target's connection.
 
     `allowed_hosts` are those of the operator's own network that a user's connection may lead to.
     """
 
-    def __init__(self, limits: RelayLimits, gate: Callable[[Target], Gate], allowed_hosts: Collection[str]) -> None:
+    def __init__(self, limits: RelayLimits, gate: Callable[[Target], Gate], allowed_hosts: Collection[str], calls: CallLog) -> None:
         self._limits = limits
+        self._calls = calls
         self._gate = gate
         self._allowed_hosts = allowed_hosts
         self._session = open_session(limits.connect_seconds)
@@ -128,7 +130,7 @@ class Upstream:
                 return _not_called(call.target, gate)
             call.begin_attempt()
             try:
-                reply = await self._ask(call, key, stack)
+                reply = await self._counted(call, key, stack)
             except _TryAgain as fault:
                 gate.failed(ticket, Trouble(fault.reply.code or "", call.digest, fault.pause, fault.certain))
                 raise
@@ -137,6 +139,18 @@ class Upstream:
             else:
                 gate.succeeded(ticket)
             return reply
+
+    async def _counted(self, call: _Call, key: str | None, stack: AsyncExitStack) -> RelayReply:
+        began, outcome = time.monotonic(), "cut_off"
+        try:
+            reply = await self._ask(call, key, stack)
+            outcome = reply.code or "ok"
+            return reply
+        except _TryAgain as fault:
+            outcome = fault.reply.code or "unavailable"
+            raise
+        finally:
+            self._calls.attempted(call.target.connection, outcome, time.monotonic() - began)
 
     async def _key(self, target: Target) -> str | RelayReply | None:
         """The key of this moment, or the reply to give where there is none to be had, or the address may not be asked."""

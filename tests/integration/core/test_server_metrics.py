@@ -1,0 +1,152 @@
+"""What /metrics tells of the whole server: each number after the event that it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import func, select
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from distill.catalog import counters, devices, keys, projects, waits, webhooks
+from distill.catalog.counters import Increment
+from distill.catalog.models import CounterRow
+from distill.catalog.webhooks import Parcel
+from distill.db import unit_of_work
+from distill.errors import JobFault
+from distill.jobs import claims, service, workers
+from distill.jobs.call_counters import CallCounters
+from distill.relay.calls import CallLog
+from distill.settings import get_settings
+from tests.integration.core.world import World, claim, connection, execute, publish, taken
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Scraper:
+    def __init__(self, client: TestClient) -> None:
+        self._client = client
+
+    def families(self) -> list[str]:
+        return [family.name for family in text_string_to_metric_families(self._text())]
+
+    def series(self) -> Series:
+        found: Series = {}
+        for family in text_string_to_metric_families(self._text()):
+            for sample in family.samples:
+                key = (sample.name.removeprefix("stillhouse_"), frozenset(sample.labels.items()))
+                assert key not in found, key
+                found[key] = sample.value
+        return found
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.series().get((name, frozenset(labels.items())))
+
+    def _text(self) -> str:
+        reply = self._client.get("/metrics")
+        assert reply.status_code == 200, reply.text
+        return reply.text
+
+
+@pytest.fixture
+def metrics(world: World, redis_url: str) -> Scraper:
+    with unit_of_work() as s:
+        token = keys.create(s, projects.ensure(s, projects.OPERATORS).id, "prometheus", ["metrics:read"])[1]
+    return Scraper(TestClient(create_app(), headers={"Authorization": f"Bearer {token}"}))
+
+
+def values(metrics: Scraper, name: str, label: str) -> Mapping[str, float]:
+    return {dict(labels)[label]: value for (each, labels), value in metrics.series().items() if each == name}
+
+
+def test_jobs_steps_and_queues(world: World, metrics: Scraper) -> None:
+    done, failing = world.submit(), world.submit()
+    execute("UPDATE work_items SET created_at = run_after - interval '10 minutes', run_after = run_after - interval '10 minutes'")
+    assert metrics.value("jobs", project="support", status="queued") == 2
+    assert metrics.value("queue_items", queue="rollouts") == 2
+    assert 600 <= (metrics.value("queue_oldest_seconds", queue="rollouts") or 0) < 700
+    assert metrics.value("queue_items", queue="train") == 0
+    assert metrics.value("outbox_hints") == 2
+    first = taken()
+    assert first.job_id == done
+    assert metrics.value("queue_leased_items", queue="rollouts") == 1
+    publish(first, on_closed=lambda s, job, _: service.succeed(s, job))
+    with unit_of_work() as s:
+        claims.fail(s, taken(), JobFault("rows_unusable", "no row is", "user"))
+    assert metrics.value("jobs_finished_total", project="support", status="succeeded") == 1
+    assert metrics.value("jobs_finished_total", project="support", status="failed") == 1
+    assert metrics.value("jobs_failed_total", code="rows_unusable") == 1
+    assert metrics.value("step_seconds_count", step="validate") == 1
+    assert metrics.value("job_seconds_count", kind="compile", status="failed") == 1
+    assert metrics.value("jobs", project="support", status="queued") is None
+    assert failing != done
+
+
+def test_workers_and_lost_leases(world: World, metrics: Scraper, monkeypatch: pytest.MonkeyPatch) -> None:
+    with unit_of_work() as s:
+        workers.seen(s, "tester", ["light", "rollouts"], [], 4)
+        workers.seen(s, "silent", ["train"], [], 1)
+    execute("UPDATE workers SET seen_at = clock_timestamp() - interval '5 minutes' WHERE name = 'silent'")
+    world.submit()
+    taken()
+    assert values(metrics, "workers", "queue") == {"light": 1, "rollouts": 1, "train": 0}
+    assert values(metrics, "worker_threads", "queue") == {"light": 4, "rollouts": 4, "train": 0}
+    assert values(metrics, "worker_threads_busy", "queue") == {"light": 1, "rollouts": 1, "train": 0}
+    assert metrics.value("workers_gone") == 1
+    execute("UPDATE work_items SET lease_expires_at = clock_timestamp() - interval '1 day' WHERE status = 'leased'")
+    monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "0.001")  # the server has been up for longer
+    get_settings.cache_clear()
+    with unit_of_work() as s:
+        assert claims.reap(s) is not None
+        s.rollback()
+    assert metrics.value("leases_lost_total", queue="rollouts", step="validate") is None
+    with unit_of_work() as s:
+        claims.reap(s)
+    assert metrics.value("leases_lost_total", queue="rollouts", step="validate") == 1
+
+
+def test_connections_devices_and_webhooks(world: World, metrics: Scraper) -> None:
+    teacher, calls = connection("teachers").id, CallLog()
+    calls.attempted(teacher, "ok", 0.3)
+    calls.attempted(teacher, "rate_limited", 0.1)
+    calls.answered(teacher, {"prompt_tokens": 100, "completion_tokens": 20}, 0.25)
+    CallCounters(calls, "worker").write()
+    with unit_of_work() as s:
+        waits.limit(s, teacher, "rate_limited", None)
+        devices.ensure(s, "gpu-0")
+        webhooks.record(s, Parcel("evt-none", "whk-none", "", "", b"", 1), 500, "it answered 500")
+    which = {"connection": "teachers", "project": ""}
+    assert metrics.value("lm_requests_total", **which, outcome="rate_limited") == 1
+    assert metrics.value("lm_requests_total", **which, outcome="ok") == 1
+    assert metrics.value("lm_request_seconds_bucket", **which, le="0.25") == 1
+    assert metrics.value("lm_request_seconds_bucket", **which, le="0.5") == 2
+    assert metrics.value("lm_request_seconds_sum", **which) == pytest.approx(0.4)
+    assert metrics.value("lm_tokens_total", **which, kind="prompt") == 100
+    assert metrics.value("lm_cost_usd_total", **which) == 0.25
+    assert metrics.value("connection_waiting", **which) == 1
+    assert metrics.value("device_held", device="gpu-0", holder="lm_host") == 1
+    assert metrics.value("device_held", device="gpu-0", holder="trainer") == 0
+    assert metrics.value("webhook_attempts_total", outcome="failed") == 1
+    assert (metrics.value("blob_bytes") or 0) > 0
+    assert (metrics.value("disk_free_bytes", folder="blobs") or 0) > 0
+    assert (metrics.value("database_connections", state="used") or 0) >= 1
+    assert metrics.value("build_info", version="0.1.0") == 1
+    assert 0 < (metrics.value("process_start_time_seconds") or 0) < datetime.now(UTC).timestamp()
+
+
+def test_rows_of_counters_are_added_up_and_stay_as_exact(world: World) -> None:
+    with unit_of_work() as s:
+        counters.add(s, [Increment("leases_lost", ("train", "train"))] * (counters.MOST_ROWS + 1))
+        counters.add(s, [Increment("jobs_failed", ("internal",))])
+    with unit_of_work() as s:
+        counters.fold(s)
+    with unit_of_work() as s:
+        found = counters.totals(s)
+        rows = s.scalar(select(func.count()).select_from(CounterRow))
+    assert found["leases_lost"] == {("train", "train"): counters.MOST_ROWS + 1}
+    assert found["jobs_failed"] == {("internal",): 1}
+    assert rows == 2
+    assert claim("train") is None
