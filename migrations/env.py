@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 
 import distill.catalog.browser_sessions
 import distill.catalog.bundle_rows
+import distill.catalog.counters
 import distill.catalog.facts
 import distill.catalog.models
 import distill.catalog.webhook_rows

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sqlalchemy import insert, text
+from sqlalchemy import ARRAY, BigInteger, Double, Identity, Text, insert, text
+from sqlalchemy.orm import Mapped, mapped_column
 
-from distill.catalog.models import CounterRow
-from distill.db import Session
+from distill.db import Base, Session
 
 MOST_ROWS = 2000
 """More than this are added up."""
@@ -30,6 +30,17 @@ _HAS_MANY = text("SELECT count(*) > :most FROM (SELECT FROM counters LIMIT :most
 _TOTALS = text("SELECT name, labels, sum(amount) AS amount FROM counters GROUP BY name, labels ORDER BY name, labels")
 
 Labels = tuple[str, ...]
+
+
+class CounterRow(Base):
+    """Part of a sum."""
+
+    __tablename__ = "counters"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    labels: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    amount: Mapped[float] = mapped_column(Double)
 
 
 @dataclass(frozen=True, slots=True)

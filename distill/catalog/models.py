@@ -5,20 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    CheckConstraint,
-    ColumnElement,
-    Double,
-    ForeignKey,
-    Identity,
-    Index,
-    Text,
-    UniqueConstraint,
-    func,
-    text,
-)
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ColumnElement, ForeignKey, Identity, Index, Text, UniqueConstraint, func, text
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -376,17 +363,6 @@ class Blob(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     unused_since: Mapped[datetime | None]
     """When the collector first found that no row points at it."""
-
-
-class CounterRow(Base):
-    """Part of a metric's sum; see `counters`."""
-
-    __tablename__ = "counters"
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    labels: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    amount: Mapped[float] = mapped_column(Double)
 
 
 class ServerMeta(Base):

@@ -12,8 +12,7 @@ from starlette.testclient import TestClient
 
 from app.main import create_app
 from distill.catalog import counters, devices, keys, projects, waits, webhooks
-from distill.catalog.counters import Increment
-from distill.catalog.models import CounterRow
+from distill.catalog.counters import CounterRow, Increment
 from distill.catalog.webhooks import Parcel
 from distill.db import unit_of_work
 from distill.errors import JobFault
