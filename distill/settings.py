@@ -160,10 +160,11 @@ class LmHostSettings(_Section):
 class DeviceSettings(_Section):
     """One `[devices.NAME]` table, for a device on which an LM host and a trainer both run.
 
-    `pause`: the host sleeps while a model is trained. `share`: both run at once, so the device has to hold both.
+    `auto`: both run at once where the device's memory holds both, else the host sleeps while a model is trained. `share`: both run at once.
+    `pause`: the host sleeps.
     """
 
-    on_train: Literal["share", "pause"] = "pause"
+    on_train: Literal["auto", "share", "pause"] = "auto"
 
 
 class EgressSettings(_Section):

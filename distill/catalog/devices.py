@@ -1,8 +1,9 @@
 """Devices that a trainer and an LM host share: a fenced lease for the train item, acknowledged by the host's agent.
 
-The hand-over: the train item asks (`acquire`), the agent sees `wanted`, drains its host, frees memory and acknowledges; the item waits
-for `granted`. When the lease ends, by publish, release or reaper, the agent takes the room back. Until then the host's connections
-are waiting, and nothing that needs them is claimable.
+With `share` the item that leases a device (`acquire`) may use it at once, beside the host. With `pause` there is a hand-over: the agent
+sees `wanted`, drains its host, frees memory and acknowledges; the item waits for `granted`. When the lease ends, by publish, release or
+reaper, the agent takes the room back. Until then the host's connections are waiting, and nothing that needs them is claimable. With
+`auto` a lease begins beside the host, and its holder asks for a hand-over (`take_alone`) where the memory is too small for both.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from sqlalchemy import Row, text
 
 from distill.db import Session
 
-_ENSURE = text("INSERT INTO devices (id, on_train) VALUES (:id, :on_train) ON CONFLICT (id) DO NOTHING")
+_ENSURE = text("INSERT INTO devices (id, auto) VALUES (:id, true) ON CONFLICT (id) DO NOTHING")
+# Under `auto`, on_train is 'pause': processes of an earlier version, which know no `auto`, hand the device over.
 _CONFIGURE = text("""
-INSERT INTO devices (id, on_train) VALUES (:id, :on_train)
-ON CONFLICT (id) DO UPDATE SET on_train = EXCLUDED.on_train WHERE devices.on_train <> EXCLUDED.on_train
+INSERT INTO devices (id, on_train, auto) VALUES (:id, :on_train, :auto)
+ON CONFLICT (id) DO UPDATE SET on_train = EXCLUDED.on_train, auto = EXCLUDED.auto
+ WHERE (devices.on_train, devices.auto) <> (EXCLUDED.on_train, EXCLUDED.auto)
 """)
 _ACQUIRE = text("""
 UPDATE devices d SET item_id = :item_id, fence = d.fence + CASE WHEN o.goes_on THEN 0 ELSE 1 END,
        lease_expires_at = clock_timestamp() + make_interval(secs => :seconds),
-       acknowledged_at = CASE WHEN o.goes_on THEN d.acknowledged_at END
+       acknowledged_at = CASE WHEN o.goes_on THEN d.acknowledged_at END,
+       beside_fence = CASE WHEN o.goes_on THEN d.beside_fence WHEN d.auto THEN d.fence + 1 END
   FROM (SELECT id, COALESCE(item_id = :item_id AND lease_expires_at > clock_timestamp(), false) AS goes_on
           FROM devices WHERE id = :id FOR UPDATE) o
  WHERE d.id = o.id AND (d.item_id IS NULL OR d.item_id = :item_id OR d.lease_expires_at < clock_timestamp())
@@ -31,10 +35,11 @@ RETURNING d.id
 _RENEW = text("UPDATE devices SET lease_expires_at = clock_timestamp() + make_interval(secs => :seconds) WHERE item_id = :item_id")
 _FREE = text("UPDATE devices SET item_id = NULL, lease_expires_at = NULL, acknowledged_at = NULL WHERE item_id = :item_id RETURNING id")
 _STATE = text("""
-SELECT id, fence, on_train, item_id, acknowledged_at IS NOT NULL AS acknowledged,
-       item_id IS NOT NULL AND lease_expires_at > clock_timestamp() AS leased
+SELECT id, fence, CASE WHEN auto THEN 'auto' ELSE on_train END AS on_train, item_id, acknowledged_at IS NOT NULL AS acknowledged,
+       COALESCE(beside_fence = fence, false) AS beside, item_id IS NOT NULL AND lease_expires_at > clock_timestamp() AS leased
   FROM devices WHERE id = :id
 """)
+_TAKE_ALONE = text("UPDATE devices SET beside_fence = NULL WHERE id = :id AND fence = :fence")
 _ACKNOWLEDGE = text("""
 UPDATE devices SET acknowledged_at = clock_timestamp(), agent_seen_at = clock_timestamp()
  WHERE id = :id AND fence = :fence AND item_id IS NOT NULL RETURNING id
@@ -54,7 +59,7 @@ UPDATE work_items SET run_after = clock_timestamp()
 """)
 _LENT = text("""
 SELECT c.id, COALESCE(c.own_name, c.name) AS name, to_char(c.waiting_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS since,
-       j.project_id, j.id AS job_id, w.fine_tune_job_id
+       j.project_id, w.fine_tune_job_id
   FROM connections c
   LEFT JOIN devices d ON d.id = c.device
   LEFT JOIN work_items w ON w.id = d.item_id
@@ -67,7 +72,10 @@ _HAS_AGENT = text("SELECT agent_seen_at > clock_timestamp() - make_interval(secs
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """Who has the device. `wanted`: a train item leases it and the host has not acknowledged yet."""
+    """Who has the device. `wanted`: a train item leases it and the host is to let it go, which it has not acknowledged yet.
+
+    `beside`: under `auto`, the holder has not asked for the host's room.
+    """
 
     id: str
     fence: int
@@ -75,24 +83,29 @@ class DeviceState:
     item_id: int | None
     leased: bool
     acknowledged: bool
+    beside: bool
 
     @property
     def wanted(self) -> bool:
-        return self.leased and not self.acknowledged and self.on_train == "pause"
+        return self.leased and not self.acknowledged and not self._is_shared
 
     @property
     def granted(self) -> bool:
         """The lease's holder may use the device now."""
-        return self.leased and (self.acknowledged or self.on_train == "share")
+        return self.leased and (self.acknowledged or self._is_shared)
+
+    @property
+    def _is_shared(self) -> bool:
+        return self.on_train == "share" or self.beside
 
 
-def ensure(s: Session, device_id: str, on_train: str = "pause") -> None:
-    s.execute(_ENSURE, {"id": device_id, "on_train": on_train})
+def ensure(s: Session, device_id: str) -> None:
+    s.execute(_ENSURE, {"id": device_id})
 
 
 def configure(s: Session, device_id: str, on_train: str) -> None:
-    """Set what happens to the LM host on a device while a model is trained there: `pause` or `share`."""
-    s.execute(_CONFIGURE, {"id": device_id, "on_train": on_train})
+    """Set what happens to the LM host on a device while a model is trained there: `auto`, `pause` or `share`."""
+    s.execute(_CONFIGURE, {"id": device_id, "on_train": "pause" if on_train == "auto" else on_train, "auto": on_train == "auto"})
 
 
 def acquire(s: Session, device_id: str, item_id: int, seconds: float) -> DeviceState | None:
@@ -103,6 +116,11 @@ def acquire(s: Session, device_id: str, item_id: int, seconds: float) -> DeviceS
     ensure(s, device_id)
     row = s.execute(_ACQUIRE, {"id": device_id, "item_id": item_id, "seconds": seconds}).first()
     return None if row is None else state(s, device_id)
+
+
+def take_alone(s: Session, device_id: str, fence: int) -> None:
+    """A lease that runs beside the host asks for the host's room after all: not enough memory is free."""
+    s.execute(_TAKE_ALONE, {"id": device_id, "fence": fence})
 
 
 def renew(s: Session, item_id: int, seconds: float) -> None:
@@ -117,7 +135,7 @@ def release(s: Session, item_id: int) -> None:
 
 def state(s: Session, device_id: str) -> DeviceState:
     row = s.execute(_STATE, {"id": device_id}).first()
-    return _state(row) if row else DeviceState(device_id, 0, "share", None, False, False)
+    return _state(row) if row else DeviceState(device_id, 0, "share", None, False, False, False)
 
 
 def acknowledge(s: Session, device_id: str, fence: int) -> bool:
@@ -147,9 +165,9 @@ def lent(s: Session, project_id: str) -> dict[str, str]:
 
 
 def _why_lent(row: Row[Any], project_id: str) -> str:
-    if row.job_id is None:
+    if row.project_id is None:
         return f"the LM host of {row.name} loads its models again after a training"
-    who = f"fine-tune job {row.fine_tune_job_id} of job {row.job_id}" if row.project_id == project_id else "a job of another project"
+    who = f"fine-tune job {row.fine_tune_job_id}" if row.project_id == project_id else "a job of another project"
     since = f"has lent its device to a training since {row.since} UTC"
     return f"the LM host of {row.name} {since}, {who}; calls and jobs that need it wait until that is over"
 
@@ -164,4 +182,4 @@ def has_agent(s: Session, device_id: str, seconds: float = 30) -> bool:
 
 
 def _state(row: Row[Any]) -> DeviceState:
-    return DeviceState(row.id, row.fence, row.on_train, row.item_id, row.leased, row.acknowledged)
+    return DeviceState(row.id, row.fence, row.on_train, row.item_id, row.leased, row.acknowledged, row.beside)

@@ -276,6 +276,10 @@ class Device(Base):
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     on_train: Mapped[str] = mapped_column(Text, server_default="pause")
+    auto: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether each lease decides by the memory that is free; `on_train` is 'pause' then."""
+    beside_fence: Mapped[int | None] = mapped_column(BigInteger)
+    """The fence of the lease that runs beside the host under `auto`."""
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
     item_id: Mapped[int | None] = mapped_column(ForeignKey("work_items.id", ondelete="SET NULL"))
     lease_expires_at: Mapped[datetime | None]

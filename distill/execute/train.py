@@ -1,13 +1,15 @@
 """Train one key: wait for the device, supervise the trainer, keep its LoRA adapter, and ask for it to be loaded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import update
 
 from distill.catalog import blobs, connections, devices, fine_tuned
+from distill.catalog.devices import DeviceState
 from distill.db import Session, unit_of_work
 from distill.execute import orders, system_prompts, train_folder
 from distill.execute.attempt import LOOK_SECONDS, Attempt
@@ -21,10 +23,16 @@ from distill.jobs.models import FineTuneJob
 from distill.jobs.training import key_name
 from distill.storage import BlobStore, put_folder
 
+log = structlog.get_logger(__name__)
+
 AGENT_SECONDS = 60.0
 """An agent that has not been heard of for so long before the device was asked for is not there."""
 HAND_OVER_SECONDS = DRAIN_SECONDS + AGENT_SECONDS
 """As long as a host may drain, and a little."""
+
+
+BYTES_A_TOKEN = 3
+"""Of a row's JSON; of plain English it is four and more."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ def run(work: Work, ports: Ports) -> None:
     if _reuse(work, order, key, base):
         return
     if device is not None:
-        _wait_for_device(work, device)
+        _wait_for_device(work, ports, key, device)
         crash_point("train.leased_device")
         if _reuse(work, order, key, base):  # whoever had the device may have trained the same
             return
@@ -101,8 +109,8 @@ def _take_over(s: Session, order: Order, key: FineTuneJob, model_id: str, traini
 # ------------------------------------------------------------------ device
 
 
-def _wait_for_device(work: Work, device: str) -> None:
-    """Lease the device and wait until the LM host that shares it has handed it over. The lease ends with the item's.
+def _wait_for_device(work: Work, ports: Ports, key: FineTuneJob, device: str) -> None:
+    """Lease the device, and wait until the LM host that shares it has handed it over, unless both fit. The lease ends with the item's.
 
     Raises Stopped, LostLease; Troubled when nobody is there to hand over, or the hand-over takes longer than any host drains. While another
     training has the device, there is no bound.
@@ -113,12 +121,33 @@ def _wait_for_device(work: Work, device: str) -> None:
         with unit_of_work() as s:
             state = claims.lease_device(s, work.claim, device)
             alone = not devices.has_agent(s, device, AGENT_SECONDS + waited)
-        if state is not None and state.granted:
+        if state is not None and state.granted and (not state.beside or _fits_beside(ports, key, state)):
             return
         if state is not None and waited >= (AGENT_SECONDS if alone else HAND_OVER_SECONDS):
             raise Troubled(*_not_handed_over(device, alone=alone))
         work.wait(LOOK_SECONDS)
         waited = 0.0 if state is None else waited + LOOK_SECONDS
+
+
+def _fits_beside(ports: Ports, key: FineTuneJob, state: DeviceState) -> bool:
+    """Whether host and trainer both fit on the device, by what is free now; where they do not, or nobody can tell, the host is to go."""
+    room = ports.trainers[key.trainer].room(key.base_model, _longest_row(ports.store, key))
+    log.info(
+        "device_room", device=state.id, base_model=key.base_model, room=room and asdict(room), beside=room is not None and room.is_enough
+    )
+    if room is not None and room.is_enough:
+        return True
+    with unit_of_work() as s:
+        devices.take_alone(s, state.id, state.fence)
+    return False
+
+
+def _longest_row(store: BlobStore, key: FineTuneJob) -> int:
+    """Tokens of the longest row, guessed from its bytes: the names of its fields are among them, so it is rather too much."""
+    if key.training_file is None:
+        return 0
+    with store.open(key.training_file) as file:
+        return max((len(line) for line in file), default=0) // BYTES_A_TOKEN
 
 
 def _not_handed_over(device: str, *, alone: bool) -> tuple[str, str]:

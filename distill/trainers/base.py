@@ -95,6 +95,18 @@ class TokenCounts:
     rows: tuple[RowTokens, ...] = ()
 
 
+@dataclass(frozen=True)
+class Room:
+    """Bytes of memory on the trainer's device: what a training beside a running LM host would need, and what is free."""
+
+    needed: int
+    free: int
+
+    @property
+    def is_enough(self) -> bool:
+        return self.free >= self.needed
+
+
 class CannotCount(Exception):
     """The trainer could not train on this base model either; trying again changes nothing."""
 
@@ -126,6 +138,10 @@ class Trainer(Protocol):
 
     def base_digest(self, base_model: str) -> str | None:
         """`sha256:…` of the weights that a training on `base_model` would start from now; None where that cannot be told."""
+        ...
+
+    def room(self, base_model: str, longest_tokens: int) -> Room | None:
+        """The memory for a training whose longest row has `longest_tokens`, measured now; None where it cannot be told. Blocks."""
         ...
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:

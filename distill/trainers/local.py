@@ -21,7 +21,7 @@ from typing import Any
 
 from distill import processes
 from distill.processes import End, Tree
-from distill.trainers.base import MaxLength, OutcomeKind, TokenCounts, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
+from distill.trainers.base import MaxLength, OutcomeKind, Room, TokenCounts, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
 from distill.trainers.counter import LocalCounter
 from distill.trainers.environment import child_environment
 
@@ -46,14 +46,27 @@ class LocalTrainer:
 
     def base_digest(self, base_model: str) -> str | None:
         """Asked in a process of its own: the trainer's interpreter and environment know where the weights are. Blocks."""
-        command = [self._python, "-m", "engines.base_models", base_model]
+        digest = self._asked("engines.base_models", base_model)
+        return digest if digest is not None and digest.startswith("sha256:") else None
+
+    def room(self, base_model: str, longest_tokens: int) -> Room | None:
+        """Measured in a process of its own, which may see a GPU. Blocks."""
+        answer = self._asked("engines.trainer.room", base_model, str(longest_tokens))
+        return None if answer is None else Room(**json.loads(answer))
+
+    def _asked(self, module: str, *arguments: str) -> str | None:
+        """What a module of the engines prints about a base model; None if it fails."""
         try:
-            done = subprocess.run(command, capture_output=True, timeout=DIGEST_SECONDS, env=child_environment(os.environ) | self._extra)
+            done = subprocess.run(
+                [self._python, "-m", module, *arguments],
+                capture_output=True,
+                timeout=DIGEST_SECONDS,
+                env=child_environment(os.environ) | self._extra,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
-            logger.warning("the digest of base model %s is not known: %s", base_model, error)
+            logger.warning("%s does not answer about %s: %s", module, arguments[0], error)
             return None
-        told = done.stdout.decode(errors="replace").strip()
-        return told if done.returncode == 0 and told.startswith("sha256:") else None
+        return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> LocalTraining:
         """Start the trainer on ``request.folder``. Raises OSError if the interpreter cannot be started."""

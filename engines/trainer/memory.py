@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
-MIN_TOKENS = 512
+from engines.trainer.room import MIN_TOKENS, free_ram_bytes, token_bytes
+
 MAX_TOKENS = 16384
 SHARE = 0.5
-FLOAT_BYTES = 4
 CPU_REFUSAL = "DefaultCPUAllocator: "
 """How torch's allocator for the CPU begins what it says when it gets no memory, in a plain RuntimeError."""
 
 
 def tokens_that_fit(config: Any, device: torch.device) -> int:
-    """Packed tokens one pass may hold: half the free memory, over a rough upper bound of what a token keeps for backward."""
-    hidden = config.hidden_size
-    intermediate = getattr(config, "intermediate_size", 4 * hidden)
-    activations = config.num_hidden_layers * (14 * hidden + 6 * intermediate)
-    logits = 3 * config.vocab_size  # at worst every token is a target: logits, probabilities, gradient
-    fitting = SHARE * _free_bytes(device) / (FLOAT_BYTES * (activations + logits))
+    """Packed tokens one pass may hold in half the free memory."""
+    fitting = SHARE * _free_bytes(device) / token_bytes(config)
     return int(min(max(fitting, MIN_TOKENS), MAX_TOKENS))
 
 
@@ -50,22 +44,4 @@ def shortage(error: Exception) -> str | None:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return min(_available_bytes(), _container_bytes())
-
-
-def _available_bytes() -> int:
-    """What the kernel says can be had without swapping; the whole memory where it does not say."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _container_bytes() -> int:
-    """What the container's own limit leaves, which /proc/meminfo does not know of."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        return int((root / "memory.max").read_text()) - int((root / "memory.current").read_text())
-    except (OSError, ValueError):
-        return sys.maxsize
+    return free_ram_bytes()

@@ -42,7 +42,8 @@ class DeviceWorld(World):
         environment = super()._environment()
         connections = json.loads(environment["STILLHOUSE_CONNECTIONS"])
         connections["house"] |= {"base_url": f"{self.host_url}/v1", "device": DEVICE}
-        return {**environment, "STILLHOUSE_CONNECTIONS": json.dumps(connections)}
+        on_devices = json.dumps({DEVICE: {"on_train": "pause"}})
+        return {**environment, "STILLHOUSE_CONNECTIONS": json.dumps(connections), "STILLHOUSE_DEVICES": on_devices}
 
     def _parts(self, layout: Layout) -> Sequence[Part]:
         host = ("-m", "tests.chaos.lm_host", "--port", str(self.host_port), "--slow", str(self.slow))

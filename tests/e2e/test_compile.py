@@ -12,6 +12,7 @@ from stack.supervisor import Stack
 from stillhouse import Stillhouse
 from tests.e2e.lessons import ANSWER, CATEGORY, LMS, PROGRAM, rows
 from tests.support.scripted_lm import ScriptedLM
+from tests.support.server_process import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -75,6 +76,30 @@ class TestCompile:
     def test_the_artifact_can_be_called_over_http(self, job: Any, client: Stillhouse) -> None:
         reply = client.artifacts.call(job.artifact.id, {"message": "Message 102"})
         assert json.loads(reply.model_dump_json())["outputs"]["answer"] == ANSWER
+
+
+def test_models_answer_while_another_is_trained(server: Stack, tiny_model: Path) -> None:
+    """On a machine whose memory holds LM host and trainer both."""
+    base = f"local/{tiny_model.name}"
+    with _api(server) as api:
+        line = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Billing."}]}
+        file = api.post("/files", data={"purpose": "fine-tune"}, files={"file": ("train.jsonl", json.dumps(line) + "\n")}).json()["id"]
+        body = {"model": base, "training_file": file, "hyperparameters": {"n_epochs": 100_000}}
+        training = f"/fine_tuning/jobs/{api.post('/fine_tuning/jobs', json=body).json()['id']}"
+
+        def has_begun() -> bool:
+            events = api.get(f"{training}/events").json()["data"]
+            return any(event["message"].startswith("Training step 1") for event in events)
+
+        wait_until(has_begun, "the training does not begin")
+        reply = _chat(server, base, [{"role": "user", "content": "Who?"}])
+        status = api.get(f"/models/house/{base}").json()["status"]
+        ended = api.post(f"{training}/cancel").json()["finished_at"]
+    assert (reply.status_code, status, ended) == (200, "loaded", None), reply.text
+
+
+def _api(server: Stack) -> httpx.Client:
+    return httpx.Client(base_url=f"{server.base_url}/v1", headers={"Authorization": f"Bearer {server.api_key}"}, timeout=60)
 
 
 def _chat(server: Stack, model: str, messages: list[dict[str, Any]]) -> httpx.Response:

@@ -247,8 +247,11 @@ class AnyOrder(RuleBasedStateMachine):
                 waits.end(s, held.tries, held.item_id)
 
     def _lease_device(self, held: Claim) -> None:
+        """And needs all of it."""
         with suppress(LostLease), unit_of_work() as s:
-            claims.lease_device(s, held, DEVICE)
+            state = claims.lease_device(s, held, DEVICE)
+            if state is not None:
+                devices.take_alone(s, DEVICE, state.fence)
 
     def _agent(self) -> None:
         """What the agent of the house does, but for what it asks of its host."""

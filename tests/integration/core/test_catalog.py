@@ -213,6 +213,31 @@ class TestModels:
 
 
 class TestDevices:
+    @pytest.fixture(autouse=True)
+    def _pause(self, world: World) -> None:
+        with unit_of_work() as s:
+            devices.configure(s, "cpu-0", "pause")
+
+    def test_where_the_memory_decides_a_lease_runs_beside_the_host_until_it_asks_for_the_hosts_room(self, world: World) -> None:
+        """And the next one begins beside it again."""
+        world.submit()
+        held = taken()
+        with unit_of_work() as s:
+            devices.configure(s, "cpu-0", "auto")
+            state = devices.acquire(s, "cpu-0", held.item_id, 60)
+            assert state is not None
+            assert (state.wanted, state.granted, state.beside) == (False, True, True)
+            devices.take_alone(s, "cpu-0", state.fence)
+            again = devices.acquire(s, "cpu-0", held.item_id, 60)
+            assert again is not None
+            assert (again.wanted, again.granted, again.beside) == (True, False, False)
+            assert devices.acknowledge(s, "cpu-0", again.fence)
+            assert devices.state(s, "cpu-0").granted
+            devices.release(s, held.item_id)
+            following = devices.acquire(s, "cpu-0", held.item_id, 60)
+        assert following is not None
+        assert (following.granted, following.beside, following.fence) == (True, True, state.fence + 1)
+
     def test_hand_over_from_wish_to_return(self, world: World) -> None:
         world.submit()
         held = taken()

@@ -89,13 +89,14 @@ class TestDevices:
             named = {device.replace("_", "-"): DeviceSettings.model_validate({"on_train": word}) for device, word in tables.items()}
             connections.sync(s, settings(devices=named), disable_others=disable_others)
 
-    def test_the_host_is_paused_unless_the_settings_say_share(self, world: World) -> None:
+    def test_the_memory_decides_unless_the_settings_do(self, world: World) -> None:
         self.sync()
-        assert self.on_train() == "pause"
-        self.sync(cpu_0="share")
-        assert self.on_train() == "share"
+        assert self.on_train() == "auto"
+        for word in ("share", "pause"):
+            self.sync(cpu_0=word)
+            assert self.on_train() == word
         self.sync()
-        assert self.on_train() == "pause"
+        assert self.on_train() == "auto"
 
     def test_a_worker_without_the_file_leaves_it(self, world: World) -> None:
         self.sync(cpu_0="share")

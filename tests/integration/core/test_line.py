@@ -104,7 +104,7 @@ class TestReasons:
         job_id = world.at_bootstrap()
         execute("UPDATE work_items SET connections = ARRAY(SELECT id FROM connections WHERE name = 'house')")
         with unit_of_work() as s:
-            devices.ensure(s, "cpu-0")
+            devices.configure(s, "cpu-0", "pause")
             item = repository.items(s, job_id, "bootstrap")[0].id
             state = devices.acquire(s, "cpu-0", item, 60)
             assert state is not None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from unittest.mock import patch
 
 import pytest
@@ -33,12 +33,13 @@ from distill.jobs.status import JobStatus
 from distill.relay import Relay, RelayLimits, Replies, replies
 from distill.rollouts import RunnerPool
 from distill.sandbox import Choice
-from distill.settings import ConnectionSettings, Settings, get_settings
+from distill.settings import ConnectionSettings, DeviceSettings, Settings, get_settings
 from distill.spec import read_spec
 from distill.storage import BlobStore, FolderStore, open_store
 from distill.trainers.base import (
     CannotCount,
     MaxLength,
+    Room,
     RowTokens,
     TokenCounts,
     TrainCallbacks,
@@ -136,9 +137,14 @@ class PretendTrainer:
     unusable: str | None = None
     """Why the base model cannot be used."""
     base: str = "sha256:pretend"
+    free: int = 1
+    """Bytes on its device, of which it needs one."""
 
     def base_digest(self, base_model: str) -> str | None:
         return self.base
+
+    def room(self, base_model: str, longest_tokens: int) -> Room | None:
+        return Room(1, self.free)
 
     def count(self, base_model: str, max_seq_length: MaxLength, rows: Sequence[Mapping[str, Any]]) -> TokenCounts:
         """A token a word."""
@@ -207,6 +213,7 @@ class House:
     host: PretendHost = field(default_factory=PretendHost)
     base_model: str = "tiny"
     device: str | None = None
+    on_train: Literal["auto", "share", "pause"] = "pause"
     project: str = "default"
     call_seconds: float = 60.0
     """How long the relay tries one LM call: longer than this machine may stand still."""
@@ -241,8 +248,9 @@ class House:
                 device=self.device,
             ),
         }
+        on_devices = {self.device: DeviceSettings(on_train=self.on_train)} if self.device else {}
         with unit_of_work() as s:
-            connections.sync(s, Settings(connections=self.connections))
+            connections.sync(s, Settings(connections=self.connections, devices=on_devices))
             self.project_id = projects.ensure(s, self.project).id
             self.house: Connection | None = connections.find(s, "house")
         assert self.house is not None

@@ -249,6 +249,25 @@ class TestWaiting:
         shared.agent.tick()
         assert "The LM host has not freed cpu-7" in first_trouble(shared, shared.submit(rows(6)))
 
+    @pytest.mark.parametrize("free", [0, 1])
+    def test_by_default_it_waits_only_where_the_memory_is_too_small_for_both(
+        self, shared: House, monkeypatch: pytest.MonkeyPatch, free: int
+    ) -> None:
+        """The host serves on beside a training that fits, and is asked to let go for one that does not."""
+        monkeypatch.setattr(train, "HAND_OVER_SECONDS", 0.5)
+        with unit_of_work() as s:
+            devices.configure(s, "cpu-7", "auto")
+        trainer = PretendTrainer(free=free)
+        shared.ports = replace(shared.ports, trainers={"local": trainer})
+        shared.agent.tick()
+        job_id = shared.submit(rows(6))
+        if free:
+            assert shared.run(job_id).status == "succeeded"
+            assert not is_waiting(shared)
+        else:
+            assert "The LM host has not freed cpu-7" in first_trouble(shared, job_id)
+            assert trainer.jobs == []
+
     def test_once_it_has_the_device_it_says_no_more_that_it_waits(self, shared: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """A trainer says nothing itself while it loads torch and the base model."""
         monkeypatch.setenv("STILLHOUSE_TIMERS__BEAT_SECONDS", "0.1")
@@ -304,6 +323,7 @@ def share_device(house: House, device: str) -> None:
     with unit_of_work() as s:
         assert house.house is not None
         connections.by_id(s, house.house.id).device = device
+        devices.configure(s, device, "pause")
     house.house.device = device
 
 

@@ -20,6 +20,7 @@ from distill import processes
 from distill.trainers import LocalTrainer, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
 from distill.trainers.environment import child_environment
 from engines.base_models import resolve
+from engines.trainer.room import token_bytes
 from tests.unit.trainer.conftest import MakeJob, make_rows
 
 LONG = {"n_epochs": 2000, "batch_size": 4}
@@ -66,6 +67,19 @@ class TestBaseDigest:
         trainer = LocalTrainer(extra_environment={"STILLHOUSE_MODELS": str(tiny_model.parent)})
         assert trainer.base_digest(f"local/{tiny_model.name}") == resolve(str(tiny_model)).digest
         assert trainer.base_digest("local/nobody") is None
+        trainer.close()
+
+
+class TestRoom:
+    def test_it_grows_with_the_base_model_and_the_longest_row_and_none_is_known_of_an_unknown_model(self, tiny_model: Path) -> None:
+        trainer = LocalTrainer(extra_environment={"STILLHOUSE_MODELS": str(tiny_model.parent)})
+        name = f"local/{tiny_model.name}"
+        short, long = (trainer.room(name, tokens) for tokens in (1000, 5000))
+        assert short is not None
+        assert long is not None
+        assert min(short.needed, short.free) > 4 * sum(weight.numel() for weight in resolve(str(tiny_model)).load_model().parameters())
+        assert long.needed - short.needed == 4000 * token_bytes(resolve(str(tiny_model)).load_model().config)
+        assert trainer.room("local/nobody", 1000) is None
         trainer.close()
 
 
