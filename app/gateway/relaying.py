@@ -15,6 +15,7 @@ from app.body import media_type, read_beside
 from app.deps import BODY_ERRORS, errors
 from app.errors import ApiError
 from app.gateway.streams import renamed, whole_events
+from app.gateway.waiting import note_wait
 from app.services import Services
 from distill.catalog.targets import Resolved, resolve
 from distill.db import unit_of_work
@@ -93,6 +94,7 @@ async def ask(
     if api is not CHAT and reply.status in _NOT_THERE:
         raise _has_no(api, found)
     if reply.code is not None:
+        await note_wait(services.relay, ready.target.connection)
         raise _refused(reply)
     return reply
 

@@ -60,8 +60,10 @@ def release_work_item(body: ReleaseIn, caller: Writer, session: SessionDep) -> W
 @routes.post("/work_items/publish", summary="Publish a work item", responses={**BODY_ERRORS, **errors(404, 409)})
 def publish_work_item(body: PublishIn, caller: Writer, session: SessionDep, services: ServicesDep) -> WorkItemEnded:
     """Every example has its traces and scores by now, or stands in `undecided`; 409 names the rows that lack something. 409 `lost_lease`
-    when the fence is an older one. Publishing again changes nothing."""
+    when the fence is an older one. Publishing again changes nothing. While an LM host is away (a `code` such as `unavailable`,
+    `model_loading` or `connection_waiting`) the item is `queued` again, and claimable when the host is back."""
     not_run = [NotRun(each.row - 1, each.code, each.message) for each in body.undecided]
+    items.end_tries(caller.project_id, _number(body.id), body.fence, not_run)
     return WorkItemEnded(
         id=body.id, status=items.publish(session, services.store, caller.project_id, _number(body.id), body.fence, not_run)
     )

@@ -44,6 +44,14 @@ _WAITING = text("""
 SELECT COALESCE(own_name, name) AS name FROM connections
  WHERE id = ANY (:ids) AND (waiting_since IS NOT NULL OR limited_until > clock_timestamp()) ORDER BY name
 """)
+_TRIED = text("""
+SELECT c.id FROM connections c JOIN work_items w ON c.id = ANY (w.connections)
+ WHERE w.id = :id AND w.status = 'leased' AND c.limited_since < w.started_at
+""")
+_IS_NEEDED_BY_CLIENT = text("""
+SELECT EXISTS (SELECT FROM work_items WHERE queue = 'client' AND status = 'leased' AND CAST(:id AS text) = ANY (connections))
+""")
+_OF_ITEM = text("SELECT unnest(connections) FROM work_items WHERE id = :id")
 _GOES_ON = text("UPDATE work_items SET waits_since = NULL WHERE id = :id AND waits_since IS NOT NULL")
 _DUE_NOW = text("""
 UPDATE work_items SET run_after = clock_timestamp(), waits_since = CASE WHEN fence > 0 THEN waits_since END
@@ -73,6 +81,22 @@ def begin_try(s: Session, connection_ids: Collection[str]) -> bool:
         return False
     s.execute(_TRY, {"ids": [row.id for row in found], "seconds": get_settings().timers.lease_seconds})
     return True
+
+
+def limit_for_clients(s: Session, connection_id: str, reason: str, asked_seconds: float | None) -> None:
+    """`limit`, found out by a call of the gateway; only while a client's work needs the connection, which then ends the wait too."""
+    if s.scalar(_IS_NEEDED_BY_CLIENT, {"id": connection_id}):
+        limit(s, connection_id, reason, asked_seconds)
+
+
+def tried_by(s: Session, item_id: int) -> list[str]:
+    """The connections that waited when this work item was claimed, and that it tries."""
+    return list(s.scalars(_TRIED, {"id": item_id}))
+
+
+def of_item(s: Session, item_id: int) -> list[str]:
+    """Which connections of this work item wait now."""
+    return names(s, list(s.scalars(_OF_ITEM, {"id": item_id})))
 
 
 def give_up_try(s: Session, connection_ids: Collection[str]) -> None:

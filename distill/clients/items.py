@@ -6,25 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from distill.catalog import row_facts, scores, usage
+from distill.catalog import row_facts, scores, usage, waits
+from distill.catalog.usage import NewUsage
 from distill.clients.slots import Slots
 from distill.db import Session, unit_of_work
 from distill.errors import Conflict, Detail, Invalid, JobFault, LostLease, StillhouseError
 from distill.execute import context as contexts
-from distill.execute import flow, telling
+from distill.execute import flow, leftovers, telling
 from distill.execute.rollout_slice import Item, Phase, Slice
 from distill.execute.rollouts import facts_of, verdict
 from distill.execute.spending import usage_row
 from distill.jobs import claims, client_items, events
 from distill.jobs.claims import BeatReply, Claim, WorkerInfo
 from distill.jobs.status import ItemStatus, Queue, Step
-from distill.pipeline.costs import Spent
 from distill.pipeline.costs import saved as priced_anew
 from distill.pipeline.refusals import Reason, Refused
 from distill.storage import BlobStore
 
 Json = dict[str, Any]
-Ended = Literal["succeeded", "failed"]
+Ended = Literal["succeeded", "failed", "queued"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def give_up(s: Session, project_id: str, item_id: int, fence: int, code: str, me
 def publish(s: Session, store: BlobStore, project_id: str, item_id: int, fence: int, not_run: Sequence[NotRun]) -> Ended:
     """End an item with the traces and scores that were sent in. Publishing once more with the same fence changes nothing.
 
-    `failed`: the teacher's first examples stop the job. Raises NotFound, LostLease, and Invalid that names the rows which lack something.
+    `failed`: the teacher's first examples stop the job. `queued`: an LM host is away, and the item is claimable again when it is back.
+    Raises NotFound, LostLease, and Invalid that names the rows which lack something.
     """
     held, status = client_items.find(s, project_id, item_id, fence)
     if status in (ItemStatus.SUCCEEDED, ItemStatus.FAILED):
@@ -151,18 +152,46 @@ def publish(s: Session, store: BlobStore, project_id: str, item_id: int, fence: 
     piece = _slice(s, store, held)  # before anything is locked; what is stored stays
     claims.hold(s, held)
     _leave_out(piece, not_run)
+    if (given_back := _given_back(s, held, piece)) is not None:
+        return given_back
     _check_whole(piece)
+    spent, saved = _reckoned(s, held, piece)
+    piece, later = leftovers.put_off(held, piece)
     rows, counts = facts_of(piece)
     row_facts.store(s, rows)
     if held.payload.get("whole") and piece.is_bootstrap and not piece.stored_only and (reason := verdict(piece)) is not None:
         _fail(s, held, reason)
         return "failed"
-    paid = _record_saved(s, held, piece)
-    spent = {name: sum(getattr(each, name) for each in paid) for name in ("calls", "prompt_tokens", "completion_tokens")}
+    usage.record(s, saved)
     counts.update(spent, teacher_calls=spent["calls"] if piece.role.startswith("teacher") else 0)
     closed = flow.after_bootstrap if held.step is Step.BOOTSTRAP else flow.after_evaluate
-    claims.publish(s, held, counts=counts, locked=lambda s: telling.slice_is_over(s, piece), on_closed=closed)
+    claims.publish(s, held, counts=counts, locked=lambda s: telling.slice_is_over(s, piece), on_closed=closed, later=later)
     return "succeeded"
+
+
+def end_tries(project_id: str, item_id: int, fence: int, not_run: Sequence[NotRun]) -> None:
+    """Before an item is published: connections that it was to try answer again, unless it met trouble of an LM host. Raises as `publish`.
+
+    In a transaction of its own: who claims locks a job before its connections.
+    """
+    with unit_of_work("api") as s:
+        client_items.find(s, project_id, item_id, fence)
+        if not any(each.code in leftovers.OF_HOST for each in not_run):
+            waits.forget(s, waits.tried_by(s, item_id))
+
+
+def _given_back(s: Session, held: Claim, piece: Slice) -> Literal["queued", "failed"] | None:
+    """An item whose LM host is away waits for it, and costs no attempt; one that met more trouble than a few examples do costs one. None
+    for one that is to be published."""
+    troubles = {index: why for index, why in piece.undecided.items() if why[0] in leftovers.OF_HOST}
+    if troubles and waits.of_item(s, held.item_id):
+        claims.release(s, held)
+        return "queued"
+    if not troubles or leftovers.is_last_try(held) or leftovers.are_few(piece, troubles):
+        return None
+    code, message = next(iter(troubles.values()))
+    fault = JobFault(code, f"{len(troubles)} examples could not be run: {message}", "system", retryable=True)
+    return "queued" if claims.fail(s, held, fault, retryable=True) else "failed"
 
 
 def _leave_out(piece: Slice, not_run: Sequence[NotRun]) -> None:
@@ -195,14 +224,14 @@ def _what_lacks(piece: Slice, item: Item) -> str:
     return "has not passed, and more rollouts are asked for"
 
 
-def _record_saved(s: Session, held: Claim, piece: Slice) -> list[Spent]:
-    """What those of others saved; returns what this job's own traces took, which is written down when they come."""
+def _reckoned(s: Session, held: Claim, piece: Slice) -> tuple[dict[str, int], list[NewUsage]]:
+    """What this job's own traces took, which is written down when they come; and what those of others saved."""
     slots = Slots.of(s, piece)
     own = {item.digests[each.n]: each.trace for item, each in piece.used() if item.digests[each.n] not in piece.known}
     paid = priced_anew([trace for trace in own.values() if trace is not None], slots.asked)
     saved = piece.saved({each.name: each for each in slots.asked})
-    usage.record(s, [usage_row(held, "saved", piece.role, model, spent) for model, spent in saved.items()])
-    return list(paid.values())
+    spent = {name: sum(getattr(each, name) for each in paid.values()) for name in ("calls", "prompt_tokens", "completion_tokens")}
+    return spent, [usage_row(held, "saved", piece.role, model, each) for model, each in saved.items()]
 
 
 def _fail(s: Session, held: Claim, reason: Reason) -> None:

@@ -74,8 +74,8 @@ def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
     connections = sorted({lm.connection_id for lm in _asked(job, role).values()})
     payload = {"start": 0, "stop": examples}
     at_client = job.spec.rollouts.by_client and not job.taught_by_labels(role)
-    if at_client:  # it learns from the gateway that a connection does not take calls, and comes again
-        return NewItem(role, payload, examples, queue=Queue.CLIENT, held=role == COMPILED)
+    if at_client:
+        return NewItem(role, payload, examples, queue=Queue.CLIENT, connections=connections, held=role == COMPILED)
     return NewItem(role, payload, examples, needs=service.runs_programs(job.python), connections=connections, held=role == COMPILED)
 
 

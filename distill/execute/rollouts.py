@@ -16,7 +16,7 @@ from distill.catalog.scores import NewScore
 from distill.catalog.traces import NewTrace
 from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
-from distill.execute import flow, label_rollouts, rollout_facts, telling
+from distill.execute import flow, label_rollouts, leftovers, rollout_facts, telling
 from distill.execute.batches import batches
 from distill.execute.buffer import Buffer
 from distill.execute.context import JobContext
@@ -46,8 +46,6 @@ HOPELESS = frozenset({"time_limit", "too_large", "not_json", "bad_request", "mem
 """Trouble of one example that another try would meet again: it stays undecided and the others go on."""
 NO_FACT: Mapping[Cause, str] = {"silent": "time_limit", "out_of_memory": "memory"}
 """Ways to end a process that say something about this machine too, and the codes of such examples."""
-ONE_BY_ONE = frozenset({"timeout", "unavailable", "bad_answer"})
-"""Trouble that may be an example's own: a host that answers the others, and never this one."""
 REFUSED = frozenset({"connection_unauthorized", "address_not_allowed", "model_not_found"})
 """Trouble that every further call would meet, until somebody changes something."""
 
@@ -274,18 +272,12 @@ def _give_up_after(running: _Running, bad_rounds: int) -> None:
     """Raises Troubled when the rounds are used up."""
     if bad_rounds < ROUNDS:
         return
-    if not _only_theirs(running):
+    of_examples = all(code in leftovers.ONE_BY_ONE for code, _ in running.troubles.values())
+    if not of_examples or not (leftovers.is_last_try(running.work.claim) or leftovers.are_few(running.piece, running.troubles)):
         running.reach.fail_try()
         code, message = next(iter(running.troubles.values()))
         raise Troubled(code, f"{len(running.troubles)} examples could not be run: {message}")
     running.piece.undecided.update(running.troubles)
-
-
-def _only_theirs(running: _Running) -> bool:
-    """Whether the trouble is that of a few examples: then they are left out, instead of holding up all the others for ever."""
-    few = len(running.troubles) <= max(1, len(running.piece.items) // 10)
-    others = sum(running.piece.outcome(item) is not None for item in running.piece.items if item.example.index not in running.troubles)
-    return few and others > len(running.troubles) and all(code in ONE_BY_ONE for code, _ in running.troubles.values())
 
 
 def _kills_its_process(piece: Slice, death: RunnerDied) -> Reason:
@@ -310,17 +302,18 @@ def verdict(piece: Slice) -> Reason | None:
 
 
 def _publish(work: Work, piece: Slice, spending: Spending) -> None:
+    saved = spending.saved_rows(piece.saved(spending.slots))
+    piece, later = leftovers.put_off(work.claim, piece)
     rows, counts = facts_of(piece)
     spent = spending.counts()
     counts.update(spent, teacher_calls=spent["calls"] if piece.role.startswith("teacher") else 0)
     closed = flow.after_bootstrap if work.claim.step is Step.BOOTSTRAP else flow.after_evaluate
-    saved = spending.saved_rows(piece.saved(spending.slots))
 
     def before(s: Session) -> None:
         row_facts.store(s, rows)
         usage.record(s, saved)
 
-    work.publish(counts=counts, before=before, locked=lambda s: telling.slice_is_over(s, piece), on_closed=closed)
+    work.publish(counts=counts, before=before, locked=lambda s: telling.slice_is_over(s, piece), on_closed=closed, later=later)
 
 
 _COUNTED = ("ok", "failed", "unparsable", "metric_failed", "inconclusive", "passed", "reused", "undecided")

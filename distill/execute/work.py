@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from types import TracebackType
@@ -129,6 +129,7 @@ class Work:
         before: Also | None = None,
         locked: Also | None = None,
         on_closed: OnClosed | None = None,
+        later: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """End the item with success, in one transaction with what else it writes. Raises Stopped, LostLease, CancelRequested.
 
@@ -143,7 +144,7 @@ class Work:
         def write(s: Session) -> None:
             if before is not None:
                 before(s)
-            claims.publish(s, self.claim, counts=counts, result=result, locked=locked, on_closed=on_closed)
+            claims.publish(s, self.claim, counts=counts, result=result, locked=locked, on_closed=on_closed, later=later)
 
         repeated(write)  # the fence lets it through once: a repeat after a commit that went through is a lost lease
         self._ended.set()

@@ -87,6 +87,15 @@ SELECT job_id, step, kind, ordinal, CAST(:payload AS json), :units, queue, needs
   FROM work_items WHERE id = :id
 """)
 
+PUT_OFF = text(
+    """
+INSERT INTO work_items (job_id, step, kind, ordinal, payload, units, queue, needs, connections, priority, max_attempts, run_after)
+SELECT job_id, step, kind, ordinal, CAST(:payload AS json), 1, queue, needs, connections, priority, max_attempts,
+       clock_timestamp() + make_interval(secs => :seconds)
+  FROM work_items WHERE id = :id
+"""  # the rest of its units stays with the item that they are taken from
+)
+
 RATE = text("""
 SELECT sum(units) / NULLIF(sum(extract(epoch FROM finished_at - started_at)), 0)
   FROM work_items WHERE job_id = :job_id AND step = :step AND kind = :kind AND status = 'succeeded'

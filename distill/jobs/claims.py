@@ -8,7 +8,7 @@ Every function works inside the caller's transaction, and what it says holds onc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -223,8 +223,10 @@ def publish(
     result: Mapping[str, Any] | None = None,
     locked: Also | None = None,
     on_closed: OnClosed | None = None,
+    later: Sequence[Mapping[str, Any]] = (),
 ) -> StepClosed | None:
-    """End an item with success. Whoever closes its step gets a StepClosed, others None.
+    """End an item with success. Whoever closes its step gets a StepClosed, others None. `later` are payloads of single units that are done
+    after a pause, each as an item of its own: the step stays open for them.
 
     With the job locked `locked` is called, then `on_closed` if this closes the step; a pause that was asked for comes after both.
     `counts` are added to the step's. Raises LostLease when the fence is stale, CancelRequested when the job publishes nothing any
@@ -236,7 +238,7 @@ def publish(
     job = repository.lock(s, claim.job_id)
     if job.cancel_requested_at or JobStatus(job.status).is_terminal:
         raise CancelRequested(f"job {job.id} publishes nothing any more")
-    closed = _count(s, claim, counts or {})
+    closed = _count(s, _put_off(s, claim, later) if later else claim, counts or {})
     if claim.fine_tune_job_id:
         s.execute(sql.FINISH_FINE_TUNE, {"id": claim.fine_tune_job_id, "status": "succeeded", "error": None})
     if locked is not None:
@@ -248,6 +250,16 @@ def publish(
     _offer_width(s, job, claim)
     settle(s, job)
     return closed
+
+
+def _put_off(s: Session, claim: Claim, later: Sequence[Mapping[str, Any]]) -> Claim:
+    """The claim without the units that are items of their own from now on."""
+    seconds = get_settings().timers.retry_base_seconds
+    for payload in later:
+        s.execute(sql.PUT_OFF, {"id": claim.item_id, "payload": json.dumps(payload), "seconds": seconds})
+    left = claim.units - len(later)
+    s.execute(sql.CUT_ITEM, {"id": claim.item_id, "payload": json.dumps(claim.payload), "units": left})
+    return replace(claim, units=left)
 
 
 def _offer_width(s: Session, job: Job, claim: Claim) -> None:

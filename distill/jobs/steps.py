@@ -81,9 +81,14 @@ def needs_of(s: Session, connection_ids: Collection[str]) -> tuple[str, ...]:
 
 
 def _insert(s: Session, job: Job, step: Step, items: Sequence[NewItem]) -> None:
-    rows = [_row(job, step, ordinal, item, needs_of(s, item.connections)) for ordinal, item in enumerate(items)]
+    rows = [_row(job, step, ordinal, item, _more_needs(s, item)) for ordinal, item in enumerate(items)]
     s.execute(insert(WorkItem).values(created_at=func.clock_timestamp()), rows)
     outbox.add_for(s, (row["queue"] for row in rows if not row["held"]), job.id)
+
+
+def _more_needs(s: Session, item: NewItem) -> tuple[str, ...]:
+    """A client asks through the gateway, whatever it can do itself."""
+    return () if item.queue is Queue.CLIENT else needs_of(s, item.connections)
 
 
 def _row(job: Job, step: Step, ordinal: int, item: NewItem, more_needs: Sequence[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from stillhouse_programs.protocol import InfrastructureError, Json, message_of
 Emit = Callable[[Json], Awaitable[None]]
 
 # After one of these, every further call would end the same way.
-FATAL_CODES = frozenset({"budget_exhausted", "connection_waiting", "unauthorized", "relay_lost", "memory"})
+FATAL_CODES = frozenset({"budget_exhausted", "connection_waiting", "model_loading", "unauthorized", "relay_lost", "memory"})
 _PATIENCE = 3
 FINISHED = "finished"
 """Why a slice stopped that was asked to."""

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from distill.db import unit_of_work
 from tests.integration.execute.client_player import METRIC, TOML, Player, answers, create
 from tests.integration.execute.house import House, configured
-from tests.support.scripted_lm import ScriptedLM
+from tests.support.scripted_lm import Fail, ScriptedLM
 
 Json = dict[str, Any]
 
@@ -79,3 +79,112 @@ def test_an_item_that_its_client_cannot_end_fails_the_job_with_the_reason(house:
 def due_now(job_id: str) -> None:
     with unit_of_work() as s:
         s.execute(text("UPDATE work_items SET run_after = clock_timestamp() WHERE job_id = :id"), {"id": job_id})
+
+
+def left_for_the_student(player: Player, job_id: str) -> None:
+    """Work off what needs no teacher: nothing else can be claimed."""
+    while (item := player.claim(job_id)) is not None:
+        assert item["role"] == "baseline"
+        player.send(item, item["examples"])
+        assert player.publish(item).json()["status"] == "succeeded"
+
+
+def away(item: Json, code: str) -> list[Json]:
+    return [{"row": example["row"], "code": code, "message": "The LM host cannot answer now."} for example in item["examples"]]
+
+
+def test_an_item_waits_while_the_lm_host_lends_its_device(house: House, api: TestClient) -> None:
+    job_id = in_bootstrap(house, api)
+    player = Player(api)
+    item = player.claim(job_id)
+    assert item is not None
+    player.send(item, item["examples"][:4])
+    lend(True)
+    rest = away({**item, "examples": item["examples"][4:]}, "model_loading")
+    assert player.publish(item, undecided=rest).json()["status"] == "queued"
+    seen = api.get(f"/v1/compile_jobs/{job_id}").json()
+    assert (seen["status"], seen["queue"]["reason"]) == ("running", "waiting for teacher: device handed over to training")
+    left_for_the_student(player, job_id)
+
+    lend(False)
+    again = player.claim(job_id)
+    assert again is not None
+    assert again["attempt"] == 1, "it cost no attempt"
+    assert [each["rollouts"][0]["trace"] is not None for each in again["examples"]] == [True] * 4 + [False] * 6
+    player.send(again, again["examples"])
+    assert player.publish(again).json()["status"] == "succeeded"
+
+
+def test_an_item_waits_while_the_lm_host_is_away(house: House, api: TestClient, teacher: ScriptedLM) -> None:
+    job_id = in_bootstrap(house, api)
+    player = Player(api)
+    item = player.claim(job_id)
+    assert item is not None
+    up = teacher.answer
+    teacher.answer = lambda ask: Fail(402, "insufficient_quota", "pay first")
+    chat = {"model": "teacher/big", "messages": [{"role": "user", "content": "hello"}]}
+    refused = api.post("/v1/chat/completions", json=chat)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "quota_exhausted")
+    assert player.publish(item, undecided=away(item, "quota_exhausted")).json()["status"] == "queued"
+    assert api.get(f"/v1/compile_jobs/{job_id}").json()["queue"]["reason"] == "waiting for teacher: out of quota"
+    left_for_the_student(player, job_id)
+
+    time_has_come(job_id)
+    tried = player.claim(job_id)
+    assert tried is not None
+    assert tried["width"] == 1, "one call at a time tries the host"
+    assert player.publish(tried, undecided=away(tried, "quota_exhausted")).json()["status"] == "queued"
+    assert player.claim(job_id) is None
+
+    teacher.answer = up
+    time_has_come(job_id)
+    tried = player.claim(job_id)
+    assert tried is not None
+    player.send(tried, tried["examples"])
+    assert player.publish(tried).json()["status"] == "succeeded"
+    found = player.claim(job_id)
+    assert found is not None
+    assert found["width"] > 1, "its first item that went well ends the wait"
+
+
+def test_a_host_that_answers_nobody_never_counts_as_the_programs_fault(house: House, api: TestClient) -> None:
+    job_id = in_bootstrap(house, api)
+    player = Player(api)
+    ended = []
+    while (item := player.claim(job_id)) is not None:
+        ended.append(player.publish(item, undecided=away(item, "unavailable")).json()["status"])
+        due_now(job_id)
+    assert ended == ["queued"] * 4 + ["failed"]
+    error = house.job(job_id).error
+    assert error is not None
+    assert (error["code"], error["category"]) == ("unavailable", "system")
+
+
+def test_held_out_examples_are_asked_again_before_they_are_left_out(house: House, api: TestClient) -> None:
+    job_id = in_bootstrap(house, api)
+    player = Player(api)
+    units = 0
+    while (item := player.claim(job_id)) is not None:
+        lost = [example for example in item["examples"] if item["role"] == "baseline" and example["row"] == 2]
+        player.send(item, [example for example in item["examples"] if example not in lost])
+        assert player.publish(item, undecided=away({"examples": lost}, "timeout")).json()["status"] == "succeeded"
+        units += len(item["examples"]) - len(lost)
+        due_now(job_id)
+    baseline = [[example["row"] for example in item["examples"]] for item in player.claims if item["role"] == "baseline"]
+    assert baseline == [[1, 2, 3], [2]]
+    evaluate = next(step for step in api.get(f"/v1/compile_jobs/{job_id}").json()["steps"] if step["name"] == "evaluate")
+    assert evaluate["counts"]["undecided"] == 1
+
+
+def lend(lent: bool) -> None:
+    """The LM host of `teacher` has handed its device over to a training."""
+    since = "clock_timestamp()" if lent else "NULL"
+    with unit_of_work() as s:
+        s.execute(text(f"UPDATE connections SET waiting_since = {since} WHERE name = 'teacher'"))
+
+
+def time_has_come(job_id: str) -> None:
+    """For the next try of a connection that waits."""
+    with unit_of_work() as s:
+        s.execute(text("UPDATE connections SET limited_until = clock_timestamp() WHERE limited_since IS NOT NULL"))
+    due_now(job_id)

@@ -73,6 +73,16 @@ class TestTrouble:
         assert not server.bodies("POST /v1/work_items/publish")
         assert server.bodies("POST /v1/work_items/release") == [{"id": "work-1", "fence": 1}]
 
+    @pytest.mark.parametrize("code", ["model_loading", "connection_waiting"])
+    def test_a_host_that_is_away_is_told_of_at_once(self, server: Server, broken: Any, code: str) -> None:
+        """The server then has the item wait: its calls are not repeated here, and its other examples not begun."""
+        lm, _, client = broken
+        lm.answer = lambda ask: Fail(503, code, "The LM host cannot answer now.", retry_after=5)
+        self.run(server, client, 20)
+        (published,) = server.bodies("POST /v1/work_items/publish")
+        assert {(each["row"], each["code"]) for each in published["undecided"]} == {(row, code) for row in range(1, 21)}
+        assert len(lm.calls) <= 4, "one call for each thread"
+
     @pytest.mark.parametrize("code", ["work_item_incomplete", "cancel_requested"])
     def test_an_item_that_cannot_be_published_is_given_back(self, server: Server, client: stillhouse.Stillhouse, code: str) -> None:
         """With the reason where it is the item's own: the server ends the job with it when another claim mends nothing."""

@@ -22,6 +22,8 @@ ANSWER_SECONDS = 600.0
 _TIMEOUT = httpx.Timeout(ANSWER_SECONDS, connect=10.0)
 _REFUSED = {401: "unauthorized", 403: "unauthorized", 404: "model_not_found"}
 """As the executor of rollouts knows them; after the first, every further call would end the same way."""
+AWAY = frozenset({"connection_waiting", "model_loading"})
+"""The LM host is away, or has lent its device: the work waits for it, and not each of its calls."""
 
 
 class SyncGateway:
@@ -95,7 +97,7 @@ class _Tries:
         self._made += 1
         if self._made == TRIES or isinstance(got, httpx.ReadTimeout):
             return None
-        if isinstance(got, httpx.Response) and got.status_code not in (429, 503):
+        if isinstance(got, httpx.Response) and (got.status_code not in (429, 503) or _code(got) in AWAY):
             return None
         return _within(2.0 ** (self._made - 1) if wish is None else wish)
 

@@ -23,7 +23,7 @@ from stillhouse._exceptions import (
     UnprocessableEntityError,
 )
 from stillhouse._wait import patiently
-from stillhouse.dropin.gateway import AsyncGateway, SyncGateway
+from stillhouse.dropin.gateway import AWAY, AsyncGateway, SyncGateway
 from stillhouse.types import ProgramToRun, WorkItem
 from stillhouse_programs.collect import Metric, Prepared, prepare_program
 from stillhouse_programs.describe import take_demos
@@ -42,6 +42,7 @@ FLUSH = 50
 ROUNDS = 3
 PAUSE_SECONDS = 2.0
 _REFUSED = frozenset({"unauthorized", "model_not_found"})
+_OF_HOST = AWAY | {"unavailable", "rate_limited", "quota_exhausted", "timeout"}
 _OVER = frozenset({"lost_lease", "cancel_requested"})
 """What ends an item without being its trouble."""
 _REFUSALS = (ConflictError, BadRequestError, BodyTooLargeError, UnprocessableEntityError)
@@ -133,8 +134,10 @@ class ItemRun:
                 self._refuse()
                 if not self._troubles or self._stopped.is_set():
                     return
+                if AWAY & {code for code, _ in self._troubles.values()}:
+                    break
                 await asyncio.sleep(PAUSE_SECONDS * (round_number + 1))
-            self._require_all_tried()
+            self._settle_untried()
         finally:
             try:
                 await asyncio.to_thread(self._flush)
@@ -147,11 +150,14 @@ class ItemRun:
             if code in _REFUSED:
                 raise Refused(f"the server's gateway refused the calls of {self.item.role}: {message}")
 
-    def _require_all_tried(self) -> None:
-        """Trouble of a few examples leaves them out. Trouble that stopped the others too is no example's. Raises Interrupted."""
+    def _settle_untried(self) -> None:
+        """Trouble of a few examples leaves them out. Trouble that stopped the others too is no example's: an LM host's is told of them all,
+        for the server to have them wait. Raises Interrupted for any other."""
         untried = [each for each in self._waiting() if any(rollout["score"] is None for rollout in each["rollouts"])]
-        if untried:
-            code, message = next(iter(self._troubles.values()))
+        code, message = next(iter(self._troubles.values()))
+        if untried and code in _OF_HOST:
+            self._troubles.update({each["index"]: (code, message) for each in untried})
+        elif untried:
             raise Interrupted(
                 f"{len(self._troubles) + len(untried)} of {len(self.item.examples)} examples of {self.item.role} could not be run "
                 f"({code}: {message}); what was made is kept, and the same call goes on with it"
