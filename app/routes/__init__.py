@@ -1,6 +1,6 @@
 """One file a noun. Each translates a request, calls a service, translates the result."""
 
-from app.gateway import chat, completions
+from app.gateway import chat, completions, responses
 from app.routes import (
     aliases,
     api_keys,
@@ -53,5 +53,6 @@ ALL_ROUTERS = (
     fine_tuning.routes,
     chat.routes,
     completions.routes,
+    responses.routes,
     operations.routes,
 )
