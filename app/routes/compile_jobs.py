@@ -14,6 +14,7 @@ from app.deps import BODY_ERRORS, METADATA_QUERY, JobId, SessionDep, TaggedPageD
 from app.following import wait_for_change
 from app.hosting import answered
 from app.idempotency import Made, OnceDep
+from app.operating import projects_seen
 from app.references import Code, read_code
 from app.rehearsal import rehearse
 from app.schemas.common import Page
@@ -40,7 +41,7 @@ ShownStep = Literal["validate", "bootstrap", "prepare", "train", "evaluate", "pa
 
 def read_job(session: Session, caller: Caller, job: Job) -> JobRead:
     """The job with its steps, fine-tune jobs, place in the queue and artifact."""
-    return job_read(job, overviews(session, [job])[job.id], caller.project_name)
+    return job_read(job, overviews(session, [job])[job.id], projects_seen(session, caller))
 
 
 @routes.post(
@@ -127,8 +128,8 @@ def list_compile_jobs(
 ) -> Page[JobRead]:
     """Newest first."""
     found = repository.list_jobs(session, caller.project_id, page, narrow)
-    parts = overviews(session, found.data)
-    return page_of(found, lambda job: job_read(job, parts[job.id], caller.project_name))
+    parts, seen = overviews(session, found.data), projects_seen(session, caller)
+    return page_of(found, lambda job: job_read(job, parts[job.id], seen))
 
 
 @routes.get("/compile_jobs/{job_id}", summary="Read a compile job", responses=errors(404))

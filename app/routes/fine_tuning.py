@@ -22,6 +22,7 @@ from distill.db import Session
 from distill.jobs import checkpoints, events, facts, fine_tuning, pausing, repository, service
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import JobKind
+from distill.jobs.trainer_queue import Active
 
 routes = router("OpenAI-shaped")
 
@@ -58,8 +59,8 @@ def _asked(body: FineTuneJobCreate) -> fine_tuning.FineTuneSpec:
 def list_fine_tuning_jobs(caller: Reader, session: SessionDep, page: TaggedPageDep) -> Page[FineTuneJobRead]:
     """Newest first; the children of compile jobs too."""
     found = repository.list_fine_tune_jobs(session, caller.project_id, page)
-    own = fine_tuning.own_jobs(session, found.data)
-    return page_of(found, lambda row: fine_tune_read(row, own.get(row.id)))
+    own, active = fine_tuning.own_jobs(session, found.data), Active.read(session, {row.job_id for row in found.data})
+    return page_of(found, lambda row: fine_tune_read(row, active, own.get(row.id)))
 
 
 @routes.get("/fine_tuning/jobs/{job_id}", summary="Read a fine-tune job", responses=errors(404))
@@ -69,7 +70,7 @@ def get_fine_tuning_job(job_id: FineTuningJobId, caller: Reader, session: Sessio
 
 
 def _read(session: Session, row: FineTuneJob) -> FineTuneJobRead:
-    return fine_tune_read(row, fine_tuning.own_jobs(session, [row]).get(row.id))
+    return fine_tune_read(row, Active.read(session, [row.job_id]), fine_tuning.own_jobs(session, [row]).get(row.id))
 
 
 @routes.post("/fine_tuning/jobs/{job_id}/cancel", summary="Cancel a fine-tune job", responses=errors(404, 409))

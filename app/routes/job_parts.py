@@ -27,6 +27,7 @@ from distill.catalog import artifacts, usage
 from distill.catalog.keys import Caller
 from distill.db import unit_of_work
 from distill.jobs import events, facts, repository
+from distill.jobs.trainer_queue import Active
 
 routes = router("compile jobs")
 
@@ -133,7 +134,8 @@ def get_cost(job_id: JobId, caller: Reader, session: SessionDep) -> CostRead:
 def list_child_jobs(job_id: JobId, caller: Reader, session: SessionDep) -> Page[FineTuneJobRead]:
     """One for each LoRA adapter, in OpenAI's shape."""
     job = repository.get(session, caller.project_id, job_id)
-    data = [fine_tune_read(row) for row in repository.fine_tune_jobs(session, job.id)]
+    active = Active.read(session, [job.id])
+    data = [fine_tune_read(row, active) for row in repository.fine_tune_jobs(session, job.id)]
     return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
 
 

@@ -98,7 +98,7 @@ class StepRead(Reply):
     """Units are examples in bootstrap and evaluate, pieces of work elsewhere. Steps may add counts (`reused`, `failed`, …)."""
 
     name: str
-    status: str
+    status: str = Field(description="queued (nothing of it runs now), running, succeeded, failed or cancelled")
     started_at: int | None = None
     finished_at: int | None = None
     done: int
@@ -112,11 +112,31 @@ class ProgressRead(Reply):
     seconds_remaining: int | None = None
 
 
+class HolderRead(Reply):
+    """A job that trains now. Of another project's job an operator alone sees which it is."""
+
+    job: str | None = Field(description="null for a job of another project, as are `project`, `name`, `created_by` and `owner`")
+    project: str | None
+    name: str | None
+    created_by: str | None
+    owner: str | None = Field(description="The label of the key that made it")
+    since: int
+    seconds_remaining: int | None
+
+
 class QueueRead(Reply):
     """Why work of the job does not run now: its place in line, a connection, a worker or a device that it waits for."""
 
-    position: int | None = Field(None, description="1-based, among the project's jobs that have not begun")
+    position: int | None = Field(
+        None,
+        description="1-based: among all jobs that wait for the `resource`; without one, among the project's jobs that have not begun",
+    )
     reason: str
+    resource: Literal["trainer", "device"] | None = Field(None, description="What it waits for until another job gives it up")
+    held_by: list[HolderRead] = Field(default_factory=list, description="The jobs that have the resource now")
+    estimated_seconds: int | None = Field(
+        None, description="Until the job's turn, from the progress of the holders and the usual length of trainings; null when unknown"
+    )
 
 
 class PauseRead(Reply):
@@ -199,11 +219,13 @@ class JobRead(Reply):
     id: str
     object: Literal["compile.job"] = "compile.job"
     created_at: int
-    created_by: str | None
+    created_by: str | None = Field(description="The id of the API key that made it")
+    owner: str | None = Field(description="The label of that key")
     project: str
     name: str | None
     program_name: str
-    status: str = Field(description="created, queued, running, paused, succeeded, failed or cancelled")
+    status: str = Field(description="created, queued, running, paused, succeeded, failed or cancelled; `running` once work has begun")
+    waiting: bool = Field(description="True while the job is `queued` or `running` and nothing of it runs; `queue` says what it waits for")
     step: str | None
     round: int
     derived_from: str | None = None

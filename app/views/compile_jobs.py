@@ -10,6 +10,7 @@ from app.schemas.compile_jobs import (
     ArtifactLink,
     DryRunRead,
     EventRead,
+    HolderRead,
     JobCreate,
     JobErrorRead,
     JobRead,
@@ -25,10 +26,12 @@ from app.views.costs import cost_read
 from app.views.fine_tuning import fine_tune_error
 from distill.jobs.budget import as_asked
 from distill.jobs.editing import etag
+from distill.jobs.line import Waiting
 from distill.jobs.models import FineTuneJob, Job, JobEvent
 from distill.jobs.overview import Overview
 from distill.jobs.repository import StepView, spec_of
 from distill.jobs.status import JobStatus
+from distill.jobs.trainer_queue import Active, Holder
 from distill.spec import CompileSpec, LmSpec, TeacherSpec
 
 #: Share of a job's time that each step usually takes, in percent.
@@ -36,16 +39,18 @@ _WEIGHTS: Mapping[str, int] = {"validate": 2, "bootstrap": 38, "prepare": 5, "tr
 _INTERNAL = {"connection_id", "connection_revision"}
 
 
-def job_read(job: Job, parts: Overview, project: str) -> JobRead:
-    """The whole object, defaults filled in; `project` is the project's name."""
+def job_read(job: Job, parts: Overview, projects: Mapping[str, str]) -> JobRead:
+    """The whole object, defaults filled in; `projects` are the names of those that the caller sees, by id."""
     return JobRead(
         id=job.id,
         created_at=seconds(job.created_at),
         created_by=job.created_by,
-        project=project,
+        owner=parts.owner,
+        project=projects[job.project_id],
         name=job.name,
         program_name=job.program_name,
         status=job.status,
+        waiting=JobStatus(job.status).is_claimable and job.id not in parts.active.jobs,
         step="prepare" if job.step == "assemble" else job.step,
         round=job.round,
         priority=job.priority,
@@ -55,9 +60,9 @@ def job_read(job: Job, parts: Overview, project: str) -> JobRead:
         finished_at=seconds(job.finished_at),
         steps=[_step(step) for step in parts.steps],
         progress=_progress(job, parts.steps, parts.fine_tune_jobs),
-        queue=QueueRead(position=parts.waiting.position, reason=parts.waiting.reason) if parts.waiting else None,
+        queue=_queue(parts.waiting, projects) if parts.waiting else None,
         pause=_pause(job),
-        fine_tuning_jobs=[child(one) for one in parts.fine_tune_jobs],
+        fine_tuning_jobs=[child(one, parts.active) for one in parts.fine_tune_jobs],
         evaluation=job.evaluation,
         cost=cost_read(parts.costs, parts.fine_tune_jobs),
         warnings=[WarningRead.model_validate(warning) for warning in job.warnings],
@@ -76,6 +81,29 @@ def dry_run_read(job: JobRead, body: JobCreate) -> DryRunRead:
     asked = job.model_dump(mode="json", include={*JobCreate.model_fields, "spec_digest"})
     inline = [name for name in ("program", "trainset", "valset") if not isinstance(getattr(body, name), str)]
     return DryRunRead(job={**asked, **dict.fromkeys(inline)})
+
+
+def _queue(waiting: Waiting, projects: Mapping[str, str]) -> QueueRead:
+    return QueueRead(
+        position=waiting.position,
+        reason=waiting.reason,
+        resource=waiting.resource,
+        held_by=[_holder(holder, projects) for holder in waiting.held_by],
+        estimated_seconds=waiting.seconds,
+    )
+
+
+def _holder(holder: Holder, projects: Mapping[str, str]) -> HolderRead:
+    seen = holder.project_id in projects
+    return HolderRead(
+        job=holder.job_id if seen else None,
+        project=projects.get(holder.project_id),
+        name=holder.name if seen else None,
+        created_by=holder.created_by if seen else None,
+        owner=holder.owner if seen else None,
+        since=holder.since,
+        seconds_remaining=holder.seconds_remaining,
+    )
 
 
 def _pause(job: Job) -> PauseRead | None:
@@ -167,13 +195,14 @@ def _remaining(job: Job, percent: float) -> int | None:
     return max(1, int(elapsed * (100 - percent) / percent))
 
 
-def child(one: FineTuneJob) -> ChildFineTuneJob:
+def child(one: FineTuneJob, active: Active) -> ChildFineTuneJob:
     """A fine-tune job inside its parent."""
+    status = active.status_of(one)
     return ChildFineTuneJob(
         id=one.id,
         lm=one.lms[0] if one.lms else "",
         predictor=one.predictor,
-        status=one.status,
+        status=status,
         rows=one.rows,
         progress=one.progress if one.status == "running" else None,
         fine_tuned_model=one.model_id,

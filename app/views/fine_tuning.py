@@ -12,14 +12,15 @@ from distill.catalog import fine_tuned
 from distill.jobs import fine_tuning
 from distill.jobs.models import Checkpoint, FineTuneJob, Job, JobEvent
 from distill.jobs.status import FineTuneStatus, JobStatus, Step
+from distill.jobs.trainer_queue import Active
 from distill.storage import BlobStore
 
 _MOST_LOG_BYTES = 2**20
 
 
-def fine_tune_read(row: FineTuneJob, job: Job | None = None) -> FineTuneJobRead:
-    """OpenAI's object. `job` is the fine-tuning job itself; a compile job's child has none, and `metadata.compile_job_id` names its
-    parent, whose controls are the only ones."""
+def fine_tune_read(row: FineTuneJob, active: Active, job: Job | None = None) -> FineTuneJobRead:
+    """OpenAI's object; `active` covers its job. `job` is the fine-tuning job itself; a compile job's child has none, and
+    `metadata.compile_job_id` names its parent, whose controls are the only ones."""
     options = {name: value for name, value in row.options.items() if value is not None}
     spec = fine_tuning.spec_of(job) if job else None
     return FineTuneJobRead(
@@ -28,7 +29,7 @@ def fine_tune_read(row: FineTuneJob, job: Job | None = None) -> FineTuneJobRead:
         finished_at=seconds(job.finished_at if job else row.finished_at),
         model=row.base_model,
         fine_tuned_model=fine_tuned.public_id(row.model_id) if row.model_id else None,
-        status=_status(job, row) if job else row.status,
+        status=_status(job, row, active) if job else active.status_of(row),
         training_file=spec.training_file if spec else row.training_file,
         validation_file=spec.validation_file if spec else row.validation_file,
         trained_tokens=(row.result or {}).get("tokens"),
@@ -42,13 +43,13 @@ def fine_tune_read(row: FineTuneJob, job: Job | None = None) -> FineTuneJobRead:
     )
 
 
-def _status(job: Job, row: FineTuneJob) -> str:
+def _status(job: Job, row: FineTuneJob, active: Active) -> str:
     """OpenAI's clients know no other words than its own: a paused job is shown as running."""
     if JobStatus(job.status).is_terminal:
         return job.status
     if job.status == JobStatus.PAUSED:
         return "running"
-    return "validating_files" if job.step == Step.VALIDATE else row.status
+    return "validating_files" if job.step == Step.VALIDATE else active.status_of(row)
 
 
 def _estimated_finish(row: FineTuneJob) -> int | None:

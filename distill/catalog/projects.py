@@ -73,6 +73,11 @@ def get(s: Session, name_or_id: str) -> Project:
     return row
 
 
+def names(s: Session) -> dict[str, str]:
+    """The names of all projects, by id."""
+    return {row.id: row.name for row in s.execute(select(Project.id, Project.name))}
+
+
 def list_projects(s: Session, page: Page, only: str | None = None) -> Listing[Project]:
     """All projects, or the one with the id `only`."""
     query = select(Project)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from sqlalchemy import or_, select, text
@@ -32,6 +32,13 @@ RETURNING 1
 """)
 
 
+# Of an item that has told nothing new for so many events of its job, the same is told once more.
+_SAID_LAST = text("""
+SELECT message, data FROM (SELECT * FROM job_events WHERE job_id = :job_id ORDER BY seq DESC LIMIT 100) newest
+ WHERE type = :type AND data ->> 'item' = :item ORDER BY seq DESC LIMIT 1
+""")
+
+
 def append(s: Session, job_id: str, type: str, message: str, data: dict[str, Any] | None = None, level: Level = "info") -> int:
     """Write one event and return its number. It takes the job's row lock: call it last, so that number order is commit order.
 
@@ -43,10 +50,20 @@ def append(s: Session, job_id: str, type: str, message: str, data: dict[str, Any
 
 
 def append_progress(s: Session, job_id: str, type: str, message: str, data: dict[str, Any], seconds: float) -> int | None:
-    """Like `append`, but at most one in `seconds` a job; returns None when it is too early for another."""
+    """Like `append`, but at most one in `seconds` a job; returns None when it is too early for another, or it would repeat the last one.
+
+    Another guess of the seconds that are left is no news by itself.
+    """
+    last = s.execute(_SAID_LAST, {"job_id": job_id, "type": type, "item": str(data["item"])}).first()
+    if last is not None and (last.message, _news(last.data)) == (clean(redact_text(message)), _news(redacted(data))):
+        return None
     if s.execute(_MAY_TELL_PROGRESS, {"job_id": job_id, "seconds": seconds}).first() is None:
         return None
     return append(s, job_id, type, message, data)
+
+
+def _news(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != "seconds_remaining"}
 
 
 def after(s: Session, job_id: str, seq: int, limit: int = 500) -> list[JobEvent]:

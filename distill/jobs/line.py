@@ -1,4 +1,4 @@
-"""Where jobs stand in line, and why their queued work does not run. One statement for a whole page of jobs."""
+"""Where jobs stand in line, and why their queued work does not run. At most three statements for a whole page of jobs."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from sqlalchemy import Row, text
 
 from distill.catalog.waits import SAID
 from distill.db import Session
+from distill.jobs import trainer_queue
 from distill.jobs.models import Job
-from distill.jobs.status import JobStatus, Queue
+from distill.jobs.status import JobStatus, Queue, Step
+from distill.jobs.trainer_queue import Holder, Place, Resource, TrainerQueue
 from distill.jobs.workers import silence_seconds
 from distill.settings import get_settings
 
+# Only the work of the earliest open step: what waits in a later one holds nothing up yet.
 _LOOK = text("""
 WITH asked AS (
-  SELECT id, project_id, num_threads FROM jobs WHERE id = ANY (:ids)
+  SELECT id, project_id, num_threads, step FROM jobs WHERE id = ANY (:ids)
 ), line AS (
   SELECT id, row_number() OVER (PARTITION BY project_id ORDER BY priority DESC, created_at, id) AS position
     FROM jobs WHERE status = 'queued' AND project_id IN (SELECT project_id FROM asked)
 ), alive AS (
   SELECT queues, capabilities FROM workers WHERE seen_at > clock_timestamp() - make_interval(secs => :silence)
 ), kinds AS (
-  SELECT job_id, queue, needs, connections, held, min(run_after) AS run_after
-    FROM work_items WHERE job_id = ANY (:ids) AND status = 'queued' GROUP BY job_id, queue, needs, connections, held
+  SELECT w.job_id, w.queue, w.needs, w.connections, w.held, min(w.run_after) AS run_after
+    FROM work_items w JOIN asked a ON a.id = w.job_id AND a.step = w.step
+   WHERE w.status = 'queued' GROUP BY w.job_id, w.queue, w.needs, w.connections, w.held
 ), leased AS (
   SELECT w.job_id, j.project_id, sum(w.width) AS width
     FROM work_items w JOIN jobs j ON j.id = w.job_id WHERE w.status = 'leased' GROUP BY w.job_id, j.project_id
 ), projects_widths AS (
   SELECT project_id, sum(width) AS width FROM leased GROUP BY project_id
 )
-SELECT a.id AS job_id, line.position, COALESCE(l.width, 0) AS width, a.num_threads, p.max_threads AS of_project,
+SELECT a.id AS job_id, a.step, line.position, COALESCE(l.width, 0) AS width, a.num_threads, p.max_threads AS of_project,
        COALESCE(pw.width, 0) AS project_width, (SELECT COALESCE(sum(width), 0) FROM leased) AS everybodys_width, k.queue, k.needs, k.held,
-       EXTRACT(epoch FROM k.run_after - clock_timestamp()) AS seconds, c.name, c.reason,
+       EXTRACT(epoch FROM k.run_after - clock_timestamp()) AS seconds, c.name, c.reason, c.device,
        EXISTS (SELECT 1 FROM alive WHERE k.queue = ANY (queues)) AS listened,
        EXISTS (SELECT 1 FROM alive WHERE k.queue = ANY (queues) AND k.needs <@ capabilities) AS manned
   FROM asked a
@@ -45,7 +49,7 @@ SELECT a.id AS job_id, line.position, COALESCE(l.width, 0) AS width, a.num_threa
   LEFT JOIN leased l ON l.job_id = a.id
   LEFT JOIN kinds k ON k.job_id = a.id
   LEFT JOIN LATERAL (
-    SELECT COALESCE(own_name, name) AS name, CASE WHEN waiting_since IS NOT NULL THEN 'device' ELSE limited_reason END AS reason
+    SELECT COALESCE(own_name, name) AS name, device, CASE WHEN waiting_since IS NOT NULL THEN 'device' ELSE limited_reason END AS reason
       FROM connections WHERE id = ANY (k.connections) AND (waiting_since IS NOT NULL OR limited_since IS NOT NULL) ORDER BY name LIMIT 1
   ) c ON true
  ORDER BY a.id, k.queue, k.needs, c.name
@@ -54,33 +58,60 @@ SELECT a.id AS job_id, line.position, COALESCE(l.width, 0) AS width, a.num_threa
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why a job's work does not run now. `position` is 1-based, among the project's jobs that have not begun."""
+    """Why a job's work does not run now.
+
+    `position` is 1-based: among all jobs that wait for the `resource`, else among the project's jobs that have not begun. `seconds` is
+    how long the wait for the resource may take, None where nobody can say.
+    """
 
     position: int | None
     reason: str
+    resource: Resource | None = None
+    held_by: tuple[Holder, ...] = ()
+    seconds: int | None = None
 
 
 def waiting(s: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
     """`{job id: why it waits}`; nothing of a job that is over or paused, or all of whose work runs."""
     open_jobs = {job.id: job for job in jobs if JobStatus(job.status).is_claimable and job.cancel_requested_at is None}
-    found: dict[str, Waiting] = {}
     kinds: dict[str, list[Row[Any]]] = {}
     for row in s.execute(_LOOK, {"ids": list(open_jobs), "silence": silence_seconds()}) if open_jobs else ():
         kinds.setdefault(row.job_id, []).append(row)
-    for job_id, rows in kinds.items():
-        reason = _reason(rows)
-        if reason is not None:
-            found[job_id] = Waiting(rows[0].position, reason)
-    return found
+    rows = [row for each in kinds.values() for row in each]
+    trainers = trainer_queue.read(s) if any(row.step == Step.TRAIN or row.device for row in rows) else TrainerQueue()
+    found = {job_id: _waiting(each, trainers) for job_id, each in kinds.items()}
+    return {job_id: each for job_id, each in found.items() if each is not None}
 
 
-def _reason(rows: Sequence[Row[Any]]) -> str | None:
+def _waiting(rows: Sequence[Row[Any]], trainers: TrainerQueue) -> Waiting | None:
+    first = rows[0]
+    place = trainers.places.get(first.job_id) if first.step == Step.TRAIN else None
+    if place is not None and place.resource == "device":
+        return _placed(place)
+    reason = _reason(rows, _TELLERS)
+    if reason is None and place is not None and place.held_by:
+        return _placed(place)
+    if reason is None:
+        reason = _reason(rows, _LAST_TELLERS)
+    if reason is None:
+        return None
+    holder = next((trainers.holders[row.device] for row in rows if row.device in trainers.holders), None)
+    if holder is not None:
+        return Waiting(first.position, reason, "device", (holder,), holder.seconds_remaining)
+    return Waiting(first.position, reason)
+
+
+def _placed(place: Place) -> Waiting:
+    return Waiting(place.position, place.reason, place.resource, place.held_by, place.seconds)
+
+
+def _reason(rows: Sequence[Row[Any]], tellers: Sequence[Callable[[Row[Any]], str | None]]) -> str | None:
     """The most telling reason of any kind of work that is queued."""
     queued = [row for row in rows if row.queue is not None]
     free = [row for row in queued if not row.held]
     if queued and not free:
         return "the compiled program is measured when its training is over and its models are loaded"
-    return next((reason for tell in _TELLERS for row in free if (reason := tell(row)) is not None), None)
+    return next((reason for tell in tellers for row in free if (reason := tell(row)) is not None), None)
 
 
 def _connection(row: Row[Any]) -> str | None:
@@ -125,4 +156,5 @@ def _client(row: Row[Any]) -> str | None:
     return "waits for a client: the program runs in its caller's own process. Make the same call again there, and it goes on"
 
 
-_TELLERS: tuple[Callable[[Row[Any]], str | None], ...] = (_connection, _client, _worker, _later, _caps, _line, _width)
+_TELLERS: tuple[Callable[[Row[Any]], str | None], ...] = (_connection, _client, _worker, _later, _caps)
+_LAST_TELLERS: tuple[Callable[[Row[Any]], str | None], ...] = (_line, _width)

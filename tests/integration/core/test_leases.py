@@ -169,6 +169,16 @@ class TestBeat:
             _beat(held, {"done": done})
         assert _types(job_id).count("validate.progress") == 1
 
+    def test_the_same_progress_is_told_once(self, world: World) -> None:
+        job_id = world.submit()
+        held = taken()
+        for left in (9.5, 9.1, 8.8):
+            execute("UPDATE jobs SET progress_event_at = NULL")
+            _beat(held, {"message": "Training step 1 of 4", "step": 1, "seconds_remaining": left})
+        execute("UPDATE jobs SET progress_event_at = NULL")
+        _beat(held, {"message": "Training step 2 of 4", "step": 2, "seconds_remaining": 8.0})
+        assert _types(job_id).count("validate.progress") == 2
+
 
 class TestHold:
     def test_only_the_holder_may_write(self, world: World, fast_reaper: None) -> None:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from distill.catalog import devices, waits
-from distill.db import engine, unit_of_work
-from distill.jobs import line, repository, steps, workers
-from distill.jobs.claims import WorkerInfo
+from distill.db import Session, engine, unit_of_work
+from distill.jobs import claims, line, repository, service, steps, workers
+from distill.jobs.claims import Claim, StepClosed, WorkerInfo
 from distill.jobs.line import Waiting
+from distill.jobs.models import Job
 from distill.jobs.status import Step
 from tests.integration.core.world import WORKER, World, claim, connection, execute, publish, taken
 
@@ -158,3 +159,92 @@ class TestReasons:
         job_id = world.submit()
         execute("UPDATE jobs SET status = 'paused', pause_requested_at = clock_timestamp()")
         assert waiting(job_id) == [None]
+
+
+def at_train(world: World, project: str | None = None, rows: int = 100, **words: Any) -> str:
+    """A job whose one training could begin."""
+    job_id = world.submit(project, **words)
+
+    def opening(s: Session, job: Job, _: StepClosed) -> None:
+        new = service.NewFineTuneJob("k", "", ("student",), ("self",), connection("house").id, "tiny", "local", {})
+        (key,) = service.create_fine_tune_jobs(s, job, [new])
+        s.execute(text("UPDATE fine_tune_jobs SET rows = :rows WHERE id = :id"), {"rows": rows, "id": key.id})
+        steps.open_step(s, job, Step.TRAIN, [steps.NewItem("train", fine_tune_job_id=key.id, needs=("trainer:local",))])
+
+    publish(taken(), on_closed=opening)
+    return job_id
+
+
+def granted(held: Claim) -> None:
+    """The LM host hands its device over to this training."""
+    with unit_of_work() as s:
+        state = claims.lease_device(s, held, str(connection("house").device))
+        assert state is not None
+        assert devices.acknowledge(s, state.id, state.fence)
+
+
+class TestTrainers:
+    def test_jobs_of_all_projects_wait_in_the_order_in_which_they_will_be_claimed(self, world: World) -> None:
+        project, words = world.other_project("other")
+        first, second, third = (at_train(world) for _ in range(3))
+        elsewhere = at_train(world, project, **words)
+        granted(taken("train"))
+        assert waiting(first) == [None]
+        (next_one,) = waiting(elsewhere)
+        assert next_one is not None
+        assert (next_one.position, next_one.resource, [holder.job_id for holder in next_one.held_by]) == (1, "trainer", [first])
+        assert [each and (each.position, each.reason) for each in waiting(second, third)] == [
+            (2, "waits for a trainer: 1 job ahead"),
+            (3, "waits for a trainer: 2 jobs ahead"),
+        ]
+        publish_training(first)
+        assert [taken("train").job_id for _ in range(3)] == [elsewhere, second, third]
+
+    def test_the_wait_is_what_the_holder_has_left_and_those_ahead_usually_take(self, world: World) -> None:
+        trained = at_train(world, rows=50)
+        taken("train")
+        publish_training(trained, seconds=100)
+        holder, second, third = at_train(world), at_train(world, rows=30), at_train(world)
+        granted(taken("train"))
+        execute("UPDATE fine_tune_jobs SET progress = '{\"seconds_remaining\": 40.2}' WHERE job_id = :id", id=holder)
+        assert [each and each.seconds for each in waiting(second, third)] == [41, 101]
+
+    def test_nobody_guesses_how_long_a_first_training_takes(self, world: World) -> None:
+        at_train(world)
+        second = at_train(world)
+        taken("train")
+        assert [each and each.seconds for each in waiting(second)] == [None]
+
+    def test_a_training_that_waits_for_its_device_comes_before_those_without_a_trainer(self, world: World) -> None:
+        holder, second, third = (at_train(world) for _ in range(3))
+        granted(taken("train"))
+        taken("train")
+        device, trainer = waiting(second, third)
+        assert device is not None
+        assert trainer is not None
+        assert (device.resource, device.position, device.reason) == (
+            "device",
+            1,
+            f"waits for the device {connection('house').device}: next in turn",
+        )
+        assert (trainer.resource, trainer.position) == ("trainer", 2)
+        assert [each.job_id for each in (*device.held_by, *trainer.held_by)] == [holder, holder]
+
+    def test_what_a_later_step_waits_for_is_no_reason_while_this_one_runs(self, world: World) -> None:
+        job_id = world.at_bootstrap(4)
+        taken()
+        house = connection("house")
+        with unit_of_work() as s:
+            baseline = steps.NewItem("baseline", {"start": 0, "stop": 4}, 4, connections=(house.id,))
+            steps.open_step(s, repository.lock(s, job_id), Step.EVALUATE, [baseline])
+        execute("UPDATE connections SET waiting_since = clock_timestamp() WHERE id = :id", id=house.id)
+        assert waiting(job_id) == [None]
+
+
+def publish_training(job_id: str, seconds: float | None = None) -> None:
+    """The training of a job ends well."""
+    with unit_of_work() as s:
+        (item,) = repository.items(s, job_id, Step.TRAIN)
+        held = Claim(item.id, job_id, "", Step.TRAIN, "train", 0, {}, 1, 1, item.fence, 1, "tester", "train", item.fine_tune_job_id)
+        claims.publish(s, held)
+    execute("UPDATE fine_tune_jobs SET result = json_build_object('seconds', CAST(:s AS float)) WHERE job_id = :id", id=job_id, s=seconds)

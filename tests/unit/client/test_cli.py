@@ -204,6 +204,27 @@ class TestJobs:
         lines = shell.run("jobs", "events", "cjob-1", "--json").stdout.splitlines()
         assert [json.loads(line)["id"] for line in lines] == [1, 2]
 
+    @pytest.mark.parametrize(
+        ("queue", "said"),
+        [
+            ({"position": 3, "resource": "trainer", "estimated_seconds": 700}, "waiting (3rd for the trainer, about 12 min)"),
+            ({"position": 11, "resource": "device"}, "waiting (11th for the device)"),
+            ({"position": 1}, "waiting"),
+        ],
+    )
+    def test_list_and_get_say_what_a_job_waits_for(self, shell: Shell, queue: dict[str, Any], said: str) -> None:
+        held = {"job": None, "since": 0}, {"job": "cjob-2", "name": "nightly", "owner": "ana", "since": 0}
+        waiting = job(status="running", waiting=True, owner="ben", queue={"reason": "busy", "held_by": held, **queue})
+        shell.answers(reply({"data": [waiting]}))
+        listed = shell.run("jobs", "list").output
+        assert said in listed
+        assert "ben" in listed
+        shell.answers(reply(waiting))
+        shown = shell.run("jobs", "get", "cjob-1").output
+        assert said in shown
+        assert "a job of another project has it since" in shown
+        assert "cjob-2 nightly, made by ana has it since" in shown
+
 
 class TestArtifacts:
     def test_call(self, shell: Shell) -> None:

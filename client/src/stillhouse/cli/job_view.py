@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from stillhouse import Stillhouse
 from stillhouse.cli.output import Exit, console, errors, show_json, show_table, when
-from stillhouse.types import CompileJob, Event
+from stillhouse.types import CompileJob, Event, Holder
 
 _CTRL_C = 130
 """As shells have it for a command that Ctrl-C ended."""
@@ -65,9 +65,10 @@ def show_job(job: CompileJob, as_json: bool) -> None:
     if as_json:
         show_json(job)
         return
-    console.print(f"[bold]{job.id}[/bold]  {job.status}  {job.program_name or ''}  {job.progress.percent}%", highlight=False)
+    console.print(f"[bold]{job.id}[/bold]  {status_of(job)}  {job.program_name or ''}  {job.progress.percent}%", highlight=False)
     if job.queue:
-        console.print(f"  {escape(queue_of(job))}", style="dim", highlight=False)
+        for line in (queue_of(job), *holders_of(job)):
+            console.print(f"  {escape(line)}", style="dim", highlight=False, soft_wrap=True)
     if job.pause:
         console.print(f"  [yellow]{job.pause.code}[/yellow] {escape(job.pause.message)}", highlight=False, soft_wrap=True)
     _show_steps(job)
@@ -80,12 +81,46 @@ def show_job(job: CompileJob, as_json: bool) -> None:
         console.print(f"  artifact {job.artifact.id}", highlight=False)
 
 
+def status_of(job: CompileJob) -> str:
+    """`waiting (3rd for the trainer, about 12 min)` for a job that has begun and nothing of which runs, else its status."""
+    if job.status != "running" or not job.waiting:
+        return job.status
+    if job.queue is None or job.queue.resource is None:
+        return "waiting"
+    place = "" if job.queue.position is None else f"{_ordinal(job.queue.position)} "
+    known = job.queue.estimated_seconds
+    about = "" if known is None else f", about {_duration(known)}"
+    return f"waiting ({place}for the {job.queue.resource}{about})"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _duration(seconds: int) -> str:
+    if seconds < 90:
+        return f"{seconds} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def queue_of(job: CompileJob) -> str:
     """`#2: 1 job ahead in the project`, or the reason alone."""
     if job.queue is None:
         return ""
-    place = f"#{job.queue.position}: " if job.queue.position is not None else ""
+    place = f"#{job.queue.position}: " if job.queue.position is not None and job.queue.resource is None else ""
     return place + job.queue.reason
+
+
+def holders_of(job: CompileJob) -> list[str]:
+    """One line for each job that has what this one waits for."""
+    return [_holder_line(holder) for holder in job.queue.held_by] if job.queue else []
+
+
+def _holder_line(holder: Holder) -> str:
+    which = " ".join(filter(None, (holder.job, holder.name))) or "a job of another project"
+    owner = f", made by {holder.owner}" if holder.owner else ""
+    return f"{which}{owner} has it since {when(holder.since)}"
 
 
 def _show_steps(job: CompileJob) -> None:

@@ -15,7 +15,7 @@ from stillhouse.cli.estimates import show_estimate
 from stillhouse.cli.files import parse_pairs
 from stillhouse.cli.imports import import_traces
 from stillhouse.cli.job_files import JobFile, uploaded
-from stillhouse.cli.job_view import check_waiting, ended, exit_code, queue_of, show_event, show_job, waited
+from stillhouse.cli.job_view import check_waiting, ended, exit_code, queue_of, show_event, show_job, status_of, waited
 from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
@@ -91,10 +91,11 @@ def list_jobs(
             jobs,
             [
                 ("ID", lambda job: job.id),
-                ("STATUS", lambda job: job.status),
+                ("STATUS", status_of),
                 ("STEP", lambda job: job.step),
                 ("%", lambda job: job.progress.percent),
                 ("PROGRAM", lambda job: job.program_name),
+                ("OWNER", lambda job: job.owner),
                 ("CREATED", lambda job: when(job.created_at)),
                 ("WAITS", queue_of),
             ],

@@ -27,11 +27,29 @@ class Progress(Object):
     seconds_remaining: int | None = None
 
 
+class Holder(Object):
+    """A job that trains now. Of another project's job the fields that would say which it is are None."""
+
+    job: str | None = None
+    project: str | None = None
+    name: str | None = None
+    created_by: str | None = None
+    owner: str | None = None
+    since: int = 0
+    seconds_remaining: int | None = None
+
+
 class Queue(Object):
-    """Why work of a job does not run now. `position` counts the project's jobs that have not begun, from 1."""
+    """Why work of a job does not run now.
+
+    `position`, from 1, is among all jobs that wait for the `resource`; without one, among the project's jobs that have not begun.
+    """
 
     position: int | None = None
     reason: str = ""
+    resource: str | None = None
+    held_by: list[Holder] = Field(default_factory=list)
+    estimated_seconds: int | None = None
 
 
 class Pause(Object):
@@ -150,7 +168,10 @@ class DryRun(Object):
 class CompileJob(Object):
     id: str
     status: str
+    waiting: bool = False
     created_at: int
+    created_by: str | None = None
+    owner: str | None = None
     cancel_requested_at: int | None = None
     name: str | None = None
     program_name: str | None = None
