@@ -39,6 +39,11 @@ SELECT id, fence, CASE WHEN auto THEN 'auto' ELSE on_train END AS on_train, item
        COALESCE(beside_fence = fence, false) AS beside, item_id IS NOT NULL AND lease_expires_at > clock_timestamp() AS leased
   FROM devices WHERE id = :id
 """)
+GRANTED = """
+(d.item_id = w.id AND d.lease_expires_at > clock_timestamp()
+ AND (d.acknowledged_at IS NOT NULL OR d.beside_fence = d.fence OR d.on_train = 'share' AND NOT d.auto))
+"""
+"""As `DeviceState.granted`, for a device `d` and the work item `w` that may hold it."""
 _TAKE_ALONE = text("UPDATE devices SET beside_fence = NULL WHERE id = :id AND fence = :fence")
 _ACKNOWLEDGE = text("""
 UPDATE devices SET acknowledged_at = clock_timestamp(), agent_seen_at = clock_timestamp()

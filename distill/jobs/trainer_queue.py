@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Row, text
 
+from distill.catalog.devices import GRANTED
 from distill.db import Session
 from distill.jobs.models import FineTuneJob
 from distill.jobs.status import FineTuneStatus, Step
@@ -17,10 +18,7 @@ from distill.jobs.status import FineTuneStatus, Step
 Resource = Literal["trainer", "device"]
 
 # A leased training whose device is not granted to it occupies a trainer and does not train yet.
-WAITS_FOR_DEVICE = """
-(c.device IS NOT NULL AND NOT COALESCE(d.item_id = w.id AND d.lease_expires_at > clock_timestamp()
-                                       AND (d.acknowledged_at IS NOT NULL OR d.on_train = 'share'), false))
-"""
+_WAITS_FOR_DEVICE = f"(c.device IS NOT NULL AND NOT COALESCE({GRANTED}, false))"
 _TRAININGS = """
 WITH running AS (
   SELECT j.project_id, count(*) AS items FROM work_items w JOIN jobs j ON j.id = w.job_id WHERE w.status = 'leased' GROUP BY j.project_id
@@ -45,7 +43,7 @@ SELECT w.id, w.job_id, w.needs, w.status = 'leased' AS leased, w.status = 'lease
           p.share * EXTRACT(epoch FROM statement_timestamp() - p.served_at) DESC NULLS FIRST, p.id,
           j.priority DESC, j.created_at, j.id, w.created_at, w.id
 """
-_TRAININGS_READ = text(_TRAININGS.format(waits=WAITS_FOR_DEVICE))
+_TRAININGS_READ = text(_TRAININGS.format(waits=_WAITS_FOR_DEVICE))
 _TYPICAL = text("""
 SELECT trainer, base_model, percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds / rows) AS per_row
   FROM (SELECT trainer, base_model, rows, CAST(result ->> 'seconds' AS float) AS seconds
@@ -105,7 +103,7 @@ SELECT w.job_id, w.step, w.fine_tune_job_id
   LEFT JOIN devices d ON d.id = c.device
  WHERE w.job_id = ANY (:ids) AND w.status = 'leased' AND (w.fine_tune_job_id IS NULL OR NOT {waits})
 """
-_ACTIVE_READ = text(_ACTIVE.format(waits=WAITS_FOR_DEVICE))
+_ACTIVE_READ = text(_ACTIVE.format(waits=_WAITS_FOR_DEVICE))
 
 
 @dataclass(frozen=True, slots=True)
