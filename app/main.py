@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
@@ -17,6 +17,7 @@ from app.browser import HostCheck, SafeHeaders, names_of
 from app.key_use import KeyUse
 from app.metrics import Metrics
 from app.middleware import BodyLimit, LastResort, RequestLog, with_request_id
+from app.queries import check_names
 from app.rate import of_keys, of_sign_ins
 from app.repeats import Repeats
 from app.routes import ALL_ROUTERS
@@ -65,6 +66,7 @@ def build_routes(lifespan: Lifespan | None = None) -> FastAPI:
         openapi_url=None,
         generate_unique_id_function=_operation_id,
         separate_input_output_schemas=False,
+        dependencies=[Depends(check_names)],
     )
     for one in ALL_ROUTERS:
         app.include_router(one)

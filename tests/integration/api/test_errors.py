@@ -11,8 +11,10 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from app.errors import OPENAI_SHAPED
 from distill.settings import get_settings
-from tests.integration.api.conftest import ROWS, SPEC, Tokens, job_body
+from tests.integration.api.conftest import ROWS, SPEC, Tokens, fault, job_body
+from tests.integration.api.every_route import NOBODYS, filled, operations
 from tests.support.databases import forget_settings
 from tests.support.server_process import wait_until
 
@@ -186,3 +188,36 @@ class TestUnexpected:
             assert answer.startswith(b"HTTP/1.1 400 "), answer
             told = [record.message for record in caplog.records if record.levelname in {"WARNING", "ERROR", "CRITICAL"}]
             assert told == ["Invalid HTTP request received."], sent
+
+
+class TestQueries:
+    """A filter that is passed over lets everything through, so an unknown one is refused, by every route."""
+
+    def test_a_parameter_that_no_route_declares(self, bare: TestClient, tokens: Tokens) -> None:
+        bare.headers["Authorization"] = f"Bearer {tokens.admin}"
+        passed_over = [
+            (verb, path)
+            for verb, path, _ in operations()
+            if path.startswith("/v1/") and not path.startswith(OPENAI_SHAPED)
+            if bare.request(verb, filled(path, NOBODYS), params={"no_such": "1"}, json={}).json()["error"]["code"] != "unknown_parameter"
+        ]
+        assert passed_over == []
+
+    @pytest.mark.parametrize(
+        ("path", "name", "said"),
+        [
+            ("/v1/audit_log?object=x", "object", 'unknown query parameter `object`; did you mean "object_id"?'),
+            ("/v1/compile_jobs?stauts=failed", "stauts", 'unknown query parameter `stauts`; did you mean "status"?'),
+            ("/v1/compile_jobs?metadata=x", "metadata", 'unknown query parameter `metadata`; did you mean "metadata[key]"?'),
+            ("/v1/usage?project=other", "project", "unknown query parameter `project`"),
+        ],
+    )
+    def test_is_refused_with_the_nearest_name(self, bare: TestClient, tokens: Tokens, path: str, name: str, said: str) -> None:
+        bare.headers["Authorization"] = f"Bearer {tokens.admin}"
+        assert fault(bare.get(path)) == ("unknown_parameter", name, said)
+
+    def test_openais_clients_may_send_others(self, api: TestClient) -> None:
+        assert api.get("/v1/models?api-version=2026-01-01").status_code == 200
+
+    def test_what_is_declared_is_taken(self, api: TestClient) -> None:
+        assert api.get("/v1/compile_jobs?status=failed&limit=1&created_after=1&metadata[a]=b").status_code == 200
