@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -38,10 +39,13 @@ def with_teacher(program: dspy.Module, manifest: Mapping[str, Any], url: str, ke
     told = manifest.get("teacher")
     if not told:
         raise ArtifactError("fallback: the artifact names no teacher: its labels taught it, or an older server made it")
-    teacher = program.deepcopy()
+    teacher, made = program.deepcopy(), dict[str, dspy.LM]()
     for name, predictor in teacher.named_predictors():
         lm = told["lms"][name]
-        predictor.lm = lm_of(url, key, lm["model"], cache=False, **lm["options"])
+        place = json.dumps(lm, sort_keys=True)
+        if place not in made:
+            made[place] = lm_of(url, key, lm["model"], cache=False, **lm["options"])
+        predictor.lm = made[place]
     return Taught(program, teacher, counted)
 
 

@@ -6,12 +6,13 @@ what is read from it are texts, demos, and LM options from a fixed list.
 
 import contextlib
 import copy
+import json
 import logging
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dspy
 from dspy.lm15 import AccessPolicy, EndpointSupport, ModelSupport, register_provider
@@ -125,13 +126,21 @@ class NativeLM(dspy.LM):
 def _make_native(program: dspy.Module, manifest: Mapping[str, Any]) -> None:
     """Ask the models of the roles that were trained so as they were trained."""
     roles = {name: entry["lm_role"] for name, entry in manifest.get("predictors", {}).items()}
+    made: dict[tuple[Any, tuple[str, ...]], NativeLM] = {}
     for name, predictor in program.named_predictors():
-        features = manifest.get("lms", {}).get(roles.get(name), {}).get("native")
+        features = tuple(manifest.get("lms", {}).get(roles.get(name), {}).get("native") or ())
         if features and predictor.lm is not None:
-            # The LiteLLM route would look the model up in a table that does not know it.
-            predictor.lm = predictor.lm.copy(engine="lm15")
-            predictor.lm.__class__ = NativeLM
-            predictor.lm.native = tuple(features)
+            if (predictor.lm, features) not in made:
+                made[predictor.lm, features] = _native_lm(predictor.lm, features)
+            predictor.lm = made[predictor.lm, features]
+
+
+def _native_lm(lm: dspy.LM, features: tuple[str, ...]) -> NativeLM:
+    # The LiteLLM route would look the model up in a table that does not know it.
+    native = lm.copy(engine="lm15")
+    native.__class__ = NativeLM
+    native.native = features
+    return cast(NativeLM, native)
 
 
 def _constrained(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> dict[str, CallConfig]:
@@ -139,6 +148,7 @@ def _constrained(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapt
     roles = {name: entry["lm_role"] for name, entry in manifest.get("predictors", {}).items()}
     held = {role for role, lm in manifest.get("lms", {}).items() if lm.get("constrain")}
     configs: dict[str, CallConfig] = {}
+    made: dict[Any, dspy.LM] = {}
     for name, predictor in program.named_predictors():
         if roles.get(name) not in held or predictor.lm is None:
             continue
@@ -147,7 +157,9 @@ def _constrained(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapt
         except NoGrammar as error:
             raise ArtifactError(f"the answers of predictor {name} are to be constrained, and cannot be: {error}") from None
         # The LiteLLM route, which dspy takes for options that are not its own, would drop the grammar; this engine refuses them.
-        predictor.lm = predictor.lm.copy(engine="lm15")
+        if predictor.lm not in made:
+            made[predictor.lm] = predictor.lm.copy(engine="lm15")
+        predictor.lm = made[predictor.lm]
         configs[name] = constrain.Constrained(predictor.lm.model, prompt_adapter)
     return configs
 
@@ -161,7 +173,7 @@ def apply_state(program: dspy.Module, state: Mapping[str, Any], api_key: str | N
     dspy's own `load_state` sets every key of the file as an attribute. LM caches are off: a model's answers are to be its own.
     Raises ArtifactError if the predictors differ.
     """
-    states = _by_predictor(program, state)
+    states, made = _by_predictor(program, state), dict[str, dspy.LM]()
     for name, predictor in program.named_predictors():
         known = states[name]
         if len(known["signature"]["fields"]) != len(predictor.signature.fields):
@@ -170,7 +182,7 @@ def apply_state(program: dspy.Module, state: Mapping[str, Any], api_key: str | N
             )
         predictor.signature = predictor.signature.load_state(known["signature"])
         predictor.demos = [dspy.Example(demo) for demo in known["demos"]]
-        predictor.lm = _lm(known["lm"], api_key) if known.get("lm") else None
+        predictor.lm = _lm_once(made, known["lm"], api_key) if known.get("lm") else None
 
 
 def _by_predictor(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,6 +192,14 @@ def _by_predictor(program: dspy.Module, state: Mapping[str, Any]) -> dict[str, A
     if set(here) != set(states):
         raise ArtifactError(f"the artifact has the predictors {sorted(states)}, this program has {sorted(here)}")
     return states
+
+
+def _lm_once(made: dict[str, dspy.LM], state: Mapping[str, Any], api_key: str | None) -> dspy.LM:
+    """One object for equal LMs: `get_lm` of dspy's modules tells LMs apart by identity, and BestOfN and Refine ask it."""
+    options = json.dumps(state, sort_keys=True)
+    if options not in made:
+        made[options] = _lm(state, api_key)
+    return made[options]
 
 
 def _lm(state: Mapping[str, Any], api_key: str | None) -> dspy.LM:

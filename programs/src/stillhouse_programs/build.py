@@ -121,8 +121,16 @@ class SpecProgram(dspy.Module):
         return dspy.Prediction(**{name: resolve(reference, values) for name, reference in self._spec_outputs.items()})
 
 
-class ClientParts(SpecProgram):
-    """The predictors of a program whose code its caller has: they render, and the whole does not run."""
+class ClientParts(dspy.Module):
+    """The predictors of a program whose code its caller has, under the names that they have there: they render, the whole does not run."""
+
+    def __init__(self, spec: ProgramSpec) -> None:
+        super().__init__()
+        self._named = {each.name: build_predictor(each, f"predictors[{number}]") for number, each in enumerate(spec.predictors)}
+
+    def named_parameters(self) -> list[tuple[str, dspy.Predict]]:
+        """The predictors: a name such as `by['x']` is of the caller's own containers, which are not here."""
+        return list(self._named.items())
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Raises TypeError."""

@@ -37,7 +37,7 @@ MAX_PARTS = 10_000
 def check_predictors(spec: ProgramSpec) -> None:
     """Check the predictors of a spec as it was written. Raises SpecError with the JSON path of the first fault."""
     _check_unique([predictor.name for predictor in spec.predictors], "predictor", "predictors", "name")
-    if spec.reference is None:
+    if spec.code is None:
         _check_tree([predictor.name for predictor in spec.predictors])
     parts = 0
     for number, predictor in enumerate(spec.predictors):
@@ -85,7 +85,8 @@ def _check_unique(names: list[str], what: str, path: str, key: str) -> None:
 
 
 def _check_tree(names: list[str]) -> None:
-    """A predictor is a leaf: `a` and `a.b` cannot both be one, `self` stands alone, list members count up from [0]."""
+    """Names that a program can be built from: `a` and `a.b` cannot both be predictors, `self` stands alone, list members count up
+    from [0]. Programs that run by their own code name their predictors as dspy does."""
     for number, name in enumerate(names):
         if "['" in name:
             message = f"predictor `{name}`: only a program that runs by its own code has predictors in a dict"

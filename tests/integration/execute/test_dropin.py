@@ -32,19 +32,19 @@ class Reply(dspy.Signature):
 
 
 class Desk(dspy.Module):
-    """A branch, and a tool that only this process has."""
+    """A branch, a predictor in a dict and one in a list, and a tool that only this process has."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.classify = dspy.Predict(Classify)
-        self.reply = dspy.Predict(Reply)
+        self.by = {"the team": dspy.Predict(Classify)}
+        self.replies = [dspy.Predict(Reply)]
         self.asked: list[str] = []
 
     def forward(self, message: str) -> dspy.Prediction:
-        team = self.classify(message=message).category
+        team = self.by["the team"](message=message).category
         if team == "account":
             return dspy.Prediction(category=team, answer=self.look_up(message))
-        return dspy.Prediction(category=team, answer=self.reply(message=message, category=team).answer)
+        return dspy.Prediction(category=team, answer=self.replies[0](message=message, category=team).answer)
 
     def look_up(self, message: str) -> str:
         return f"Account {len(message)} is in order."
@@ -108,10 +108,13 @@ class TestCompile:
         assert line.startswith("2 predictors → 2 LoRA; 12 examples, 0 already run; price unknown (")
         assert "time unknown; taught by teacher/big; the program and your metric run here, in this process: keep it open, or " in line
         table = [text.split() for text in optimizer.report().splitlines()]
-        assert ["classify", "12", "0"] in [row[:3] for row in table]
-        assert ["reply", "8", "0"] in [row[:3] for row in table]
+        assert ["by['the", "team']", "12", "0"] in [row[:4] for row in table]
+        assert ["replies[0]", "8", "0"] in [row[:3] for row in table]
         assert ["compiled", "1.000"] in [row[:2] for row in table]
         assert optimizer.failed_examples() == []
+        assert job.artifact is not None
+        loaded = stillhouse.load(job.artifact.id, program=Desk(), client=client)
+        assert loaded(message="Where is my money? Message about billing").category == "billing"
 
         asked = len(house.teacher.calls)
         again = stillhouse.BootstrapFinetune(metric=metric, multitask=False, train_kwargs={"n_epochs": 1}, client=client)

@@ -36,6 +36,22 @@ class TestRequest:
         body = asked_for(server, client)
         assert body["metric"]["type"] == "client"
 
+    def test_an_empty_valset_is_none(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        """dspy.BetterTogether splits off a tenth of the examples, which is nothing below ten."""
+        bodies = []
+        for valset in (None, list[Any]()):
+            with pytest.raises(stillhouse.StillhouseError, match="over"):
+                stillhouse.BootstrapFinetune(client=client).compile(desk("house/tiny"), [example(0)], valset=valset)
+            bodies.append(server.bodies("POST /v1/compile_jobs")[-1])
+        assert bodies[0] == bodies[1]
+        assert "valset" not in bodies[1]
+
+    def test_a_wrapper_that_could_not_ask_several_models_is_refused(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        best = dspy.BestOfN(desk("house/tiny"), N=2, reward_fn=lambda args, made: 1.0, threshold=1.0)
+        with pytest.raises(ValueError, match="multitask=False: BestOfN asks one LM for all predictors that it wraps"):
+            stillhouse.BootstrapFinetune(client=client, multitask=False).compile(best, [example(0)])
+        assert not server.bodies("POST /v1/compile_jobs")
+
     def test_a_straight_line_travels_as_a_spec(self, server: Server, client: stillhouse.Stillhouse) -> None:
         line = dspy.Predict(Classify)
         line.set_lm(dspy.LM("house/tiny"))
@@ -159,6 +175,22 @@ class TestItem:
         assert len(calls) == 4 * 2 + 2
         assert {call.headers["Authorization"] for call in calls} == {"Bearer sh_a_b"}, "the user's own key is not sent"
         assert {(call.body["model"], call.body["temperature"]) for call in calls} == {("openai/big", 0.5)}
+
+    @pytest.mark.parametrize("wrapper", [dspy.BestOfN, dspy.Refine])
+    def test_its_wrapper_finds_one_lm(self, server: Server, client: stillhouse.Stillhouse, lm: ScriptedLM, wrapper: Any) -> None:
+        """`get_lm` wants one object for all predictors of a program: those of one role have the same."""
+
+        def wrapped(model: str) -> Any:
+            return wrapper(desk(model), N=2, reward_fn=lambda args, made: 1.0, threshold=1.0)
+
+        with pytest.raises(stillhouse.StillhouseError, match="over"):
+            stillhouse.BootstrapFinetune(client=client).compile(wrapped("house/tiny"), [example(0)], teacher=wrapped("openai/big"))
+        item = item_of(server.bodies("POST /v1/compile_jobs")[-1], [example(0), example(1)])
+        ItemRun(client, item, wrapped("openai/big"), lambda *_: True).run()
+        traces = [trace for sent in server.bodies("POST /v1/compile_jobs/cjob-1/traces") for trace in sent["traces"]]
+        assert [(trace["status"], [call["predictor"] for call in trace["calls"]]) for trace in traces] == [
+            ("ok", ["module.classify", "module.reply"])
+        ] * 2
 
     def test_a_gateway_that_refuses_ends_it_and_gives_the_item_back(self, server: Server, lm: ScriptedLM) -> None:
         with stillhouse.Stillhouse(lm.url.removesuffix("/v1"), "sh_a_b", transport=httpx.MockTransport(server)) as client:

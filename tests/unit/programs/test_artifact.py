@@ -111,6 +111,17 @@ class TestCalls:
         program(message="hi")
         assert len(server.requests) == 4
 
+    @pytest.mark.parametrize("how", ["plain", "constrained", "native"])
+    def test_of_a_wrapper_find_one_lm(self, tmp_path: Path, server: Scripted, how: str) -> None:
+        """BestOfN and Refine ask `get_lm`, which wants one object for all predictors: those of equal LMs have the same."""
+        role = {"constrain": how == "constrained", "native": ["reasoning"] if how == "native" else []}
+        predictors = {name: {"lm_role": "student"} for name in LMS}
+        write(tmp_path, files_of(lms=dict.fromkeys(LMS, LMS["reply"])), predictors=predictors, lms={"student": role})
+        program = load_artifact(tmp_path, server.base_url, "k")
+        best = dspy.BestOfN(program, N=2, reward_fn=lambda args, made: 1.0, threshold=1.0)
+        assert best(message="hi").answer == "answer!"
+        assert program.get_lm().model == "tune/sh-support-reply-7f3a"
+
     def test_of_a_copy(self, folder: Path, server: Scripted) -> None:
         copied = load_artifact(folder, server.base_url, "k").deepcopy()
         with dspy.context(adapter=dspy.JSONAdapter()):

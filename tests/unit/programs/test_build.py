@@ -7,6 +7,7 @@ from typing import Any
 import dspy
 import pytest
 
+from stillhouse_programs.artifact import program_state
 from stillhouse_programs.build import build_program
 from stillhouse_programs.prompts import make_prompt_adapter, stand_in_lm
 from stillhouse_programs.prove import ScriptedAdapter, prompt_hash
@@ -114,6 +115,22 @@ class TestRun:
         assert "[[ ## tone ## ]]\nfriendly" in prompt(scripted, 1)
         _, scripted = run(build_program(parse_spec(spec)), message="hi", tone="short")
         assert "[[ ## tone ## ]]\nshort" in prompt(scripted, 1)
+
+
+class TestClient:
+    """A program whose code its caller has: its predictors go by the names that dspy gives them there."""
+
+    def test_predictors_in_dicts_and_lists_and_beside_one_that_was_compiled(self) -> None:
+        names = ["by['a.b']", "by['x'].predict", "steps[1]", "plain"]
+        spec = {
+            "predictors": [text_predictor(name, "q", "a") for name in names],
+            "client": {"inputs": [{"name": "q"}], "source": "0" * 64},
+        }
+        program = build_program(parse_spec(spec))
+        assert [name for name, _ in program.deepcopy().named_predictors()] == names
+        assert list(program_state(program)) == [*names, "metadata"]
+        with pytest.raises(SpecError, match=r"`by\['a.b'\]`: only a program that runs by its own code has predictors in a dict"):
+            parse_spec({"predictors": spec["predictors"]})
 
 
 class TestState:

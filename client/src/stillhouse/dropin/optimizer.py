@@ -24,7 +24,7 @@ from stillhouse.dropin.following import follow
 from stillhouse.dropin.lms import Names, Places
 from stillhouse.dropin.options import train_options
 from stillhouse.dropin.outlook import outlook, where
-from stillhouse.dropin.programs import Metric, own_metric, own_program, rows_of, spec_of
+from stillhouse.dropin.programs import Metric, check_wrappers, own_metric, own_program, rows_of, spec_of
 from stillhouse.dropin.report import report
 from stillhouse.dropin.shipping import Parcel, refusals
 from stillhouse.types import CompileJob
@@ -133,6 +133,7 @@ class BootstrapFinetune(Teleprompter):
         if not trainset:
             raise ValueError("trainset: there are no examples")
         rows = rows_of(trainset, "trainset")
+        check_wrappers(student, self.multitask)
         lm_roles.check_names(self.lms, "lms", [student], teachers)
         lm_roles.check_names(self.teacher_lms, "teacher_lms", teachers or [student])
         places, parcel = Places(client), None if self.ship_code is False else Parcel()
@@ -149,7 +150,7 @@ class BootstrapFinetune(Teleprompter):
         }
         if not self._trains_by_lm:
             body["train_options"] = train_options(self.train_kwargs)
-        if valset is not None:
+        if valset:  # an empty one, as dspy.BetterTogether gives, is none
             body["valset"] = rows_of(valset, "valset")
         if self.num_threads is not None:
             body["num_threads"] = self.num_threads

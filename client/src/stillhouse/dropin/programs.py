@@ -59,6 +59,14 @@ def spec_of(program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, s
     return plain
 
 
+def check_wrappers(program: dspy.Module, multitask: bool) -> None:
+    """Raises ValueError where the compiled program could not run: BestOfN and Refine ask one LM for all predictors that they wrap."""
+    for _, part in program.named_sub_modules():
+        if isinstance(part, (dspy.BestOfN, dspy.Refine)) and len(part.module.predictors()) > 1 and not multitask:
+            kind = type(part).__name__
+            raise ValueError(f"multitask=False: {kind} asks one LM for all predictors that it wraps; compile them with multitask=True")
+
+
 def own_program(program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, str]) -> Json:
     """A program that runs here: its predictors, its inputs, and a digest of its code and of what it holds."""
     predictors = [predictor_body(name, predictor, roles[name]) for name, predictor in program.named_predictors()]

@@ -27,7 +27,7 @@ from stillhouse.dropin.gateway import AWAY, AsyncGateway, SyncGateway
 from stillhouse.types import ProgramToRun, WorkItem
 from stillhouse_programs.collect import Metric, Prepared, prepare_program
 from stillhouse_programs.describe import take_demos
-from stillhouse_programs.engine import make_lm
+from stillhouse_programs.engine import RelayLM, make_lm
 from stillhouse_programs.executor import Plan, Slice
 from stillhouse_programs.grammar import derive_grammar
 from stillhouse_programs.metrics import make_metric
@@ -169,11 +169,10 @@ class ItemRun:
         prompt_adapter = make_prompt_adapter(parse_prompt_adapter(part.prompt_adapter))
         program = unpin(self.program.deepcopy())  # a compiled one may be compiled again
         take_demos(program, spec)
-        roles = {predictor.name: part.lms[predictor.lm] for predictor in spec.predictors}
+        made = {role: _lm_of(lm, prompt_adapter, gateway) for role, lm in part.lms.items()}
+        roles = {predictor.name: predictor.lm for predictor in spec.predictors}
         for name, predictor in program.named_predictors():
-            lm = roles[name]
-            constrain = (lambda signature: derive_grammar(signature, prompt_adapter)) if lm.get("constrain") else None
-            predictor.lm = make_lm(lm["model"], dict(lm["options"]), gateway, constrain, lm.get("native") or ())
+            predictor.lm = made[roles[name]]  # one object for a role: `get_lm` tells LMs apart by identity
         return prepare_program(program, prompt_adapter, output_types(program, spec))
 
     async def _run_part(self, part: ProgramToRun, prepared: Prepared) -> None:
@@ -237,6 +236,11 @@ class ItemRun:
             if scores:
                 self.client.compile_jobs.scores.create(self.item.job, scores)
                 del self._scores[: len(scores)]
+
+
+def _lm_of(lm: Mapping[str, Any], prompt_adapter: dspy.Adapter, gateway: tuple[SyncGateway, AsyncGateway]) -> RelayLM:
+    constrain = (lambda signature: derive_grammar(signature, prompt_adapter)) if lm.get("constrain") else None
+    return make_lm(lm["model"], dict(lm["options"]), gateway, constrain, lm.get("native") or ())
 
 
 def _of_part(example: Json, numbers: Sequence[int]) -> Json:

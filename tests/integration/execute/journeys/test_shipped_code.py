@@ -39,15 +39,15 @@ class Route(dspy.Signature):
 class Desk(dspy.Module):
     def __init__(self, sure=0.5):
         super().__init__()
-        self.route = dspy.Predict(Route)
-        self.reply = dspy.ChainOfThought("message, team -> text")
+        self.by = {"route": dspy.Predict(Route)}
+        self.replies = [dspy.ChainOfThought("message, team -> text")]
         self.sure = sure
 
     def forward(self, message):
-        answer = self.route(message=message).answer
+        answer = self.by["route"](message=message).answer
         if answer.confidence < self.sure:
             return dspy.Prediction(answer=Answer(team="account", confidence=answer.confidence), text="Somebody will call you.")
-        return dspy.Prediction(answer=answer, text=self.reply(message=message, team=answer.team).text)
+        return dspy.Prediction(answer=answer, text=self.replies[0](message=message, team=answer.team).text)
 
 def desk(lm):
     made = Desk()
