@@ -15,11 +15,14 @@ from distill.db import unit_of_work
 from distill.jobs import bundle_use
 from distill.jobs.call_counters import CallCounters
 from distill.jobs.notices import Notices
-from distill.relay import Relay, RelayLimits
+from distill.relay import Relay, RelayLimits, connections_for
 from distill.rollouts import ProgramHost, RunnerPool
 from distill.sandbox import choose_for
 from distill.settings import Settings
 from distill.storage import open_store
+
+_SHARE_OF_FILES = 8
+"""Part of the files that this process may open: callers of the API need most."""
 
 
 class Services:
@@ -33,7 +36,7 @@ class Services:
         self.store = open_store(settings)
         self.notices = Notices()
         self.connection_tests = of_connection_tests(settings)
-        self.relay = Relay(RelayLimits.of(settings.timers, settings.limits), settings.egress.hosts)
+        self.relay = Relay(RelayLimits.of(settings.timers, settings.limits, connections_for(_SHARE_OF_FILES)), settings.egress.hosts)
         self._calls = CallCounters(self.relay.calls, "api")
         self._pool: RunnerPool | None = None
         self._host: ProgramHost | None = None

@@ -9,6 +9,7 @@ import psutil
 
 from bench.cpu import cpu_seconds
 from bench.side import Json, serve
+from distill.relay import Relay
 from distill.rollouts import Runner
 from distill.sandbox import RUNGS, Choice, try_rung
 
@@ -19,7 +20,7 @@ def answer(request: Json) -> Json:
         return {"rungs": [rung.name for rung in RUNGS if try_rung(rung).holds]}
     rung = {each.name: each for each in RUNGS}.get(request["rung"])
     began = time.monotonic()
-    runner = Runner(sys.executable, "/nowhere", sandbox=Choice(rung))
+    runner = Runner(sys.executable, Relay(), sandbox=Choice(rung))
     seconds = time.monotonic() - began
     cpu = cpu_seconds(psutil.Process(runner.pid).ppid())
     runner.kill()

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from distill.db import unit_of_work
 from distill.execute.hooks import crash_point
 from distill.jobs import bundle_use, repository
-from distill.relay import Relay, RelayLimits, Replies
+from distill.relay import Relay, RelayLimits, Replies, connections_for
 from distill.rollouts import RunnerPool
 from distill.sandbox import choose_for
 from distill.settings import Settings
@@ -19,6 +19,9 @@ from distill.trainers.base import Trainer
 from distill.trainers.local import LocalTrainer
 
 log = structlog.get_logger(__name__)
+
+_SHARE_OF_FILES = 2
+"""Part of the files that this process may open."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Ports:
 
 def open_ports(settings: Settings) -> Ports:
     """Find the sandbox, start the relay and the pool of runners (no runner starts before it is needed)."""
-    relay = Relay(RelayLimits.of(settings.timers, settings.limits), settings.egress.hosts, Replies.of(settings))
+    limits = RelayLimits.of(settings.timers, settings.limits, connections_for(_SHARE_OF_FILES))
+    relay = Relay(limits, settings.egress.hosts, Replies.of(settings))
     sandbox = choose_for(settings)
     log.info("sandbox", rung=sandbox.rung.name if sandbox.rung else "none", why=sandbox.why)
     store = open_store(settings, passing=crash_point)

@@ -2,6 +2,7 @@
 
 from distill.relay.allowance import NOTHING, WITHOUT_END, Amount, Block, Refill, Shortage
 from distill.relay.breaker import Wait, WaitReason
+from distill.relay.connections import RunnerConnections, TooManyConnections, connections_for
 from distill.relay.grants import Grant, SlotUsage
 from distill.relay.relay import Relay
 from distill.relay.replies import Replies
@@ -26,11 +27,14 @@ __all__ = [
     "RelayLimits",
     "RelayReply",
     "Replies",
+    "RunnerConnections",
     "Shortage",
     "SlotUsage",
     "Target",
+    "TooManyConnections",
     "Wait",
     "WaitReason",
     "api_of",
+    "connections_for",
     "try_out",
 ]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from math import inf
 
 _HAIR = 1e-9
+_MOST_NAMES = 100_000
+"""Of rollouts under way that have begun with what was paid before, so that nothing else bounds them. A program chooses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,8 @@ class Allowance:
     def answer_for_nothing(self, rollout: str) -> None:
         """A call was answered by what was paid before: the rollout has begun then, and makes one call less. Where it is the first one,
         nothing is set aside for the others."""
+        if rollout not in self._begun and len(self._begun) >= _MOST_NAMES:
+            return
         if rollout and rollout not in self._begun:
             self._for_nothing.add(rollout)
         if rollout:

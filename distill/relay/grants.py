@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,9 @@ from typing import Any
 from distill.relay.allowance import Allowance, Amount, Refill, Shortage
 from distill.relay.limiter import Waiting
 from distill.relay.targets import RelayReply, Target
+
+_MOST_CLOCKS = 4096
+"""Of one grant: more than a runner begins rollouts at once. A program chooses their names."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Grant:
     _usage: dict[str, SlotUsage] = field(default_factory=dict)
     _reused: dict[str, SlotUsage] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any] | None] = field(default_factory=set)
-    _waits: defaultdict[str, Waiting] = field(default_factory=lambda: defaultdict(Waiting), repr=False)
+    _waits: dict[str, Waiting] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _refilling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
@@ -72,8 +74,18 @@ class Grant:
             return self.allowance.spent
 
     def waiting(self, rollout: str) -> Waiting:
-        """The clock of one rollout, by the name that its calls carry. From the relay's own loop only."""
-        return self._waits[rollout]
+        """The clock of one rollout, by the name that its calls carry; the oldest makes room for a new one.
+
+        From the relay's own loop only.
+        """
+        if rollout not in self._waits and len(self._waits) >= _MOST_CLOCKS:
+            del self._waits[next(iter(self._waits))]
+        return self._waits.setdefault(rollout, Waiting())
+
+    def waited(self, rollout: str) -> float:
+        """Seconds on that clock. From the relay's own loop only."""
+        clock = self._waits.get(rollout)
+        return clock.seconds if clock else 0.0
 
     def revoke(self) -> None:
         """No further call; those in flight are cut off."""

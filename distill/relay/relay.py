@@ -1,25 +1,24 @@
-"""One relay a process: an event loop in its own thread, with a door for runners (a Unix socket) and one for the gateway (`forward`)."""
+"""One relay a process: an event loop in its own thread, for runners, which get connections to it, and for the gateway (`forward`)."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
+import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 import structlog
 from aiohttp import web
 
-from distill import scratch
 from distill.relay.allowance import WITHOUT_END, Allowance, Block, Refill, TooManyCalls
 from distill.relay.breaker import Gate, Wait, waits_of
 from distill.relay.calls import CallLog
+from distill.relay.connections import RunnerConnections, Served, Total
 from distill.relay.grants import Grant
 from distill.relay.replies import Replies, ReplyKey, is_worth_keeping
 from distill.relay.targets import CALL_HEADER, CHAT, ERROR_HEADER, ROLLOUT_HEADER, Api, RelayLimits, RelayReply, Target, error_reply
@@ -29,6 +28,9 @@ from distill.relay.usage import read_usage
 log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 5.0
+_LONGEST_NAME = 200
+_BUFFER_BYTES = 16 * 1024
+"""Of a body that waits to be read, in each connection."""
 
 
 class Relay:
@@ -50,31 +52,25 @@ class Relay:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._folder: Path | None = None
         self._failure: BaseException | None = None
+        self._http: web.Server | None = None
+        self._total = Total(self._limits.connections, self._limits.runner_connections)
+        self._runners: dict[asyncio.BaseTransport, RunnerConnections] = {}
 
-    @property
-    def socket_path(self) -> str:
-        """Raises RuntimeError before `start`."""
-        if self._folder is None:
-            raise RuntimeError("the relay is not started")
-        return str(self._folder / "relay.sock")
-
-    def start(self) -> str:
-        """Returns the socket's path, in a folder that only this user may enter. Starting twice changes nothing."""
+    def start(self) -> Self:
+        """Returns itself. Starting twice changes nothing."""
         with self._lock:
             if self._thread is None:
-                self._folder = scratch.make_folder("relay")
                 ready = threading.Event()
                 self._thread = threading.Thread(target=self._run, args=(ready,), name="relay", daemon=True)
                 self._thread.start()
                 ready.wait()
             if self._failure is not None:
                 raise RuntimeError("the relay did not start") from self._failure
-            return self.socket_path
+            return self
 
     def stop(self) -> None:
-        """Cut off the calls in flight and remove the socket."""
+        """Cut off the calls in flight, and take no more connections."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is None or self._loop is None or self._stop is None:
@@ -82,8 +78,10 @@ class Relay:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._stop.set)
         thread.join(_STOP_SECONDS)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def connections(self) -> RunnerConnections:
+        """For a new runner: what it connects by."""
+        return RunnerConnections(self._total, self._serve_connection, self._limits.runner_body_bytes)
 
     def grant(
         self,
@@ -161,7 +159,7 @@ class Relay:
         gate.follow(target.changed_at)
         return gate
 
-    # ------------------------------------------------------------ the runners' door
+    # ------------------------------------------------------------ for runners
 
     def _run(self, ready: threading.Event) -> None:
         try:
@@ -178,19 +176,41 @@ class Relay:
         application = web.Application(client_max_size=self._limits.max_body_bytes)
         application.router.add_post("/v1/chat/completions", self._chat)
         application.router.add_get("/v1/waiting", self._waited)
-        server = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+        server = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.5, read_bufsize=_BUFFER_BYTES)
         await server.setup()
-        await web.UnixSite(server, self.socket_path, backlog=4096).start()
+        self._http = server.server
         ready.set()
         try:
             await self._stop.wait()
         finally:
+            self._http = None
             for grant in list(self._grants.values()):
                 grant.cut_off()
             await server.cleanup()
             await self.close_here()
             if self._replies is not None:
                 await self._replies.close()
+
+    def _serve_connection(self, connection: socket.socket, runner: RunnerConnections) -> None:
+        if self._loop is None or self._http is None:
+            connection.close()
+            raise ConnectionRefusedError("the relay takes no connections")
+        accepting = self._accept(connection, runner)
+        try:
+            asyncio.run_coroutine_threadsafe(accepting, self._loop)
+        except RuntimeError:  # its loop was closed meanwhile
+            accepting.close()
+            connection.close()
+            raise ConnectionRefusedError("the relay takes no connections") from None
+
+    async def _accept(self, connection: socket.socket, runner: RunnerConnections) -> None:
+        http, loop = self._http, asyncio.get_running_loop()
+        if http is None:
+            connection.close()
+            runner.closed()
+        else:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(lambda: Served(http(), runner, self._runners), connection)
 
     def _grant_of(self, request: web.Request) -> Grant | None:
         return self._grants.get(request.headers.get("authorization", "").removeprefix("Bearer "))
@@ -200,20 +220,34 @@ class Relay:
         grant = self._grant_of(request)
         if grant is None:
             return _response(error_reply(401, "unauthorized", "unknown or revoked token"))
-        return web.json_response({"seconds": grant.waiting(_rollout_of(request)).seconds})
+        return web.json_response({"seconds": grant.waited(_rollout_of(request))})
 
     async def _chat(self, request: web.Request) -> web.Response:
         grant = self._grant_of(request)
         if grant is None:
             return _response(error_reply(401, "unauthorized", "unknown or revoked token"))
+        runner = self._runners.get(request.transport) if request.transport is not None else None
+        if runner is None:
+            raise ConnectionResetError("the runner has closed the connection")
+        size, most = request.content_length, self._limits.max_body_bytes
+        if size is not None and size > most:
+            return _response(_TOO_LARGE)
+        rollout = _rollout_of(request)
+        if len(rollout) > _LONGEST_NAME:
+            return _response(error_reply(400, "bad_request", f"the name of a rollout has at most {_LONGEST_NAME} characters"))
         with grant.cutting_off():
-            return _response(await self._serve_call(grant, request))
+            async with runner.room_for(most if size is None else size, grant.waiting(rollout)):
+                return _response(await self._serve_call(grant, request))
 
     async def _serve_call(self, grant: Grant, request: web.Request) -> RelayReply:
         try:
-            body = orjson.loads(await request.read())
+            async with asyncio.timeout(self._limits.body_seconds):
+                raw = await request.read()
+            body = orjson.loads(raw)
+        except TimeoutError:
+            return error_reply(408, "timeout", f"the request's body did not come within {self._limits.body_seconds:g} s")
         except web.HTTPRequestEntityTooLarge:
-            return error_reply(413, "too_large", "the request is too large")
+            return _TOO_LARGE
         except orjson.JSONDecodeError:
             return error_reply(400, "bad_request", "the body is not JSON")
         slot = body.get("model") if isinstance(body, dict) else None
@@ -262,6 +296,9 @@ class Relay:
 
     def _note(self, target: Target, usage: Mapping[str, Any]) -> None:
         self.calls.answered(target.connection, usage, target.price(usage) if target.price is not None and usage else None)
+
+
+_TOO_LARGE = error_reply(413, "too_large", "the request is too large")
 
 
 def _loop_factory() -> Any:

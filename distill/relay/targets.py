@@ -84,6 +84,9 @@ class RelayLimits:
     `idle_seconds` may pass between two pieces of an answer that has begun, `stream_seconds` until the end of one that streams. A breaker
     opens after `breaker_seconds` without a success, and where it could be the requests' own fault after `breaker_requests` of them; it
     stays open for as long as the host asks, at most `longest_rest_seconds`, else for `rest_seconds`.
+
+    All runners together hold at most `connections` to the relay, and the bodies of one runner's requests have at most `runner_body_bytes`
+    until they are answered. A body has to come within `body_seconds`.
     """
 
     attempt_seconds: float = 180.0
@@ -100,10 +103,19 @@ class RelayLimits:
     max_body_bytes: int = 16 * 1024 * 1024
     max_reply_bytes: int = 32 * 1024 * 1024
     rollout_calls: int = 500
+    connections: int = 512
+    body_seconds: float = 60.0
+    runner_body_bytes: int = 128 * 1024 * 1024
+
+    @property
+    def runner_connections(self) -> int:
+        """How many one runner may hold."""
+        return min(max(self.connections // 2, 8), 1024)
 
     @classmethod
-    def of(cls, timers: TimerSettings, limits: LimitSettings) -> RelayLimits:
+    def of(cls, timers: TimerSettings, limits: LimitSettings, connections: int) -> RelayLimits:
         return cls(
+            connections=connections,
             rollout_calls=limits.rollout_calls,
             attempt_seconds=timers.call_attempt_seconds,
             idle_seconds=timers.call_idle_seconds,

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
+
+import structlog
+
+from distill.relay import RunnerConnections, TooManyConnections
+
+log = structlog.get_logger(__name__)
 
 _FEW_BYTES = 4096
 """Of handed connections that the runner has not fetched yet; the kernel counts them all for this process."""
 
 
 class Door:
-    """Each byte that comes through asks for a connection, which goes back as a file descriptor; without one where the relay is gone."""
+    """Each byte that comes through asks for a connection. The answer is `+` with a file descriptor, `=` where the runner holds as many
+    connections as it may, or `-` where the relay is gone. `owner`: whose runner it is, for the log."""
 
-    def __init__(self, relay_socket: str) -> None:
-        self._relay_socket = relay_socket
+    def __init__(self, connections: RunnerConnections, owner: Mapping[str, str]) -> None:
+        self._connections, self._owner = connections, owner
+        self._is_logged = False
         self._ours, self.theirs = socket.socketpair()
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _FEW_BYTES)
         threading.Thread(target=self._serve, name="runner-door", daemon=True).start()
@@ -31,10 +40,18 @@ class Door:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            try:
-                connection.connect(self._relay_socket)
-            except OSError:
-                self._ours.send(b"-")
-            else:
+        try:
+            connection = self._connections.connect()
+        except TooManyConnections:
+            self._log_once()
+            self._ours.send(b"=")
+        except OSError:
+            self._ours.send(b"-")
+        else:
+            with connection:
                 socket.send_fds(self._ours, [b"+"], [connection.fileno()])
+
+    def _log_once(self) -> None:
+        if not self._is_logged:
+            self._is_logged = True
+            log.warning("runner_connections_exhausted", **self._owner, most=self._connections.most)

@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 import structlog
 
 from distill.errors import Invalid
+from distill.relay import Relay
 from distill.rollouts.bundles import BundleSource, no_bundle_of
 from distill.rollouts.errors import RunnerError
 from distill.rollouts.runner import Runner
@@ -58,7 +59,7 @@ class RunnerPool:
 
     def __init__(
         self,
-        relay_socket: str,
+        relay: Relay,
         pythons: Mapping[str, str],
         *,
         sandbox: Choice | None = None,
@@ -70,7 +71,7 @@ class RunnerPool:
         bundles: BundleSource = no_bundle_of,
         over: Over = _none_over,
     ) -> None:
-        self._relay_socket = relay_socket
+        self._relay = relay
         self._pythons = dict(pythons)
         self._sandbox = sandbox or choose()
         self._limits = limits or Limits()
@@ -135,7 +136,8 @@ class RunnerPool:
 
     def _start(self, key: Key) -> Runner:
         source = partial(self._bundles, key.project)
-        return Runner(self._pythons[key.runtime], self._relay_socket, self._limits, self._references, self._sandbox, source)
+        owner = {"project": key.project, "job": key.job}
+        return Runner(self._pythons[key.runtime], self._relay, self._limits, self._references, self._sandbox, source, owner)
 
     def _take(self, key: Key) -> Runner | None:
         with self._lock:

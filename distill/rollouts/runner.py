@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import Empty, Full, Queue
@@ -14,6 +14,7 @@ from typing import IO, Any
 import orjson
 
 from distill.folders import DEEPEST
+from distill.relay import Relay
 from distill.rollouts.bundles import named_bundles, no_bundle_of
 from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent, ended
 from distill.rollouts.events import REPLIES, Json, answers, read_event
@@ -35,21 +36,22 @@ class Runner:
     def __init__(
         self,
         python: str,
-        relay_socket: str,
+        relay: Relay,
         limits: Limits | None = None,
         references: Sequence[str] = (),
         sandbox: Choice | None = None,
         bundle: Callable[[str], Json] | None = None,
+        owner: Mapping[str, str] | None = None,
     ) -> None:
         """Start the process and wait for its greeting. Without a sandbox it imports no `references`, and is sent no bundle.
 
-        `bundle` gives the document of a digest, or raises RunnerError. Raises RunnerDied, OSError.
+        `bundle` gives the document of a digest, or raises RunnerError; `owner` says whose it is, for the log. Raises RunnerDied, OSError.
         """
         self._sandbox = sandbox or choose()
         self._bundle = bundle or partial(no_bundle_of, "")
         self._unpacked: set[str] = set()
         rung = self._sandbox.rung
-        self._child: Child = spawn(python, relay_socket, limits or Limits(), references if rung else (), rung)
+        self._child: Child = spawn(python, relay.connections(), limits or Limits(), references if rung else (), rung, owner)
         self._ids = itertools.count(1)
         self._waiting: dict[int, Queue[Json | RunnerDied]] = {}
         self._opened: OrderedDict[str, None] = OrderedDict()

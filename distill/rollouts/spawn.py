@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import IO
 
 from distill import processes, sandbox
 from distill.processes import End, Tree
+from distill.relay import RunnerConnections
 from distill.rollouts.door import Door
 from distill.sandbox import Cell, Limits, Rung
 from stillhouse_programs.door import DOOR_VARIABLE
@@ -56,12 +57,22 @@ class Child:
         return self.cell.home
 
 
-def spawn(python: str, relay_socket: str, limits: Limits, references: Sequence[str] = (), rung: Rung | None = None) -> Child:
-    """A fresh runner under the interpreter of its runtime; it may import the packages of `references`. Raises OSError."""
+def spawn(
+    python: str,
+    connections: RunnerConnections,
+    limits: Limits,
+    references: Sequence[str] = (),
+    rung: Rung | None = None,
+    owner: Mapping[str, str] | None = None,
+) -> Child:
+    """A fresh runner under the interpreter of its runtime; it may import the packages of `references`. `owner`: whose it is, for the log.
+
+    Raises OSError.
+    """
     with ExitStack() as undo:
         cell = sandbox.make(rung, python, ["-I", "-m", "stillhouse_programs.runner"], limits)
         undo.callback(cell.close)
-        door = Door(relay_socket)
+        door = Door(connections, owner or {})
         undo.callback(door.close)
         told = {DOOR_VARIABLE: str(door.theirs.fileno()), "DSPY_CACHEDIR": str(cell.home), REFERENCES_VARIABLE: ",".join(references)}
         tree = processes.start(

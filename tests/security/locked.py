@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import processes, sandbox
+from distill.relay import Relay
 from distill.rollouts import Runner
 from distill.sandbox import RUNGS, Choice, Limits, Rung
 from distill.sandbox.rungs import Landlock
@@ -110,7 +111,7 @@ def to_another(rung: Rung | None) -> Any:
 
 def real_runner(rung: Rung | None) -> Any:
     """What one greets with, by the interpreter and the packages that programs run with."""
-    runner = Runner(PYTHON, "/nowhere", sandbox=Choice(rung))
+    runner = Runner(PYTHON, Relay(), sandbox=Choice(rung))
     runner.kill()
     return sorted(runner.greeting)
 

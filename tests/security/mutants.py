@@ -31,7 +31,7 @@ from distill.catalog import aliases, bundles, keys
 from distill.errors import Unauthenticated
 from distill.execute import rollouts
 from distill.pipeline import package
-from distill.relay import relay
+from distill.relay import connections, relay
 from distill.relay.allowance import Allowance
 from distill.sandbox import cell
 from distill.storage import checked, folder
@@ -259,6 +259,7 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {
     "rule-templates-locked-in": _open_renderer,
     "rule-one-rollouts-calls": _calls_without_end,
     "rule-grants": _refuses_the_job,
+    "rule-floods": lambda patch: patch.setattr(connections.Total, "add", lambda self, runner: None),
     "rule-runners-words": lambda patch: patch.setattr(rollouts._Running, "is_asked", lambda self, event: True),
     "rule-runners-environment": _open_handed,
     "rule-log-lines": lambda patch: patch.setattr(structlog.processors, "JSONRenderer", structlog.processors.KeyValueRenderer),

@@ -84,6 +84,7 @@ RULES: dict[str, str] = {
     "rule-bundles": "what users send to be run is opened nowhere but in a runner",
     "rule-one-rollouts-calls": "one example of a program cannot spend what all were given",
     "rule-grants": "an example whose program asks for another LM than those of its work item costs itself alone",
+    "rule-floods": "code of users that takes all connections to the relay that it can get harms no other job and no other caller",
     "rule-runners-words": "a program that speaks in the place of its runner costs its own example",
     "rule-runners-environment": "a program finds no secret around it",
     "rule-log-lines": "what is logged is one line of JSON, whatever it tells",

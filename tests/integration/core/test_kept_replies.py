@@ -18,6 +18,7 @@ from distill import sealing
 from distill.relay import Amount, Block, Grant, Relay, RelayLimits, Replies, Target
 from distill.relay.replies import MOST_BYTES
 from tests.support import databases
+from tests.support.runner_connector import RunnerConnector
 from tests.support.scripted_lm import Answer, Ask, Fail, Raw, ScriptedLM
 
 LIMITS = RelayLimits(total_seconds=30, first_pause_seconds=60, longest_pause_seconds=60)
@@ -66,7 +67,7 @@ def ask(relay: Relay, grant: Grant, call: str = CALL, **body: Any) -> str:
     async def post() -> str:
         headers = {"authorization": f"Bearer {grant.token}", "stillhouse-rollout": f"run of {call}", "stillhouse-call": call}
         async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(relay.socket_path), timeout=aiohttp.ClientTimeout(60)) as session,
+            aiohttp.ClientSession(connector=RunnerConnector(relay.connections()), timeout=aiohttp.ClientTimeout(60)) as session,
             session.post("http://relay/v1/chat/completions", json={**BODY, **body}, headers=headers) as reply,
         ):
             answer = await reply.json()

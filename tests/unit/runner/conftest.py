@@ -20,7 +20,7 @@ def relay() -> Iterator[Relay]:
 
 @pytest.fixture(scope="module")
 def pool(relay: Relay) -> Iterator[RunnerPool]:
-    with RunnerPool(relay.socket_path, {"default": sys.executable}) as pool:
+    with RunnerPool(relay, {"default": sys.executable}) as pool:
         yield pool
 
 

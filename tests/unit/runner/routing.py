@@ -68,7 +68,7 @@ def of(events: list[Json], kind: str) -> list[Json]:
 
 @contextmanager
 def fresh(relay: Relay) -> Iterator[Runner]:
-    runner = Runner(sys.executable, relay.socket_path)
+    runner = Runner(sys.executable, relay)
     try:
         yield runner
     finally:

@@ -66,7 +66,7 @@ def runner(relay: Relay, sent: Sent) -> Iterator[Runner]:
 @contextmanager
 def opened(relay: Relay, sent: Sent, **more: Any) -> Iterator[Runner]:
     with (
-        RunnerPool(relay.socket_path, {"default": sys.executable}, bundles=sent.get, **more) as pool,
+        RunnerPool(relay, {"default": sys.executable}, bundles=sent.get, **more) as pool,
         pool.runner("project", "job", PYTHON) as runner,
     ):
         yield runner
@@ -171,7 +171,7 @@ class TestTwoTextsOfOneModule:
 
     @pytest.fixture
     def pool(self, relay: Relay, sent: Sent) -> Iterator[RunnerPool]:
-        with RunnerPool(relay.socket_path, {"default": sys.executable}, bundles=sent.get) as pool:
+        with RunnerPool(relay, {"default": sys.executable}, bundles=sent.get) as pool:
             yield pool
 
     @pytest.fixture
@@ -297,7 +297,7 @@ class TestRefused:
     def test_another_python(self, relay: Relay, runner: Runner, sent: Sent) -> None:
         digest = sent.add({**bundle(), "python": "3.2"})
         assert refused(lambda: describe(runner, digest))[0] == "python_not_served"
-        with RunnerPool(relay.socket_path, {"default": sys.executable, "gone": "/nowhere/python"}, bundles=sent.get) as pool:
+        with RunnerPool(relay, {"default": sys.executable, "gone": "/nowhere/python"}, bundles=sent.get) as pool:
             code, message = refused(lambda: pool.runner("project", "job", "3.2").__enter__())
         assert (code, message) == ("python_not_served", f"the code is of Python 3.2, and this server runs programs under {PYTHON}")
 
@@ -344,7 +344,7 @@ class TestHostile:
     def test_what_answers_no_question(self, relay: Relay, sent: Sent, events: list[Json], more: Json) -> None:
         digest = sent.add(bundle({"taken_over.py": TAKEN_OVER.replace("EVENTS", repr(events))}))
         asked = {"reference": "taken_over:Desk", "kwargs": {}, "bundle": digest}
-        with RunnerPool(relay.socket_path, {"default": sys.executable}, bundles=sent.get) as pool:
+        with RunnerPool(relay, {"default": sys.executable}, bundles=sent.get) as pool:
             host = ProgramHost(pool)
             refused(lambda: host.describe("project", asked, python=PYTHON))
             with pytest.raises(RunnerDied, match="broke the protocol") as death:

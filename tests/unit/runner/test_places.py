@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from distill import scratch
+from distill.relay import Relay
 from distill.rollouts.spawn import spawn
 from distill.sandbox import Limits
 from distill.sandbox.files import of_interpreter
@@ -67,7 +68,7 @@ def test_nothing_is_held_when_there_is_no_room_for_a_home(monkeypatch: pytest.Mo
     before = open_files()
     monkeypatch.setattr("distill.scratch.tempfile.mkdtemp", _disk_is_full)
     with pytest.raises(OSError, match="No space left"):
-        spawn(sys.executable, "/nowhere", Limits(), rung=Landlock())
+        spawn(sys.executable, Relay().connections(), Limits(), rung=Landlock())
     assert open_files() == before
 
 
@@ -78,6 +79,6 @@ def test_nothing_is_left_when_no_more_files_may_be_opened() -> None:
     before, homes = open_files(), set(top.iterdir())
     for free in range(1, 6):
         with no_more_than(free), pytest.raises(OSError, match="Too many open files"):
-            spawn(sys.executable, "/nowhere", Limits(), rung=Landlock())
+            spawn(sys.executable, Relay().connections(), Limits(), rung=Landlock())
         doors_are_closed()
         assert (free, open_files(), set(top.iterdir())) == (free, before, homes)

@@ -60,7 +60,7 @@ class TestProcess:
     @pytest.mark.parametrize("is_locked", [True, False])
     def test_a_spec_and_its_metric_run_where_code_of_users_would(self, relay: Relay, is_locked: bool) -> None:
         """In the sandbox, if one holds: a runner is one process for all that it is asked."""
-        pool = RunnerPool(relay.socket_path, {"default": sys.executable}, sandbox=None if is_locked else Choice(None))
+        pool = RunnerPool(relay, {"default": sys.executable}, sandbox=None if is_locked else Choice(None))
         with pool, pool.runner("project", "job") as runner, ScriptedLM(answer=route) as lm:
             runner.ensure_open("router", program=ROUTER, lms=LMS)
             events = run(runner, grant(relay, lm).token, [example(0, "my invoice", "billing")])
@@ -85,7 +85,7 @@ class TestProcess:
         python.write_text("#!/bin/sh\necho no module named stillhouse_programs >&2\nexit 1\n")
         python.chmod(0o755)
         with pytest.raises(RunnerDied, match="ended with exit code 1 before it could be asked anything") as death:
-            Runner(str(python), relay.socket_path)
+            Runner(str(python), relay)
         assert (death.value.cause, death.value.is_the_programs) == ("not_started", False)
         assert death.value.tail == "no module named stillhouse_programs"
 
@@ -140,13 +140,12 @@ runner.main()
         assert b"written" in log
         assert process.returncode == 0
 
-    def test_dies_with_its_parent(self, relay: Relay) -> None:
+    def test_dies_with_its_parent(self) -> None:
         code = (
-            "import sys\nfrom distill.rollouts import Runner\nprint(Runner(sys.executable, sys.argv[1]).pid, flush=True)\nsys.stdin.read()"
+            "import sys\nfrom distill.relay import Relay\nfrom distill.rollouts import Runner\n"
+            "print(Runner(sys.executable, Relay().start()).pid, flush=True)\nsys.stdin.read()"
         )
-        with subprocess.Popen(
-            [sys.executable, "-c", code, relay.socket_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
-        ) as parent:
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as parent:
             assert parent.stdout is not None
             pid = int(parent.stdout.readline())
             parent.kill()
@@ -158,14 +157,14 @@ runner.main()
             assert runner.ask("hello")["protocol"] == 1
 
     def test_idle_runner_is_ended(self, relay: Relay) -> None:
-        with RunnerPool(relay.socket_path, {"default": sys.executable}, idle_seconds=0.1, sweep_seconds=0.05) as pool:
+        with RunnerPool(relay, {"default": sys.executable}, idle_seconds=0.1, sweep_seconds=0.05) as pool:
             with pool.runner("project", "job") as runner:
                 pass
             assert ends(runner.pid)
 
     def test_idle_runner_of_a_job_that_is_over_is_ended_at_the_next_sweep(self, relay: Relay) -> None:
         over = set[str]()
-        with RunnerPool(relay.socket_path, {"default": sys.executable}, sweep_seconds=0.05, over=over.intersection) as pool:
+        with RunnerPool(relay, {"default": sys.executable}, sweep_seconds=0.05, over=over.intersection) as pool:
             with pool.runner("project", "goes_on") as going_on, pool.runner("project", "cancelled") as cancelled:
                 pass
             over.add("cancelled")
@@ -173,7 +172,7 @@ runner.main()
             assert going_on.alive
 
     def test_surplus_of_idle_runners_is_ended(self, relay: Relay) -> None:
-        with RunnerPool(relay.socket_path, {"default": sys.executable}, max_idle=1) as pool:
+        with RunnerPool(relay, {"default": sys.executable}, max_idle=1) as pool:
             with pool.runner("project", "a") as first:
                 pass
             with pool.runner("project", "b") as second:
@@ -184,7 +183,7 @@ runner.main()
         """Where its home is on the disk; what it writes is written here in its place."""
         plain, limits = Choice(None), Limits(scratch_mb=1)
         with (
-            RunnerPool(relay.socket_path, {"default": sys.executable}, sandbox=plain, limits=limits, sweep_seconds=0.05) as pool,
+            RunnerPool(relay, {"default": sys.executable}, sandbox=plain, limits=limits, sweep_seconds=0.05) as pool,
             pool.runner("project", "job") as runner,
         ):
             (runner._child.home / "much").write_bytes(b"x" * 2_000_000)
@@ -197,7 +196,7 @@ runner.main()
         """More than Python's own functions for folders can take."""
         plain = Choice(None)
         with (
-            RunnerPool(relay.socket_path, {"default": sys.executable}, sandbox=plain, sweep_seconds=0.05) as pool,
+            RunnerPool(relay, {"default": sys.executable}, sandbox=plain, sweep_seconds=0.05) as pool,
             pool.runner("project", "job") as runner,
         ):
             home = runner._child.home
@@ -216,7 +215,7 @@ runner.main()
             raise RecursionError
 
         monkeypatch.setattr(Runner, "check_disk", fails)
-        with RunnerPool(relay.socket_path, {"default": sys.executable}, idle_seconds=0.1, sweep_seconds=0.05) as pool:
+        with RunnerPool(relay, {"default": sys.executable}, idle_seconds=0.1, sweep_seconds=0.05) as pool:
             with pool.runner("project", "job") as runner:
                 pass
             assert ends(runner.pid)

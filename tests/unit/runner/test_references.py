@@ -29,7 +29,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def code(relay: Relay, runtime: tuple[Path, str]) -> Iterator[Runner]:
     """One runner that may import the tests' package."""
-    with RunnerPool(relay.socket_path, {"default": runtime[1]}, references=[PACKAGE]) as pool, pool.runner("project", "job") as runner:
+    with RunnerPool(relay, {"default": runtime[1]}, references=[PACKAGE]) as pool, pool.runner("project", "job") as runner:
         yield runner
 
 
@@ -154,7 +154,7 @@ class TestRefusals:
         assert "is no function of (example, prediction, trace), and makes none" in refused(code, "describe", **metric)[1]
 
     def test_nothing_is_imported_where_nothing_is_allowed(self, relay: Relay, runtime: tuple[Path, str]) -> None:
-        with RunnerPool(relay.socket_path, {"default": runtime[1]}) as pool, pool.runner("project", "job") as runner:
+        with RunnerPool(relay, {"default": runtime[1]}) as pool, pool.runner("project", "job") as runner:
             assert "none is allowed" in refused(runner, "describe", reference=f"{PACKAGE}.broken:make")[1]
 
 
@@ -243,7 +243,7 @@ class TestNativeTools:
 class TestChangedSource:
     def test_is_refused_until_the_program_is_described_anew(self, relay: Relay, tmp_path: Path) -> None:
         python = make_runtime(tmp_path)
-        with RunnerPool(relay.socket_path, {"default": python}, references=[PACKAGE]) as pool, pool.runner("project", "job") as runner:
+        with RunnerPool(relay, {"default": python}, references=[PACKAGE]) as pool, pool.runner("project", "job") as runner:
             before = describe(runner, "programs:make_desk")
             runner.ask("open", program_key="before", program=before, lms=LMS)
             teams = module_file(tmp_path, "teams")
