@@ -150,6 +150,11 @@ def _metrics_reader(request: Request) -> Caller:
 AnyCaller = Annotated[Caller, Depends(_caller)]
 Reader = Annotated[Caller, Depends(Needs("jobs:read", "jobs:write"))]
 Writer = Annotated[Caller, Depends(Needs("jobs:write"))]
+#: Of jobs without the content of their rows and traces; see `app.operating` for those of other projects.
+JobViewer = Annotated[Caller, Depends(Needs("jobs:read", "jobs:write", "operator"))]
+JobActor = Annotated[Caller, Depends(Needs("jobs:write", "operator"))]
+AuditReader = Annotated[Caller, Depends(Needs("admin", "operator"))]
+KeyRevoker = AuditReader
 ModelUser = Annotated[Caller, Depends(Needs("models:use"))]
 ArtifactUser = Annotated[Caller, Depends(Needs("models:use", "jobs:read", "jobs:write"))]
 AliasMover = Annotated[Caller, Depends(Needs("aliases:write"))]

@@ -51,9 +51,10 @@ async def wait_for_change(services: Services, project_id: str, job_id: str, seco
 
 @dataclass(frozen=True)
 class Follower:
-    """Who follows which job."""
+    """Who follows which job, of which project."""
 
     job_id: str
+    project_id: str
     caller: Caller
 
 
@@ -67,7 +68,8 @@ def _read(follower: Follower, after: int) -> tuple[list[EventRead], bool]:
         if not browser_sessions.still_in(session, follower.caller):
             return [], False
         final = JobStatus(repository.by_id(session, job_id).status).is_terminal
-        found = [event_read(event) for event in events.after(session, job_id, after, _BATCH)]
+        whole = follower.project_id == follower.caller.project_id
+        found = [event_read(event, whole) for event in events.after(session, job_id, after, _BATCH)]
     return found, not final or len(found) == _BATCH
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
-from fastapi import Response
+from fastapi import Query, Response
 
-from app.auth import Admin
+from app.auth import Admin, KeyRevoker
 from app.compose import naming_no_path
 from app.deps import BODY_ERRORS, KeyId, RecentPageDep, SessionDep, errors, router
 from app.idempotency import Made, OnceDep
-from app.schemas.account import KeyCreate, KeyMade, KeyRead
-from app.schemas.common import Deleted, Page
+from app.schemas.account import KeyCreate, KeyMade, KeyRead, KeyRevoked
+from app.schemas.common import Page
 from app.views.account import key_made, key_read
 from app.views.convert import page_of
 from distill.catalog import keys, projects
@@ -19,6 +20,9 @@ from distill.catalog.keys import Caller
 from distill.catalog.models import ApiKey
 from distill.db import Session, now
 from distill.errors import Invalid
+from distill.jobs import cancelling
+from distill.jobs.repository import JobFilter
+from distill.jobs.status import JobKind
 
 routes = router("account")
 
@@ -41,7 +45,7 @@ def _owner(session: Session, caller: Caller, body: KeyCreate) -> str:
     """The id of the project that the key will belong to. Raises Invalid."""
     if body.project is None or body.project in (caller.project_name, caller.project_id):
         return caller.project_id
-    if not caller.operates:
+    if not caller.makes_projects:
         raise Invalid(f"project: this key belongs to project {caller.project_name}", code="wrong_project", param="project")
     with naming_no_path():
         return projects.get(session, body.project).id
@@ -74,7 +78,14 @@ def get_api_key(key_id: KeyId, caller: Admin, session: SessionDep) -> KeyRead:
 
 
 @routes.delete("/api_keys/{key_id}", summary="Revoke an API key", responses=errors(404))
-def delete_api_key(key_id: KeyId, caller: Admin, session: SessionDep) -> Deleted:
-    """From the next request on it is refused. Its id stays, since objects name who made them."""
-    keys.revoke(session, caller.project_id, key_id)
-    return Deleted(id=key_id, object="api_key")
+def delete_api_key(
+    key_id: KeyId,
+    caller: KeyRevoker,
+    session: SessionDep,
+    cancel_jobs: Annotated[bool, Query(description="Cancel the jobs that the key made, too")] = False,
+) -> KeyRevoked:
+    """From the next request on it is refused. Its id stays, since objects name who made them. Operators revoke keys of all projects."""
+    owner = keys.project_of(session, key_id) if caller.operates else None
+    key = keys.revoke(session, owner or caller.project_id, key_id)
+    cancelled = cancelling.cancel_all(session, None, JobFilter(created_by=key.id), list(JobKind)) if cancel_jobs else []
+    return KeyRevoked(id=key_id, object="api_key", cancelled_jobs=len(cancelled))

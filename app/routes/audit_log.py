@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import Query
 
-from app.auth import Admin
+from app.auth import AuditReader
 from app.deps import RecentPageDep, SessionDep, router
+from app.operating import ProjectQuery, chosen_project_id, projects_seen
 from app.schemas.account import AuditRead
 from app.schemas.common import Page
 from app.views.account import audit_read
@@ -21,8 +22,16 @@ _Text = Annotated[str | None, Query(max_length=256)]
 
 @routes.get("/audit_log", summary="Who did what")
 def list_audit_log(
-    caller: Admin, session: SessionDep, page: RecentPageDep, action: _Text = None, object_id: _Text = None, key_id: _Text = None
+    caller: AuditReader,
+    session: SessionDep,
+    page: RecentPageDep,
+    action: _Text = None,
+    object_id: _Text = None,
+    key_id: _Text = None,
+    project: ProjectQuery = None,
 ) -> Page[AuditRead]:
     """Newest first: keys made and revoked, aliases moved, budgets changed, jobs cancelled, things deleted. An entry is written in the
     transaction of the act itself."""
-    return page_of(audit.list_entries(session, caller.project_id, page, audit.Narrow(action, object_id, key_id)), audit_read)
+    found = audit.list_entries(session, chosen_project_id(session, caller, project), page, audit.Narrow(action, object_id, key_id))
+    seen = projects_seen(session, caller)
+    return page_of(found, lambda entry: audit_read(entry, seen[entry.project_id]))

@@ -8,17 +8,17 @@ from fastapi import Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from app.auth import Reader, Writer
-from app.compose import Composer, check_project, naming_no_path
+from app.auth import JobActor, JobViewer, Writer
+from app.compose import Composer, naming_no_path
 from app.deps import BODY_ERRORS, METADATA_QUERY, JobId, SessionDep, TaggedPageDep, errors, router
 from app.following import wait_for_change
 from app.hosting import answered
 from app.idempotency import Made, OnceDep
-from app.operating import projects_seen
+from app.operating import ProjectQuery, chosen_project_id, project_now, project_of_job, projects_seen
 from app.references import Code, read_code
 from app.rehearsal import rehearse
 from app.schemas.common import Page
-from app.schemas.compile_jobs import DryRunRead, JobCreate, JobRead, JobUpdate, RefilterIn, RetryIn
+from app.schemas.compile_jobs import CancelledJob, CancelledJobs, CancelMany, DryRunRead, JobCreate, JobRead, JobUpdate, RefilterIn, RetryIn
 from app.schemas.estimates import EstimateRead
 from app.services import Services, ServicesDep
 from app.views.compile_jobs import dry_run_read, job_read
@@ -27,15 +27,17 @@ from app.views.estimates import estimate_read
 from distill import estimate
 from distill.catalog.keys import Caller
 from distill.db import Session, unit_of_work
-from distill.jobs import editing, pausing, refiltering, repository, retrying, service
+from distill.jobs import cancelling, editing, pausing, refiltering, repository, retrying, service
 from distill.jobs.models import Job
 from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
-from distill.jobs.status import JobStatus
+from distill.jobs.status import JobKind, JobStatus
 from distill.storage.overlay import overlay
 
 routes = router("compile jobs")
 
+#: In one request, which is one transaction.
+MOST_CANCELLED = 500
 ShownStep = Literal["validate", "bootstrap", "prepare", "train", "evaluate", "package"]
 
 
@@ -106,14 +108,12 @@ def estimate_compile_job(body: JobCreate, caller: Writer, services: ServicesDep)
 
 
 def _filter(
-    caller: Reader,
+    caller: JobViewer,
     status: Annotated[JobStatus | None, Query(description="Only jobs with this status")] = None,
     step: Annotated[ShownStep | None, Query(description="Only jobs at this step")] = None,
     program: Annotated[str | None, Query(description="A program's id, or a job's `program_name`")] = None,
-    created_by: Annotated[str | None, Query(description="`me`, or a key's id")] = None,
-    project: Annotated[str | None, Query(description="Must be the key's own project when given")] = None,
+    created_by: Annotated[str | None, Query(max_length=256, description="`me`, or a key's id or label")] = None,
 ) -> JobFilter:
-    check_project(caller, project)
     return JobFilter(
         status=status,
         step=step,
@@ -124,10 +124,14 @@ def _filter(
 
 @routes.get("/compile_jobs", summary="List compile jobs", openapi_extra=METADATA_QUERY)
 def list_compile_jobs(
-    caller: Reader, session: SessionDep, page: TaggedPageDep, narrow: Annotated[JobFilter, Depends(_filter)]
+    caller: JobViewer,
+    session: SessionDep,
+    page: TaggedPageDep,
+    narrow: Annotated[JobFilter, Depends(_filter)],
+    project: ProjectQuery = None,
 ) -> Page[JobRead]:
     """Newest first."""
-    found = repository.list_jobs(session, caller.project_id, page, narrow)
+    found = repository.list_jobs(session, chosen_project_id(session, caller, project), page, narrow)
     parts, seen = overviews(session, found.data), projects_seen(session, caller)
     return page_of(found, lambda job: job_read(job, parts[job.id], seen))
 
@@ -135,14 +139,15 @@ def list_compile_jobs(
 @routes.get("/compile_jobs/{job_id}", summary="Read a compile job", responses=errors(404))
 async def get_compile_job(
     job_id: JobId,
-    caller: Reader,
+    caller: JobViewer,
     services: ServicesDep,
     response: Response,
     wait: Annotated[int, Query(ge=0, le=60, description="Seconds to wait for a change before answering")] = 0,
 ) -> JobRead:
     """With `wait=30` it answers as soon as something happens to the job, at once when it is final."""
     if wait:
-        await wait_for_change(services, caller.project_id, job_id, wait)
+        project_id = await run_in_threadpool(project_now, caller, job_id)
+        await wait_for_change(services, project_id, job_id, wait)
     found = await run_in_threadpool(_read_now, caller, job_id)
     response.headers["etag"] = found.etag
     return found
@@ -150,7 +155,7 @@ async def get_compile_job(
 
 def _read_now(caller: Caller, job_id: str) -> JobRead:
     with unit_of_work("api") as session:
-        return read_job(session, caller, repository.get(session, caller.project_id, job_id))
+        return read_job(session, caller, repository.get(session, project_of_job(session, caller, job_id), job_id))
 
 
 @routes.patch(
@@ -161,7 +166,7 @@ def _read_now(caller: Caller, job_id: str) -> JobRead:
 def update_compile_job(
     job_id: JobId,
     body: JobUpdate,
-    caller: Writer,
+    caller: JobActor,
     session: SessionDep,
     response: Response,
     if_match: Annotated[str | None, Header(max_length=1000, description="The job's `etag` as it was read")] = None,
@@ -170,16 +175,25 @@ def update_compile_job(
     budget has paused goes on when it is resumed."""
     limits = body.budget.model_dump(exclude_unset=True) if body.budget is not None else None
     changes = editing.Changes(body.name, body.priority, body.metadata, limits)
-    job = editing.edit(session, caller.project_id, job_id, changes, if_match)
+    job = editing.edit(session, project_of_job(session, caller, job_id), job_id, changes, if_match)
     found = read_job(session, caller, job)
     response.headers["etag"] = found.etag
     return found
 
 
+@routes.post("/compile_jobs/cancel", summary="Cancel many jobs", responses={**BODY_ERRORS, **errors(409)})
+def cancel_compile_jobs(body: CancelMany, caller: JobActor, session: SessionDep) -> CancelledJobs:
+    """Asks all open jobs that the filter names to stop, the oldest first and at most 500; while `has_more` is true, ask again."""
+    narrow = JobFilter(status=body.status, program=body.program, created_by=caller.key_id if body.created_by == "me" else body.created_by)
+    project_id = chosen_project_id(session, caller, body.project)
+    found = cancelling.cancel_all(session, project_id, narrow, [JobKind.COMPILE], MOST_CANCELLED)
+    return CancelledJobs(data=[CancelledJob(id=job.id, status=job.status) for job in found], has_more=len(found) == MOST_CANCELLED)
+
+
 @routes.post("/compile_jobs/{job_id}/start", summary="Start a created job", responses=errors(404, 409))
-def start_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
+def start_compile_job(job_id: JobId, caller: JobActor, session: SessionDep) -> JobRead:
     """For a job that was created with `auto_start: false`; any other is a conflict."""
-    return read_job(session, caller, service.start(session, caller.project_id, job_id))
+    return read_job(session, caller, service.start(session, project_of_job(session, caller, job_id), job_id))
 
 
 @routes.post(
@@ -188,11 +202,11 @@ def start_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> Job
     response_model=JobRead,
     responses={**BODY_ERRORS, **errors(404, 409)},
 )
-def retry_compile_job(job_id: JobId, caller: Writer, session: SessionDep, once: OnceDep, body: RetryIn | None = None) -> Response:
+def retry_compile_job(job_id: JobId, caller: JobActor, session: SessionDep, once: OnceDep, body: RetryIn | None = None) -> Response:
     """The job goes on where it failed, with its id and one `round` more; what succeeded stays, what was paid for is not paid again."""
 
     def make() -> Made:
-        job = retrying.retry(session, caller.project_id, job_id, body.fine_tuning_job if body else None)
+        job = retrying.retry(session, project_of_job(session, caller, job_id), job_id, body.fine_tuning_job if body else None)
         return Made(read_job(session, caller, job), f"/v1/compile_jobs/{job.id}", status=200)
 
     return once.reply(make)
@@ -218,20 +232,20 @@ def refilter_compile_job(job_id: JobId, body: RefilterIn, caller: Writer, sessio
 
 
 @routes.post("/compile_jobs/{job_id}/pause", summary="Pause a job", responses=errors(404, 409))
-def pause_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
+def pause_compile_job(job_id: JobId, caller: JobActor, session: SessionDep) -> JobRead:
     """A request: the job reports `paused` when its running work has stopped. Rollouts under way end, a training writes a checkpoint.
     Asking again is no error."""
-    return read_job(session, caller, pausing.pause(session, caller.project_id, job_id))
+    return read_job(session, caller, pausing.pause(session, project_of_job(session, caller, job_id), job_id))
 
 
 @routes.post("/compile_jobs/{job_id}/resume", summary="Resume a paused job", responses=errors(404, 409))
-def resume_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
+def resume_compile_job(job_id: JobId, caller: JobActor, session: SessionDep) -> JobRead:
     """The job goes on where it stood. A pause that has not come yet is taken back; a job that is not paused stays as it is. One that its
     budget would stop again at once is a conflict, which says what to raise."""
-    return read_job(session, caller, pausing.resume(session, caller.project_id, job_id))
+    return read_job(session, caller, pausing.resume(session, project_of_job(session, caller, job_id), job_id))
 
 
 @routes.post("/compile_jobs/{job_id}/cancel", summary="Cancel a job", responses=errors(404, 409))
-def cancel_compile_job(job_id: JobId, caller: Writer, session: SessionDep) -> JobRead:
+def cancel_compile_job(job_id: JobId, caller: JobActor, session: SessionDep) -> JobRead:
     """A request: the job reports `cancelled` when its running work has stopped. Asking again is no error."""
-    return read_job(session, caller, service.cancel(session, caller.project_id, job_id))
+    return read_job(session, caller, service.cancel(session, project_of_job(session, caller, job_id), job_id))

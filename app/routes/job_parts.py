@@ -8,10 +8,11 @@ from fastapi import Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app import lines
-from app.auth import Reader
+from app.auth import JobViewer, Reader
 from app.deps import JobId, PageDep, SessionDep, errors, router
 from app.errors import ApiError
 from app.following import Follower, event_stream, position
+from app.operating import project_now, project_of_job
 from app.schemas.common import Page
 from app.schemas.compile_jobs import CostRead, CurveRead, EventRead, RejectionRead, TraceRead
 from app.schemas.fine_tuning import FineTuneJobRead, LogRead
@@ -47,7 +48,7 @@ LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=r"^\d{
 async def list_events(
     request: Request,
     job_id: JobId,
-    caller: Reader,
+    caller: JobViewer,
     services: ServicesDep,
     after: Annotated[int, Query(ge=0, le=2**62, description="Only events after this number")] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 100,
@@ -57,16 +58,18 @@ async def list_events(
     if "text/event-stream" not in request.headers.get("accept", ""):
         return await run_in_threadpool(_page, caller, job_id, after, limit)
     start = int(last_event_id) if last_event_id is not None else after
-    last, final = await run_in_threadpool(position, caller.project_id, job_id)
+    project_id = await run_in_threadpool(project_now, caller, job_id)
+    last, final = await run_in_threadpool(position, project_id, job_id)
     if final and start >= last:
         return Response(status_code=204)
-    return event_stream(services, Follower(job_id, caller), start)
+    return event_stream(services, Follower(job_id, project_id, caller), start)
 
 
 def _page(caller: Caller, job_id: str, after: int, limit: int) -> Page[EventRead]:
     with unit_of_work("api") as session:
-        repository.get(session, caller.project_id, job_id)
-        found = [event_read(event) for event in events.after(session, job_id, after, limit + 1)]
+        job = repository.get(session, project_of_job(session, caller, job_id), job_id)
+        whole = job.project_id == caller.project_id
+        found = [event_read(event, whole) for event in events.after(session, job_id, after, limit + 1)]
     data = found[:limit]
     first, last = (str(data[0].id), str(data[-1].id)) if data else (None, None)
     return Page(data=data, first_id=first, last_id=last, has_more=len(found) > limit)
@@ -124,16 +127,16 @@ def list_rejections(
 
 
 @routes.get("/compile_jobs/{job_id}/cost", summary="What a job has cost so far", responses=errors(404))
-def get_cost(job_id: JobId, caller: Reader, session: SessionDep) -> CostRead:
+def get_cost(job_id: JobId, caller: JobViewer, session: SessionDep) -> CostRead:
     """Parts that nobody priced are named in `unknown`."""
-    job = repository.get(session, caller.project_id, job_id)
+    job = repository.get(session, project_of_job(session, caller, job_id), job_id)
     return cost_read(usage.of_jobs(session, [job.id]).get(job.id, []), repository.fine_tune_jobs(session, job.id))
 
 
 @routes.get("/compile_jobs/{job_id}/fine_tuning_jobs", summary="Fine-tune jobs of a job", responses=errors(404))
-def list_child_jobs(job_id: JobId, caller: Reader, session: SessionDep) -> Page[FineTuneJobRead]:
+def list_child_jobs(job_id: JobId, caller: JobViewer, session: SessionDep) -> Page[FineTuneJobRead]:
     """One for each LoRA adapter, in OpenAI's shape."""
-    job = repository.get(session, caller.project_id, job_id)
+    job = repository.get(session, project_of_job(session, caller, job_id), job_id)
     active = Active.read(session, [job.id])
     data = [fine_tune_read(row, active) for row in repository.fine_tune_jobs(session, job.id)]
     return Page(data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None)
@@ -142,14 +145,14 @@ def list_child_jobs(job_id: JobId, caller: Reader, session: SessionDep) -> Page[
 @routes.get("/compile_jobs/{job_id}/logs", summary="Logs of a job's trainings", responses=errors(404))
 def list_logs(
     job_id: JobId,
-    caller: Reader,
+    caller: JobViewer,
     session: SessionDep,
     services: ServicesDep,
     fine_tuning_job: Annotated[str | None, Query(max_length=256, description="Only that of this fine-tune job")] = None,
     tail: Annotated[int | None, Query(ge=1, le=100_000, description="Only the last so many lines of each")] = None,
 ) -> Page[LogRead]:
     """One for each fine-tune job that has begun to train, by LM and predictor."""
-    job = repository.get(session, caller.project_id, job_id)
+    job = repository.get(session, project_of_job(session, caller, job_id), job_id)
     rows = repository.fine_tune_jobs(session, job.id)
     if fine_tuning_job is not None:
         rows = [row for row in rows if row.id == fine_tuning_job]
@@ -160,9 +163,9 @@ def list_logs(
 
 
 @routes.get("/compile_jobs/{job_id}/curves", summary="Training curves of a job", responses=errors(404))
-def list_curves(job_id: JobId, caller: Reader, session: SessionDep, services: ServicesDep) -> Page[CurveRead]:
+def list_curves(job_id: JobId, caller: JobViewer, session: SessionDep, services: ServicesDep) -> Page[CurveRead]:
     """One for each fine-tune job that has begun to train."""
-    job = repository.get(session, caller.project_id, job_id)
+    job = repository.get(session, project_of_job(session, caller, job_id), job_id)
     told = facts.curve_points(session, job.id)
     begun = [row for row in repository.fine_tune_jobs(session, job.id) if row.curve or row.id in told]
     return Page(data=[curve_read(services.store, row, told.get(row.id, ())) for row in begun])

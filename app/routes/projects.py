@@ -20,7 +20,7 @@ routes = router("account")
 @routes.post("/projects", status_code=201, response_model=ProjectRead, summary="Make a project", responses={**BODY_ERRORS, **errors(409)})
 def create_project(body: ProjectCreate, caller: Admin, session: SessionDep, once: OnceDep) -> Response:
     """For operators: admins of the project `default`. Its first key is made by one of them, with `project` in `POST /v1/api_keys`."""
-    if not caller.operates:
+    if not caller.makes_projects:
         raise PermissionDenied(f"Only admins of the project `{projects.OPERATORS}` make projects.", code="not_an_operator")
 
     def make() -> Made:

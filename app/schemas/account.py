@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from app import examples
-from app.schemas.common import Body, Metadata, Name, Reply
+from app.schemas.common import Body, Deleted, Metadata, Name, Reply
 
 Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 #: Up to the year 9999, beyond which there is no date.
@@ -25,7 +25,7 @@ class KeyCreate(Body):
         default=None,
         min_length=1,
         max_length=16,
-        description="jobs:read, jobs:write, aliases:write, models:use, admin, metrics:read; the first two and models:use unless given",
+        description="jobs:read, jobs:write, aliases:write, models:use, admin, metrics:read, operator; the first two and models:use unless given",
     )
     project: Annotated[str, Field(max_length=128)] | None = Field(
         default=None, description="Name or id: the key's own, unless an operator makes the first key of another"
@@ -56,6 +56,12 @@ class KeyMade(KeyRead):
     """A new key with its token."""
 
     token: str | None = Field(description="Shown this once; null when the request is repeated with its Idempotency-Key")
+
+
+class KeyRevoked(Deleted):
+    """A key that opens nothing any more."""
+
+    cancelled_jobs: int = Field(description="Jobs that the key had made, and that were asked to stop; 0 without `cancel_jobs`")
 
 
 class SessionRead(Reply):
@@ -104,6 +110,7 @@ class UsageRead(Reply):
 
     object: Literal["usage"] = "usage"
     project: str
+    project_id: str
     month: str = Field(description="YYYY-MM")
     starts_at: int
     resets_at: int = Field(description="When the next month begins")
@@ -146,6 +153,7 @@ class AuditRead(Reply):
     id: str
     object: Literal["audit_log.entry"] = "audit_log.entry"
     created_at: int
+    project: str
     action: str = Field(description="api_key.created, alias.moved, job.cancelled, …")
     object_id: str = Field(description="What it was done to")
     key_id: str | None = Field(description="The API key that did it; null for the command line on the server's machine")

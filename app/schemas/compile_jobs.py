@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
@@ -343,3 +343,34 @@ class CurveRead(Reply):
     lm: str
     predictor: str
     points: list[CurvePoint]
+
+
+class CancelMany(Body):
+    """Which jobs are to stop: those that meet all that is given, of which there must be something."""
+
+    model_config = examples.shown(created_by="nightly")
+
+    created_by: Annotated[str, Field(max_length=256)] | None = Field(default=None, description="`me`, or a key's id or label")
+    program: Annotated[str, Field(max_length=256)] | None = Field(default=None, description="A program's id, or a job's `program_name`")
+    status: Literal["created", "queued", "running", "paused"] | None = None
+    project: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None, description="The key's own unless given; an operator may name another, or `*` for all"
+    )
+
+    @model_validator(mode="after")
+    def _names_something(self) -> CancelMany:
+        if all(value is None for value in (self.created_by, self.program, self.status, self.project)):
+            raise ValueError("say which jobs: `created_by`, `program`, `status` or `project`")
+        return self
+
+
+class CancelledJob(Reply):
+    id: str
+    object: Literal["compile.job"] = "compile.job"
+    status: str = Field(description="`cancelled`, or what it was while its running work stops")
+
+
+class CancelledJobs(Reply):
+    object: Literal["list"] = "list"
+    data: list[CancelledJob]
+    has_more: bool

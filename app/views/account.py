@@ -58,10 +58,11 @@ def project_read(row: Project) -> ProjectRead:
     )
 
 
-def audit_read(row: AuditEntry) -> AuditRead:
+def audit_read(row: AuditEntry, project: str) -> AuditRead:
     return AuditRead(
         id=row.id,
         created_at=seconds(row.created_at),
+        project=project,
         action=row.action,
         object_id=row.object_id,
         key_id=row.key_id,
@@ -69,10 +70,11 @@ def audit_read(row: AuditEntry) -> AuditRead:
     )
 
 
-def usage_read(project: str, used: Usage, open_jobs: int) -> UsageRead:
-    quota = get_settings().project(project)
+def usage_read(project: Project, used: Usage, open_jobs: int) -> UsageRead:
+    quota = get_settings().project(project.name)
     return UsageRead(
-        project=project,
+        project=project.name,
+        project_id=project.id,
         month=str(used.month),
         starts_at=seconds(used.month.since),
         resets_at=seconds(used.month.until),

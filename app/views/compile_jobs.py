@@ -216,13 +216,18 @@ def artifact_link(artifact_id: str, name: str) -> ArtifactLink:
     return ArtifactLink(id=artifact_id, name=name, load=f'stillhouse.load("{artifact_id}")', content=f"/v1/artifacts/{artifact_id}/content")
 
 
-def event_read(event: JobEvent) -> EventRead:
-    """One event; its `id` is the job's own number."""
+_WITH_ROWS = frozenset({"sample"})
+"""Types of events that quote what was in a row or an answer."""
+
+
+def event_read(event: JobEvent, whole: bool) -> EventRead:
+    """One event; its `id` is the job's own number. Not `whole`: for who sees the job and not the project's data."""
+    shown = whole or event.type not in _WITH_ROWS
     return EventRead(
         id=event.seq,
         created_at=seconds(event.created_at),
         level=event.level,
         type=event.type,
-        message=event.message,
-        data=event.data or {},
+        message=event.message if shown else "Shown to keys of the project",
+        data=(event.data or {}) if shown else {},
     )

@@ -63,8 +63,11 @@ class Narrow:
     key_id: str | None = None
 
 
-def list_entries(s: Session, project_id: str, page: Page, narrow: Narrow) -> Listing[AuditEntry]:
-    query = select(AuditEntry).where(AuditEntry.project_id == project_id)
+def list_entries(s: Session, project_id: str | None, page: Page, narrow: Narrow) -> Listing[AuditEntry]:
+    """What was done in a project, or in all where it is None."""
+    query = select(AuditEntry)
+    if project_id is not None:
+        query = query.where(AuditEntry.project_id == project_id)
     for name, wanted in asdict(narrow).items():
         query = query if wanted is None else query.where(getattr(AuditEntry, name) == wanted)
     return paginate(s, query, AuditEntry.id, page)

@@ -21,8 +21,8 @@ from distill.ids import new_id, short_token
 from distill.spec import did_you_mean
 
 Status = Literal["active", "expired", "revoked"]
-SCOPES = ("jobs:read", "jobs:write", "aliases:write", "models:use", "admin", "metrics:read")
-OPERATORS_SCOPES = frozenset({"metrics:read"})
+SCOPES = ("jobs:read", "jobs:write", "aliases:write", "models:use", "admin", "metrics:read", "operator")
+OPERATORS_SCOPES = frozenset({"metrics:read", "operator"})
 """They reach beyond a project: only keys of the operators' project have them."""
 USUAL_SCOPES = ("jobs:read", "jobs:write", "models:use")
 _UNKNOWN = "The API key is unknown."
@@ -59,8 +59,13 @@ class Caller:
 
     @property
     def operates(self) -> bool:
+        """May see and stop the jobs of all projects, and change what projects may use."""
+        return self.project_name == OPERATORS and not self.scopes.isdisjoint({"admin", "operator"})
+
+    @property
+    def makes_projects(self) -> bool:
         """An admin of the operators' project: may make projects, and their first keys."""
-        return "admin" in self.scopes and self.project_name == OPERATORS
+        return self.project_name == OPERATORS and "admin" in self.scopes
 
 
 def create(
@@ -178,6 +183,11 @@ def is_active(s: Session, key_id: str) -> bool:
 def exist(s: Session) -> bool:
     """Whether anybody holds a key that opens this server."""
     return s.scalar(select(ApiKey.id).where(_ALIVE).limit(1)) is not None
+
+
+def project_of(s: Session, key_id: str) -> str | None:
+    """The id of the project that a key belongs to; None where there is no such key."""
+    return s.scalar(select(ApiKey.project_id).where(ApiKey.id == key_id))
 
 
 def revoke(s: Session, project_id: str, key_id: str) -> ApiKey:

@@ -14,7 +14,7 @@ from distill.catalog.models import Project
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import Conflict, Invalid, NotFound
 from distill.ids import new_id
-from distill.settings import ProjectSettings, Settings
+from distill.settings import ProjectSettings, Settings, get_settings
 
 OPERATORS = "default"
 """The project of those who run the server: its admins make the others."""
@@ -28,7 +28,8 @@ def create(s: Session, name: str, share: float = 1.0, *, metadata: Mapping[str, 
     statement = insert(Project).values(values).on_conflict_do_nothing().returning(Project)
     made: Project | None = s.scalar(statement)
     if made is None:
-        raise Conflict(f"project {name} exists already", code="name_taken", param="name")
+        by_settings = f": the table [projects.{name}] of the settings makes it at start" if name in get_settings().projects else ""
+        raise Conflict(f"project {name} exists already{by_settings}", code="name_taken", param="name")
     audit.record(s, made.id, "project.created", made.id, {"name": name})
     return made
 

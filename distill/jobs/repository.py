@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Select, case, func, select
 
-from distill.catalog.models import Artifact, Model
+from distill.catalog.models import ApiKey, Artifact, Model
 from distill.db import JsonDoc, Listing, Page, Session, paginate
 from distill.errors import NotFound
 from distill.jobs.models import FineTuneJob, Job, JobStep, WorkItem
 from distill.jobs.status import JobKind, JobStatus, Step, StepStatus
 from distill.spec import CompileSpec
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """What a list of jobs is narrowed to. `program` is a program's id or a job's `program_name`."""
+    """What a list of jobs is narrowed to. `program` is a program's id or a job's `program_name`, `created_by` a key's id or label."""
 
     status: str | None = None
     step: str | None = None
@@ -46,6 +48,11 @@ def get(s: Session, project_id: str, job_id: str, kind: JobKind = JobKind.COMPIL
     if job is None:
         raise NotFound(f"no {'compile' if kind is JobKind.COMPILE else 'fine-tuning'} job {job_id}", param="id")
     return job
+
+
+def project_of(s: Session, job_id: str) -> str | None:
+    """The id of the project that a job belongs to; None where there is no such job."""
+    return s.scalar(select(Job.project_id).where(Job.id == job_id))
 
 
 def by_id(s: Session, job_id: str) -> Job:
@@ -78,9 +85,12 @@ def spec_of(job: Job) -> CompileSpec:
     return CompileSpec.model_validate_json(job.spec)
 
 
-def list_jobs(s: Session, project_id: str, page: Page, narrow: JobFilter = JobFilter()) -> Listing[Job]:
-    statement = select(Job).where(Job.project_id == project_id, Job.kind == "compile")
-    return paginate(s, _narrowed(statement, narrow), Job.id, page)
+def list_jobs(s: Session, project_id: str | None, page: Page, narrow: JobFilter = JobFilter()) -> Listing[Job]:
+    """Compile jobs of a project, or of all where it is None."""
+    statement = select(Job).where(Job.kind == "compile")
+    if project_id is not None:
+        statement = statement.where(Job.project_id == project_id)
+    return paginate(s, narrowed(statement, narrow), Job.id, page)
 
 
 def newest_of(s: Session, project_id: str, spec_digest: str) -> Job | None:
@@ -99,13 +109,15 @@ def succeeded_of_program(s: Session, project_id: str, program_id: str, limit: in
     return list(s.scalars(statement.order_by(Job.id.desc()).limit(limit)))
 
 
-def _narrowed(statement: Select[Job], narrow: JobFilter) -> Select[Job]:
+def narrowed(statement: Select[T], narrow: JobFilter) -> Select[T]:
+    """A query of jobs, with the conditions of a filter."""
     if narrow.status:
         statement = statement.where(Job.status == narrow.status)
     if narrow.step:
         statement = statement.where(Job.step == narrow.step)
     if narrow.created_by:
-        statement = statement.where(Job.created_by == narrow.created_by)
+        named = (ApiKey.id == narrow.created_by) | (ApiKey.label == narrow.created_by)
+        statement = statement.where(Job.created_by.in_(select(ApiKey.id).where(named, ApiKey.project_id == Job.project_id)))
     if narrow.program:
         statement = statement.where((Job.program_id == narrow.program) | (Job.program_name == narrow.program))
     return statement

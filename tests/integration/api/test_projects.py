@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from starlette.testclient import TestClient
 
 from distill.catalog import keys, projects
 from distill.db import unit_of_work
+from distill.settings import get_settings
 from tests.integration.api.conftest import Tokens
 from tests.integration.api.every_route import BODIES, NOT_YET, filled, objects_of, operations
 
@@ -41,6 +44,15 @@ class TestOperators:
         assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true")
         taken = operator.post("/v1/projects", json={"name": "vision"})
         assert (taken.status_code, taken.json()["error"]["code"]) == (409, "name_taken")
+
+    def test_who_made_a_project_of_the_settings_is_said(self, operator: TestClient, tmp_path: Path) -> None:
+        with (tmp_path / "stillhouse.toml").open("a", encoding="utf-8") as file:
+            file.write("[projects.alpha]\nshare = 2\n")
+        get_settings.cache_clear()
+        with unit_of_work() as s:
+            projects.sync(s, get_settings())
+        taken = operator.post("/v1/projects", json={"name": "alpha"})
+        assert "[projects.alpha] of the settings makes it" in taken.json()["error"]["message"]
 
     def test_a_key_of_no_project_is_refused(self, operator: TestClient) -> None:
         reply = operator.post("/v1/api_keys", json={"label": "first", "project": "none"})

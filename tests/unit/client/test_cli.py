@@ -204,6 +204,18 @@ class TestJobs:
         lines = shell.run("jobs", "events", "cjob-1", "--json").stdout.splitlines()
         assert [json.loads(line)["id"] for line in lines] == [1, 2]
 
+    def test_operators_name_project_and_owner(self, shell: Shell) -> None:
+        shell.answers(reply({"data": [job(project="beta")]}))
+        assert "beta" in shell.run("jobs", "list", "--project", "*", "--created-by", "ana").output
+        assert dict(shell.script.requests[0].url.params) == {"limit": "20", "project": "*", "created_by": "ana"}
+
+    def test_cancel_all_goes_on_until_none_is_left(self, shell: Shell) -> None:
+        pages = [{"data": [{"id": f"cjob-{n}", "status": "cancelled"}], "has_more": n == 1} for n in (1, 2)]
+        shell.answers(*map(reply, pages))
+        assert shell.run("jobs", "cancel-all", "--created-by", "ana", "--json").output.count("cjob-") == 2
+        assert shell.sent(1) == {"created_by": "ana"}
+        assert shell.run("jobs", "cancel-all").exit_code == Exit.USAGE
+
     @pytest.mark.parametrize(
         ("queue", "said"),
         [

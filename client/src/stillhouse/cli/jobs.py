@@ -19,18 +19,23 @@ from stillhouse.cli.job_view import check_waiting, ended, exit_code, queue_of, s
 from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
-from stillhouse.cli.output import Json, connected, console, errors, show_json, show_json_line, show_rows, when
+from stillhouse.cli.output import Json, ProjectOption, connected, console, errors, show_json, show_json_line, show_rows, when
 from stillhouse.cli.report import markdown
 from stillhouse.types import JobUpdateParams
 
 app = typer.Typer(no_args_is_help=True, help="Compile jobs: create, follow, stop.")
 
+CreatedBy = Annotated[str | None, typer.Option(help="Only jobs that this key made: its id or label, or me.")]
 JobId = Annotated[str, typer.Argument(help="cjob-…")]
 FineTuningJob = Annotated[str | None, typer.Option("--fine-tuning-job", help="Only this one (ftjob-…).")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job is done, or paused.")]
 Timeout = Annotated[
     float | None, typer.Option(parser=parse_seconds, metavar="TIME", help="Stop waiting after this long (90s, 15m, 3h); the job goes on.")
 ]
+
+
+def _filters(**given: str | None) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value}
 
 
 @app.command()
@@ -80,11 +85,13 @@ def estimate(
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
     program: Annotated[str | None, typer.Option(help="Only jobs with this program name.")] = None,
+    created_by: CreatedBy = None,
+    project: ProjectOption = None,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100)] = 20,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    filters: dict[str, Any] = {key: value for key, value in {"status": status, "program": program}.items() if value}
+    filters = _filters(status=status, program=program, created_by=created_by, project=project)
     with connected() as client:
         jobs = client.compile_jobs.list(limit=limit, **filters).data
         show_rows(
@@ -95,6 +102,7 @@ def list_jobs(
                 ("STEP", lambda job: job.step),
                 ("%", lambda job: job.progress.percent),
                 ("PROGRAM", lambda job: job.program_name),
+                *([("PROJECT", lambda job: job.project)] if project else []),
                 ("OWNER", lambda job: job.owner),
                 ("CREATED", lambda job: when(job.created_at)),
                 ("WAITS", queue_of),
@@ -141,6 +149,22 @@ def cancel(job_id: JobId, as_json: Json = False) -> None:
     """Ask a job to stop."""
     with connected() as client:
         show_job(client.compile_jobs.cancel(job_id), as_json)
+
+
+@app.command("cancel-all")
+def cancel_all(
+    created_by: CreatedBy = None,
+    program: Annotated[str | None, typer.Option(help="Only jobs with this program name.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
+    project: ProjectOption = None,
+    as_json: Json = False,
+) -> None:
+    """Ask all open jobs to stop that meet every filter; at least one is given."""
+    filters = _filters(created_by=created_by, program=program, status=status, project=project)
+    if not filters:
+        raise typer.BadParameter("say which jobs: --created-by, --program, --status or --project")
+    with connected() as client:
+        show_rows(client.compile_jobs.cancel_all(**filters), [("ID", lambda job: job.id), ("STATUS", lambda job: job.status)], as_json)
 
 
 @app.command()

@@ -55,8 +55,16 @@ def list_keys(limit: Limit = 20, as_json: Json = False) -> None:
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(help="Its id, key-…")], as_json: Json = False) -> None:
+def revoke(
+    key: Annotated[str, typer.Argument(help="Its id, key-…")],
+    cancel_jobs: Annotated[bool, typer.Option("--cancel-jobs", help="Cancel the jobs that it made, too.")] = False,
+    as_json: Json = False,
+) -> None:
     """End a key: from the next request on it is refused."""
     with connected() as client:
-        client.api_keys.delete(key)
-        show_json({"id": key, "revoked": True}) if as_json else console.print(f"{key} is revoked", highlight=False)
+        revoked = client.api_keys.delete(key, cancel_jobs=cancel_jobs)
+        if as_json:
+            show_json({"id": key, "revoked": True, "cancelled_jobs": revoked.cancelled_jobs})
+            return
+        jobs = f", {revoked.cancelled_jobs} of its jobs were asked to stop" if cancel_jobs else ""
+        console.print(f"{key} is revoked{jobs}", highlight=False)

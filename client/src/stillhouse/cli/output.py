@@ -33,6 +33,7 @@ console = Console()
 errors = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ProjectOption = Annotated[str | None, typer.Option(help="For operators: a project's name or id, or * for all; the key's own unless given.")]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
 
 

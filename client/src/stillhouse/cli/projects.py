@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from stillhouse.cli.output import Exit, Json, Limit, connected, console, show_json, show_one, show_rows, show_table, stop, when
+from stillhouse.cli.output import (
+    Exit,
+    Json,
+    Limit,
+    ProjectOption,
+    connected,
+    console,
+    show_json,
+    show_one,
+    show_rows,
+    show_table,
+    stop,
+    when,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Projects: what keys, jobs, data and models belong to.")
 
@@ -40,11 +53,13 @@ def audit_log(
     action: Annotated[str | None, typer.Option(help="Only this, as alias.moved.")] = None,
     object_id: Annotated[str | None, typer.Option("--object", help="Only what was done to it.")] = None,
     key: Annotated[str | None, typer.Option(help="Only what this key (key-…) did.")] = None,
+    project: ProjectOption = None,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Show who did what, newest first. Needs the scope admin."""
-    narrow = {name: value for name, value in (("action", action), ("object_id", object_id), ("key_id", key)) if value is not None}
+    """Show who did what, newest first. Needs the scope admin or operator."""
+    given = (("action", action), ("object_id", object_id), ("key_id", key), ("project", project))
+    narrow = {name: value for name, value in given if value is not None}
     with connected() as client:
         show_rows(
             client.audit_log.list(**narrow, limit=limit).data,
@@ -52,6 +67,7 @@ def audit_log(
                 ("WHEN", lambda entry: when(entry.created_at)),
                 ("ACTION", lambda entry: entry.action),
                 ("OBJECT", lambda entry: entry.object_id),
+                *([("PROJECT", lambda entry: entry.project)] if project else []),
                 ("KEY", lambda entry: entry.key_id),
                 ("WHAT", lambda entry: json.dumps(entry.data, ensure_ascii=False)),
             ],
@@ -62,16 +78,20 @@ def audit_log(
 def usage(
     month: Annotated[str | None, typer.Option(help="YYYY-MM, of UTC; this month unless given.")] = None,
     days: Annotated[int | None, typer.Option(min=1, max=366, help="Who used what in so many days, up to now.")] = None,
+    project: ProjectOption = None,
     as_json: Json = False,
 ) -> None:
     """Show what the project has used in a month, beside its quotas; or who used it, by API key."""
     if days is not None:
         if month is not None:
             stop("--month and --days do not go together", Exit.USAGE)
-        _usage_by_key(days, as_json)
+        _usage_by_key(days, project, as_json)
+        return
+    if project == "*":
+        _usage_by_project(month, as_json)
         return
     with connected() as client:
-        used = client.usage.retrieve(month)
+        used = client.usage.retrieve(month, project=project)
         if as_json:
             show_json(used)
             return
@@ -95,10 +115,26 @@ def _amount(value: float | None, digits: int = 0) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
 
 
-def _usage_by_key(days: int, as_json: bool) -> None:
+def _usage_by_project(month: str | None, as_json: bool) -> None:
     with connected() as client:
         show_rows(
-            client.usage.by_key(days).data,
+            list(client.usage.by_project(month)),
+            [
+                ("PROJECT", lambda used: used.project),
+                ("OPEN JOBS", lambda used: _amount(used.open_jobs)),
+                ("COMPUTE-SECONDS", lambda used: _amount(used.compute_seconds)),
+                ("TEACHERS, US$", lambda used: _amount(used.teacher_usd, 2)),
+                ("JOBS", lambda used: _amount(used.jobs)),
+                ("LM CALLS", lambda used: _amount(used.calls)),
+            ],
+            as_json,
+        )
+
+
+def _usage_by_key(days: int, project: str | None, as_json: bool) -> None:
+    with connected() as client:
+        show_rows(
+            client.usage.by_key(days, project=project).data,
             [
                 ("LABEL", lambda row: row.label),
                 ("KEY", lambda row: row.key_id),

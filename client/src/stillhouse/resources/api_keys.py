@@ -11,7 +11,7 @@ from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
 from stillhouse.resources.base import AsyncResource, Resource
-from stillhouse.types.account import ApiKey, NewApiKey
+from stillhouse.types.account import ApiKey, NewApiKey, RevokedKey
 from stillhouse.types.requests import ListParams
 
 PATH = "/v1/api_keys"
@@ -42,6 +42,10 @@ def _list(params: Mapping[str, Any]) -> Call[Rows[ApiKey]]:
     return list_call(PATH, ApiKey, dict(params))
 
 
+def _delete(key_id: str, cancel_jobs: bool) -> Call[RevokedKey]:
+    return Call("DELETE", _request.at(PATH, key_id), RevokedKey.model_validate, params={"cancel_jobs": "true"} if cancel_jobs else {})
+
+
 class ApiKeys(Resource):
     def create(self, *, idempotency_key: str | None = None, **body: Unpack[KeyParams]) -> NewApiKey:
         """A new key; its `token` is shown this once."""
@@ -55,9 +59,9 @@ class ApiKeys(Resource):
         """Also those that have expired or were revoked."""
         return Page(self._client, self._client.send(_list(params)))
 
-    def delete(self, key_id: str) -> None:
-        """Revoke a key: from the next request on it is refused."""
-        self._client.send(_request.delete(_request.at(PATH, key_id)))
+    def delete(self, key_id: str, *, cancel_jobs: bool = False) -> RevokedKey:
+        """Revoke a key: from the next request on it is refused. With `cancel_jobs` the jobs that it made are cancelled."""
+        return self._client.send(_delete(key_id, cancel_jobs))
 
 
 class AsyncApiKeys(AsyncResource):
@@ -73,6 +77,6 @@ class AsyncApiKeys(AsyncResource):
         """Also those that have expired or were revoked."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
-    async def delete(self, key_id: str) -> None:
-        """Revoke a key: from the next request on it is refused."""
-        await self._client.send(_request.delete(_request.at(PATH, key_id)))
+    async def delete(self, key_id: str, *, cancel_jobs: bool = False) -> RevokedKey:
+        """Revoke a key: from the next request on it is refused. With `cancel_jobs` the jobs that it made are cancelled."""
+        return await self._client.send(_delete(key_id, cancel_jobs))

@@ -1,4 +1,4 @@
-"""Who did what to which object. Needs the scope `admin`."""
+"""Who did what to which object. Needs the scope `admin` or `operator`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class AuditParams(TypedDict, total=False):
     action: str
     object_id: str
     key_id: str
+    project: str
+    """For operators: a project's name or id, or `*` for all."""
     limit: int
     after: str
     order: str

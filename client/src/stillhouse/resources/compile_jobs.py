@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,13 +14,14 @@ from typing_extensions import Unpack
 from stillhouse._lines import lines, lines_async
 from stillhouse._pages import AsyncPage, Page
 from stillhouse._raw import many_responses
-from stillhouse._request import at
-from stillhouse._stream import EventCursor
 from stillhouse._wait import Deadline, apatiently, patiently, watcher
 from stillhouse.resources import job_calls as calls
 from stillhouse.resources.base import AsyncResource, Resource
+from stillhouse.resources.job_events import AsyncEvents, Events
 from stillhouse.resources.traces import AsyncScores, AsyncTraces, Scores, Traces
 from stillhouse.types import (
+    CancelledJob,
+    CancelManyParams,
     CompileJob,
     Cost,
     Coverage,
@@ -27,7 +29,6 @@ from stillhouse.types import (
     DryRun,
     Estimate,
     Evaluation,
-    Event,
     FineTuneJob,
     JobCreateParams,
     JobListParams,
@@ -45,26 +46,6 @@ if TYPE_CHECKING:
 RecordFormat = Literal["trl", "openai"]
 RecordPart = Literal["train", "validation"]
 OnUpdate = Callable[[CompileJob], None]
-
-
-class Events(Resource):
-    def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> Page[Event]:
-        """Events in order of their numbers, after number `after`."""
-        return Page(self._client, self._client.send(calls.part(job_id, "events", Event, after=after, limit=limit)))
-
-    @many_responses
-    def stream(self, job_id: str, *, after: int | None = None) -> Iterator[Event]:
-        """Every event after number `after`, as it happens, until the job is done. A broken connection resumes without gap or repeat."""
-        cursor = EventCursor(at(calls.PATH, job_id, "events"), after)
-        while not cursor.done:
-            try:
-                with self._client.stream(cursor.call()) as response:
-                    cursor.opened(response)
-                    for line in lines(response.iter_text()):
-                        if event := cursor.feed(line):
-                            yield event
-            except cursor.broken as error:
-                cursor.failed(error)
 
 
 class CompileJobs(Resource):
@@ -116,6 +97,16 @@ class CompileJobs(Resource):
     def cancel(self, job_id: str) -> CompileJob:
         """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
         return self._client.send(calls.verb(job_id, "cancel"))
+
+    @many_responses
+    def cancel_all(self, **params: Unpack[CancelManyParams]) -> Sequence[CancelledJob]:
+        """Ask all open jobs that meet every filter to stop, and return them."""
+        found: builtins.list[CancelledJob] = []
+        while True:
+            page = self._client.send(calls.cancel_many(params))
+            found += page.data
+            if not page.has_more:
+                return found
 
     def pause(self, job_id: str) -> CompileJob:
         """Ask the job to stand still with all it has; it reports `paused` when its running work has stopped."""
@@ -220,26 +211,6 @@ class CompileJobs(Resource):
         return self._client.send(calls.cost(job_id))
 
 
-class AsyncEvents(AsyncResource):
-    async def list(self, job_id: str, *, after: int | None = None, limit: int | None = None) -> AsyncPage[Event]:
-        """Events in order of their numbers, after number `after`."""
-        return AsyncPage(self._client, await self._client.send(calls.part(job_id, "events", Event, after=after, limit=limit)))
-
-    @many_responses
-    async def stream(self, job_id: str, *, after: int | None = None) -> AsyncIterator[Event]:
-        """Every event after number `after`, as it happens, until the job is done."""
-        cursor = EventCursor(at(calls.PATH, job_id, "events"), after)
-        while not cursor.done:
-            try:
-                async with self._client.stream(cursor.call()) as response:
-                    cursor.opened(response)
-                    async for line in lines_async(response.aiter_text()):
-                        if event := cursor.feed(line):
-                            yield event
-            except cursor.broken as error:
-                cursor.failed(error)
-
-
 class AsyncCompileJobs(AsyncResource):
     def __init__(self, client: AsyncStillhouse) -> None:
         super().__init__(client)
@@ -280,6 +251,16 @@ class AsyncCompileJobs(AsyncResource):
     async def cancel(self, job_id: str) -> CompileJob:
         """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
         return await self._client.send(calls.verb(job_id, "cancel"))
+
+    @many_responses
+    async def cancel_all(self, **params: Unpack[CancelManyParams]) -> Sequence[CancelledJob]:
+        """Ask all open jobs that meet every filter to stop, and return them."""
+        found: builtins.list[CancelledJob] = []
+        while True:
+            page = await self._client.send(calls.cancel_many(params))
+            found += page.data
+            if not page.has_more:
+                return found
 
     async def pause(self, job_id: str) -> CompileJob:
         """Ask the job to stand still with all it has; it reports `paused` when its running work has stopped."""

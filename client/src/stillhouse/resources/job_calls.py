@@ -12,6 +12,8 @@ from stillhouse._pages import Rows, list_call
 from stillhouse._plain import plain_json
 from stillhouse._request import Call
 from stillhouse.types import (
+    CancelledJobs,
+    CancelManyParams,
     CompileJob,
     Cost,
     Coverage,
@@ -51,6 +53,10 @@ def retrieve(job_id: str, wait: float | None = None) -> Call[CompileJob]:
 
 def list_jobs(params: JobListParams) -> Call[Rows[CompileJob]]:
     return list_call(PATH, CompileJob, dict(params))
+
+
+def cancel_many(params: CancelManyParams) -> Call[CancelledJobs]:
+    return _request.post(f"{PATH}/cancel", CancelledJobs, _request.given(params))
 
 
 def verb(job_id: str, verb: str) -> Call[CompileJob]:

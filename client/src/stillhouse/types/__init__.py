@@ -3,6 +3,8 @@
 from stillhouse.types.account import ApiKey, AuditEntry, KeyUsage, NewApiKey, Project, Usage, UsageByKey
 from stillhouse.types.base import Deleted, Object
 from stillhouse.types.compile_jobs import (
+    CancelledJob,
+    CancelledJobs,
     CompileJob,
     Cost,
     Coverage,
@@ -29,7 +31,7 @@ from stillhouse.types.compile_jobs import (
     TrainingLog,
 )
 from stillhouse.types.connections import Connection, ConnectionTest
-from stillhouse.types.requests import JobCreateParams, JobListParams, JobUpdateParams, RefilterParams
+from stillhouse.types.requests import CancelManyParams, JobCreateParams, JobListParams, JobUpdateParams, RefilterParams
 from stillhouse.types.stored import (
     Alias,
     AliasMove,
@@ -83,6 +85,9 @@ __all__ = [
     "JobArtifact",
     "JobCreateParams",
     "JobError",
+    "CancelManyParams",
+    "CancelledJob",
+    "CancelledJobs",
     "JobListParams",
     "JobUpdateParams",
     "JobWarning",

@@ -29,6 +29,13 @@ class NewApiKey(ApiKey):
     token: str | None = None
 
 
+class RevokedKey(Object):
+    """A key that was ended, and how many of its jobs were asked to stop."""
+
+    id: str
+    cancelled_jobs: int = 0
+
+
 class Project(Object):
     id: str
     created_at: int
@@ -45,6 +52,7 @@ class AuditEntry(Object):
     created_at: int
     action: str
     object_id: str
+    project: str | None = None
     key_id: str | None = None
     data: dict[str, Any] = Field(default_factory=dict)
 
@@ -53,6 +61,7 @@ class Usage(Object):
     """What a project has used in one month of UTC, and may use (`quotas`). `unknown` names teachers without a price."""
 
     project: str
+    project_id: str | None = None
     month: str
     resets_at: int
     open_jobs: int = 0

@@ -209,6 +209,18 @@ class CompileJob(Object):
         return self.is_final or self.status == "paused"
 
 
+class CancelledJob(Object):
+    """A job that was asked to stop, with its status then."""
+
+    id: str
+    status: str
+
+
+class CancelledJobs(Object):
+    data: list[CancelledJob] = Field(default_factory=list)
+    has_more: bool = False
+
+
 class Event(Object):
     """One thing that happened to a job; `id` counts up by one within the job."""
 

@@ -91,4 +91,15 @@ class JobListParams(TaggedListParams, total=False):
     step: str
     program: str
     project: str
+    """For operators: a project's name or id, or `*` for all."""
     created_by: str
+
+
+class CancelManyParams(TypedDict, total=False):
+    """Which open jobs `compile_jobs.cancel_all` stops; at least one is given. `created_by` is `me`, or a key's id or label; `project`,
+    for operators, a project's name or id, or `*` for all."""
+
+    created_by: str
+    program: str
+    status: str
+    project: str

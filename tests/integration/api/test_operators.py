@@ -1,0 +1,133 @@
+"""Operators: the jobs, usage and audit log of all projects, without the rows and traces of any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from distill.catalog import keys, projects
+from distill.db import unit_of_work
+from distill.jobs import events
+from tests.integration.api.conftest import Tokens, job_body
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def key_of(project: str, label: str, *scopes: str) -> tuple[str, dict[str, str]]:
+    """The id of a new key, and the header that sends it."""
+    with unit_of_work() as s:
+        key, token = keys.create(s, projects.ensure(s, project).id, label, scopes)
+        return key.id, bearer(token)
+
+
+@pytest.fixture
+def operator(tokens: Tokens) -> dict[str, str]:
+    return key_of("default", "on call", "operator")[1]
+
+
+def submit(api: TestClient, headers: dict[str, str], **changes: Any) -> str:
+    reply = api.post("/v1/compile_jobs", json=job_body(**changes), headers=headers)
+    assert reply.status_code == 201, reply.text
+    job_id: str = reply.json()["id"]
+    return job_id
+
+
+def listed(api: TestClient, query: str, headers: dict[str, str]) -> set[str]:
+    reply = api.get(f"/v1/compile_jobs?{query}", headers=headers)
+    assert reply.status_code == 200, reply.text
+    return {job["id"] for job in reply.json()["data"]}
+
+
+def refused(reply: Any) -> tuple[int, str]:
+    return reply.status_code, reply.json()["error"]["code"]
+
+
+class TestJobs:
+    def test_of_all_projects_are_listed_by_project_and_by_who_made_them(
+        self, api: TestClient, tokens: Tokens, operator: dict[str, str]
+    ) -> None:
+        ana_id, ana = key_of("support", "ana", "jobs:write")
+        own, others, anas = submit(api, bearer(tokens.all)), submit(api, bearer(tokens.other)), submit(api, ana)
+        assert listed(api, "project=*", operator) == {own, others, anas}
+        assert listed(api, "project=other", operator) == {others}
+        assert listed(api, "", operator) == set()
+        assert listed(api, "project=*&created_by=ana", operator) == listed(api, f"created_by={ana_id}", ana) == {anas}
+        shown = api.get(f"/v1/compile_jobs/{anas}", headers=operator).json()
+        assert (shown["project"], shown["owner"], shown["created_by"]) == ("support", "ana", ana_id)
+
+    def test_an_operator_acts_on_them_and_their_project_reads_so_in_its_log(
+        self, api: TestClient, tokens: Tokens, operator: dict[str, str]
+    ) -> None:
+        job_id = submit(api, bearer(tokens.other))
+        path = f"/v1/compile_jobs/{job_id}"
+        said = [api.post(f"{path}/{act}", headers=operator).json()["status"] for act in ("pause", "resume", "cancel")]
+        assert said == ["paused", "queued", "cancelled"]
+        assert api.get(f"{path}/events", headers=operator).json()["data"]
+        for part in ("cost", "logs", "curves", "fine_tuning_jobs"):
+            assert api.get(f"{path}/{part}", headers=operator).status_code == 200, part
+        log = api.get("/v1/audit_log?project=other&action=job.cancelled", headers=operator).json()["data"]
+        assert [(entry["object_id"], entry["project"]) for entry in log] == [(job_id, "other")]
+        assert api.get("/v1/audit_log?project=*&action=job.cancelled", headers=operator).json()["data"] == log
+
+    def test_content_stays_with_the_project(self, api: TestClient, tokens: Tokens) -> None:
+        job_id = submit(api, bearer(tokens.other))
+        with unit_of_work() as s:
+            events.append(s, job_id, "sample", "Row 1: category = CANARY", {"outputs": {"category": "CANARY"}})
+        everything = key_of("default", "all of it", "operator", "admin", "jobs:read", "jobs:write")[1]
+        path = f"/v1/compile_jobs/{job_id}"
+        told = api.get(f"{path}/events", headers=everything)
+        assert "sample" in [event["type"] for event in told.json()["data"]]
+        assert "CANARY" not in told.text
+        assert "CANARY" in api.get(f"{path}/events", headers=bearer(tokens.other)).text
+        trainset = api.get(path, headers=everything).json()["trainset"]
+        closed = (f"{path}/traces", f"{path}/rejections", f"{path}/training_files", f"{path}/evaluation", f"/v1/datasets/{trainset}/rows")
+        assert {api.get(each, headers=everything).status_code for each in closed} == {404}
+
+    def test_other_keys_see_no_other_project_and_operators_do_no_more(
+        self, api: TestClient, tokens: Tokens, operator: dict[str, str]
+    ) -> None:
+        for query in ("project=*", "project=other"):
+            for path in ("compile_jobs", "usage", "audit_log"):
+                reply = api.get(f"/v1/{path}?{query}", headers=bearer(tokens.admin))
+                assert refused(reply) == (422, "wrong_project"), (path, query)
+        assert refused(api.post("/v1/compile_jobs", json=job_body(), headers=operator)) == (403, "missing_scope")
+        made = api.post("/v1/api_keys", json={"label": "x", "scopes": ["operator"]}, headers=bearer(tokens.admin))
+        assert refused(made) == (422, "operators_scope")
+
+
+class TestCancellingMany:
+    def test_by_who_made_them(self, api: TestClient, tokens: Tokens, operator: dict[str, str]) -> None:
+        ana = key_of("support", "ana", "jobs:write")[1]
+        kept, anas = submit(api, bearer(tokens.all)), {submit(api, ana) for _ in range(2)}
+        reply = api.post("/v1/compile_jobs/cancel", json={"created_by": "ana", "project": "*"}, headers=operator).json()
+        assert ({job["id"] for job in reply["data"]}, reply["has_more"]) == (anas, False)
+        assert listed(api, "project=*&status=cancelled", operator) == anas
+        assert listed(api, "status=queued", bearer(tokens.all)) == {kept}
+        again = api.post("/v1/compile_jobs/cancel", json={"created_by": "ana"}, headers=bearer(tokens.all)).json()
+        assert again["data"] == []
+
+    def test_everything_must_be_meant(self, api: TestClient, tokens: Tokens) -> None:
+        assert api.post("/v1/compile_jobs/cancel", json={}).status_code == 422
+        assert refused(api.post("/v1/compile_jobs/cancel", json={"project": "other"})) == (422, "wrong_project")
+
+    def test_with_the_key_that_made_them(self, api: TestClient, tokens: Tokens, operator: dict[str, str]) -> None:
+        leaked_id, leaked = key_of("support", "leaked", "jobs:write")
+        jobs = {submit(api, leaked) for _ in range(2)}
+        assert api.delete(f"/v1/api_keys/{leaked_id}?cancel_jobs=true", headers=operator).json()["cancelled_jobs"] == 2
+        assert api.get("/v1/me", headers=leaked).status_code == 401
+        assert listed(api, f"project=*&created_by={leaked_id}&status=cancelled", operator) == jobs
+
+
+def test_usage_of_one_project_and_of_each(api: TestClient, tokens: Tokens, operator: dict[str, str]) -> None:
+    submit(api, bearer(tokens.other))
+    used = api.get("/v1/usage?project=other", headers=operator).json()
+    assert (used["project"], used["jobs"]) == ("other", 1)
+    assert api.get("/v1/usage/keys?project=other", headers=operator).json()["data"][0]["jobs"] == 1
+    each = {used["project"]: used["jobs"] for used in api.get("/v1/usage/projects", headers=operator).json()["data"]}
+    assert each["other"] == 1
+    assert each["support"] == 0
+    assert [used["project"] for used in api.get("/v1/usage/projects").json()["data"]] == ["support"]
