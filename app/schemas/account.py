@@ -25,7 +25,10 @@ class KeyCreate(Body):
         default=None,
         min_length=1,
         max_length=16,
-        description="jobs:read, jobs:write, aliases:write, models:use, admin, metrics:read, operator; the first two and models:use unless given",
+        description=(
+            "jobs:read, jobs:write, aliases:write, models:use, admin, metrics:read, operator; "
+            "jobs:read, jobs:write and models:use unless given"
+        ),
     )
     project: Annotated[str, Field(max_length=128)] | None = Field(
         default=None, description="Name or id: the key's own, unless an operator makes the first key of another"
