@@ -11,7 +11,7 @@ from app import examples
 from app.auth import Reader, Writer
 from app.deps import BODY_ERRORS, COMMON_ERRORS, METADATA_QUERY, DatasetRef, SessionDep, TaggedPageDep, errors, router
 from app.idempotency import Made, OnceDep
-from app.queries import metadata_query
+from app.queries import metadata_parameter, metadata_query
 from app.schemas.common import Deleted, Name, Page
 from app.schemas.datasets import DatasetCreate, DatasetRead, DatasetRow, DatasetRows
 from app.services import ServicesDep
@@ -46,17 +46,19 @@ _BODY: Mapping[str, Any] = {
     }
 }
 
+_UPLOAD = {**_BODY, **metadata_parameter("`metadata[key]=value`: a pair that the dataset is to have")}
+
 uploads = APIRouter(prefix="/v1", tags=["datasets"], responses=COMMON_ERRORS)
 
 
-@uploads.put("/datasets", status_code=201, response_model=DatasetRead, include_in_schema=False)
+@uploads.put("/datasets", status_code=201, response_model=DatasetRead, include_in_schema=False, openapi_extra=_UPLOAD)
 @uploads.post(
     "/datasets",
     status_code=201,
     response_model=DatasetRead,
     summary="Upload a dataset",
     responses={**BODY_ERRORS, **errors(409)},
-    openapi_extra=dict(_BODY),
+    openapi_extra=_UPLOAD,
 )
 def create_dataset(
     request: Request,
