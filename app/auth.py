@@ -147,6 +147,15 @@ def _metrics_reader(request: Request) -> Caller:
     return caller
 
 
+def _operator(request: Request) -> Caller:
+    """Raises PermissionDenied."""
+    caller = _caller(request)
+    if not caller.operates:
+        message = "This key lacks the scope `operator`, which keys of the project `default` may have."
+        raise PermissionDenied(message, code="not_an_operator")
+    return caller
+
+
 AnyCaller = Annotated[Caller, Depends(_caller)]
 Reader = Annotated[Caller, Depends(Needs("jobs:read", "jobs:write"))]
 Writer = Annotated[Caller, Depends(Needs("jobs:write"))]
@@ -159,4 +168,5 @@ ModelUser = Annotated[Caller, Depends(Needs("models:use"))]
 ArtifactUser = Annotated[Caller, Depends(Needs("models:use", "jobs:read", "jobs:write"))]
 AliasMover = Annotated[Caller, Depends(Needs("aliases:write"))]
 Admin = Annotated[Caller, Depends(Needs("admin"))]
+Operator = Annotated[Caller, Depends(_operator)]
 MetricsReader = Annotated[Caller, Depends(_metrics_reader)]

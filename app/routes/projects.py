@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fastapi import Response
 
-from app.auth import Admin, AnyCaller
+from app.auth import Admin, AnyCaller, Operator
 from app.deps import BODY_ERRORS, METADATA_QUERY, ProjectRef, SessionDep, TaggedPageDep, errors, router
 from app.idempotency import Made, OnceDep
-from app.schemas.account import ProjectCreate, ProjectRead
+from app.schemas.account import ProjectCreate, ProjectRead, ProjectUpdate
 from app.schemas.common import Page
 from app.views.account import project_read
 from app.views.convert import page_of
-from distill.catalog import projects
+from distill.catalog import project_limits, projects
 from distill.errors import NotFound, PermissionDenied
 
 routes = router("account")
@@ -28,6 +28,13 @@ def create_project(body: ProjectCreate, caller: Admin, session: SessionDep, once
         return Made(project_read(row), f"/v1/projects/{row.id}")
 
     return once.reply(make)
+
+
+@routes.patch("/projects/{project}", summary="Change what a project may use", responses={**BODY_ERRORS, **errors(404)})
+def update_project(project: ProjectRef, body: ProjectUpdate, caller: Operator, session: SessionDep) -> ProjectRead:
+    """For operators. It holds at once, in every process; jobs that run already go on. The settings give what was never set here."""
+    found = projects.get(session, project)
+    return project_read(project_limits.change(session, found.id, body.model_dump(exclude_unset=True)))
 
 
 @routes.get("/projects", summary="List projects", openapi_extra=METADATA_QUERY)

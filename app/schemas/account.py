@@ -87,6 +87,23 @@ class ProjectCreate(Body):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class ProjectUpdate(Body):
+    """What the project may use. A field that is left out stays; null gives it back to the server's settings."""
+
+    model_config = examples.shown(share=2, max_threads=16)
+
+    share: float | None = Field(default=None, ge=0.001, le=1_000_000, description="Its weight where projects compete for workers")
+    max_threads: int | None = Field(default=None, ge=1, le=1_000_000, description="Rollouts and trainings at once, over all its jobs")
+    max_jobs: int | None = Field(default=None, ge=0, le=1_000_000_000, description="Jobs that are not over, at once")
+    month_teacher_usd: float | None = Field(default=None, ge=0, le=1e12)
+    month_compute_seconds: float | None = Field(default=None, ge=0, le=1e12)
+
+
+class LimitRead(Reply):
+    value: int | float | None = Field(description="null: no limit")
+    source: Literal["api", "settings", "default"] = Field(description="Where the value comes from")
+
+
 class ProjectRead(Reply):
     """What every job, dataset, program, model and artifact belongs to."""
 
@@ -96,6 +113,9 @@ class ProjectRead(Reply):
     name: str
     share: float = Field(description="Its weight where projects compete for workers")
     max_threads: int | None = Field(description="So many of its rollouts and trainings run at once, over all its jobs")
+    limits: dict[str, LimitRead] = Field(
+        description="share, max_threads, max_jobs, month_teacher_usd and month_compute_seconds, as they hold now"
+    )
     metadata: dict[str, str]
 
 

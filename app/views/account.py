@@ -6,14 +6,25 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 
-from app.schemas.account import AuditRead, KeyMade, KeyRead, KeyUsageRead, ProjectRead, Quotas, SessionRead, UsageByKeyRead, UsageRead
+from app.schemas.account import (
+    AuditRead,
+    KeyMade,
+    KeyRead,
+    KeyUsageRead,
+    LimitRead,
+    ProjectRead,
+    Quotas,
+    SessionRead,
+    UsageByKeyRead,
+    UsageRead,
+)
 from app.views.convert import seconds
+from distill.catalog import project_limits
 from distill.catalog.browser_sessions import Opened
 from distill.catalog.keys import status_of
 from distill.catalog.models import ApiKey, AuditEntry, Project
 from distill.jobs.quotas import Usage
 from distill.jobs.usage_by_key import KeyUsage
-from distill.settings import get_settings
 
 
 def key_read(row: ApiKey, at: datetime) -> KeyRead:
@@ -48,12 +59,14 @@ def session_read(opened: Opened, csrf_token: str) -> SessionRead:
 
 
 def project_read(row: Project) -> ProjectRead:
+    limits = project_limits.of(row)
     return ProjectRead(
         id=row.id,
         created_at=seconds(row.created_at),
         name=row.name,
         share=row.share,
         max_threads=row.max_threads,
+        limits={name: LimitRead(value=limits.values[name], source=limits.sources[name]) for name in project_limits.NAMES},
         metadata=row.user_metadata,
     )
 
@@ -71,7 +84,7 @@ def audit_read(row: AuditEntry, project: str) -> AuditRead:
 
 
 def usage_read(project: Project, used: Usage, open_jobs: int) -> UsageRead:
-    quota = get_settings().project(project.name)
+    quota = project_limits.of(project).values
     return UsageRead(
         project=project.name,
         project_id=project.id,
@@ -88,10 +101,10 @@ def usage_read(project: Project, used: Usage, open_jobs: int) -> UsageRead:
         compute_seconds=used.compute_seconds,
         unknown=[f"price of {model}" for model in used.unpriced],
         quotas=Quotas(
-            max_jobs=quota.max_jobs,
-            max_threads=quota.max_threads,
-            month_teacher_usd=quota.month_teacher_usd,
-            month_compute_seconds=quota.month_compute_seconds,
+            max_jobs=quota["max_jobs"],
+            max_threads=quota["max_threads"],
+            month_teacher_usd=quota["month_teacher_usd"],
+            month_compute_seconds=quota["month_compute_seconds"],
         ),
     )
 

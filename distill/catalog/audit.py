@@ -17,6 +17,7 @@ Action = Literal[
     "api_key.replaced",
     "api_key.revoked",
     "project.created",
+    "project.changed",
     "alias.moved",
     "alias.removed",
     "budget.changed",

@@ -25,6 +25,8 @@ class Project(Base):
     """Its weight when projects compete: a claim goes to the smallest running items ÷ share."""
     max_threads: Mapped[int | None]
     """What the widths of its leased items may add up to."""
+    limits: Mapped[dict[str, Any] | None]
+    """By name, those that an operator set over the API; see `project_limits`."""
     scrub: Mapped[str | None] = mapped_column(Text)
     """Whose national phone numbers are taken out of its traces, with other personal data; ZZ: nobody's, none: all stays as it is."""
     served_at: Mapped[datetime | None]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from distill import scrubbing
-from distill.catalog import audit
+from distill.catalog import audit, project_limits
 from distill.catalog.datasets import NAME
 from distill.catalog.models import Project
 from distill.db import Listing, Page, Session, paginate
@@ -41,11 +41,12 @@ def ensure(s: Session, name: str) -> Project:
 
 
 def sync(s: Session, settings: Settings, *, reset_others: bool = True) -> None:
-    """Give projects what the settings give them, and those that are not named the usual; a named one that is not there is made.
+    """Give projects what the settings give them, and those that are not named the usual; a named one that is not there is made. What was
+    changed over the API stays.
 
     Workers pass `reset_others=False`: one that was started without the file must not change anything for everybody.
     """
-    s.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("projects", 0))))  # API and workers start together
+    project_limits.lock(s)
     for name in sorted(settings.projects):
         if not NAME.match(name):
             raise Invalid(f"[projects.{name}]: letters, digits, `.`, `_` and `-`, at most 128", param="projects")
@@ -54,7 +55,7 @@ def sync(s: Session, settings: Settings, *, reset_others: bool = True) -> None:
         wanted = settings.projects.get(row.name, None if not reset_others else ProjectSettings())
         if wanted is None:
             continue
-        values = {"share": wanted.share, "max_threads": wanted.max_threads, "scrub": _scrub(row.name, wanted)}
+        values = {**project_limits.columns(row, wanted), "scrub": _scrub(row.name, wanted)}
         if any(getattr(row, name) != value for name, value in values.items()):
             s.execute(update(Project).where(Project.id == row.id).values(values))
 

@@ -5,20 +5,22 @@ Asked when a job is made, started, resumed and retried. A job that runs is not s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from distill.catalog import project_limits
+from distill.catalog.models import Project
 from distill.db import Session, now
 from distill.errors import QuotaExceeded
 from distill.ids import first_id
-from distill.settings import ProjectSettings, get_settings
 
 A_MINUTE = 60
 
-_NAME = text("SELECT name FROM projects WHERE id = :project_id")
 _ONE_BY_ONE = text("SELECT pg_advisory_xact_lock(hashtextextended('jobs of ' || :project_id, 0))")
 _OPEN = text("""
 SELECT count(*) FROM jobs WHERE project_id = :project_id AND status IN ('created', 'queued', 'running', 'paused')
@@ -106,11 +108,11 @@ def open_jobs(s: Session, project_id: str) -> int:
 
 def check_new_job(s: Session, project_id: str) -> None:
     """Whether the project may have one job more; until the transaction ends nobody else asks. Raises QuotaExceeded."""
-    name, quota = _quota(s, project_id)
     s.execute(_ONE_BY_ONE, {"project_id": project_id})
-    if (have := open_jobs(s, project_id)) >= quota.max_jobs:
+    quota = _Quota.read(s, project_id)
+    if (have := open_jobs(s, project_id)) >= quota.values["max_jobs"]:
         message = (
-            f"Project {name} has {have} jobs that are not over, as many as it may ([projects.{name}] max_jobs). "
+            f"Project {quota.project} has {have} jobs that are not over, as many as it may ({quota.where('max_jobs')}). "
             "It may have another one as soon as one of them is over: wait, or cancel one."
         )
         raise QuotaExceeded(message, retry_after=A_MINUTE)
@@ -119,22 +121,37 @@ def check_new_job(s: Session, project_id: str) -> None:
 
 def check_month(s: Session, project_id: str) -> None:
     """Whether the project may go on spending this month. Raises QuotaExceeded, which says from when on it may."""
-    name, quota = _quota(s, project_id)
+    quota = _Quota.read(s, project_id)
     at = now(s)
     month = Month.of(at)
     teacher = float(s.execute(_LMS, {"project_id": project_id, "since": month.since, "until": month.until}).one().teacher_usd)
-    if teacher >= quota.month_teacher_usd:
-        spent = f"spent ${teacher:.2f} of ${quota.month_teacher_usd:.2f} on teachers"
-        raise _until(month, at, f"Project {name} has {spent} ([projects.{name}] month_teacher_usd)")
+    if teacher >= (most := quota.values["month_teacher_usd"]):
+        spent = f"spent ${teacher:.2f} of ${most:.2f} on teachers"
+        raise _until(month, at, f"Project {quota.project} has {spent} ({quota.where('month_teacher_usd')})")
     compute = _compute(s, project_id, month, at)
-    if compute >= quota.month_compute_seconds:
-        spent = f"trained {compute:.0f} of {quota.month_compute_seconds:.0f} compute-seconds"
-        raise _until(month, at, f"Project {name} has {spent} ([projects.{name}] month_compute_seconds)")
+    if compute >= (most := quota.values["month_compute_seconds"]):
+        spent = f"trained {compute:.0f} of {most:.0f} compute-seconds"
+        raise _until(month, at, f"Project {quota.project} has {spent} ({quota.where('month_compute_seconds')})")
 
 
-def _quota(s: Session, project_id: str) -> tuple[str, ProjectSettings]:
-    name = s.execute(_NAME, {"project_id": project_id}).scalar_one()
-    return name, get_settings().project(name)
+@dataclass(frozen=True, slots=True)
+class _Quota:
+    """What a project may use now."""
+
+    project: str
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+
+    @classmethod
+    def read(cls, s: Session, project_id: str) -> _Quota:
+        query = select(Project).where(Project.id == project_id).execution_options(populate_existing=True)
+        project = s.scalars(query).one()
+        limits = project_limits.of(project)
+        return cls(project.name, limits.values, limits.sources)
+
+    def where(self, name: str) -> str:
+        """How to find the limit that is in the way."""
+        return f"{name}, set by an operator" if self.sources[name] == "api" else f"[projects.{self.project}] {name}"
 
 
 def _compute(s: Session, project_id: str, month: Month, at: datetime) -> float:

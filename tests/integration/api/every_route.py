@@ -81,6 +81,10 @@ NOT_YET = {"training_file_content"}
 """What the job of the fixture, which has not run, does not have: to its owner it is not found either."""
 
 
+OPERATED = {"update_project"}
+"""Refused to all but operators before anything is looked up."""
+
+
 def filled(template: str, values: Mapping[str, str]) -> str:
     """The path with the ids of `values`; one that a longer prefix names goes first."""
 

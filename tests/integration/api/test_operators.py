@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from starlette.testclient import TestClient
 from distill.catalog import keys, projects
 from distill.db import unit_of_work
 from distill.jobs import events
+from distill.settings import get_settings
 from tests.integration.api.conftest import Tokens, job_body
 
 
@@ -131,3 +133,46 @@ def test_usage_of_one_project_and_of_each(api: TestClient, tokens: Tokens, opera
     assert each["other"] == 1
     assert each["support"] == 0
     assert [used["project"] for used in api.get("/v1/usage/projects").json()["data"]] == ["support"]
+
+
+class TestLimits:
+    def limits(self, api: TestClient) -> dict[str, tuple[Any, str]]:
+        shown = api.get("/v1/projects/support").json()["limits"]
+        return {name: (limit["value"], limit["source"]) for name, limit in shown.items()}
+
+    def test_hold_at_once_and_stay_through_a_start(self, api: TestClient, tokens: Tokens, operator: dict[str, str], tmp_path: Path) -> None:
+        with (tmp_path / "stillhouse.toml").open("a", encoding="utf-8") as file:
+            file.write("[projects.support]\nshare = 3\nmax_jobs = 7\n")
+        get_settings.cache_clear()
+        with unit_of_work() as s:
+            projects.sync(s, get_settings())
+        assert (self.limits(api)["share"], self.limits(api)["max_threads"]) == ((3, "settings"), (None, "default"))
+        changed = {"share": 2.5, "max_jobs": 1, "max_threads": 4}
+        assert api.patch("/v1/projects/support", json=changed, headers=operator).status_code == 200
+        submit(api, bearer(tokens.all))
+        refusal = api.post("/v1/compile_jobs", json=job_body())
+        assert refused(refusal) == (429, "quota_exceeded")
+        assert "max_jobs, set by an operator" in refusal.json()["error"]["message"]
+        with unit_of_work() as s:
+            projects.sync(s, get_settings())
+            row = projects.get(s, "support")
+            assert (row.share, row.max_threads) == (2.5, 4)
+        assert self.limits(api)["max_jobs"] == (1, "api")
+        assert api.get("/v1/usage").json()["quotas"]["max_jobs"] == 1
+
+    def test_null_gives_one_back_to_the_settings(self, api: TestClient, operator: dict[str, str]) -> None:
+        api.patch("/v1/projects/support", json={"month_teacher_usd": 5, "max_threads": 2}, headers=operator)
+        api.patch("/v1/projects/support", json={"month_teacher_usd": None}, headers=operator)
+        found = self.limits(api)
+        assert (found["month_teacher_usd"], found["max_threads"]) == ((1000, "default"), (2, "api"))
+        log = api.get("/v1/audit_log?project=support&action=project.changed", headers=operator).json()["data"]
+        assert [entry["data"] for entry in log] == [
+            {"before": {"month_teacher_usd": 5}, "after": {"month_teacher_usd": 1000}},
+            {"before": {"max_threads": None, "month_teacher_usd": 1000}, "after": {"max_threads": 2, "month_teacher_usd": 5}},
+        ]
+
+    def test_only_operators_change_them(self, api: TestClient, tokens: Tokens, operator: dict[str, str]) -> None:
+        assert refused(api.patch("/v1/projects/support", json={"share": 9}, headers=bearer(tokens.admin))) == (403, "not_an_operator")
+        for bad in ({"share": 0}, {"share": 1e-300}, {"max_threads": 0}, {"max_jobs": -1}, {"scrub": True}):
+            assert api.patch("/v1/projects/support", json=bad, headers=operator).status_code == 422, bad
+        assert api.patch("/v1/projects/none", json={}, headers=operator).status_code == 404

@@ -11,7 +11,7 @@ from distill.catalog import keys, projects
 from distill.db import unit_of_work
 from distill.settings import get_settings
 from tests.integration.api.conftest import Tokens
-from tests.integration.api.every_route import BODIES, NOT_YET, filled, objects_of, operations
+from tests.integration.api.every_route import BODIES, NOT_YET, OPERATED, filled, objects_of, operations
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -85,7 +85,7 @@ class TestAllRoutes:
         own = bearer(admin_of("support"))
         strange: dict[str, int] = {}
         for verb, template, name in operations():
-            if "{" not in template:
+            if "{" not in template or name in OPERATED:
                 continue
             path = filled(template, owned)
             reply = api.request(verb, path, json=BODIES.get(name), headers=stranger)

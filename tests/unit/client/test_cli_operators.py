@@ -16,6 +16,16 @@ def test_operators_name_project_and_owner(shell: Shell) -> None:
     assert dict(shell.script.requests[0].url.params) == {"limit": "20", "project": "*", "created_by": "ana"}
 
 
+def test_limits_of_a_project_are_changed_one_by_one(shell: Shell) -> None:
+    limits = {"share": {"value": 2.5, "source": "api"}, "max_jobs": {"value": 20000, "source": "settings"}}
+    shell.answers(reply({"id": "proj-1", "created_at": 0, "name": "vision", "limits": limits}))
+    shown = shell.run("projects", "update", "vision", "--share", "2.5", "--max-jobs", "settings")
+    assert shell.sent() == {"share": 2.5, "max_jobs": None}
+    assert "20,000" in shown.output
+    for wrong in ([], ["--max-threads", "many"]):
+        assert shell.run("projects", "update", "vision", *wrong).exit_code == Exit.USAGE
+
+
 def test_cancel_all_goes_on_until_none_is_left(shell: Shell) -> None:
     pages = [{"data": [{"id": f"cjob-{n}", "status": "cancelled"}], "has_more": n == 1} for n in (1, 2)]
     shell.answers(*map(reply, pages))

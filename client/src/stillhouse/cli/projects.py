@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,10 @@ from stillhouse.cli.output import (
     stop,
     when,
 )
+from stillhouse.types.account import Project as ProjectObject
 
+Project = Annotated[str, typer.Argument(help="Its name or id.")]
+LimitOption = Annotated[str | None, typer.Option(metavar="NUMBER", help="A number, or `settings`.")]
 app = typer.Typer(no_args_is_help=True, help="Projects: what keys, jobs, data and models belong to.")
 
 
@@ -31,6 +34,55 @@ def create(name: str, as_json: Json = False) -> None:
     with connected() as client:
         made = client.projects.create(name)
         show_one(made, made.id, made.name, as_json)
+
+
+@app.command()
+def get(project: Project, as_json: Json = False) -> None:
+    """Show what a project may use, and whether settings or an operator said so."""
+    with connected() as client:
+        _show(client.projects.retrieve(project), as_json)
+
+
+@app.command()
+def update(
+    project: Project,
+    share: LimitOption = None,
+    max_threads: LimitOption = None,
+    max_jobs: LimitOption = None,
+    month_teacher_usd: LimitOption = None,
+    month_compute_seconds: LimitOption = None,
+    as_json: Json = False,
+) -> None:
+    """Change what a project may use; `settings` gives a limit back to the server's settings. For operators."""
+    asked = (
+        ("share", share, float),
+        ("max_threads", max_threads, int),
+        ("max_jobs", max_jobs, int),
+        ("month_teacher_usd", month_teacher_usd, float),
+        ("month_compute_seconds", month_compute_seconds, float),
+    )
+    limits: Any = {name: _number(name, text, kind) for name, text, kind in asked if text is not None}
+    if not limits:
+        stop("say what to change: --share, --max-threads, --max-jobs, --month-teacher-usd or --month-compute-seconds", Exit.USAGE)
+    with connected() as client:
+        _show(client.projects.update(project, **limits), as_json)
+
+
+def _number(name: str, text: str, kind: type[int] | type[float]) -> float | None:
+    if text == "settings":
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        stop(f"--{name.replace('_', '-')}: {text} is no number, nor the word settings", Exit.USAGE)
+
+
+def _show(project: ProjectObject, as_json: bool) -> None:
+    if as_json:
+        show_json(project)
+        return
+    rows = [(name, "" if limit.value is None else f"{limit.value:,g}", limit.source) for name, limit in project.limits.items()]
+    show_table(rows, [(project.name, lambda row: row[0]), ("MAY USE", lambda row: row[1]), ("SAID BY", lambda row: row[2])])
 
 
 @app.command("list")

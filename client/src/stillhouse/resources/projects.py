@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from typing_extensions import Unpack
+from typing_extensions import TypedDict, Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
@@ -25,8 +25,22 @@ def _retrieve(project: str) -> Call[Project]:
     return _request.get(_request.at(PATH, project), Project)
 
 
+def _update(project: str, limits: LimitParams) -> Call[Project]:
+    return Call("PATCH", _request.at(PATH, project), Project.model_validate, json=dict(limits))
+
+
 def _list(params: Mapping[str, Any]) -> Call[Rows[Project]]:
     return list_call(PATH, Project, dict(params))
+
+
+class LimitParams(TypedDict, total=False):
+    """What a project may use. One that is left out stays; None gives it back to the server's settings."""
+
+    share: float | None
+    max_threads: int | None
+    max_jobs: int | None
+    month_teacher_usd: float | None
+    month_compute_seconds: float | None
 
 
 class Projects(Resource):
@@ -37,6 +51,10 @@ class Projects(Resource):
     def retrieve(self, project: str) -> Project:
         """By name or id."""
         return self._client.send(_retrieve(project))
+
+    def update(self, project: str, **limits: Unpack[LimitParams]) -> Project:
+        """Change what a project may use. For operators."""
+        return self._client.send(_update(project, limits))
 
     def list(self, **params: Unpack[TaggedListParams]) -> Page[Project]:
         """One page; iterating over it goes on through all pages after it."""
@@ -51,6 +69,10 @@ class AsyncProjects(AsyncResource):
     async def retrieve(self, project: str) -> Project:
         """By name or id."""
         return await self._client.send(_retrieve(project))
+
+    async def update(self, project: str, **limits: Unpack[LimitParams]) -> Project:
+        """Change what a project may use. For operators."""
+        return await self._client.send(_update(project, limits))
 
     async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Project]:
         """One page; iterating over it goes on through all pages after it."""

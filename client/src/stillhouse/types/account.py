@@ -36,12 +36,20 @@ class RevokedKey(Object):
     cancelled_jobs: int = 0
 
 
+class Limit(Object):
+    """`source` is api, settings or default."""
+
+    value: float | None = None
+    source: str = "default"
+
+
 class Project(Object):
     id: str
     created_at: int
     name: str
     share: float = 1.0
     max_threads: int | None = None
+    limits: dict[str, Limit] = Field(default_factory=dict)
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
