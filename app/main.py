@@ -23,11 +23,11 @@ from app.repeats import Repeats
 from app.routes import ALL_ROUTERS
 from app.schemas.common import Body, ErrorBody
 from app.services import Services
+from distill import VERSION
 from distill.ids import new_id
 from distill.settings import Settings, get_settings
 
 TITLE = "Stillhouse"
-VERSION = "0.1.0"
 DESCRIPTION = """A distillation server for DSPy programs: a program, a teacher, examples and a metric go in; a compiled program comes out.
 
 Every request needs `Authorization: Bearer sh_…`, except /livez, /readyz and /sign-in. Ids are prefixed strings, times Unix seconds.

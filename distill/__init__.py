@@ -1,1 +1,4 @@
 """The house: everything that is the server, without a web framework and without dspy."""
+
+VERSION = "0.1.0"
+"""Of the server."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from distill import VERSION
 from distill.db import Session, unit_of_work
 from distill.jobs import workers
 from distill.jobs.claims import WorkerInfo
@@ -43,7 +44,7 @@ class Presence:
         self._say(lambda s: workers.gone(s, self._worker.name))
 
     def _say_seen(self) -> None:
-        self._say(lambda s: workers.seen(s, self._worker.name, self._queues, self._worker.capabilities, self._threads))
+        self._say(lambda s: workers.seen(s, self._worker.name, self._queues, self._worker.capabilities, self._threads, VERSION))
 
     def _say(self, what: Callable[[Session], None]) -> None:
         try:

@@ -24,6 +24,7 @@ from app.routes import (
     training_files,
     usage,
     webhooks,
+    workers,
 )
 
 ALL_ROUTERS = (
@@ -54,5 +55,6 @@ ALL_ROUTERS = (
     chat.routes,
     completions.routes,
     responses.routes,
+    workers.routes,
     operations.routes,
 )

@@ -42,7 +42,7 @@ SELECT p.name AS project, j.status, count(*) AS jobs FROM jobs j JOIN projects p
     (Gauge("jobs", "Jobs that are queued, running or paused", ("project", "status")),),
 )
 # The items of paused jobs wait for nobody's turn.
-_QUEUES = Source(
+QUEUES = Source(
     text("""
 SELECT q.queue, count(i.id) AS queue_items, COALESCE(EXTRACT(epoch FROM clock_timestamp() - min(GREATEST(i.created_at, i.run_after))), 0)
          AS queue_oldest_seconds, (SELECT count(*) FROM work_items l WHERE l.status = 'leased' AND l.queue = q.queue) AS queue_leased_items
@@ -58,7 +58,7 @@ SELECT q.queue, count(i.id) AS queue_items, COALESCE(EXTRACT(epoch FROM clock_ti
         Gauge("queue_leased_items", "Work items that a worker or client works on", ("queue",)),
     ),
 )
-_WORKERS = Source(
+WORKERS = Source(
     text("""
 SELECT q.queue, count(w.name) AS workers, COALESCE(sum(w.threads), 0) AS worker_threads, COALESCE(sum(w.busy), 0) AS worker_threads_busy
   FROM unnest(ARRAY['light', 'rollouts', 'train']) AS q(queue)
@@ -118,7 +118,7 @@ SELECT COALESCE((SELECT EXTRACT(epoch FROM CAST(value AS timestamptz)) FROM serv
 """),
     (Gauge("blobs_collected_timestamp_seconds", "When unused blobs were last collected, in Unix time; 0 for never"),),
 )
-SOURCES = (_JOBS, _QUEUES, _WORKERS, _GONE, _DEVICES, _CONNECTIONS, _OUTBOX, _WEBHOOKS, _COLLECTED)
+SOURCES = (_JOBS, QUEUES, WORKERS, _GONE, _DEVICES, _CONNECTIONS, _OUTBOX, _WEBHOOKS, _COLLECTED)
 BLOBS = Source(
     text("SELECT count(*) AS blobs, COALESCE(sum(size_bytes), 0) AS blob_bytes FROM blobs"),
     (Gauge("blobs", "Blobs in the store"), Gauge("blob_bytes", "Their size")),

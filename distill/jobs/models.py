@@ -273,7 +273,8 @@ class Worker(Base):
     queues: Mapped[list[str]] = mapped_column(ARRAY(Text))
     capabilities: Mapped[list[str]] = mapped_column(ARRAY(Text))
     threads: Mapped[int | None]
-    """None: of a release that does not say."""
+    """None, as `version`: of a release that does not say."""
+    version: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     seen_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
 

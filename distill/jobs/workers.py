@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import text
 
@@ -10,9 +12,16 @@ from distill.db import Session
 from distill.settings import get_settings
 
 _SEEN = text("""
-INSERT INTO workers (name, queues, capabilities, threads) VALUES (:name, :queues, :capabilities, :threads)
+INSERT INTO workers (name, queues, capabilities, threads, version) VALUES (:name, :queues, :capabilities, :threads, :version)
 ON CONFLICT (name) DO UPDATE
-   SET queues = EXCLUDED.queues, capabilities = EXCLUDED.capabilities, threads = EXCLUDED.threads, seen_at = clock_timestamp()
+   SET queues = EXCLUDED.queues, capabilities = EXCLUDED.capabilities, threads = EXCLUDED.threads, version = EXCLUDED.version,
+       seen_at = clock_timestamp()
+""")
+_ALL = text("""
+SELECT w.name, w.queues, w.capabilities, w.threads, w.version, w.started_at, w.seen_at,
+       w.seen_at > clock_timestamp() - make_interval(secs => :silence) AS alive,
+       (SELECT count(*) FROM work_items i WHERE i.status = 'leased' AND i.lease_owner = w.name) AS busy
+  FROM workers w ORDER BY w.started_at, w.name
 """)
 _GONE = text("DELETE FROM workers WHERE name = :name")
 _BY_QUEUE = text("""
@@ -27,9 +36,32 @@ def silence_seconds() -> float:
     return 3 * get_settings().timers.worker_seen_seconds
 
 
-def seen(s: Session, name: str, queues: Collection[str], capabilities: Collection[str], threads: int | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A worker that was heard of within the last hour and was not stopped. `busy` counts the work items that it holds."""
+
+    name: str
+    queues: list[str]
+    capabilities: list[str]
+    threads: int | None
+    version: str | None
+    started_at: datetime
+    seen_at: datetime
+    alive: bool
+    busy: int
+
+
+def list_workers(s: Session) -> list[Seen]:
+    """The oldest first."""
+    return [Seen(**row) for row in s.execute(_ALL, {"silence": silence_seconds()}).mappings()]
+
+
+def seen(
+    s: Session, name: str, queues: Collection[str], capabilities: Collection[str], threads: int | None = None, version: str | None = None
+) -> None:
     """A worker is there, and listens to these queues."""
-    s.execute(_SEEN, {"name": name, "queues": sorted(queues), "capabilities": sorted(capabilities), "threads": threads})
+    values = {"name": name, "queues": sorted(queues), "capabilities": sorted(capabilities), "threads": threads, "version": version}
+    s.execute(_SEEN, values)
 
 
 def gone(s: Session, name: str) -> None:

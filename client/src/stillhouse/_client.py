@@ -34,6 +34,7 @@ from stillhouse.resources.projects import AsyncProjects, Projects
 from stillhouse.resources.usage import AsyncUsageOfMonths, UsageOfMonths
 from stillhouse.resources.webhook_endpoints import AsyncWebhookEndpoints, WebhookEndpoints
 from stillhouse.resources.work_items import AsyncWorkItems, WorkItems
+from stillhouse.resources.workers import AsyncQueues, AsyncWorkers, Queues, Workers
 from stillhouse.types import Me
 
 T = TypeVar("T")
@@ -123,6 +124,8 @@ class Stillhouse(_Core):
         self.work_items = WorkItems(self)
         self.projects = Projects(self)
         self.usage = UsageOfMonths(self)
+        self.workers = Workers(self)
+        self.queues = Queues(self)
 
     def me(self) -> Me:
         """The project, key and scopes that this client acts with."""
@@ -219,6 +222,8 @@ class AsyncStillhouse(_Core):
         self.work_items = AsyncWorkItems(self)
         self.projects = AsyncProjects(self)
         self.usage = AsyncUsageOfMonths(self)
+        self.workers = AsyncWorkers(self)
+        self.queues = AsyncQueues(self)
 
     async def me(self) -> Me:
         """The project, key and scopes that this client acts with."""

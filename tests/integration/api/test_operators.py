@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from distill.catalog import keys, projects
 from distill.db import unit_of_work
-from distill.jobs import events
+from distill.jobs import claims, events, workers
+from distill.jobs.claims import WorkerInfo
 from distill.settings import get_settings
-from tests.integration.api.conftest import Tokens, job_body
+from tests.integration.api.conftest import Run, Tokens, job_body
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -176,3 +178,34 @@ class TestLimits:
         for bad in ({"share": 0}, {"share": 1e-300}, {"max_threads": 0}, {"max_jobs": -1}, {"scrub": True}):
             assert api.patch("/v1/projects/support", json=bad, headers=operator).status_code == 422, bad
         assert api.patch("/v1/projects/none", json={}, headers=operator).status_code == 404
+
+
+def test_workers_and_queues(api: TestClient, tokens: Tokens, operator: dict[str, str]) -> None:
+    with unit_of_work() as s:
+        workers.seen(s, "one", ["light", "rollouts"], ["runtime:default"], 4, "9.9")
+        workers.seen(s, "silent", ["train"], [], 1)
+        s.execute(text("UPDATE workers SET seen_at = clock_timestamp() - interval '5 minutes' WHERE name = 'silent'"))
+    for _ in range(3):
+        submit(api, bearer(tokens.other))
+    with unit_of_work() as s:
+        assert claims.claim(s, "rollouts", WorkerInfo("one", frozenset({"runtime:default"}))) is not None
+    found = {worker["name"]: worker for worker in api.get("/v1/workers", headers=operator).json()["data"]}
+    assert {name: (each["alive"], each["threads_busy"], each["threads_free"], each["version"]) for name, each in found.items()} == {
+        "one": (True, 1, 3, "9.9"),
+        "silent": (False, 0, 0, None),
+    }
+    queues = {queue.pop("name"): queue for queue in api.get("/v1/queues", headers=operator).json()["data"]}
+    rollouts = queues["rollouts"]
+    assert (rollouts["depth"], rollouts["running"], rollouts["workers"], rollouts["threads_busy"]) == (2, 1, 1, 1)
+    assert rollouts["oldest_seconds"] is not None
+    assert (queues["train"]["depth"], queues["train"]["oldest_seconds"], queues["train"]["workers"]) == (0, None, 0)
+    for path in ("/v1/workers", "/v1/queues"):
+        assert refused(api.get(path, headers=bearer(tokens.admin))) == (403, "not_an_operator")
+
+
+def test_workers_and_queues_on_the_command_line(known: Run, operator: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with unit_of_work() as s:
+        workers.seen(s, "one", ["light"], [], 4, "9.9")
+    monkeypatch.setenv("STILLHOUSE_API_KEY", operator["Authorization"].removeprefix("Bearer "))
+    assert "9.9" in known("workers", "list").output
+    assert "rollouts" in known("queues", "list").output

@@ -21,6 +21,7 @@ from stillhouse.cli import (
     stored,
     stored_files,
     webhooks,
+    workers,
 )
 from stillhouse.cli.output import console
 
@@ -47,6 +48,8 @@ app.add_typer(connections.app, name="connections")
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(projects.app, name="projects")
+app.add_typer(workers.workers, name="workers")
+app.add_typer(workers.queues, name="queues")
 
 
 def _print_version(wanted: bool) -> None:
