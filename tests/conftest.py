@@ -15,6 +15,7 @@ place        test      a bucket of it
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from stack.servers import Servers, scratch_servers
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 # The same examples in every run, however slow the machine: a run that fails can be repeated, and no clock decides whether it does.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
+
+# Not where commands under test print, which run beside the server in one process.
+structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.__stderr__))
 
 _MEMORY = Path("/dev/shm")
 _OURS = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_", "AWS_")

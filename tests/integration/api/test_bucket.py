@@ -45,7 +45,7 @@ class TestBucket:
         tokens: Tokens,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
-        capsys: pytest.CaptureFixture[str],
+        capfd: pytest.CaptureFixture[str],
         answer: str,
     ) -> None:
         faulty: list[str] = []
@@ -57,7 +57,7 @@ class TestBucket:
             assert (refused.status_code, refused.json()["error"]["code"], refused.headers["retry-after"]) == (503, "storage", "30")
             faulty.clear()
             assert api.post("/v1/datasets", json={"rows": ROWS}).status_code == 201
-        seen = refused.text + caplog.text + "".join(capsys.readouterr())
+        seen = refused.text + caplog.text + "".join(capfd.readouterr())
         assert not [secret for secret in (ACCESS_KEY, SECRET_KEY, server.endpoint, str(get_settings().home)) if secret in seen]
 
     def test_damage_is_told_before_a_byte_goes_out(

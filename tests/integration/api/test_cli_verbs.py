@@ -122,7 +122,7 @@ class TestDeletes:
     def test_a_key_and_a_webhook(self, known: Run, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("STILLHOUSE_API_KEY", tokens.admin)
         key = json.loads(known("keys", "create", "--label", "ci", "--scopes", "jobs:read", "--json").stdout)
-        assert json.loads(known("keys", "revoke", key["id"], "--json").stdout) == {"id": key["id"], "revoked": True}
+        assert json.loads(known("keys", "revoke", key["id"], "--json").stdout) == {"id": key["id"], "revoked": True, "cancelled_jobs": 0}
         monkeypatch.setenv("STILLHOUSE_API_KEY", key["token"])
         ended = known("me")
         assert (ended.exit_code, "revoked" in ended.stderr) == (Exit.FAILED, True)

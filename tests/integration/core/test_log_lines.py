@@ -58,12 +58,12 @@ def test_lines_of_the_api(database: str, tmp_path: Path) -> None:
         known = httpx.get(f"{url}/v1/me?api_key={LEAKED}", headers={"Authorization": f"Bearer {token}"}, timeout=30)
         httpx.get(f"{url}/v1/{LEAKED}", timeout=30)
     text = output.read_text(encoding="utf-8")
-    assert (refused.status_code, known.status_code) == (401, 200)
+    assert (refused.status_code, known.status_code) == (401, 422)
     assert [secret for secret in (LEAKED, "not-for-the-log", token) if secret in text] == []
     requests = [line for line in lines_of(output) if line["event"] == "request" and line["path"] == "/v1/me"]
     assert [(line["status"], line["method"], line["request_id"]) for line in requests] == [
         (401, "GET", refused.headers["x-request-id"]),
-        (200, "GET", known.headers["x-request-id"]),
+        (422, "GET", known.headers["x-request-id"]),
     ]
     assert "key_id" not in requests[0]
     assert (requests[1]["key_id"], requests[1]["project_id"]) == (key.id, project.id)

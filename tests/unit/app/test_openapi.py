@@ -29,6 +29,7 @@ WITHOUT_KEY = {
     "pause_compile_job": "a job that is paused stays so",
     "resume_compile_job": "a job that goes on goes on",
     "cancel_compile_job": "a job that is cancelled stays so",
+    "cancel_compile_jobs": "jobs that are cancelled stay so",
     "cancel_fine_tuning_job": "a job that is cancelled stays so",
     "pause_fine_tuning_job": "a job that is paused stays so",
     "resume_fine_tuning_job": "a job that goes on goes on",

@@ -93,7 +93,7 @@ class TestEveryMethod:
         clients: list[Stillhouse | AsyncStillhouse] = [scripted(reply())[0], scripted_async(reply())[0]]
         one, two = ({(type(each).__name__.removeprefix("Async"), *dir(each.with_raw_response)) for each in resources(of)} for of in clients)
         assert one == two
-        assert len(one) == 20
+        assert len(one) == 22
 
     def test_what_has_none_is_named(self) -> None:
         client, _ = scripted(reply())
@@ -101,6 +101,6 @@ class TestEveryMethod:
             f"{type(each).__name__}.{name}" for each in resources(client) for name in set(methods(each)) - set(dir(each.with_raw_response))
         }
         assert without == {
-            "Artifacts.download", "Chat.stream", "CompileJobs.download_training_file", "CompileJobs.training_records",
-            "CompileJobs.wait", "Events.stream", "Files.download", "Scores.create", "Traces.create",
+            "Artifacts.download", "Chat.stream", "CompileJobs.cancel_all", "CompileJobs.download_training_file",
+            "CompileJobs.training_records", "CompileJobs.wait", "Events.stream", "Files.download", "Scores.create", "Traces.create",
         }  # fmt: skip

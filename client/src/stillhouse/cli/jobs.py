@@ -19,7 +19,7 @@ from stillhouse.cli.job_view import check_waiting, ended, exit_code, queue_of, s
 from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
-from stillhouse.cli.output import Json, ProjectOption, connected, console, errors, show_json, show_json_line, show_rows, when
+from stillhouse.cli.output import Exit, Json, ProjectOption, connected, console, errors, show_json, show_json_line, show_rows, stop, when
 from stillhouse.cli.report import markdown
 from stillhouse.types import JobUpdateParams
 
@@ -162,7 +162,7 @@ def cancel_all(
     """Ask all open jobs to stop that meet every filter; at least one is given."""
     filters = _filters(created_by=created_by, program=program, status=status, project=project)
     if not filters:
-        raise typer.BadParameter("say which jobs: --created-by, --program, --status or --project")
+        stop("say which jobs: --created-by, --program, --status or --project", Exit.USAGE)
     with connected() as client:
         show_rows(client.compile_jobs.cancel_all(**filters), [("ID", lambda job: job.id), ("STATUS", lambda job: job.status)], as_json)
 
