@@ -41,6 +41,8 @@ def chosen_project(session: Session, caller: Caller, project: str | None) -> Pro
     """The project that a request names, else the key's own. Raises Invalid."""
     if project is None or project in (caller.project_name, caller.project_id):
         return projects.get(session, caller.project_id)
+    if project == EVERY_PROJECT and caller.operates:
+        raise Invalid("project: name one; GET /v1/usage/projects has the usage of each", param="project")
     if not caller.operates:
         raise Invalid(f"project: this key belongs to project {caller.project_name}", code="wrong_project", param="project")
     with naming_no_path():

@@ -9,7 +9,7 @@ from fastapi import Query
 
 from app.auth import JobViewer
 from app.deps import PageDep, SessionDep, router
-from app.operating import ProjectQuery, chosen_project
+from app.operating import EVERY_PROJECT, ProjectQuery, chosen_project, chosen_project_id
 from app.schemas.account import UsageByKeyRead, UsageRead
 from app.schemas.common import Page
 from app.views.account import usage_by_key_read, usage_read
@@ -61,6 +61,7 @@ def get_usage_by_key(
     project: ProjectQuery = None,
 ) -> UsageByKeyRead:
     """By the API key that made the jobs: jobs, calls, tokens, teacher money and compute-seconds."""
-    of = chosen_project(session, caller, project)
-    since, found = usage_by_key(session, of.id, days)
-    return usage_by_key_read(of.name, since, found)
+    chosen = chosen_project_id(session, caller, project)
+    name = EVERY_PROJECT if chosen is None else projects.get(session, chosen).name
+    since, found = usage_by_key(session, chosen, days)
+    return usage_by_key_read(name, since, found)

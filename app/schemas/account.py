@@ -165,7 +165,7 @@ class UsageByKeyRead(Reply):
     """Who used what; who trained most comes first."""
 
     object: Literal["usage.keys"] = "usage.keys"
-    project: str
+    project: str = Field(description="`*` for all")
     starts_at: int
     data: list[KeyUsageRead]
 

@@ -131,9 +131,13 @@ def test_usage_of_one_project_and_of_each(api: TestClient, tokens: Tokens, opera
     used = api.get("/v1/usage?project=other", headers=operator).json()
     assert (used["project"], used["jobs"]) == ("other", 1)
     assert api.get("/v1/usage/keys?project=other", headers=operator).json()["data"][0]["jobs"] == 1
+    submit(api, bearer(tokens.all))
+    everybody = api.get("/v1/usage/keys?project=*", headers=operator).json()
+    assert (everybody["project"], [row["jobs"] for row in everybody["data"]]) == ("*", [1, 1])
+    assert api.get("/v1/usage?project=*", headers=operator).status_code == 422
     each = {used["project"]: used["jobs"] for used in api.get("/v1/usage/projects", headers=operator).json()["data"]}
     assert each["other"] == 1
-    assert each["support"] == 0
+    assert each["support"] == 1
     assert [used["project"] for used in api.get("/v1/usage/projects").json()["data"]] == ["support"]
 
 
