@@ -12,9 +12,10 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from app import examples
 from app.body import JsonRoute
 from app.queries import metadata_parameter, metadata_query
+from app.schemas.rules import ARTIFACT_REF
 from distill.catalog import audit
 from distill.db import Page, Session, unit_of_work
-from distill.spec import LAST_SECOND
+from distill.spec import ALIAS_NAME, LAST_SECOND
 
 
 def _session(request: Request) -> Iterator[Session]:
@@ -91,9 +92,10 @@ TaggedPageDep = Annotated[Page, Depends(_tagged)]
 METADATA_QUERY = metadata_parameter("`metadata[key]=value`: only those with this pair")
 
 
-def _id(example: str, description: str | None = None) -> Any:
-    """Ids are looked up as they are; the pattern only keeps out what no id can hold."""
-    return Path(pattern=r"^[!-~]+$", max_length=256, description=description, examples=[example])
+def _id(example: str, description: str | None = None, form: str | None = None) -> Any:
+    """Ids are looked up as they are; the pattern only keeps out what no id can hold. `form` is declared alone, and checked by the route."""
+    declared = None if form is None else {"pattern": form}
+    return Path(pattern=r"^[!-~]+$", max_length=256, description=description, examples=[example], json_schema_extra=declared)
 
 
 JobId = Annotated[str, _id(examples.JOB)]
@@ -104,8 +106,8 @@ BundleId = Annotated[str, _id(examples.BUNDLE)]
 MetricId = Annotated[str, _id(examples.METRIC)]
 DatasetRef = Annotated[str, _id(examples.DATASET, "`ds-…`, `name@v3` or `name@latest`")]
 ArtifactId = Annotated[str, _id(examples.ARTIFACT)]
-ArtifactRef = Annotated[str, _id(examples.ARTIFACT, "`art-…`, or `program_name@alias`")]
-AliasName = Annotated[str, _id(examples.ALIAS, "`program_name@alias`")]
+ArtifactRef = Annotated[str, _id(examples.ARTIFACT, "`art-…`, or `program_name@alias`", ARTIFACT_REF)]
+AliasName = Annotated[str, _id(examples.ALIAS, "`program_name@alias`", ALIAS_NAME)]
 ModelId = Annotated[str, Path(max_length=256, examples=[examples.MODEL])]
 ConnectionId = Annotated[str, _id(examples.CONNECTION)]
 KeyId = Annotated[str, _id(examples.KEY)]

@@ -22,6 +22,7 @@ from app.rate import of_keys, of_sign_ins
 from app.repeats import Repeats
 from app.routes import ALL_ROUTERS
 from app.schemas.common import Body, ErrorBody
+from app.schemas.rules import WITHOUT_NUL
 from app.services import Services
 from distill import VERSION
 from distill.ids import new_id
@@ -107,7 +108,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             if path.startswith(errors.OPENAI_SHAPED):
                 _as_openai(document["paths"][path])
             for operation in document["paths"][path].values():
-                _without_null(operation.get("parameters", ()))
+                _as_sent(operation.get("parameters", ()))
+        _with_names(document["components"]["schemas"])
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -116,7 +118,7 @@ def _as_written(schemas: dict[str, Any], parent: type[Body] = Body) -> None:
     """Examples with their keys in the order in which people read them; pydantic has sorted them."""
     for body in parent.__subclasses__():
         extra = body.model_config.get("json_schema_extra")
-        if isinstance(extra, dict) and body.__name__ in schemas:
+        if isinstance(extra, dict) and "examples" in extra and body.__name__ in schemas:
             schemas[body.__name__]["examples"] = extra["examples"]
         _as_written(schemas, body)
 
@@ -128,14 +130,26 @@ def _as_openai(path: dict[str, Any]) -> None:
         operation["responses"]["400"] = {**refused, "description": "The request is not valid JSON, or breaks the schema or a rule"}
 
 
-def _without_null(parameters: Iterable[dict[str, Any]]) -> None:
-    """What can be left out is not required; null cannot be sent in a header or a query, though pydantic says so of an optional one."""
+def _with_names(schema: Any) -> None:
+    """What names of an object's fields have to look like, in words that leave all other names out: pydantic's do not."""
+    if isinstance(schema, dict) and len(schema.get("patternProperties", ())) == 1:
+        ((pattern, values),) = schema.pop("patternProperties").items()
+        schema |= {"propertyNames": {**schema.get("propertyNames", {}), "pattern": pattern}, "additionalProperties": values}
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _with_names(inner)
+
+
+def _as_sent(parameters: Iterable[dict[str, Any]]) -> None:
+    """What can be left out is not required: null cannot be sent in a header or a query, though pydantic says so of an optional one. NUL,
+    which no text may hold, can."""
     for parameter in parameters:
         schema = parameter["schema"]
         kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
         if len(kinds) == 1:
             del schema["anyOf"]
             schema.update(kinds[0])
+        if schema.get("type") == "string" and not schema.keys() & {"pattern", "enum", "const", "format"}:
+            schema["pattern"] = WITHOUT_NUL
 
 
 class _Layered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import Request
@@ -11,9 +11,10 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from app.errors import OPENAI_SHAPED, ApiError
+from app.schemas.rules import METADATA
 from distill.spec import did_you_mean
 
-_METADATA = re.compile(r"metadata\[(.{1,64})\]")
+_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 
 async def check_names(request: Request) -> None:
@@ -39,7 +40,7 @@ def _declared(dependant: Dependant) -> Iterator[str]:
 
 def metadata_parameter(description: str) -> dict[str, Any]:
     """The declaration of `metadata[k]=v`, as a route's `openapi_extra`."""
-    pairs: Mapping[str, Any] = {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 512}}
+    pairs = {"type": "object", **METADATA, "propertyNames": {**METADATA["propertyNames"], "minLength": 1}}
     declared = {"name": "metadata", "in": "query", "style": "deepObject", "explode": True, "description": description, "schema": pairs}
     return {"parameters": [declared]}
 

@@ -161,6 +161,13 @@ class Rollouts(SpecPart):
     this server, or a client that has its code, tools or metric (the evaluation too).
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"required": ["stored_only"], "properties": {"stored_only": {"const": True}}},
+            "then": {"properties": {"retry_failed": {"const": False}}},
+        }
+    )
+
     n: Annotated[int, Field(ge=1, le=64)] = 1
     temperature: Temperature | None = None
     stop_on_pass: bool = True

@@ -9,7 +9,10 @@ from pydantic_core import ErrorDetails
 
 from distill.errors import Invalid
 from stillhouse_programs.spec import SpecError
+from stillhouse_programs.spec_models import TARGET_PATTERN
 
+WEB_ADDRESS = r'^https?://([A-Za-z0-9]+(-+[A-Za-z0-9]+|\.[A-Za-z0-9]+)*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,4})?(/[!"$-\[\]-~]*)?$'
+"""Whether its host is public, or one that the operator allows, is not said by it."""
 FORMS = {
     r"^[!-~]+$": "an id or a name: no spaces, and no characters beyond ASCII",
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, `.`, `_` and `-`, and begins with a letter or a digit",
@@ -17,6 +20,21 @@ FORMS = {
     r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "at most 64 letters, digits, `_` and `-`, and begins with a letter or a digit",
     r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$": "at most 100 letters, digits, `_`, `.` and `-`, and begins with a letter",
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}@[a-z0-9][a-z0-9._-]{0,62}$": "an alias, as support-router@prod",
+    r"^[!-?A-~]+$|^[A-Za-z0-9][A-Za-z0-9._-]{0,127}@[a-z0-9][a-z0-9._-]{0,62}$": "an id, or an alias, as support-router@prod",
+    r"^3\.([0-9]|[1-9][0-9])$": "a minor version of Python, as 3.11",
+    r"^[^\x00]*$": "text without the character NUL",
+    r"^[!->@-Z\\^-~]+$": "the name of an LM without spaces, `?` and brackets; `*` is anything",
+    r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$": "the name of a package",
+    r"^[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}$": "the version of a package",
+    r"^[A-Za-z][A-Za-z0-9_]{0,63}$": "at most 64 letters, digits and `_`, and begins with a letter",
+    TARGET_PATTERN: "a class or function, as `package.module:name`",
+    r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}){0,7}$": "a relative path, as support/steps.py",
+    r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)$": "base64",
+    r"^prog-[!-~]+$": "the id of a program, prog-…",
+    r"^(exact_match|f1|field_equals)$": "the name of a metric: exact_match, f1 or field_equals",
+    r"^(exact_match|f1|field_equals|metric-[!-~]+)$": "the name of a metric (exact_match, f1 or field_equals), or the id of one, metric-…",
+    r"^[A-Za-z0-9._~+/=:-]{1,4096}$": "1 to 4096 letters, digits and characters of ._~+/=:-",
+    WEB_ADDRESS: "a web address, as https://api.example.com/v1",
     r"^[a-z0-9-]{1,18}$": "at most 18 small letters, digits and `-`",
     r"^[a-z0-9_]+$": "small letters, digits and `_`",
     r"^[^\x00-\x1f\x7f]+$": "text in one line, without control characters",

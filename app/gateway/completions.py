@@ -20,7 +20,7 @@ from distill.relay import COMPLETIONS, EMBEDDINGS
 routes = APIRouter(prefix="/v1", tags=["OpenAI-shaped"], responses=COMMON_ERRORS)
 
 _TEXTS: Mapping[str, Any] = {
-    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}],
+    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": ["string", "integer", "array"]}}],
     "description": "A text, its tokens, or a list of either",
 }
 
@@ -72,5 +72,6 @@ async def embeddings(request: Request, caller: ModelUser, services: ServicesDep,
 
 
 def _check_text(body: Mapping[str, Any], field: str) -> None:
-    if not isinstance(body.get(field), (str, list)) or not body[field]:
+    given = body.get(field)
+    if not given or not (isinstance(given, str) or (isinstance(given, list) and all(isinstance(each, str | int | list) for each in given))):
         raise relaying.missing(field, "give a text, its tokens, or a list of either")

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from app import examples
 from app.schemas.common import Body, Deleted, Metadata, Name, Reply
+from app.schemas.rules import NULL, declared, if_given, needs, ruled
+from distill.catalog.keys import SCOPES
 
 Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 #: Up to the year 9999, beyond which there is no date.
@@ -18,10 +20,13 @@ MONTH = 2_592_000
 class KeyCreate(Body):
     """A new key of the project; with `replaces` in the place of another one."""
 
-    model_config = examples.shown(label="pipeline of the support team", scopes=["jobs:read", "jobs:write"])
+    model_config = ruled(
+        examples.shown(label="pipeline of the support team", scopes=["jobs:read", "jobs:write"]),
+        if_given("replaces", "string", {}, needs("label", "string", overlap_seconds=NULL)),
+    )
 
     label: Label | None = Field(default=None, description="Who or what will use it; with `replaces` the old key's unless given")
-    scopes: list[str] | None = Field(
+    scopes: list[Annotated[str, declared(enum=SCOPES)]] | None = Field(
         default=None,
         min_length=1,
         max_length=16,

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from app import examples
 from app.schemas.common import Body, Reply
+from app.schemas.rules import ARTIFACT_REF, declared
+from distill.spec import ALIAS_NAME
 
 
 class AliasMoveRequest(Body):
@@ -15,8 +17,10 @@ class AliasMoveRequest(Body):
 
     model_config = examples.shown(artifact=examples.ARTIFACT)
 
-    artifact: str = Field(max_length=256, description="`art-…`, or another alias of the program")
-    against: str | None = Field(default=None, max_length=256, description="An alias: move only if better than what it points at")
+    artifact: Annotated[str, declared(pattern=ARTIFACT_REF)] = Field(max_length=256, description="`art-…`, or another alias of the program")
+    against: Annotated[str, declared(pattern=ALIAS_NAME)] | None = Field(
+        default=None, max_length=256, description="An alias: move only if better than what it points at"
+    )
     min_delta: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)] = Field(
         default=0.0, description="The whole 95 % interval of the difference must lie above it"
     )

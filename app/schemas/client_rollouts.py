@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from app import examples
 from app.schemas.common import Body, Reply
+from app.schemas.rules import NULL, if_ok, needs, ruled
 
 MOST_AT_ONCE = 500
 RoleIn = Annotated[str, Field(min_length=1, max_length=100, description="`teacher:0`, `baseline`, `teacher`, `compiled`, `incumbent`")]
@@ -36,7 +37,7 @@ class HeldIn(Body):
     model_config = examples.shown(id=examples.WORK_ITEM, fence=1)
 
     id: ItemId
-    fence: int = Field(ge=1, lt=2**60, description="As the claim said")
+    fence: int = Field(ge=1, lt=2**53, description="As the claim said")
 
 
 class BeatIn(HeldIn):
@@ -181,6 +182,11 @@ class TraceError(Body):
 class TraceIn(Body):
     """One rollout. `ok` has `outputs`; `failed` (the program's own exception) and `unparsable` have an `error`."""
 
+    model_config = ruled(
+        Body.model_config,
+        if_ok(needs("outputs", "object", error=NULL), needs("error", "object", outputs=NULL), absent_is_ok=False),
+    )
+
     role: RoleIn
     row: RowIn
     rollout: RolloutIn = 0
@@ -232,6 +238,8 @@ class TracesIn(Body):
 
 class ScoreIn(Body):
     """What the metric said of one trace. `inconclusive` neither passes nor counts; `failed` is the metric's own error."""
+
+    model_config = ruled(Body.model_config, if_ok(needs("value", "number"), {"properties": {"value": NULL}}, absent_is_ok=True))
 
     role: RoleIn
     row: RowIn

@@ -9,7 +9,9 @@ from pydantic import ConfigDict, Field, model_validator
 from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
 from app.schemas.fine_tuning import ChildFineTuneJob
-from app.schemas.lms import LmIn, LmName, PromptAdapterIn, TeacherIn
+from app.schemas.lms import LmIn, LmName, PromptAdapterIn, StoredProgram, TeacherIn
+from app.schemas.metrics import BuiltInOrStored, MetricDocument
+from app.schemas.rules import any_given, ruled
 from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Render, Rollouts, SmokeTest, TrainOptions
 from distill.spec import Rows as RowsOfKey
 
@@ -25,13 +27,13 @@ class JobCreate(Body):
     name: str | None = Field(default=None, max_length=128)
     program_name: Name | None = Field(default=None, description="The artifact's name, and part of the tuned models' ids")
     project: str | None = Field(default=None, description="Must be the key's own project when given")
-    program: str | dict[str, Any] = Field(description="`prog-…`, or a program spec (GET /v1/spec/schema.json)")
+    program: StoredProgram | dict[str, Any] = Field(description="`prog-…`, or a program spec (GET /v1/spec/schema.json)")
     lms: dict[LmName, LmIn] = Field(default_factory=dict)
     teacher: list[TeacherIn] | TeacherIn | Literal["labels"] | None = None
     trainset: str | Rows = Field(description="`ds-…`, or the rows")
     valset: str | Rows | None = None
     holdout: Holdout | None = None
-    metric: str | dict[str, Any] = Field(
+    metric: BuiltInOrStored | MetricDocument = Field(
         default="exact_match", description="A metric's name, `{type, …}`, or the id of a stored one (`metric-…`)"
     )
     filter: Filter | None = None
@@ -348,7 +350,7 @@ class CurveRead(Reply):
 class CancelMany(Body):
     """Which jobs are to stop: those that meet all that is given, of which there must be something."""
 
-    model_config = examples.shown(created_by="nightly")
+    model_config = ruled(examples.shown(created_by="nightly"), any_given("created_by", "program", "status", "project"))
 
     created_by: Annotated[str, Field(max_length=256)] | None = Field(default=None, description="`me`, or a key's id or label")
     program: Annotated[str, Field(max_length=256)] | None = Field(default=None, description="A program's id, or a job's `program_name`")

@@ -9,7 +9,9 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from app import examples
 from app.schemas.common import Body, Name, Reply
+from app.schemas.rules import declared
 from distill.settings import LmRule, check_listed
+from distill.spec_faults import WEB_ADDRESS
 
 _BEARER = re.compile(r"[A-Za-z0-9._~+/=:-]{1,4096}")
 
@@ -20,15 +22,27 @@ def _check_key(key: SecretStr) -> SecretStr:
     return key
 
 
-BaseUrl = Annotated[str, Field(min_length=1, max_length=2048, description="The OpenAI base, `https://api.example.com/v1`; public")]
+BaseUrl = Annotated[
+    str,
+    Field(min_length=1, max_length=2048, description="The OpenAI base, `https://api.example.com/v1`; public"),
+    declared(pattern=WEB_ADDRESS),
+]
 ModelName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")]
 ListedName = Annotated[ModelName, AfterValidator(check_listed)]
 Models = Annotated[list[ListedName], Field(min_length=1, max_length=1000)] | Literal["*"]
-Rules = Annotated[list[LmRule], Field(max_length=100, description="Names of LMs in users' programs that it stands for; `*` is anything")]
+Rules = Annotated[
+    list[Annotated[LmRule, declared(pattern=r"^[!->@-Z\\^-~]+$")]],
+    Field(max_length=100, description="Names of LMs in users' programs that it stands for; `*` is anything"),
+]
 Feature = Literal["structured_outputs", "tools", "reasoning"]
 Usd = Annotated[float, Field(ge=0, le=1e6)]
 Places = Annotated[int, Field(ge=1, le=10_000, description="Calls at once from one process of the server")]
-ApiKey = Annotated[SecretStr, AfterValidator(_check_key), Field(description="The Bearer token of each call; sealed, never returned")]
+ApiKey = Annotated[
+    SecretStr,
+    AfterValidator(_check_key),
+    Field(description="The Bearer token of each call; sealed, never returned"),
+    declared(pattern=f"^{_BEARER.pattern}$"),
+]
 
 
 class Price(Body):

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from app import examples
 from app.schemas.common import Body, Metadata
+from app.schemas.rules import declared
 from distill.spec import TrainOptions
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -23,7 +24,7 @@ class Supervised(Body):
 class Method(Body):
     """The only method is `supervised`."""
 
-    type: str
+    type: Annotated[str, declared(const="supervised")]
     supervised: Supervised | None = None
 
     @model_validator(mode="before")
@@ -47,7 +48,9 @@ class FineTuneJobCreate(Body):
     suffix: Suffix | None = Field(default=None, description="Part of the model's name")
     seed: Seed | None = Field(default=None, description="0 when absent")
     metadata: Metadata | None = None
-    integrations: list[Any] | None = Field(default=None, description="None is offered: must be empty or absent")
+    integrations: list[Any] | None = Field(
+        default=None, description="None is offered: must be empty or absent", json_schema_extra={"maxItems": 0}
+    )
 
     @field_validator("integrations")
     @classmethod

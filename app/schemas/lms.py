@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.schemas.common import Body
+from app.schemas.rules import declared
 from distill.spec import NativeFeature, TrainOptions
 
 LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
@@ -29,8 +30,11 @@ class LmIn(Body):
     constrain: bool | None = Field(default=None, description="Ask the LM host to let only answers through that parse")
 
 
+StoredProgram = Annotated[str, declared(pattern=r"^prog-[!-~]+$")]
+
+
 class TeacherIn(Body):
     """A teacher: another program, or the student's own with other LMs."""
 
-    program: str | dict[str, Any] | None = None
+    program: StoredProgram | dict[str, Any] | None = None
     lms: dict[LmName, LmIn] = Field(default_factory=dict)

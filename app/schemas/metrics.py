@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
+from app.schemas.rules import BUILT_IN_METRICS, declared
+
+BuiltIn = Annotated[str, declared(pattern=rf"^({'|'.join(BUILT_IN_METRICS)})$")]
+BuiltInOrStored = Annotated[str, declared(pattern=rf"^({'|'.join(BUILT_IN_METRICS)}|metric-[!-~]+)$")]
+MetricDocument = Annotated[dict[str, Any], declared(required=["type"])]
 
 
 class MetricCreate(Body):
@@ -17,7 +22,7 @@ class MetricCreate(Body):
     model_config = examples.shown(name="right-team", spec=examples.METRIC_SPEC)
 
     name: Name | None = None
-    spec: str | dict[str, Any] = Field(description="What a job's `metric` takes: a metric's name, or `{type, …}`")
+    spec: BuiltIn | MetricDocument = Field(description="What a job's `metric` takes: a metric's name, or `{type, …}`")
     metadata: Metadata = Field(default_factory=dict)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
+from app.schemas.rules import NULL, declared, if_given, needs, ruled
+from stillhouse_programs.spec_models import TARGET_PATTERN
 
 #: What a preview of a program that is code cannot show.
 CODE_NOTE = (
@@ -20,7 +22,9 @@ CODE_NOTE = (
 class ReferenceParts(Body):
     """A program that is code of a package installed on the server, or of a bundle."""
 
-    reference: str | None = Field(default=None, description="`package.module:name` of a class or function that makes the program")
+    reference: Annotated[str, declared(pattern=TARGET_PATTERN)] | None = Field(
+        default=None, description="`package.module:name` of a class or function that makes the program"
+    )
     kwargs: dict[str, Any] | None = Field(default=None, description="Keyword arguments that it is called with")
     bundle: str | None = Field(default=None, description="`bundle-…`: the code is in it, and not of an installed package")
     lms: dict[str, str] | None = Field(default=None, description="LM role of each predictor; `student` where none is given")
@@ -36,7 +40,10 @@ class ReferenceParts(Body):
 class ProgramCreate(ReferenceParts):
     """A program with a name: a spec, or a reference to code. A bare spec (`{"predictors": […]}`) is taken too."""
 
-    model_config = examples.shown(name="support-router", spec=examples.SPEC)
+    model_config = ruled(
+        examples.shown(name="support-router", spec=examples.SPEC),
+        if_given("spec", "object", {"properties": dict.fromkeys(ReferenceParts.model_fields, NULL)}, needs("reference", "string")),
+    )
 
     name: Name | None = None
     spec: dict[str, Any] | None = Field(default=None, description="The program spec; its schema is GET /v1/spec/schema.json")

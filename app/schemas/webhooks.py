@@ -8,6 +8,9 @@ from pydantic import Field
 
 from app import examples
 from app.schemas.common import Body, Reply
+from app.schemas.rules import declared
+from distill.catalog.webhooks import EVENTS
+from distill.spec_faults import WEB_ADDRESS
 
 
 class WebhookEndpointRequest(Body):
@@ -15,8 +18,15 @@ class WebhookEndpointRequest(Body):
 
     model_config = examples.shown(url="https://hooks.example.com/stillhouse", events=["compile_job.succeeded", "compile_job.failed"])
 
-    url: Annotated[str, Field(min_length=1, max_length=2048, description="https, and public unless the operator allows its host")]
-    events: Annotated[list[str], Field(min_length=1, max_length=64, description="Types of events, `compile_job.succeeded` for one")]
+    url: Annotated[
+        str,
+        Field(min_length=1, max_length=2048, description="https, and public unless the operator allows its host"),
+        declared(pattern=WEB_ADDRESS),
+    ]
+    events: Annotated[
+        list[Annotated[str, declared(enum=sorted(EVENTS))]],
+        Field(min_length=1, max_length=64, description="Types of events, `compile_job.succeeded` for one"),
+    ]
 
 
 class WebhookEndpointRead(Reply):

@@ -22,7 +22,7 @@ class TextsLM(ScriptedLM):
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await self._noted(request)
         assert callable(self.answer)
-        said = complete(self.answer, 0, {**body, "messages": [{"role": "user", "content": body["prompt"]}]})
+        said = complete(self.answer, 0, {**body, "messages": [{"role": "user", "content": str(body["prompt"])}]})
         whole = {**said, "id": "cmpl-0", "object": "text_completion", "created": 1}
         text = said["choices"][0]["message"]["content"]
         if not body.get("stream"):

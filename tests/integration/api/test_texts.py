@@ -67,7 +67,7 @@ class TestCompletions:
         passed = client.completions.create(model=finished.model, prompt="Hello", extra_headers={"stillhouse-prompt-check": "off"})
         assert passed.model == finished.model
 
-    @pytest.mark.parametrize("prompt", ["", [], None, 7])
+    @pytest.mark.parametrize("prompt", ["", [], None, 7, [{}], {"a": 1}])
     def test_no_prompt_is_refused_by_name(self, api: TestClient, prompt: object) -> None:
         reply = api.post("/v1/completions", json={"model": "tiny", "prompt": prompt})
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, "prompt")
