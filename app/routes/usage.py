@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Query
 
 from app.auth import JobViewer
-from app.deps import PageDep, SessionDep, router
+from app.deps import RecentPageDep, SessionDep, router
 from app.operating import EVERY_PROJECT, ProjectQuery, chosen_project, chosen_project_id
 from app.schemas.account import UsageByKeyRead, UsageRead
 from app.schemas.common import Page
@@ -46,7 +46,7 @@ def _usage(session: Session, project: Project, of: Month) -> UsageRead:
 
 
 @routes.get("/usage/projects", summary="What every project has used in a month")
-def get_usage_by_project(caller: JobViewer, session: SessionDep, page: PageDep, month: MonthQuery = None) -> Page[UsageRead]:
+def get_usage_by_project(caller: JobViewer, session: SessionDep, page: RecentPageDep, month: MonthQuery = None) -> Page[UsageRead]:
     """For operators all projects, newest first; for others their own alone. `after` takes the id of a project."""
     of = _month(session, month)
     found = projects.list_projects(session, page, None if caller.operates else caller.project_id)
