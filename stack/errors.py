@@ -4,6 +4,7 @@ StackError
 ├── PortTaken       somebody else listens where the API should
 ├── AlreadyRunning  this home has a running stack
 ├── HomeUnusable    the home cannot be made or written to
+├── DatabaseGone    the home was in use, and its database is not there
 ├── ServerMissing   no PostgreSQL or Redis-compatible server to start
 └── PartFailed      a part ended before it was ready, or died too often
 """
@@ -38,6 +39,16 @@ class HomeUnusable(StackError):
 
     def __init__(self, home: Path, error: OSError) -> None:
         super().__init__(f"{home} cannot be used as the home: {error.strerror}; name another folder with --home or STILLHOUSE_HOME")
+
+
+class DatabaseGone(StackError):
+    """A home that was in use has no database: it was removed, or did not come along when the home was copied."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(
+            f"the database of this home is gone: it was in {data}. Put it back, or restore a backup with `stillhouse-server restore`; "
+            "to begin with an empty server, name another folder with --home"
+        )
 
 
 class ServerMissing(StackError):

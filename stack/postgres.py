@@ -6,21 +6,24 @@ import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from stack.binaries import find_postgres
-from stack.errors import StackError
+from stack.errors import DatabaseGone, StackError
 from stack.network import LOOPBACK, free_port
 from stack.parts import Owner, Part, Ready, is_root
 
 USER = "stillhouse"
 DATABASE = "postgres"
-_SHARED = Path("/var/tmp")  # noqa: S108 - the one place every user can reach and that outlives a restart
+_COPIES = Path("/var/lib/stillhouse")
+_EARLIER_PLACE = Path("/var/tmp")  # noqa: S108 - where root's databases were kept until now
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,16 @@ class Installation:
 
     Attributes:
         binaries: folder with `postgres` and `initdb`.
-        data: the data folder.
+        data: the data folder, `pg` in the home.
         owner: the user to run as; None for our own.
-        outside: folder that lies outside the home because that user cannot enter the home; None otherwise.
+        argument: what `-D` is given. The programs start in the data folder, so `/proc/self/cwd` names it also where their user may not
+            enter the folders above it.
     """
 
     binaries: Path
     data: Path
     owner: Owner | None
-    outside: Path | None = None
+    argument: str
 
 
 class EmbeddedPostgres:
@@ -51,7 +55,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, home: Path, password: str, *, fast: bool = False, port: int | None = None) -> None:
-        self._password, self._fast = password, fast
+        self._home, self._password, self._fast = home, password, fast
         self.port = port or free_port()
         self.installation = locate(home)
 
@@ -59,34 +63,56 @@ class EmbeddedPostgres:
         """SQLAlchemy address of a database."""
         return f"postgresql+psycopg://{USER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
 
-    def prepare(self, *, first_start: bool = False) -> Path | None:
-        """Stop what a dead supervisor left running and create the data folder on the first start.
+    def prepare(self, *, first_start: bool = False) -> str | None:
+        """Stop what a dead supervisor left running and create the data folder on the first start. Return what was moved, in one line.
 
-        Data that a first start finds belong to an earlier home of this name, whose password is gone. They are put aside; returns where.
+        Data that a first start finds belong to an earlier home of this name, whose password is gone: they are put aside.
+
+        Raises DatabaseGone where there are no data and this is not the first start.
         """
         data = self.installation.data
+        notice = None if is_cluster(data) else self._adopt()
+        if not (is_cluster(data) or first_start):
+            raise DatabaseGone(data)
         if (data / "postmaster.pid").exists():
-            self._run("pg_ctl", "-D", str(data), "-m", "fast", "-w", "stop")
-        aside = None
-        if first_start and (data / "global" / "pg_control").exists():
+            self._run("pg_ctl", "-m", "fast", "-w", "stop")
+        if first_start and is_cluster(data):
             aside = data.rename(data.with_name(f"pg-of-an-earlier-home-{time.time_ns()}"))
-        # `global/pg_control` is the last file of initdb that matters: without it, an earlier initdb did not finish.
-        if not (data / "global" / "pg_control").exists():
+            notice = f"The database of an earlier home of this name is now in {aside}."
+        if not is_cluster(data):
             self._create()
-        return aside
+        return notice
+
+    def _adopt(self) -> str | None:
+        """Move a database that an earlier version kept outside the home into it. A move that was cut off is begun again."""
+        earlier, data = earlier_folder(self._home) / "pg", self.installation.data
+        if not is_cluster(earlier) or earlier.parent.is_symlink() or earlier.parent.stat().st_uid != os.geteuid():
+            return None
+        draft = data.with_name("pg.moving")
+        for folder in (data, draft):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(earlier, draft)
+        if owner := self.installation.owner:
+            for folder, _, files in os.walk(draft):
+                for path in (folder, *(os.path.join(folder, name) for name in files)):
+                    os.chown(path, owner.uid, owner.gid)
+        (draft / "postmaster.pid").unlink(missing_ok=True)
+        draft.rename(data)
+        shutil.rmtree(earlier.parent)
+        return f"The database was moved from {earlier} to {data}."
 
     def part(self) -> Part:
         """The start command. `prepare` comes first."""
         return Part(
             name="postgres",
-            command=(str(self.installation.binaries / "postgres"), "-D", str(self.installation.data), *self._options()),
+            command=(str(self.installation.binaries / "postgres"), "-D", self.installation.argument, *self._options()),
             tier=0,
             ready=accepts_connections(self.installation.data / "postmaster.pid"),
             environment=_ENVIRONMENT,
             stop_signal=signal.SIGINT,  # "fast" shutdown: ends the sessions, writes a checkpoint
             grace_seconds=20,
             owner=self.installation.owner,
-            workdir=Path("/"),
+            workdir=self.installation.data,
         )
 
     def _options(self) -> list[str]:
@@ -106,20 +132,19 @@ class EmbeddedPostgres:
         data, owner = self.installation.data, self.installation.owner
         shutil.rmtree(data, ignore_errors=True)
         data.mkdir(parents=True, mode=0o700)
-        secret = data.with_name("pg.password")
-        secret.touch(mode=0o600)
-        secret.write_text(self._password)
-        if owner:
-            os.chown(data, owner.uid, owner.gid)
-            os.chown(secret, owner.uid, owner.gid)
-        options = ["-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C"]
-        try:
-            self._run("initdb", "-D", str(data), *options, *(["-N"] if self._fast else []), check=True)
-        finally:
-            secret.unlink()
+        with tempfile.TemporaryFile() as secret:  # without a name: nothing is left where this process is killed
+            secret.write(self._password.encode())
+            secret.seek(0)
+            if owner:
+                os.chown(data, owner.uid, owner.gid)
+                os.fchown(secret.fileno(), owner.uid, owner.gid)
+            options = ["-U", USER, "-A", "scram-sha-256", "--pwfile=/dev/stdin", "-E", "UTF8", "--locale=C"]
+            self._run("initdb", *options, *(["-N"] if self._fast else []), check=True, stdin=secret)
 
-    def _run(self, tool: str, *arguments: str, check: bool = False) -> None:
-        done = _as_owner([str(self.installation.binaries / tool), *arguments], self.installation.owner)
+    def _run(self, tool: str, *arguments: str, check: bool = False, stdin: IO[bytes] | int = subprocess.DEVNULL) -> None:
+        place = self.installation
+        command = [str(place.binaries / tool), "-D", place.argument, *arguments]
+        done = _as_owner(command, place.owner, folder=place.data, stdin=stdin)
         if check and done.returncode:
             raise StackError(f"{tool} failed:\n{done.stdout}{done.stderr}")
 
@@ -140,25 +165,36 @@ def accepts_connections(pid_file: Path) -> Ready:
     return check
 
 
+def is_cluster(data: Path) -> bool:
+    """Whether a database lies there. `global/pg_control` is the last file of initdb that matters: without it, initdb did not finish."""
+    return (data / "global" / "pg_control").exists()
+
+
+def earlier_folder(home: Path) -> Path:
+    """Where the database of this home lay before it was kept in the home, if the server's user could not enter that."""
+    return _EARLIER_PLACE / f"stillhouse-{hashlib.sha256(str(home).encode()).hexdigest()[:12]}"
+
+
 def locate(home: Path) -> Installation:
     """Binaries and data folder for this user.
 
-    PostgreSQL refuses to run as root, so root runs it as `nobody`. What `nobody` cannot reach (a virtual environment or a home
-    under a closed folder) is copied to, or placed in, a shared folder.
+    PostgreSQL refuses to run as root, so root runs it as `nobody`. Binaries that `nobody` cannot reach, in a virtual environment under a
+    closed folder, are copied. The data always lie in the home.
+
+    Raises StackError where root's home cannot be reached and the system has no `/proc`.
     """
     binaries, data = find_postgres(), home / "pg"
     if not is_root():
-        return Installation(binaries, data, None)
+        return Installation(binaries, data, None, str(data))
     entry = pwd.getpwnam("nobody")
     owner = Owner(entry.pw_uid, entry.pw_gid)
     if not _owner_can([str(binaries / "postgres"), "--version"], owner):
         binaries = _shared_copy(binaries)
     if _owner_can(["test", "-x", str(home)], owner):
-        return Installation(binaries, data, owner)
-    outside = _SHARED / f"stillhouse-{hashlib.sha256(str(home).encode()).hexdigest()[:12]}"
-    outside.mkdir(mode=0o711, exist_ok=True)
-    _require_ours(outside)
-    return Installation(binaries, outside / "pg", owner, outside)
+        return Installation(binaries, data, owner, str(data))
+    if not Path("/proc/self/cwd").exists():
+        raise StackError(f"the user `nobody`, which runs PostgreSQL, cannot enter {home}; choose another --home, or do not run as root")
+    return Installation(binaries, data, owner, "/proc/self/cwd")
 
 
 def _owner_can(command: list[str], owner: Owner) -> bool:
@@ -168,13 +204,15 @@ def _owner_can(command: list[str], owner: Owner) -> bool:
         return False
 
 
-def _as_owner(command: list[str], owner: Owner | None) -> subprocess.CompletedProcess[str]:
+def _as_owner(
+    command: list[str], owner: Owner | None, *, folder: Path = Path("/"), stdin: IO[bytes] | int = subprocess.DEVNULL
+) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return subprocess.run(
         command,
         env={**inherited, **_ENVIRONMENT},
-        cwd="/",
-        stdin=subprocess.DEVNULL,
+        cwd=folder,
+        stdin=stdin,
         capture_output=True,
         text=True,
         check=False,
@@ -188,18 +226,11 @@ def _shared_copy(binaries: Path) -> Path:
     """Copy the package beside its libraries (the binaries look for ../../../PACKAGE.libs) once to a folder everybody can read."""
     package = binaries.parent.parent
     version = hashlib.sha256(f"{package}:{(binaries / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
-    target = _SHARED / f"stillhouse-postgres-{version}"
-    target.mkdir(mode=0o755, exist_ok=True)
-    _require_ours(target)
+    target = _COPIES / f"postgres-{version}"
+    target.mkdir(mode=0o755, parents=True, exist_ok=True)
     if not (target / "complete").exists():
         for folder in (package, package.with_name(f"{package.name}.libs")):
             if folder.exists():
                 shutil.copytree(folder, target / folder.name, dirs_exist_ok=True)
         (target / "complete").touch()
     return target / package.name / binaries.relative_to(package)
-
-
-def _require_ours(folder: Path) -> None:
-    """A folder that somebody else placed in the shared folder under our name is not trusted."""
-    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-        raise StackError(f"{folder} belongs to another user; remove it, or choose a --home that the user `nobody` can enter")

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,25 +23,26 @@ class Servers:
         redis_url: address for the Celery broker.
         parts: the embedded servers; empty when both are the operator's.
         postgres: the embedded PostgreSQL, if it is ours.
-        aside: where data of an earlier home of this name were put.
-        scratch: folders outside the home that hold data of the servers.
+        notice: what was moved, for the operator; None where nothing was.
     """
 
     database_url: str
     redis_url: str
     parts: tuple[Part, ...]
     postgres: EmbeddedPostgres | None
-    aside: Path | None
-    scratch: tuple[Path, ...]
+    notice: str | None
 
 
 def plan_servers(home: Path, environment: Mapping[str, str], *, fast: bool = False) -> Servers:
-    """Prepare the embedded servers that are needed; DATABASE_URL and REDIS_URL in the environment take their place."""
+    """Prepare the embedded servers that are needed; DATABASE_URL and REDIS_URL in the environment take their place.
+
+    Raises DatabaseGone.
+    """
     state = read_state(home)
     password = str(state.get("password") or secrets.token_urlsafe(24))
     postgres = None if environment.get("DATABASE_URL") else EmbeddedPostgres(home, password, fast=fast)
     valkey = None if environment.get("REDIS_URL") else EmbeddedValkey(home, password, fast=fast)
-    aside = postgres.prepare(first_start="password" not in state) if postgres else None
+    notice = postgres.prepare(first_start="password" not in state) if postgres else None
     write_state(home, {**state, "password": password})
     if valkey:
         valkey.prepare()
@@ -51,23 +51,19 @@ def plan_servers(home: Path, environment: Mapping[str, str], *, fast: bool = Fal
         redis_url=valkey.url if valkey else environment["REDIS_URL"],
         parts=tuple(server.part() for server in (postgres, valkey) if server),
         postgres=postgres,
-        aside=aside,
-        scratch=(postgres.installation.outside,) if postgres and postgres.installation.outside else (),
+        notice=notice,
     )
 
 
 @contextlib.contextmanager
 def scratch_servers(home: Path) -> Iterator[Servers]:
     """Both embedded servers without durability, for as long as the context lasts; their data are removed with it."""
-    home.chmod(0o711)  # the database's user must pass
     environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     servers = plan_servers(home, environment, fast=True)
     crew = Crew(home, environment, lambda _name, _line: None)
-    crew.clean_later([home, *servers.scratch])
+    crew.clean_later([home])
     try:
         crew.wait_ready([crew.start(part) for part in servers.parts])
         yield servers
     finally:
         crew.stop()
-        for folder in servers.scratch:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import threading
@@ -145,8 +144,8 @@ class Stack:
             self.crew.stopping.set()
         given = {} if self.fast else os.environ
         self._servers = plan_servers(self.home, given, fast=self.fast)
-        if self._servers.aside:
-            self._reporter.say(f"The database of an earlier home of this name is now in {self._servers.aside}.")
+        if self._servers.notice:
+            self._reporter.say(self._servers.notice)
         self._layout = layout = self._make_layout(self._servers)
         parts = [*self._planner(layout)]
         self._reporter.begin([part.name for part in (*self._servers.parts, *parts)])
@@ -213,9 +212,6 @@ class Stack:
                 self.watchman.join()
             took = self.crew.stop()
             self.crew = None
-        if self.fast and self._servers:
-            for folder in self._servers.scratch:
-                shutil.rmtree(folder, ignore_errors=True)
         if self._lock:
             self._lock.release()
             self._lock = None

@@ -140,7 +140,7 @@ class TestServers:
         folder = server.installation.data
         folder.mkdir(parents=True)
         (folder / "half").write_text("initdb was killed here")
-        server.prepare()
+        server.prepare(first_start=True)
         assert (folder / "global" / "pg_control").exists()
         assert not (folder / "half").exists()
         assert (folder.stat().st_uid == os.geteuid()) is not is_root()
