@@ -27,7 +27,7 @@ COPY engines engines
 COPY migrations migrations
 COPY stack stack
 RUN --mount=type=cache,target=/root/.cache/uv uv pip install --no-deps --no-sources ./programs .
-ENV STILLHOUSE_HOME=/data STILLHOUSE_CONFIG=/etc/stillhouse/stillhouse.toml
+ENV STILLHOUSE_HOME=/data STILLHOUSE_CACHE=/data/cache STILLHOUSE_CONFIG=/etc/stillhouse/stillhouse.toml
 VOLUME /data
 USER stillhouse
 ENTRYPOINT ["stillhouse-server"]

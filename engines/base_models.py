@@ -12,11 +12,13 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 _LOCAL_PREFIX = "local/"
+_log = logging.getLogger(__name__)
 
 
 class BaseModelError(Exception):
@@ -117,8 +120,15 @@ def known_names() -> list[str]:
 
 
 def cache_root() -> Path:
-    """Where dequantised base models and remembered digests are kept: ``$STILLHOUSE_HOME/base-models``."""
-    return Path(os.environ.get("STILLHOUSE_HOME", ".stillhouse")).absolute() / "base-models"
+    """The folder of this machine's unpacked base models and remembered digests: all homes of a user share it.
+
+    ``$STILLHOUSE_CACHE/base-models``; unless set, ``/var/cache/stillhouse`` for root, ``$XDG_CACHE_HOME/stillhouse`` for others.
+    """
+    if given := os.environ.get("STILLHOUSE_CACHE"):
+        return Path(given).absolute() / "base-models"
+    if os.geteuid() == 0:
+        return Path("/var/cache/stillhouse/base-models")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse" / "base-models"
 
 
 def _packaged(name: str, source: PackagedModel) -> BaseModel:
@@ -194,9 +204,12 @@ def _write_atomically(target: Path, text: str) -> None:
 
 def _dequantised(gguf: Path, digest: str) -> Path:
     """The safetensors folder made from ``gguf``; the first caller makes it, the others wait on the file lock."""
-    target = cache_root() / digest.removeprefix("sha256:")
-    if target.is_dir():
-        return target
+    name = digest.removeprefix("sha256:")
+    target = cache_root() / name
+    # Earlier versions unpacked into each home.
+    for ready in (target, Path(os.environ.get("STILLHOUSE_HOME", ".stillhouse")).absolute() / "base-models" / name):
+        if ready.is_dir():
+            return ready
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.is_dir():
@@ -205,6 +218,9 @@ def _dequantised(gguf: Path, digest: str) -> Path:
 
 
 def _dequantise_into(gguf: Path, target: Path) -> None:
+    began = time.monotonic()
+    # `stillhouse-server up` shows this line: see stack.console.
+    _log.info("Unpacking the base model %s, once on this machine: about half a minute", gguf.name)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name[:12]}-", dir=target.parent))
     try:
         model, tokenizer = _read_gguf(gguf)
@@ -214,6 +230,7 @@ def _dequantise_into(gguf: Path, target: Path) -> None:
         os.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    _log.info("unpacked %s in %.1f s", gguf.name, time.monotonic() - began)
 
 
 def _read_gguf(gguf: Path) -> tuple[Any, Any]:

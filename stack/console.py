@@ -15,6 +15,7 @@ from rich.text import Text
 _COLOURS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green", "bright_blue")
 _PROBLEM = re.compile(r"\b(warning|error|critical|fatal|panic|traceback)\b", re.IGNORECASE)
 # True of most machines and of no consequence for a broker that keeps a few hints.
+_NEWS = re.compile("Unpacking the base model")
 _HARMLESS = re.compile("Memory overcommit must be enabled")
 _STYLES = {"ready": "green", "starting": "yellow", "restarting": "yellow", "failed": "bold red", "stopped": "dim"}
 
@@ -49,7 +50,7 @@ class Silent:
 
 
 class Shown:
-    """On a terminal a table that fills while parts start; elsewhere one line for each change. Warnings and errors always pass.
+    """On a terminal a table that fills while parts start; elsewhere one line for each change. Warnings, errors and what takes long always pass.
 
     Args:
         console: where to write.
@@ -82,12 +83,12 @@ class Shown:
 
     def line(self, name: str, text: str) -> None:
         with self._turn:
-            if self._verbose or self._is_problem(name, text):
+            if self._verbose or _NEWS.search(text) or self._is_problem(name, text):
                 self._console.print(self._prefix(name), Text(text), soft_wrap=True)
 
     def say(self, text: str) -> None:
         with self._turn:
-            self._console.print(text, soft_wrap=True, highlight=False)
+            self._console.print(Text(text), soft_wrap=True)
 
     def end(self) -> None:
         with self._turn:

@@ -3,7 +3,7 @@
 lock               held while a stack runs; holds its process number and address
 state.json         0600: server password, addresses, the processes started last
 credentials.json   0600: address and API key for SDK and CLI
-pg/ valkey/ blobs/ logs/ base-models/
+pg/ valkey/ blobs/ logs/
 """
 
 import contextlib

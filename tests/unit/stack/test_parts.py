@@ -172,6 +172,15 @@ class TestShown:
         text = self.show("INFO started", "Traceback (most recent call last):", '  File "x.py"', "INFO goes on", "  indented")
         assert text == 'api | Traceback (most recent call last):\napi |   File "x.py"\n'
 
+    def test_unpacking_a_base_model_is_shown(self) -> None:
+        line = "2026-01-01 INFO engines.base_models Unpacking the base model m.gguf, once on this machine: about half a minute"
+        assert self.show("INFO started", line) == f"api | {line}\n"
+
+    def test_square_brackets_in_a_message_are_kept(self) -> None:
+        screen = io.StringIO()
+        Shown(Console(file=screen, width=200)).say("set [blobs] in stillhouse.toml")
+        assert screen.getvalue() == "set [blobs] in stillhouse.toml\n"
+
     def test_verbose_passes_everything(self) -> None:
         assert self.show("INFO started", verbose=True) == "api | INFO started\n"
 
