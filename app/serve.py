@@ -16,7 +16,7 @@ import uvicorn
 
 from app.main import create_app
 from distill import ending, logs
-from distill.catalog import blobs, keys
+from distill.catalog import blobs, key_rotation, keys
 from distill.db import is_outage, unit_of_work
 from distill.errors import StartRefused, StillhouseError, in_one_line
 from distill.queue import check_broker
@@ -57,6 +57,8 @@ def check(host: str) -> None:
         check_schema(s)
         blobs.check_store(s, open_store(get_settings()))
         has_keys = keys.exist(s)
+        if warning := key_rotation.warning_of_lost_key(s):
+            log.warning(warning)
     check_broker()
     if not has_keys and not _is_loopback(host):
         raise StartRefused(

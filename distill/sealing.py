@@ -44,6 +44,11 @@ def unseal(sealed: bytes, purpose: str) -> bytes:
     raise CannotOpen(f"a stored secret was sealed under another key than this process has: see {VARIABLE}")
 
 
+def opens(sealed: bytes, purpose: str) -> bool:
+    """Whether one of the keys opens it. Raises CannotOpen when one of them is no key."""
+    return any(_opened(sealed, purpose, key) is not None for key in _keys())
+
+
 def sealed_anew(sealed: bytes, purpose: str) -> bytes | None:
     """The same secret under the first key; None where that is its key already. Raises CannotOpen."""
     return None if _opened(sealed, purpose, _keys()[0]) is not None else seal(unseal(sealed, purpose), purpose)

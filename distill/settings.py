@@ -334,6 +334,11 @@ class Settings(BaseSettings):
 def get_settings() -> Settings:
     """The process's settings, read once. Raises StartRefused, which names file or variable, setting and fault, and never the value."""
     path = Path(os.environ.get("STILLHOUSE_CONFIG", "stillhouse.toml"))
+    if path.is_dir():
+        raise StartRefused(
+            f"{path} is a directory, not a settings file (a bind mount makes one where there is no file): remove it, "
+            "and copy stillhouse.example.toml to this name"
+        )
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if unknown := _unknown(given, Settings.model_fields):

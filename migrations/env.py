@@ -18,7 +18,7 @@ import distill.catalog.webhook_rows
 import distill.jobs.models  # noqa: F401 - registers the tables
 from distill.db import Base, normalise_url
 from distill.settings import get_settings
-from migrations.runner import check_known
+from migrations.runner import check_known, check_server
 
 ONE_AT_A_TIME = 7_214_911
 _PARTITION = re.compile(r"_p\d+$")
@@ -34,6 +34,7 @@ def run() -> None:
     url = context.config.attributes.get("database_url") or normalise_url(get_settings().database_url)
     with create_engine(url, poolclass=NullPool).connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ONE_AT_A_TIME})
+        check_server(connection)
         check_known(connection)
         connection.commit()
         context.configure(

@@ -14,6 +14,10 @@ from distill.errors import StartRefused
 from distill.settings import get_settings
 
 
+OLDEST_POSTGRES = 160_000
+"""The oldest server that is supported, as `server_version_num` gives it."""
+
+
 def config(database_url: str | None = None) -> Config:
     """Alembic's configuration for this package's revisions."""
     result = Config()
@@ -25,7 +29,7 @@ def config(database_url: str | None = None) -> Config:
 def upgrade(database_url: str | None = None, revision: str = "head") -> None:
     """Bring the database to `revision`. Two at once are safe: the second waits for the first's lock, then finds nothing to do.
 
-    Raises StartRefused when the database is at a revision that only a newer version knows.
+    Raises StartRefused when the server is too old, or the database at a revision that only a newer version knows.
     """
     command.upgrade(config(database_url), revision)
 
@@ -39,6 +43,13 @@ def head() -> str | None:
     return _scripts().get_current_head()
 
 
+def check_server(connection: Connection) -> None:
+    """Raises StartRefused when the server is older than the oldest PostgreSQL that is supported."""
+    number, version = connection.execute(text("SELECT current_setting('server_version_num')::int, current_setting('server_version')")).one()
+    if number < OLDEST_POSTGRES:
+        raise StartRefused(f"the server of the database is PostgreSQL {version}: upgrade it to {OLDEST_POSTGRES // 10_000} or newer")
+
+
 def current(connection: Connection) -> str | None:
     """The revision the database is at; None on an empty one."""
     if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
@@ -48,7 +59,8 @@ def current(connection: Connection) -> str | None:
 
 
 def check_schema(s: Session) -> None:
-    """Every process calls it at start. Raises StartRefused when the database is not at this code's revision."""
+    """Every process calls it at start. Raises StartRefused when the database is not at this code's revision, or its server is too old."""
+    check_server(s.connection())
     at, newest = current(s.connection()), head()
     if at != newest:
         check_known(s.connection())

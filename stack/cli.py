@@ -16,6 +16,7 @@ from distill.settings import Settings, get_settings
 from stack import plan
 from stack.console import Shown, literal
 from stack.errors import StackError
+from stack.machine_checks import require_lm_host, require_trainer
 from stack.home import HomeLock, open_home, read_state
 from stack.processes import is_running, pause
 from stack.supervisor import Stack
@@ -56,6 +57,8 @@ def up(
 ) -> None:
     """Start everything: servers, API, dispatcher, workers, LM host. Ctrl-C stops it; data stay in the home."""
     settings = _settings(home)
+    if lm_host:
+        require_lm_host(settings.lmhost.base_model)
     stack = Stack(
         settings.home,
         host=host or settings.server.host,
@@ -150,6 +153,8 @@ def worker(
     names = [name.strip() for name in queues.split(",") if name.strip()]
     if unknown := sorted(set(names) - set(plan.QUEUES)):
         _fail(f"unknown queue {', '.join(unknown)}; there are {', '.join(plan.QUEUES)}")
+    if "train" in names:
+        require_trainer([name for name in names if name != "train"])
     _become(plan.worker_command(names, threads))
 
 
@@ -171,10 +176,15 @@ def lm_agent(home: Home = None, connection: Annotated[str, typer.Option(help="Th
 def migrate(home: Home = None) -> None:
     """Bring the database to the newest revision."""
     _settings(home)
+    from distill.catalog.key_rotation import warning_of_lost_key
+    from distill.db import unit_of_work
     from migrations.runner import head, upgrade
 
     upgrade()
     _out.print(f"The database is at revision {head()}.")
+    with unit_of_work("api") as session:
+        if warning := warning_of_lost_key(session):
+            _err.print(f"[bold yellow]warning:[/] {literal(warning)}", soft_wrap=True)
 
 
 @app.command(name="create-key")

@@ -62,6 +62,7 @@ class Shown:
         self._states: dict[str, tuple[str, str]] = {}
         self._live: Live | None = None
         self._talking: set[str] = set()
+        self._held: dict[str, list[str]] = {}
         self._width = 8
         self._turn = threading.RLock()
 
@@ -76,6 +77,9 @@ class Shown:
     def state(self, name: str, state: str, detail: str = "") -> None:
         with self._turn:
             self._states[name] = (state, detail)
+            if state == "ready":
+                for text in self._held.pop(name, []):
+                    self._print_line(name, text)
             if self._live:
                 self._live.update(self._table())
             elif state not in ("starting", "stopped"):
@@ -83,8 +87,14 @@ class Shown:
 
     def line(self, name: str, text: str) -> None:
         with self._turn:
-            if self._verbose or _NEWS.search(text) or self._is_problem(name, text):
-                self._console.print(self._prefix(name), Text(text), soft_wrap=True)
+            if self._verbose or _NEWS.search(text):
+                self._print_line(name, text)
+            elif self._is_problem(name, text):
+                # The message of a part that does not start ends with its last lines: they are not shown twice.
+                if self._states.get(name, ("", ""))[0] == "starting":
+                    self._held.setdefault(name, []).append(text)
+                else:
+                    self._print_line(name, text)
 
     def say(self, text: str) -> None:
         with self._turn:
@@ -95,6 +105,9 @@ class Shown:
             if self._live:
                 self._live.stop()
                 self._live = None
+
+    def _print_line(self, name: str, text: str) -> None:
+        self._console.print(self._prefix(name), Text(text), soft_wrap=True)
 
     def _is_problem(self, name: str, text: str) -> bool:
         """A warning or an error, or the indented lines that belong to one."""

@@ -29,9 +29,12 @@ def examine(settings: Settings) -> Iterator[tuple[str, Finding]]:
     yield "PostgreSQL", database
     if database.advice != _NO_DATABASE:
         yield "Clock", _guarded("Clock", lambda: _asking(servers.clock))
-        yield "Migrations", _guarded("Migrations", lambda: _asking(servers.migrations))
-        yield "Workers", _guarded("Workers", lambda: _asking(servers.workers))
-        yield "Blob store", _guarded("Blob store", lambda: _asking(lambda s: servers.blob_store(s, settings)))
+        migrations = _guarded("Migrations", lambda: _asking(servers.migrations))
+        yield "Migrations", migrations
+        if migrations.level == "well":  # else its tables are not those that this version looks at
+            yield "Workers", _guarded("Workers", lambda: _asking(servers.workers))
+            yield "Blob store", _guarded("Blob store", lambda: _asking(lambda s: servers.blob_store(s, settings)))
+            yield "Stored secrets", _guarded("Stored secrets", lambda: _asking(servers.stored_secrets))
     yield "Redis", _guarded("Redis", lambda: servers.broker(settings))
     yield "Disk", machine.disk(settings)
     yield "Timers", machine.timers(settings.timers)

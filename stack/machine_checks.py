@@ -11,15 +11,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from distill.relay import api_of
 from distill.sandbox import Choice, choose_for
 from distill.settings import ConnectionSettings, Settings, TimerSettings
+from stack.errors import StackError
 from stack.findings import Finding, odd, well, worst_of, wrong
 
 PACKAGES = ("stillhouse-server", "stillhouse-programs", "dspy", "fastapi", "sqlalchemy", "celery", "torch", "transformers", "peft")
 LEAST_FREE_GB = 2.0
+_INSTALL_TORCH = "install stillhouse-server[train]"
 _START_SECONDS = 120.0
 _BEATS_A_LEASE = 4
 _RUNS_PROGRAMS = "from importlib.metadata import version as v; v('stillhouse-programs'); print('dspy', v('dspy'))"
@@ -110,12 +113,33 @@ def judge_sandbox(choice: Choice, references: Sequence[str]) -> Finding:
     return odd(f"none holds: {meaning}; {choice.why}", choice.advice)
 
 
+def has_torch() -> bool:
+    """Whether this Python can load weights."""
+    return find_spec("torch") is not None
+
+
+def require_lm_host(base_model: str) -> None:
+    """Raises StackError where this Python cannot run the embedded LM host."""
+    if not has_torch():
+        raise StackError(
+            f"the LM host cannot start, since torch is not installed: {_INSTALL_TORCH}, or leave it out with --no-lm-host"
+        )
+    done = subprocess.run([sys.executable, "-m", "engines.base_models", base_model], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StackError(f"the LM host cannot start: {done.stderr.strip()} Or leave it out with --no-lm-host")
+
+
+def require_trainer(other_queues: Sequence[str]) -> None:
+    """Raises StackError where this Python cannot train; `other_queues` are those that it was also to take work from."""
+    if not has_torch():
+        others = f"take work from the others alone with --queues {','.join(other_queues)}" if other_queues else "run this worker elsewhere"
+        raise StackError(f"a worker of the queue `train` cannot start, since torch is not installed: {_INSTALL_TORCH}, or {others}")
+
+
 def device() -> Finding:
     """What a trainer on this machine would use."""
     has_card = shutil.which("nvidia-smi") is not None
-    try:
-        version("torch")
-    except PackageNotFoundError:
+    if not has_torch():
         return well("this machine does not train: torch is not installed")
     try:
         return judge_device(_ask(sys.executable, _TRAINS_ON), has_card=has_card)

@@ -7,6 +7,7 @@ from typing import Any
 import redis
 from sqlalchemy import func, make_url, select, text
 
+from distill.catalog import key_rotation
 from distill.catalog.blobs import check_store, held, store_id
 from distill.db import Session
 from distill.jobs.status import WORKER_QUEUES
@@ -14,10 +15,9 @@ from distill.jobs.workers import by_queue
 from distill.queue import KEEPS_ALL, broker_facts
 from distill.settings import Settings
 from distill.storage import open_store
-from migrations.runner import check_schema, head
+from migrations.runner import OLDEST_POSTGRES, check_schema, head
 from stack.findings import Finding, odd, well, worst_of, wrong
 
-OLDEST_POSTGRES = 160000
 LEAST_CONNECTIONS = 100
 MOST_SKEW_SECONDS = 5.0
 FULL = 0.7
@@ -81,6 +81,14 @@ def blob_store(s: Session, settings: Settings) -> Finding:
     number, size, unused, waste = held(s)
     holds = f"{number} blobs, {size / 1e9:.2f} GB" + (f"; {unused} of them, {waste / 1e9:.2f} GB, are not used any more" if unused else "")
     return well(f"{store} belongs to this database ({store_id(s)}): {holds}")
+
+
+def stored_secrets(s: Session) -> Finding:
+    """Whether the keys of connections and the secrets of webhooks open. Raises CannotOpen for a key that is no key."""
+    number, closed = key_rotation.closed(s)
+    if not closed:
+        return well(f"{number} of {number} open" if number else "none")
+    return wrong(f"{len(closed)} of {number} open under none of the keys: {', '.join(closed)}", key_rotation.LOST_KEY)
 
 
 def workers(s: Session) -> Finding:

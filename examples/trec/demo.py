@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from examples.trec import around_bars
 from examples.trec import report as reporting
@@ -76,7 +77,7 @@ def main(
     try:
         _demonstrate(console, home.resolve(), port, size, teacher)
     except (StackError, StillhouseError, DataUnavailable, DemoFailed) as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(Text(str(error), style="red"))
         raise typer.Exit(1) from None
 
 
