@@ -13,7 +13,6 @@ from distill.db import Session, normalise_url
 from distill.errors import StartRefused
 from distill.settings import get_settings
 
-
 OLDEST_POSTGRES = 160_000
 """The oldest server that is supported, as `server_version_num` gives it."""
 

@@ -16,8 +16,8 @@ from distill.settings import Settings, get_settings
 from stack import plan
 from stack.console import Shown, literal
 from stack.errors import StackError
-from stack.machine_checks import require_lm_host, require_trainer
 from stack.home import HomeLock, open_home, read_state
+from stack.machine_checks import require_lm_host, require_trainer
 from stack.processes import is_running, pause
 from stack.supervisor import Stack
 

@@ -50,7 +50,7 @@ class Silent:
 
 
 class Shown:
-    """On a terminal a table that fills while parts start; elsewhere one line for each change. Warnings, errors and what takes long always pass.
+    """On a terminal a table that fills while parts start; elsewhere one line for each change. Problems and long steps always pass.
 
     Args:
         console: where to write.

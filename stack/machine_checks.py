@@ -121,9 +121,7 @@ def has_torch() -> bool:
 def require_lm_host(base_model: str) -> None:
     """Raises StackError where this Python cannot run the embedded LM host."""
     if not has_torch():
-        raise StackError(
-            f"the LM host cannot start, since torch is not installed: {_INSTALL_TORCH}, or leave it out with --no-lm-host"
-        )
+        raise StackError(f"the LM host cannot start, since torch is not installed: {_INSTALL_TORCH}, or leave it out with --no-lm-host")
     done = subprocess.run([sys.executable, "-m", "engines.base_models", base_model], capture_output=True, text=True, check=False)
     if done.returncode:
         raise StackError(f"the LM host cannot start: {done.stderr.strip()} Or leave it out with --no-lm-host")

@@ -93,9 +93,8 @@ class EmbeddedPostgres:
             shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(earlier, draft)
         if owner := self.installation.owner:
-            for folder, _, files in os.walk(draft):
-                for path in (folder, *(os.path.join(folder, name) for name in files)):
-                    os.chown(path, owner.uid, owner.gid)
+            for each in (draft, *draft.rglob("*")):
+                os.chown(each, owner.uid, owner.gid)
         (draft / "postmaster.pid").unlink(missing_ok=True)
         draft.rename(data)
         shutil.rmtree(earlier.parent)

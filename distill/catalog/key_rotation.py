@@ -13,7 +13,6 @@ from distill.catalog.webhook_rows import WebhookEndpoint
 from distill.db import Session
 from distill.errors import CannotOpen, KeyNotRead
 
-
 LOST_KEY = (
     "give the key that they were sealed under in STILLHOUSE_SEALING_KEY or sealing.key of the home, behind the new one and a comma; "
     "where it is lost, give these secrets again"

@@ -59,7 +59,7 @@ def run(work: Work, ports: Ports) -> None:
     work.progress(message="Loading the programs")
     asked = questions(ports.store, job)
     reply = _ask_runner(work, ports, job, asked)
-    work.progress(message="Loading the base model's tokenizer; the first job on a machine unpacks the base model, which takes about half a minute")
+    work.progress(message="Loading the tokenizer; a machine's first job unpacks the base model, which takes half a minute")
     Scale(ports.trainers, measures(job.spec, job.student)).check()
     work.check()
     found = find_out(ports.store, job, asked, reply)

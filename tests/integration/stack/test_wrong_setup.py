@@ -75,10 +75,9 @@ class TestOlderPostgres:
             serve.check("127.0.0.1")
 
 
-@pytest.mark.usefixtures("database", "redis_url")
 class TestSealingKey:
     @pytest.fixture(autouse=True)
-    def _sealed_under_another_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _sealed_under_another_key(self, database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with unit_of_work() as s:
             project = projects.ensure(s, "support").id
             self.endpoint = webhooks.add(s, project, "https://example.com/hook", ["alias.moved"], None)[0].id
