@@ -8,6 +8,7 @@ from typing import Any
 import dspy
 import httpx
 import pytest
+from dspy.utils.dummies import DummyLM
 
 import stillhouse
 from stillhouse.dropin.lms import NoConnection
@@ -35,6 +36,21 @@ class TestRequest:
     def test_without_a_metric_everything_is_kept(self, server: Server, client: stillhouse.Stillhouse) -> None:
         body = asked_for(server, client)
         assert body["metric"]["type"] == "client"
+
+    def test_adapter_is_of_the_rows_and_the_teacher_answers_under_its_own(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        def asked_under(teacher: Any, **options: Any) -> tuple[str, str | None]:
+            with pytest.raises(stillhouse.StillhouseError, match="over"):
+                stillhouse.BootstrapFinetune(client=client, **options).compile(desk("house/tiny"), [example(0)], teacher=teacher)
+            body = server.bodies("POST /v1/compile_jobs")[-1]
+            named = body["teacher"][0]["lms"]["student"].get("prompt_adapter")
+            return body["prompt_adapter"]["type"], named and named["type"]
+
+        teacher = desk("openai/big")
+        assert asked_under(teacher) == ("chat", None)
+        assert asked_under(teacher, adapter=dspy.XMLAdapter()) == ("xml", "chat")
+        with dspy.context(adapter=dspy.JSONAdapter()):
+            assert asked_under(teacher, adapter=dspy.XMLAdapter()) == ("xml", "json")
+            assert asked_under(pin(teacher, dspy.ChatAdapter())) == ("json", "chat")
 
     def test_an_empty_valset_is_none(self, server: Server, client: stillhouse.Stillhouse) -> None:
         """dspy.BetterTogether splits off a tenth of the examples, which is nothing below ten."""
@@ -90,16 +106,15 @@ class TestRequest:
         assert not server.bodies("POST /v1/compile_jobs/cjob-going/resume")
 
     def test_options_by_lm_find_its_predictors(self, server: Server, client: stillhouse.Stillhouse) -> None:
-        """Also where the LM is the app's."""
         tiny, small = dspy.LM("house/tiny"), dspy.LM("openai/small")
         student = desk("house/tiny")
-        student.classify.lm, student.reply.lm = None, small
+        student.classify.lm, student.reply.lm = tiny, small
         kwargs = {tiny: {"n_epochs": 7}, small: {"n_epochs": 2}}
         for adapters, said in (
             ({tiny: dspy.JSONAdapter(), small: dspy.JSONAdapter()}, pytest.raises(stillhouse.StillhouseError, match="over")),
             ({small: dspy.JSONAdapter()}, pytest.raises(ValueError, match=r"adapter: a program has one prompt adapter, .* chat and json")),
         ):
-            with dspy.context(lm=tiny), said:
+            with said:
                 stillhouse.BootstrapFinetune(client=client, train_kwargs=kwargs, adapter=adapters).compile(student, [example(0)])
         (body,) = server.bodies("POST /v1/compile_jobs")
         assert [(lm["model"], lm["train_options"]["n_epochs"]) for lm in body["lms"].values()] == [("tiny", 7), ("small", 2)]
@@ -225,3 +240,40 @@ class TestItem:
         assert not server.bodies("POST /v1/compile_jobs/cjob-1/traces")
         ((score,),) = [sent["scores"] for sent in server.bodies("POST /v1/compile_jobs/cjob-1/scores")]
         assert score["value"] == 0.0
+
+
+class TestFinetuneLms:
+    """The members that code around dspy.BootstrapFinetune patches and calls."""
+
+    @pytest.mark.parametrize("multitask", [True, False])
+    def test_compile_goes_through_it(self, monkeypatch: pytest.MonkeyPatch, multitask: bool) -> None:
+        """Patched, it replaces the job: no server is needed."""
+        lm, tuned = DummyLM([{"answer": "a"}]), DummyLM([{"answer": "b"}])
+        student, teacher, given = dspy.ChainOfThought("q -> answer"), dspy.ChainOfThought("q -> answer"), list[Any]()
+        student.set_lm(lm)
+        teacher.set_lm(lm)
+        key = lm, None if multitask else 0
+        optimizer = stillhouse.BootstrapFinetune(metric=lambda *_: True, multitask=multitask, train_kwargs={"n_epochs": 2})
+
+        def trained(trainings: Any) -> Any:
+            given.append(dict(trainings))
+            return {key: tuned}
+
+        monkeypatch.setattr(optimizer, "finetune_lms", trained)
+        compiled = optimizer.compile(student, teacher=teacher, trainset=[dspy.Example(q="q", answer="a").with_inputs("q")])
+        assert given == [{key: {"lm": lm, "train_kwargs": {"n_epochs": 2}}}]
+        assert (compiled.get_lm(), compiled._compiled, student.get_lm()) == (tuned, True, lm)
+        monkeypatch.setattr(optimizer, "finetune_lms", lambda trainings: {key: OSError("no disk")})
+        with pytest.raises(RuntimeError, match=r"Finetuned LM for predictor 0 failed\."):
+            optimizer.compile(student, [dspy.Example(q="q", answer="a").with_inputs("q")])
+
+    def test_it_takes_nothing_but_what_compile_gives_it(self) -> None:
+        with pytest.raises(TypeError, match="make a fine-tuning job of their file"):
+            stillhouse.BootstrapFinetune.finetune_lms({})
+
+    def test_one_value_is_that_of_every_lm(self) -> None:
+        one, other = dspy.LM("house/tiny"), dspy.LM("openai/big")
+        by_lm = {one: {"n_epochs": 1}}
+        assert stillhouse.BootstrapFinetune.convert_to_lm_dict(by_lm) is by_lm
+        assert stillhouse.BootstrapFinetune.convert_to_lm_dict({"n_epochs": 2})[other] == {"n_epochs": 2}
+        assert stillhouse.BootstrapFinetune.convert_to_lm_dict(None)[one] is None

@@ -94,11 +94,20 @@ class TestRules:
         assert f'{word}={{"reply": "connection/model"}}' in told
         assert "`match` of a connection" in told
 
-    def test_a_predictor_without_an_lm_is_told_so(self, server: Server, client: stillhouse.Stillhouse) -> None:
+    def test_a_student_without_an_lm_of_its_own_is_refused_as_upstream_does(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        """Also where the app has configured one: what would be trained is the LM of the predictor."""
         student = desk("house/tiny")
         student.reply.lm = None
-        with dspy.context(lm=None), pytest.raises(NoConnection, match=r"reply +none is set +-\nreply has no LM, .*: set_lm"):
+        wanted = r"Predictor 1 does not have an LM assigned\. .* You can set it using: your_module\.set_lm\(your_lm\)"
+        with dspy.context(lm=dspy.LM("house/tiny")), pytest.raises(ValueError, match=wanted):
             stillhouse.BootstrapFinetune(client=client).compile(student, [example(0)])
+        assert not server.sent
+
+    def test_a_teacher_may_ask_the_lm_of_the_app(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        teacher = desk("house/tiny")
+        teacher.set_lm(None)
+        with dspy.context(lm=dspy.LM("openai/big")):
+            assert places(body_of(server, client, desk("house/tiny"), teacher)["teacher"][0]["lms"]) == [("openai", "big")]
 
     def test_each_name_is_asked_of_the_server_once(self, server: Server, client: stillhouse.Stillhouse) -> None:
         body_of(server, client, desk("house/tiny"), desk("openai/big"))

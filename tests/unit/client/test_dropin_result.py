@@ -127,12 +127,6 @@ class TestInplace:
         assert student._compiled
         assert (teacher and facts(teacher)) == of_teacher
 
-    def test_an_lm_of_the_app_is_replaced_too(self, offline: stillhouse.Stillhouse) -> None:
-        student = Support()
-        with dspy.context(lm=dspy.LM("house/tiny")):
-            compiled(offline, student, inplace=True)
-        assert all(model.startswith("tune/") for model, _ in facts(student))
-
     def test_a_job_that_fails_changes_nothing(self, server: Server, offline: stillhouse.Stillhouse) -> None:
         server.jobs = []
         student = support()

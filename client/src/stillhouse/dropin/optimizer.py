@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,9 +28,10 @@ from stillhouse.dropin.outlook import outlook, where
 from stillhouse.dropin.programs import Metric, check_wrappers, own_metric, own_program, rows_of, spec_of
 from stillhouse.dropin.report import report
 from stillhouse.dropin.shipping import Parcel, refusals
+from stillhouse.dropin.trainings import Key, Trainings, check_lms
 from stillhouse.types import CompileJob
 from stillhouse_programs.artifact import load_artifact
-from stillhouse_programs.pinning import pin_like
+from stillhouse_programs.pinning import pin_like, pinned_prompt_adapter, unpin
 from stillhouse_programs.prompts import describe_prompt_adapter
 
 Json = dict[str, Any]
@@ -91,8 +93,31 @@ class BootstrapFinetune(Teleprompter):
             CompileFailed: the job failed, was cancelled or paused.
             Interrupted: all examples met trouble; the same call goes on with what was made.
         """
-        with self._connected() as client:
-            return self._compile(client, student, list(trainset), _teachers(teacher), None if valset is None else list(valset))
+        check_lms(student)
+        given = student, list(trainset), _teachers(teacher), list(valset or ())
+        trainings = Trainings(student, self.multitask, self._options_by_lm(student), lambda: self._compile(*given))
+        lms = self.finetune_lms(trainings)
+        program = trainings.program or self._without_job(student)
+        trainings.give(program, lms)
+        return program
+
+    @staticmethod
+    def finetune_lms(finetune_dict: Mapping[Key, Json]) -> dict[Key, Any]:
+        """Run the job of a compile, and return its fine-tuned LMs by `(LM, number of the predictor, or None with multitask)`.
+
+        `compile` calls it, and gives its predictors the LMs that come back: one that is overridden or patched replaces the job.
+        Raises TypeError for a dict that `compile` did not make.
+        """
+        if not isinstance(finetune_dict, Trainings):
+            raise TypeError("finetune_lms takes what compile gives it; to train on rows of your own, make a fine-tuning job of their file")
+        return finetune_dict.run()
+
+    @staticmethod
+    def convert_to_lm_dict(arg: Any) -> Mapping[Any, Any]:
+        """A dict by LM: `arg` itself where all its keys are LMs, else one that has `arg` for every LM."""
+        if arg and isinstance(arg, Mapping) and all(isinstance(key, dspy.BaseLM) for key in arg):
+            return arg
+        return defaultdict(lambda: arg)
 
     def failed_examples(self) -> list[Any]:
         """Examples of the last call's trainset that no teacher passed on, each with a `failure` that says why."""
@@ -116,7 +141,11 @@ class BootstrapFinetune(Teleprompter):
         with Stillhouse() as client:
             yield client
 
-    def _compile(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any] | None) -> dspy.Module:
+    def _compile(self, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> dspy.Module:
+        with self._connected() as client:
+            return self._run(client, student, trainset, teachers, valset)
+
+    def _run(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> dspy.Module:
         body = self._body(client, student, trainset, teachers, valset)
         self._taught = trainset, len(body["teacher"])
         call = _digest(body)
@@ -129,7 +158,7 @@ class BootstrapFinetune(Teleprompter):
             raise CompileFailed(self.job)
         return self._compiled(client, student, self.job.artifact.id)
 
-    def _body(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any] | None) -> Json:
+    def _body(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> Json:
         if not trainset:
             raise ValueError("trainset: there are no examples")
         rows = rows_of(trainset, "trainset")
@@ -168,11 +197,29 @@ class BootstrapFinetune(Teleprompter):
     def _teacher(self, program: Any, student: Any, places: Places, trainset: list[Any], parcel: Parcel | None) -> Json:
         names = {**lm_roles.for_teacher(program, student, self.lms), **self.teacher_lms}
         roles = lm_roles.resolve(program, places, names, "teacher")
-        return {"program": _program(program, trainset, roles.of_predictor, parcel), "lms": roles.lms}
+        lms = roles.lms
+        own = _described(pinned_prompt_adapter(program) or _usual())
+        if own != self._prompt_adapter(student):
+            lms = {role: {**lm, "prompt_adapter": own} for role, lm in lms.items()}
+        return {"program": _program(program, trainset, roles.of_predictor, parcel), "lms": lms}
 
     @property
     def _trains_by_lm(self) -> bool:
         return any(isinstance(key, dspy.BaseLM) for key in self.train_kwargs)
+
+    def _options_by_lm(self, student: Any) -> Mapping[Any, Any]:
+        if not self._trains_by_lm:
+            return self.convert_to_lm_dict(self.train_kwargs)
+        given = lm_roles.by_model(student, self.train_kwargs, "train_kwargs")
+        return {predictor.lm: given.get(predictor.lm.model, {}) for predictor in student.predictors()}
+
+    def _without_job(self, student: Any) -> dspy.Module:
+        """The program where another `finetune_lms` has made the LMs."""
+        program: dspy.Module = student if self.inplace else unpin(student.deepcopy())
+        for predictor in program.predictors() if self.exclude_demos else ():
+            predictor.demos = []
+        program._compiled = True
+        return program
 
     def _lms(self, student: Any, roles: lm_roles.Roles) -> Json:
         """The student's LMs. As upstream, `train_kwargs` may have an entry for each."""
@@ -190,8 +237,7 @@ class BootstrapFinetune(Teleprompter):
         if isinstance(self.adapter, Mapping):
             found = lm_roles.by_model(student, self.adapter, "adapter")
             given = [found.get(lm.model) for lm in lm_roles.asked_by(student).values()]
-        usual = dspy.settings.adapter or dspy.ChatAdapter()
-        described: list[Json] = [describe_prompt_adapter(each or usual).model_dump(mode="json") for each in given]
+        described = [_described(each or _usual()) for each in given]
         if any(each != described[0] for each in described):
             kinds = " and ".join(dict.fromkeys(each["type"] for each in described))
             raise ValueError(f"adapter: a program has one prompt adapter, but its LMs have {kinds}")
@@ -229,6 +275,16 @@ class BootstrapFinetune(Teleprompter):
         pin_like(student, compiled)  # it asks with the prompts that its models were trained on
         student._compiled = True
         return student
+
+
+def _usual() -> dspy.Adapter:
+    adapter: dspy.Adapter = dspy.settings.adapter or dspy.ChatAdapter()
+    return adapter
+
+
+def _described(prompt_adapter: dspy.Adapter) -> Json:
+    described: Json = describe_prompt_adapter(prompt_adapter).model_dump(mode="json")
+    return described
 
 
 @functools.cache
