@@ -55,17 +55,31 @@ def answers(client: openai.OpenAI, model: str) -> dict[str, Any]:
     ]
     stream = client.chat.completions.create(model=model, messages=ASKED, temperature=0, max_tokens=16, stream=True)
     said.append("".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices))
+    with client.responses.stream(model=model, input="Say 3", temperature=0, max_output_tokens=16) as events:
+        responded = [event.type for event in events][-1], events.get_final_response().output_text
+    completed = client.completions.create(model=model, prompt="Say 3", temperature=0, max_tokens=4)
     several = client.chat.completions.create(model=model, messages=ASKED, temperature=1, max_tokens=8, n=3, stop="help")
     shape: Any = {"type": "json_schema", "json_schema": {"name": "team", "schema": {"enum": ["billing"]}}}
     shaped = client.chat.completions.create(model=model, messages=ASKED, max_tokens=16, response_format=shape)
     return {
         "said": said,
+        "responded": responded,
+        "completed": [completed.model, completed.usage and completed.usage.completion_tokens],
+        "embedded": not_there(client, model),
         "several": [choice.message.content for choice in several.choices],
         "shaped": shaped.choices[0].message.content,
         "refused": [
             refused(client, model, **option) for option in ({"logprobs": True}, {"presence_penalty": 0.5}, {"logit_bias": {"1": 1}})
         ],
     }
+
+
+def not_there(client: openai.OpenAI, model: str) -> str:
+    try:
+        client.embeddings.create(model=model, input="Say 3")
+    except openai.BadRequestError as error:
+        return str(error.code)
+    return "nothing"
 
 
 def refused(client: openai.OpenAI, model: str, **option: Any) -> str | None:

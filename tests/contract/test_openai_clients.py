@@ -54,6 +54,10 @@ class TestWholePath:
         assert found["checkpoint"][0] == found["model"]
         # It learned to say one thing.
         assert found["said"] == ["We will help."] * 3
+        assert found["responded"] == ["response.completed", "We will help."]
+        assert found["completed"][0] == found["model"]
+        assert found["completed"][1] > 0
+        assert found["embedded"] == "unsupported"
         assert len(found["several"]) == 3
         assert all("help" not in text for text in found["several"])
         assert found["shaped"] == '"billing"'

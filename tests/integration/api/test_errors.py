@@ -209,7 +209,6 @@ class TestQueries:
             ("/v1/audit_log?object=x", "object", 'unknown query parameter `object`; did you mean "object_id"?'),
             ("/v1/compile_jobs?stauts=failed", "stauts", 'unknown query parameter `stauts`; did you mean "status"?'),
             ("/v1/compile_jobs?metadata=x", "metadata", 'unknown query parameter `metadata`; did you mean "metadata[key]"?'),
-            ("/v1/usage?project=other", "project", "unknown query parameter `project`"),
         ],
     )
     def test_is_refused_with_the_nearest_name(self, bare: TestClient, tokens: Tokens, path: str, name: str, said: str) -> None:
