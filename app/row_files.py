@@ -148,7 +148,8 @@ def _csv(file: IO[bytes]) -> Read:
     except UnicodeDecodeError:
         raise ApiError(422, "invalid_rows", "The CSV is not UTF-8.") from None
     finally:
-        text.detach()
+        if not text.closed:  # else whoever read it has stopped early
+            text.detach()
 
 
 def _csv_rows(lines: _CsvLines) -> Read:

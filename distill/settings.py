@@ -110,6 +110,7 @@ class LimitSettings(_Section):
     rollout_calls: int = Field(default=500, ge=1)
     """LM calls of one rollout; a spec, whose calls are known, may make them all."""
     max_dataset_mb: int = 1024
+    max_dataset_rows: int = 250_000
     requests_per_minute: int = Field(default=12_000, ge=1)
     """Of one API key, over all processes of the API."""
     kept_replies_mb: int = Field(default=64, ge=0)

@@ -45,8 +45,11 @@ def write(store: BlobStore, rows: Iterable[Mapping[str, Any]], source_format: st
     Rows are read once, as a stream. Raises Invalid for a row that is no object or too large (`param` is `[index]`).
     """
     offsets, summary = [], FieldSummary(as_text=source_format == CSV)
+    most = get_settings().limits.max_dataset_rows
     with store.writer() as out:
         for index, row in enumerate(rows):
+            if index == most:
+                raise _too_many_rows(most)
             if index % INDEX_EVERY == 0:
                 offsets.append(out.size_bytes)
             _write(out, index, row)
@@ -121,6 +124,12 @@ def _check_size(out: BlobWriter) -> None:
     most = get_settings().limits.max_dataset_mb
     if out.size_bytes > most * 1_000_000:
         raise Invalid(f"the rows are larger than {most} MB; upload them in parts", code="dataset_too_large", param="rows")
+
+
+def _too_many_rows(most: int) -> Invalid:
+    """Rows of a byte or two are small, and as much work as others."""
+    message = f"there are more than {most:,} rows ([limits] max_dataset_rows); upload them in parts"
+    return Invalid(message, code="dataset_too_large", param="rows")
 
 
 def _next_version(s: Session, project_id: str, name: str) -> int:

@@ -11,6 +11,9 @@ from arro3.core import Array, DataType, RecordBatch
 from arro3.io import write_parquet
 from starlette.testclient import TestClient
 
+from tests.integration.api.conftest import fault
+from tests.support.databases import forget_settings
+
 JSONL = {"Content-Type": "application/jsonl"}
 CSV = {"Content-Type": "text/csv"}
 
@@ -145,6 +148,17 @@ class TestRefused:
     def test_a_form_needs_a_file(self, api: TestClient) -> None:
         reply = api.post("/v1/datasets", files={"other": ("a.jsonl", b"{}")})
         assert reply.json()["error"]["param"] == "file"
+
+    @pytest.mark.parametrize("kind", ["text/csv", "application/jsonl"])
+    def test_more_rows_than_the_operator_allows(self, api: TestClient, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        """Rows of one letter are small, and as much work as others."""
+        monkeypatch.setenv("STILLHOUSE_LIMITS__MAX_DATASET_ROWS", "3")
+        forget_settings()
+        row = b"b\n" if kind == "text/csv" else b'{"a":"b"}\n'
+        head = b"a\n" if kind == "text/csv" else b""
+        assert api.post("/v1/datasets", content=head + row * 3, headers={"Content-Type": kind}).status_code == 201
+        reply = api.post("/v1/datasets", content=head + row * 4, headers={"Content-Type": kind})
+        assert fault(reply) == ("dataset_too_large", "rows", "there are more than 3 rows ([limits] max_dataset_rows); upload them in parts")
 
 
 class TestRead:
