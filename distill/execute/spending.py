@@ -88,7 +88,7 @@ class Spending:
             return cls(relay.grant({}), None, work.claim, cast.role, {})
         targets = targets_of(s, cast)
         purse = Purse(work.claim, cast, targets)
-        grant = relay.grant(targets, purse.first_block(), purse.refill, work.is_held, work.claim.project_id)
+        grant = relay.grant(targets, purse.first_block(), purse.refill, work.is_held, work.claim.project_id, background=True)
         return cls(grant, purse, work.claim, cast.role, asked(cast, targets))
 
     def __enter__(self) -> "Spending":

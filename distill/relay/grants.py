@@ -50,6 +50,8 @@ class Grant:
     """Whose replies it may find and keep; None where it asks anew each time."""
     is_held: Callable[[], bool] = field(default=lambda: True, repr=False)
     """False from the moment at which somebody else may have its work: nothing is asked any more then."""
+    background: bool = False
+    """Its calls are of a job, which has time, and not of somebody who waits for an answer."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     _usage: dict[str, SlotUsage] = field(default_factory=dict)
     _reused: dict[str, SlotUsage] = field(default_factory=dict)

@@ -90,15 +90,18 @@ class Relay:
         refill: Refill | None = None,
         is_held: Callable[[], bool] = lambda: True,
         project_id: str | None = None,
+        *,
+        background: bool = False,
     ) -> Grant:
         """Let the bearer of the new token call these slots, as far as `block` goes and what `refill` adds, and while `is_held` says so.
-        For a project, a call that was made and paid before is answered by the reply that was kept of it.
+        For a project, a call that was made and paid before is answered by the reply that was kept of it. LM hosts may let others go before
+        `background` calls.
 
         What the targets say of their connections' `max_in_flight` holds from now on, also for calls of older grants.
         """
         for target in targets.values():
             self._gate(target).resize(target.max_in_flight)
-        grant = Grant(dict(targets), Allowance(block, self._limits.rollout_calls), self._revoke, refill, project_id, is_held)
+        grant = Grant(dict(targets), Allowance(block, self._limits.rollout_calls), self._revoke, refill, project_id, is_held, background)
         self._grants[grant.token] = grant
         return grant
 
@@ -286,7 +289,8 @@ class Relay:
         started = time.monotonic()
         reply: RelayReply | None = None
         try:
-            reply = await self._upstream().send(grant.targets[slot], body, waiting=grant.waiting(rollout), is_held=grant.is_held)
+            waiting, target = grant.waiting(rollout), grant.targets[slot]
+            reply = await self._upstream().send(target, body, waiting=waiting, is_held=grant.is_held, background=grant.background)
             return reply
         finally:
             usage = read_usage(reply.answer.get("usage")) if reply is not None else {}

@@ -68,9 +68,9 @@ class Target:
         return {**kept, **self.extra_body, "model": self.model}
 
 
-def headers_with(key: str | None) -> dict[str, str]:
-    """Those of a request to an LM host."""
-    headers = {"content-type": "application/json", "user-agent": "stillhouse"}
+def headers_with(key: str | None, *, background: bool = False) -> dict[str, str]:
+    """Those of a request to an LM host. RFC 9218 has a priority for what nobody waits for; hosts that know none pass it over."""
+    headers = {"content-type": "application/json", "user-agent": "stillhouse", **({"priority": "u=7"} if background else {})}
     return {**headers, "authorization": f"Bearer {key}"} if key else headers
 
 

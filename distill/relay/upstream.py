@@ -76,15 +76,16 @@ class Upstream:
         api: Api = CHAT,
         waiting: Waiting | None = None,
         is_held: Callable[[], bool] = lambda: True,
+        background: bool = False,
     ) -> RelayReply:
         """The LM host's answer, or an error reply. Never raises for what an LM host does. `waiting` runs while the call has no place.
 
-        `is_held` is asked before each request: none is made for work that may be another's.
+        `is_held` is asked before each request: none is made for work that may be another's. `background`: nobody waits for this one call.
         """
         wire = target.body(body)
         wire.pop("stream", None)
         data = orjson.dumps({**wire, "stream": True} if stream else wire)
-        call = _Call(target, api, data, stream, self._limits, waiting or Waiting(), is_held)
+        call = _Call(target, api, data, stream, self._limits, waiting or Waiting(), is_held, background)
         try:
             reply = await self._attempt(call)
         except _TryAgain as first:
@@ -171,7 +172,9 @@ class Upstream:
         session = self._public_session if call.target.public_only else self._session
         try:
             async with asyncio.timeout(call.attempt_seconds()):
-                post = session.post(call.target.url(call.api), data=call.data, headers=headers_with(key), allow_redirects=False)
+                post = session.post(
+                    call.target.url(call.api), data=call.data, headers=headers_with(key, background=call.background), allow_redirects=False
+                )
                 response = await stack.enter_async_context(post)
                 if call.stream and response.status == 200:
                     return RelayReply(200, _headers(response), stream=ReplyStream(response, stack.pop_all(), self._limits))
@@ -256,11 +259,20 @@ class _Call:
     """The state of one call: its clock starts when it first gets a place, since waiting for others is no fault of the LM host."""
 
     def __init__(
-        self, target: Target, api: Api, data: bytes, stream: bool, limits: RelayLimits, waiting: Waiting, is_held: Callable[[], bool]
+        self,
+        target: Target,
+        api: Api,
+        data: bytes,
+        stream: bool,
+        limits: RelayLimits,
+        waiting: Waiting,
+        is_held: Callable[[], bool],
+        background: bool,
     ) -> None:
         self.target = target
         self.api = api
         self.is_held = is_held
+        self.background = background
         self.data = data
         self.stream = stream
         self.waiting = waiting

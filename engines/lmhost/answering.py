@@ -54,7 +54,7 @@ class Answering(ABC, Generic[Body]):
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="prompt")
 
     @abstractmethod
-    async def start(self, body: Body) -> Running:
+    async def start(self, body: Body, *, background: bool = False) -> Running:
         """Check what only the loaded model can check, and hand the samples to the engine. Raises HostError."""
 
     @abstractmethod
@@ -104,7 +104,9 @@ class Answering(ABC, Generic[Body]):
         finally:
             self.cancel(running)
 
-    async def _submit(self, body: Body, prompts: Sequence[Tokens], most: int | None, constraint: Constraint | None) -> Running:
+    async def _submit(
+        self, body: Body, prompts: Sequence[Tokens], most: int | None, constraint: Constraint | None, background: bool
+    ) -> Running:
         """`n` samples of each prompt, each of at most `most` tokens or as many as there is room for."""
         adapter = self._engine.adapter_of(body.model)
         rooms = [self._prompts.room(prompt, most) for prompt in prompts]
@@ -114,7 +116,7 @@ class Answering(ABC, Generic[Body]):
         pieces, listener = _listener()
         sampling, each = _sampling(body), body.n or 1
         requests = [
-            Request(prompt, adapter, sampling, room, listener, number * each + sample, body.stops(), grammar, bool(body.stream))
+            Request(prompt, adapter, sampling, room, listener, number * each + sample, body.stops(), grammar, bool(body.stream), background)
             for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
             for sample in range(each)
         ]

@@ -24,13 +24,14 @@ class Chat(Answering[ChatRequest]):
         super().__init__(engine)
         self._syntax = syntax_of(engine.tokenizer)
 
-    async def start(self, body: ChatRequest) -> Running:
+    async def start(self, body: ChatRequest, *, background: bool = False) -> Running:
         self._engine.adapter_of(body.model)
         tools = body.offered()
         if tools and self._syntax is None:
             raise bad_request("The base model's chat template has no tool calls that this host reads.", "tools", "tools_unsupported")
         prompt = await self._prompt(_messages(body), tools)
-        running = await self._submit(body, [prompt], body.max_completion_tokens or body.max_tokens, self._constraint(body))
+        most = body.max_completion_tokens or body.max_tokens
+        running = await self._submit(body, [prompt], most, self._constraint(body), background)
         if tools:
             running.readers = [CallReader() for _ in running.rows]
         return running

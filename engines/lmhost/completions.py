@@ -19,10 +19,11 @@ class Completions(Answering[CompletionRequest]):
 
     object, chunk, prefix = "text_completion", "text_completion", "cmpl"
 
-    async def start(self, body: CompletionRequest) -> Running:
+    async def start(self, body: CompletionRequest, *, background: bool = False) -> Running:
         self._engine.adapter_of(body.model)
         prompts = await asyncio.get_running_loop().run_in_executor(self._encoder, self._encoded, body)
-        return await self._submit(body, prompts, DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens, body.constraint())
+        most = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+        return await self._submit(body, prompts, most, body.constraint(), background)
 
     def _encoded(self, body: CompletionRequest) -> list[Tokens]:
         return [self._prompts.plain(prompt) for prompt in body.prompts()]

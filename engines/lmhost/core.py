@@ -7,6 +7,7 @@ prefill. What remains is computed together: the new tokens of all running rows a
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ class Core:
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self._rows or self._waiting)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether somebody waits for a row."""
+        return not all(row.request.background for row in (*self._rows, *self._waiting))
+
+    @property
+    def oldest(self) -> float:
+        """When the first of its rows arrived, by the monotonic clock; infinity without rows."""
+        return min((row.since for row in (*self._rows, *self._waiting)), default=math.inf)
 
     def uses(self, adapter: int) -> bool:
         """Whether a row of this LoRA adapter waits or runs."""

@@ -25,10 +25,15 @@ from engines.lmhost.linear import Kernel, choose_kernel
 from engines.lmhost.lora import LoraAdapter, load_lora
 from engines.lmhost.model import Llama, ModelShape
 from engines.lmhost.rows import AnswerText, Request, Row
+from engines.sharing import Sign
 
 logger = logging.getLogger(__name__)
 # Requests that arrive together should be computed together: an idle engine waits this long for company.
 GATHER_SECONDS = 0.002
+# Beside a trainer, background rows have the processor for one part in REST of the time; a row that is older is not held back, or its
+# caller would give up.
+REST = 14
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Engine:
         self._core: Core | None = None
         self._kernel: Kernel | None = None
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._answering, self._training = Sign("answering"), Sign("training")
+        self._rest_until = 0.0
         self._waits: list[tuple[Callable[[], bool], Callable[[], None]]] = []
         self._wake()
         self.guidance = Guidance(self.tokenizer, self.shape.vocab, self.end_tokens)
@@ -170,9 +177,26 @@ class Engine:
 
     def _run(self) -> None:
         while self._drain():
-            if self._core is not None and self._core.busy:
-                self._core.step()
+            if self._core is not None and self._core.busy and not self._rest_seconds():
+                self._step(self._core)
             self._settle()
+
+    def _step(self, core: Core) -> None:
+        """One round. A trainer on the same processor makes room for rows that somebody waits for, and has it before all others."""
+        shares = self._device.type == "cpu"
+        self._answering.show(shares and core.is_urgent)
+        begun = time.monotonic()
+        core.step()
+        self._answering.show(shares and core.is_urgent)
+        now = time.monotonic()
+        self._rest_until = now + (REST - 1) * (now - begun) if shares and self._training.is_shown() else 0.0
+
+    def _rest_seconds(self) -> float:
+        """How long to leave the processor to a trainer before the next round."""
+        now, core = time.monotonic(), self._core
+        if core is None or core.is_urgent or now - core.oldest > PATIENCE_SECONDS:
+            return 0.0
+        return max(0.0, self._rest_until - now)
 
     def _settle(self) -> None:
         due = [wait for wait in self._waits if wait[0]()]
@@ -181,10 +205,10 @@ class Engine:
             finish()
 
     def _drain(self) -> bool:
-        """Run the commands that have arrived; idle, wait for one. False at the end."""
+        """Run the commands that have arrived; idle or at rest, wait for one. False at the end."""
         idle = self._core is None or not self._core.busy
         try:
-            command = self._commands.get() if idle else self._commands.get_nowait()
+            command = self._commands.get(timeout=None if idle else self._rest_seconds())
             end = time.monotonic() + (GATHER_SECONDS if idle else 0)
             while command is not None:
                 command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -48,6 +49,8 @@ class Request:
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
     stream: bool = False
+    background: bool = False
+    """Nobody waits for it at once: it lets a trainer on the same processor go first."""
 
 
 @dataclass(eq=False)
@@ -67,6 +70,7 @@ class Row:
     cancelled: bool = False
     text_sent: int = 0
     arrival: int = field(default_factory=lambda: next(_arrivals))
+    since: float = field(default_factory=time.monotonic)
     _digest: bytes = b""
     _digested: int = -1
 

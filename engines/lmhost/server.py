@@ -142,7 +142,7 @@ class Routes:
 
 async def _answered(request: Request, body: Asked, by: Answering[Asked]) -> Response:
     """A caller that goes away takes its rows along."""
-    running = await by.start(body)
+    running = await by.start(body, background=_is_background(request))
     if body.stream:
         return StreamingResponse(by.stream(body, running), media_type="text/event-stream")
     answer = asyncio.ensure_future(by.complete(body, running))
@@ -154,6 +154,11 @@ async def _answered(request: Request, body: Asked, by: Answering[Asked]) -> Resp
     answer.cancel()
     by.cancel(running)
     return Response(status_code=499)
+
+
+def _is_background(request: Request) -> bool:
+    """RFC 9218: `priority: u=7` is work for which nobody waits."""
+    return "u=7" in [part.strip() for part in request.headers.get("priority", "").split(",")]
 
 
 def _model(name: str, parent: str | None, digest: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 from engines.process import die_with_parent, quiet_libraries
+from engines.sharing import Sign, give_way
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_OUT_OF_MEMORY = 0, 2, 3, 4
 
@@ -24,17 +25,23 @@ def main(arguments: list[str]) -> int:
         return EXIT_BAD_INPUT
     if die_with_parent():  # so a checkpoint, where there is one to write
         stop.set()
+    training = Sign("training")
+    training.show()  # from now on: loading torch and the weights keeps a processor busy too
     _quiet_libraries()
-    return _train(Path(arguments[0]).resolve(), stop)
+    return _train(Path(arguments[0]).resolve(), stop, training)
 
 
-def _train(folder: Path, stop: threading.Event) -> int:
+def _train(folder: Path, stop: threading.Event, training: Sign) -> int:
     # Imported here: torch takes seconds, and SIGTERM must be heard from the start.
     from engines.trainer.errors import BadInput
     from engines.trainer.files import write_json
     from engines.trainer.memory import shortage
-    from engines.trainer.run import Drained, run
+    from engines.trainer.run import Drained, device, run
 
+    if device().type == "cpu":
+        give_way()
+    else:
+        training.show(False)
     for name in ("result.json", "error.json"):
         (folder / name).unlink(missing_ok=True)
     try:

@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import TrainerCallback
 
 from engines.schemas import CurveLine, EarlyStopping, Progress
+from engines.sharing import Sign
 from engines.trainer.checkpoint import Snapshot
 from engines.trainer.files import write_json
 
@@ -106,6 +108,22 @@ class Validation(TrainerCallback):
             self._snapshot.keep_best(model, state.global_step, loss)
         if self._early_stopping and counters.stale >= self._early_stopping.patience:
             self.stopped = control.should_training_stop = True
+
+
+class Threads(TrainerCallback):
+    """Leaves a core to an LM host on the same processor for as long as it answers somebody."""
+
+    def __init__(self) -> None:
+        self._answering = Sign("answering")
+        self._all = torch.get_num_threads()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        wanted = max(self._all - 1, 1) if self._answering.is_shown() else self._all
+        if wanted != torch.get_num_threads():
+            torch.set_num_threads(wanted)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        torch.set_num_threads(self._all)
 
 
 class Limits(TrainerCallback):

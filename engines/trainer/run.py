@@ -18,7 +18,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from engines.base_models import BaseModel, BaseModelError, resolve
 from engines.schemas import ResolvedOptions, TrainerJob, TrainerResult
 from engines.schemas.trainer import Dtype
-from engines.trainer.callbacks import Limits, Reporter, Validation
+from engines.trainer.callbacks import Limits, Reporter, Threads, Validation
 from engines.trainer.checkpoint import Identity, Snapshot, identity_of, read_meta
 from engines.trainer.errors import BadInput
 from engines.trainer.files import folder_in_place, save_lora, write_json
@@ -140,10 +140,11 @@ def _dtype(plan: Plan) -> Dtype:
         return plan.job.dtype
     config = json.loads((plan.base.folder() / "config.json").read_text())
     hidden = config["hidden_size"]
-    return choose_dtype(hidden, config.get("intermediate_size", 4 * hidden), _device())
+    return choose_dtype(hidden, config.get("intermediate_size", 4 * hidden), device())
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
+    """What this process trains on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -171,7 +172,7 @@ def _trainer(plan: Plan, model: Any, snapshot: Snapshot, stop: threading.Event) 
         loss_of=loss_of,
         snapshot=snapshot,
         reporter=reporter,
-        callbacks=[validation, limits],
+        callbacks=[validation, limits, *([Threads()] if arguments.device.type == "cpu" else [])],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer, limits, validation

@@ -74,6 +74,7 @@ class TestCompile:
     def test_rows_with_equal_inputs_are_asked_once(self, house: House) -> None:
         house.compile([*rows(4), *rows(4)])
         assert len(house.teacher.calls) == 4 * 2
+        assert {call.headers.get("Priority") for call in house.teacher.calls} == {"u=7"}, "nobody waits for one of them"
 
 
 class TestSamples:

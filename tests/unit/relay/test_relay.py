@@ -60,6 +60,13 @@ class TestForwardingForRunners:
         assert lm.calls[0].body == {**BODY, "model": "upstream-model"}
         assert lm.calls[0].headers["Authorization"] == "Bearer sk-upstream"
 
+    @pytest.mark.parametrize(("background", "priority"), [(True, "u=7"), (False, None)])
+    def test_a_host_is_told_of_calls_that_nobody_waits_for(self, relay: Relay, background: bool, priority: str | None) -> None:
+        with ScriptedLM(answer=first()) as lm:
+            grant = relay.grant({"student": target(lm)}, background=background)
+            asyncio.run(post(relay, grant.token))
+        assert lm.calls[0].headers.get("Priority") == priority
+
     def test_operators_body_wins_and_addresses_are_dropped(self, relay: Relay) -> None:
         with ScriptedLM(answer=first()) as lm:
             grant = relay.grant({"student": target(lm, extra_body={"temperature": 0.0})})

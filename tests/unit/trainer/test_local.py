@@ -20,6 +20,7 @@ from distill import processes
 from distill.trainers import LocalTrainer, TrainCallbacks, TrainOutcome, TrainProgress, TrainRequest
 from distill.trainers.environment import child_environment
 from engines.base_models import resolve
+from engines.sharing import NICENESS, Sign
 from engines.trainer.room import token_bytes
 from tests.unit.trainer.conftest import MakeJob, make_rows
 
@@ -96,10 +97,13 @@ class TestLocalTrainer:
         folder = make_job("job", rows, options=LONG)
         training = trainer.start(TrainRequest(folder), TrainCallbacks(on_progress, lines.append, checkpoints.append))
         assert stepping.wait(LIMIT)
+        assert psutil.Process(training.pid).nice() == min(os.nice(0) + NICENESS, 19)
+        assert Sign("training").is_shown()
         training.stop(grace=60)
         drained = training.wait(LIMIT)
         assert drained is not None
         assert drained.kind == "drained"
+        assert not Sign("training").is_shown()
         assert drained.checkpoint == checkpoints[-1]
         step = int(checkpoints[-1].name.removeprefix("step-"))
         assert [line["step"] for line in lines] == list(range(1, step + 1))

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from engines.base_models import resolve
+from engines.sharing import Sign
+from engines.trainer.callbacks import Threads
 from engines.trainer.errors import BadInput
 from engines.trainer.memory import shortage
 from engines.trainer.model import plain_loss
@@ -253,3 +255,17 @@ class TestMemory:
 
     def test_another_error_is_none(self) -> None:
         assert shortage(RuntimeError("shapes do not match")) is None
+
+
+def test_a_core_is_left_to_an_lm_host_while_it_answers_somebody() -> None:
+    answering, before = Sign("answering"), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        threads, used = Threads(), []
+        for shown in (False, True, False):
+            answering.show(shown)
+            threads.on_step_begin(None, None, None)
+            used.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert used == [3, 2, 3]
