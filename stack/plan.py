@@ -96,7 +96,7 @@ def standard_parts(layout: Layout) -> list[Part]:
 
 
 def _lm_host(layout: Layout) -> Part:
-    # All cores: while the trainer has them, the LM host sleeps.
+    # All cores: a trainer beside it gives way to it, see engines/sharing.py.
     threads = os.cpu_count() or 1
     return Part(
         name="lm-host",
