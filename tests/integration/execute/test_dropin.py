@@ -147,3 +147,7 @@ class TestCompile:
         assert not compiled.flag_compilation_error_occurred
         assert next(candidate["strategy"] for candidate in compiled.candidate_programs) == "p -> w"
         assert all(predictor.lm.model.startswith("tune/sh-") for predictor in compiled.predictors())
+
+        again = both.compile(student, trainset=examples(9), strategy="p -> w -> p")
+        assert not again.flag_compilation_error_occurred, "below ten examples it splits off an empty valset"
+        assert all(predictor.lm.model.startswith("tune/sh-") for predictor in again.predictors())
