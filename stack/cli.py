@@ -227,6 +227,28 @@ def rotate_key(home: Home = None) -> None:
 
 
 @app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Made when it is not there. A later backup adds what is new.")], home: Home = None
+) -> None:
+    """Copy database, blobs and keys to a folder, while the server runs or not."""
+    settings = _settings(home)
+    from stack.backup import back_up
+
+    back_up(settings, folder, typer.echo)
+    typer.echo(f"The backup is in {folder}.")
+
+
+@app.command()
+def restore(folder: Annotated[Path, typer.Argument(help="A backup.", exists=True)], home: Home = None) -> None:
+    """Put a backup into an empty home, or with DATABASE_URL into an empty database and a home; then start the server as usual."""
+    settings = _settings(home)
+    from stack.backup import restore as put_back
+
+    put_back(settings, folder, typer.echo)
+    typer.echo(f"Restored to {settings.home}. `stillhouse-server up` starts it, and migrates where this version is newer.")
+
+
+@app.command()
 def doctor(home: Home = None) -> None:
     """Check servers, schema, blobs, disk, device and connections, and say what to do; exit code 1 when something must be mended."""
     settings = _settings(home)

@@ -1,0 +1,166 @@
+"""Back up a server to a folder, and restore it: the database, the blobs, and the keys of the home.
+
+manifest.json      format, time, revision and store id, digest of the dump; written last, so a backup without it is unfinished
+database.dump      pg_dump's custom format
+blobs/             as in a blob store that is a folder; a later backup to the same folder adds what is new
+sealing.key, credentials.json   as far as the home has them, readable by their owner alone
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import make_url, text
+
+from distill import sealing
+from distill.db import dispose, unit_of_work
+from distill.settings import Settings, get_settings
+from distill.storage import BlobStore, FolderStore, open_store
+from migrations.runner import check_known, current
+from stack.binaries import find_postgres
+from stack.crew import Crew
+from stack.errors import StackError
+from stack.home import HomeLock, open_home, write_private
+from stack.postgres import is_cluster
+from stack.servers import plan_servers
+
+FORMAT = 1
+_KEYS = (sealing.FILE, "credentials.json")
+_NO_BROKER = {"REDIS_URL": "redis://127.0.0.1:1"}
+Say = Callable[[str], None]
+
+
+def back_up(settings: Settings, folder: Path, say: Say) -> None:
+    """Copy the server of these settings to `folder`; running or not. Raises StackError and StillhouseError.
+
+    The database comes first: a blob is stored before a row points at it, so blobs that are copied later hold all that the dump points at.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    with _database(settings, must_exist=True):
+        with unit_of_work("api") as s:
+            revision, owner = current(s.connection()), open_store(get_settings()).owner()
+        dump = folder / "database.dump"
+        _run_tool("pg_dump", "--format=custom", "--no-owner", f"--file={dump}")
+        dump.chmod(0o600)
+        say(f"Database: {dump.stat().st_size / 1e6:.1f} MB at revision {revision}.")
+        _copy_blobs(open_store(get_settings()), FolderStore(folder / "blobs"), owner, say)
+    for name in _KEYS:
+        (folder / name).unlink(missing_ok=True)
+        if (source := settings.home / name).is_file():
+            write_private(folder / name, source.read_text())
+    if not sealing.has_own_file():
+        say(f"The sealing key is in {sealing.VARIABLE} and not in the backup: keep it, too.")
+    facts = {"format": FORMAT, "made_at": int(time.time()), "revision": revision, "store_id": owner, "dump_sha256": _sha256(dump)}
+    write_private(folder / "manifest.json", json.dumps(facts, indent=1))
+
+
+def restore(settings: Settings, folder: Path, say: Say) -> None:
+    """Put a backup into the home and database of these settings, which have to be empty. Raises StackError and StillhouseError."""
+    facts = _manifest(folder)
+    with _database(settings, must_exist=False):
+        with unit_of_work("api") as s:
+            if s.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")):
+                raise StackError("the database is not empty: name another one in DATABASE_URL, or another home with --home")
+        _run_tool(
+            "pg_restore", "--no-owner", "--single-transaction", "--exit-on-error", f"--dbname={_database_name()}", folder / "database.dump"
+        )
+        say(f"Database: at revision {facts['revision']}.")
+        with unit_of_work("api") as s:
+            check_known(s.connection())
+        _copy_blobs(FolderStore(folder / "blobs"), open_store(get_settings()), facts["store_id"], say)
+    for name in _KEYS:
+        if (folder / name).is_file():
+            write_private(settings.home / name, (folder / name).read_text())
+
+
+@contextlib.contextmanager
+def _database(settings: Settings, *, must_exist: bool) -> Iterator[None]:
+    """The server's database, running: the operator's, that of a stack that runs, or the embedded one, started for this alone."""
+    if "DATABASE_URL" in os.environ:
+        yield
+        return
+    home = open_home(settings.home)
+    if is_cluster(home / "pg") != must_exist:
+        raise StackError(
+            f"{home} has {'no' if must_exist else 'a'} database: name {'its home' if must_exist else 'an empty folder'} with --home"
+        )
+    lock = HomeLock(home)
+    lock.acquire()
+    crew = Crew(home, dict(os.environ), lambda _name, _line: None, lock.fd)
+    try:
+        servers = plan_servers(home, _NO_BROKER)
+        crew.wait_ready([crew.start(part) for part in servers.parts])
+        os.environ["DATABASE_URL"] = servers.database_url
+        _forget()
+        yield
+    except BaseException:
+        if not must_exist:  # what was made is incomplete
+            crew.stop()
+            shutil.rmtree(home / "pg", ignore_errors=True)
+            (home / "state.json").unlink(missing_ok=True)
+        raise
+    finally:
+        os.environ.pop("DATABASE_URL", None)
+        _forget()
+        crew.stop()
+        lock.release()
+
+
+def _forget() -> None:
+    dispose()
+    get_settings.cache_clear()
+
+
+def _database_name() -> str:
+    return str(make_url(get_settings().database_url).database)
+
+
+def _run_tool(tool: str, *arguments: str | Path) -> None:
+    """Run a client program of PostgreSQL on the database of the settings. The password is in no argument list. Raises StackError."""
+    url = make_url(get_settings().database_url)
+    options: dict[str, Any] = {"PGHOST": url.host, "PGPORT": url.port, "PGUSER": url.username, "PGPASSWORD": url.password}
+    options |= {"PGDATABASE": url.database, **{f"PG{name.upper()}": value for name, value in url.query.items() if name.startswith("ssl")}}
+    environment = {**os.environ, **{name: str(value) for name, value in options.items() if value is not None}}
+    command = [str(find_postgres() / tool), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StackError(f"{tool} failed: {done.stderr.strip()}")
+
+
+def _copy_blobs(source: BlobStore, target: BlobStore, owner: str | None, say: Say) -> None:
+    """What is missing. Both stores check that the bytes are those that a name stands for."""
+    if owner is not None and (found := target.claim_for(owner)) != owner:
+        raise StackError(f"{target} belongs to another server ({found}): name an empty one")
+    there = {blob.digest: blob.size_bytes for blob in target.listing()}
+    copied = size = 0
+    for blob in source.listing():
+        if there.get(blob.digest) == blob.size_bytes:
+            continue
+        with source.open(blob.digest) as file:
+            target.put(file)
+        copied, size = copied + 1, size + blob.size_bytes
+    say(f"Blobs: {copied} copied, {size / 1e6:.1f} MB; {len(there)} were there.")
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Raises StackError for what is no whole backup."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        if facts["format"] == FORMAT and _sha256(folder / "database.dump") == facts["dump_sha256"]:
+            return facts
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StackError(f"{folder} holds no finished backup: its manifest.json cannot be read") from error
+    raise StackError(f"{folder} is damaged, or was made by another version: database.dump is not what manifest.json says")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
