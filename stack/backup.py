@@ -69,9 +69,8 @@ def restore(settings: Settings, folder: Path, say: Say) -> None:
         with unit_of_work("api") as s:
             if s.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")):
                 raise StackError("the database is not empty: name another one in DATABASE_URL, or another home with --home")
-        _run_tool(
-            "pg_restore", "--no-owner", "--single-transaction", "--exit-on-error", f"--dbname={_database_name()}", folder / "database.dump"
-        )
+        options = ("--no-owner", "--single-transaction", "--exit-on-error")
+        _run_tool("pg_restore", *options, f"--dbname={_database_name()}", folder / "database.dump")
         say(f"Database: at revision {facts['revision']}.")
         with unit_of_work("api") as s:
             check_known(s.connection())
@@ -88,10 +87,10 @@ def _database(settings: Settings, *, must_exist: bool) -> Iterator[None]:
         yield
         return
     home = open_home(settings.home)
-    if is_cluster(home / "pg") != must_exist:
-        raise StackError(
-            f"{home} has {'no' if must_exist else 'a'} database: name {'its home' if must_exist else 'an empty folder'} with --home"
-        )
+    if must_exist and not is_cluster(home / "pg"):
+        raise StackError(f"{home} has no database: name its home with --home")
+    if not must_exist and is_cluster(home / "pg"):
+        raise StackError(f"{home} has a database: name an empty folder with --home")
     lock = HomeLock(home)
     lock.acquire()
     crew = Crew(home, dict(os.environ), lambda _name, _line: None, lock.fd)
