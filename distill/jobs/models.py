@@ -100,7 +100,6 @@ class Job(Base):
     warnings: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
     error: Mapped[dict[str, Any] | None]
     user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
-    traceparent: Mapped[str | None] = mapped_column(Text)
     """Of the request that made it, where OpenTelemetry's traces are on."""
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     queued_at: Mapped[datetime | None]

@@ -1,4 +1,4 @@
-"""Counters for metrics, how many threads a worker has, and the trace that a job belongs to
+"""Counters for metrics, and how many threads a worker has
 
 Revision: 0027, after 0026
 """
@@ -26,11 +26,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_counters"),
     )
     op.add_column("workers", sa.Column("threads", sa.Integer(), nullable=True))
-    op.add_column("jobs", sa.Column("traceparent", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
-    op.drop_column("jobs", "traceparent")
     op.drop_column("workers", "threads")
     op.drop_table("counters")
