@@ -10,21 +10,21 @@ FIND_PYTHON := for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; exit; }; done; \
 	echo "Python 3.11, 3.12 or 3.13 with venv is needed; name it with PYTHON=" >&2; exit 1
 
-.PHONY: help setup bubblewrap demo serve test test-slow chaos check format openapi cli bench lock sbom audit clean
+.PHONY: help setup system-tools demo serve test test-slow chaos check format openapi cli bench lock sbom audit clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(V)/ready bubblewrap ## make .venv with everything the server, the trainer and the tests need
+setup: $(V)/ready system-tools ## make .venv with everything the server, the trainer and the tests need
 	@:
 
-# The best rung of the sandbox is a program of the system; root installs it, others are told.
-bubblewrap:
-	@command -v bwrap >/dev/null \
-		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing bubblewrap" \
-			&& apt-get update -qq && apt-get install -qq bubblewrap >/dev/null; } \
-		|| echo "bubblewrap is not installed: install the package of this name, or what stands on it is not tested" >&2
+# The best rung of the sandbox and the checker of alert rules are programs of the system; root installs them, others are told.
+system-tools:
+	@for tool in bwrap:bubblewrap promtool:promtool; do command -v "$${tool%:*}" >/dev/null || missing="$$missing $${tool#*:}"; done; \
+	test -z "$$missing" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing$$missing" \
+		&& apt-get update -qq && apt-get install -qq $$missing >/dev/null; } \
+		|| echo "not installed, so what needs them is not tested:$$missing" >&2
 
 demo: $(V)/ready ## compile a program on this machine and show what it gained; TEACHER=name takes another teacher
 	@$(PY) -m examples.trec.demo $(if $(TEACHER),--teacher $(TEACHER))
@@ -32,10 +32,10 @@ demo: $(V)/ready ## compile a program on this machine and show what it gained; T
 serve: $(V)/ready ## start the whole stack on port 8400; Ctrl-C stops it
 	@$(V)/bin/stillhouse-server up $(ARGS)
 
-test: $(V)/ready bubblewrap ## fast tests, on real PostgreSQL and Valkey, a server of each for every process
+test: $(V)/ready system-tools ## fast tests, on real PostgreSQL and Valkey, a server of each for every process
 	@$(PY) -m pytest -q -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(V)/ready bubblewrap ## tests that train, serve, or start the whole stack
+test-slow: $(V)/ready system-tools ## tests that train, serve, or start the whole stack
 	@$(PY) -m pytest -q -m slow --timeout 900 --numprocesses 2 --dist loadfile $(ARGS)
 
 chaos: $(V)/ready ## random faults over many small jobs; RUNS=1000 is how many, SEED=1 decides which

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
@@ -59,6 +62,13 @@ def metrics(world: World, redis_url: str) -> Scraper:
 
 def values(metrics: Scraper, name: str, label: str) -> Mapping[str, float]:
     return {dict(labels)[label]: value for (each, labels), value in metrics.series().items() if each == name}
+
+
+def test_alert_rules_name_metrics_that_there_are(metrics: Scraper) -> None:
+    rules = yaml.safe_load((Path(__file__).parents[3] / "ops" / "prometheus" / "alerts.yml").read_text())
+    text = " ".join(rule["expr"] for group in rules["groups"] for rule in group["rules"])
+    named = {word.removesuffix("_total") for word in re.findall(r"stillhouse_\w+", text)}
+    assert named <= set(metrics.families())
 
 
 def test_jobs_steps_and_queues(world: World, metrics: Scraper) -> None:
