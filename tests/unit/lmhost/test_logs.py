@@ -18,6 +18,11 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers.clear()  # pytest's would be closed, and used again
+    # What earlier tests of this process left: an LM host has a process of its own.
+    logging.captureWarnings(False)
+    for name in ("uvicorn", "uvicorn.error", "py.warnings"):
+        for attribute, value in {"propagate": True, "disabled": False, "handlers": []}.items():
+            monkeypatch.setattr(logging.getLogger(name), attribute, value)
     monkeypatch.setattr(tqdm, "__init__", tqdm.__init__)
     yield
     logging.captureWarnings(False)
