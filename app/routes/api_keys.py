@@ -87,5 +87,5 @@ def delete_api_key(
     """From the next request on it is refused. Its id stays, since objects name who made them. Operators revoke keys of all projects."""
     owner = keys.project_of(session, key_id) if caller.operates else None
     key = keys.revoke(session, owner or caller.project_id, key_id)
-    cancelled = cancelling.cancel_all(session, None, JobFilter(created_by=key.id), list(JobKind)) if cancel_jobs else []
+    cancelled, _ = cancelling.cancel_all(session, None, JobFilter(created_by=key.id), list(JobKind)) if cancel_jobs else ([], False)
     return KeyRevoked(id=key_id, object="api_key", cancelled_jobs=len(cancelled))

@@ -186,8 +186,8 @@ def cancel_compile_jobs(body: CancelMany, caller: JobActor, session: SessionDep)
     """Asks all open jobs that the filter names to stop, the oldest first and at most 500; while `has_more` is true, ask again."""
     narrow = JobFilter(status=body.status, program=body.program, created_by=caller.key_id if body.created_by == "me" else body.created_by)
     project_id = chosen_project_id(session, caller, body.project)
-    found = cancelling.cancel_all(session, project_id, narrow, [JobKind.COMPILE], MOST_CANCELLED)
-    return CancelledJobs(data=[CancelledJob(id=job.id, status=job.status) for job in found], has_more=len(found) == MOST_CANCELLED)
+    found, has_more = cancelling.cancel_all(session, project_id, narrow, [JobKind.COMPILE], MOST_CANCELLED)
+    return CancelledJobs(data=[CancelledJob(id=job.id, status=job.status) for job in found], has_more=has_more)
 
 
 @routes.post("/compile_jobs/{job_id}/start", summary="Start a created job", responses=errors(404, 409))

@@ -24,6 +24,7 @@ from distill.pipeline.refusals import Reason, Refused
 from distill.storage import BlobStore
 
 Json = dict[str, Any]
+_INCOMPLETE = "work_item_incomplete"
 Ended = Literal["succeeded", "failed", "queued"]
 
 
@@ -128,13 +129,15 @@ def release(s: Session, project_id: str, item_id: int, fence: int) -> None:
 
 
 def give_up(s: Session, project_id: str, item_id: int, fence: int, code: str, message: str) -> Literal["queued", "failed"]:
-    """Give an item back that its client cannot end: it is tried again, or with its last attempt its job fails with this error.
+    """Give an item back that its client cannot end: its job fails with this error, at once or with the item's last attempt.
+
+    Only an item that lacked something is tried again: a refusal of what was sent would be paid for, and met, at every attempt.
 
     Raises NotFound, LostLease.
     """
     held, _ = client_items.find(s, project_id, item_id, fence)
     fault = JobFault(code, f"The client could not end its work: {message}", "system", retryable=True)
-    return "queued" if claims.fail(s, held, fault, retryable=True) else "failed"
+    return "queued" if claims.fail(s, held, fault, retryable=code == _INCOMPLETE) else "failed"
 
 
 # ------------------------------------------------------------------ its end
@@ -184,11 +187,14 @@ def _given_back(s: Session, held: Claim, piece: Slice) -> Literal["queued", "fai
     """An item whose LM host is away waits for it, and costs no attempt; one that met more trouble than a few examples do costs one. None
     for one that is to be published."""
     troubles = {index: why for index, why in piece.undecided.items() if why[0] in leftovers.OF_HOST}
-    if troubles and waits.of_item(s, held.item_id):
+    codes = {code for code, _ in troubles.values()}
+    if troubles and (waits.of_item(s, held.item_id) or codes <= leftovers.AWAY):
         claims.release(s, held)
         return "queued"
     if not troubles or leftovers.is_last_try(held) or leftovers.are_few(piece, troubles):
         return None
+    if held.step is Step.EVALUATE and len(troubles) <= 2 and codes <= leftovers.ONE_BY_ONE:
+        return None  # they are put off, and asked one by one
     code, message = next(iter(troubles.values()))
     fault = JobFault(code, f"{len(troubles)} examples could not be run: {message}", "system", retryable=True)
     return "queued" if claims.fail(s, held, fault, retryable=True) else "failed"
@@ -211,7 +217,7 @@ def _check_whole(piece: Slice) -> None:
             f"{len(lacking)} of {len(piece.items)} examples lack a trace or a score; send them, or name those that cannot be run in "
             "`undecided`"
         )
-        raise Conflict(message, code="work_item_incomplete", details=details)
+        raise Conflict(message, code=_INCOMPLETE, details=details)
 
 
 def _what_lacks(piece: Slice, item: Item) -> str:

@@ -13,7 +13,9 @@ from distill.jobs.status import Step
 Json = dict[str, Any]
 ONE_BY_ONE = frozenset({"timeout", "unavailable", "bad_answer"})
 """Trouble that may be an example's own: a host that answers the others, and never this one."""
-OF_HOST = ONE_BY_ONE | {"connection_waiting", "model_loading", "rate_limited", "quota_exhausted"}
+AWAY = frozenset({"connection_waiting", "model_loading"})
+"""Trouble that says itself that it passes: nothing was asked of the host."""
+OF_HOST = ONE_BY_ONE | AWAY | {"rate_limited", "quota_exhausted"}
 """Trouble that may be over when the example is asked again."""
 
 

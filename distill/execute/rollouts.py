@@ -269,12 +269,12 @@ def _refusal(piece: Slice, code: str, message: str) -> Reason:
 
 
 def _give_up_after(running: _Running, bad_rounds: int) -> None:
-    """Raises Troubled when the rounds are used up."""
+    """Raises Troubled when the rounds are used up; Stopped where a connection was tried and has not answered."""
     if bad_rounds < ROUNDS:
         return
+    running.reach.fail_try()  # a host that has answered nothing says nothing about the examples
     of_examples = all(code in leftovers.ONE_BY_ONE for code, _ in running.troubles.values())
     if not of_examples or not (leftovers.is_last_try(running.work.claim) or leftovers.are_few(running.piece, running.troubles)):
-        running.reach.fail_try()
         code, message = next(iter(running.troubles.values()))
         raise Troubled(code, f"{len(running.troubles)} examples could not be run: {message}")
     running.piece.undecided.update(running.troubles)

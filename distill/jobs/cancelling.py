@@ -15,8 +15,11 @@ from distill.jobs.status import JobKind, JobStatus
 _OPEN = [str(status) for status in JobStatus if not status.is_terminal]
 
 
-def cancel_all(s: Session, project_id: str | None, narrow: JobFilter, kinds: Sequence[JobKind], limit: int | None = None) -> list[Job]:
-    """The jobs that were asked to stop, the oldest first, at most `limit`; of all projects where `project_id` is None.
+def cancel_all(
+    s: Session, project_id: str | None, narrow: JobFilter, kinds: Sequence[JobKind], limit: int | None = None
+) -> tuple[list[Job], bool]:
+    """The jobs that were asked to stop, the oldest first, at most `limit`, and whether there may be more; of all projects where
+    `project_id` is None.
 
     A job that ends while this goes on is left out.
     """
@@ -29,4 +32,4 @@ def cancel_all(s: Session, project_id: str | None, narrow: JobFilter, kinds: Seq
         job = repository.lock(s, job_id)
         if not JobStatus(job.status).is_terminal:
             cancelled.append(service.cancel(s, job.project_id, job_id, JobKind(job.kind)))
-    return cancelled
+    return cancelled, len(found) == limit

@@ -165,6 +165,7 @@ UPDATE work_items w
    SET status = CASE WHEN w.losses + 1 >= :poison AND w.queue <> 'client' THEN 'failed' ELSE 'queued' END, losses = w.losses + 1,
        attempts = GREATEST(w.attempts - 1, 0), width = 0, lease_owner = NULL, lease_expires_at = NULL,
        run_after = clock_timestamp(), hinted_at = clock_timestamp(),
+       waits_since = CASE WHEN w.queue <> 'client' THEN w.waits_since END, -- a client that is gone is no connection that is away
        finished_at = CASE WHEN w.losses + 1 >= :poison AND w.queue <> 'client' THEN clock_timestamp() END
  WHERE w.id = (
    SELECT id FROM work_items

@@ -29,7 +29,7 @@ WITH asked AS (
   SELECT queues, capabilities FROM workers WHERE seen_at > clock_timestamp() - make_interval(secs => :silence)
 ), kinds AS (
   SELECT w.job_id, w.queue, w.needs, w.connections, w.held, min(w.run_after) AS run_after
-    FROM work_items w JOIN asked a ON a.id = w.job_id AND a.step = w.step
+    FROM work_items w JOIN asked a ON a.id = w.job_id AND a.step = replace(w.step, 'assemble', 'prepare')
    WHERE w.status = 'queued' GROUP BY w.job_id, w.queue, w.needs, w.connections, w.held
 ), leased AS (
   SELECT w.job_id, j.project_id, sum(w.width) AS width

@@ -119,6 +119,14 @@ class TestReasons:
             workers.seen(s, "w2", ["light"], WORKER.capabilities)
         assert reason(job_id) == "no worker is alive for the queue rollouts"
 
+    def test_no_worker_listens_where_the_last_part_of_prepare_waits(self, world: World) -> None:
+        job_id = world.submit()
+        with unit_of_work() as s:
+            steps.open_step(s, repository.lock(s, job_id), Step.ASSEMBLE, [steps.NewItem("assemble", {}, 1)])
+            s.execute(text("UPDATE jobs SET step = 'prepare' WHERE id = :id"), {"id": job_id})
+            workers.gone(s, "w1")
+        assert reason(job_id) == "no worker is alive for the queue light"
+
     def test_no_worker_can(self, world: World) -> None:
         job_id = world.submit()
         execute("UPDATE work_items SET needs = '{runtime:py313}'")

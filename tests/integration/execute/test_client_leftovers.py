@@ -11,6 +11,8 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from distill.db import unit_of_work
+from distill.jobs import claims
+from distill.settings import get_settings
 from tests.integration.execute.client_player import METRIC, TOML, Player, answers, create
 from tests.integration.execute.house import House, configured
 from tests.support.scripted_lm import Fail, ScriptedLM
@@ -74,6 +76,44 @@ def test_an_item_that_its_client_cannot_end_fails_the_job_with_the_reason(house:
     assert job.error is not None
     assert (job.error["code"], job.error["category"], job.error["step"]) == ("work_item_incomplete", "system", "bootstrap")
     assert error["message"] in job.error["message"]
+
+
+def test_a_refusal_of_what_was_sent_fails_the_job_at_once(house: House, api: TestClient) -> None:
+    """Its rollouts would be paid for again at every attempt, and refused again."""
+    job_id = in_bootstrap(house, api)
+    item = Player(api).claim(job_id)
+    assert item is not None
+    error = {"code": "unknown_lm", "message": "traces[0]: there is no LM of this name"}
+    reply = api.post("/v1/work_items/release", json={"id": item["id"], "fence": item["fence"], "error": error})
+    assert reply.json()["status"] == "failed"
+    found = house.job(job_id)
+    assert (found.status, found.error and found.error["code"]) == ("failed", "unknown_lm")
+
+
+def test_a_model_that_is_still_loading_costs_no_attempt(house: House, api: TestClient) -> None:
+    job_id = in_bootstrap(house, api)
+    player = Player(api)
+    for _ in range(6):  # more than an item has attempts
+        item = player.claim(job_id)
+        assert item is not None
+        assert item["attempt"] == 1
+        assert player.publish(item, undecided=away(item, "model_loading")).json()["status"] == "queued"
+        due_now(job_id)
+
+
+def test_a_client_that_is_gone_does_not_count_as_a_connection_that_is_away(
+    house: House, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = Player(api).claim(in_bootstrap(house, api))
+    assert item is not None
+    number = {"id": int(item["id"].removeprefix("work-"))}
+    monkeypatch.setenv("STILLHOUSE_TIMERS__LEASE_SECONDS", "1")  # the server has been up for longer
+    get_settings.cache_clear()
+    with unit_of_work() as s:
+        changed = "waits_since = clock_timestamp() - interval '1 hour', lease_expires_at = clock_timestamp() - interval '1 day'"
+        s.execute(text(f"UPDATE work_items SET {changed} WHERE id = :id"), number)
+        assert claims.reap(s) == number["id"]
+        assert s.scalar(text("SELECT waits_since FROM work_items WHERE id = :id"), number) is None
 
 
 def due_now(job_id: str) -> None:
