@@ -12,7 +12,10 @@ Change = Literal["fix", "regression", "same", "undecided"]
 
 
 class EvaluationsRead(Reply):
-    """Scores with 95 % intervals, by role, and the verdict on the compiled program."""
+    """Scores with 95 % intervals, by role, and the verdict on the compiled program.
+
+    `undecided` counts the examples that could not be run; they are not in `n`.
+    """
 
     object: Literal["list"] = "list"
     data: list[dict[str, Any]]
@@ -20,6 +23,11 @@ class EvaluationsRead(Reply):
     n: int | None
     metric: str | None
     delta: dict[str, Any] | None
+    references: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Answers that ask no model, fitted on the same rows: `majority_class` and `tfidf`, each with the compiled program's "
+        "`delta` to it. Empty where the rows have no labels",
+    )
     note: str | None = Field(default=None, description="Why no verdict is possible, where none is")
 
 

@@ -19,7 +19,14 @@ def evaluations_read(job: Job) -> EvaluationsRead:
     known: Mapping[str, Any] = job.evaluation or {}
     roles = [{"role": name, **report} for name, report in known.items() if isinstance(report, dict) and "score" in report]
     note = next((warning["message"] for warning in job.warnings if warning["code"] in NO_VERDICT), None)
-    return EvaluationsRead(data=roles, n=known.get("n"), metric=known.get("metric"), delta=known.get("delta"), note=note)
+    return EvaluationsRead(
+        data=roles,
+        n=known.get("n"),
+        metric=known.get("metric"),
+        delta=known.get("delta"),
+        references=known.get("references") or {},
+        note=note,
+    )
 
 
 def pair_read(pair: Pair, dataset: str, row: Mapping[str, Any]) -> PairRead:

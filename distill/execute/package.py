@@ -3,16 +3,17 @@
 import copy
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.catalog import artifacts, blobs, held_out
 from distill.catalog.models import Model
 from distill.db import Session, unit_of_work
 from distill.execute import context as contexts
-from distill.execute import flow
+from distill.execute import flow, rollout_facts
 from distill.execute.context import JobContext
 from distill.execute.ports import Ports
+from distill.execute.references import references_of
 from distill.execute.work import Work
 from distill.jobs import repository
 from distill.jobs.models import FineTuneJob, Job
@@ -51,6 +52,9 @@ def run(work: Work, ports: Ports) -> None:
         trained = Trained(keys, {model.id: model for model in models_of(s, job.job_id)})
         holdout = _holdout(ports.store, job)
         facts = _facts(job, trained, row.evaluation, holdout)
+        compiled = rollout_facts.compiled_outcomes(s, job.job_id)
+    if facts.evaluation is not None and (references := references_of(job, ports.store, compiled)) is not None:
+        facts = replace(facts, evaluation={**facts.evaluation, "references": references})
     files = dict(_lora_files(trained.models))
     for name, content in _texts(job, facts).items():
         files[name] = _entry(ports.store, content)
@@ -59,6 +63,7 @@ def run(work: Work, ports: Ports) -> None:
     files["manifest.json"] = _entry(ports.store, text)
 
     def keep(s: Session) -> None:
+        repository.by_id(s, job.job_id).evaluation = None if facts.evaluation is None else dict(facts.evaluation)
         blobs.register(s, ports.store, *(entry["digest"] for entry in files.values()))
         made = artifacts.create(
             s,

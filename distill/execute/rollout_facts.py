@@ -11,6 +11,7 @@ from distill.catalog.row_facts import UNDECIDED, NewFact
 from distill.db import Session
 from distill.execute.context import JobContext
 from distill.jobs.pairs import score_of
+from distill.jobs.trained import COMPILED
 from distill.pipeline.costs import TOKENS
 from distill.pipeline.evaluate import Outcome, evaluation
 from distill.pipeline.plan import roles_to_evaluate
@@ -84,7 +85,13 @@ def evaluation_of(s: Session, job: JobContext) -> dict[str, Any] | None:
     outcomes = {role: [_outcome(fact) for fact in row_facts.every(s, job.job_id, "rollout", role)] for role in roles}
     decided = {role: [outcome for outcome in found if outcome.status != UNDECIDED] for role, found in outcomes.items()}
     beaten = {"artifact": job.spec.incumbent_artifact, "alias": job.spec.evaluate.incumbent}
-    return evaluation(decided, metric_name(job.spec.metric), beaten)
+    undecided = {role: len(found) - len(decided[role]) for role, found in outcomes.items()}
+    return evaluation(decided, metric_name(job.spec.metric), beaten, undecided)
+
+
+def compiled_outcomes(s: Session, job_id: str) -> list[Outcome]:
+    """How the compiled program did on each held-out example that was run."""
+    return [_outcome(fact) for fact in row_facts.every(s, job_id, "rollout", COMPILED) if fact.status != UNDECIDED]
 
 
 def _outcome(fact: RowFact) -> Outcome:

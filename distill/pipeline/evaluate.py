@@ -44,12 +44,13 @@ def _score(trace: Mapping[str, Any], score: Mapping[str, Any] | None) -> float |
     return float(score["value"]) if score["status"] == "ok" and score["value"] is not None else 0.0
 
 
-def role_report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Score with its interval, what went wrong, time and tokens of one role."""
+def role_report(outcomes: Sequence[Outcome], undecided: int = 0) -> dict[str, Any]:
+    """Score with its interval, what went wrong, time and tokens of one role; `undecided` examples could not be run and are not in it."""
     interval = mean_interval([o.score for o in outcomes if o.score is not None])
     return {
         **_rounded(interval),
         "n": len(outcomes),
+        "undecided": undecided,
         "scored": sum(o.score is not None for o in outcomes),
         "parse_failures": sum(o.status == "unparsable" for o in outcomes),
         "failures": sum(o.status == "failed" for o in outcomes),
@@ -58,12 +59,17 @@ def role_report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def evaluation(by_role: Mapping[str, Sequence[Outcome]], metric: str, incumbent: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """The job's `evaluation`; None when nothing was held out."""
+def evaluation(
+    by_role: Mapping[str, Sequence[Outcome]],
+    metric: str,
+    incumbent: Mapping[str, Any] | None = None,
+    undecided: Mapping[str, int] | None = None,
+) -> dict[str, Any] | None:
+    """The job's `evaluation`; None when nothing was held out. `undecided` counts by role the examples that could not be run."""
     if not any(by_role.values()):
         return None
     report: dict[str, Any] = {"n": max(len(outcomes) for outcomes in by_role.values()), "metric": metric}
-    report.update({role: role_report(outcomes) for role, outcomes in by_role.items()})
+    report.update({role: role_report(outcomes, (undecided or {}).get(role, 0)) for role, outcomes in by_role.items()})
     if incumbent is not None and "incumbent" in report:
         report["incumbent"] = {**incumbent, **report["incumbent"]}
     report["delta"] = delta(by_role)
@@ -80,17 +86,25 @@ def delta(by_role: Mapping[str, Sequence[Outcome]]) -> dict[str, Any] | None:
     if against is None or not by_role.get("compiled"):
         return None
     ours, theirs = _paired(by_role["compiled"], by_role[against])
-    difference = paired_difference(ours, theirs)
     p_value = mcnemar(ours, theirs)
     return {
         "against": against,
-        "pairs": len(ours),
-        **_rounded(difference, "value"),
-        "verdict": str(verdict(difference)),
+        **_difference(ours, theirs),
         "fixes": sum(a > b for a, b in zip(ours, theirs, strict=True)),
         "regressions": sum(a < b for a, b in zip(ours, theirs, strict=True)),
         "p_value": None if p_value is None else round(p_value, 6),
     }
+
+
+def reference_report(scores: Mapping[int, float], compiled: Sequence[Outcome]) -> dict[str, Any]:
+    """The score of answers that ask no model, and how the compiled program compares over the examples that both have a score for."""
+    ours, theirs = _paired(compiled, [Outcome(example, score, "ok") for example, score in scores.items()])
+    return {**_rounded(mean_interval(list(scores.values()))), "n": len(scores), "delta": _difference(ours, theirs)}
+
+
+def _difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    difference = paired_difference(ours, theirs)
+    return {"pairs": len(ours), **_rounded(difference, "value"), "verdict": str(verdict(difference))}
 
 
 def verdict(difference: Interval | None) -> Verdict:

@@ -12,6 +12,7 @@ from distill.redaction import redact_text, redacted
 
 FORMAT = 1
 ROLES = ("baseline", "baseline_constrained", "incumbent", "teacher", "compiled")
+REFERENCES = {"majority_class": "majority class", "tfidf": "TF-IDF"}
 
 
 @dataclass(frozen=True)
@@ -110,27 +111,36 @@ def _scores(evaluation: Mapping[str, Any] | None) -> Iterable[str]:
         return
     yield f"{evaluation['n']} held-out examples, metric `{evaluation['metric']}`, 95 % intervals."
     yield ""
-    yield "| program | score | interval | unparsable answers |"
-    yield "| --- | --- | --- | --- |"
+    yield "| program | score | interval | n | undecided | unparsable answers |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for role in ROLES:
         if role in evaluation:
             yield _score_line(role, evaluation[role])
+    references = evaluation.get("references") or {}
+    for key, name in REFERENCES.items():
+        if key in references:
+            yield _score_line(name, references[key])
     if evaluation.get("delta"):
         yield ""
-        yield _delta_line(evaluation["delta"])
+        yield _delta_line(evaluation["delta"], references)
 
 
 def _score_line(role: str, report: Mapping[str, Any]) -> str:
+    counts = " | ".join(str(report.get(name, "–")) for name in ("n", "undecided", "parse_failures"))
     if report.get("score") is None:
-        return f"| {role} | – | – | {report['parse_failures']} |"
-    return f"| {role} | {report['score']:.3f} | {report['low']:.3f} to {report['high']:.3f} | {report['parse_failures']} |"
+        return f"| {role} | – | – | {counts} |"
+    return f"| {role} | {report['score']:.3f} | {report['low']:.3f} to {report['high']:.3f} | {counts} |"
 
 
-def _delta_line(delta: Mapping[str, Any]) -> str:
+def _delta_line(delta: Mapping[str, Any], references: Mapping[str, Any]) -> str:
     if delta.get("value") is None:
         return f"Compared with `{delta['against']}`: too few pairs to say."
     span = f"{delta['low']:+.3f} to {delta['high']:+.3f}"
-    return f"Compared with `{delta['against']}`: **{delta['verdict']}**, {delta['value']:+.3f} ({span})."
+    line = f"Compared with `{delta['against']}`: **{delta['verdict']}**, {delta['value']:+.3f} ({span})."
+    not_beaten = [name for key, name in REFERENCES.items() if key in references and references[key]["delta"]["verdict"] != "better"]
+    if not_beaten and delta["verdict"] == "better":
+        line += f" It is not better than {' or '.join(not_beaten)}."
+    return line
 
 
 def _predictor_table(predictors: Iterable[TunedPredictor]) -> Iterable[str]:

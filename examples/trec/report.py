@@ -15,6 +15,7 @@ ROLES = {
     "teacher": "teacher",
     "compiled": "student, compiled",
 }
+REFERENCES = {"majority_class": "majority class", "tfidf": "TF-IDF, logistic regression"}
 OWN_TEACHER = (
     "It shows the whole pipeline at work: a small model, shown demos and held to the allowed answers, was its own teacher, and learned "
     "from those of its sampled answers that the metric found right."
@@ -33,6 +34,7 @@ def build_report(job: CompileJob, setup_seconds: float, total_seconds: float, se
     delta = evaluation.get("delta") or {}
     return {
         **roles,
+        "references": {name: _reference(found) for name, found in (evaluation.get("references") or {}).items()},
         "delta": {key: delta.get(key) for key in ("against", "value", "low", "high")},
         "seconds": {"setup": round(setup_seconds, 1), **_step_seconds(job), "total": round(total_seconds, 1)},
         "teacher_calls": teacher_calls(job),
@@ -53,17 +55,23 @@ def lm_calls(job: CompileJob) -> int:
 
 
 def results_table(report: dict[str, Any], teacher: str) -> Table:
-    """One line a role: score with its 95 % interval, n, parse failures. `teacher` says who taught."""
+    """One line a role or reference: score with its 95 % interval, n, undecided examples, parse failures. `teacher` says who taught."""
     table = Table(title="Held-out questions, each asked once")
-    for name in ("program", "correct", "95 % interval", "n", "parse failures"):
+    for name in ("program", "correct", "95 % interval", "n", "undecided", "parse failures"):
         table.add_column(name, justify="left" if name == "program" else "right")
     for role, label in ROLES.items():
         if role in report:
             row = report[role]
             interval = f"{row['low']:.1%} to {row['high']:.1%}"
             shown = f"{label} ({teacher})" if role == "teacher" else label
-            table.add_row(shown, f"{row['score']:.1%}", interval, str(row["n"]), str(row["parse_failures"]))
+            table.add_row(shown, f"{row['score']:.1%}", interval, *_counts(row))
+    for name, row in report["references"].items():
+        table.add_row(REFERENCES[name], f"{row['score']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", *_counts(row))
     return table
+
+
+def _counts(row: dict[str, Any]) -> list[str]:
+    return [str(row.get(name, "–")) for name in ("n", "undecided", "parse_failures")]
 
 
 def seconds_table(report: dict[str, Any]) -> Table:
@@ -81,11 +89,20 @@ def delta_line(report: dict[str, Any]) -> str:
     if delta.get("value") is None:
         return "No difference could be computed."
     against = ROLES.get(delta["against"], delta["against"])
-    return f"compiled minus {against}: {delta['value']:+.1%} (95 % interval {delta['low']:+.1%} to {delta['high']:+.1%})"
+    line = f"compiled minus {against}: {delta['value']:+.1%} (95 % interval {delta['low']:+.1%} to {delta['high']:+.1%})"
+    not_beaten = [REFERENCES[name] for name, row in report["references"].items() if row["verdict"] != "better"]
+    return line + (f"\nThe compiled program is not better than {' or '.join(not_beaten)}." if not_beaten else "")
+
+
+def _reference(row: dict[str, Any]) -> dict[str, Any]:
+    return {**{key: row[key] for key in ("score", "n", "low", "high")}, "verdict": row["delta"]["verdict"]}
 
 
 def _role(row: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
-    return {"n": evaluation.get("n"), **{key: row[key] for key in ("score", "n", "low", "high", "parse_failures") if key in row}}
+    return {
+        "n": evaluation.get("n"),
+        **{key: row[key] for key in ("score", "n", "undecided", "low", "high", "parse_failures") if key in row},
+    }
 
 
 def _step_seconds(job: CompileJob) -> dict[str, float]:

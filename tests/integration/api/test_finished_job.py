@@ -88,6 +88,8 @@ class TestFinishedJob:
         evaluation = jobs.evaluation(job.id)
         assert {role.role for role in evaluation.data} == {"baseline", "teacher", "compiled"}
         assert (evaluation.delta or {})["fixes"] == 8
+        assert evaluation.references == job.evaluation["references"]
+        assert {role.undecided for role in evaluation.data} == {0}
         fixes = list(jobs.pairs(job.id, change="fix", limit=5))
         assert [pair.row for pair in fixes] == [1, 2, 4, 5, 7, 8, 10, 11]
         assert fixes[0].data == rows(1)[0]

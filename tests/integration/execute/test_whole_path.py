@@ -19,11 +19,15 @@ class TestCompile:
         assert job.evaluation["teacher"]["score"] == 1.0
         assert job.evaluation["compiled"]["score"] == 1.0
         assert job.evaluation["delta"]["verdict"] == "better"
+        majority, tfidf = (job.evaluation["references"][name] for name in ("majority_class", "tfidf"))
+        assert (majority["field"], majority["rows"], majority["n"], majority["score"]) == ("category", 24, 12, 0.3333)
+        assert (tfidf["score"], tfidf["delta"]["value"]) == (1.0, 0.0)
         with unit_of_work() as s:
             artifact = artifacts.of_job(s, job.id)
             assert artifact is not None
             manifest = json.loads(artifact.manifest)
             models = {name: row.model_id for row in repository.fine_tune_jobs(s, job.id) for name in row.predictors}
+        assert manifest["evaluation"] == job.evaluation
         assert {name: part["model"] for name, part in manifest["predictors"].items()} == models
         assert len(set(models.values())) == 2
         assert set(house.host.loaded) == set(models.values())

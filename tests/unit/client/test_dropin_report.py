@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import dspy
+import pytest
 
 import stillhouse
+from stillhouse.cli.job_view import show_job
 from stillhouse.dropin.failed import failed_examples
 from stillhouse.dropin.report import report
 from stillhouse.types import CompileJob
@@ -17,10 +19,15 @@ CHILDREN = [
     {"id": "ftjob-2", "status": "running", "lm": "student", "predictor": "reply", "rows": 498},
 ]
 EVALUATION = {
-    "baseline": {"score": 0.41, "low": 0.354, "high": 0.467, "parse_failures": 22},
+    "baseline": {"score": 0.41, "low": 0.354, "high": 0.467, "n": 298, "undecided": 2, "parse_failures": 22},
     "teacher": {"score": None},
     "compiled": {"score": 0.843, "low": 0.797, "high": 0.882},
     "delta": {"against": "baseline", "value": 0.433, "low": 0.38, "high": 0.486, "verdict": "better"},
+}
+
+REFERENCES = {
+    "majority_class": {"score": 0.4, "low": 0.34, "high": 0.46, "n": 300, "delta": {"value": 0.443, "verdict": "better"}},
+    "tfidf": {"score": 0.82, "low": 0.77, "high": 0.86, "n": 300, "delta": {"value": 0.023, "verdict": "inconclusive"}},
 }
 
 
@@ -54,13 +61,30 @@ class TestReport:
             "classify   512   12        1.931 → 0.208  sh-classify",
             "reply      498   0         –              running",
             "",
-            "role      score  95 % interval   parse failures",
-            "baseline  0.410  0.354 to 0.467  22",
-            "compiled  0.843  0.797 to 0.882  –",
+            "role      score  95 % interval   n    undecided  parse failures",
+            "baseline  0.410  0.354 to 0.467  298  2          22",
+            "compiled  0.843  0.797 to 0.882  –    –          –",
             "",
             "compiled against baseline: +0.433 (+0.380 to +0.486), better",
             "cost $0.12",
         ]
+
+    def test_answers_that_ask_no_model_stand_below_and_a_verdict_names_those_not_beaten(self) -> None:
+        body = job("succeeded", evaluation={**EVALUATION, "references": REFERENCES})
+        lines = told(body, {"data": []}, curves()).split("\n")
+        assert lines[5:] == [
+            "majority class  0.400  0.340 to 0.460  300  –          –",
+            "TF-IDF          0.820  0.770 to 0.860  300  –          –",
+            "",
+            "compiled against baseline: +0.433 (+0.380 to +0.486), better, but not better than TF-IDF",
+        ]
+
+    def test_the_command_line_shows_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
+        show_job(CompileJob.model_validate(job("succeeded", evaluation={**EVALUATION, "references": REFERENCES})), as_json=False)
+        shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert "baseline 0.410 0.354 to 0.467 298 2 22" in shown
+        assert "TF-IDF 0.820 0.770 to 0.860 300 – –" in shown
+        assert "compared with baseline: +0.433 (+0.380 to +0.486), better, but not better than TF-IDF" in shown
 
     def test_a_shared_model_has_a_row_for_each_predictor(self) -> None:
         shared = [{**CHILDREN[0], "predictor": ""}]

@@ -16,12 +16,13 @@ DELTA |= {"pairs": 300, "fixes": 14, "regressions": 1}
 EVALUATION = {
     "data": [
         {
-            "role": "compiled", "score": 0.843, "low": 0.797, "high": 0.882, "parse_failures": 1,
+            "role": "compiled", "score": 0.843, "low": 0.797, "high": 0.882, "n": 299, "undecided": 1, "parse_failures": 1,
             "latency_seconds": {"median": 0.25}, "usage": {"prompt_tokens": 900, "completion_tokens": 30},
         },
         {"role": "incumbent", "score": 0.807, "low": 0.758, "high": 0.85, "parse_failures": 2},
     ],
     "n": 300, "metric": "exact_match(category)", "delta": DELTA,
+    "references": {"tfidf": {"score": 0.85, "low": 0.8, "high": 0.89, "n": 300, "delta": {"verdict": "inconclusive"}}},
 }  # fmt: skip
 PAIR = {
     "row": 7, "change": "regression", "data": {"message": "a | b\n<script>", "category": "billing"},
@@ -43,8 +44,10 @@ class TestReport:
         done = job("succeeded", program_name="support-router", artifact={"id": "art-2", "name": "support-router"})
         page, nothing = {"data": [PAIR], "has_more": False}, {"data": [], "has_more": False}
         text, asked = report(monkeypatch, done, EVALUATION, page, nothing)
-        assert "| compiled | 0.843 | 0.797 to 0.882 | 1 | 0.25 | 900 | 30 |" in text
-        assert "Compared with incumbent: **better**, +0.036 (+0.004 to +0.068); 300 pairs, 14 fixes, 1 regressions." in text
+        assert "| compiled | 0.843 | 0.797 to 0.882 | 299 | 1 | 1 | 0.25 | 900 | 30 |" in text
+        assert "| TF-IDF | 0.850 | 0.800 to 0.890 | 300 | – | – | – | – | – |" in text
+        verdict = "**better**, but not better than TF-IDF, +0.036 (+0.004 to +0.068); 300 pairs, 14 fixes, 1 regressions."
+        assert f"Compared with incumbent: {verdict}" in text
         assert "## Regressions (1)" in text
         assert "## Fixes" not in text
         assert "Artifact `art-2`." in text

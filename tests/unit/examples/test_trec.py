@@ -111,6 +111,7 @@ def job(teacher_calls: int) -> CompileJob:
                 "baseline_constrained": score,
                 "compiled": {**score, "score": 0.75},
                 "delta": {"against": "baseline_constrained", "value": 0.25, "low": 0.1, "high": 0.4, "verdict": "better"},
+                "references": {"tfidf": {"score": 0.8, "low": 0.7, "high": 0.9, "n": 30, "delta": {"verdict": "inconclusive"}}},
             },
             "artifact": {"id": "art-1"},
         }
@@ -134,5 +135,9 @@ class TestReport:
         }
         console = Console(width=120, record=True, file=io.StringIO())
         console.print(reporting.results_table(report, "the same model"))
-        assert "teacher (the same model)" in console.export_text()
-        assert reporting.delta_line(report) == ("compiled minus student, answers constrained: +25.0% (95 % interval +10.0% to +40.0%)")
+        assert "teacher (the same model)" in console.export_text(clear=False)
+        assert "TF-IDF, logistic regression" in console.export_text(clear=False)
+        assert reporting.delta_line(report) == (
+            "compiled minus student, answers constrained: +25.0% (95 % interval +10.0% to +40.0%)\n"
+            "The compiled program is not better than TF-IDF, logistic regression."
+        )

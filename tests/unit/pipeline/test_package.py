@@ -19,9 +19,10 @@ FACTS = Facts(
     evaluation={
         "n": 300,
         "metric": "exact_match(category)",
-        "baseline": {"score": 0.41, "low": 0.354, "high": 0.467, "parse_failures": 22},
-        "compiled": {"score": 0.843, "low": 0.797, "high": 0.882, "parse_failures": 1},
+        "baseline": {"score": 0.41, "low": 0.354, "high": 0.467, "n": 298, "undecided": 2, "parse_failures": 22},
+        "compiled": {"score": 0.843, "low": 0.797, "high": 0.882, "n": 300, "undecided": 0, "parse_failures": 1},
         "delta": {"against": "baseline", "value": 0.433, "low": 0.37, "high": 0.49, "verdict": "better"},
+        "references": {"tfidf": {"score": 0.82, "low": 0.77, "high": 0.86, "n": 300, "delta": {"verdict": "inconclusive"}}},
     },
     holdout_digests=["v1:x"],
     demos={"taken": "auto"},
@@ -61,9 +62,10 @@ class TestManifest:
 class TestReadme:
     def test_has_the_before_and_after_table(self) -> None:
         text = readme(FACTS).decode()
-        assert "| baseline | 0.410 | 0.354 to 0.467 | 22 |" in text
-        assert "| compiled | 0.843 | 0.797 to 0.882 | 1 |" in text
-        assert "**better**, +0.433 (+0.370 to +0.490)" in text
+        assert "| baseline | 0.410 | 0.354 to 0.467 | 298 | 2 | 22 |" in text
+        assert "| compiled | 0.843 | 0.797 to 0.882 | 300 | 0 | 1 |" in text
+        assert "| TF-IDF | 0.820 | 0.770 to 0.860 | 300 | – | – |" in text
+        assert "**better**, +0.433 (+0.370 to +0.490). It is not better than TF-IDF." in text
 
     def test_without_a_holdout_it_says_that_no_verdict_is_possible(self) -> None:
         assert "Nothing was held out" in readme(replace(FACTS, evaluation=None)).decode()

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from stillhouse import Stillhouse
+from stillhouse._references import named, not_beaten
 from stillhouse.cli.output import Exit, console, errors, show_json, show_table, when
 from stillhouse.types import CompileJob, Event, Holder
 
@@ -140,21 +141,25 @@ def _worth_showing(name: str, value: Any) -> bool:
 
 
 def _show_scores(job: CompileJob) -> None:
-    scores = [(role, value) for role, value in (job.evaluation or {}).items() if isinstance(value, dict) and "score" in value]
+    evaluation = job.evaluation or {}
+    scores = [(role, value) for role, value in evaluation.items() if isinstance(value, dict) and "score" in value]
     if not scores:
         return
     show_table(
-        scores,
+        [*scores, *named(evaluation.get("references"))],
         [
             ("  ROLE", lambda pair: f"  {pair[0]}"),
             ("SCORE", lambda pair: _number(pair[1].get("score"))),
             ("95 % INTERVAL", lambda pair: f"{_number(pair[1].get('low'))} to {_number(pair[1].get('high'))}"),
-            ("PARSE FAILURES", lambda pair: pair[1].get("parse_failures")),
+            ("N", lambda pair: pair[1].get("n")),
+            ("UNDECIDED", lambda pair: pair[1].get("undecided", "–")),
+            ("PARSE FAILURES", lambda pair: pair[1].get("parse_failures", "–")),
         ],
     )
-    if delta := (job.evaluation or {}).get("delta"):
+    if delta := evaluation.get("delta"):
         span = f"{delta['value']:+.3f} ({delta['low']:+.3f} to {delta['high']:+.3f}), " if delta.get("value") is not None else ""
-        console.print(f"  compared with {delta['against']}: {span}[bold]{delta['verdict']}[/bold]", highlight=False, soft_wrap=True)
+        words = f"[bold]{delta['verdict']}[/bold]{not_beaten(delta, evaluation.get('references'))}"
+        console.print(f"  compared with {delta['against']}: {span}{words}", highlight=False, soft_wrap=True)
 
 
 def _number(value: Any) -> str:

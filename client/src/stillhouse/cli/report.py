@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from stillhouse._references import named, not_beaten
 from stillhouse.types import CompileJob, Evaluation, Pair, RoleScore
 
 CELL = 100
@@ -16,7 +17,7 @@ def markdown(job: CompileJob, evaluation: Evaluation, regressions: Sequence[Pair
     """`regressions` and `fixes` are as many as are to be shown; how many there are stands in the evaluation."""
     parts = [f"# {_plain(job.program_name or job.id)}", _about(job)]
     if evaluation.data:
-        parts += ["\n".join(_scores(evaluation)), _verdict(evaluation.delta)]
+        parts += ["\n".join(_scores(evaluation)), _verdict(evaluation)]
         delta = evaluation.delta or {}
         parts += _examples("Regressions", regressions, delta.get("regressions"))
         parts += _examples("Fixes", fixes, delta.get("fixes"))
@@ -37,19 +38,23 @@ def _about(job: CompileJob) -> str:
 def _scores(evaluation: Evaluation) -> Iterator[str]:
     yield f"{evaluation.n} held-out examples, metric `{evaluation.metric}`."
     yield ""
-    yield "| role | score | 95 % interval | parse failures | median seconds | tokens in | tokens out |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield "| role | score | 95 % interval | n | undecided | parse failures | median seconds | tokens in | tokens out |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for role in evaluation.data:
         yield "| " + " | ".join(_score_cells(role)) + " |"
+    for name, found in named(evaluation.references):
+        cells = [name, _number(found["score"]), _interval(found["low"], found["high"]), str(found["n"]), *("–",) * 5]
+        yield "| " + " | ".join(cells) + " |"
 
 
 def _score_cells(role: RoleScore) -> list[str]:
-    known = role.score is not None and role.low is not None and role.high is not None
     seconds = role.latency_seconds.get("median")
     return [
         role.role,
         _number(role.score),
-        f"{_number(role.low)} to {_number(role.high)}" if known else "–",
+        _interval(role.low, role.high),
+        str(role.n),
+        str(role.undecided),
         str(role.parse_failures),
         "–" if seconds is None else f"{seconds:.2f}",
         str(role.usage.get("prompt_tokens", "–")),
@@ -57,14 +62,19 @@ def _score_cells(role: RoleScore) -> list[str]:
     ]
 
 
-def _verdict(delta: Mapping[str, Any] | None) -> str:
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+
+
+def _verdict(evaluation: Evaluation) -> str:
+    delta = evaluation.delta
     if not delta:
         return "Nothing to compare with: no verdict."
     if delta.get("value") is None:
         return f"Compared with {delta['against']}: too few pairs to say."
     span = f"{delta['value']:+.3f} ({delta['low']:+.3f} to {delta['high']:+.3f})"
     counts = f"{delta.get('pairs')} pairs, {delta.get('fixes', '–')} fixes, {delta.get('regressions', '–')} regressions"
-    return f"Compared with {delta['against']}: **{delta['verdict']}**, {span}; {counts}."
+    return f"Compared with {delta['against']}: **{delta['verdict']}**{not_beaten(delta, evaluation.references)}, {span}; {counts}."
 
 
 def _examples(title: str, pairs: Sequence[Pair], total: int | None) -> list[str]:

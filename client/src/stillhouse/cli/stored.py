@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stillhouse._references import not_beaten
 from stillhouse.cli.files import FileProblem, parse_pairs, read_document
 from stillhouse.cli.output import Json, Limit, connected, console, show_deleted, show_json, show_one, show_rows, show_table, when
 from stillhouse.resources.artifacts import ArtifactListParams
@@ -114,8 +115,10 @@ def get_artifact(artifact_id: str, as_json: Json = False) -> None:
 def _about(artifact: Artifact) -> str:
     """Where it is from, its models, whether it is better than what was before, and its metadata."""
     models = [f"{predictor} is {model}" for predictor, model in artifact.models.items()]
-    delta = (artifact.evaluation or {}).get("delta")
-    said = [f"{delta['verdict']} {'against' if delta['verdict'] == 'inconclusive' else 'than'} {delta['against']}"] if delta else []
+    evaluation = artifact.evaluation or {}
+    delta, references = evaluation.get("delta"), evaluation.get("references")
+    than = "against" if delta and delta["verdict"] == "inconclusive" else "than"
+    said = [f"{delta['verdict']} {than} {delta['against']}{not_beaten(delta, references)}"] if delta else []
     pairs = [f"{name}={value}" for name, value in artifact.metadata.items()]
     return "; ".join([f"{artifact.name} of {artifact.compile_job_id}", *models, *said, *pairs])
 

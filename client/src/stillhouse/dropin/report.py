@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stillhouse._client import Stillhouse
+from stillhouse._references import named, not_beaten
 from stillhouse.types import CompileJob, Coverage, Curve, FineTuneJob
 
 ROLES = ("baseline", "baseline_constrained", "teacher", "incumbent", "compiled")
@@ -21,7 +22,7 @@ def report(client: Stillhouse, job: CompileJob) -> str:
         heads = ("predictor", "rows", "rejected", "loss", "model")
         parts.append(_table(heads, [row for child in job.fine_tuning_jobs for row in _trained(child, coverage, curves.get(child.id))]))
     if scores := list(_scores(job.evaluation or {})):
-        parts.append(_table(("role", "score", "95 % interval", "parse failures"), scores))
+        parts.append(_table(("role", "score", "95 % interval", "n", "undecided", "parse failures"), scores))
     return "\n\n".join([*parts, "\n".join(_last_lines(job))]).rstrip()
 
 
@@ -47,18 +48,20 @@ def _loss(curve: Curve | None) -> str:
 
 
 def _scores(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for role in ROLES:
-        found = evaluation.get(role)
+    roles = [(role, evaluation.get(role)) for role in ROLES]
+    for role, found in [*roles, *named(evaluation.get("references"))]:
         if found and found.get("score") is not None:
             span = f"{found['low']:.3f} to {found['high']:.3f}" if found.get("low") is not None else _NOTHING
-            yield role, f"{found['score']:.3f}", span, str(found.get("parse_failures", _NOTHING))
+            counts = (str(found.get(name, _NOTHING)) for name in ("n", "undecided", "parse_failures"))
+            yield role, f"{found['score']:.3f}", span, *counts
 
 
 def _last_lines(job: CompileJob) -> Iterator[str]:
-    delta = (job.evaluation or {}).get("delta")
+    evaluation = job.evaluation or {}
+    delta = evaluation.get("delta")
     if delta and delta.get("value") is not None:
         span = f"{delta['value']:+.3f} ({delta['low']:+.3f} to {delta['high']:+.3f})"
-        yield f"compiled against {delta['against']}: {span}, {delta['verdict']}"
+        yield f"compiled against {delta['against']}: {span}, {delta['verdict']}{not_beaten(delta, evaluation.get('references'))}"
     elif delta:
         yield f"compiled against {delta['against']}: {delta['verdict']}"
     if job.cost is not None:

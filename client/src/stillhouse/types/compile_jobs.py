@@ -252,13 +252,17 @@ class Rejection(Object):
 
 
 class RoleScore(Object):
-    """How one role did on the held-out examples; `low` and `high` are the ends of the 95 % interval."""
+    """How one role did on the held-out examples; `low` and `high` are the ends of the 95 % interval.
+
+    `undecided` examples could not be run; they are not in `n`.
+    """
 
     role: str
     score: float | None = None
     low: float | None = None
     high: float | None = None
     n: int = 0
+    undecided: int = 0
     parse_failures: int = 0
     failures: int = 0
     latency_seconds: dict[str, float | None] = Field(default_factory=dict)
@@ -266,12 +270,16 @@ class RoleScore(Object):
 
 
 class Evaluation(Object):
-    """`delta` compares the compiled program with the one to beat; `note` says why no verdict is possible, where none is."""
+    """`delta` compares the compiled program with the one to beat; `note` says why no verdict is possible, where none is.
+
+    `references` are answers that ask no model, fitted on the same rows: `majority_class` and `tfidf`.
+    """
 
     data: list[RoleScore] = Field(default_factory=list)
     n: int | None = None
     metric: str | None = None
     delta: dict[str, Any] | None = None
+    references: dict[str, dict[str, Any]] = Field(default_factory=dict)
     note: str | None = None
 
 
