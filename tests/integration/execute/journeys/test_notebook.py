@@ -126,7 +126,7 @@ class TestNotebook:
         assert predictors[0].split() == ["predictor", "rows", "rejected", "loss", "model"]
         assert [row.split()[0] for row in predictors[1:]] == ["classify", "reply"]
         head, baseline, *others = scores
-        assert head.split() == ["role", "score", "95", "%", "interval", "parse", "failures"]
+        assert head.split() == ["role", "score", "95", "%", "interval", "n", "undecided", "parse", "failures"]
         assert (baseline.split()[0], others[1].split()[:2]) == ("baseline", ["compiled", "1.000"])
         (failed,) = found["failed"]
         assert failed == {"message": "My card was charged", "category": "account", "failure": "not_passed: score 0"}
