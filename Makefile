@@ -23,7 +23,7 @@ setup: $(V)/ready system-tools ## make .venv with everything the server, the tra
 system-tools:
 	@for tool in bwrap:bubblewrap promtool:promtool; do command -v "$${tool%:*}" >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	test -z "$$missing" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing$$missing" \
-		&& apt-get update -qq && apt-get install -qq $$missing >/dev/null; } \
+		&& apt-get update -qq && for package in $$missing; do apt-get install -qq "$$package" >/dev/null || failed=1; done; test -z "$$failed"; } \
 		|| echo "not installed, so what needs them is not tested:$$missing" >&2
 
 demo: $(V)/ready ## compile a program on this machine and show what it gained; TEACHER=name takes another teacher

@@ -122,13 +122,17 @@ def known_names() -> list[str]:
 def cache_root() -> Path:
     """The folder of this machine's unpacked base models and remembered digests: all homes of a user share it.
 
-    ``$STILLHOUSE_CACHE/base-models``; unless set, ``/var/cache/stillhouse`` for root, ``$XDG_CACHE_HOME/stillhouse`` for others.
+    ``$STILLHOUSE_CACHE/base-models``; unless set, ``/var/cache/stillhouse`` for root, ``$XDG_CACHE_HOME/stillhouse`` for others, the
+    server's home for a user who has no folder of their own.
     """
     if given := os.environ.get("STILLHOUSE_CACHE"):
         return Path(given).absolute() / "base-models"
     if os.geteuid() == 0:
         return Path("/var/cache/stillhouse/base-models")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse" / "base-models"
+    home = os.path.expanduser("~")  # of a user of services it may not be there
+    if not os.environ.get("XDG_CACHE_HOME") and not os.access(home, os.W_OK):
+        return Path(os.environ.get("STILLHOUSE_HOME", ".stillhouse")).absolute() / "base-models"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path(home) / ".cache") / "stillhouse" / "base-models"
 
 
 def _packaged(name: str, source: PackagedModel) -> BaseModel:

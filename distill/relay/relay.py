@@ -179,7 +179,14 @@ class Relay:
         application = web.Application(client_max_size=self._limits.max_body_bytes)
         application.router.add_post("/v1/chat/completions", self._chat)
         application.router.add_get("/v1/waiting", self._waited)
-        server = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.5, read_bufsize=_BUFFER_BYTES)
+        server = web.AppRunner(
+            application,
+            auto_decompress=False,  # inflated here, a body would be more than the bytes that its runner was charged
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.5,
+            read_bufsize=_BUFFER_BYTES,
+        )
         await server.setup()
         self._http = server.server
         ready.set()

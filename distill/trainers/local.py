@@ -52,7 +52,10 @@ class LocalTrainer:
     def room(self, base_model: str, longest_tokens: int) -> Room | None:
         """Measured in a process of its own, which may see a GPU. Blocks."""
         answer = self._asked("engines.trainer.room", base_model, str(longest_tokens))
-        return None if answer is None else Room(**json.loads(answer))
+        try:
+            return None if answer is None else Room(**json.loads(answer.splitlines()[-1]))
+        except (ValueError, TypeError, IndexError):
+            return None  # a plugin has printed something else
 
     def _asked(self, module: str, *arguments: str) -> str | None:
         """What a module of the engines prints about a base model; None if it fails."""

@@ -61,15 +61,19 @@ def test_restore_into_a_home_with_a_database_is_refused(tmp_path: Path) -> None:
     code, said = run("restore", tmp_path / "backup", "--home", tmp_path / "home")
     assert (code, said.splitlines()) == (
         1,
-        [f"stillhouse-server: {tmp_path / 'home'} has a database: name an empty folder with --home"],
+        [
+            f"stillhouse-server: {tmp_path / 'home'} is the home of a server (it has sealing.key and credentials.json): "
+            "name an empty folder with --home"
+        ],
     )
 
 
 def test_damaged_or_unfinished_backup_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
     filled(tmp_path / "home")
     assert run("backup", tmp_path / "backup", "--home", tmp_path / "home")[0] == 0
-    with (tmp_path / "backup" / "database.dump").open("ab") as dump:
-        dump.write(b"x")
+    (dump,) = (tmp_path / "backup").glob("database-*.dump")
+    with dump.open("ab") as file:
+        file.write(b"x")
     code, said = run("restore", tmp_path / "backup", "--home", tmp_path / "new")
     assert (code, "is damaged" in said, (tmp_path / "new" / "pg").exists()) == (1, True, False)
     (tmp_path / "backup" / "manifest.json").unlink()
@@ -80,3 +84,16 @@ def test_damaged_or_unfinished_backup_is_refused_and_nothing_is_made(tmp_path: P
 def test_backup_of_a_folder_without_a_database_is_refused(tmp_path: Path) -> None:
     code, said = run("backup", tmp_path / "backup", "--home", tmp_path / "nothing")
     assert (code, "has no database: name its home with --home" in said) == (1, True)
+
+
+def test_failed_backup_leaves_the_one_before_it_whole(tmp_path: Path) -> None:
+    filled(tmp_path / "home")
+    assert run("backup", tmp_path / "backup", "--home", tmp_path / "home")[0] == 0
+    assert run("backup", tmp_path / "backup", "--home", tmp_path / "nothing")[0] == 1
+    store = FolderStore(tmp_path / "home" / "blobs")
+    store.place(store.put(b"damaged")).write_bytes(b"other bytes")
+    code, said = run("backup", tmp_path / "backup", "--home", tmp_path / "home")
+    assert (code, "lacks 1 blobs" in said) == (1, True)
+    assert len(list((tmp_path / "backup").glob("database-*.dump"))) == 1
+    code, said = run("restore", tmp_path / "backup", "--home", tmp_path / "new")
+    assert code == 0, said
