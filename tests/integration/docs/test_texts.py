@@ -19,7 +19,7 @@ from tests.integration.docs.documents import PAGES, ROOT, RUN, blocks
 _LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)")
 _PATH = re.compile(r"`((?:app|workers|distill|engines|programs|client|stack|migrations)/[\w/.]+\.py)`")
 _INLINE = re.compile(r"`(stillhouse(?:-server)? [a-z][^`]*)`")
-_FREE = ("docker", "source")
+_FREE = ("cp", "docker", "source", "systemctl")
 """Commands in `console` blocks that are not ours."""
 
 

@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
+import subprocess
+import sys
 
-import pytest
+_PROCESS = """
+import logging, warnings
 from tqdm import tqdm
-
 from engines import logs
 
-
-@pytest.fixture(autouse=True)
-def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers.clear()  # pytest's would be closed, and used again
-    # What earlier tests of this process left: an LM host has a process of its own.
-    logging.captureWarnings(False)
-    for name in ("uvicorn", "uvicorn.error", "py.warnings"):
-        for attribute, value in {"propagate": True, "disabled": False, "handlers": []}.items():
-            monkeypatch.setattr(logging.getLogger(name), attribute, value)
-    monkeypatch.setattr(tqdm, "__init__", tqdm.__init__)
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
+logs.configure("lm-host", as_json=True)
+logging.getLogger("uvicorn.error").warning("two\\nlines of %s", "a client")
+warnings.warn("old", UserWarning)
+try:
+    raise ValueError("wrong")
+except ValueError:
+    logging.getLogger("engine").exception("failed")
+list(tqdm(range(3)))
+"""
 
 
-def test_everything_is_json_when_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("lm-host", as_json=True)
-    logging.getLogger("uvicorn.error").warning("two\nlines of %s", "a client")
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.warn("old", stacklevel=1)
-    try:
-        raise ValueError("wrong")
-    except ValueError:
-        logging.getLogger("engine").exception("failed")
-    list(tqdm(range(3)))
-    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+def test_everything_is_json_when_that_is_asked_for() -> None:
+    # A process of its own, as an LM host has: pytest and libraries change logging and warnings of this one.
+    done = subprocess.run([sys.executable, "-c", _PROCESS], capture_output=True, text=True, check=True)
+    said = [json.loads(line) for line in done.stderr.splitlines()]
     assert [(line["level"], line["process"]) for line in said] == [("warning", "lm-host")] * 2 + [("error", "lm-host")]
     assert said[0]["event"] == "two\nlines of a client"
+    assert "UserWarning: old" in said[1]["event"]
     assert "ValueError: wrong" in said[2]["exception"]
