@@ -7,7 +7,8 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.pool import NullPool
 
 from distill.db import Session, normalise_url
 from distill.errors import StartRefused
@@ -35,6 +36,17 @@ def upgrade(database_url: str | None = None, revision: str = "head") -> None:
 
 def downgrade(database_url: str | None = None, revision: str = "base") -> None:
     command.downgrade(config(database_url), revision)
+
+
+def step_down(revision: str) -> None:
+    """Bring the database back to an older revision. Raises StartRefused where it is not known, or is not behind the database."""
+    known = [script.revision for script in _scripts().walk_revisions()]
+    with create_engine(normalise_url(get_settings().database_url), poolclass=NullPool).connect() as connection:
+        check_known(connection)
+        at = current(connection)
+    if revision not in known or at is None or known.index(revision) <= known.index(at):
+        raise StartRefused(f"the database is at revision {at or 'none'}, and {revision} is not one before it: name one of those")
+    downgrade(revision=revision)
 
 
 def head() -> str | None:

@@ -173,13 +173,20 @@ def lm_agent(home: Home = None, connection: Annotated[str, typer.Option(help="Th
 
 
 @app.command()
-def migrate(home: Home = None) -> None:
-    """Bring the database to the newest revision."""
+def migrate(
+    home: Home = None,
+    to: Annotated[str | None, typer.Option(help="An older revision, to go back to an older release. Default: the newest")] = None,
+) -> None:
+    """Bring the database to the newest revision, or with `--to` back to an older one."""
     _settings(home)
     from distill.catalog.key_rotation import warning_of_lost_key
     from distill.db import unit_of_work
-    from migrations.runner import head, upgrade
+    from migrations.runner import head, step_down, upgrade
 
+    if to is not None:
+        step_down(to)
+        _out.print(f"The database is at revision {to}.")
+        return
     upgrade()
     _out.print(f"The database is at revision {head()}.")
     with unit_of_work("api") as session:
@@ -224,6 +231,23 @@ def rotate_key(home: Home = None) -> None:
     _out.print(f"{done.sealed_anew} of {done.secrets} secrets were sealed anew.")
     if done.closed:
         _fail(f"under none of the keys can be opened, and stay as they are: {', '.join(done.closed)}. Give those secrets again")
+
+
+@app.command()
+def drain(
+    home: Home = None,
+    reason: Annotated[str | None, typer.Option(help="Callers whose jobs are refused read it.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when no work item is held any more.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take jobs again.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Change nothing; print how it stands.")] = False,
+) -> None:
+    """Refuse new jobs, and have workers give back their work and take none, until `--undo`. Reading and calls of models go on."""
+    if undo + status > 1 or ((undo or status) and (wait or reason)):
+        _fail("--undo and --status go with no other option")
+    _settings(home)
+    from stack import maintenance
+
+    typer.echo(maintenance.end() if undo else maintenance.status() if status else maintenance.begin(reason, wait=wait))
 
 
 @app.command()

@@ -9,7 +9,7 @@ from app.auth import AnyCaller, MetricsReader
 from app.deps import COMMON_ERRORS, SessionDep
 from app.docs_page import docs_page
 from app.metrics import CONTENT_TYPE
-from distill.db import now
+from distill.jobs import maintenance
 
 routes = APIRouter(tags=["operations"])
 
@@ -22,9 +22,9 @@ async def livez() -> dict[str, str]:
 
 @routes.get("/readyz", summary="The process can serve requests", response_class=JSONResponse, responses={503: COMMON_ERRORS[503]})
 def readyz(session: SessionDep) -> dict[str, str]:
-    """Answers without a key, when the database does. Redis is not asked: jobs are accepted without it."""
-    now(session)
-    return {"status": "ok"}
+    """Answers without a key, when the database does. Redis is not asked: jobs are accepted without it. `status` is `draining` while the
+    server is under maintenance: all but new jobs is served."""
+    return {"status": "draining" if maintenance.is_drained(session) else "ok"}
 
 
 @routes.get(

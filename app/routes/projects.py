@@ -11,8 +11,9 @@ from app.schemas.account import ProjectCreate, ProjectRead, ProjectUpdate
 from app.schemas.common import Page
 from app.views.account import project_read
 from app.views.convert import page_of
-from distill.catalog import project_limits, projects
+from distill.catalog import projects
 from distill.errors import NotFound, PermissionDenied
+from distill.jobs import caps
 
 routes = router("account")
 
@@ -34,7 +35,7 @@ def create_project(body: ProjectCreate, caller: Admin, session: SessionDep, once
 def update_project(project: ProjectRef, body: ProjectUpdate, caller: Operator, session: SessionDep) -> ProjectRead:
     """For operators. It holds at once, in every process; jobs that run already go on. The settings give what was never set here."""
     found = projects.get(session, project)
-    return project_read(project_limits.change(session, found.id, body.model_dump(exclude_unset=True)))
+    return project_read(caps.change_limits(session, found.id, body.model_dump(exclude_unset=True)))
 
 
 @routes.get("/projects", summary="List projects", openapi_extra=METADATA_QUERY)

@@ -1,13 +1,14 @@
-"""/v1/workers and /v1/queues: who works, and what waits, over all projects. For operators."""
+"""/v1/workers, /v1/queues and /v1/maintenance: who works, what waits, and whether work is taken, over all projects. For operators."""
 
 from __future__ import annotations
 
 from app.auth import Operator
-from app.deps import SessionDep, router
+from app.deps import BODY_ERRORS, SessionDep, router
 from app.schemas.common import Page
-from app.schemas.workers import QueueStateRead, WorkerRead
+from app.schemas.workers import MaintenanceIn, MaintenanceRead, QueueStateRead, WorkerRead
 from app.views.convert import seconds
-from distill.jobs import gauges, workers
+from distill.db import Session
+from distill.jobs import gauges, maintenance, workers
 from distill.jobs.workers import Seen
 
 routes = router("operations")
@@ -16,14 +17,16 @@ routes = router("operations")
 @routes.get("/workers", summary="List worker processes")
 def list_workers(caller: Operator, session: SessionDep) -> Page[WorkerRead]:
     """The oldest first; those that fell silent within the last hour are not `alive`. One that was stopped is gone at once."""
-    data = [_worker_read(row) for row in workers.list_workers(session)]
+    draining = maintenance.is_drained(session)
+    data = [_worker_read(row, draining) for row in workers.list_workers(session)]
     return Page(data=data, first_id=data[0].name if data else None, last_id=data[-1].name if data else None)
 
 
-def _worker_read(row: Seen) -> WorkerRead:
+def _worker_read(row: Seen, draining: bool) -> WorkerRead:
     return WorkerRead(
         name=row.name,
         alive=row.alive,
+        draining=draining,
         queues=row.queues,
         capabilities=row.capabilities,
         threads=row.threads,
@@ -57,3 +60,30 @@ def list_queues(caller: Operator, session: SessionDep) -> Page[QueueStateRead]:
         for name in sorted(depths)
     ]
     return Page(data=data, first_id=data[0].name, last_id=data[-1].name)
+
+
+@routes.get("/maintenance", summary="Read whether the server is drained")
+def get_maintenance(caller: Operator, session: SessionDep) -> MaintenanceRead:
+    """`running_items` at 0 means that nothing is worked on any more."""
+    return _maintenance_read(session)
+
+
+@routes.put("/maintenance", summary="Drain the server", responses=BODY_ERRORS)
+def drain(caller: Operator, session: SessionDep, body: MaintenanceIn | None = None) -> MaintenanceRead:
+    """New jobs get 503 `maintenance`; workers and clients finish or give back their work items and take none. Reading, downloads and
+    calls of models go on. Draining again changes only the reason."""
+    maintenance.begin(session, body.reason if body else None)
+    return _maintenance_read(session)
+
+
+@routes.delete("/maintenance", summary="End the drain")
+def end_drain(caller: Operator, session: SessionDep) -> MaintenanceRead:
+    """Jobs are taken again, and those that waited go on. No error where the server is not drained."""
+    maintenance.end(session)
+    return _maintenance_read(session)
+
+
+def _maintenance_read(session: Session) -> MaintenanceRead:
+    found = maintenance.read(session)
+    since = None if found.since is None else seconds(found.since)
+    return MaintenanceRead(draining=found.draining, since=since, reason=found.reason, running_items=found.running_items)

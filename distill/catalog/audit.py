@@ -32,6 +32,8 @@ Action = Literal[
     "metric.deleted",
     "model.deleted",
     "program.deleted",
+    "server.drained",
+    "server.resumed",
     "session.started",
     "session.ended",
     "webhook_endpoint.created",

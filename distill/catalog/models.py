@@ -372,7 +372,8 @@ class Blob(Base):
 
 
 class ServerMeta(Base):
-    """Facts about this database as a whole: `store_id` ties it to its blob store, `collected_at` is when a collector was last at work."""
+    """Facts about this database as a whole: `store_id` ties it to its blob store, `collected_at` is when a collector was last at work,
+    `drain` is there while the server is under maintenance."""
 
     __tablename__ = "server_meta"
 

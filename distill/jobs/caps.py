@@ -5,9 +5,15 @@ A claim sees the leases that are committed. Two that are made at once see neithe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import text
 
+from distill.catalog import project_limits
+from distill.catalog.models import Project
 from distill.db import Session
+from distill.jobs import outbox
 from distill.settings import get_settings
 
 _LOCK_PROJECT = text("SELECT max_threads FROM projects WHERE id = :id FOR NO KEY UPDATE")
@@ -34,6 +40,13 @@ def narrowed(s: Session, room: int, project_id: str, item_id: int, *, capped: bo
     used = s.execute(_LEASED, {"project_id": project_id, "item_id": item_id}).one()
     left = [cap - int(width) for cap, width in ((most, used.projects), (everybody, used.everybodys)) if cap is not None]
     return min(room, *left)
+
+
+def change_limits(s: Session, project_id: str, changes: Mapping[str, Any]) -> Project:
+    """Set limits of a project (see `project_limits.change`), and hint at its work: a cap that was raised may let it run at once."""
+    project = project_limits.change(s, project_id, changes)
+    outbox.add_for_waiting(s, project_id)
+    return project
 
 
 def served(s: Session, project_id: str) -> None:

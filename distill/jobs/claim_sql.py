@@ -18,7 +18,7 @@ WITH leased AS MATERIALIZED (
                         CAST(:max_threads AS bigint) - (SELECT COALESCE(sum(width), 0) FROM leased)), 1000000) AS room
     FROM projects p
     LEFT JOIN (SELECT project_id, sum(items) AS items, sum(width) AS width FROM leased GROUP BY project_id) r ON r.project_id = p.id
-   {of_project}
+   WHERE NOT EXISTS (SELECT FROM server_meta WHERE key = 'drain') {of_project}
 ), due AS MATERIALIZED (
   SELECT id FROM connections WHERE limited_since IS NOT NULL AND limited_until <= clock_timestamp() AND waiting_since IS NULL
 ), try AS (
@@ -66,7 +66,7 @@ RETURNING w.id, w.job_id, w.step, w.kind, w.ordinal, w.payload, w.units, w.queue
 CLAIM = text(_CLAIM.format(of_project="", of_job="", of_id=""))
 _THE_JOB = "AND {id} = COALESCE(CAST(:job_id AS text), {id})"
 CLAIM_OF_PROJECT = text(
-    _CLAIM.format(of_project="WHERE p.id = :project_id", of_job=_THE_JOB.format(id="j.id"), of_id=_THE_JOB.format(id="jobs.id"))
+    _CLAIM.format(of_project="AND p.id = :project_id", of_job=_THE_JOB.format(id="j.id"), of_id=_THE_JOB.format(id="jobs.id"))
 )
 
 START_STEP = text("""
@@ -110,7 +110,8 @@ UPDATE work_items w
   FROM jobs j LEFT JOIN fine_tune_jobs f ON f.id = :fine_tune_job_id
  WHERE w.id = :id AND w.fence = :fence AND w.status = 'leased' AND w.lease_expires_at > clock_timestamp() AND j.id = w.job_id
 RETURNING j.cancel_requested_at IS NOT NULL OR j.status IN ('succeeded', 'failed', 'cancelled') AS cancel,
-          j.pause_requested_at IS NOT NULL OR COALESCE(j.deadline <= clock_timestamp(), false) AS pause
+          j.pause_requested_at IS NOT NULL OR COALESCE(j.deadline <= clock_timestamp(), false)
+            OR EXISTS (SELECT FROM server_meta WHERE key = 'drain') AS pause
 """)
 
 HOLD = text("SELECT 1 FROM work_items WHERE id = :id AND fence = :fence AND status = 'leased' FOR SHARE")

@@ -118,7 +118,11 @@ SELECT COALESCE((SELECT EXTRACT(epoch FROM CAST(value AS timestamptz)) FROM serv
 """),
     (Gauge("blobs_collected_timestamp_seconds", "When unused blobs were last collected, in Unix time; 0 for never"),),
 )
-SOURCES = (_JOBS, QUEUES, WORKERS, _GONE, _DEVICES, _CONNECTIONS, _OUTBOX, _WEBHOOKS, _COLLECTED)
+_DRAINING = Source(
+    text("SELECT count(*) AS draining FROM server_meta WHERE key = 'drain'"),
+    (Gauge("draining", "1 while the server takes no new jobs, and workers take no work"),),
+)
+SOURCES = (_JOBS, QUEUES, WORKERS, _GONE, _DEVICES, _CONNECTIONS, _OUTBOX, _WEBHOOKS, _COLLECTED, _DRAINING)
 BLOBS = Source(
     text("SELECT count(*) AS blobs, COALESCE(sum(size_bytes), 0) AS blob_bytes FROM blobs"),
     (Gauge("blobs", "Blobs in the store"), Gauge("blob_bytes", "Their size")),

@@ -38,7 +38,8 @@ WITH asked AS (
   SELECT project_id, sum(width) AS width FROM leased GROUP BY project_id
 )
 SELECT a.id AS job_id, a.step, line.position, COALESCE(l.width, 0) AS width, a.num_threads, p.max_threads AS of_project,
-       COALESCE(pw.width, 0) AS project_width, (SELECT COALESCE(sum(width), 0) FROM leased) AS everybodys_width, k.queue, k.needs, k.held,
+       EXISTS (SELECT FROM server_meta WHERE key = 'drain') AS drained, COALESCE(pw.width, 0) AS project_width,
+       (SELECT COALESCE(sum(width), 0) FROM leased) AS everybodys_width, k.queue, k.needs, k.held,
        EXTRACT(epoch FROM k.run_after - clock_timestamp()) AS seconds, c.name, c.reason, c.device,
        EXISTS (SELECT 1 FROM alive WHERE k.queue = ANY (queues)) AS listened,
        EXISTS (SELECT 1 FROM alive WHERE k.queue = ANY (queues) AND k.needs <@ capabilities) AS manned
@@ -85,6 +86,8 @@ def waiting(s: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
 
 def _waiting(rows: Sequence[Row[Any]], trainers: TrainerQueue) -> Waiting | None:
     first = rows[0]
+    if first.drained and first.queue is not None:
+        return Waiting(first.position, "the server is under maintenance: work goes on afterwards")
     place = trainers.places.get(first.job_id) if first.step == Step.TRAIN else None
     if place is not None and place.resource == "device":
         return _placed(place)

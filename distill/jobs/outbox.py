@@ -43,6 +43,13 @@ UPDATE work_items w SET hinted_at = clock_timestamp()
     LIMIT 500 FOR UPDATE SKIP LOCKED))
 RETURNING w.queue
 """)
+_WAITING = text("""
+SELECT w.queue, count(*) AS many
+  FROM work_items w JOIN jobs j ON j.id = w.job_id
+ WHERE w.status = 'queued' AND NOT w.held AND w.queue <> 'client' AND w.run_after <= clock_timestamp()
+   AND j.status IN ('queued', 'running') AND j.project_id = COALESCE(CAST(:project_id AS text), j.project_id)
+ GROUP BY w.queue ORDER BY w.queue
+""")
 _PRUNE = text("DELETE FROM outbox WHERE sent_at < clock_timestamp() - make_interval(secs => :seconds)")
 
 
@@ -66,6 +73,12 @@ def add_for(s: Session, queues: Iterable[Queue | str], job_id: str) -> None:
     """Ask for a hint for each of a job's items, given by their queues: one alone would wake one worker for all of them."""
     for queue, many in sorted(Counter(str(queue) for queue in queues).items()):
         add(s, queue, job_id, many)
+
+
+def add_for_waiting(s: Session, project_id: str | None = None) -> None:
+    """Ask for hints at all work that is due, of one project or of all: what kept it from being claimed has changed."""
+    for row in s.execute(_WAITING, {"project_id": project_id}).all():
+        add(s, row.queue, None, row.many)
 
 
 def take(s: Session, limit: int = 500) -> list[Hint]:

@@ -18,6 +18,7 @@ from distill.catalog.models import Project
 from distill.db import Session, now
 from distill.errors import QuotaExceeded
 from distill.ids import first_id
+from distill.jobs import maintenance
 
 A_MINUTE = 60
 
@@ -107,7 +108,8 @@ def open_jobs(s: Session, project_id: str) -> int:
 
 
 def check_new_job(s: Session, project_id: str) -> None:
-    """Whether the project may have one job more; until the transaction ends nobody else asks. Raises QuotaExceeded."""
+    """Whether the project may have one job more; until the transaction ends nobody else asks. Raises QuotaExceeded, Unavailable."""
+    maintenance.check_open(s)
     s.execute(_ONE_BY_ONE, {"project_id": project_id})
     quota = _Quota.read(s, project_id)
     if (have := open_jobs(s, project_id)) >= quota.values["max_jobs"]:

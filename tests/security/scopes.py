@@ -14,7 +14,7 @@ _OPERATORS = frozenset({"operator"})
 #: Without a project's data: the description of the interface, who one is, which LMs and projects there are.
 _OPEN = ("/docs", "/livez", "/openapi.json", "/readyz", "/sign-in", "/v1/me", "/v1/session", "/v1/spec/schema.json")
 _READ_BY_ALL = ("/v1/connections", "/v1/projects")
-_OPERATED = ("/metrics", "/v1/workers", "/v1/queues")
+_OPERATED = ("/metrics", "/v1/workers", "/v1/queues", "/v1/maintenance")
 _JOB = "/v1/compile_jobs/{job_id}"
 #: What operators see and do in all projects; nothing of it shows rows or answers of LMs.
 _OVERSEEN = frozenset(

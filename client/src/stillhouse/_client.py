@@ -34,7 +34,7 @@ from stillhouse.resources.projects import AsyncProjects, Projects
 from stillhouse.resources.usage import AsyncUsageOfMonths, UsageOfMonths
 from stillhouse.resources.webhook_endpoints import AsyncWebhookEndpoints, WebhookEndpoints
 from stillhouse.resources.work_items import AsyncWorkItems, WorkItems
-from stillhouse.resources.workers import AsyncQueues, AsyncWorkers, Queues, Workers
+from stillhouse.resources.workers import AsyncMaintenance, AsyncQueues, AsyncWorkers, Maintenance, Queues, Workers
 from stillhouse.types import Me
 
 T = TypeVar("T")
@@ -126,6 +126,7 @@ class Stillhouse(_Core):
         self.usage = UsageOfMonths(self)
         self.workers = Workers(self)
         self.queues = Queues(self)
+        self.maintenance = Maintenance(self)
 
     def me(self) -> Me:
         """The project, key and scopes that this client acts with."""
@@ -224,6 +225,7 @@ class AsyncStillhouse(_Core):
         self.usage = AsyncUsageOfMonths(self)
         self.workers = AsyncWorkers(self)
         self.queues = AsyncQueues(self)
+        self.maintenance = AsyncMaintenance(self)
 
     async def me(self) -> Me:
         """The project, key and scopes that this client acts with."""

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
+from typer.testing import CliRunner, Result
 
 from distill.catalog import keys, projects
 from distill.db import unit_of_work
 from distill.jobs import claims, events, workers
 from distill.jobs.claims import WorkerInfo
 from distill.settings import get_settings
+from stack.cli import app as server_cli
 from tests.integration.api.conftest import Run, Tokens, job_body
 
 
@@ -213,3 +215,47 @@ def test_workers_and_queues_on_the_command_line(known: Run, operator: dict[str, 
     monkeypatch.setenv("STILLHOUSE_API_KEY", operator["Authorization"].removeprefix("Bearer "))
     assert "9.9" in known("workers", "list").output
     assert "rollouts" in known("queues", "list").output
+
+
+class TestMaintenance:
+    def test_new_jobs_wait_until_its_end_and_all_else_is_served(self, api: TestClient, tokens: Tokens, operator: dict[str, str]) -> None:
+        job_id = submit(api, bearer(tokens.all))
+        with unit_of_work() as s:
+            workers.seen(s, "one", ["light"], [], 4)
+        begun = api.put("/v1/maintenance", json={"reason": "new disks"}, headers=operator).json()
+        assert (begun["draining"], begun["reason"], begun["running_items"]) == (True, "new disks", 0)
+        once = {"Idempotency-Key": "the same request"}
+        refusal = api.post("/v1/compile_jobs", json=job_body(), headers=once)
+        assert refused(refusal) == (503, "maintenance")
+        assert refusal.headers["retry-after"] == "120"
+        assert api.get("/readyz").json() == {"status": "draining"}
+        assert [worker["draining"] for worker in api.get("/v1/workers", headers=operator).json()["data"]] == [True]
+        assert "maintenance" in api.get(f"/v1/compile_jobs/{job_id}").json()["queue"]["reason"]
+        assert api.delete("/v1/maintenance", headers=operator).json()["draining"] is False
+        assert api.post("/v1/compile_jobs", json=job_body(), headers=once).status_code == 201
+        assert api.get("/readyz").json() == {"status": "ok"}
+        log = api.get("/v1/audit_log?project=default", headers=operator).json()["data"]
+        assert [(entry["action"], entry["data"]) for entry in log[:2]] == [
+            ("server.resumed", {}),
+            ("server.drained", {"reason": "new disks"}),
+        ]
+
+    def test_is_for_operators(self, api: TestClient, tokens: Tokens) -> None:
+        for act in (api.get, api.put, api.delete):
+            assert refused(act("/v1/maintenance", headers=bearer(tokens.admin))) == (403, "not_an_operator")
+
+    def test_on_the_command_line(self, known: Run, operator: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STILLHOUSE_API_KEY", operator["Authorization"].removeprefix("Bearer "))
+        assert "(new disks); work items still held: 0" in known("maintenance", "begin", "--reason", "new disks").output
+        assert "Draining since" in known("maintenance", "status").output
+        assert known("maintenance", "end").output == "Not draining\n"
+
+
+def test_the_servers_own_command_drains_too(tokens: Tokens) -> None:
+    def drain(*options: str) -> Result:
+        return CliRunner().invoke(server_cli, ["drain", *options])
+
+    assert "(new disks); work items still held: 0" in drain("--wait", "--reason", "new disks").output
+    assert drain("--undo", "--wait").exit_code == 1
+    assert "Draining since" in drain("--status").output
+    assert drain("--undo").output == drain("--status").output == "The server takes jobs.\n"

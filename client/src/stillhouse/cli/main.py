@@ -50,6 +50,7 @@ app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(projects.app, name="projects")
 app.add_typer(workers.workers, name="workers")
 app.add_typer(workers.queues, name="queues")
+app.add_typer(workers.maintenance, name="maintenance")
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,6 +12,7 @@ class Worker(Object):
 
     name: str
     alive: bool = True
+    draining: bool = False
     queues: list[str] = Field(default_factory=list)
     capabilities: list[str] = Field(default_factory=list)
     threads: int | None = None
@@ -32,3 +33,12 @@ class QueueState(Object):
     workers: int = 0
     threads: int = 0
     threads_busy: int = 0
+
+
+class MaintenanceState(Object):
+    """Whether the server is drained: then it takes no new jobs, and no work item is claimed. `running_items` are still held."""
+
+    draining: bool
+    since: int | None = None
+    reason: str | None = None
+    running_items: int = 0

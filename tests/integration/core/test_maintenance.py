@@ -1,0 +1,73 @@
+"""A drained server: nobody claims, holders let go, and the end of the drain wakes what waits."""
+
+import pytest
+
+from distill.db import unit_of_work
+from distill.errors import Unavailable
+from distill.jobs import caps, claims, line, maintenance, outbox, repository
+from distill.jobs.outbox import Hint
+from tests.integration.core.world import World, claim, execute, job, taken
+
+
+def begin(reason: str | None = None) -> None:
+    with unit_of_work() as s:
+        maintenance.begin(s, reason)
+
+
+def end() -> None:
+    with unit_of_work() as s:
+        maintenance.end(s)
+
+
+def hints() -> list[Hint]:
+    with unit_of_work() as s:
+        return outbox.take(s)
+
+
+class TestDrain:
+    def test_nothing_is_claimed_and_what_runs_is_given_back(self, world: World) -> None:
+        job_id = world.at_bootstrap(20, items=2, num_threads=4)
+        held = taken()
+        begin()
+        assert claim() is None
+        with unit_of_work() as s:
+            assert claims.beat(s, held).pause
+            assert maintenance.read(s).running_items == 1
+            claims.release(s, held)
+        row = job(job_id)
+        assert (row.status, row.pause_reason) == ("running", None)
+        with unit_of_work() as s:
+            assert maintenance.read(s).running_items == 0
+            assert line.waiting(s, [repository.get(s, world.project_id, job_id)])[job_id].reason.startswith(
+                "the server is under maintenance"
+            )
+        assert claim() is None
+
+    def test_its_end_hints_at_all_work_that_waits(self, world: World) -> None:
+        world.at_bootstrap(20, items=2)
+        begin()
+        hints()
+        end()
+        assert hints() == [Hint("rollouts", 2)]
+        assert claim() is not None
+
+    def test_new_jobs_are_refused_with_the_reason(self, world: World) -> None:
+        begin()
+        begin("new disks")
+        with pytest.raises(Unavailable, match=r"under maintenance \(new disks\)") as refused:
+            world.submit()
+        assert (refused.value.code, refused.value.retry_after) == ("maintenance", 120)
+        end()
+        end()
+        world.submit()
+
+
+def test_a_raised_limit_hints_at_the_work_of_its_project(world: World) -> None:
+    world.submit()
+    other, theirs = world.other_project("other")
+    world.submit(other, **theirs)
+    execute("UPDATE projects SET max_threads = 1 WHERE id = :id", id=world.project_id)
+    hints()
+    with unit_of_work() as s:
+        caps.change_limits(s, world.project_id, {"max_threads": 2})
+    assert hints() == [Hint("rollouts", 1)]
