@@ -88,7 +88,7 @@ for needs_more in (
     lambda: stillhouse.load("art-1", client=client),
     lambda: stillhouse.derive(None, {}),
     lambda: stillhouse.LM("house/tiny"),
-    lambda: client.compile_jobs.wait("cjob-1", progress=True),
+    lambda: client.files.create(sys.executable, progress=True),
 ):
     try:
         needs_more()

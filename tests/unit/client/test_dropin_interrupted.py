@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import stillhouse
-from stillhouse import _wait
+from stillhouse import _progress
 from stillhouse.dropin import following
 from tests.unit.client.dropin_server import Server, desk, example, rows_sent
 
@@ -138,7 +138,7 @@ class TestHere:
             return enough.wait(60)
 
         monkeypatch.setattr(following, "_LOOK_SECONDS", 0.01)
-        monkeypatch.setattr(_wait.StepBars, "update", interrupted)
+        monkeypatch.setattr(_progress.JobProgress, "update", interrupted)
         server.examples = [example(number) for number in range(6)]
         with pytest.raises(KeyboardInterrupt):
             stillhouse.BootstrapFinetune(client=client, metric=metric).compile(desk("house/tiny"), server.examples)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 import stillhouse
-from stillhouse import _wait
+from stillhouse import _progress, _wait
 from stillhouse.dropin import following, gateway, runner
 from stillhouse.dropin.runner import Interrupted, ItemRun
 from tests.support.scripted_lm import Fail, HangUp, ScriptedLM
@@ -135,15 +135,11 @@ class TestCall:
     def test_its_trouble_ends_the_item_before_it_returns(
         self, server: Server, client: stillhouse.Stillhouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        shown: list[str] = []
-
-        def broken(_: Any, job: Any) -> None:
-            shown.append(job.id)
-            if len(shown) > 1:
-                raise RuntimeError("the notebook's bar broke")
+        def broken(*_: Any) -> None:
+            raise RuntimeError("the notebook's bar broke")
 
         monkeypatch.setattr(following, "_LOOK_SECONDS", 0.01)
-        monkeypatch.setattr(_wait.StepBars, "update", broken)
+        monkeypatch.setattr(_progress.JobProgress, "update", broken)
         with pytest.raises(RuntimeError, match="bar broke"):
             worked_off(server, client, 8, metric=lambda *_: True)
         assert not [thread for thread in threading.enumerate() if thread.name == "item-work-1"]

@@ -117,26 +117,6 @@ class TestWait:
             client.compile_jobs.wait("cjob-1", timeout=0)
         assert raised.value.status == "running"
 
-    def test_bars(self, capsys: pytest.CaptureFixture[str]) -> None:
-        steps = [
-            {"name": "bootstrap", "status": "running", "done": 3, "total": 4},
-            {"name": "train", "status": "queued", "done": 0, "total": 2},
-        ]
-        client, _ = scripted(reply(job("running", steps=steps)), reply(job("succeeded", steps=steps)))
-        client.compile_jobs.wait("cjob-1", progress=True)
-        shown = capsys.readouterr().err
-        assert "bootstrap" in shown
-        assert "75%" in shown
-        assert "3/4" in shown
-        assert "train" not in shown
-
-    def test_the_bar_of_a_training_moves_within_it(self, capsys: pytest.CaptureFixture[str]) -> None:
-        steps = [{"name": "train", "status": "running", "done": 0, "total": 1}]
-        child = {"id": "ftjob-1", "status": "running", "progress": {"percent": 40}}
-        client, _ = scripted(reply(job("running", steps=steps, fine_tuning_jobs=[child])), reply(job("succeeded")))
-        client.compile_jobs.wait("cjob-1", progress=True)
-        assert "40%" in capsys.readouterr().err
-
     def test_async(self) -> None:
         async def go() -> str:
             client, _ = scripted_async(reply(job("running")), reply(job("succeeded")))

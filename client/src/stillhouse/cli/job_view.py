@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from stillhouse import Stillhouse
+from stillhouse._progress import duration, name_of, watcher
 from stillhouse._references import named, not_beaten
 from stillhouse.cli.output import Exit, console, errors, show_json, show_table, when
 from stillhouse.types import CompileJob, Event, Holder
@@ -41,8 +42,8 @@ def ended(client: Stillhouse, job: CompileJob, wait: bool, timeout: float | None
 def waited(
     client: Stillhouse, job_id: str, seconds: float | None, as_json: bool, on_update: Callable[[CompileJob], None] | None = None
 ) -> CompileJob:
-    with _left_by_ctrl_c(job_id):
-        return client.compile_jobs.wait(job_id, timeout=seconds, progress=not as_json, on_update=on_update)
+    with _left_by_ctrl_c(job_id), watcher(not as_json, on_update) as update:
+        return client.compile_jobs.wait(job_id, timeout=seconds, on_update=update)
 
 
 @contextmanager
@@ -90,19 +91,13 @@ def status_of(job: CompileJob) -> str:
         return "waiting"
     place = "" if job.queue.position is None else f"{_ordinal(job.queue.position)} "
     known = job.queue.estimated_seconds
-    about = "" if known is None else f", about {_duration(known)}"
+    about = "" if known is None else f", about {duration(known)}"
     return f"waiting ({place}for the {job.queue.resource}{about})"
 
 
 def _ordinal(number: int) -> str:
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
-
-
-def _duration(seconds: int) -> str:
-    if seconds < 90:
-        return f"{seconds} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def queue_of(job: CompileJob) -> str:
@@ -119,9 +114,7 @@ def holders_of(job: CompileJob) -> list[str]:
 
 
 def _holder_line(holder: Holder) -> str:
-    which = " ".join(filter(None, (holder.job, holder.name))) or "a job of another project"
-    owner = f", made by {holder.owner}" if holder.owner else ""
-    return f"{which}{owner} has it since {when(holder.since)}"
+    return f"{name_of(holder)} has it since {when(holder.since)}"
 
 
 def _show_steps(job: CompileJob) -> None:

@@ -129,7 +129,10 @@ def get(
 
 @app.command()
 def watch(job_id: JobId, timeout: Timeout = None, as_json: Json = False) -> None:
-    """Follow a job until it is done, or paused: bars for its steps, or with --json one object for each change. Exits as `create --wait`."""
+    """Follow a job until it is done, or paused: a bar, lines without a terminal, or with --json one object for each change.
+
+    Exits as `create --wait`.
+    """
     with connected() as client:
         job = waited(client, job_id, timeout, as_json, show_json_line if as_json else None)
         if not as_json:

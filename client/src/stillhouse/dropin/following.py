@@ -13,7 +13,8 @@ import dspy
 
 from stillhouse._client import Stillhouse
 from stillhouse._exceptions import APIError
-from stillhouse._wait import StepBars, patiently
+from stillhouse._progress import JobProgress
+from stillhouse._wait import patiently
 from stillhouse.dropin.asking import cancel_wanted
 from stillhouse.dropin.runner import ItemRun
 from stillhouse.types import CompileJob, WorkItem
@@ -41,24 +42,25 @@ def follow(client: Stillhouse, job: CompileJob, programs: Mapping[str, dspy.Modu
 class _Following:
     def __init__(self, client: Stillhouse, job: CompileJob, programs: Mapping[str, dspy.Module], metric: Any) -> None:
         self._client, self._job, self._programs, self._metric = client, job, programs, metric
-        self._bars = StepBars()
+        self._progress = JobProgress()
         self._here: _Here | None = None
 
     def run(self) -> CompileJob:
         while not self._job.stands_still:
-            self._bars.update(self._job)
             item = self._claim() if self._programs else None
-            if item is not None:
+            if item is None:
+                self._progress.update(self._job)  # not before the claim: the job would be shown as waiting for this very process
+            else:
                 self._work_off(item)
             self._look(None if item is not None else POLL_SECONDS)
-        self._bars.update(self._job)
+        self._progress.update(self._job)
         return self._job
 
     def interrupted(self) -> None:
         """Cancel the job, or leave it. Nothing new is begun here meanwhile; what was begun ends."""
         if self._here is not None:
             self._here.run.stop()
-        self._bars.close()
+        self._progress.close()
         if cancel_wanted(self._job.id):
             self._cancel()
         else:
@@ -68,7 +70,7 @@ class _Following:
             print("The calls that are under way end first; Ctrl-C leaves them", file=sys.stderr)
 
     def close(self) -> None:
-        self._bars.close()
+        self._progress.close()
         if self._here is not None:
             self._here.end()
 
@@ -92,7 +94,7 @@ class _Following:
         self._here = _Here(ItemRun(self._client, item, program, self._metric))
         while not self._here.is_over(_LOOK_SECONDS):
             with suppress(APIError):  # it only shows how far the job is
-                self._bars.update(self._client.compile_jobs.retrieve(self._job.id))
+                self._progress.update(self._client.compile_jobs.retrieve(self._job.id))
         self._here.raise_its_trouble()
 
 

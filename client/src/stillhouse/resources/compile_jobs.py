@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,8 +13,9 @@ from typing_extensions import Unpack
 
 from stillhouse._lines import lines, lines_async
 from stillhouse._pages import AsyncPage, Page
+from stillhouse._progress import OnUpdate, resumable, watcher
 from stillhouse._raw import many_responses
-from stillhouse._wait import Deadline, apatiently, patiently, watcher
+from stillhouse._wait import Deadline, apatiently, patiently
 from stillhouse.resources import job_calls as calls
 from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.resources.job_events import AsyncEvents, Events
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 RecordFormat = Literal["trl", "openai"]
 RecordPart = Literal["train", "validation"]
-OnUpdate = Callable[[CompileJob], None]
 
 
 class CompileJobs(Resource):
@@ -118,7 +118,8 @@ class CompileJobs(Resource):
 
     @many_responses
     def wait(self, job_id: str, *, timeout: float | None = None, progress: bool = False, on_update: OnUpdate | None = None) -> CompileJob:
-        """Wait until the job is final, or paused, and return it, whatever its status. `progress` shows a bar per step.
+        """Wait until the job is final, or paused, and return it, whatever its status. `progress` shows a bar,
+        or lines where there is no terminal.
 
         A server that is away on the way is waited for, up to ten minutes.
 
@@ -126,7 +127,7 @@ class CompileJobs(Resource):
             WaitTimeout: after `timeout` seconds; the job goes on.
         """
         deadline = Deadline(timeout)
-        with watcher(progress, on_update) as update:
+        with resumable(job_id, progress), watcher(progress, on_update) as update:
             job = self.retrieve(job_id)
             update(job)
             while not job.stands_still:

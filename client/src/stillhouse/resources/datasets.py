@@ -10,8 +10,8 @@ from typing_extensions import Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
+from stillhouse._progress import OnSent, sending
 from stillhouse._request import Call, Upload
-from stillhouse._wait import OnSent, sending
 from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import Dataset, DatasetRows
 from stillhouse.types.requests import TaggedListParams

@@ -11,9 +11,9 @@ from typing_extensions import Unpack
 
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
+from stillhouse._progress import OnSent, sending
 from stillhouse._raw import many_responses
 from stillhouse._request import Call, FormUpload
-from stillhouse._wait import OnSent, sending
 from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types import File
 from stillhouse.types.requests import ListParams
