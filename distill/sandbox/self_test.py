@@ -85,8 +85,9 @@ class _Bait:
         """`needed` are the interpreter's own files, which are read inside wherever they are."""
         self._canary = secrets.token_hex(16)
         self._private = [path for path in {Path("/root"), *_home(), *private} if os.access(path, os.R_OK)]
-        self._names = {entry.name for path in self._private if path.is_dir() for entry in path.iterdir() if not _leads_to(entry, needed)}
         self._folder = scratch.make_folder("bait")
+        shown = (*needed, str(self._folder))  # homes of sandboxed processes lie beside it, so the way there is seen inside
+        self._names = {entry.name for path in self._private if path.is_dir() for entry in path.iterdir() if not _leads_to(entry, shown)}
         self._other = scratch.make_folder("runner")
         (self._folder / "sealing.key").write_text(self._canary)
         (self._other / "prompt").write_text(self._canary)
@@ -184,5 +185,5 @@ def _home() -> list[Path]:
     return [home] if home != Path("/") and not any(home.is_relative_to(each) for each in files.SYSTEM) else []
 
 
-def _leads_to(entry: Path, needed: Sequence[str]) -> bool:
-    return any(Path(path).is_relative_to(entry) for path in needed)
+def _leads_to(entry: Path, shown: Sequence[str]) -> bool:
+    return any(Path(path).is_relative_to(entry) for path in shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,10 @@ class TestSelfTest:
         (tmp_path / "python").rename(tmp_path / "bin" / "python")
         found = try_rung(choose().rung, str(tmp_path / "bin" / "python"), [tmp_path / "lib"])
         assert found.got_out == ("private_files",)
+
+    def test_a_server_that_keeps_its_temporary_files_in_its_home_has_a_sandbox(self) -> None:
+        """The way to a process's own folder is seen inside, and nothing beside it."""
+        assert try_rung(choose().rung, sys.executable, [Path(tempfile.gettempdir())]).got_out == ()
 
     @pytest.mark.parametrize("home", ["/", "/usr/sbin"])
     def test_a_home_where_nobody_lives_is_not_private(self, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
