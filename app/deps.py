@@ -35,6 +35,7 @@ _DESCRIPTIONS = {
     401: "No key, or one that is unknown, revoked or expired",
     403: "The key lacks the scope",
     404: "No such object in the key's project",
+    408: "The body came too slowly",
     409: "The object's state forbids it, or the first request with this Idempotency-Key still runs",
     412: "The object was changed since it was read: `If-Match` names another state",
     413: "The body is too large",
@@ -52,7 +53,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 COMMON_ERRORS = errors(401, 403, 422, 429, 500, 503)
-BODY_ERRORS = errors(400, 413, 415)
+BODY_ERRORS = errors(400, 408, 413, 415)
 
 
 def router(tag: str) -> APIRouter:

@@ -37,6 +37,7 @@ TYPES: Mapping[int, str] = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "invalid_request_error",
     409: "conflict_error",
     412: "conflict_error",
     413: "invalid_request_error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import ApiError, error_response, to_api_error
 
 log = structlog.get_logger(__name__)
+
+BODY_GRACE_SECONDS = 30.0
+BODY_BYTES_A_SECOND = 1000
+"""A body may be waited for so long, and for a second more for each so many bytes that have come."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -61,7 +66,7 @@ class LastResort:
 
 
 class BodyLimit:
-    """413 for a body over `max_bytes`, declared or not: memory stays flat however the length was announced."""
+    """413 for a body over `max_bytes`, declared or not: memory stays flat however the length was announced. 408 for one that stalls."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -77,12 +82,20 @@ class BodyLimit:
         await self._app(scope, self._counted(receive), send)
 
     def _counted(self, receive: Receive) -> Receive:
-        seen = 0
+        seen, waited, whole = 0, 0.0, False
 
         async def count() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
+            nonlocal seen, waited, whole
+            if whole:
+                return await receive()  # that the client leaves
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(BODY_GRACE_SECONDS + seen / BODY_BYTES_A_SECOND - waited):
+                    message = await receive()
+            except TimeoutError:
+                raise _too_slow() from None
+            waited += time.monotonic() - began
+            seen, whole = seen + len(message.get("body", b"")), not message.get("more_body", False)
             if seen > self._max_bytes:
                 raise self._refusal()
             return message
@@ -93,6 +106,11 @@ class BodyLimit:
         limit = self._max_bytes / 1_000_000
         message = f"The body is larger than {limit:g} MB. Upload big data in parts as datasets, or raise limits.max_body_mb."
         return ApiError(413, "body_too_large", message, headers={"connection": "close"})
+
+
+def _too_slow() -> ApiError:
+    may = f"it may take {BODY_GRACE_SECONDS:g} s, and a second more for every {BODY_BYTES_A_SECOND} bytes"
+    return ApiError(408, "body_too_slow", f"The body came too slowly: {may}. Send it again.", headers={"connection": "close"})
 
 
 def _declared_length(scope: Scope) -> int:

@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 
 from app.main import create_app
+from app.slow_clients import BoundedProtocol
 from distill import ending, logs
 from distill.catalog import blobs, key_rotation, keys
 from distill.db import is_outage, unit_of_work
@@ -33,8 +34,8 @@ OPTIONS: dict[str, Any] = {
     "timeout_keep_alive": 20,
     # Below the usual 1,024 open files: who comes beyond it is told 503, instead of nobody being answered.
     "limit_concurrency": 800,
-    # Not what else is installed: `LastResort` knows this one's errors.
-    "http": "h11",
+    # Of h11, whose errors `LastResort` knows.
+    "http": BoundedProtocol,
     # What runs here is nobody's business.
     "server_header": False,
     # uvicorn's lines go through our logging; requests are logged by `app.middleware`, without their query, which may hold a key.

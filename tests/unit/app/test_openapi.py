@@ -59,7 +59,7 @@ def _errors_of(path: str, operation: dict[str, Any]) -> set[str]:
     headers = {parameter["name"].lower() for parameter in operation.get("parameters", ()) if parameter["in"] == "header"}
     found = {401, 403, status_at(422, path), 429, 500, 503}
     found |= {404} if "{" in path else set()
-    found |= {400, 413, 415} if "requestBody" in operation else set()
+    found |= {400, 408, 413, 415} if "requestBody" in operation else set()
     found |= {409} if "idempotency-key" in headers else set()
     found |= {412} if "if-match" in headers else set()
     return {str(status) for status in found}
