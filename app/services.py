@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from app.rate import of_connection_tests
+from app.readiness import StoreCheck
 from distill.catalog import connections, projects
 from distill.db import unit_of_work
 from distill.jobs import bundle_use
@@ -34,6 +35,7 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = open_store(settings)
+        self.store_check = StoreCheck(self.store)
         self.notices = Notices()
         self.connection_tests = of_connection_tests(settings)
         self.relay = Relay(RelayLimits.of(settings.timers, settings.limits, connections_for(_SHARE_OF_FILES)), settings.egress.hosts)

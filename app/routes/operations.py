@@ -9,6 +9,7 @@ from app.auth import AnyCaller, MetricsReader
 from app.deps import COMMON_ERRORS, SessionDep
 from app.docs_page import docs_page
 from app.metrics import CONTENT_TYPE
+from app.services import ServicesDep
 from distill.jobs import maintenance
 
 routes = APIRouter(tags=["operations"])
@@ -21,9 +22,10 @@ async def livez() -> dict[str, str]:
 
 
 @routes.get("/readyz", summary="The process can serve requests", response_class=JSONResponse, responses={503: COMMON_ERRORS[503]})
-def readyz(session: SessionDep) -> dict[str, str]:
-    """Answers without a key, when the database does. Redis is not asked: jobs are accepted without it. `status` is `draining` while the
-    server is under maintenance: all but new jobs is served."""
+def readyz(services: ServicesDep, session: SessionDep) -> dict[str, str]:
+    """Answers without a key, when the database and the blob store do. Redis is not asked: jobs are accepted without it. `status` is
+    `draining` while the server is under maintenance: all but new jobs is served."""
+    services.store_check.check()
     return {"status": "draining" if maintenance.is_drained(session) else "ok"}
 
 

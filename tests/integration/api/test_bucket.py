@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from app import readiness
 from app.main import create_app
 from distill.settings import BlobSettings, get_settings
 from tests.integration.api.conftest import ROWS, Tokens
@@ -59,6 +60,21 @@ class TestBucket:
             assert api.post("/v1/datasets", json={"rows": ROWS}).status_code == 201
         seen = refused.text + caplog.text + "".join(capfd.readouterr())
         assert not [secret for secret in (ACCESS_KEY, SECRET_KEY, server.endpoint, str(get_settings().home)) if secret in seen]
+
+    def test_readyz_is_503_until_the_bucket_answers_again(
+        self, s3: S3Server, place: BlobSettings, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(readiness, "FRESH_SECONDS", 0.0)
+        faulty: list[str] = []
+        reply: Answer = lambda _: faulty[0] if faulty else s3.endpoint  # noqa: E731
+        with odd_server(reply) as server, caller(place.model_copy(update={"endpoint": server.endpoint}), tokens, monkeypatch) as api:
+            assert api.get("/readyz").status_code == 200
+            faulty.append("403 AccessDenied")
+            refused = api.get("/readyz")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage")
+            assert api.get("/livez").status_code == 200
+            faulty.clear()
+            assert api.get("/readyz").status_code == 200
 
     def test_damage_is_told_before_a_byte_goes_out(
         self, s3: S3Server, place: BlobSettings, tokens: Tokens, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
