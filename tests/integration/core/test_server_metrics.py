@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,15 +26,13 @@ from distill.relay.calls import CallLog
 from distill.settings import get_settings
 from tests.integration.core.world import World, claim, connection, execute, publish, taken
 
+OPS = Path(__file__).parents[3] / "ops"
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 class Scraper:
     def __init__(self, client: TestClient) -> None:
         self._client = client
-
-    def families(self) -> list[str]:
-        return [family.name for family in text_string_to_metric_families(self._text())]
 
     def series(self) -> Series:
         found: Series = {}
@@ -46,6 +45,14 @@ class Scraper:
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.series().get((name, frozenset(labels.items())))
+
+    def labels(self) -> dict[str, set[str]]:
+        """Names of the labels of each metric that has a sample."""
+        found: dict[str, set[str]] = {}
+        for family in text_string_to_metric_families(self._text()):
+            for sample in family.samples:
+                found.setdefault(sample.name, set()).update(sample.labels)
+        return found
 
     def _text(self) -> str:
         reply = self._client.get("/metrics")
@@ -64,11 +71,52 @@ def values(metrics: Scraper, name: str, label: str) -> Mapping[str, float]:
     return {dict(labels)[label]: value for (each, labels), value in metrics.series().items() if each == name}
 
 
-def test_alert_rules_name_metrics_that_there_are(metrics: Scraper) -> None:
-    rules = yaml.safe_load((Path(__file__).parents[3] / "ops" / "prometheus" / "alerts.yml").read_text())
-    text = " ".join(rule["expr"] for group in rules["groups"] for rule in group["rules"])
-    named = {word.removesuffix("_total") for word in re.findall(r"stillhouse_\w+", text)}
-    assert named <= set(metrics.families())
+def test_alerts_and_dashboard_name_metrics_and_labels_that_there_are(world: World, metrics: Scraper) -> None:
+    one_of_each(world)
+    metrics.labels()  # the first request that is counted
+    labels = metrics.labels()
+    asked = [*alert_expressions(), *dashboard_expressions()]
+    assert len(asked) > 40
+    for expression, shown in asked:
+        named = re.findall(r"((?:stillhouse|process)_\w+)(?:\{([^}]*)\})?", expression)
+        assert [name for name, _ in named if name not in labels] == [], expression
+        for name, selectors in named:
+            assert set(re.findall(r"(\w+)\s*(?:=|!)", selectors)) <= labels[name] | {"job"}, expression
+        grouped = {label for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(", ")}
+        assert grouped | shown <= {"instance", *(label for name, _ in named for label in labels[name])}, expression
+
+
+def one_of_each(world: World) -> None:
+    """Give every metric of the whole server a sample."""
+    teacher, calls = connection("teachers").id, CallLog()
+    calls.attempted(teacher, "ok", 0.3)
+    calls.answered(teacher, {"prompt_tokens": 100, "completion_tokens": 20}, 0.25)
+    CallCounters(calls, "worker").write()
+    world.submit()
+    with unit_of_work() as s:
+        devices.ensure(s, "gpu-0")
+        counted = {"jobs_finished": (world.project_id, "succeeded"), "jobs_failed": ("internal",), "leases_lost": ("train", "train")}
+        counters.add(s, [Increment(name, values) for name, values in {**counted, "webhook_attempts": ("failed",)}.items()])
+        counters.add(s, [*counters.JOB_SECONDS.observe(("compile", "failed"), 1), *counters.STEP_SECONDS.observe(("train",), 1)])
+
+
+def alert_expressions() -> Iterator[tuple[str, set[str]]]:
+    """Each with the labels that its texts show."""
+    for group in yaml.safe_load((OPS / "prometheus" / "alerts.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["expr"], set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+
+
+def dashboard_expressions() -> Iterator[tuple[str, set[str]]]:
+    """Those of panels, each with the labels that its legend shows, and those of variables."""
+    dashboard = json.loads((OPS / "grafana" / "stillhouse.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            yield target["expr"], set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]
+            yield metric, {label}
 
 
 def test_jobs_steps_and_queues(world: World, metrics: Scraper) -> None:
