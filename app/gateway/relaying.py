@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -14,12 +14,12 @@ from starlette.concurrency import run_in_threadpool
 from app.body import media_type, read_beside
 from app.deps import BODY_ERRORS, errors
 from app.errors import ApiError
-from app.gateway.streams import renamed, whole_events
+from app.gateway.streams import counted, renamed, whole_events
 from app.gateway.waiting import note_wait
 from app.services import Services
 from distill.catalog.targets import Resolved, resolve
 from distill.db import unit_of_work
-from distill.relay import CHAT, Api, Chunks, RelayReply
+from distill.relay import CHAT, Api, RelayReply, Target
 
 LONGEST_LOAD_WAIT_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
@@ -90,7 +90,7 @@ async def ask(
 ) -> RelayReply:
     """The LM host's answer, once the model is loaded. Raises NotFound; ApiError for a refusal, and where it does not load in time."""
     ready = await _ready(found, project_id, body["model"])
-    reply = await services.relay.forward(ready.target, body, stream, api)
+    reply = await (_streamed(services, ready.target, body, api) if stream else services.relay.forward(ready.target, body, api=api))
     if api is not CHAT and reply.status in _NOT_THERE:
         raise _has_no(api, found)
     if reply.code is not None:
@@ -99,19 +99,31 @@ async def ask(
     return reply
 
 
+async def _streamed(services: Services, target: Target, body: Mapping[str, Any], api: Api) -> RelayReply:
+    """A reply whose stream is whole events. The host is asked for its usage, which is counted; callers get it where they asked for it."""
+    options = body.get("stream_options") or {}
+    wanted = not isinstance(options, dict) or bool(options.get("include_usage"))
+    asked = body if wanted else {**body, "stream_options": {**options, "include_usage": True}}
+    reply = await services.relay.forward(target, asked, True, api)
+    if reply.code == "bad_request" and not wanted and b"stream_options" in reply.body:  # an older host, which does not know the option
+        reply = await services.relay.forward(target, body, True, api)
+    if reply.stream is not None:
+        events = whole_events(reply.stream, target.connection)
+        reply.stream = counted(events, lambda usage: services.relay.count_tokens(target, usage), hide=not wanted)
+    return reply
+
+
 def passed_on(reply: RelayReply, found: Resolved) -> Response:
     """An answer as the LM host gave it, but for the model's id: hosts know models by names of their own."""
     headers = {name: value for name, value in reply.headers.items() if name.lower() in _PASSED_HEADERS}
     if reply.stream is not None:
-        return StreamingResponse(_events(reply.stream, found), reply.status, headers={"cache-control": "no-store", **headers})
+        return StreamingResponse(
+            renamed(reply.stream, found.target.model, found.model_id), reply.status, headers={"cache-control": "no-store", **headers}
+        )
     body, answer = reply.body, reply.answer
     if answer.get("model") == found.target.model != found.model_id:
         body = orjson.dumps({**answer, "model": found.model_id})
     return Response(body, reply.status, headers=headers)
-
-
-def _events(chunks: Chunks, found: Resolved) -> AsyncGenerator[bytes]:
-    return renamed(whole_events(chunks, found.target.connection), found.target.model, found.model_id)
 
 
 async def _ready(found: Resolved, project_id: str, model: str) -> Resolved:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -10,6 +10,7 @@ import orjson
 
 from app.gateway.streams import data_of
 from app.gateway.translation import Json, call_item, ended, message_item, part_of
+from distill.relay import Chunks
 
 _DONE = b"data: [DONE]"
 _NONE = -1
@@ -17,7 +18,7 @@ _LOST = "The LM host was lost in the middle of its answer: this is not the whole
 _UNREADABLE = "The LM host sent a piece of its answer that cannot be read: this is not the whole of it."
 
 
-async def response_events(events: AsyncGenerator[bytes], response: Json) -> AsyncIterator[bytes]:
+async def response_events(events: Chunks, response: Json) -> AsyncIterator[bytes]:
     """What the LM host streams, event by event, told as OpenAI's clients read a response."""
     told = _Told(response)
     for event in told.begin():

@@ -17,7 +17,6 @@ from app.errors import ApiError
 from app.gateway import prompt_check, relaying
 from app.gateway.prompt_check import PromptCheck
 from app.gateway.response_events import response_events
-from app.gateway.streams import whole_events
 from app.gateway.translation import Json, answered, chat_body, opened
 from app.idempotency import OncePaidDep
 from app.schemas.responses import ResponseCreate
@@ -48,7 +47,7 @@ async def responses(
         response = opened(body, found.model_id)
         if reply.stream is None:
             return Response(_whole(response, reply.answer), media_type=JSON_TYPE)
-        events = response_events(whole_events(reply.stream, found.target.connection), response)
+        events = response_events(reply.stream, response)
         return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     return await (ask() if body.stream else once.reply(ask))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -18,6 +19,7 @@ log = structlog.get_logger(__name__)
 LONGEST_EVENT = 1024 * 1024
 """Bytes that are kept of an event until its end comes: a host that never ends one would fill the memory."""
 _ENDS = (b"\n\n", b"\r\n\r\n")
+_AFTER_EVENT = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 _SAID = {
     "timeout": "did not go on with its answer in time",
     "unavailable": "was lost in the middle of its answer",
@@ -48,7 +50,39 @@ async def whole_events(chunks: Chunks, connection: str) -> AsyncGenerator[bytes]
         yield bytes(kept)
 
 
-async def renamed(events: AsyncGenerator[bytes], known_as: str, model_id: str) -> AsyncGenerator[bytes]:
+async def counted(events: AsyncGenerator[bytes], count: Callable[[Mapping[str, Any]], None], *, hide: bool) -> AsyncGenerator[bytes]:
+    """Whole events, of whose usage `count` gets the last: some hosts send it again and again as it grows. `hide`: the caller has not asked
+    for the event that holds nothing else."""
+    usage: Mapping[str, Any] = {}
+    try:
+        async with aclosing(events):
+            async for whole in events:
+                if b'"usage"' not in whole:
+                    yield whole
+                    continue
+                kept = []
+                for event in _AFTER_EVENT.split(whole):
+                    found, alone = _usage_of(event)
+                    usage = found or usage
+                    if not (alone and hide):
+                        kept.append(event)
+                if said := b"".join(kept):
+                    yield said
+    finally:
+        if usage:
+            count(usage)
+
+
+def _usage_of(event: bytes) -> tuple[dict[str, Any], bool]:
+    """The usage that an event tells, and whether it tells nothing else."""
+    for line in event.splitlines():
+        said = data_of(line)
+        if said is not None and isinstance(said.get("usage"), dict):
+            return said["usage"], said.get("choices") == []
+    return {}, False
+
+
+async def renamed(events: Chunks, known_as: str, model_id: str) -> AsyncGenerator[bytes]:
     """Whole events with a model's id in place of the name by which its LM host knows it."""
     async with aclosing(events):
         async for whole in events:

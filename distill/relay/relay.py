@@ -132,8 +132,12 @@ class Relay:
         self._gate(target).resize(target.max_in_flight)
         reply = await self._upstream().send(target, body, stream=stream, api=api)
         if reply.code is None and not stream:
-            self._note(target, read_usage(reply.answer.get("usage")))
+            self.count_tokens(target, reply.answer.get("usage"))
         return reply
+
+    def count_tokens(self, target: Target, said: Any) -> None:
+        """The usage of an answer, as its LM host says it."""
+        self._note(target, read_usage(said))
 
     async def close_here(self) -> None:
         """Close the connections that `forward` opened in this event loop."""

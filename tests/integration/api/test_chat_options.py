@@ -8,7 +8,9 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.api.conftest import Tokens
+from distill.catalog import counters
+from distill.db import unit_of_work
+from tests.integration.api.conftest import Tokens, serving
 from tests.support.scripted_lm import Answer, Ask, BreakOff, Fail, Says, ScriptedLM
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": "it"}'}}
@@ -17,6 +19,8 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "argume
 def answer(ask: Ask) -> Answer:
     if "logit_bias" in ask.body:
         return Fail(400, "unsupported_parameter", "this host has no logit_bias", param="logit_bias")
+    if ask.text == "an older host" and "stream_options" in ask.body:
+        return Fail(400, "unsupported_parameter", "unknown field stream_options", param="stream_options")
     if ask.body.get("tools"):
         return Says({"content": None, "tool_calls": [CALL]})
     return BreakOff("one two ") if ask.text == "break off" else "one two three"
@@ -74,3 +78,16 @@ class TestStream:
         with pytest.raises(openai.APIError, match="LM host was lost in the middle of its answer") as raised:
             next(stream)
         assert (raised.value.code, raised.value.type) == ("unavailable", "server_error")
+
+    def test_its_tokens_are_counted_and_shown_to_those_alone_who_ask(self, tokens: Tokens, lm: ScriptedLM) -> None:
+        with serving() as url, openai.OpenAI(base_url=f"{url}/v1", api_key=tokens.all, max_retries=0) as client:
+            pieces = list(create(client, stream=True))
+            assert "".join(piece.choices[0].delta.content for piece in pieces) == "one two three"
+            assert [piece.usage for piece in pieces] == [None, None, None]
+            assert "".join(piece.choices[0].delta.content for piece in create(client, "an older host", stream=True)) == "one two three"
+            with pytest.raises(openai.BadRequestError):
+                create(client, logit_bias={"1": 1}, stream=True)
+        assert [call.body.get("stream_options") for call in lm.calls] == [*[{"include_usage": True}] * 2, None, {"include_usage": True}]
+        with unit_of_work() as s:
+            counted = counters.totals(s)["lm_tokens"]
+        assert {labels[1]: amount for labels, amount in counted.items()} == {"prompt": 4, "completion": 6}
