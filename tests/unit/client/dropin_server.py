@@ -90,6 +90,8 @@ class Server:
     """Of a method and the end of a path: the answer."""
     bundles: list[Any] = field(default_factory=list)
     """Documents that were sent."""
+    refused_rows: dict[int, httpx.Response] = field(default_factory=dict)
+    """Of rows (from 1), the answer to any batch that has a trace or a score of theirs."""
     told: threading.Event = field(default_factory=threading.Event)
     """Set as soon as a trace came in."""
 
@@ -106,6 +108,10 @@ class Server:
             return httpx.Response(409, json={"error": {"code": self.refused[last], "message": "no"}})
         if (answer := self.refuses.get(f"{request.method} {last}")) is not None:
             return answer
+        if last in ("traces", "scores") and body is not None:
+            for each in body[last]:
+                if (answer := self.refused_rows.get(each["row"])) is not None:
+                    return answer
         self.sent.append((f"{request.method} {path}", body))
         if last == "estimate" and self.estimate is None:
             return httpx.Response(503, json={"error": {"code": "program_host_busy", "message": "ask again later"}})

@@ -99,6 +99,29 @@ class TestTrouble:
         assert rows_sent(server) == list(range(1, 7))
         assert len(server.bodies("POST /v1/work_items/publish")) == 1
 
+    def test_a_refused_trace_leaves_out_its_example_alone(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        """The other traces of its batch are stored, and what was refused is named."""
+        server.refused_rows = {
+            3: httpx.Response(422, json={"error": {"code": "invalid_value", "message": "traces[2].outputs: too long"}}),
+            4: httpx.Response(413, json={"error": {"code": "body_too_large", "message": "more than 4 MiB"}}),
+        }
+        self.run(server, client, 6)
+        assert rows_sent(server) == [1, 2, 5, 6]
+        scores = [score for sent in server.bodies("POST /v1/compile_jobs/cjob-1/scores") for score in sent["scores"]]
+        assert sorted(score["row"] for score in scores) == [1, 2, 5, 6]
+        (published,) = server.bodies("POST /v1/work_items/publish")
+        assert published["undecided"] == [
+            {"row": 3, "code": "invalid_value", "message": "traces[2].outputs: too long (422 invalid_value)"},
+            {"row": 4, "code": "body_too_large", "message": "more than 4 MiB (413 body_too_large)"},
+        ]
+
+    def test_an_item_whose_traces_are_all_refused_is_given_back(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        answer = httpx.Response(422, json={"error": {"code": "unknown_lm", "message": "there is no such LM"}})
+        server.refused_rows = dict.fromkeys(range(1, 7), answer)
+        self.run(server, client, 6)
+        error = {"code": "unknown_lm", "message": "there is no such LM (422 unknown_lm)"}
+        assert server.bodies("POST /v1/work_items/release") == [{"id": "work-1", "fence": 1, "error": error}]
+
     def test_each_beat_sends_what_there_is(self, server: Server, client: stillhouse.Stillhouse) -> None:
         arrived: list[bool] = []
         self.run(server, client, 1, lambda *_: arrived.append(server.told.wait(30)), beat_seconds=0.05)

@@ -24,6 +24,7 @@ from stillhouse._exceptions import (
 )
 from stillhouse._wait import patiently
 from stillhouse.dropin.gateway import AWAY, AsyncGateway, SyncGateway
+from stillhouse.dropin.sending import Outbox
 from stillhouse.types import ProgramToRun, WorkItem
 from stillhouse_programs.collect import Metric, Prepared, prepare_program
 from stillhouse_programs.describe import take_demos
@@ -67,12 +68,13 @@ class ItemRun:
     metric: Metric | None
     """The caller's own; None where the job's is built in."""
     done: int = 0
-    _traces: list[Json] = field(default_factory=list)
-    _scores: list[Json] = field(default_factory=list)
     _troubles: dict[int, tuple[str, str]] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _slice: Slice | None = None
-    _sending: threading.Lock = field(default_factory=threading.Lock)
+    _outbox: Outbox = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._outbox = Outbox(self.client, self.item.job)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -107,7 +109,10 @@ class ItemRun:
             self.client.work_items.release(self.item, error=error)
 
     def _publish(self) -> None:
-        undecided = [{"row": row, "code": code, "message": text[:2000]} for row, (code, text) in sorted(self._troubles.items())]
+        self._outbox.raise_common_refusal()
+        refused = {row: (fault.code or "refused", str(fault)) for row, fault in self._outbox.refused.items()}
+        without = sorted({**self._troubles, **refused}.items())
+        undecided = [{"row": row, "code": code, "message": text[:2000]} for row, (code, text) in without]
         patiently(lambda: self.client.work_items.publish(self.item, undecided=undecided), self._stopped.wait)
 
     def _beat(self, ended: threading.Event) -> None:
@@ -122,7 +127,7 @@ class ItemRun:
             if told.cancel or told.pause:
                 self.stop()
             with suppress(APIError):  # it stays, and is sent again
-                self._send()
+                self._outbox.send()
 
     async def _run(self) -> None:
         sync, tasks = SyncGateway(self.client), AsyncGateway(self.client)
@@ -208,7 +213,7 @@ class ItemRun:
             self.done += 1
         elif kind in ("trace", "score"):
             self._keep(event, kind)
-            if len(self._traces) >= FLUSH:
+            if len(self._outbox) >= FLUSH:
                 await asyncio.to_thread(self._flush)
 
     def _keep(self, event: Json, kind: str) -> None:
@@ -217,25 +222,13 @@ class ItemRun:
         rollout[kind] = event[kind]
         place = {"role": self.item.role, "row": event["index"], "rollout": event["n"]}
         if kind == "trace":
-            self._traces.append({**place, **{name: value for name, value in event["trace"].items() if name != "inputs"}})
+            self._outbox.add_trace({**place, **{name: value for name, value in event["trace"].items() if name != "inputs"}})
         elif rollout["trace"]["status"] == "ok":
             score = {name: value for name, value in event["score"].items() if name != "passed"}
-            self._scores.append({**place, **score, "outputs": rollout["trace"]["outputs"]})
+            self._outbox.add_score({**place, **score, "outputs": rollout["trace"]["outputs"]})
 
     def _flush(self) -> None:
-        patiently(self._send, self._stopped.wait)
-
-    def _send(self) -> None:
-        """Send what there is; it stays until the server has it."""
-        with self._sending:
-            scores = list(self._scores)
-            traces = list(self._traces)  # read last: a score is sent after its trace
-            if traces:
-                self.client.compile_jobs.traces.create(self.item.job, traces)
-                del self._traces[: len(traces)]
-            if scores:
-                self.client.compile_jobs.scores.create(self.item.job, scores)
-                del self._scores[: len(scores)]
+        patiently(self._outbox.send, self._stopped.wait)
 
 
 def _lm_of(lm: Mapping[str, Any], prompt_adapter: dspy.Adapter, gateway: tuple[SyncGateway, AsyncGateway]) -> RelayLM:
