@@ -26,7 +26,7 @@ class _Counted:
 _CONNECTION = ("connection", "project")
 _COUNTERS = {
     "jobs_finished": _Counted("Jobs that ended; a job that is retried ends again", ("project", "status")),
-    "jobs_failed": _Counted("Jobs that failed, by the code of their error", ("code",)),
+    "jobs_failed": _Counted("Jobs that failed, by the code of their error; `other` for codes that clients and programs bring", ("code",)),
     "leases_lost": _Counted("Leases that lapsed, since their worker or client was not heard of any more", ("queue", "step")),
     "lm_requests": _Counted("Requests to the LM hosts of connections; outcome is ok, or the code of the error", (*_CONNECTION, "outcome")),
     "lm_tokens": _Counted("Tokens of their answers", (*_CONNECTION, "kind")),

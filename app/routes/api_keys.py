@@ -15,14 +15,12 @@ from app.schemas.account import KeyCreate, KeyMade, KeyRead, KeyRevoked
 from app.schemas.common import Page
 from app.views.account import key_made, key_read
 from app.views.convert import page_of
-from distill.catalog import keys, projects
+from distill.catalog import audit, keys, projects
 from distill.catalog.keys import Caller
 from distill.catalog.models import ApiKey
-from distill.db import Session, now
+from distill.db import Session, now, unit_of_work
 from distill.errors import Invalid
 from distill.jobs import cancelling
-from distill.jobs.repository import JobFilter
-from distill.jobs.status import JobKind
 
 routes = router("account")
 
@@ -81,11 +79,14 @@ def get_api_key(key_id: KeyId, caller: Admin, session: SessionDep) -> KeyRead:
 def delete_api_key(
     key_id: KeyId,
     caller: KeyRevoker,
-    session: SessionDep,
     cancel_jobs: Annotated[bool, Query(description="Cancel the jobs that the key made, too")] = False,
 ) -> KeyRevoked:
-    """From the next request on it is refused. Its id stays, since objects name who made them. Operators revoke keys of all projects."""
-    owner = keys.project_of(session, key_id) if caller.operates else None
-    key = keys.revoke(session, owner or caller.project_id, key_id)
-    cancelled, _ = cancelling.cancel_all(session, None, JobFilter(created_by=key.id), list(JobKind)) if cancel_jobs else ([], False)
-    return KeyRevoked(id=key_id, object="api_key", cancelled_jobs=len(cancelled))
+    """From the next request on it is refused. Its id stays, since objects name who made them. Operators revoke keys of all projects.
+
+    The key is revoked before its jobs are cancelled. After an error ask again: it stays revoked, and the other jobs are cancelled."""
+    with unit_of_work("api") as s:
+        audit.acts(s, caller.key_id)
+        owner = keys.project_of(s, key_id) if caller.operates else None
+        keys.revoke(s, owner or caller.project_id, key_id)
+    cancelled = cancelling.cancel_each_of_key(key_id, by=caller.key_id) if cancel_jobs else 0
+    return KeyRevoked(id=key_id, object="api_key", cancelled_jobs=cancelled)

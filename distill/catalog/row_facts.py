@@ -70,6 +70,12 @@ def page(
     return Listing(rows[:limit], len(rows) > limit)
 
 
+def decided(s: Session, job_id: str, role: str) -> int:
+    """How many examples of a role have been run to their end."""
+    query = select(func.count(RowFact.example_index.distinct())).where(RowFact.job_id == job_id, RowFact.kind == "rollout")
+    return int(s.scalar(query.where(RowFact.role == role, RowFact.status != UNDECIDED)) or 0)
+
+
 def every(s: Session, job_id: str, kind: Kind, role: str | None = None) -> list[RowFact]:
     """All facts of one kind, by example, rollout and call."""
     return list(s.scalars(_of(job_id, kind, role).order_by(RowFact.role, RowFact.example_index, RowFact.rollout, RowFact.call)))

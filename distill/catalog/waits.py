@@ -48,6 +48,13 @@ _TRIED = text("""
 SELECT c.id FROM connections c JOIN work_items w ON c.id = ANY (w.connections)
  WHERE w.id = :id AND w.status = 'leased' AND c.limited_since < w.started_at
 """)
+_ANSWERED = text("""
+SELECT c.id FROM connections c JOIN work_items w ON w.id = :item
+ WHERE c.id = ANY (:ids) AND EXISTS (
+   SELECT FROM lm_usage u
+    WHERE u.job_id = w.job_id AND u.kind = 'paid' AND u.calls > 0 AND u.created_at >= w.started_at
+      AND starts_with(u.model, COALESCE(c.own_name, c.name) || '/'))
+""")
 _IS_NEEDED_BY_CLIENT = text("""
 SELECT EXISTS (SELECT FROM work_items WHERE queue = 'client' AND status = 'leased' AND CAST(:id AS text) = ANY (connections))
 """)
@@ -92,6 +99,11 @@ def limit_for_clients(s: Session, connection_id: str, reason: str, asked_seconds
 def tried_by(s: Session, item_id: int) -> list[str]:
     """The connections that waited when this work item was claimed, and that it tries."""
     return list(s.scalars(_TRIED, {"id": item_id}))
+
+
+def answered(s: Session, item_id: int, connection_ids: Collection[str]) -> list[str]:
+    """Which of these connections have answered a call of the item's job since the item was claimed, as its client's traces say."""
+    return list(s.scalars(_ANSWERED, {"item": item_id, "ids": list(connection_ids)}))
 
 
 def of_item(s: Session, item_id: int) -> list[str]:

@@ -25,6 +25,7 @@ from distill.storage import BlobStore
 
 Json = dict[str, Any]
 _INCOMPLETE = "work_item_incomplete"
+_FEW = 2
 Ended = Literal["succeeded", "failed", "queued"]
 
 
@@ -76,6 +77,7 @@ def _lease(s: Session, store: BlobStore, taken: Claim) -> Lease:
     piece = _slice(s, store, taken)
     piece.forget_failed_scores()
     slots = Slots.of(s, piece)
+    client_items.add_connections(s, taken.item_id, flow.connections_of(piece.job, taken.kind))
     spec = piece.job.spec
     metric = spec.metric.model_dump(mode="json")
     examples = [_example(piece, item) for item in piece.items]
@@ -172,15 +174,19 @@ def publish(s: Session, store: BlobStore, project_id: str, item_id: int, fence: 
     return "succeeded"
 
 
-def end_tries(project_id: str, item_id: int, fence: int, not_run: Sequence[NotRun]) -> None:
-    """Before an item is published: connections that it was to try answer again, unless it met trouble of an LM host. Raises as `publish`.
+def end_tries(project_id: str, item_id: int, fence: int, not_run: Sequence[NotRun] = ()) -> None:
+    """Before an item is published or given back: a connection that it tried and that has answered waits no more; one that it did not call
+    may be tried by the next at once. After trouble of an LM host the next try comes in its time. Raises as `publish`.
 
     In a transaction of its own: who claims locks a job before its connections.
     """
     with unit_of_work("api") as s:
         client_items.find(s, project_id, item_id, fence)
-        if not any(each.code in leftovers.OF_HOST for each in not_run):
-            waits.forget(s, waits.tried_by(s, item_id))
+        tried = waits.tried_by(s, item_id)
+        if tried and not any(each.code in leftovers.OF_HOST for each in not_run):
+            answered = waits.answered(s, item_id, tried)
+            waits.forget(s, answered)
+            waits.give_up_try(s, set(tried) - set(answered))
 
 
 def _given_back(s: Session, held: Claim, piece: Slice) -> Literal["queued", "failed"] | None:
@@ -193,11 +199,18 @@ def _given_back(s: Session, held: Claim, piece: Slice) -> Literal["queued", "fai
         return "queued"
     if not troubles or leftovers.is_last_try(held) or leftovers.are_few(piece, troubles):
         return None
+    if held.attempt > 1 and codes <= leftovers.ONE_BY_ONE and _are_few_of_role(s, held, troubles):
+        return None
     if held.step is Step.EVALUATE and len(troubles) <= 2 and codes <= leftovers.ONE_BY_ONE:
         return None  # they are put off, and asked one by one
     code, message = next(iter(troubles.values()))
     fault = JobFault(code, f"{len(troubles)} examples could not be run: {message}", "system", retryable=True)
     return "queued" if claims.fail(s, held, fault, retryable=True) else "failed"
+
+
+def _are_few_of_role(s: Session, held: Claim, troubles: Mapping[int, tuple[str, str]]) -> bool:
+    """Whether one or two examples of a short range met trouble twice, of a role whose other ranges have answered."""
+    return len(troubles) <= _FEW < row_facts.decided(s, held.job_id, held.kind)
 
 
 def _leave_out(piece: Slice, not_run: Sequence[NotRun]) -> None:

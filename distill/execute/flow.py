@@ -71,7 +71,7 @@ def _teacher_items(job: JobContext, role: str) -> list[NewItem]:
 
 
 def _range_item(job: JobContext, role: str, examples: int) -> NewItem:
-    connections = sorted({lm.connection_id for lm in _asked(job, role).values()})
+    connections = connections_of(job, role)
     payload = {"start": 0, "stop": examples}
     at_client = job.spec.rollouts.by_client and not job.taught_by_labels(role)
     if at_client:
@@ -86,6 +86,11 @@ def _trial_of_demos(job: JobContext) -> list[NewItem]:
     connections = sorted({lm.connection_id for lm in job.spec.lms.values()})
     examples = min(demos.EXAMPLES, job.plan.train_examples)
     return [NewItem(TRIAL_OF_DEMOS, units=examples, needs=service.runs_programs(job.python), connections=connections)]
+
+
+def connections_of(job: JobContext, role: str) -> list[str]:
+    """What an item of a role waits for while it cannot be called."""
+    return sorted({lm.connection_id for lm in _asked(job, role).values()})
 
 
 def _asked(job: JobContext, role: str) -> Mapping[str, LmSpec]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from distill.db import Session
 from distill.errors import LostLease, NotFound
@@ -27,6 +28,11 @@ def find(s: Session, project_id: str, item_id: int, fence: int) -> tuple[Claim, 
         row.attempts, row.lease_owner or "", row.queue,
     )  # fmt: skip
     return claim, ItemStatus(row.status)
+
+
+def add_connections(s: Session, item_id: int, connection_ids: Sequence[str]) -> None:
+    """Name the connections of an item that was opened by a release whose client items had none."""
+    s.execute(update(WorkItem).where(WorkItem.id == item_id, WorkItem.connections == []).values(connections=list(connection_ids)))
 
 
 def claimed_at(s: Session, item_id: int) -> datetime | None:

@@ -12,7 +12,7 @@ from distill.catalog import counters, webhooks
 from distill.catalog.counters import Increment
 from distill.db import Session
 from distill.errors import Conflict, JobFault
-from distill.jobs import events, shortfall
+from distill.jobs import events, fault_codes, shortfall
 from distill.jobs.models import Job
 from distill.jobs.status import TRANSITIONS, JobKind, JobStatus
 
@@ -120,7 +120,7 @@ def _counted(job: Job, to: JobStatus, error: JobFault | None) -> list[Increment]
     """For metrics. A job that is retried ends, and is counted, again."""
     found = [Increment("jobs_finished", (job.project_id, str(to)))]
     if error is not None:
-        found.append(Increment("jobs_failed", (error.code,)))
+        found.append(Increment("jobs_failed", (fault_codes.label(error.code),)))
     if job.finished_at is not None:
         found += counters.JOB_SECONDS.observe((str(job.kind), str(to)), (job.finished_at - job.created_at).total_seconds())
     return found

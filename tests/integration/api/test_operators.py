@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from distill.catalog import keys, projects
 from distill.db import unit_of_work
-from distill.jobs import claims, events, workers
+from distill.jobs import claims, events, repository, workers
 from distill.jobs.claims import WorkerInfo
 from distill.settings import get_settings
 from stack.cli import app as server_cli
@@ -126,6 +126,19 @@ class TestCancellingMany:
         assert api.delete(f"/v1/api_keys/{leaked_id}?cancel_jobs=true", headers=operator).json()["cancelled_jobs"] == 2
         assert api.get("/v1/me", headers=leaked).status_code == 401
         assert listed(api, f"project=*&created_by={leaked_id}&status=cancelled", operator) == jobs
+
+    def test_a_key_is_revoked_even_when_a_job_cannot_be_cancelled(self, api: TestClient, tokens: Tokens, operator: dict[str, str]) -> None:
+        leaked_id, leaked = key_of("support", "leaked", "jobs:write")
+        held, other = submit(api, leaked), submit(api, leaked)
+        with unit_of_work() as s:
+            repository.lock(s, held)
+            reply = api.delete(f"/v1/api_keys/{leaked_id}?cancel_jobs=true", headers=operator)
+        assert reply.status_code == 503
+        assert api.get("/v1/me", headers=leaked).status_code == 401
+        assert listed(api, "project=*&status=cancelled", operator) == {other}
+        again = api.delete(f"/v1/api_keys/{leaked_id}?cancel_jobs=true", headers=operator)
+        assert again.json()["cancelled_jobs"] == 1
+        assert listed(api, "project=*&status=cancelled", operator) == {held, other}
 
 
 def test_usage_of_one_project_and_of_each(api: TestClient, tokens: Tokens, operator: dict[str, str]) -> None:

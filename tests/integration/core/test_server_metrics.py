@@ -132,14 +132,22 @@ def test_jobs_steps_and_queues(world: World, metrics: Scraper) -> None:
     assert metrics.value("queue_leased_items", queue="rollouts") == 1
     publish(first, on_closed=lambda s, job, _: service.succeed(s, job))
     with unit_of_work() as s:
-        claims.fail(s, taken(), JobFault("rows_unusable", "no row is", "user"))
+        claims.fail(s, taken(), JobFault("no_rows_kept", "no row is", "user"))
     assert metrics.value("jobs_finished_total", project="support", status="succeeded") == 1
     assert metrics.value("jobs_finished_total", project="support", status="failed") == 1
-    assert metrics.value("jobs_failed_total", code="rows_unusable") == 1
+    assert metrics.value("jobs_failed_total", code="no_rows_kept") == 1
     assert metrics.value("step_seconds_count", step="validate") == 1
     assert metrics.value("job_seconds_count", kind="compile", status="failed") == 1
     assert metrics.value("jobs", project="support", status="queued") is None
     assert failing != done
+
+
+def test_a_code_that_a_client_made_up_is_counted_as_other(world: World, metrics: Scraper) -> None:
+    world.submit()
+    with unit_of_work() as s:
+        claims.fail(s, taken(), JobFault("made_up_1", "no"))
+    assert metrics.value("jobs_failed_total", code="other") == 1
+    assert metrics.value("jobs_failed_total", code="made_up_1") is None
 
 
 def test_workers_and_lost_leases(world: World, metrics: Scraper, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,66 @@ def test_an_item_waits_while_the_lm_host_is_away(house: House, api: TestClient, 
     assert found["width"] > 1, "its first item that went well ends the wait"
 
 
+def limited(job_id: str) -> None:
+    """The connection of the teacher waits, and the time of its next try has come."""
+    since = "limited_since = clock_timestamp() - interval '1 minute', limited_until = clock_timestamp()"
+    with unit_of_work() as s:
+        s.execute(text(f"UPDATE connections SET {since}, limited_reason = 'rate_limited', limited_times = 1 WHERE name = 'teacher'"))
+    due_now(job_id)
+
+
+def is_limited() -> bool:
+    with unit_of_work() as s:
+        return bool(s.scalar(text("SELECT limited_since IS NOT NULL FROM connections WHERE name = 'teacher'")))
+
+
+def test_a_try_without_a_call_ends_no_wait_and_does_not_hold_up_the_next(house: House, api: TestClient) -> None:
+    job_id = in_bootstrap(house, api)
+    player = Player(api)
+    item = player.claim(job_id)
+    assert item is not None
+    player.send(item, item["examples"])
+    assert api.post("/v1/work_items/release", json={"id": item["id"], "fence": item["fence"]}).status_code == 200
+    limited(job_id)
+    tried = player.claim(job_id)
+    assert tried is not None
+    assert tried["width"] == 1
+    assert api.post("/v1/work_items/release", json={"id": tried["id"], "fence": tried["fence"]}).status_code == 200
+    again = player.claim(job_id)
+    assert again is not None, "the try that was given back may be made at once"
+    assert again["width"] == 1
+    assert player.publish(again).json()["status"] == "succeeded"  # all its traces were there
+    assert is_limited(), "nobody has called the host"
+
+
+def test_an_item_from_before_items_had_connections_waits_too(house: House, api: TestClient) -> None:
+    job_id = in_bootstrap(house, api)
+    with unit_of_work() as s:
+        first = "SELECT min(id) FROM work_items WHERE job_id = :id AND queue = 'client'"
+        s.execute(text(f"UPDATE work_items SET connections = '{{}}' WHERE id = ({first})"), {"id": job_id})
+    player = Player(api)
+    item = player.claim(job_id)
+    assert item is not None
+    lend(True)
+    assert player.publish(item, undecided=away(item, "model_loading")).json()["status"] == "queued"
+    assert api.get(f"/v1/compile_jobs/{job_id}").json()["queue"]["reason"] == "waiting for teacher: device handed over to training"
+
+
+def test_a_last_short_range_with_an_example_that_always_times_out_is_left_out(house: House, api: TestClient) -> None:
+    """The rest of the role has answered: it is the example's own trouble, and the job goes on without it."""
+    job_id = in_bootstrap(house, api)
+    player = Player(api)
+    ended = []
+    while (item := player.claim(job_id)) is not None:
+        lost = item["examples"] if item["role"] != "baseline" and len(item["examples"]) <= 2 else []
+        player.send(item, [example for example in item["examples"] if example not in lost])
+        ended.append((len(lost), player.publish(item, undecided=away({"examples": lost}, "timeout")).json()["status"]))
+        due_now(job_id)
+    assert (2, "queued") in ended, "once it is asked again"
+    assert (2, "succeeded") in ended
+    assert house.job(job_id).status == "running"
+
+
 def test_a_host_that_answers_nobody_never_counts_as_the_programs_fault(house: House, api: TestClient) -> None:
     job_id = in_bootstrap(house, api)
     player = Player(api)
