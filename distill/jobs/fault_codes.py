@@ -16,7 +16,8 @@ KNOWN = frozenset(
         # of trainers
         "trainer_bad_input", "trainer_crashed", "trainer_drained", "trainer_killed", "trainer_stalled",
         # of LM hosts and their connections
-        "address_not_allowed", "bad_answer", "connection_changed", "connection_removed", "connection_unauthorized", "connection_waiting", "model_loading", "model_not_found",
+        "address_not_allowed", "bad_answer", "connection_changed", "connection_removed", "connection_unauthorized", "connection_waiting",
+        "model_loading", "model_not_found",
         "quota_exhausted", "rate_limited", "timeout", "unauthorized", "unavailable",
         # of storage and settings
         "blob_missing", "cannot_open", "not_found", "storage",
