@@ -99,6 +99,9 @@ def _id(example: str, description: str | None = None, form: str | None = None) -
     return Path(pattern=r"^[!-~]+$", max_length=256, description=description, examples=[example], json_schema_extra=declared)
 
 
+DryRun = Annotated[bool, Query(description="Say what would be removed and what is in the way; remove nothing")]
+Cascade = Annotated[Literal["artifacts"] | None, Query(description="`artifacts`: delete artifacts and models that came from it, too")]
+
 JobId = Annotated[str, _id(examples.JOB)]
 FineTuningJobId = Annotated[str, _id(examples.FINE_TUNING_JOB)]
 FileId = Annotated[str, _id(examples.FILE)]

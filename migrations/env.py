@@ -15,6 +15,7 @@ import distill.catalog.counters
 import distill.catalog.facts
 import distill.catalog.models
 import distill.catalog.webhook_rows
+import distill.jobs.erasure_rows
 import distill.jobs.models  # noqa: F401 - registers the tables
 from distill.db import Base, normalise_url
 from distill.settings import get_settings

@@ -1,4 +1,4 @@
-"""A thread beside the dispatcher that has unused blobs collected: a slow blob store holds up no hint and no reaping."""
+"""Collects unused blobs and erases deleted objects in a thread beside the dispatcher: a slow store holds up no hint and no reaping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from distill.db import unit_of_work
 from distill.errors import StartRefused, StorageError
-from distill.jobs import collecting
+from distill.jobs import collecting, erasing
 from distill.settings import TimerSettings
 from distill.storage import BlobStore
 from migrations.runner import check_schema
@@ -45,6 +45,8 @@ class Collector:
         try:
             with unit_of_work() as s:
                 check_schema(s)
+            if erased := erasing.carry_out(self._store, self._stopping):
+                log.info("erasures carried out", number=erased)
             done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._stopping)
         except (StartRefused, StorageError, SQLAlchemyError, OSError) as error:
             log.warning("blobs not collected", error=str(error), kind=type(error).__name__)

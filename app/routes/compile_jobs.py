@@ -10,24 +10,25 @@ from starlette.concurrency import run_in_threadpool
 
 from app.auth import JobActor, JobViewer, Writer
 from app.compose import Composer, naming_no_path
-from app.deps import BODY_ERRORS, METADATA_QUERY, JobId, SessionDep, TaggedPageDep, errors, router
+from app.deps import BODY_ERRORS, METADATA_QUERY, Cascade, DryRun, JobId, SessionDep, TaggedPageDep, errors, router
 from app.following import wait_for_change
 from app.hosting import answered
 from app.idempotency import Made, OnceDep
 from app.operating import ProjectQuery, chosen_project_id, project_now, project_of_job, projects_seen
 from app.references import Code, read_code
 from app.rehearsal import rehearse
-from app.schemas.common import Page
+from app.schemas.common import Deletion, Page
 from app.schemas.compile_jobs import CancelledJob, CancelledJobs, CancelMany, DryRunRead, JobCreate, JobRead, JobUpdate, RefilterIn, RetryIn
 from app.schemas.estimates import EstimateRead
 from app.services import Services, ServicesDep
 from app.views.compile_jobs import dry_run_read, job_read
 from app.views.convert import page_of
+from app.views.deletions import deletion_read, outlook_read
 from app.views.estimates import estimate_read
 from distill import estimate
 from distill.catalog.keys import Caller
 from distill.db import Session, unit_of_work
-from distill.jobs import cancelling, editing, pausing, refiltering, repository, retrying, service
+from distill.jobs import cancelling, editing, erasing, pausing, refiltering, repository, retrying, service
 from distill.jobs.models import Job
 from distill.jobs.overview import overviews
 from distill.jobs.repository import JobFilter
@@ -249,3 +250,13 @@ def resume_compile_job(job_id: JobId, caller: JobActor, session: SessionDep) -> 
 def cancel_compile_job(job_id: JobId, caller: JobActor, session: SessionDep) -> JobRead:
     """A request: the job reports `cancelled` when its running work has stopped. Asking again is no error."""
     return read_job(session, caller, service.cancel(session, project_of_job(session, caller, job_id), job_id))
+
+
+@routes.delete("/compile_jobs/{job_id}", summary="Delete a job", responses=errors(404, 409))
+def delete_compile_job(job_id: JobId, caller: Writer, session: SessionDep, dry_run: DryRun = False, cascade: Cascade = None) -> Deletion:
+    """A job that is over, with its details and the traces that no other job used; within a minute nothing of it is left, which the audit
+    log then says (`job.erased`). What it has used stays counted. A conflict for one that is not over, and for one that has an artifact or
+    models unless `cascade=artifacts` is given."""
+    if dry_run:
+        return outlook_read(erasing.look_at_job(session, caller.project_id, job_id, with_artifacts=cascade is not None), "compile.job")
+    return deletion_read(erasing.delete_job(session, caller.project_id, job_id, with_artifacts=cascade is not None), "compile.job")

@@ -9,16 +9,18 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app import examples
 from app.auth import Reader, Writer
-from app.deps import BODY_ERRORS, COMMON_ERRORS, METADATA_QUERY, DatasetRef, SessionDep, TaggedPageDep, errors, router
+from app.deps import BODY_ERRORS, COMMON_ERRORS, METADATA_QUERY, Cascade, DatasetRef, DryRun, SessionDep, TaggedPageDep, errors, router
 from app.idempotency import Made, OnceDep
 from app.queries import metadata_parameter, metadata_query
-from app.schemas.common import Deleted, Name, Page
+from app.schemas.common import Deletion, Name, Page
 from app.schemas.datasets import DatasetCreate, DatasetRead, DatasetRow, DatasetRows
 from app.services import ServicesDep
 from app.uploads import Told, UploadDep, opened
 from app.views.convert import page_of
 from app.views.datasets import dataset_read
+from app.views.deletions import deletion_read, outlook_read
 from distill.catalog import datasets
+from distill.jobs import erasing
 
 routes = router("datasets")
 
@@ -114,11 +116,23 @@ def get_dataset(dataset_id: DatasetRef, caller: Reader, session: SessionDep) -> 
     return dataset_read(datasets.resolve(session, caller.project_id, dataset_id, param="id"))
 
 
-@routes.delete("/datasets/{dataset_id}", summary="Delete a dataset", responses=errors(404))
-def delete_dataset(dataset_id: DatasetRef, caller: Writer, session: SessionDep) -> Deleted:
-    """Jobs that use it keep its rows."""
-    datasets.delete(session, caller.project_id, dataset_id)
-    return Deleted(id=dataset_id, object="dataset")
+@routes.delete("/datasets/{dataset_id}", summary="Delete a dataset", responses=errors(404, 409))
+def delete_dataset(
+    dataset_id: DatasetRef,
+    caller: Writer,
+    session: SessionDep,
+    services: ServicesDep,
+    dry_run: DryRun = False,
+    cascade: Cascade = None,
+) -> Deletion:
+    """Its rows go, and what came from them: traces, scores, training files, the events and details of its jobs. Within a minute nothing of
+    it is left, which the audit log then says (`dataset.erased`). Artifacts and models stay unless `cascade=artifacts` is given. A conflict
+    while a job of it is not over, or an alias points at an artifact that would go."""
+    if dry_run:
+        found = erasing.look_at_dataset(session, services.store, caller.project_id, dataset_id, with_artifacts=cascade is not None)
+        return outlook_read(found, "dataset")
+    erasing.delete_dataset(session, caller.project_id, dataset_id, with_artifacts=cascade is not None)
+    return deletion_read(dataset_id, "dataset")
 
 
 @routes.get("/datasets/{dataset_id}/rows", summary="Read rows of a dataset", responses=errors(404))

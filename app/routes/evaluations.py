@@ -43,7 +43,8 @@ def list_evaluation_pairs(
         return Page(data=[])
     found = pairs.list_pairs(session, job, other, page, change)
     dataset = datasets.by_id(session, held_out)
-    rows = datasets.picked(services.store, dataset, [pair.example for pair in found.data])
+    wanted = [] if dataset.deleted_at is not None else [pair.example for pair in found.data]
+    rows = datasets.picked(services.store, dataset, wanted) if wanted else {}
 
     def read(pair: Pair) -> PairRead:
         return pair_read(pair, dataset.id, rows.get(pair.example, {}))

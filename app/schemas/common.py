@@ -84,3 +84,16 @@ class Deleted(Reply):
     id: str
     object: str
     deleted: Literal[True] = True
+
+
+class Deletion(Reply):
+    """What deleting an object did, or with `dry_run` would do."""
+
+    id: str
+    object: str
+    deleted: bool = Field(description="false with `dry_run`")
+    removes: dict[str, int] | None = Field(
+        description="With `dry_run`: what would be removed, by kind; `bytes` are those of its blobs. When it is done, the audit log says"
+    )
+    blocked_by: list[str] = Field(description="With `dry_run`: why it would be refused")
+    notes: list[str] = Field(description="With `dry_run`: what stays, and what else to know")

@@ -234,6 +234,7 @@ class JobRead(Reply):
     cancel_requested_at: int | None = None
     started_at: int | None = None
     finished_at: int | None = None
+    erased_at: int | None = Field(default=None, description="Since when its events, rows and files are gone")
     steps: list[StepRead]
     program: str
     teacher: list[dict[str, Any]] | Literal["labels"]

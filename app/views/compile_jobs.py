@@ -58,6 +58,7 @@ def job_read(job: Job, parts: Overview, projects: Mapping[str, str]) -> JobRead:
         cancel_requested_at=seconds(job.cancel_requested_at),
         started_at=seconds(job.started_at),
         finished_at=seconds(job.finished_at),
+        erased_at=seconds(job.erased_at),
         steps=[_step(step) for step in parts.steps],
         progress=_progress(job, parts.steps, parts.fine_tune_jobs),
         queue=_queue(parts.waiting, projects) if parts.waiting else None,

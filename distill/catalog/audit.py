@@ -18,6 +18,8 @@ Action = Literal[
     "api_key.revoked",
     "project.created",
     "project.changed",
+    "project.deleted",
+    "project.erased",
     "alias.moved",
     "alias.removed",
     "budget.changed",
@@ -25,9 +27,12 @@ Action = Literal[
     "connection.changed",
     "connection.deleted",
     "job.cancelled",
+    "job.deleted",
+    "job.erased",
     "artifact.deleted",
     "bundle.deleted",
     "dataset.deleted",
+    "dataset.erased",
     "file.deleted",
     "metric.deleted",
     "model.deleted",
@@ -46,6 +51,11 @@ _BY = "key_id"
 def acts(s: Session, key_id: str | None) -> None:
     """Who acts in this session; without it, the server's own command line."""
     s.info[_BY] = key_id
+
+
+def who(s: Session) -> str | None:
+    """Who acts in this session."""
+    return s.info.get(_BY)
 
 
 def record(

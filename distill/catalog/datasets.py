@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any
 
 import orjson
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
-from distill.catalog import audit, blobs
+from distill.catalog import blobs
 from distill.catalog.fields import CSV
 from distill.catalog.models import Dataset
 from distill.catalog.summary import FieldSummary
@@ -149,10 +149,7 @@ def resolve(s: Session, project_id: str, reference: str, param: str = "trainset"
         query = query.order_by(Dataset.version.desc()).limit(1)
     else:
         query = query.where(Dataset.id == reference)
-    row = s.scalar(query)
-    if row is None:
-        raise NotFound(f"{param}: no dataset {reference}", code="dataset_not_found", param=param)
-    return row
+    return _found(s.scalar(query), reference, param)
 
 
 def by_id(s: Session, dataset_id: str) -> Dataset:
@@ -168,11 +165,30 @@ def list_datasets(s: Session, project_id: str, page: Page, name: str | None = No
     return paginate(s, query.where(Dataset.name == name) if name else query, Dataset.id, page)
 
 
-def delete(s: Session, project_id: str, dataset_id: str) -> None:
-    """Hide a dataset; jobs that use it keep its rows. Raises NotFound."""
-    row = resolve(s, project_id, dataset_id, param="id")
-    s.execute(update(Dataset).where(Dataset.id == row.id).values(deleted_at=func.clock_timestamp()))
-    audit.record(s, project_id, "dataset.deleted", row.id)
+def lock(s: Session, project_id: str, reference: str) -> Dataset:
+    """As `resolve`, for whoever deletes it: waits for jobs that are being made over it. Raises NotFound."""
+    found = resolve(s, project_id, reference, param="id")
+    query = select(Dataset).where(Dataset.id == found.id, Dataset.deleted_at.is_(None)).with_for_update()
+    return _found(s.scalar(query.execution_options(populate_existing=True)), reference, "id")
+
+
+def hold_by_id(s: Session, dataset_id: str) -> Dataset:
+    """As `by_id`; until the transaction ends it is not deleted."""
+    query = select(Dataset).where(Dataset.id == dataset_id).with_for_update(read=True)
+    return s.execute(query.execution_options(populate_existing=True)).scalar_one()
+
+
+def hold(s: Session, project_id: str, reference: str, param: str) -> Dataset:
+    """As `resolve`; until the transaction ends it is not deleted. Raises NotFound."""
+    found = resolve(s, project_id, reference, param)
+    query = select(Dataset).where(Dataset.id == found.id, Dataset.deleted_at.is_(None)).with_for_update(read=True)
+    return _found(s.scalar(query.execution_options(populate_existing=True)), reference, param)
+
+
+def _found(row: Dataset | None, reference: str, param: str) -> Dataset:
+    if row is None:
+        raise NotFound(f"{param}: no dataset {reference}", code="dataset_not_found", param=param)
+    return row
 
 
 def rows(store: BlobStore, dataset: Dataset, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,7 @@ class Project(Base):
     served_at: Mapped[datetime | None]
     """When one of its items was last claimed: among projects that stand equal, who waited longer, by its share, comes first."""
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    deleted_at: Mapped[datetime | None]
     user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=NO_JSON)
 
 
@@ -54,7 +55,7 @@ class ApiKey(Base):
 
 
 class AuditEntry(Base):
-    """One act that changed what others rely on: never changed, never deleted."""
+    """One act that changed what others rely on: never changed, and removed with its project alone."""
 
     __tablename__ = "audit_log"
     __table_args__ = (Index("ix_audit_log_project_id_id", "project_id", "id"),)

@@ -69,7 +69,7 @@ def _scrub(name: str, wanted: ProjectSettings) -> str | None:
 
 
 def get(s: Session, name_or_id: str) -> Project:
-    row = s.scalar(select(Project).where((Project.id == name_or_id) | (Project.name == name_or_id)))
+    row = s.scalar(select(Project).where((Project.id == name_or_id) | (Project.name == name_or_id), Project.deleted_at.is_(None)))
     if row is None:
         raise NotFound(f"no project {name_or_id}", code="project_not_found", param="project")
     return row
@@ -82,5 +82,5 @@ def names(s: Session) -> dict[str, str]:
 
 def list_projects(s: Session, page: Page, only: str | None = None) -> Listing[Project]:
     """All projects, or the one with the id `only`."""
-    query = select(Project)
+    query = select(Project).where(Project.deleted_at.is_(None))
     return paginate(s, query if only is None else query.where(Project.id == only), Project.id, page)

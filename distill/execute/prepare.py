@@ -66,6 +66,7 @@ def _read(s: Session, ports: Ports, work: Work, job: JobContext) -> tuple[list[P
             bodies[str(fact.trace_digest)].body,
         )
         for fact in good
+        if str(fact.trace_digest) in bodies  # it may have been erased since
     ]
     return found, facts
 

@@ -216,7 +216,7 @@ def _differences(pairs: list[NamePair]) -> Iterator[Detail]:
 
 
 def _dataset(s: Session, project_id: str, reference: str, program: ProgramSpec, param: str, *, labels_teach: bool = False) -> Dataset:
-    row = datasets.resolve(s, project_id, reference, param)
+    row = datasets.hold(s, project_id, reference, param)
     check_summary(program, row, param, labels_teach=labels_teach)
     return row
 

@@ -19,19 +19,24 @@ from distill.errors import StorageError
 from distill.storage import BlobStore
 from distill.storage.base import Stored
 
-POINTED = """
-    SELECT digest FROM datasets
-    UNION ALL SELECT digest FROM files WHERE deleted_at IS NULL
-    UNION ALL SELECT blob FROM bundles WHERE deleted_at IS NULL
-    UNION ALL SELECT f.value->>'digest' FROM models, json_each(files) f
-    UNION ALL SELECT settings->>'probe_file' FROM models
-    UNION ALL SELECT f.value->>'digest' FROM artifacts, json_each(files) f
-    UNION ALL SELECT f.value->>'digest' FROM checkpoints, json_each(files) f
-    UNION ALL SELECT d FROM fine_tune_jobs, unnest(ARRAY[training_file, validation_file, checkpoint, curve, log]) d
-    UNION ALL SELECT plan->>'split' FROM jobs
-    UNION ALL SELECT result->>'part' FROM work_items WHERE step = 'prepare'
+_OF_PROJECT = """
+    SELECT d.project_id, d.digest FROM datasets d WHERE d.deleted_at IS NULL OR EXISTS (
+        SELECT 1 FROM jobs j WHERE d.id IN (j.trainset_id, j.valset_id) AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))
+    UNION ALL SELECT project_id, digest FROM files WHERE deleted_at IS NULL
+    UNION ALL SELECT project_id, blob FROM bundles WHERE deleted_at IS NULL
+    UNION ALL SELECT project_id, f.value->>'digest' FROM models, json_each(files) f WHERE deleted_at IS NULL
+    UNION ALL SELECT project_id, settings->>'probe_file' FROM models WHERE deleted_at IS NULL
+    UNION ALL SELECT project_id, f.value->>'digest' FROM artifacts, json_each(files) f WHERE deleted_at IS NULL
+    UNION ALL SELECT t.project_id, f.value->>'digest'
+                FROM checkpoints c JOIN fine_tune_jobs t ON t.id = c.fine_tune_job_id, json_each(c.files) f
+    UNION ALL SELECT project_id, d FROM fine_tune_jobs, unnest(ARRAY[training_file, validation_file, checkpoint, curve, log]) d
+    UNION ALL SELECT project_id, plan->>'split' FROM jobs
+    UNION ALL SELECT j.project_id, w.result->>'part' FROM work_items w JOIN jobs j ON j.id = w.job_id WHERE w.step = 'prepare'
 """
-"""Every column that holds a blob's digest. A test compares it with all digests that a finished job has left in any column."""
+"""Every column that holds a blob's digest, with whose it is. A test compares it with all digests that a finished job has left in any
+column. What was deleted does not count, but for a dataset whose job, of an earlier release, is not over."""
+POINTED = f"SELECT digest FROM ({_OF_PROJECT}) of_project(project_id, digest)"  # noqa: S608 - no value is put in
+OF_PROJECT = f"SELECT DISTINCT digest FROM ({_OF_PROJECT}) p(project_id, digest) WHERE project_id = :project_id AND digest IS NOT NULL"  # noqa: S608
 
 _TURN = text("""
 INSERT INTO server_meta (key, value) VALUES ('collected_at', clock_timestamp()::text)
@@ -48,6 +53,8 @@ _DUE = text("""
 SELECT digest FROM blobs WHERE unused_since <= clock_timestamp() - make_interval(secs => :seconds)
    AND digest > :after ORDER BY digest LIMIT 1 FOR UPDATE SKIP LOCKED""")
 _IS_POINTED = text(f"SELECT EXISTS (SELECT 1 FROM ({POINTED}) p WHERE p.digest = :digest)")  # noqa: S608
+_ERASED = text("""
+SELECT digest FROM blobs WHERE unused_since = 'epoch' AND digest > :after ORDER BY digest LIMIT 1 FOR UPDATE SKIP LOCKED""")
 _FORGET = text("DELETE FROM blobs WHERE digest = :digest")
 _STARTS_ANEW = text("UPDATE blobs SET unused_since = clock_timestamp() WHERE digest = :digest")
 _KNOWN = text("SELECT digest FROM blobs WHERE digest = ANY(:digests)")
@@ -108,6 +115,21 @@ def _remove_due(store: BlobStore, after_seconds: float, stopping: threading.Even
             if digest is not None and (gone := _remove(s, store, digest, after_seconds)) is not None:
                 removed.append(gone)
     return removed
+
+
+def remove_erased(store: BlobStore, stopping: threading.Event) -> None:
+    """Remove blobs that only erased rows pointed at, without waiting a day. Raises StorageError.
+
+    A writer that puts one of them again meanwhile gets `blob_missing`, and puts it once more.
+    """
+    digest: str | None = ""
+    while digest is not None and not stopping.is_set():
+        with unit_of_work() as s:
+            s.execute(_UNHURRIED)
+            digest = s.scalar(_ERASED, {"after": digest})
+            if digest is not None and not s.scalar(_IS_POINTED, {"digest": digest}):
+                store.remove(digest)
+                s.execute(_FORGET, {"digest": digest})
 
 
 def _remove(s: Session, store: BlobStore, digest: str, after_seconds: float) -> int | None:

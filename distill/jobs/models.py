@@ -105,6 +105,10 @@ class Job(Base):
     queued_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    erased_at: Mapped[datetime | None]
+    """Since when its details (events, rows, files) are gone."""
+    deleted_at: Mapped[datetime | None]
+    """A deleted job stays as an id without content: models, usage and other jobs refer to it."""
 
 
 class JobStep(Base):

@@ -16,7 +16,7 @@ from sqlalchemy import select, text
 from distill.catalog import project_limits
 from distill.catalog.models import Project
 from distill.db import Session, now
-from distill.errors import QuotaExceeded
+from distill.errors import NotFound, QuotaExceeded
 from distill.ids import first_id
 from distill.jobs import maintenance
 
@@ -110,7 +110,7 @@ def open_jobs(s: Session, project_id: str) -> int:
 def check_new_job(s: Session, project_id: str) -> None:
     """Whether the project may have one job more; until the transaction ends nobody else asks. Raises QuotaExceeded, Unavailable."""
     maintenance.check_open(s)
-    s.execute(_ONE_BY_ONE, {"project_id": project_id})
+    hold_jobs(s, project_id)
     quota = _Quota.read(s, project_id)
     if (have := open_jobs(s, project_id)) >= quota.values["max_jobs"]:
         message = (
@@ -119,6 +119,11 @@ def check_new_job(s: Session, project_id: str) -> None:
         )
         raise QuotaExceeded(message, retry_after=A_MINUTE)
     check_month(s, project_id)
+
+
+def hold_jobs(s: Session, project_id: str) -> None:
+    """Until the transaction ends nobody else makes a job of the project, or has one go on."""
+    s.execute(_ONE_BY_ONE, {"project_id": project_id})
 
 
 def check_month(s: Session, project_id: str) -> None:
@@ -146,8 +151,10 @@ class _Quota:
 
     @classmethod
     def read(cls, s: Session, project_id: str) -> _Quota:
-        query = select(Project).where(Project.id == project_id).execution_options(populate_existing=True)
-        project = s.scalars(query).one()
+        query = select(Project).where(Project.id == project_id, Project.deleted_at.is_(None))
+        project = s.scalar(query.execution_options(populate_existing=True))
+        if project is None:
+            raise NotFound(f"no project {project_id}", code="project_not_found")
         limits = project_limits.of(project)
         return cls(project.name, limits.values, limits.sources)
 

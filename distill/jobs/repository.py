@@ -44,7 +44,7 @@ class StepView:
 
 
 def get(s: Session, project_id: str, job_id: str, kind: JobKind = JobKind.COMPILE) -> Job:
-    job = s.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id, Job.kind == str(kind)))
+    job = s.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id, Job.kind == str(kind), Job.deleted_at.is_(None)))
     if job is None:
         raise NotFound(f"no {'compile' if kind is JobKind.COMPILE else 'fine-tuning'} job {job_id}", param="id")
     return job
@@ -61,6 +61,10 @@ def by_id(s: Session, job_id: str) -> Job:
     if job is None:
         raise NotFound(f"no job {job_id}")
     return job
+
+
+def is_over(job: Job) -> bool:
+    return JobStatus(job.status).is_terminal
 
 
 def over_among(s: Session, job_ids: Iterable[str]) -> set[str]:
@@ -87,7 +91,7 @@ def spec_of(job: Job) -> CompileSpec:
 
 def list_jobs(s: Session, project_id: str | None, page: Page, narrow: JobFilter = JobFilter()) -> Listing[Job]:
     """Compile jobs of a project, or of all where it is None."""
-    statement = select(Job).where(Job.kind == "compile")
+    statement = select(Job).where(Job.kind == "compile", Job.deleted_at.is_(None))
     if project_id is not None:
         statement = statement.where(Job.project_id == project_id)
     return paginate(s, narrowed(statement, narrow), Job.id, page)
@@ -98,14 +102,15 @@ def newest_of(s: Session, project_id: str, spec_digest: str) -> Job | None:
     packaged = select(Artifact.id).where(Artifact.job_id == Job.id, Artifact.deleted_at.is_(None)).exists()
     used = select(Model.id).join(FineTuneJob, FineTuneJob.model_id == Model.id).where(FineTuneJob.job_id == Job.id)
     whole = packaged & ~used.where(Model.deleted_at.is_not(None)).exists()
-    own = (Job.project_id == project_id, Job.kind == "compile", Job.spec_digest == spec_digest)
+    own = (Job.project_id == project_id, Job.kind == "compile", Job.spec_digest == spec_digest, Job.erased_at.is_(None))
     under_way = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED])
     return s.scalar(select(Job).where(*own, under_way | whole).order_by(Job.id.desc()).limit(1))
 
 
 def succeeded_of_program(s: Session, project_id: str, program_id: str, limit: int) -> list[Job]:
     """The newest succeeded jobs of a program."""
-    statement = select(Job).where(Job.project_id == project_id, Job.program_id == program_id, Job.status == "succeeded")
+    own = (Job.project_id == project_id, Job.program_id == program_id, Job.erased_at.is_(None))
+    statement = select(Job).where(*own, Job.status == "succeeded")
     return list(s.scalars(statement.order_by(Job.id.desc()).limit(limit)))
 
 
@@ -164,7 +169,8 @@ def fine_tune_jobs(s: Session, job_id: str) -> list[FineTuneJob]:
 
 
 def fine_tune_job(s: Session, project_id: str, fine_tune_job_id: str) -> FineTuneJob:
-    row = s.scalar(select(FineTuneJob).where(FineTuneJob.id == fine_tune_job_id, FineTuneJob.project_id == project_id))
+    query = select(FineTuneJob).join(Job, Job.id == FineTuneJob.job_id).where(Job.deleted_at.is_(None))
+    row = s.scalar(query.where(FineTuneJob.id == fine_tune_job_id, FineTuneJob.project_id == project_id))
     if row is None:
         raise NotFound(f"no fine-tuning job {fine_tune_job_id}", param="id")
     return row
@@ -173,7 +179,7 @@ def fine_tune_job(s: Session, project_id: str, fine_tune_job_id: str) -> FineTun
 def list_fine_tune_jobs(s: Session, project_id: str, page: Page) -> Listing[FineTuneJob]:
     """Fine-tuning jobs and children of compile jobs; each is narrowed by the metadata that it is shown with."""
     row = FineTuneJob
-    statement = select(row).join(Job, Job.id == row.job_id).where(row.project_id == project_id)
+    statement = select(row).join(Job, Job.id == row.job_id).where(row.project_id == project_id, Job.deleted_at.is_(None))
     lm = func.array_to_string(row.lms, ",")
     parent = ("compile_job_id", Job.id, "lm", lm, "predictor", row.predictor, "reused_from", row.reused_from)
     child = func.json_build_object(*parent, type_=JsonDoc)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
+from distill.catalog import datasets
 from distill.db import Session
 from distill.errors import Conflict, Invalid
 from distill.jobs import bundle_use, outbox, quotas, repository, steps, trained
@@ -57,6 +58,7 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
     job = repository.lock(s, job_id)
     if job.status != JobStatus.FAILED:
         raise Conflict(f"job {job.id} is {job.status}; only a failed job can be retried", code="wrong_status", param="id")
+    _check_rows(s, job)
     quotas.check_new_job(s, project_id)
     trained.hold_all(s, job.id)
     _hold_code(s, job)
@@ -73,6 +75,15 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
     steps.point_at_oldest_open(s, job)
     s.refresh(job)
     return job
+
+
+def _check_rows(s: Session, job: Job) -> None:
+    """Raises Conflict for a job whose details or datasets are gone."""
+    used = [name for name in (job.trainset_id, job.valset_id) if name is not None]
+    gone = [name for name in used if datasets.hold_by_id(s, name).deleted_at is not None]
+    if job.erased_at is not None or gone:
+        why = f"dataset {gone[0]} was deleted" if gone else "its details were erased"
+        raise Conflict(f"job {job.id} cannot go on: {why}. Make a new job.", code="job_erased", param="id")
 
 
 def _hold_code(s: Session, job: Job) -> None:

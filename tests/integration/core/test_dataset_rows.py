@@ -7,6 +7,7 @@ import pytest
 from distill.catalog import datasets
 from distill.db import unit_of_work
 from distill.errors import Invalid
+from distill.jobs import erasing
 from distill.storage import FolderStore
 from tests.integration.core.world import World
 
@@ -58,5 +59,5 @@ class TestDatasets:
             assert [row.version for row in made] == [1, 2]
             assert datasets.resolve(s, world.project_id, "train@v1").id == made[0].id
             assert datasets.resolve(s, world.project_id, "train@latest").id == made[1].id
-            datasets.delete(s, world.project_id, made[1].id)
+            erasing.delete_dataset(s, world.project_id, made[1].id, with_artifacts=False)
             assert datasets.resolve(s, world.project_id, "train@latest").id == made[0].id

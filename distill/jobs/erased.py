@@ -1,0 +1,304 @@
+"""Carries out what was asked of `distill.jobs.erasing`: the dispatcher's collector calls it again and again, after a crash too.
+
+Each piece is a transaction of its own, and the `erasures` row goes with the last one. Nothing that a running job uses is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select, text, update
+
+from distill.catalog import audit, datasets, programs, projects
+from distill.catalog.fields import reader_of
+from distill.catalog.models import Artifact, Dataset, Model, Program
+from distill.db import Session, unit_of_work
+from distill.jobs import collecting, erasing_sql, events, lifecycle, repository
+from distill.jobs.erasure_rows import Erasure
+from distill.jobs.models import Job
+from distill.spec import example_digest, inputs_digest
+from distill.storage import BlobStore
+from stillhouse_programs.spec import ProgramSpec, columns, input_names
+
+MESSAGE = "What was said here has been erased."
+_ROWS_AT_ONCE = 20_000
+_PROJECTS_BLOBS = text(collecting.OF_PROJECT)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a dataset, by the digests of their inputs and of the whole rows."""
+
+    inputs: list[str]
+    examples: list[str]
+
+
+def carry_out(store: BlobStore, stopping: threading.Event) -> int:
+    """Erase what was asked for, as far as nothing is in the way, and remove its blobs. Returns how many erasures were ended."""
+    with unit_of_work() as s:
+        waiting = list(s.scalars(select(Erasure).order_by(Erasure.created_at)))
+    done = 0
+    for row in waiting:
+        if stopping.is_set():
+            break
+        done += _one(store, row, stopping)
+    collecting.remove_erased(store, stopping)
+    return done
+
+
+def _one(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
+    if row.kind == "dataset":
+        return _dataset(store, row, stopping)
+    return _job(row, stopping) if row.kind == "job" else _project(row, stopping)
+
+
+def _end(s: Session, row: Erasure, counts: Counter[str]) -> None:
+    """Strike an erasure off, and say in the audit log what it removed: numbers alone."""
+    if s.scalar(delete(Erasure).where(Erasure.object_id == row.object_id).returning(Erasure.object_id)) is None:
+        return
+    told = {noun: number for noun, number in counts.items() if number}
+    place = row.project_id if row.kind != "project" else projects.get(s, projects.OPERATORS).id
+    action: audit.Action = {"dataset": "dataset.erased", "job": "job.erased", "project": "project.erased"}[row.kind]  # type: ignore[assignment]  # they are three of its words
+    audit.record(s, place, action, row.object_id, told, key_id=row.key_id)
+
+
+# ------------------------------------------------------------------ a dataset
+
+
+def _dataset(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
+    counts: Counter[str] = Counter(datasets=1)
+    with unit_of_work() as s:
+        dataset = datasets.by_id(s, row.object_id)
+        jobs = list(s.scalars(select(Job.id).where((Job.trainset_id == dataset.id) | (Job.valset_id == dataset.id))))
+        readers = list(_readers(s, dataset))
+    for job_id in jobs:
+        if not _clear_job(job_id, stopping, with_artifacts=row.artifacts, counts=counts):
+            return False
+    for part in _parts(store, dataset, readers):
+        if stopping.is_set():
+            return False
+        with unit_of_work() as s:
+            doomed = doomed_traces(s, row.project_id, dataset.id, part.inputs)
+            kept = [digest for digest in _traces_of(s, row.project_id, part.inputs) if digest not in set(doomed)]
+            counts["traces"] += drop_traces(s, row.project_id, doomed)
+            s.execute(erasing_sql.DROP_SCORES, {"project_id": row.project_id, "traces": kept, "examples": part.examples})
+            s.execute(erasing_sql.HELD_OUT, {"inputs": part.inputs, "object_id": dataset.id})
+    with unit_of_work() as s:
+        counts["blobs"] += _let_go(s, [dataset.digest])
+        bare = {"digest": "", "size_bytes": 0, "offsets": [], "fields": [], "user_metadata": {}}
+        s.execute(update(Dataset).where(Dataset.id == dataset.id).values(bare))
+        _mentions(s, row.project_id, dataset.id)
+        _end(s, row, counts)
+    return True
+
+
+def inputs_of(s: Session, store: BlobStore, dataset: Dataset) -> Iterator[Part]:
+    """A dataset's rows as each of the project's programs takes them."""
+    return _parts(store, dataset, list(_readers(s, dataset)))
+
+
+def _readers(s: Session, dataset: Dataset) -> Iterator[ProgramSpec]:
+    """The project's programs, one of each kind of inputs: what traces of its rows are found by."""
+    known = set()
+    for program_id in s.scalars(select(Program.id).where(Program.project_id == dataset.project_id)).all():
+        program = programs.load(s, program_id)
+        names = input_names(program)
+        typed = {name: column.schema for name, column in columns(program).items() if name in names}
+        key = json.dumps([names, typed], sort_keys=True, default=str)
+        if names and key not in known:
+            known.add(key)
+            yield program
+
+
+def _parts(store: BlobStore, dataset: Dataset, readers: Iterable[ProgramSpec]) -> Iterator[Part]:
+    for program in readers:
+        names, read = input_names(program), reader_of(program, dataset)
+        part = Part([], [])
+        for stored in datasets.rows(store, dataset):
+            row = read(stored)
+            part.inputs.append(inputs_digest({name: row[name] for name in names if name in row}))
+            part.examples.append(example_digest(row))
+            if len(part.inputs) == _ROWS_AT_ONCE:
+                yield part
+                part = Part([], [])
+        yield part
+
+
+def _traces_of(s: Session, project_id: str, inputs: list[str]) -> list[str]:
+    return list(s.scalars(erasing_sql.TRACES_OF_INPUTS, {"project_id": project_id, "inputs": inputs}))
+
+
+def doomed_traces(s: Session, project_id: str, dataset_id: str, inputs: list[str]) -> list[str]:
+    """Traces of these inputs, but for those that a job over other datasets used too."""
+    return _unused_elsewhere(s, project_id, dataset_id, _traces_of(s, project_id, inputs))
+
+
+def _unused_elsewhere(s: Session, project_id: str, object_id: str, traces: list[str]) -> list[str]:
+    if not traces:
+        return []
+    used = set(s.scalars(erasing_sql.USED_ELSEWHERE, {"project_id": project_id, "object_id": object_id, "traces": traces}))
+    return [digest for digest in traces if digest not in used]
+
+
+def drop_traces(s: Session, project_id: str, traces: list[str]) -> int:
+    """Remove traces with their scores; how many there were."""
+    values = {"project_id": project_id, "traces": traces}
+    for statement in erasing_sql.DROP_TRACES:
+        s.execute(statement, values)
+    return s.execute(erasing_sql.DROP_TRACE, values).rowcount  # type: ignore[attr-defined,no-any-return]  # a statement that deletes has it
+
+
+def size_of_traces(s: Session, project_id: str, traces: Iterable[str]) -> dict[str, int]:
+    wanted = sorted(traces)
+    size = s.scalar(erasing_sql.TRACES_SIZE, {"project_id": project_id, "traces": wanted})
+    return {"traces": len(wanted), "trace_bytes": int(size or 0)}
+
+
+# ------------------------------------------------------------------ a job
+
+
+def _job(row: Erasure, stopping: threading.Event) -> bool:
+    counts: Counter[str] = Counter(jobs=1)
+    with unit_of_work() as s:
+        doomed = traces_of_job(s, repository.by_id(s, row.object_id))
+    for start in range(0, len(doomed), erasing_sql.AT_ONCE):
+        with unit_of_work() as s:
+            counts["traces"] += drop_traces(s, row.project_id, doomed[start : start + erasing_sql.AT_ONCE])
+    if not _clear_job(row.object_id, stopping, with_artifacts=True, counts=counts):
+        return False
+    with unit_of_work() as s:
+        _strip_job(s, repository.lock(s, row.object_id))
+        _end(s, row, counts)
+    return True
+
+
+def traces_of_job(s: Session, job: Job) -> list[str]:
+    """Traces that a job paid for and no other job of the project used."""
+    mine = list(s.scalars(erasing_sql.TRACES_OF_JOB, {"project_id": job.project_id, "job_id": job.id}))
+    values = {"project_id": job.project_id, "job_id": job.id, "traces": mine}
+    used = set(s.scalars(erasing_sql.USED_BY_OTHERS, values)) if mine else set()
+    return [digest for digest in mine if digest not in used]
+
+
+def _clear_job(job_id: str, stopping: threading.Event, *, with_artifacts: bool, counts: Counter[str]) -> bool:
+    for statement in (erasing_sql.SOME_FACTS, erasing_sql.SOME_EVENTS):
+        removed = erasing_sql.AT_ONCE
+        while removed == erasing_sql.AT_ONCE and not stopping.is_set():
+            with unit_of_work() as s:
+                if not _may_clear(s, job_id):
+                    return False
+                removed = s.execute(statement, {"job_id": job_id, "many": erasing_sql.AT_ONCE}).rowcount  # type: ignore[attr-defined]
+    if stopping.is_set():
+        return False
+    with unit_of_work() as s:
+        if not _may_clear(s, job_id):
+            return False
+        job = repository.lock(s, job_id)
+        counts["blobs"] += _let_go(s, [*s.scalars(erasing_sql.JOB_BLOBS, {"job_id": job_id}), *_files_of(s, job_id, with_artifacts)])
+        counts["job_details"] += job.erased_at is None
+        _empty_job(s, job)
+        if with_artifacts:
+            counts.update(_empty_artifacts(s, job_id))
+        _mentions(s, job.project_id, job_id)
+    return True
+
+
+def _may_clear(s: Session, job_id: str) -> bool:
+    """Under its lock, so that it is not retried meanwhile; a holder of the round before is waited for, until the next time."""
+    job = repository.lock(s, job_id)
+    return repository.is_over(job) and not lifecycle.has_leased(s, job_id)
+
+
+def _empty_job(s: Session, job: Job) -> None:
+    fault = {"message": MESSAGE, "category": "user", "step": None, "retryable": False}
+    for statement in (erasing_sql.ITEMS, erasing_sql.CHECKPOINTS, erasing_sql.KEYS, erasing_sql.STEPS, erasing_sql.PROBES):
+        s.execute(statement, {"job_id": job.id, "fault": json.dumps(fault)})
+    if job.plan is not None:
+        job.plan = {**job.plan, "samples": [], "split": ""}
+    if job.error is not None:
+        job.error = {**fault, "code": job.error["code"], "category": job.error["category"], "step": job.error["step"]}
+    job.warnings, job.progress, job.estimate, job.pause_reason = [], None, None, None
+    if job.erased_at is None:
+        job.erased_at = func.clock_timestamp()
+        s.flush()
+        events.append(s, job.id, "log", "The details of this job were erased", {"erased": True})
+        events.append(s, job.id, "done", f"The job is {job.status}", {"status": job.status})
+    s.flush()
+
+
+def _files_of(s: Session, job_id: str, with_artifacts: bool) -> list[str]:
+    if not with_artifacts:
+        return []
+    kept = [*s.scalars(select(Artifact.files).where(Artifact.job_id == job_id, Artifact.deleted_at.is_not(None)))]
+    kept += [*s.scalars(select(Model.files).where(Model.job_id == job_id, Model.deleted_at.is_not(None)))]
+    return [str(entry["digest"]) for files in kept for entry in files.values()]
+
+
+def _empty_artifacts(s: Session, job_id: str) -> Counter[str]:
+    """Those that were deleted with it stay as ids: moves of aliases name them, and a model's id is never given twice."""
+    bare = {"manifest": "{}", "files": {}, "digest": "", "size_bytes": 0, "user_metadata": {}}
+    gone = select(Artifact.id).where(Artifact.job_id == job_id, Artifact.deleted_at.is_not(None), Artifact.digest != "")
+    ids = list(s.scalars(gone))
+    s.execute(update(Artifact).where(Artifact.id.in_(ids)).values(bare))
+    s.execute(erasing_sql.HELD_OUT_OF, {"artifacts": ids})
+    models = list(s.scalars(select(Model.id).where(Model.job_id == job_id, Model.deleted_at.is_not(None))))
+    s.execute(update(Model).where(Model.id.in_(models)).values(files={}, settings={}))
+    return Counter(artifacts=len(ids), models=len(models))
+
+
+def _strip_job(s: Session, job: Job) -> None:
+    """What stays of a deleted job: an id, times, status and what it used."""
+    job.name, job.program_name, job.spec, job.spec_digest, job.user_metadata = None, "", "{}", "", {}
+    job.plan, job.evaluation, job.program_id, job.derived_from = None, None, None, None
+    s.execute(erasing_sql.BARE_KEYS, {"job_id": job.id})
+    s.flush()
+
+
+# ------------------------------------------------------------------ a project
+
+
+def blobs_of_project(s: Session, project_id: str) -> set[str]:
+    return set(s.scalars(_PROJECTS_BLOBS, {"project_id": project_id}))
+
+
+def _project(row: Erasure, stopping: threading.Event) -> bool:
+    """Waits, until the next time, for LM hosts that still have its models loaded."""
+    counts: Counter[str] = Counter()
+    with unit_of_work() as s:
+        counts.update({noun: int(s.scalar(count, {"project_id": row.project_id}) or 0) for noun, count in erasing_sql.COUNTS.items()})
+        jobs = list(s.scalars(select(Job.id).where(Job.project_id == row.project_id)))
+    for job_id in jobs:
+        if not _clear_job(job_id, stopping, with_artifacts=False, counts=Counter()):
+            return False
+    for statement in erasing_sql.PROJECT_SOME:
+        removed = 1
+        while removed and not stopping.is_set():
+            with unit_of_work() as s:
+                values = {"project_id": row.project_id, "many": erasing_sql.AT_ONCE}
+                removed = s.execute(statement, values).rowcount  # type: ignore[attr-defined]
+    with unit_of_work() as s:
+        if stopping.is_set() or s.scalar(erasing_sql.STILL_LOADED, {"project_id": row.project_id}):
+            return False
+        counts["blobs"] = _let_go(s, blobs_of_project(s, row.project_id))
+        for statement in erasing_sql.PROJECT_REST:
+            s.execute(statement, {"project_id": row.project_id})
+        _end(s, row, counts)
+    return True
+
+
+# ------------------------------------------------------------------ blobs, and what repeats an object
+
+
+def _let_go(s: Session, blobs: Iterable[str]) -> int:
+    wanted = sorted({digest for digest in blobs if digest})
+    s.execute(erasing_sql.ERASED, {"digests": wanted})
+    return len(wanted)
+
+
+def _mentions(s: Session, project_id: str, object_id: str) -> None:
+    for statement in erasing_sql.MENTIONS:
+        s.execute(statement, {"project_id": project_id, "id": object_id})

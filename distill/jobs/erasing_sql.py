@@ -1,0 +1,122 @@
+"""Statements of erasures: what an object's rows and blobs are, and their removal some at a time."""
+
+from __future__ import annotations
+
+from sqlalchemy import TextClause, text
+
+AT_ONCE = 5000
+
+JOB_BLOBS = text("""
+SELECT DISTINCT d FROM (
+    SELECT unnest(ARRAY[training_file, validation_file, checkpoint, curve, log]) AS d FROM fine_tune_jobs WHERE job_id = :job_id
+    UNION ALL SELECT f.value->>'digest' FROM checkpoints c JOIN fine_tune_jobs t ON t.id = c.fine_tune_job_id, json_each(c.files) f
+               WHERE t.job_id = :job_id
+    UNION ALL SELECT settings->>'probe_file' FROM models WHERE job_id = :job_id
+    UNION ALL SELECT plan->>'split' FROM jobs WHERE id = :job_id
+    UNION ALL SELECT result->>'part' FROM work_items WHERE job_id = :job_id AND step = 'prepare') all_blobs
+ WHERE d IS NOT NULL""")
+ERASED = text("UPDATE blobs SET unused_since = 'epoch' WHERE digest = ANY (:digests)")
+"""A blob whose last row was erased is removed by the next look of the collector, not a day later."""
+SIZE = text("SELECT COALESCE(sum(size_bytes), 0) FROM blobs WHERE digest = ANY (:digests)")
+
+SOME_FACTS = text("""
+DELETE FROM row_facts WHERE job_id = :job_id AND id IN (SELECT id FROM row_facts WHERE job_id = :job_id ORDER BY id LIMIT :many)""")
+SOME_EVENTS = text("""
+DELETE FROM job_events
+ WHERE job_id = :job_id AND seq IN (SELECT seq FROM job_events WHERE job_id = :job_id ORDER BY seq LIMIT :many)""")
+ITEMS = text("""
+DELETE FROM work_items WHERE id IN (SELECT id FROM work_items WHERE job_id = :job_id FOR UPDATE SKIP LOCKED)""")
+CHECKPOINTS = text("DELETE FROM checkpoints WHERE fine_tune_job_id IN (SELECT id FROM fine_tune_jobs WHERE job_id = :job_id)")
+KEYS = text("""
+UPDATE fine_tune_jobs
+   SET training_file = NULL, validation_file = NULL, checkpoint = NULL, curve = NULL, log = NULL, log_tail = NULL, progress = NULL,
+       error = CASE WHEN error IS NOT NULL THEN CAST(:fault AS jsonb) || jsonb_build_object('code', error->>'code') END
+ WHERE job_id = :job_id""")
+STEPS = text("""
+UPDATE job_steps SET error = CASE WHEN error IS NOT NULL THEN CAST(:fault AS jsonb) || jsonb_build_object('code', error->>'code') END
+ WHERE job_id = :job_id""")
+BARE_KEYS = text("""
+UPDATE fine_tune_jobs
+   SET lm_key = id, predictor = '', lms = '{}', predictors = '{}', base_model = '', options = '{}', training_digest = NULL
+ WHERE job_id = :job_id""")
+
+MENTIONS: tuple[TextClause, ...] = (
+    text("DELETE FROM idempotency_keys WHERE project_id = :project_id AND strpos(body, :id) > 0"),
+    text("""DELETE FROM webhook_deliveries WHERE strpos(body, :id) > 0
+               AND endpoint_id IN (SELECT id FROM webhook_endpoints WHERE project_id = :project_id)"""),
+)
+"""Answers and messages that repeat what an object held."""
+
+TRACES_OF_INPUTS = text("SELECT digest FROM traces WHERE project_id = :project_id AND inputs_digest = ANY (:inputs)")
+TRACES_OF_JOB = text("SELECT digest FROM traces WHERE project_id = :project_id AND job_id = :job_id")
+USED_ELSEWHERE = text("""
+SELECT DISTINCT trace_digest FROM row_facts
+ WHERE kind = 'rollout' AND trace_digest = ANY (:traces)
+   AND job_id IN (SELECT id FROM jobs WHERE project_id = :project_id AND erased_at IS NULL AND deleted_at IS NULL
+                     AND trainset_id IS DISTINCT FROM :object_id AND valset_id IS DISTINCT FROM :object_id)""")
+USED_BY_OTHERS = text("""
+SELECT DISTINCT trace_digest FROM row_facts
+ WHERE kind = 'rollout' AND trace_digest = ANY (:traces)
+   AND job_id IN (SELECT id FROM jobs WHERE project_id = :project_id AND id <> :job_id AND erased_at IS NULL AND deleted_at IS NULL)""")
+DROP_SCORES = text("""
+DELETE FROM scores WHERE project_id = :project_id AND trace_digest = ANY (:traces) AND example_digest = ANY (:examples)""")
+"""Of traces that stay: what a metric said of them beside a row that goes may quote its labels."""
+PROBES = text("""
+UPDATE models SET settings = CAST(CAST(settings AS jsonb) - 'probe_file' AS json)
+ WHERE job_id = :job_id AND settings->>'probe_file' IS NOT NULL""")
+HELD_OUT_OF = text("DELETE FROM held_out_rows WHERE artifact_id = ANY (:artifacts)")
+DROP_TRACES: tuple[TextClause, ...] = (
+    text("DELETE FROM scores WHERE project_id = :project_id AND trace_digest = ANY (:traces)"),
+    text("DELETE FROM trace_retries WHERE project_id = :project_id AND (digest = ANY (:traces) OR retry = ANY (:traces))"),
+)
+DROP_TRACE = text("DELETE FROM traces WHERE project_id = :project_id AND digest = ANY (:traces)")
+TRACES_SIZE = text("SELECT COALESCE(sum(octet_length(body)), 0) FROM traces WHERE project_id = :project_id AND digest = ANY (:traces)")
+HELD_OUT = text("""
+DELETE FROM held_out_rows WHERE digest = ANY (:inputs)
+   AND artifact_id IN (SELECT a.id FROM artifacts a JOIN jobs j ON j.id = a.job_id
+                        WHERE :object_id IN (j.trainset_id, j.valset_id))
+""")
+
+PROJECT_SOME: tuple[TextClause, ...] = tuple(
+    text(f"""
+DELETE FROM {table} WHERE project_id = :project_id
+   AND {key} IN (SELECT {key} FROM {table} WHERE project_id = :project_id LIMIT :many)""")  # noqa: S608 - names of this file
+    for table, key in (("scores", "trace_digest"), ("trace_retries", "digest"), ("traces", "digest"), ("lm_usage", "item_id"))
+)
+_OF_JOBS = "IN (SELECT id FROM jobs WHERE project_id = :project_id)"
+_OF_KEYS = "IN (SELECT id FROM fine_tune_jobs WHERE project_id = :project_id)"
+PROJECT_REST: tuple[TextClause, ...] = tuple(
+    text(f"DELETE FROM {table} WHERE {condition}")  # noqa: S608
+    for table, condition in (
+        ("idempotency_keys", "project_id = :project_id"),
+        ("browser_sessions", "key_id IN (SELECT id FROM api_keys WHERE project_id = :project_id)"),
+        ("webhook_endpoints", "project_id = :project_id"),
+        ("aliases", "project_id = :project_id"),
+        ("alias_moves", "project_id = :project_id"),
+        ("held_out_rows", "artifact_id IN (SELECT id FROM artifacts WHERE project_id = :project_id)"),
+        ("artifacts", "project_id = :project_id"),
+        ("placements", "model_id IN (SELECT id FROM models WHERE project_id = :project_id)"),
+        ("models", "project_id = :project_id"),
+        ("checkpoints", f"fine_tune_job_id {_OF_KEYS}"),
+        ("work_items", f"job_id {_OF_JOBS}"),
+        ("fine_tune_jobs", "project_id = :project_id"),
+        ("outbox", f"job_id {_OF_JOBS}"),
+        ("jobs", "project_id = :project_id"),
+        ("datasets", "project_id = :project_id"),
+        ("files", "project_id = :project_id"),
+        ("programs", "project_id = :project_id"),
+        ("metrics", "project_id = :project_id"),
+        ("bundles", "project_id = :project_id"),
+        ("connections", "project_id = :project_id"),
+        ("audit_log", "project_id = :project_id"),
+        ("api_keys", "project_id = :project_id"),
+        ("projects", "id = :project_id"),
+    )
+)
+STILL_LOADED = text("""
+SELECT count(*) FROM placements p JOIN models m ON m.id = p.model_id JOIN connections c ON c.id = p.connection_id
+ WHERE m.project_id = :project_id AND p.status <> 'gone' AND c.disabled_at IS NULL""")
+COUNTS = {
+    noun: text(f"SELECT count(*) FROM {noun} WHERE project_id = :project_id")  # noqa: S608
+    for noun in ("jobs", "datasets", "traces", "artifacts", "models", "files", "programs", "api_keys", "connections")
+}

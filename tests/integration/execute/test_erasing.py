@@ -1,0 +1,232 @@
+"""What is erased is nowhere any more: every column of every table, and every blob, is searched before and after."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from distill.catalog import keys, projects
+from distill.db import unit_of_work
+from distill.jobs import erasing, service
+from distill.jobs.models import Job
+from distill.settings import get_settings
+from tests.integration.execute.client_player import TOML
+from tests.integration.execute.house import CATEGORIES, House, configured, rows
+from tests.support.canaries import leaks
+from tests.support.scripted_lm import Answer, Ask, Fail, ScriptedLM
+
+Json = dict[str, Any]
+
+CANARY = "canary-7c1d09e2"
+
+
+def planted(n: int) -> list[Json]:
+    return [{"message": f"{CANARY} {at} about {CATEGORIES[at % 3]}", "category": CATEGORIES[at % 3]} for at in range(n)]
+
+
+def repeats(ask: Ask) -> Answer:
+    """Two of the rows are refused by their host in their own words, so that rejections and events quote them."""
+    message = ask.inputs["message"]
+    if f"{CANARY} 1 " in message or f"{CANARY} 4 " in message:
+        return Fail(400, message=f"cannot be answered: {message}")
+    said = message.split()[-1]
+    return {"category": said} if "category" in ask.outputs else {"answer": f"You wrote: {message}"}
+
+
+@pytest.fixture
+def teacher() -> Iterator[ScriptedLM]:
+    with ScriptedLM(answer=repeats) as lm:
+        yield lm
+
+
+@pytest.fixture
+def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
+    with configured(tmp_path, TOML, teacher, student) as opened:
+        yield opened
+
+
+@pytest.fixture
+def operator(api: TestClient) -> TestClient:
+    with unit_of_work() as s:
+        token = keys.create(s, projects.ensure(s, "default").id, "operator", ("jobs:read", "jobs:write", "aliases:write", "admin"))[1]
+    api.headers["Authorization"] = f"Bearer {token}"
+    return api
+
+
+def searched(house: House) -> dict[str, bytes]:
+    """Every table, blob and key of Redis, by its name."""
+    with unit_of_work() as s:
+        tables = sorted(s.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")))
+        found = {table: " ".join(s.scalars(text(f'SELECT "{table}"::text FROM "{table}"'))).encode() for table in tables}
+    found |= {f"blob {blob.digest}": house.store.read(blob.digest) for blob in house.store.listing()}
+    with Redis.from_url(get_settings().redis_url) as redis:
+        found["redis"] = b" ".join(redis.dump(key) or b"" for key in redis.scan_iter())
+    return found
+
+
+def places(house: House) -> set[str]:
+    return {place.split()[0] for place in leaks([CANARY], searched(house))}
+
+
+def collect(house: House) -> None:
+    erasing.carry_out(house.store, threading.Event())
+
+
+def upload(api: TestClient, rows: list[Json], **named: Any) -> str:
+    made = api.post("/v1/datasets", json={"rows": rows, **named}, headers={"Idempotency-Key": f"upload {len(rows)} {named}"})
+    assert made.status_code == 201, made.text
+    found: str = made.json()["id"]
+    return found
+
+
+def compiled(house: House, dataset: str, **more: Any) -> Job:
+    return house.succeed(house.submit(dataset, holdout={"n": 3}, smoke_test=None, num_threads=4, **more))
+
+
+class TestDataset:
+    def test_leaves_nothing_where_its_artifacts_go_too(self, house: House, operator: TestClient) -> None:
+        dataset = upload(operator, planted(12), name="tickets")
+        job = compiled(house, dataset, name="first")
+        assert {"datasets", "traces", "row_facts", "job_events", "idempotency_keys", "blob"} <= places(house)
+        told = operator.delete(f"/v1/datasets/{dataset}", params={"dry_run": True, "cascade": "artifacts"}).json()
+        assert told["deleted"] is False
+        assert told["removes"]["jobs"] == 0
+        assert told["removes"]["job_details"] == told["removes"]["artifacts"] == 1
+        assert told["removes"]["traces"] > 12
+        assert told["removes"]["bytes"] > 0
+        assert operator.get(f"/v1/datasets/{dataset}").status_code == 200, "nothing was done"
+        assert operator.delete(f"/v1/datasets/{dataset}", params={"cascade": "artifacts"}).json()["deleted"] is True
+        collect(house)
+        house.agent.tick()
+        assert places(house) == set()
+        assert house.host.models() == frozenset()
+        left = operator.get(f"/v1/compile_jobs/{job.id}").json()
+        assert (left["status"], left["artifact"]) == ("succeeded", None)
+        assert left["erased_at"] is not None
+        for part in ("traces", "rejections", "training_files", "events", "evaluations", "evaluations/pairs", "curves", "logs", "cost"):
+            assert operator.get(f"/v1/compile_jobs/{job.id}/{part}").status_code == 200, part
+        entries = operator.get("/v1/audit_log", params={"object_id": dataset}).json()["data"]
+        assert [entry["action"] for entry in entries] == ["dataset.erased", "dataset.deleted"]
+        assert entries[0]["data"]["traces"] == told["removes"]["traces"]
+
+    def test_keeps_its_artifacts_and_what_also_came_from_another_one(self, house: House, operator: TestClient) -> None:
+        shared = rows(9)
+        first = upload(operator, planted(6) + shared)
+        compiled(house, first)
+        second = upload(operator, shared)
+        compiled(house, second)
+        assert "stay" in operator.delete(f"/v1/datasets/{first}", params={"dry_run": True}).json()["notes"][0]
+        assert operator.delete(f"/v1/datasets/{first}").json()["deleted"] is True
+        collect(house)
+        with unit_of_work() as s:
+            kept = " ".join(s.scalars(text("SELECT body FROM traces")))
+        assert CANARY not in kept
+        asked = len(house.teacher.calls)
+        compiled(house, upload(operator, shared, name="again"))
+        assert len(house.teacher.calls) == asked, "what the other job's rollouts had paid for is still there"
+        assert len(operator.get("/v1/artifacts").json()["data"]) == 3
+
+    def test_is_refused_while_something_needs_it(self, house: House, operator: TestClient) -> None:
+        dataset = upload(operator, rows(9))
+        job = house.submit(dataset, holdout={"n": 3}, program_name="desk")
+        busy = operator.delete(f"/v1/datasets/{dataset}")
+        assert (busy.status_code, busy.json()["error"]["code"]) == (409, "dataset_in_use")
+        assert job in busy.json()["error"]["message"]
+        artifact = operator.get(f"/v1/compile_jobs/{house.succeed(job).id}").json()["artifact"]["id"]
+        assert operator.put("/v1/aliases/desk@prod", json={"artifact": artifact}).status_code == 200
+        served = operator.delete(f"/v1/datasets/{dataset}", params={"cascade": "artifacts"})
+        assert (served.status_code, served.json()["error"]["code"]) == (409, "artifact_in_use")
+        told = operator.delete(f"/v1/datasets/{dataset}", params={"cascade": "artifacts", "dry_run": True}).json()
+        assert "desk@prod" in told["blocked_by"][0]
+        assert operator.get(f"/v1/datasets/{dataset}").status_code == 200
+
+    def test_a_failed_job_of_it_is_not_retried(self, house: House, operator: TestClient) -> None:
+        dataset = upload(operator, [{"message": f"{CANARY} 1 about {at}", "category": "billing"} for at in range(10)])
+        job = house.run(house.submit(dataset, holdout={"n": 0}))
+        assert job.status == "failed"
+        assert CANARY in json.dumps(job.error)
+        assert operator.delete(f"/v1/datasets/{dataset}").status_code == 200
+        for _ in range(2):  # before anything is carried out, and after it
+            refused = operator.post(f"/v1/compile_jobs/{job.id}/retry")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_erased"), refused.text
+            collect(house)
+        assert places(house) == set()
+        assert job.error is not None
+        assert operator.get(f"/v1/compile_jobs/{job.id}").json()["error"]["code"] == job.error["code"]
+
+
+class TestJob:
+    def test_goes_with_what_only_it_has_made(self, house: House, operator: TestClient) -> None:
+        dataset = upload(operator, planted(9))
+        job_id = house.submit(dataset, holdout={"n": 3}, smoke_test=None, name=f"{CANARY} of a job")
+        running = operator.delete(f"/v1/compile_jobs/{job_id}")
+        assert (running.status_code, running.json()["error"]["code"]) == (409, "job_not_over")
+        house.succeed(job_id)
+        has = operator.delete(f"/v1/compile_jobs/{job_id}")
+        assert (has.status_code, has.json()["error"]["code"]) == (409, "job_has_artifact")
+        assert operator.delete(f"/v1/compile_jobs/{job_id}", params={"cascade": "artifacts"}).json()["deleted"] is True
+        assert operator.get(f"/v1/compile_jobs/{job_id}").status_code == 404
+        assert operator.get("/v1/compile_jobs").json()["data"] == []
+        collect(house)
+        with unit_of_work() as s:
+            s.execute(text("DELETE FROM idempotency_keys"))  # of the upload: the dataset is still there
+        assert places(house) <= {"datasets", "blob"}
+        collect(house)
+        assert operator.get("/v1/usage").json()["jobs"] == 1, "what was used stays counted"
+
+
+class TestProject:
+    def test_goes_with_all_it_has(self, house: House, operator: TestClient) -> None:
+        made = operator.post("/v1/projects", json={"name": "support", "metadata": {"note": CANARY}}).json()
+        with unit_of_work() as s:
+            token = keys.create(s, made["id"], f"{CANARY} key", ("jobs:read", "jobs:write", "aliases:write", "admin"))[1]
+        house.project_id = made["id"]
+        with TestClient(create_app(), headers={"Authorization": f"Bearer {token}"}) as own:
+            hook = {"url": f"https://{CANARY}.example.com/", "events": ["compile_job.succeeded"]}
+            endpoint = own.post("/v1/webhook_endpoints", json=hook)
+            assert endpoint.status_code == 201, endpoint.text
+            connection = {"name": "ours", "base_url": f"https://{CANARY}.example.com/v1", "api_key": "sk-1"}
+            assert own.post("/v1/connections", json=connection).status_code == 201
+            job = compiled(house, upload(own, planted(9)), program_name="desk", metadata={"note": CANARY})
+            artifact = own.get(f"/v1/compile_jobs/{job.id}").json()["artifact"]["id"]
+            assert own.put("/v1/aliases/desk@prod", json={"artifact": artifact}).status_code == 200
+            file = own.post("/v1/files", files={"file": (f"{CANARY}.jsonl", CANARY.encode())}, data={"purpose": "fine-tune"})
+            assert file.status_code == 200, file.text
+            assert {"projects", "api_keys", "connections", "files", "webhook_endpoints", "webhook_deliveries", "jobs"} <= places(house)
+            assert own.delete("/v1/projects/support").status_code == 403
+            assert own.delete("/v1/projects/default").status_code == 404
+            told = operator.delete("/v1/projects/support", params={"dry_run": True}).json()
+            assert (told["removes"]["jobs"], told["removes"]["datasets"], told["removes"]["artifacts"]) == (1, 1, 1)
+            assert "desk@prod" in told["notes"][0]
+            refused = operator.delete("/v1/projects/default")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "operators_project")
+            assert operator.delete("/v1/projects/support").json()["deleted"] is True
+            assert own.get("/v1/me").status_code == 401
+        assert operator.get("/v1/projects/support").status_code == 404
+        assert operator.post("/v1/projects", json={"name": "support"}).status_code == 201, "its name is free at once"
+        collect(house)
+        house.agent.tick()
+        collect(house)
+        assert places(house) == set()
+        entries = operator.get("/v1/audit_log", params={"object_id": made["id"]}).json()["data"]
+        assert [entry["action"] for entry in entries] == ["project.erased", "project.deleted"]
+
+    def test_is_refused_while_a_job_of_it_is_not_over(self, house: House, operator: TestClient) -> None:
+        made = operator.post("/v1/projects", json={"name": "support"}).json()
+        house.project_id = made["id"]
+        job_id = house.submit(rows(9), holdout={"n": 3})
+        refused = operator.delete("/v1/projects/support")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "project_in_use")
+        assert job_id in refused.json()["error"]["message"]
+        with unit_of_work() as s:
+            service.cancel(s, made["id"], job_id)
+        assert operator.delete("/v1/projects/support").status_code == 200
