@@ -6,16 +6,18 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
 from stillhouse._exceptions import InvalidName
 from stillhouse._plain import plain_json
+from stillhouse.types.base import Deletion
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+Cascade = Literal["artifacts"]
 _CHUNK = 1 << 18
 
 
@@ -96,6 +98,11 @@ def create(path: str, model: type[M], body: Any, idempotency_key: str | None, *,
 
 def delete(path: str) -> Call[None]:
     return Call("DELETE", path, lambda _: None)
+
+
+def erase(path: str, *, dry_run: bool, cascade: Cascade | None = None) -> Call[Deletion]:
+    """A DELETE of an object and of what came from it."""
+    return Call("DELETE", path, Deletion.model_validate, params=_given({"dry_run": dry_run or None, "cascade": cascade}))
 
 
 def idempotency(key: str | None) -> dict[str, str]:

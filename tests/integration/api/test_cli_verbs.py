@@ -55,9 +55,27 @@ class TestDeletes:
         (tmp_path / "rows.csv").write_text("message,category\nIt crashes,technical\n")
         for _ in range(2):
             pushed = json.loads(known("datasets", "push", "rows.csv", "--name", "support", "--json").stdout)
-        assert json.loads(known("datasets", "delete", "support@v2", "--json").stdout) == {"id": "support@v2", "deleted": True}
+        assert json.loads(known("datasets", "delete", "support@v2", "--yes", "--json").stdout)["deleted"] is True
         gone(known, "datasets", "get", pushed["id"])
         assert known("datasets", "get", "support@v1").exit_code == Exit.OK
+
+    def test_nothing_that_was_only_looked_at_or_not_confirmed(self, known: Run, finished: Finished) -> None:
+        ask = ("jobs", "delete", finished.job_id)
+        open_one = known(*ask, "--dry-run")
+        assert open_one.exit_code == Exit.OK
+        assert "refused: job" in open_one.stdout
+        refused = known(*ask)
+        assert refused.exit_code == Exit.FAILED
+        assert "cancel it" in refused.stderr
+        cancelled(known, finished)
+        with_artifacts = (*ask, "--with-artifacts")
+        assert "traces" in json.loads(known(*with_artifacts, "--dry-run", "--json").stdout)["removes"]
+        unconfirmed = known(*with_artifacts)
+        assert unconfirmed.exit_code == Exit.FAILED
+        assert "cannot be undone" in unconfirmed.stderr
+        assert known("jobs", "get", finished.job_id).exit_code == Exit.OK
+        assert "deleted" in known(*with_artifacts, "--yes").stdout
+        gone(known, "jobs", "get", finished.job_id)
         gone(known, "datasets", "delete", "support@v2")
 
     def test_a_file(self, known: Run, tmp_path: Path) -> None:

@@ -73,6 +73,38 @@ class TestProjects:
         assert json.loads(script.requests[0].content) == {"name": "vision"}
 
 
+class TestDeleting:
+    FOUND = {"id": "proj-1", "object": "project", "deleted": False, "removes": {"jobs": 1200, "files": 0}, "blocked_by": [], "notes": ["gone"]}
+    DONE = {"id": "proj-1", "object": "project", "deleted": True, "removes": None, "blocked_by": [], "notes": []}
+
+    def test_both_clients_say_whether_they_only_look(self) -> None:
+        client, script = scripted(reply(self.FOUND), reply(self.DONE), reply(self.DONE))
+        assert client.projects.delete("vision", dry_run=True).removes == {"jobs": 1200, "files": 0}
+        assert client.compile_jobs.delete("cjob-1", cascade="artifacts").deleted is True
+        client.datasets.delete("support@v1")
+        assert asked(script) == [("DELETE", f"/v1/{path}") for path in ("projects/vision", "compile_jobs/cjob-1", "datasets/support@v1")]
+        assert [dict(request.url.params) for request in script.requests] == [{"dry_run": "true"}, {"cascade": "artifacts"}, {}]
+        waiting, asynchronous = scripted_async(reply(self.DONE), reply(self.FOUND), reply(self.FOUND))
+
+        async def ask() -> None:
+            async with waiting:
+                await waiting.projects.delete("vision")
+                await waiting.compile_jobs.delete("cjob-1", dry_run=True)
+                await waiting.datasets.delete("ds-1", dry_run=True, cascade="artifacts")
+
+        asyncio.run(ask())
+        sent = [{}, {"dry_run": "true"}, {"dry_run": "true", "cascade": "artifacts"}]
+        assert [dict(request.url.params) for request in asynchronous.requests] == sent
+
+    def test_the_command_asks_before_it_deletes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shell = Shell(monkeypatch, reply(self.FOUND), reply(self.DONE))
+        result = CliRunner().invoke(app, ["projects", "delete", "vision"], input="y\n")
+        assert result.stdout == "proj-1  deleted\n"
+        assert all(word in result.stderr for word in ("1,200  jobs", "note: gone", "cannot be undone"))
+        assert "files" not in result.stderr
+        assert [dict(request.url.params) for request in shell.script.requests] == [{"dry_run": "true"}, {}]
+
+
 class TestAuditLog:
     def test_both_clients_narrow_and_page(self) -> None:
         pages = (reply({"data": [ENTRY], "has_more": True, "last_id": "audit-1"}), reply({"data": [], "has_more": False}))

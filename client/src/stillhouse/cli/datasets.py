@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from stillhouse._request import Cascade
+from stillhouse.cli import deleting
+from stillhouse.cli.deleting import DryRun, WithArtifacts, Yes
 from stillhouse.cli.files import FileProblem, read_rows
-from stillhouse.cli.output import Json, connected, show_deleted, show_one, show_rows, when
+from stillhouse.cli.output import Json, connected, show_one, show_rows, when
 from stillhouse.resources.datasets import CONTENT_TYPES, RowSource
 from stillhouse.types import Dataset
 
@@ -52,11 +55,15 @@ def get(dataset: Ref, as_json: Json = False) -> None:
 
 
 @app.command("delete")
-def delete(dataset: Ref, as_json: Json = False) -> None:
-    """Delete a dataset; jobs that use it keep its rows."""
+def delete(
+    dataset: Ref, with_artifacts: WithArtifacts = False, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Erase a dataset's rows, and the traces, training files and details of jobs that came from them."""
+    cascade: Cascade | None = "artifacts" if with_artifacts else None
     with connected() as client:
-        client.datasets.delete(dataset)
-        show_deleted(dataset, as_json)
+        deleting.delete(
+            lambda look: client.datasets.delete(dataset, dry_run=look, cascade=cascade), dry_run=dry_run, yes=yes, as_json=as_json
+        )
 
 
 def _rows_of(file: Path) -> RowSource:

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.markdown import Markdown
 
-from stillhouse.cli import records
+from stillhouse._request import Cascade
+from stillhouse.cli import deleting, records
+from stillhouse.cli.deleting import DryRun, WithArtifacts, Yes
 from stillhouse.cli.estimates import show_estimate
 from stillhouse.cli.files import parse_pairs
 from stillhouse.cli.imports import import_traces
@@ -152,6 +154,16 @@ def cancel(job_id: JobId, as_json: Json = False) -> None:
     """Ask a job to stop."""
     with connected() as client:
         show_job(client.compile_jobs.cancel(job_id), as_json)
+
+
+@app.command()
+def delete(job_id: JobId, with_artifacts: WithArtifacts = False, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
+    """Erase a job that is over, with its details and the traces that no other job used."""
+    cascade: Cascade | None = "artifacts" if with_artifacts else None
+    with connected() as client:
+        deleting.delete(
+            lambda look: client.compile_jobs.delete(job_id, dry_run=look, cascade=cascade), dry_run=dry_run, yes=yes, as_json=as_json
+        )
 
 
 @app.command("cancel-all")

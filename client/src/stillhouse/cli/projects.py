@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from stillhouse.cli import deleting
+from stillhouse.cli.deleting import DryRun, Yes
 from stillhouse.cli.output import (
     Exit,
     Json,
@@ -66,6 +68,13 @@ def update(
         stop("say what to change: --share, --max-threads, --max-jobs, --month-teacher-usd or --month-compute-seconds", Exit.USAGE)
     with connected() as client:
         _show(client.projects.update(project, **limits), as_json)
+
+
+@app.command()
+def delete(project: Project, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
+    """Erase a project with all it has: keys, jobs, data, artifacts, models, usage. For operators."""
+    with connected() as client:
+        deleting.delete(lambda look: client.projects.delete(project, dry_run=look), dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def _number(name: str, text: str, kind: type[int] | type[float]) -> float | None:

@@ -15,6 +15,7 @@ from stillhouse._lines import lines, lines_async
 from stillhouse._pages import AsyncPage, Page
 from stillhouse._progress import OnUpdate, resumable, watcher
 from stillhouse._raw import many_responses
+from stillhouse._request import Cascade
 from stillhouse._wait import Deadline, apatiently, patiently
 from stillhouse.resources import job_calls as calls
 from stillhouse.resources.base import AsyncResource, Resource
@@ -27,6 +28,7 @@ from stillhouse.types import (
     Cost,
     Coverage,
     Curve,
+    Deletion,
     DryRun,
     Estimate,
     Evaluation,
@@ -97,6 +99,14 @@ class CompileJobs(Resource):
     def cancel(self, job_id: str) -> CompileJob:
         """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
         return self._client.send(calls.verb(job_id, "cancel"))
+
+    def delete(self, job_id: str, *, dry_run: bool = False, cascade: Cascade | None = None) -> Deletion:
+        """Erase a job that is over, with its details and the traces that no other job used; with `dry_run`, only say what that removes.
+
+        Raises:
+            ConflictError: it is not over, or has an artifact or models and `cascade="artifacts"` is not given.
+        """
+        return self._client.send(calls.delete(job_id, dry_run=dry_run, cascade=cascade))
 
     @many_responses
     def cancel_all(self, **params: Unpack[CancelManyParams]) -> Sequence[CancelledJob]:
@@ -252,6 +262,10 @@ class AsyncCompileJobs(AsyncResource):
     async def cancel(self, job_id: str) -> CompileJob:
         """Ask the job to stop; it reports `cancelled` when its running work has stopped."""
         return await self._client.send(calls.verb(job_id, "cancel"))
+
+    async def delete(self, job_id: str, *, dry_run: bool = False, cascade: Cascade | None = None) -> Deletion:
+        """Erase a job that is over; see `CompileJobs.delete`."""
+        return await self._client.send(calls.delete(job_id, dry_run=dry_run, cascade=cascade))
 
     @many_responses
     async def cancel_all(self, **params: Unpack[CancelManyParams]) -> Sequence[CancelledJob]:

@@ -11,9 +11,9 @@ from typing_extensions import Unpack
 from stillhouse import _request
 from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._progress import OnSent, sending
-from stillhouse._request import Call, Upload
+from stillhouse._request import Call, Cascade, Upload
 from stillhouse.resources.base import AsyncResource, Resource
-from stillhouse.types import Dataset, DatasetRows
+from stillhouse.types import Dataset, DatasetRows, Deletion
 from stillhouse.types.requests import TaggedListParams
 
 PATH = "/v1/datasets"
@@ -90,9 +90,16 @@ class Datasets(Resource):
         """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
 
-    def delete(self, dataset_id: str) -> None:
-        """Raises NotFoundError."""
-        self._client.send(_request.delete(_request.at(PATH, dataset_id)))
+    def delete(self, dataset_id: str, *, dry_run: bool = False, cascade: Cascade | None = None) -> Deletion:
+        """Erase its rows and what came from them; with `dry_run`, only say what that would remove.
+
+        Artifacts and models stay unless `cascade="artifacts"` is given.
+
+        Raises:
+            NotFoundError: there is no such dataset.
+            ConflictError: a job of it is not over, or an alias points at an artifact that would be deleted.
+        """
+        return self._client.send(_request.erase(_request.at(PATH, dataset_id), dry_run=dry_run, cascade=cascade))
 
     def rows(self, dataset_id: str, *, start: int = 1, limit: int = 100) -> DatasetRows:
         """`limit` rows from row `start`, counted from 1."""
@@ -121,9 +128,9 @@ class AsyncDatasets(AsyncResource):
         """One page; iterating over it goes on through all pages after it."""
         return AsyncPage(self._client, await self._client.send(_list(params)))
 
-    async def delete(self, dataset_id: str) -> None:
-        """Raises NotFoundError."""
-        await self._client.send(_request.delete(_request.at(PATH, dataset_id)))
+    async def delete(self, dataset_id: str, *, dry_run: bool = False, cascade: Cascade | None = None) -> Deletion:
+        """Erase its rows and what came from them; see `Datasets.delete`."""
+        return await self._client.send(_request.erase(_request.at(PATH, dataset_id), dry_run=dry_run, cascade=cascade))
 
     async def rows(self, dataset_id: str, *, start: int = 1, limit: int = 100) -> DatasetRows:
         """`limit` rows from row `start`, counted from 1."""

@@ -10,13 +10,14 @@ from pydantic import BaseModel
 from stillhouse import _request
 from stillhouse._pages import Rows, list_call
 from stillhouse._plain import plain_json
-from stillhouse._request import Call
+from stillhouse._request import Call, Cascade
 from stillhouse.types import (
     CancelledJobs,
     CancelManyParams,
     CompileJob,
     Cost,
     Coverage,
+    Deletion,
     DryRun,
     Estimate,
     Evaluation,
@@ -61,6 +62,10 @@ def cancel_many(params: CancelManyParams) -> Call[CancelledJobs]:
 
 def verb(job_id: str, verb: str) -> Call[CompileJob]:
     return _request.post(_request.at(PATH, job_id, verb), CompileJob)
+
+
+def delete(job_id: str, *, dry_run: bool, cascade: Cascade | None) -> Call[Deletion]:
+    return _request.erase(_request.at(PATH, job_id), dry_run=dry_run, cascade=cascade)
 
 
 def retry(job_id: str, fine_tuning_job: str | None, key: str | None) -> Call[CompileJob]:

@@ -12,6 +12,7 @@ from stillhouse._pages import AsyncPage, Page, Rows, list_call
 from stillhouse._request import Call
 from stillhouse.resources.base import AsyncResource, Resource
 from stillhouse.types.account import Project
+from stillhouse.types.base import Deletion
 from stillhouse.types.requests import TaggedListParams
 
 PATH = "/v1/projects"
@@ -56,6 +57,15 @@ class Projects(Resource):
         """Change what a project may use. For operators."""
         return self._client.send(_update(project, limits))
 
+    def delete(self, project: str, *, dry_run: bool = False) -> Deletion:
+        """Erase a project with all it has; with `dry_run`, only say what that would remove. For operators.
+
+        Raises:
+            NotFoundError: there is no such project.
+            ConflictError: a job of it is not over.
+        """
+        return self._client.send(_request.erase(_request.at(PATH, project), dry_run=dry_run))
+
     def list(self, **params: Unpack[TaggedListParams]) -> Page[Project]:
         """One page; iterating over it goes on through all pages after it."""
         return Page(self._client, self._client.send(_list(params)))
@@ -73,6 +83,10 @@ class AsyncProjects(AsyncResource):
     async def update(self, project: str, **limits: Unpack[LimitParams]) -> Project:
         """Change what a project may use. For operators."""
         return await self._client.send(_update(project, limits))
+
+    async def delete(self, project: str, *, dry_run: bool = False) -> Deletion:
+        """Erase a project with all it has; see `Projects.delete`."""
+        return await self._client.send(_request.erase(_request.at(PATH, project), dry_run=dry_run))
 
     async def list(self, **params: Unpack[TaggedListParams]) -> AsyncPage[Project]:
         """One page; iterating over it goes on through all pages after it."""

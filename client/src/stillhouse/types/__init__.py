@@ -1,7 +1,7 @@
 """What the server answers. Unknown fields are kept and unknown statuses are plain strings, so a newer server breaks no older client."""
 
 from stillhouse.types.account import ApiKey, AuditEntry, KeyUsage, NewApiKey, Project, Usage, UsageByKey
-from stillhouse.types.base import Deleted, Object
+from stillhouse.types.base import Deleted, Deletion, Object
 from stillhouse.types.compile_jobs import (
     CancelledJob,
     CancelledJobs,
@@ -75,6 +75,7 @@ __all__ = [
     "DatasetRow",
     "DatasetRows",
     "Deleted",
+    "Deletion",
     "DryRun",
     "Estimate",
     "Evaluation",
