@@ -73,18 +73,19 @@ class TestProjects:
         assert json.loads(script.requests[0].content) == {"name": "vision"}
 
 
-class TestDeleting:
-    FOUND = {"id": "proj-1", "object": "project", "deleted": False, "removes": {"jobs": 1200, "files": 0}, "blocked_by": [], "notes": ["gone"]}
-    DONE = {"id": "proj-1", "object": "project", "deleted": True, "removes": None, "blocked_by": [], "notes": []}
+SEEN = {"id": "proj-1", "object": "project", "deleted": False, "removes": {"jobs": 1200, "files": 0}, "notes": ["it has aliases"]}
+GONE = {"id": "proj-1", "object": "project", "deleted": True}
 
+
+class TestDeleting:
     def test_both_clients_say_whether_they_only_look(self) -> None:
-        client, script = scripted(reply(self.FOUND), reply(self.DONE), reply(self.DONE))
+        client, script = scripted(reply(SEEN), reply(GONE), reply(GONE))
         assert client.projects.delete("vision", dry_run=True).removes == {"jobs": 1200, "files": 0}
         assert client.compile_jobs.delete("cjob-1", cascade="artifacts").deleted is True
         client.datasets.delete("support@v1")
         assert asked(script) == [("DELETE", f"/v1/{path}") for path in ("projects/vision", "compile_jobs/cjob-1", "datasets/support@v1")]
         assert [dict(request.url.params) for request in script.requests] == [{"dry_run": "true"}, {"cascade": "artifacts"}, {}]
-        waiting, asynchronous = scripted_async(reply(self.DONE), reply(self.FOUND), reply(self.FOUND))
+        waiting, asynchronous = scripted_async(reply(GONE), reply(SEEN), reply(SEEN))
 
         async def ask() -> None:
             async with waiting:
@@ -97,10 +98,10 @@ class TestDeleting:
         assert [dict(request.url.params) for request in asynchronous.requests] == sent
 
     def test_the_command_asks_before_it_deletes(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        shell = Shell(monkeypatch, reply(self.FOUND), reply(self.DONE))
+        shell = Shell(monkeypatch, reply(SEEN), reply(GONE))
         result = CliRunner().invoke(app, ["projects", "delete", "vision"], input="y\n")
-        assert result.stdout == "proj-1  deleted\n"
-        assert all(word in result.stderr for word in ("1,200  jobs", "note: gone", "cannot be undone"))
+        assert result.stdout.splitlines()[-1] == "proj-1  deleted"
+        assert all(word in result.stderr for word in ("1,200  jobs", "note: it has aliases", "cannot be undone"))
         assert "files" not in result.stderr
         assert [dict(request.url.params) for request in shell.script.requests] == [{"dry_run": "true"}, {}]
 
