@@ -208,6 +208,7 @@ NEEDS: Mapping[str, Callable[[TestClient], dict[str, str]]] = {
     "send_traces": of_a_client,
     "send_scores": traced,
     "training_file_content": with_rows,
+    "delete_compile_job": failed,
     "delete_artifact": another,
     "delete_model": another,
     "cancel_fine_tuning_job": fine_tuning,
