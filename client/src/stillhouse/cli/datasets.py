@@ -55,9 +55,7 @@ def get(dataset: Ref, as_json: Json = False) -> None:
 
 
 @app.command("delete")
-def delete(
-    dataset: Ref, with_artifacts: WithArtifacts = False, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False
-) -> None:
+def delete(dataset: Ref, with_artifacts: WithArtifacts = False, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
     """Erase a dataset's rows, and the traces, training files and details of jobs that came from them."""
     cascade: Cascade | None = "artifacts" if with_artifacts else None
     with connected() as client:
