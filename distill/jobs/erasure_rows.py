@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from distill.db import Base
+from distill.db import Base, JsonDoc
 
 
 class Erasure(Base):
@@ -23,4 +23,6 @@ class Erasure(Base):
     """Whether the artifacts and models that came from it go too."""
     key_id: Mapped[str | None] = mapped_column(Text)
     """The key that asked for it, for the audit log."""
+    counts: Mapped[dict[str, int]] = mapped_column(JsonDoc, server_default=text("'{}'"))
+    """How many of each kind have been removed so far: a stop in between loses none."""
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))

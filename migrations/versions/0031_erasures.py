@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("project_id", sa.Text(), nullable=False),
         sa.Column("artifacts", sa.Boolean(), nullable=False),
         sa.Column("key_id", sa.Text(), nullable=True),
+        sa.Column("counts", sa.JSON(), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.PrimaryKeyConstraint("object_id", name="pk_erasures"),
     )
