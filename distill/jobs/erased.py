@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select, text, update
@@ -56,27 +56,34 @@ def _one(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
     return _job(row, stopping) if row.kind == "job" else _project(row, stopping)
 
 
-def _end(s: Session, row: Erasure, counts: Counter[str]) -> None:
-    """Strike an erasure off, and say in the audit log what it removed: numbers alone."""
-    if s.scalar(delete(Erasure).where(Erasure.object_id == row.object_id).returning(Erasure.object_id)) is None:
+def _count(s: Session, row: Erasure, counts: Mapping[str, int]) -> None:
+    """Add to what an erasure has removed, in the transaction that removes it."""
+    held = s.get(Erasure, row.object_id, with_for_update=True, populate_existing=True)
+    if held is not None:
+        held.counts = dict(Counter(held.counts) + Counter(counts))
+        s.flush()
+
+
+def _end(s: Session, row: Erasure) -> None:
+    """Remove an erasure, and record in the audit log what it removed: numbers alone."""
+    removed = s.scalar(delete(Erasure).where(Erasure.object_id == row.object_id).returning(Erasure.counts))
+    if removed is None:
         return
-    told = {noun: number for noun, number in counts.items() if number}
     place = row.project_id if row.kind != "project" else projects.get(s, projects.OPERATORS).id
     action: audit.Action = {"dataset": "dataset.erased", "job": "job.erased", "project": "project.erased"}[row.kind]  # type: ignore[assignment]  # they are three of its words
-    audit.record(s, place, action, row.object_id, told, key_id=row.key_id)
+    audit.record(s, place, action, row.object_id, removed, key_id=row.key_id)
 
 
 # ------------------------------------------------------------------ a dataset
 
 
 def _dataset(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
-    counts: Counter[str] = Counter(datasets=1)
     with unit_of_work() as s:
         dataset = datasets.by_id(s, row.object_id)
         jobs = list(s.scalars(select(Job.id).where((Job.trainset_id == dataset.id) | (Job.valset_id == dataset.id))))
         readers = list(_readers(s, dataset))
     for job_id in jobs:
-        if not _clear_job(job_id, stopping, with_artifacts=row.artifacts, counts=counts):
+        if not _clear_job(job_id, stopping, row, with_artifacts=row.artifacts):
             return False
     for part in _parts(store, dataset, readers):
         if stopping.is_set():
@@ -84,21 +91,16 @@ def _dataset(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
         with unit_of_work() as s:
             doomed = doomed_traces(s, row.project_id, dataset.id, part.inputs)
             kept = [digest for digest in _traces_of(s, row.project_id, part.inputs) if digest not in set(doomed)]
-            counts["traces"] += drop_traces(s, row.project_id, doomed)
+            _count(s, row, {"traces": drop_traces(s, row.project_id, doomed)})
             s.execute(erasing_sql.DROP_SCORES, {"project_id": row.project_id, "traces": kept, "examples": part.examples})
             s.execute(erasing_sql.HELD_OUT, {"inputs": part.inputs, "object_id": dataset.id})
     with unit_of_work() as s:
-        counts["blobs"] += _let_go(s, [dataset.digest])
+        _count(s, row, {"datasets": 1, "blobs": _let_go(s, [dataset.digest])})
         bare = {"digest": "", "size_bytes": 0, "offsets": [], "fields": [], "user_metadata": {}}
         s.execute(update(Dataset).where(Dataset.id == dataset.id).values(bare))
         _mentions(s, row.project_id, dataset.id)
-        _end(s, row, counts)
+        _end(s, row)
     return True
-
-
-def inputs_of(s: Session, store: BlobStore, dataset: Dataset) -> Iterator[Part]:
-    """A dataset's rows as each of the project's programs takes them."""
-    return _parts(store, dataset, list(_readers(s, dataset)))
 
 
 def _readers(s: Session, dataset: Dataset) -> Iterator[ProgramSpec]:
@@ -152,6 +154,15 @@ def drop_traces(s: Session, project_id: str, traces: list[str]) -> int:
     return s.execute(erasing_sql.DROP_TRACE, values).rowcount  # type: ignore[attr-defined,no-any-return]  # a statement that deletes has it
 
 
+def size_of_datasets_traces(s: Session, store: BlobStore, dataset: Dataset) -> dict[str, int]:
+    """What erasing a dataset removes of traces; reads all its rows, some at a time."""
+    s.execute(erasing_sql.LOOKED_AT)
+    for part in _parts(store, dataset, list(_readers(s, dataset))):
+        s.execute(erasing_sql.LOOK_AT, {"traces": doomed_traces(s, dataset.project_id, dataset.id, part.inputs)})
+    number, size = s.execute(erasing_sql.LOOKED_AT_SIZE, {"project_id": dataset.project_id}).one()
+    return {"traces": int(number), "trace_bytes": int(size)}
+
+
 def size_of_traces(s: Session, project_id: str, traces: Iterable[str]) -> dict[str, int]:
     wanted = sorted(traces)
     size = s.scalar(erasing_sql.TRACES_SIZE, {"project_id": project_id, "traces": wanted})
@@ -162,17 +173,17 @@ def size_of_traces(s: Session, project_id: str, traces: Iterable[str]) -> dict[s
 
 
 def _job(row: Erasure, stopping: threading.Event) -> bool:
-    counts: Counter[str] = Counter(jobs=1)
     with unit_of_work() as s:
         doomed = traces_of_job(s, repository.by_id(s, row.object_id))
     for start in range(0, len(doomed), erasing_sql.AT_ONCE):
         with unit_of_work() as s:
-            counts["traces"] += drop_traces(s, row.project_id, doomed[start : start + erasing_sql.AT_ONCE])
-    if not _clear_job(row.object_id, stopping, with_artifacts=True, counts=counts):
+            _count(s, row, {"traces": drop_traces(s, row.project_id, doomed[start : start + erasing_sql.AT_ONCE])})
+    if not _clear_job(row.object_id, stopping, row, with_artifacts=True):
         return False
     with unit_of_work() as s:
         _strip_job(s, repository.lock(s, row.object_id))
-        _end(s, row, counts)
+        _count(s, row, {"jobs": 1})
+        _end(s, row)
     return True
 
 
@@ -184,27 +195,30 @@ def traces_of_job(s: Session, job: Job) -> list[str]:
     return [digest for digest in mine if digest not in used]
 
 
-def _clear_job(job_id: str, stopping: threading.Event, *, with_artifacts: bool, counts: Counter[str]) -> bool:
+def _clear_job(job_id: str, stopping: threading.Event, row: Erasure, *, with_artifacts: bool) -> bool:
+    """False where it is to be gone on with at the next time: the job is still held, or the process stops."""
     for statement in (erasing_sql.SOME_FACTS, erasing_sql.SOME_EVENTS):
         removed = erasing_sql.AT_ONCE
         while removed == erasing_sql.AT_ONCE and not stopping.is_set():
             with unit_of_work() as s:
                 if not _may_clear(s, job_id):
                     return False
-                removed = s.execute(statement, {"job_id": job_id, "many": erasing_sql.AT_ONCE}).rowcount  # type: ignore[attr-defined]
+                found = s.execute(statement, {"job_id": job_id, "many": erasing_sql.AT_ONCE}).rowcount  # type: ignore[attr-defined]
     if stopping.is_set():
         return False
     with unit_of_work() as s:
         if not _may_clear(s, job_id):
             return False
         job = repository.lock(s, job_id)
-        counts["blobs"] += _let_go(s, [*s.scalars(erasing_sql.JOB_BLOBS, {"job_id": job_id}), *_files_of(s, job_id, with_artifacts)])
-        counts["job_details"] += job.erased_at is None
+        blobs = _let_go(s, [*s.scalars(erasing_sql.JOB_BLOBS, {"job_id": job_id}), *_files_of(s, job_id, with_artifacts)])
+        found = Counter(blobs=blobs, job_details=int(job.erased_at is None))
         _empty_job(s, job)
         if with_artifacts:
-            counts.update(_empty_artifacts(s, job_id))
+            found += _empty_artifacts(s, job_id)
         _mentions(s, job.project_id, job_id)
-    return True
+        if row.kind != "project":
+            _count(s, row, found)
+        return not s.scalar(erasing_sql.ITEMS_LEFT, {"job_id": job_id})
 
 
 def _may_clear(s: Session, job_id: str) -> bool:
@@ -267,12 +281,12 @@ def blobs_of_project(s: Session, project_id: str) -> set[str]:
 
 def _project(row: Erasure, stopping: threading.Event) -> bool:
     """Waits, until the next time, for LM hosts that still have its models loaded."""
-    counts: Counter[str] = Counter()
     with unit_of_work() as s:
-        counts.update({noun: int(s.scalar(count, {"project_id": row.project_id}) or 0) for noun, count in erasing_sql.COUNTS.items()})
+        if not row.counts:
+            _count(s, row, {noun: int(s.scalar(count, {"project_id": row.project_id}) or 0) for noun, count in erasing_sql.COUNTS.items()})
         jobs = list(s.scalars(select(Job.id).where(Job.project_id == row.project_id)))
     for job_id in jobs:
-        if not _clear_job(job_id, stopping, with_artifacts=False, counts=Counter()):
+        if not _clear_job(job_id, stopping, row, with_artifacts=False):
             return False
     for statement in erasing_sql.PROJECT_SOME:
         removed = 1
@@ -283,10 +297,10 @@ def _project(row: Erasure, stopping: threading.Event) -> bool:
     with unit_of_work() as s:
         if stopping.is_set() or s.scalar(erasing_sql.STILL_LOADED, {"project_id": row.project_id}):
             return False
-        counts["blobs"] = _let_go(s, blobs_of_project(s, row.project_id))
+        _count(s, row, {"blobs": _let_go(s, blobs_of_project(s, row.project_id))})
         for statement in erasing_sql.PROJECT_REST:
             s.execute(statement, {"project_id": row.project_id})
-        _end(s, row, counts)
+        _end(s, row)
     return True
 
 

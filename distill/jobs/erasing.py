@@ -41,12 +41,11 @@ def look_at_dataset(s: Session, store: BlobStore, project_id: str, reference: st
     row = datasets.resolve(s, project_id, reference, param="id")
     jobs = _jobs_of(s, row.id)
     found = Outlook(row.id, blocked_by=_in_the_way_of_dataset(s, project_id, row.id, jobs, with_artifacts=with_artifacts))
-    doomed = {digest for part in erased.inputs_of(s, store, row) for digest in erased.doomed_traces(s, project_id, row.id, part.inputs)}
     made, models = _made_by(s, jobs) if with_artifacts else ([], [])
     blobs = {row.digest, *_blobs_of(s, jobs, made, models)}
     found.removes = {
         "datasets": 1, "jobs": 0, "job_details": len(jobs), "artifacts": len(made), "models": len(models),
-        **erased.size_of_traces(s, project_id, doomed), **_size(s, blobs),
+        **erased.size_of_datasets_traces(s, store, row), **_size(s, blobs),
     }  # fmt: skip
     if not with_artifacts:
         found.notes += _kept(s, jobs)

@@ -26,6 +26,8 @@ DELETE FROM job_events
  WHERE job_id = :job_id AND seq IN (SELECT seq FROM job_events WHERE job_id = :job_id ORDER BY seq LIMIT :many)""")
 ITEMS = text("""
 DELETE FROM work_items WHERE id IN (SELECT id FROM work_items WHERE job_id = :job_id FOR UPDATE SKIP LOCKED)""")
+ITEMS_LEFT = text("SELECT EXISTS (SELECT 1 FROM work_items WHERE job_id = :job_id)")
+"""Items that somebody else held; they are removed the next time."""
 CHECKPOINTS = text("DELETE FROM checkpoints WHERE fine_tune_job_id IN (SELECT id FROM fine_tune_jobs WHERE job_id = :job_id)")
 KEYS = text("""
 UPDATE fine_tune_jobs
@@ -70,6 +72,12 @@ DROP_TRACES: tuple[TextClause, ...] = (
     text("DELETE FROM trace_retries WHERE project_id = :project_id AND (digest = ANY (:traces) OR retry = ANY (:traces))"),
 )
 DROP_TRACE = text("DELETE FROM traces WHERE project_id = :project_id AND digest = ANY (:traces)")
+LOOKED_AT = text("CREATE TEMPORARY TABLE looked_at (digest text PRIMARY KEY) ON COMMIT DROP")
+"""The traces that a dry run has found so far: a big dataset has more than a process may hold."""
+LOOK_AT = text("INSERT INTO looked_at SELECT unnest(CAST(:traces AS text[])) ON CONFLICT DO NOTHING")
+LOOKED_AT_SIZE = text("""
+SELECT count(*), COALESCE(sum(octet_length(body)), 0) FROM traces
+ WHERE project_id = :project_id AND digest IN (SELECT digest FROM looked_at)""")
 TRACES_SIZE = text("SELECT COALESCE(sum(octet_length(body)), 0) FROM traces WHERE project_id = :project_id AND digest = ANY (:traces)")
 HELD_OUT = text("""
 DELETE FROM held_out_rows WHERE digest = ANY (:inputs)

@@ -73,6 +73,12 @@ def searched(house: House) -> dict[str, bytes]:
     return found
 
 
+def tables_naming(object_id: str) -> set[str]:
+    with unit_of_work() as s:
+        tables = s.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
+        return {table for table in tables if any(object_id in row for row in s.scalars(text(f'SELECT "{table}"::text FROM "{table}"')))}
+
+
 def places(house: House) -> set[str]:
     return {place.split()[0] for place in leaks([CANARY], searched(house))}
 
@@ -182,6 +188,20 @@ class TestJob:
         assert places(house) <= {"datasets", "blob"}
         collect(house)
         assert operator.get("/v1/usage").json()["jobs"] == 1, "what was used stays counted"
+
+    def test_what_somebody_held_goes_the_next_time_and_is_counted_with_the_rest(self, house: House, operator: TestClient) -> None:
+        job = compiled(house, upload(operator, planted(9)))
+        path, cascade = f"/v1/compile_jobs/{job.id}", {"cascade": "artifacts"}
+        foreseen = operator.delete(path, params={**cascade, "dry_run": True}).json()["removes"]
+        assert operator.delete(path, params=cascade).status_code == 200
+        with unit_of_work() as s:
+            s.execute(text("SELECT id FROM work_items WHERE job_id = :id LIMIT 1 FOR UPDATE"), {"id": job.id})
+            collect(house)
+        assert "work_items" in tables_naming(job.id)
+        collect(house)
+        assert "work_items" not in tables_naming(job.id)
+        done = operator.get("/v1/audit_log", params={"object_id": job.id}).json()["data"][0]
+        assert (done["action"], done["data"]["traces"]) == ("job.erased", foreseen["traces"])
 
 
 class TestProject:
