@@ -73,6 +73,7 @@ class Engine:
         """End the thread; rows in flight are dropped."""
         self._commands.put(None)
         self._thread.join()
+        self.guidance.close()
 
     def adapter_of(self, model: str) -> LoraAdapter | None:
         """The LoRA adapter that a request's ``model`` names, None for the base. Raises HostError 404, or 503 while asleep."""

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import llguidance
-import llguidance.hf
 import numpy as np
 import torch
 from torch import Tensor
 
 from engines.lmhost.errors import bad_request
+from engines.lmhost.grammar_trial import GrammarTrial
 
 # Up to this many allowed tokens, logits are made for these tokens only.
 FEW = 512
 STATES_KEPT = 512
 GRAMMARS_KEPT = 256
+_LONGEST_PROBLEM = 500
 _WHITESPACE: Any = {"whitespace_flexible": False}
 
 
@@ -104,32 +106,46 @@ class Guidance:
 
     def __init__(self, tokenizer: Any, vocab: int, end_tokens: list[int]) -> None:
         self._vocab = vocab
-        self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocab, eos_token=end_tokens)
-        self._grammars: OrderedDict[str, Grammar] = OrderedDict()
+        described = {"tokenizer": _serialized(tokenizer), "n_vocab": vocab, "eos_token": end_tokens}
+        self._tokenizer = llguidance.LLTokenizer(**described)
+        self._trial = GrammarTrial(described)
+        self._known: OrderedDict[str, Grammar | str] = OrderedDict()
 
     def compile(self, kind: str, value: Any, param: str) -> Grammar:
-        """The grammar for a ``kind`` (choice, regex, json, grammar). Raises HostError (400) where it is not a valid one."""
+        """The grammar for a ``kind`` (choice, regex, json, grammar). Raises HostError (400) where it is not a valid one, or takes too much
+        to compile."""
         key = json.dumps([kind, value])
-        grammar = self._grammars.get(key)
-        if grammar is None:
-            grammar = self._grammars[key] = self._compile(kind, value, param)
-            if len(self._grammars) > GRAMMARS_KEPT:
-                self._grammars.popitem(last=False)
-        self._grammars.move_to_end(key)
-        return grammar
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._compile(kind, value)
+            if len(self._known) > GRAMMARS_KEPT:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        if isinstance(known, str):
+            raise bad_request(f"Not a valid {kind}: {known}", param, "invalid_grammar")
+        return known
 
-    def _compile(self, kind: str, value: Any, param: str) -> Grammar:
+    def close(self) -> None:
+        """End the process in which grammars are tried."""
+        self._trial.close()
+
+    def _compile(self, kind: str, value: Any) -> Grammar | str:
+        """The grammar, or what is wrong with it."""
         try:
             source = _source(kind, value)
         except ValueError as error:
-            raise bad_request(f"Not a valid {kind}: {error}", param, "invalid_grammar") from error
-        problem = llguidance.LLMatcher.validate_grammar(source, self._tokenizer)
-        if problem and not problem.startswith("WARNING"):
-            raise bad_request(f"Not a valid {kind}: {problem.strip()}", param, "invalid_grammar")
-        matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0)
-        if matcher.is_error():
-            raise bad_request(f"Not a valid {kind}: {matcher.get_error().strip()}", param, "invalid_grammar")
-        return Grammar(matcher, self._vocab)
+            return str(error)[:_LONGEST_PROBLEM]
+        if problem := self._trial.problem(source):
+            return problem.strip()[:_LONGEST_PROBLEM]
+        return Grammar(llguidance.LLMatcher(self._tokenizer, source, log_level=0), self._vocab)
+
+
+def _serialized(tokenizer: Any) -> str:
+    """The tokenizer as JSON, as ``llguidance.hf`` takes it."""
+    backend = copy(tokenizer.backend_tokenizer)
+    backend.no_padding()
+    backend.no_truncation()
+    return str(backend.to_str())
 
 
 def _source(kind: str, value: Any) -> str:

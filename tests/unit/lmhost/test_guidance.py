@@ -94,3 +94,20 @@ class TestRefuses:
         with pytest.raises(HostError, match=f"Not a valid {kind}") as caught:
             engine.guidance.compile(kind, value, "structured_outputs")
         assert (caught.value.status, caught.value.code) == (400, "invalid_grammar")
+
+    def test_what_takes_too_much_to_compile(self, engine: Engine) -> None:
+        """A compile is not endless, and what comes after it is compiled."""
+        patterns = [{"type": "string", "pattern": f"[a-z]{{{n}}}.*{n}"} for n in range(60)]
+        for _ in range(2):
+            with pytest.raises(HostError, match="it takes more than 1 s of processor time") as caught:
+                engine.guidance.compile("json", {"allOf": patterns}, "response_format")
+            assert (caught.value.status, caught.value.param) == (400, "response_format")
+        assert Asker(engine).ask("?", constraint=("choice", ["yes"])).text == "yes"
+
+    def test_ten_thousand_bounded_integers(self, engine: Engine) -> None:
+        leaf = {"type": "integer", "minimum": -(10**15), "maximum": 10**15}
+        ranges = [{**leaf, "maximum": leaf["maximum"] - n} for n in range(50)]
+        part = {"type": "object", "properties": {f"q{n}": each for n, each in enumerate(ranges)}}
+        parts = {f"p{n}": {**part, "properties": {**part["properties"], "own": {**leaf, "minimum": n}}} for n in range(200)}
+        with pytest.raises(HostError, match="too big"):
+            engine.guidance.compile("json", {"type": "object", "properties": parts}, "response_format")
