@@ -19,7 +19,7 @@ from app.gateway.waiting import note_wait
 from app.services import Services
 from distill.catalog.targets import Resolved, resolve
 from distill.db import unit_of_work
-from distill.relay import CHAT, Api, RelayReply, Target
+from distill.relay import CHAT, Api, RelayReply, Target, lists
 
 LONGEST_LOAD_WAIT_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
@@ -92,7 +92,8 @@ async def ask(
     ready = await _ready(found, project_id, body["model"])
     reply = await (_streamed(services, ready.target, body, api) if stream else services.relay.forward(ready.target, body, api=api))
     if api is not CHAT and reply.status in _NOT_THERE:
-        raise _has_no(api, found)
+        is_served = await lists(ready.target, services.settings.egress.hosts)
+        raise _has_no(api, found) if is_served else _not_now(found)
     if reply.code is not None:
         await note_wait(services.relay, ready.target.connection)
         raise _refused(reply)
@@ -151,9 +152,15 @@ def _not_loaded(found: Resolved) -> ApiError:
 
 
 def _has_no(api: Api, found: Resolved) -> ApiError:
-    """A host's 404 says that it has no such route, or has it not for this model."""
+    """A host that serves the model answers 404: it has no such route, or has it not for this model."""
     message = f"The LM host of {found.model_id} has no /v1/{api.path} for this model."
     return ApiError(400, "unsupported", message, param="model")
+
+
+def _not_now(found: Resolved) -> ApiError:
+    """A host that is starting, or a proxy before one, answers 404 too."""
+    message = f"The LM host does not list {found.model_id} now: it may be starting, or serve another model."
+    return ApiError(503, "model_not_found", message, param="model", headers={"retry-after": "5"})
 
 
 def _refused(reply: RelayReply) -> ApiError:

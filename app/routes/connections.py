@@ -54,8 +54,8 @@ def get_connection(connection_id: ConnectionId, caller: AnyCaller, session: Sess
 def try_connection(
     connection_id: ConnectionId, caller: Admin, services: ServicesDep, once: OnceDep, body: ConnectionTest | None = None
 ) -> Response:
-    """One tiny call: a completion of one token, or a list of models. It says in words what failed. A project may do so ten times a
-    minute."""
+    """One tiny call: a completion of one token, an embedding where the model has no chat, or a list of models. It says in words what
+    failed. A project may do so ten times a minute."""
 
     def make(found: ConnectionTestRead) -> Made:
         return Made(found, f"/v1/connections/{connection_id}", status=200)

@@ -7,7 +7,7 @@ from distill.relay.grants import Grant, SlotUsage
 from distill.relay.relay import Relay
 from distill.relay.replies import Replies
 from distill.relay.targets import CHAT, COMPLETIONS, EMBEDDINGS, Api, Chunks, Price, RelayLimits, RelayReply, Target, api_of
-from distill.relay.trial import Finding, try_out
+from distill.relay.trial import Finding, lists, try_out
 
 __all__ = [
     "CHAT",
@@ -36,5 +36,6 @@ __all__ = [
     "WaitReason",
     "api_of",
     "connections_for",
+    "lists",
     "try_out",
 ]

@@ -6,7 +6,8 @@ Nothing that the host writes is passed on, nor an address or a key: who tries it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import orjson
 from distill.egress import PublicResolver, check_url, why_not_reached
 from distill.errors import Invalid, StillhouseError
 from distill.relay.sessions import open_session
-from distill.relay.targets import Target, api_of, headers_with
+from distill.relay.targets import COMPLETIONS, EMBEDDINGS, Api, Target, api_of, headers_with
 
 SECONDS = 20.0
 _CONNECT_SECONDS = 10.0
@@ -55,19 +56,34 @@ class _Failed(Exception):
 
 
 async def try_out(target: Target, allowed_hosts: Collection[str]) -> Finding:
-    """Ask the target's model for one token; without a model, the host for its models."""
+    """Ask the target's model for one token, or for an embedding where it has no answers; without a model, the host for its models."""
     try:
-        key = await _key(target, allowed_hosts)
-        resolver = PublicResolver(allowed_hosts) if target.public_only else None
-        async with open_session(_CONNECT_SECONDS, resolver) as session, asyncio.timeout(SECONDS):
-            asked = _Asked(session, target, key)
-            return await (asked.completion() if target.model else asked.models())
+        async with _asking(target, allowed_hosts) as asked:
+            return await (asked.model() if target.model else asked.models())
     except _Failed as failed:
         return failed.finding
     except TimeoutError:
         return _Failed("timeout").finding
     except (aiohttp.ClientError, OSError) as error:
         return _Failed(why_not_reached(error)).finding
+
+
+async def lists(target: Target, allowed_hosts: Collection[str]) -> bool:
+    """Whether the host answers now, and the target's model is among those that it lists."""
+    try:
+        async with _asking(target, allowed_hosts) as asked:
+            return target.model in await asked.listed()
+    except (_Failed, aiohttp.ClientError, OSError):  # a timeout is an OSError
+        return False
+
+
+@asynccontextmanager
+async def _asking(target: Target, allowed_hosts: Collection[str]) -> AsyncGenerator[_Asked]:
+    """Raises _Failed for a key that cannot be had, or an address that is not allowed."""
+    key = await _key(target, allowed_hosts)
+    resolver = PublicResolver(allowed_hosts) if target.public_only else None
+    async with open_session(_CONNECT_SECONDS, resolver) as session, asyncio.timeout(SECONDS):
+        yield _Asked(session, target, key)
 
 
 async def _key(target: Target, allowed_hosts: Collection[str]) -> str | None:
@@ -87,7 +103,20 @@ class _Asked:
     def __init__(self, session: aiohttp.ClientSession, target: Target, key: str | None) -> None:
         self._session, self._target, self._key = session, target, key
 
-    async def completion(self) -> Finding:
+    async def model(self) -> Finding:
+        """By chat, or by the first of the other routes that answers where the host says that it has no chat of this model."""
+        try:
+            return await self._chat()
+        except _Failed as failed:
+            if failed.finding.code not in _MAYBE_NO_CHAT:
+                raise
+            for api, asked in _OTHERS.items():
+                status, answer = await self._ask("POST", api.path, {"model": self._target.model, **asked})
+                if status == 200 and isinstance(answer, dict) and isinstance(answer.get(api.answers), list):
+                    return Finding("ok", f"{self._target.model} answered, by /{api.path}; it has no chat")
+            raise
+
+    async def _chat(self) -> Finding:
         body = {"model": self._target.model, "messages": [{"role": "user", "content": "Say: ok"}]}
         status, answer = await self._ask("POST", "chat/completions", {**body, "max_tokens": 1})
         if status == 400:  # models that reason know the limit by another name, and need room for it
@@ -100,11 +129,15 @@ class _Asked:
         return Finding("ok", f"{self._target.model} answered")
 
     async def models(self) -> Finding:
+        return Finding("ok", f"it lists {len(await self.listed())} models; name one to have it asked")
+
+    async def listed(self) -> list[Any]:
+        """The ids of the host's models."""
         status, answer = await self._ask("GET", "models")
         self._judge(status)
         if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
             raise _Failed("not_openai_shaped")
-        return Finding("ok", f"it lists {len(answer['data'])} models; name one to have it asked")
+        return [each.get("id") for each in answer["data"] if isinstance(each, dict)]
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
         """The status, and what was answered as JSON; None for what is none."""
@@ -126,6 +159,9 @@ class _Asked:
             raise _Failed("bad_request", f"it answers, but refused the request ({status})")
 
 
+_OTHERS: Mapping[Api, Mapping[str, Any]] = {EMBEDDINGS: {"input": "ok"}, COMPLETIONS: {"prompt": "Say: ok", "max_tokens": 1}}
+# What hosts say of a chat with a model that has embeddings alone: 400 (vLLM), 403 or 404 (OpenAI), 404 or 405 (no such route).
+_MAYBE_NO_CHAT = frozenset({"bad_request", "unauthorized", "model_not_found", "not_openai_shaped"})
 _SAID: Mapping[int, str] = {402: "quota_exhausted", 404: "not_openai_shaped", 405: "not_openai_shaped", 429: "rate_limited"}
 
 

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from tests.integration.api.conftest import Tokens
 from tests.integration.api.finished import finish, load
 from tests.integration.api.test_prompt_check import knows_its_prompt
-from tests.support.scripted_lm import ScriptedLM
+from tests.support.scripted_lm import Fail, ScriptedLM
 from tests.support.texts_lm import TextsLM
 
 
@@ -23,7 +23,7 @@ def lm() -> Iterator[ScriptedLM]:
 
 @pytest.fixture
 def chats_alone() -> Iterator[ScriptedLM]:
-    with ScriptedLM() as server:
+    with ScriptedLM(models=("tiny",)) as server:
         yield server
 
 
@@ -91,4 +91,14 @@ class TestAHostThatHasChatsAlone:
             client.embeddings.create(model="tiny", input="a")
         assert (raised.value.code, raised.value.param) == ("unsupported", "model")
         with pytest.raises(openai.BadRequestError, match="has no /v1/completions"):
+            client.completions.create(model="tiny", prompt="a")
+
+    def test_one_that_does_not_serve_the_model_now_may_be_asked_again(self, client: openai.OpenAI, chats_alone: ScriptedLM) -> None:
+        chats_alone.models = ("another",)
+        with pytest.raises(openai.InternalServerError, match="does not list house/tiny now") as raised:
+            client.embeddings.create(model="tiny", input="a")
+        assert (raised.value.status_code, raised.value.code) == (503, "model_not_found")
+        assert raised.value.response.headers["retry-after"] == "5"
+        chats_alone.fault = Fail(404)
+        with pytest.raises(openai.InternalServerError, match="does not list house/tiny now"):
             client.completions.create(model="tiny", prompt="a")

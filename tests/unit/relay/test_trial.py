@@ -13,6 +13,7 @@ from distill.errors import CannotOpen
 from distill.relay import Finding, Target, try_out
 from stack.network import LOOPBACK, free_port
 from tests.support.scripted_lm import Answer, CutShort, Fail, Hang, HangUp, Raw, ScriptedLM
+from tests.support.texts_lm import TextsLM
 
 KEY = "canary-5f3d9b1c7a2e4680-last"
 WORDS = "a word of the host's own"
@@ -48,6 +49,11 @@ class TestAnswers:
     def test_without_a_model_the_host_is_asked_for_its_models(self, lm: ScriptedLM) -> None:
         assert found(target(lm.url, model="")).message.startswith("it lists 1 models")
         assert lm.calls == []
+
+    @pytest.mark.parametrize("refusal", [Fail(400), Fail(403), Fail(404)])
+    def test_a_model_that_has_embeddings_alone(self, refusal: Fail) -> None:
+        with TextsLM(answer=lambda ask: refusal, api_key=KEY) as lm:
+            assert found(target(lm.url)) == Finding("ok", "big answered, by /embeddings; it has no chat")
 
     @pytest.mark.parametrize(
         ("answer", "code"),
