@@ -106,7 +106,7 @@ class Guidance:
 
     def __init__(self, tokenizer: Any, vocab: int, end_tokens: list[int]) -> None:
         self._vocab = vocab
-        described = {"tokenizer": _serialized(tokenizer), "n_vocab": vocab, "eos_token": end_tokens}
+        described: dict[str, Any] = {"tokenizer": _serialized(tokenizer), "n_vocab": vocab, "eos_token": end_tokens}
         self._tokenizer = llguidance.LLTokenizer(**described)
         self._trial = GrammarTrial(described)
         self._known: OrderedDict[str, Grammar | str] = OrderedDict()

@@ -105,9 +105,11 @@ class TestRefuses:
         assert Asker(engine).ask("?", constraint=("choice", ["yes"])).text == "yes"
 
     def test_ten_thousand_bounded_integers(self, engine: Engine) -> None:
-        leaf = {"type": "integer", "minimum": -(10**15), "maximum": 10**15}
-        ranges = [{**leaf, "maximum": leaf["maximum"] - n} for n in range(50)]
-        part = {"type": "object", "properties": {f"q{n}": each for n, each in enumerate(ranges)}}
-        parts = {f"p{n}": {**part, "properties": {**part["properties"], "own": {**leaf, "minimum": n}}} for n in range(200)}
+        def part(first: int) -> dict[str, Any]:
+            bounds = ((-(10**15) + n, 10**15 - n) for n in range(first, first + 50))
+            numbers = {f"q{n}": {"type": "integer", "minimum": least, "maximum": most} for n, (least, most) in enumerate(bounds)}
+            return {"type": "object", "properties": numbers}
+
+        parts = {f"p{n}": part(50 * n) for n in range(200)}
         with pytest.raises(HostError, match="too big"):
             engine.guidance.compile("json", {"type": "object", "properties": parts}, "response_format")
