@@ -11,6 +11,7 @@ from distill.errors import StillhouseError, in_one_line
 from distill.settings import Settings
 from stack import machine_checks as machine
 from stack import server_checks as servers
+from stack import training_checks as training
 from stack.findings import Finding, wrong
 
 _LOST = {
@@ -41,6 +42,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, Finding]]:
     yield from machine.runtimes(settings)
     yield "Sandbox", machine.sandbox(settings)
     yield "Device", machine.device()
+    yield from training.findings(settings)
     for name, connection in machine.connections(settings).items():
         yield f"Connection {name}", machine.connection(connection)
 

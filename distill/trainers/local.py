@@ -53,8 +53,9 @@ class LocalTrainer:
         """Measured in a process of its own, which may see a GPU. Blocks."""
         answer = self._asked("engines.trainer.room", base_model, str(longest_tokens))
         try:
-            return None if answer is None else Room(**json.loads(answer.splitlines()[-1]))
-        except (ValueError, TypeError, IndexError):
+            room = None if answer is None else json.loads(answer.splitlines()[-1])
+            return None if room is None else Room(needed=room["needed"], free=room["free"])
+        except (ValueError, TypeError, KeyError, IndexError):
             return None  # a plugin has printed something else
 
     def _asked(self, module: str, *arguments: str) -> str | None:

@@ -1,6 +1,7 @@
 """How much memory a training needs, and how much is free: known before torch is imported, unless there may be a GPU.
 
-``python -m engines.trainer.room BASE_MODEL LONGEST_ROW_TOKENS`` prints ``{"needed": bytes, "free": bytes}`` of the device that would train.
+``python -m engines.trainer.room BASE_MODEL LONGEST_ROW_TOKENS`` prints how many ``parameters`` the base model has, and of the ``device``
+that would train it (``cuda`` or ``cpu``) the bytes ``needed``, ``free`` and in ``total``.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ HOST_GROWTH_BYTES = 2 * 2**30
 def needed_bytes(folder: Path, longest_tokens: int) -> int:
     """Memory that a training of the base model in ``folder`` takes at most beside a running LM host."""
     config = SimpleNamespace(**json.loads((folder / "config.json").read_text()))
-    weights = FLOAT_BYTES * sum(_parameters(file) for file in folder.glob("*.safetensors"))
+    weights = FLOAT_BYTES * parameters(folder)
     return weights + max(longest_tokens, MIN_TOKENS) * token_bytes(config) + PROCESS_BYTES + HOST_GROWTH_BYTES
+
+
+def parameters(folder: Path) -> int:
+    """Numbers in the weights of the base model in ``folder``."""
+    return sum(_parameters(file) for file in folder.glob("*.safetensors"))
 
 
 def token_bytes(config: Any) -> int:
@@ -54,12 +60,15 @@ def _parameters(file: Path) -> int:
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
-def _free_bytes() -> int:
-    if version("torch").endswith("+cpu"):
-        return free_ram_bytes()
-    import torch
+def _device() -> dict[str, Any]:
+    """Its kind, and its memory in bytes."""
+    if not version("torch").endswith("+cpu"):
+        import torch
 
-    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free_ram_bytes()
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            return {"device": "cuda", "free": int(free), "total": int(total)}
+    return {"device": "cpu", "free": free_ram_bytes(), "total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
 
 
 def _available_bytes() -> int:
@@ -83,7 +92,9 @@ def _container_bytes() -> int:
 def main(name: str, longest_tokens: str) -> int:
     """Exit status 2, and a line on stderr, for a base model that cannot be used."""
     try:
-        print(json.dumps({"needed": needed_bytes(resolve(name).folder(), int(longest_tokens)), "free": _free_bytes()}))
+        folder = resolve(name).folder()
+        model = {"parameters": parameters(folder), "needed": needed_bytes(folder, int(longest_tokens))}
+        print(json.dumps({**model, **_device()}))
     except (BaseModelError, OSError, KeyError, ValueError, AttributeError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -22,7 +22,10 @@ from tests.support import databases
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+GPU_SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service and "entrypoint" not in service]
+FILES = ("docker-compose.yml", "docker-compose.gpu.yml")
+READERS = ["base-model", "vllm", "worker-train", "worker-rollouts"]
 ENGINE_OPTIONS = {word for word in plan.lm_host_command("base", "127.0.0.1", 1, 1) if word.startswith("--")}
 
 
@@ -61,7 +64,7 @@ class TestCompose:
         assert {service["build"]["target"] for service in SERVICES.values() if "build" in service} <= targets
 
     def test_every_service_that_answers_has_a_health_check_and_every_other_an_init(self) -> None:
-        assert [name for name, service in SERVICES.items() if "healthcheck" in service] == ["postgres", "redis", "api", "lm-host", "vllm"]
+        assert [name for name, service in SERVICES.items() if "healthcheck" in service] == ["postgres", "redis", "api", "lm-host"]
         assert not [name for name in OURS if SERVICES[name].get("init") is not True]
 
     def test_what_is_ours_has_no_powers_and_gets_none(self) -> None:
@@ -79,6 +82,64 @@ class TestCompose:
             for name, value in service.get("environment", {}).items():
                 if re.search("PASSWORD|KEY", name):
                     assert re.fullmatch(r"\$\{\w+:[?-].*\}", value), name
+
+
+class TestComposeWithAGpu:
+    """No test here has a GPU or Docker: the file says what it has to say."""
+
+    def environment(self, name: str) -> dict[str, str]:
+        return {**GPU_SERVICES[name]["environment"]}
+
+    def test_docker_accepts_both_files(self, tmp_path: Path) -> None:
+        names = set(re.findall(r"\$\{(\w+):\?", "".join((ROOT / file).read_text() for file in FILES)))
+        assert names == {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "STILLHOUSE_LMHOST_KEY", "VLLM_API_KEY"}
+        if docker := shutil.which("docker"):
+            env_file = tmp_path / "env"
+            env_file.write_text("".join(f"{name}=x\n" for name in names))
+            files = [word for file in FILES for word in ("-f", file)]
+            command = [docker, "compose", "--env-file", str(env_file), *files, "config", "-q"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+
+    def test_host_and_trainer_have_one_and_the_same_gpu(self) -> None:
+        reserved = {
+            name: service["deploy"]["resources"]["reservations"]["devices"] for name, service in GPU_SERVICES.items() if "deploy" in service
+        }
+        assert set(reserved) == {"worker-train", "vllm"}
+        assert reserved["vllm"] == reserved["worker-train"]
+        assert reserved["vllm"][0]["device_ids"] == ["0"]
+
+    def test_the_trainer_gets_a_torch_for_it(self) -> None:
+        (argument,) = GPU_SERVICES["worker-train"]["build"]["args"]
+        assert f"ARG {argument}=cpu" in (ROOT / "Dockerfile").read_text()
+        assert re.fullmatch(r"\$\{TORCH_BACKEND:-cu\d+\}", GPU_SERVICES["worker-train"]["build"]["args"][argument])
+
+    def test_whoever_reads_the_base_model_reads_the_one_that_was_fetched(self) -> None:
+        """The token counter is in the workers of rollouts."""
+        places = {
+            (self.environment(name)["HF_HOME"], "data:/data" in (GPU_SERVICES[name] | SERVICES.get(name, {}))["volumes"])
+            for name in READERS
+        }
+        assert places == {("/data/huggingface", True)}
+        for name in READERS[1:]:
+            assert GPU_SERVICES[name]["depends_on"] == {"base-model": {"condition": "service_completed_successfully"}}
+        assert GPU_SERVICES["vllm"]["command"][0] == f"--model={GPU_SERVICES['base-model']['command'][0]}"
+        assert [name for name in GPU_SERVICES if "HF_TOKEN" in GPU_SERVICES[name].get("environment", {})] == ["base-model"]
+
+    def test_the_host_can_sleep_and_load_adapters(self) -> None:
+        assert {"--enable-sleep-mode", "--enable-lora"} <= set(GPU_SERVICES["vllm"]["command"])
+        assert self.environment("vllm")["VLLM_SERVER_DEV_MODE"] == "1"
+        assert self.environment("vllm")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+        assert "ports" not in GPU_SERVICES["vllm"]
+
+    def test_versions_are_pinned(self) -> None:
+        assert re.fullmatch(r"vllm/vllm-openai:\$\{VLLM_VERSION:-v\d+\.\d+\.\d+\}", GPU_SERVICES["vllm"]["image"])
+
+    def test_every_process_of_ours_knows_vllm_and_no_embedded_host(self) -> None:
+        for name in {*OURS, "lm-agent-vllm"} - {"lm-agent"}:
+            assert self.environment(name)["STILLHOUSE_LMHOST_URL"] == ""
+            assert self.environment(name)["VLLM_API_KEY"] == "${VLLM_API_KEY:?set VLLM_API_KEY in .env}"
+        assert [name for name, service in GPU_SERVICES.items() if "profiles" in service] == ["lm-host", "lm-agent"]
 
 
 class TestExampleSettings:

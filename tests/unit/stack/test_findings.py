@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from distill.settings import ConnectionSettings, RuntimeSettings, Settings, Time
 from stack.findings import Finding, well, worst_of, wrong
 from stack.machine_checks import connection, judge_device, judge_disk, judge_sandbox, runtimes, settings_file, timers
 from stack.server_checks import judge_broker, judge_clock, judge_postgres, judge_workers
+from stack.training_checks import Facts, findings, judge_training
 
 POSTGRES = {
     "server_version": "18.1",
@@ -129,6 +131,25 @@ class TestMachine:
     def test_a_card_that_torch_cannot_use(self) -> None:
         assert_told(judge_device("cpu", has_card=True), "odd", "cpu", "install a torch build")
         assert judge_device("cpu", has_card=False) == well("cpu")
+
+    def test_where_a_model_is_trained_and_whether_it_fits_beside_its_host(self) -> None:
+        gib = 2**30
+        small, large = Facts(134_000_000, 5 * gib, "cpu", 8 * gib, 16 * gib), Facts(4_000_000_000, 50 * gib, "cuda", 8 * gib, 80 * gib)
+        assert judge_training("tiny", small, "auto").level == "well"
+        assert_told(judge_training("big", replace(large, device="cpu"), "auto"), "odd", "big (4.0 billion", "TORCH_BACKEND")
+        assert "the host sleeps" in judge_training("big", large, "auto").detail
+        assert_told(judge_training("big", large, "share"), "odd", "needs up to 50.0 GiB on cuda", "on_train")
+        assert "both run at once" in judge_training("big", replace(large, free=51 * gib), "auto").detail
+        assert "the host sleeps" in judge_training("big", replace(large, free=51 * gib), "pause").detail
+        assert_told(judge_training("big", replace(large, total=24 * gib), "auto"), "odd", "there are 24.0 GiB", "larger device")
+
+    def test_a_base_model_that_the_trainer_has_not(self) -> None:
+        settings = Settings(
+            connections={"vllm": ConnectionSettings(base_url="http://vllm:8000/v1", models=["no-such/model"], trainer="local")}
+        )
+        ((name, found),) = findings(settings)
+        assert name == "Training for vllm"
+        assert_told(found, "wrong", "no-such/model cannot be loaded here", "HF_HOME")
 
     def test_an_interpreter_that_cannot_run_programs(self) -> None:
         settings = Settings(runtimes={"default": RuntimeSettings(python=Path("/nowhere/python"))})
