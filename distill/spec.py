@@ -38,6 +38,8 @@ PublicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 PromptAdapter = Annotated[PromptAdapterSpec, BeforeValidator(lambda value: parse_prompt_adapter(value))]
 Metric = Annotated[MetricSpec, BeforeValidator(lambda value: parse_metric(value) if isinstance(value, str | dict) else value)]
 NativeFeature = Literal["tools", "reasoning"]
+TUNED_PREFIX = "sh-"
+"""What the ids of fine-tuned models begin with."""
 Render = Literal["student", "teacher"]
 Rows = Literal["own", "all"]
 Role = Literal["baseline", "baseline_constrained", "teacher", "compiled"]
@@ -115,6 +117,11 @@ class LmSpec(GenerationOptions):
     """What goes beside the text of a message: tools and tool calls, or reasoning. The connection must support it."""
     connection_id: str = ""
     connection_revision: int = 0
+
+    @property
+    def starts_from(self) -> str | None:
+        """The fine-tuned model with whose LoRA weights a training of this LM begins; None where it begins with new ones."""
+        return self.model if self.model.startswith(TUNED_PREFIX) else None
 
 
 class TeacherSpec(SpecPart):
@@ -338,7 +345,8 @@ def lms_digest(lm_of_predictor: Mapping[str, LmSpec]) -> str:
 
 def lm_key(lm: LmSpec) -> str:
     """Of all that is trained: everything but the name and the generation options. Equal keys are one fine-tune job."""
-    return digest([lm.connection_id, lm.base_model, lm.trainer, lm.train_options, lm.prompt_adapter, *_native(lm)])
+    start = [lm.starts_from] if lm.starts_from else []
+    return digest([lm.connection_id, lm.base_model, lm.trainer, lm.train_options, lm.prompt_adapter, *_native(lm), *start])
 
 
 def inputs_digest(inputs: Mapping[str, Any]) -> str:
@@ -372,10 +380,20 @@ def sampling_seed(program: str, lm_of_predictor: Mapping[str, LmSpec], inputs: s
 
 
 def training_digest(
-    *, trainer: str, base: str, rows: str, validation_rows: str | None, options: Mapping[str, Any], seed: int, schema_version: int
+    *,
+    trainer: str,
+    base: str,
+    rows: str,
+    validation_rows: str | None,
+    options: Mapping[str, Any],
+    seed: int,
+    schema_version: int,
+    start: str | None = None,
 ) -> str:
-    """Of all that decides a training: equal digests would make equal weights. `base`, `rows`, `validation_rows` are digests of content."""
-    return digest([trainer, schema_version, base, rows, validation_rows, dict(sorted(options.items())), seed])
+    """Of all that decides a training: equal digests would make equal weights. `base`, `rows`, `validation_rows` and `start`, the LoRA
+    weights that it begins with, are digests of content."""
+    begun = [] if start is None else [start]
+    return digest([trainer, schema_version, base, rows, validation_rows, dict(sorted(options.items())), seed, *begun])
 
 
 def label_trace_digest(program: str, example: str) -> str:

@@ -1,6 +1,7 @@
 """From the name of an LM in a user's program to the connection that stands for it, and the model that is asked there.
 
 A rule of a connection is a name, or a name with `*` for anything. Names that begin with `house/` are this server's own: no rule is asked.
+Nor is one asked of the project's fine-tuned models: `sh-…`, in DSPy `tune/sh-…`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from distill.catalog import connections
+from distill.catalog import connections, fine_tuned
 from distill.catalog.models import Connection
 from distill.db import Session
 from distill.errors import Invalid, NotFound
+from distill.spec import TUNED_PREFIX
 
 OWN = "house/"
 """What the names of this server's own models begin with, in programs that ask them."""
+_TUNED = "tune/"
+"""What DSPy's names of fine-tuned models begin with, in programs that were compiled here."""
 _PARAM = "lm"
 
 
@@ -29,7 +33,11 @@ class Match:
 
 
 def resolve(s: Session, project_id: str, name: str) -> Match:
-    """Among the connections that the project sees, of two of one name its own; as `choose`."""
+    """Among the project's fine-tuned models; else among the connections that it sees, of two of one name its own; as `choose`."""
+    model_id = name.rpartition("/")[2]
+    if model_id.startswith(TUNED_PREFIX) and (name.startswith(_TUNED) or fine_tuned.is_known(s, project_id, model_id)):
+        served = fine_tuned.served(s, project_id, model_id)
+        return Match(served.connection, served.model.id)
     seen: dict[str, Connection] = {}
     for row in connections.list_connections(s, project_id):
         seen.setdefault(row.name, row)

@@ -14,9 +14,9 @@ from distill.catalog.own_keys import own_target
 from distill.db import Session
 from distill.errors import NotFound
 from distill.relay import Target
+from distill.spec import TUNED_PREFIX
 
 Readiness = Literal["ready", "loading", "failed"]
-_TUNED_PREFIX = "sh-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def find(s: Session, project_id: str, name: str) -> Served | tuple[Connection, s
     """As `resolve`: the fine-tuned model, or the connection and its model."""
     bare = name.removeprefix(ROUTING_PREFIX)
     model_id = _of_alias(s, project_id, bare) or bare
-    if model_id.startswith(_TUNED_PREFIX) or (model_id.startswith(OPENAI_PREFIX) and fine_tuned.is_known(s, project_id, model_id)):
+    if model_id.startswith(TUNED_PREFIX) or (model_id.startswith(OPENAI_PREFIX) and fine_tuned.is_known(s, project_id, model_id)):
         served = fine_tuned.served(s, project_id, model_id)
         return served if model_id == bare else replace(served, alias=bare)
     # A connection may itself be called `openai`: its name goes before the routing prefix of OpenAI's clients.

@@ -12,8 +12,6 @@ from distill.pipeline.costs import Asked
 from distill.pipeline.roles import Cast
 from distill.spec import LmSpec
 
-_TUNED_PREFIX = "sh-"
-
 
 @dataclass(frozen=True)
 class Slots:
@@ -38,4 +36,4 @@ class Slots:
 
 def name_of(lm: LmSpec) -> str:
     """`connection/model`; a fine-tuned model goes by its id."""
-    return lm.model if lm.model.startswith(_TUNED_PREFIX) else f"{lm.connection}/{lm.model}"
+    return lm.model if lm.starts_from else f"{lm.connection}/{lm.model}"

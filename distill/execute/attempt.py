@@ -14,6 +14,7 @@ from distill.errors import StorageError, StorageUnavailable
 from distill.execute import checkpoints as copies
 from distill.execute import train_folder
 from distill.execute.hooks import crash_point
+from distill.execute.orders import Order
 from distill.execute.ports import Ports
 from distill.execute.train_report import TrainReport
 from distill.execute.work import StopReason, Troubled, Work
@@ -32,8 +33,8 @@ LOOK_SECONDS = 0.5
 class Attempt:
     """The trainings of one key under one lease; `folder` is theirs alone, named by the fence."""
 
-    def __init__(self, work: Work, ports: Ports, key: FineTuneJob, seed: int) -> None:
-        self._work, self._ports, self._key, self._seed = work, ports, key, seed
+    def __init__(self, work: Work, ports: Ports, key: FineTuneJob, order: Order) -> None:
+        self._work, self._ports, self._key, self._order = work, ports, key, order
         self._timers = get_settings().timers
         self.folder = ports.work_root / "train" / key.id / str(work.claim.fence)
 
@@ -76,7 +77,7 @@ class Attempt:
         yield None
 
     def _make_folder(self) -> None:
-        train_folder.make(self.folder, self._ports.store, self._key)
+        train_folder.make(self.folder, self._ports.store, self._key, self._order.start)
 
     def _leave_out(self, step: int, why: str) -> None:
         log.warning("checkpoint_left_out", fine_tuning_job=self._key.id, step=step, why=why)
@@ -99,7 +100,7 @@ class Attempt:
     # ------------------------------------------------------------ the trainer
 
     def _supervise(self, resume_from: Path | None) -> TrainOutcome:
-        train_folder.describe(self.folder, self._key, self._seed, resume_from, self._timers.checkpoint_seconds)
+        train_folder.describe(self.folder, self._key, self._order.seed, resume_from, self._timers.checkpoint_seconds)
         report = TrainReport(self._work, self._ports.store, self._key, self.folder / "log.txt")
         training = self._ports.trainers[self._key.trainer].start(self._request(), report.callbacks())
         try:

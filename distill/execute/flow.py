@@ -1,6 +1,6 @@
 """What opens when a step closes. Every function runs in the transaction that closed it, with the job's row locked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +13,13 @@ from distill.execute import rollout_facts, telling
 from distill.execute.context import JobContext
 from distill.jobs import claims, events, fine_tuning, service, trained
 from distill.jobs.claims import StepClosed
-from distill.jobs.models import Job, JobStep
+from distill.jobs.models import FineTuneJob, Job, JobStep
 from distill.jobs.repository import fine_tune_jobs
 from distill.jobs.service import NewFineTuneJob
 from distill.jobs.status import Queue, Step, StepStatus
 from distill.jobs.steps import NewItem, open_step
 from distill.jobs.trained import COMPILED
+from distill.jobs.training import key_name
 from distill.pipeline import bootstrap, demos
 from distill.pipeline.plan import Plan, job_keys, lm_of_key, lms_of_key, roles_to_evaluate, train_options
 from distill.pipeline.refusals import Reason, failed_examples
@@ -33,7 +34,8 @@ def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]])
     row.plan = plan.model_dump(mode="json")
     s.flush()
     job = contexts.load(s, row.id)
-    service.create_fine_tune_jobs(s, row, _new_fine_tune_jobs(job))
+    keys = service.create_fine_tune_jobs(s, row, _new_fine_tune_jobs(job))
+    _want_tuned(s, job, keys)
     for warning in told:
         service.warn(s, row, warning["code"], warning["message"])
     roles = teacher_roles(job.spec)
@@ -42,6 +44,18 @@ def after_validate(s: Session, row: Job, plan: Plan, told: list[dict[str, str]])
     if roles:
         _want_incumbent(s, job)
         open_step(s, row, Step.EVALUATE, [_range_item(job, role, plan.holdout_examples) for role in roles])
+
+
+def _want_tuned(s: Session, job: JobContext, keys: Sequence[FineTuneJob]) -> None:
+    """Have the fine-tuned models that the job asks loaded, and tell which trainings start from one."""
+    for lms in (job.spec.lms, *(teacher.lms for teacher in job.spec.teachers)):
+        for lm in lms.values():
+            if lm.starts_from:
+                fine_tuned.want(s, lm.starts_from, lm.connection_id)
+    for key in keys:
+        if start := job.spec.lms[key.lms[0]].starts_from:
+            text = f"The training of {key_name(key)} starts from the LoRA weights of {start}"
+            events.append(s, job.job_id, "log", text, {"fine_tuning_job": key.id, "model": start})
 
 
 def _want_incumbent(s: Session, job: JobContext) -> None:

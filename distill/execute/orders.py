@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distill.catalog import fine_tuned
 from distill.db import Session
 from distill.execute import context as contexts
 from distill.execute import flow
+from distill.execute.train_folder import Start
 from distill.jobs import fine_tuning, repository
 from distill.jobs.claims import OnClosed
 from distill.jobs.models import FineTuneJob, Job
@@ -20,8 +22,9 @@ from distill.pipeline.roles import rendering_cast
 @dataclass(frozen=True)
 class Order:
     """`settings` say how the model is to be asked, and have rows to try it on when it is loaded. With `reuses`, a model of an equal
-    training stands for this one. `system_prompts` is how many different ones it will ever be asked with; None where that is not known:
-    what is code may change its prompts, and rows that are rendered as a teacher is asked do not show the student's."""
+    training stands for this one. `start` are the LoRA weights that it begins with, where its LM is a fine-tuned model. `system_prompts` is
+    how many different ones it will ever be asked with; None where that is not known: what is code may change its prompts, and rows that
+    are rendered as a teacher is asked do not show the student's."""
 
     job_id: str
     project_id: str
@@ -32,6 +35,7 @@ class Order:
     reuses: bool
     system_prompts: int | None
     on_closed: OnClosed
+    start: Start | None = None
 
 
 def of(s: Session, key: FineTuneJob) -> Order:
@@ -61,6 +65,7 @@ def _of_compile_job(s: Session, key: FineTuneJob) -> Order:
         reuses=True,
         system_prompts=_system_prompts(job, key),
         on_closed=flow.after_train,
+        start=Start(fine_tuned.get(s, job.project_id, lm.starts_from).files) if lm.starts_from else None,
     )
 
 

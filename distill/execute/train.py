@@ -62,7 +62,7 @@ def run(work: Work, ports: Ports) -> None:
             return
     # Importing torch and loading the weights takes a trainer from seconds to minutes, in which it tells nothing.
     work.progress(message="Loading the base model", fine_tuning_job=key.id)
-    attempt = Attempt(work, ports, key, order.seed)
+    attempt = Attempt(work, ports, key, order)
     with attempt.of_its_own_folder():
         product = _keep(ports.store, attempt.folder, attempt.train())
     order = _with_system_prompts(ports.store, order, key)
@@ -81,7 +81,7 @@ def _reuse(work: Work, order: Order, key: FineTuneJob, base_digest: str | None) 
     """Publish the model of an equal training, if the project has one; False when this key is to be trained."""
     if base_digest is None or not order.reuses:
         return False
-    training = train_folder.training_digest(key, order.seed, base_digest)
+    training = train_folder.training_digest(key, order.seed, base_digest, order.start)
     with unit_of_work() as s:
         model = trained.find(s, order.project_id, key.connection_id, training)
     if model is None:
@@ -206,7 +206,7 @@ def record(s: Session, store: BlobStore, order: Order, key: FineTuneJob, product
         "curve": product.curve,
         "log": product.log,
         "log_tail": None,
-        "training_digest": train_folder.training_digest(key, order.seed, used) if used and order.reuses else None,
+        "training_digest": train_folder.training_digest(key, order.seed, used, order.start) if used and order.reuses else None,
     }
     s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(**values))
     text = f"{key_name(key)} is trained: model {order.model_id}"

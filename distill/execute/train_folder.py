@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,28 @@ from sqlalchemy import select, update
 
 from distill import spec
 from distill.db import Session
+from distill.execute import checkpoints
 from distill.jobs.models import FineTuneJob
 from distill.jobs.status import FineTuneStatus
 from distill.storage import BlobStore
 
 SCHEMA_VERSION = 1
+START = "start"
+"""The folder with the LoRA weights that a training begins with, where it has some."""
 
 
-def training_digest(key: FineTuneJob, seed: int, base_digest: str) -> str:
+@dataclass(frozen=True)
+class Start:
+    """The LoRA weights of a fine-tuned model, which a training begins with: `{name: {"digest", "size_bytes"}}`."""
+
+    files: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def digest(self) -> str:
+        return spec.digest({name: self.files[name]["digest"] for name in sorted(self.files)})
+
+
+def training_digest(key: FineTuneJob, seed: int, base_digest: str, start: Start | None = None) -> str:
     """Of what the trainer is given for a key, and the weights it starts from. Raises RuntimeError without rows."""
     if key.training_file is None:
         raise RuntimeError(f"fine-tune job {key.id} has no training file")
@@ -28,11 +44,12 @@ def training_digest(key: FineTuneJob, seed: int, base_digest: str) -> str:
         options=_options(key),
         seed=seed,
         schema_version=SCHEMA_VERSION,
+        start=start and start.digest,
     )
 
 
-def make(folder: Path, store: BlobStore, key: FineTuneJob) -> None:
-    """A new folder with the rows. Raises StorageError, RuntimeError without rows."""
+def make(folder: Path, store: BlobStore, key: FineTuneJob, start: Start | None = None) -> None:
+    """A new folder with the rows, and the weights that the training begins with. Raises StorageError, RuntimeError without rows."""
     if key.training_file is None:
         raise RuntimeError(f"fine-tune job {key.id} has no training file")
     shutil.rmtree(folder, ignore_errors=True)
@@ -40,6 +57,8 @@ def make(folder: Path, store: BlobStore, key: FineTuneJob) -> None:
     _copy(store, key.training_file, folder / "rows.jsonl")
     if key.validation_file is not None:
         _copy(store, key.validation_file, folder / "validation.jsonl")
+    if start is not None:
+        checkpoints.restore(store, start.files, folder / START)
 
 
 def describe(folder: Path, key: FineTuneJob, seed: int, resume_from: Path | None, checkpoint_seconds: float) -> None:
@@ -54,6 +73,7 @@ def describe(folder: Path, key: FineTuneJob, seed: int, resume_from: Path | None
         "resume_from": str(resume_from.relative_to(folder)) if resume_from else None,
         "max_seconds": None,
         "checkpoint_seconds": checkpoint_seconds,
+        **({"start_from": START} if (folder / START).is_dir() else {}),
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from distill.catalog import connections
+from distill.catalog import connections, fine_tuned
 from distill.catalog.models import Connection
 from distill.db import Session
 from distill.errors import Invalid, NotFound, Unsupported
-from distill.spec import CompileSpec, LmSpec, TeacherSpec, did_you_mean
+from distill.jobs import repository
+from distill.spec import CompileSpec, LmSpec, TeacherSpec, TrainOptions, did_you_mean
 
 TRAINERS = frozenset({"local"})
 Side = Literal["student", "teacher"]
@@ -23,18 +25,20 @@ class LmResolver:
         self._spec = spec
 
     def student(self, role: str) -> LmSpec:
-        """An LM that is asked and trained."""
+        """An LM that is asked and trained: from its base model, or, where it is a fine-tuned model, from that one's LoRA weights."""
         param = f"lms.{role}"
         lm, connection = self._resolve(self._spec.lms.get(role, LmSpec()), "student", param)
         trainer = lm.trainer or connection.trainer or ""
         check_trainer(connection, trainer, f"{param}.trainer" if lm.trainer else f"{param}.connection")
         if "baseline_constrained" in self._spec.evaluate.roles:
             _check_constrain(connection, "evaluate.roles")
+        options = lm.train_options or self._spec.train_options
+        self._check_lora(lm, options, param)
         return lm.model_copy(
             update={
                 "trainer": trainer,
                 "base_model": _base_model(connection, lm, param),
-                "train_options": lm.train_options or self._spec.train_options,
+                "train_options": options,
                 "prompt_adapter": lm.prompt_adapter or self._spec.prompt_adapter,
             }
         )
@@ -54,13 +58,44 @@ class LmResolver:
         return self._spec.lms.get(role, LmSpec()).model_copy(update={"base_model": "", "trainer": "", "train_options": None})
 
     def _resolve(self, lm: LmSpec, side: Side, param: str) -> tuple[LmSpec, Connection]:
+        if lm.starts_from:
+            lm = self._tuned(lm, lm.starts_from, param)
         connection = self._connection(lm, side, param)
         connections.hold(self._s, connection)
         if lm.constrain:
             _check_constrain(connection, f"{param}.constrain")
         _check_native(connection, lm, f"{param}.native")
         found = {"connection": connection.name, "connection_id": connection.id, "connection_revision": connection.revision}
-        return lm.model_copy(update={**found, "model": _model(connection, lm.model, param)}), connection
+        model = lm.starts_from or _model(connection, lm.model, param)
+        return lm.model_copy(update={**found, "model": model}), connection
+
+    def _tuned(self, lm: LmSpec, model_id: str, param: str) -> LmSpec:
+        """An LM that is one of the project's fine-tuned models: on its connection, with its base model. Until the transaction ends, nobody
+        deletes the model."""
+        try:
+            model = fine_tuned.hold(self._s, self._project_id, model_id)
+        except NotFound as error:
+            raise NotFound(f"{param}.model: {error.message}", code=error.code, param=f"{param}.model") from None
+        own = connections.by_id(self._s, model.connection_id)
+        if lm.connection not in ("", own.name, own.id):
+            message = f"{param}.connection: {model_id} is served by {own.name}"
+            raise Invalid(message, code="unknown_model", param=f"{param}.connection")
+        if lm.base_model not in ("", model.base_model):
+            message = f"{param}.base_model: {model_id} was trained on {model.base_model}, and so is what starts from it"
+            raise Invalid(message, code="unknown_base_model", param=f"{param}.base_model")
+        return lm.model_copy(update={"connection": own.name, "base_model": model.base_model})
+
+    def _check_lora(self, lm: LmSpec, options: TrainOptions, param: str) -> None:
+        """LoRA weights that a training starts from keep their shape and scale. Raises Invalid."""
+        if not lm.starts_from:
+            return
+        model = fine_tuned.get(self._s, self._project_id, lm.starts_from)
+        used = _options_of(repository.fine_tune_job(self._s, self._project_id, model.fine_tune_job_id).result)
+        for name in ("lora_r", "lora_alpha"):
+            asked, has = getattr(options, name), used.get(name)
+            if isinstance(has, int | float) and asked not in ("auto", has):
+                where = f"{param}.train_options.{name}" if lm.train_options else f"train_options.{name}"
+                raise Invalid(f"{where}: {model.id} has {has:g}, which its training keeps", code="lora_differs", param=where)
 
     def _connection(self, lm: LmSpec, side: Side, param: str) -> Connection:
         if not lm.connection:
@@ -77,6 +112,11 @@ class LmResolver:
             )
             raise NotFound(message, code="connection_not_found", param=f"{param}.connection")
         return found
+
+
+def _options_of(result: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """What a trainer says that it trained with."""
+    return (result or {}).get("options") or {}
 
 
 def _model(connection: Connection, wanted: str, param: str) -> str:

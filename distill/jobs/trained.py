@@ -69,10 +69,16 @@ def waiting_for(s: Session, model_id: str) -> list[str]:
     return list(s.scalars(query.where(Job.status.not_in(_OVER)).distinct().order_by(Job.id)))
 
 
+def asking(s: Session, project_id: str, model_id: str) -> list[str]:
+    """The project's jobs, not over yet, that ask a model as an LM or train from its weights."""
+    going = (Job.project_id == project_id, Job.status.not_in(_OVER), Job.spec.contains(f'"model":"{model_id}"', autoescape=True))
+    return list(s.scalars(select(Job.id).where(*going).order_by(Job.id)))
+
+
 def delete(s: Session, project_id: str, model_id: str) -> None:
     """Hide a model and have it unloaded. Raises NotFound, and Conflict while a job or an alias needs it."""
     fine_tuned.lock(s, project_id, model_id)
-    if jobs := waiting_for(s, model_id):
+    if jobs := waiting_for(s, model_id) or asking(s, project_id, model_id):
         raise Conflict(f"job {jobs[0]} uses {model_id} and is not over", code="model_in_use", param="id")
     query = select(Artifact.id).join(FineTuneJob, FineTuneJob.job_id == Artifact.job_id).where(FineTuneJob.model_id == model_id)
     if (name := artifacts.alias_of(s, list(s.scalars(query.where(Artifact.deleted_at.is_(None)))))) is not None:

@@ -57,7 +57,8 @@ class ResolvedOptions(Contract):
 
 
 class TrainerJob(Contract):
-    """job.json. File names are relative to the work folder; ``resume_from`` is a checkpoint folder.
+    """job.json. File names are relative to the work folder; ``resume_from`` is a checkpoint folder. ``start_from`` is the folder of a
+    LoRA adapter of the same base model, whose weights the training begins with; it keeps their rank and scale.
 
     Checkpoints are at most ``checkpoint_seconds`` apart, as far as training steps are no longer than that.
     """
@@ -69,6 +70,7 @@ class TrainerJob(Contract):
     options: TrainOptions = TrainOptions()
     seed: int = 0
     resume_from: str | None = None
+    start_from: str | None = None
     max_seconds: PositiveFloat | None = None
     checkpoint_seconds: PositiveFloat = 600.0
     dtype: Dtype | Auto = "auto"

@@ -38,6 +38,7 @@ class Identity(BaseModel):
     rows_digest: str
     options: ResolvedOptions
     seed: int
+    start_digest: str | None = None
 
 
 class Counters(BaseModel):
@@ -167,13 +168,18 @@ def _facts(place: Path) -> FileFacts:
         return FileFacts(size_bytes=place.stat().st_size, digest="sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def identity_of(base: Base, rows: list[Path], options: ResolvedOptions, seed: int) -> Identity:
-    """The identity of a training on ``rows`` (the row files; order counts)."""
+def identity_of(base: Base, rows: list[Path], options: ResolvedOptions, seed: int, start: Path | None) -> Identity:
+    """The identity of a training on ``rows`` (the row files; order counts) that begins with the weights in ``start``."""
     digest = hashlib.sha256()
     for path in rows:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return Identity(
-        base_model=base.id, base_model_digest=base.digest, rows_digest=f"sha256:{digest.hexdigest()}", options=options, seed=seed
+        base_model=base.id,
+        base_model_digest=base.digest,
+        rows_digest=f"sha256:{digest.hexdigest()}",
+        options=options,
+        seed=seed,
+        start_digest=None if start is None else _facts(start).digest,
     )
 
 

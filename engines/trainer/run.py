@@ -21,7 +21,7 @@ from engines.schemas.trainer import Dtype
 from engines.trainer.callbacks import Limits, Reporter, Threads, Validation
 from engines.trainer.checkpoint import Identity, Snapshot, identity_of, read_meta
 from engines.trainer.errors import BadInput
-from engines.trainer.files import folder_in_place, save_lora, write_json
+from engines.trainer.files import WEIGHTS, folder_in_place, load_lora, save_lora, write_json
 from engines.trainer.grouping import PrefixBatchSampler, prefix_groups
 from engines.trainer.loop import SharedPrefixTrainer
 from engines.trainer.memory import peak_memory_bytes, tokens_that_fit
@@ -30,6 +30,7 @@ from engines.trainer.options import resolve_options
 from engines.trainer.packing import Collator, Pass
 from engines.trainer.precision import choose_dtype
 from engines.trainer.rows import EncodedRow, encode_file
+from engines.trainer.start import options_of_start
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Plan:
     folder: Path
     job: TrainerJob
     base: BaseModel
+    start: Path | None
     options: ResolvedOptions
     identity: Identity
     rows: Rows
@@ -72,6 +74,8 @@ def run(folder: Path, stop: threading.Event) -> TrainerResult:
     snapshot, checkpoint = _snapshot(plan)
     set_seed(plan.job.seed)
     model = with_lora(plan.base, plan.options, snapshot.dtype)
+    if plan.start is not None:
+        load_lora(model, plan.start)
     trainer, limits, validation = _trainer(plan, model, snapshot, stop)
     logger.info("training %d rows in %d steps, %s", len(plan.rows), plan.total_steps, snapshot.dtype)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -94,18 +98,20 @@ def make_plan(folder: Path) -> Plan:
         context = json.loads((base.folder() / "config.json").read_text())["max_position_embeddings"]
     except (BaseModelError, OSError, KeyError, ValueError) as error:
         raise BadInput("base_model_unusable", str(error), "base_model") from error
-    longest = resolve_options(job.options, 1, context).max_seq_length
+    start = None if job.start_from is None else folder / job.start_from
+    given = job.options if start is None else options_of_start(start, base, job.options)
+    longest = resolve_options(given, 1, context).max_seq_length
     rows = encode_file(folder / job.rows, tokenizer, longest, "rows")
     if not rows:
         raise BadInput("rows_empty", "There is no row to train on.", "rows")
     held_out = encode_file(folder / job.validation_rows, tokenizer, longest, "validation_rows") if job.validation_rows else []
-    options = resolve_options(job.options, len(rows), context)
+    options = resolve_options(given, len(rows), context)
     if options.early_stopping and not held_out:
         raise BadInput("validation_rows_missing", "Early stopping needs validation rows.", "options.early_stopping")
     files = [folder / job.rows] + ([folder / job.validation_rows] if job.validation_rows else [])
-    identity = identity_of(base, files, options, job.seed)
+    identity = identity_of(base, files, options, job.seed, start and start / WEIGHTS)
     sampler = PrefixBatchSampler(rows, options.batch_size, job.seed)
-    return Plan(folder, job, base, options, identity, sampler.paired(), _in_groups(held_out, options.batch_size), sampler)
+    return Plan(folder, job, base, start, options, identity, sampler.paired(), _in_groups(held_out, options.batch_size), sampler)
 
 
 def _read_job(folder: Path) -> TrainerJob:

@@ -159,14 +159,16 @@ class PretendTrainer:
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:
         job = json.loads((request.folder / "job.json").read_text())
         lines = (request.folder / "rows.jsonl").read_text().splitlines()
-        self.jobs.append({**job, "texts": [json.loads(line) for line in lines]})
+        start = {place.name: place.read_text() for place in (request.folder / job["start_from"]).iterdir()} if "start_from" in job else {}
+        self.jobs.append({**job, "texts": [json.loads(line) for line in lines], "start": start})
         (request.folder / "log.txt").write_text(f"trained {len(lines)} rows\n")
         out = request.folder / "out"
         out.mkdir()
         (out / "adapter_model.safetensors").write_text("\n".join(json.loads(line)["digest"] for line in lines))
         (out / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": job["base_model"]}))
         callbacks.on_curve({"step": 1, "epoch": 1.0, "loss": 0.5, "learning_rate": 0.1, "tokens_per_second": 9.0, "at": 0.0})
-        return PretendTraining(TrainOutcome("succeeded", 0, result={"steps": 1, "base_model_digest": self.base}))
+        result = {"steps": 1, "base_model_digest": self.base, "options": job["options"]}
+        return PretendTraining(TrainOutcome("succeeded", 0, result=result))
 
 
 @dataclass

@@ -73,6 +73,26 @@ class TestTraining:
         assert str(tiny_model.parent) not in text
         assert sorted(file.name for file in (folder / "out").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
+    def test_begins_with_the_weights_of_another_training(self, make_job: MakeJob) -> None:
+        rows, options = make_rows(8), {"n_epochs": 10, "batch_size": 8, "learning_rate": 0.02, "lora_r": 4}
+        first = make_job("first", rows, options=options)
+        train(first)
+        learned = read_lines(first / "curve.jsonl")
+        on = make_job("on", rows, options={**options, "n_epochs": 1, "lora_r": "auto"}, start_from="start")
+        shutil.copytree(first / "out", on / "start")
+        result = train(on)
+        assert read_lines(on / "curve.jsonl")[0]["loss"] < learned[-1]["loss"] < learned[0]["loss"]
+        assert (result.options.lora_r, result.options.lora_alpha) == (4, 8)
+
+        other = make_job("other", rows, options={**options, "lora_r": 8}, start_from="start")
+        shutil.copytree(first / "out", other / "start")
+        with pytest.raises(BadInput, match="has lora_r 4, not 8"):
+            train(other)
+        config = other / "start" / "adapter_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_digest": "sha256:other"}))
+        with pytest.raises(BadInput, match="was trained on other weights than local/tiny has now"):
+            train(other)
+
     def test_bfloat16_learns_as_well(self, make_job: MakeJob) -> None:
         rows, curves = make_rows(8), []
         for dtype in ("float32", "bfloat16"):

@@ -16,7 +16,7 @@ from stillhouse._house import PREFIX
 OPTIONS = ("temperature", "max_tokens", "top_p")
 Names = Mapping[str, str]
 """`{predictor or model of an LM: "connection/model"}`."""
-_UNRESOLVED = frozenset({"connection_not_found", "ambiguous_lm", "unknown_model"})
+_UNRESOLVED = frozenset({"connection_not_found", "ambiguous_lm", "unknown_model", "model_not_found"})
 _NONE_SET = "none is set"
 
 
