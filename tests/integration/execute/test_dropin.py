@@ -151,3 +151,23 @@ class TestCompile:
         again = both.compile(student, trainset=examples(9), strategy="p -> w -> p")
         assert not again.flag_compilation_error_occurred, "below ten examples it splits off an empty valset"
         assert all(predictor.lm.model.startswith("tune/sh-") for predictor in again.predictors())
+
+    def test_weights_prompts_and_weights_again(self, house: House, client: stillhouse.Stillhouse) -> None:
+        student = dspy.Predict(Classify)
+        student.set_lm(dspy.LM("openai/tiny", api_base=house.student.url, api_key="k", cache=False))
+        teacher = dspy.Predict(Classify)
+        teacher.set_lm(dspy.LM("teacher/big"))
+
+        def metric(example: Any, prediction: Any, trace: Any = None) -> bool:
+            return bool(example.category == prediction.category)
+
+        weights = stillhouse.BootstrapFinetune(metric="exact_match", client=client)
+        both = dspy.BetterTogether(metric=metric, p=dspy.LabeledFewShot(k=2), w=weights)
+        tuned = both.compile(student, trainset=examples(6), valset=examples(2), teacher=teacher, strategy="w -> p -> w")
+        assert not tuned.flag_compilation_error_occurred
+        scores = {each["strategy"]: each["score"] for each in tuned.candidate_programs}
+        assert scores == {"": 0.0, "w": 100.0, "w -> p": 100.0, "w -> p -> w": 100.0}
+        assert isinstance(house.trainer, PretendTrainer)
+        assert [job.get("start_from") for job in house.trainer.jobs] == [None, "start"]
+        assert weights.job is not None
+        assert weights.job.lms["student"]["model"] == next(iter(house.host.loaded)), "the second job's student is the first one's model"
