@@ -44,7 +44,7 @@ def training_digest(key: FineTuneJob, seed: int, base_digest: str, start: Start 
         options=_options(key),
         seed=seed,
         schema_version=SCHEMA_VERSION,
-        start=start and start.digest,
+        start=None if start is None else start.digest,
     )
 
 
