@@ -38,8 +38,7 @@ PublicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 PromptAdapter = Annotated[PromptAdapterSpec, BeforeValidator(lambda value: parse_prompt_adapter(value))]
 Metric = Annotated[MetricSpec, BeforeValidator(lambda value: parse_metric(value) if isinstance(value, str | dict) else value)]
 NativeFeature = Literal["tools", "reasoning"]
-TUNED_PREFIX = "sh-"
-"""What the ids of fine-tuned models begin with."""
+TUNED_PREFIX = "sh-"  # what the ids of fine-tuned models begin with
 Render = Literal["student", "teacher"]
 Rows = Literal["own", "all"]
 Role = Literal["baseline", "baseline_constrained", "teacher", "compiled"]
@@ -380,20 +379,10 @@ def sampling_seed(program: str, lm_of_predictor: Mapping[str, LmSpec], inputs: s
 
 
 def training_digest(
-    *,
-    trainer: str,
-    base: str,
-    rows: str,
-    validation_rows: str | None,
-    options: Mapping[str, Any],
-    seed: int,
-    schema_version: int,
-    start: str | None = None,
+    *, trainer: str, base: str, rows: str, validation_rows: str | None, options: Mapping[str, Any], seed: int, schema_version: int
 ) -> str:
-    """Of all that decides a training: equal digests would make equal weights. `base`, `rows`, `validation_rows` and `start`, the LoRA
-    weights that it begins with, are digests of content."""
-    begun = [] if start is None else [start]
-    return digest([trainer, schema_version, base, rows, validation_rows, dict(sorted(options.items())), seed, *begun])
+    """Of all that decides a training: equal digests would make equal weights. `base`, `rows`, `validation_rows` are digests of content."""
+    return digest([trainer, schema_version, base, rows, validation_rows, dict(sorted(options.items())), seed])
 
 
 def label_trace_digest(program: str, example: str) -> str:

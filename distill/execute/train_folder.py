@@ -38,13 +38,12 @@ def training_digest(key: FineTuneJob, seed: int, base_digest: str, start: Start 
         raise RuntimeError(f"fine-tune job {key.id} has no training file")
     return spec.training_digest(
         trainer=key.trainer,
-        base=base_digest,
+        base=base_digest if start is None else f"{base_digest}+{start.digest}",
         rows=key.training_file,
         validation_rows=key.validation_file,
         options=_options(key),
         seed=seed,
         schema_version=SCHEMA_VERSION,
-        start=None if start is None else start.digest,
     )
 
 
