@@ -105,7 +105,7 @@ class TestCompile:
         assert not any("the-users-own" in str(key) for key in keys)
         told = capsys.readouterr().err
         line = told.splitlines()[0]
-        assert line.startswith("2 predictors → 2 LoRA; 12 examples, 0 already run; price unknown (")
+        assert line.startswith("2 predictors → 2 LoRA; 12 examples, 0 already run; 3 held out; price unknown (")
         assert "time unknown; taught by teacher/big; the program and your metric run here, in this process: keep it open, or " in line
         table = [text.split() for text in optimizer.report().splitlines()]
         assert ["by['the", "team']", "12", "0"] in [row[:4] for row in table]

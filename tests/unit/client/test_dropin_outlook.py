@@ -35,7 +35,8 @@ def test_it_comes_before_the_job_is_made(server: Server, capsys: pytest.CaptureF
 
     with stillhouse.Stillhouse("http://server", "sh_a_b", transport=httpx.MockTransport(watched)) as client:
         asked_for(server, client)
-    assert told == [f"2 predictors → 2 LoRA; 640 examples, 600 already run; about $0.12, 6 min; taught by openai/big; {HERE}\n"]
+    known = "2 predictors → 2 LoRA; 640 of 690 examples, 600 already run; 50 held out; about $0.12, 6 min; "
+    assert told == [f"{known}taught by openai/big; {HERE}\n"]
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,8 @@ def test_it_comes_before_the_job_is_made(server: Server, capsys: pytest.CaptureF
             },
             "; price unknown (price of a/1 and 2 more; tokens of baseline and teacher), 6 min; ",
         ),
-        ({"rows": {"train": 1}, "roles": []}, "; 1 example, 0 already run; "),
-        ({"roles": [{"role": "teacher:0", "stored": 600}, {"role": "teacher:1", "stored": 20}]}, "; 640 examples, 20 already run; "),
+        ({"rows": {"train": 1}, "roles": []}, "; 1 example, 0 already run; none held out; "),
+        ({"roles": [{"role": "teacher:0", "stored": 600}, {"role": "teacher:1", "stored": 20}]}, "; 640 of 690 examples, 20 already run; "),
     ],
 )
 def test_what_is_told(
@@ -66,6 +67,17 @@ def test_what_is_told(
     server.estimate = {**ESTIMATE, **found}
     asked_for(server, client)
     assert told in line(capsys)
+
+
+def test_rows_that_are_held_out_of_the_trainset_are_told(
+    server: Server, client: stillhouse.Stillhouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.estimate = {**ESTIMATE, "rows": {"train": 5, "holdout": 1}, "roles": []}
+    examples = [example(number) for number in range(6)]
+    for valset, told in ((None, "5 of 6 examples"), ([example(7)], "5 examples")):
+        with pytest.raises(stillhouse.StillhouseError, match="is failed"):
+            stillhouse.BootstrapFinetune(client=client).compile(desk("house/tiny"), examples, valset=valset)
+        assert f"; {told}, 0 already run; 1 held out; " in line(capsys)
 
 
 def test_a_server_that_gives_no_estimate_keeps_nobody_waiting(

@@ -14,7 +14,7 @@ _MINUTE, _HOUR = 60.0, 3600.0
 
 
 def outlook(client: Stillhouse, body: Json) -> str:
-    """`2 predictors → 2 LoRA; 640 examples, 600 already run; about $0.12, 6 min; taught by openai/big; the program runs here, …`.
+    """`2 predictors → 2 LoRA; 640 examples, 600 already run; 50 held out; about $0.12, 6 min; taught by openai/big; …`.
 
     What nobody knows is said to be unknown. Raises as `create` does for a request that it would refuse.
     """
@@ -40,7 +40,7 @@ def _estimated(client: Stillhouse, body: Json) -> str:
         found = client.compile_jobs.estimate(**body)
     except (ServerError, APIConnectionError):  # it is only told; the job asks again
         return f"; {_count(len(body['trainset']), 'example')}; cost and time unknown: the server gave no estimate"
-    return f" → {_adapters(found)} LoRA; {_examples(found)}; {_money(found)}, {_time(found)}"
+    return f" → {_adapters(found)} LoRA; {_examples(found, 'valset' in body)}; {_money(found)}, {_time(found)}"
 
 
 def _predictors(body: Json) -> str:
@@ -57,11 +57,13 @@ def _adapters(found: Estimate) -> int:
     return int(found.training.get("fine_tuning_jobs", 0)) + int(found.training.get("reused", 0))
 
 
-def _examples(found: Estimate) -> str:
-    """With several teachers, those that the one with the most to do has run."""
+def _examples(found: Estimate, has_valset: bool) -> str:
+    """With several teachers, those that the one with the most to do has run. Without a valset some of the trainset is held out."""
     teachers = [role for role in found.roles if role.role.startswith("teacher:")]
     run = min((role.stored for role in teachers), default=0)
-    return f"{_count(found.rows.get('train', 0), 'example')}, {run} already run"
+    train, held_out = found.rows.get("train", 0), found.rows.get("holdout", 0)
+    examples = _count(train, "example") if has_valset or not held_out else f"{train} of {_count(train + held_out, 'example')}"
+    return f"{examples}, {run} already run; {held_out or 'none'} held out"
 
 
 def _money(found: Estimate) -> str:

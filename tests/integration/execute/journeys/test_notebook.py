@@ -119,7 +119,7 @@ class TestNotebook:
 
     def check_what_is_told(self, said: str, found: dict[str, Any]) -> None:
         first = next(line for line in said.splitlines() if "→" in line)
-        assert "2 predictors → 2 LoRA; 13 examples, 0 already run; price unknown (" in first
+        assert "2 predictors → 2 LoRA; 13 examples, 0 already run; 3 held out; price unknown (" in first
         assert said.count("The compiled program is a new one") == 1
         assert re.search(r"here, in this process: keep it open", first)
         predictors, scores = (table.splitlines() for table in found["report"].split("\n\n")[1:3])
