@@ -36,6 +36,7 @@ from stillhouse._exceptions import (
     UnsupportedMediaTypeError,
     WaitTimeout,
 )
+from stillhouse._extras import extra
 from stillhouse._house import LM, register_beside_dspy
 from stillhouse._load import derive, load
 from stillhouse._version import __version__
@@ -83,7 +84,8 @@ register_beside_dspy()
 def __getattr__(name: str) -> Any:
     """The drop-in brings DSPy, which the light client does without until somebody asks."""
     if name == "BootstrapFinetune":
-        from stillhouse.dropin.optimizer import BootstrapFinetune
+        with extra("dspy"):
+            from stillhouse.dropin.optimizer import BootstrapFinetune
 
         return BootstrapFinetune
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

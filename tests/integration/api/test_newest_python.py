@@ -60,14 +60,14 @@ class TestAlone:
 
     def test_the_command_says_which_extra_it_lacks(self, alone: Path) -> None:
         done = subprocess.run([alone.with_name("stillhouse"), "me"], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (1, "typer is not installed: pip install 'stillhouse[cli]'\n")
+        assert (done.returncode, done.stderr) == (1, f"typer is not installed: pip install '{alone.parents[2]}/client[cli]'\n")
 
 
 class TestWithExtras:
     def test_the_clients_own_tests_pass(self, newest: str, tmp_path: Path) -> None:
         python = fresh(tmp_path / "venv", newest)
         stand_in = ("sqlalchemy", "pydantic-settings", "tenacity")  # of the tests' own server, which asks the real one's rules
-        install_ours(python, tmp_path, "client[cli,dspy]", "programs[dspy]", "pytest", "pytest-timeout", *stand_in)
+        install_ours(python, tmp_path, "client[cli,notebook]", "programs[dspy]", "pytest", "pytest-timeout", *stand_in)
         tests = ROOT / "tests" / "unit" / "client"
         command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--confcutdir={tests}", str(tests)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote
 
 import pytest
 
 from stillhouse import ConfigError, Stillhouse
+from stillhouse._extras import extra
 
 
 def store(home: Path, url: str = "http://127.0.0.1:8400", key: str = "sh_file_key") -> None:
@@ -61,16 +67,31 @@ class TestImport:
 
     def test_the_bare_package_works_and_names_the_extra_that_something_needs(self) -> None:
         done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (1, "typer is not installed: pip install 'stillhouse[cli]'\n")
+        assert (done.returncode, done.stderr) == (1, f"typer is not installed: {CLI}\n")
         assert done.stdout.splitlines() == [
             "support",
-            "dspy is not installed: pip install 'stillhouse[dspy]'",
-            "stillhouse_programs is not installed: pip install 'stillhouse[dspy]'",
-            "dspy is not installed: pip install 'stillhouse[dspy]'",
-            "tqdm is not installed: pip install 'stillhouse[cli]'",
+            f"dspy is not installed: {DSPY}",
+            f"stillhouse_programs is not installed: {DSPY}",
+            f"dspy is not installed: {DSPY}",
+            f"dspy is not installed: {DSPY}",
+            f"tqdm is not installed: {CLI}",
         ]
+        for command in (DSPY, CLI):
+            for package in shlex.split(command)[2:]:
+                folder, _, extra = package.removesuffix("]").partition("[")
+                assert extra in tomllib.loads((Path(folder) / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    def test_where_nobody_knows_the_clone_its_folders_are_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(metadata.Distribution, "from_name", lambda _: SimpleNamespace(read_text=lambda _: None))
+        with pytest.raises(ImportError) as raised, extra("dspy"):
+            raise ModuleNotFoundError("", name="stillhouse_programs")
+        told = "stillhouse_programs is not installed: in a clone of Stillhouse, pip install './client[dspy]' './programs[dspy]'"
+        assert str(raised.value) == told
 
 
+URL = json.loads(metadata.distribution("stillhouse").read_text("direct_url.json") or "{}")["url"]
+CLONE = Path(unquote(URL.removeprefix("file://"))).parent
+DSPY, CLI = f"pip install '{CLONE}/client[dspy]' '{CLONE}/programs[dspy]'", f"pip install '{CLONE}/client[cli]'"
 BARE = """
 import sys
 
@@ -88,6 +109,7 @@ for needs_more in (
     lambda: stillhouse.load("art-1", client=client),
     lambda: stillhouse.derive(None, {}),
     lambda: stillhouse.LM("house/tiny"),
+    lambda: stillhouse.BootstrapFinetune,
     lambda: client.files.create(sys.executable, progress=True),
 ):
     try:
