@@ -46,7 +46,9 @@ def prepare(session: Session, services: Services, project_id: str, reference: st
     slots = {name: f"lm{number}" for number, name in enumerate(manifest["predictors"])}
     targets = {slots[name]: _target(session, project_id, entry["model"]) for name, entry in manifest["predictors"].items()}
     python = bundles.python_of(session, project_id, {"program": bundles.bundle_of(program)})
-    return Prepared(artifact.id, _hosted(artifact, program, job_spec, slots, manifest["prompt_adapter"], python), targets)
+    bounds = {name: entry.get("answer_tokens") for name, entry in manifest["predictors"].items()}
+    lms = _lms(program, job_spec, slots, bounds)
+    return Prepared(artifact.id, _hosted(artifact, program, lms, manifest["prompt_adapter"], python), targets)
 
 
 def run(services: Services, project_id: str, prepared: Prepared, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -73,14 +75,18 @@ def _target(session: Session, project_id: str, model: str) -> Target:
     return found.target
 
 
-def _hosted(
-    artifact: Artifact, program: ProgramSpec, job: CompileSpec, slots: dict[str, str], prompt_adapter: Any, python: str
-) -> HostedProgram:
-    """Each predictor gets an LM slot of its own, with the generation options of its LM in the job."""
-    body = json.loads(canonical_json(program))
+def _lms(program: ProgramSpec, job: CompileSpec, slots: dict[str, str], bounds: dict[str, int | None]) -> dict[str, dict[str, Any]]:
+    """Each predictor gets an LM slot of its own, with the generation options of its LM in the job; by predictor."""
     lms = {}
+    for predictor in program.predictors:
+        lm, name = job.lms[predictor.lm], predictor.name
+        told = {"slot": slots[name], "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
+        lms[name] = {**told, "answer_tokens": bounds[name]}
+    return lms
+
+
+def _hosted(artifact: Artifact, program: ProgramSpec, lms: dict[str, dict[str, Any]], prompt_adapter: Any, python: str) -> HostedProgram:
+    body = json.loads(canonical_json(program))
     for predictor in body["predictors"]:
-        lm = job.lms[predictor["lm"]]
-        predictor["lm"] = slot = slots[predictor["name"]]
-        lms[slot] = {"slot": slot, "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
-    return HostedProgram(f"artifact:{artifact.id}", body, lms, prompt_adapter, python)
+        predictor["lm"] = lms[predictor["name"]]["slot"]
+    return HostedProgram(f"artifact:{artifact.id}", body, {lm["slot"]: lm for lm in lms.values()}, prompt_adapter, python)

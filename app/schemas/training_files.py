@@ -14,6 +14,7 @@ class TokensRead(Reply):
 
     sum: int
     completion_sum: int
+    completion_max: int | None = Field(default=None, description="Null for training files of servers that did not count it")
     p50: int
     p95: int
     max: int

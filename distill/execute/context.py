@@ -3,7 +3,7 @@
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from distill.catalog import artifacts, bundles, connections, datasets, programs,
 from distill.catalog.fields import reader_of
 from distill.catalog.models import Dataset
 from distill.db import Session
-from distill.jobs import repository
+from distill.jobs import facts, repository
+from distill.jobs.models import Job
 from distill.pipeline.holdout import numbered
 from distill.pipeline.plan import Plan, RowDigests, digests_of, inputs_of, labels_of
 from distill.pipeline.roles import (
@@ -28,6 +29,7 @@ from distill.pipeline.roles import (
     teacher_cast,
     teacher_number,
     teacher_rendering_cast,
+    tuned_tokens,
 )
 from distill.spec import CompileSpec, example_digest, inputs_digest
 from distill.storage import BlobStore
@@ -63,6 +65,8 @@ class JobContext:
     stored_plan: Plan | None
     models: Mapping[str, str]
     python: str = ""
+    answer_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Of each predictor's fine-tuned model: the bound of its answers where the user sets none."""
     scrub: str | None = None
     """The country of `scrubbing`, where the project has personal data taken out of its traces."""
     incumbent: Cast | None = None
@@ -91,13 +95,15 @@ class JobContext:
                 raise KeyError(role)
             return self.incumbent
         if role == "compiled":
-            return compiled_cast(self.spec, self.student, self.models)
+            return replace(compiled_cast(self.spec, self.student, self.models), answer_tokens=self.answer_tokens)
         if role in ("baseline", "baseline_constrained"):
-            return baseline_cast(self.spec, self.student, constrained=role == "baseline_constrained")
-        if role in (DEMOS_KEPT, DEMOS_DROPPED):
-            return demos_cast(role, self.spec, self.student)
-        number = teacher_number(role)
-        return teacher_cast(number, self.spec, self.teachers[number])
+            cast = baseline_cast(self.spec, self.student, constrained=role == "baseline_constrained")
+        elif role in (DEMOS_KEPT, DEMOS_DROPPED):
+            cast = demos_cast(role, self.spec, self.student)
+        else:
+            number = teacher_number(role)
+            cast = teacher_cast(number, self.spec, self.teachers[number])
+        return cast.untrained(self.spec)
 
     def rendering_cast(self, role: str) -> Cast:
         """Whose prompts the rows of a teacher's role are rendered with; where labels teach, there are the student's alone."""
@@ -205,6 +211,16 @@ def _load(s: Session, job_id: str) -> JobContext:
         valset=datasets.by_id(s, spec.valset) if spec.valset else None,
         stored_plan=plan,
         models=models,
+        answer_tokens=_answer_tokens(s, job) if models else {},
         python=bundles.python_as_known(s, job.project_id, map(bundles.bundle_of, (student, *teachers, spec.metric))),
         scrub=projects.get(s, job.project_id).scrub,
     )
+
+
+def _answer_tokens(s: Session, job: Job) -> dict[str, int]:
+    """By predictor; none of a job whose training files were made before completions were measured."""
+    found: dict[str, int] = {}
+    for key in (facts.coverage(s, job) or {"keys": []})["keys"]:
+        if (longest := key["tokens"].get("completion_max")) is not None:
+            found.update(dict.fromkeys(key["predictors"], tuned_tokens(longest)))
+    return found

@@ -95,12 +95,12 @@ def _lora_files(models: Mapping[str, Model]) -> Iterator[tuple[str, dict[str, An
 
 def _texts(job: JobContext, facts: Facts) -> dict[str, bytes]:
     spec = json.loads(canonical_json(job.compiled_program))
-    state = program_state(job.program_state, {predictor.name: predictor.model for predictor in facts.predictors})
+    state = program_state(job.program_state, {predictor.name: predictor.model for predictor in facts.predictors}, job.answer_tokens)
     return {"spec.json": pretty(spec), "program.json": pretty(state), "README.md": readme(facts)}
 
 
-def program_state(template: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
-    """dspy's state of the program, with each predictor's LM by the id its model is served under.
+def program_state(template: Mapping[str, Any], models: Mapping[str, str], answer_tokens: Mapping[str, int]) -> dict[str, Any]:
+    """dspy's state of the program, with each predictor's LM by the id its model is served under, and the default bound of its answers.
 
     A program that is a bare predictor has a flat state, without a name.
     """
@@ -109,6 +109,8 @@ def program_state(template: Mapping[str, Any], models: Mapping[str, str]) -> dic
         part = state.get(name, state if name == "self" else None)
         if isinstance(part, dict) and isinstance(part.get("lm"), dict):
             part["lm"]["model"] = TUNED + model
+            if name in answer_tokens:
+                part["lm"].setdefault("max_tokens", answer_tokens[name])
     return state
 
 
@@ -143,7 +145,8 @@ def _tuned(job: JobContext, trained: Trained, name: str, lm: str) -> TunedPredic
     key = next(key for key in trained.keys if name in key.predictors)
     model = trained.models[str(key.model_id)]
     folder = f"lora/{model.id}" if model.files else None
-    return TunedPredictor(name, lm, model.id, model.base_model, model.base_model_digest, key.rows or 0, folder)
+    tokens = job.answer_tokens.get(name)
+    return TunedPredictor(name, lm, model.id, model.base_model, model.base_model_digest, key.rows or 0, folder, tokens)
 
 
 def _lm(lm: LmSpec) -> dict[str, Any]:

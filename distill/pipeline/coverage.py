@@ -27,6 +27,7 @@ class Tally:
     rows: int = 0
     validation_rows: int = 0
     completion_tokens: int = 0
+    longest_completion: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     labels: dict[str, Counter[str]] = field(default_factory=dict)
 
@@ -34,6 +35,7 @@ class Tally:
         self.rows += not held
         self.validation_rows += held
         self.completion_tokens += row.tokens[1]
+        self.longest_completion = max(self.longest_completion, row.tokens[1])
         self.lengths[sum(row.tokens)] += 1
         for name, value in row.labels.items():
             self.labels.setdefault(name, Counter())[value] += 1
@@ -62,13 +64,15 @@ class Tallies:
 
     def report(self, seen: Seen) -> dict[str, Any]:
         """The key's part of the report."""
-        lengths = sum((tally.lengths for tally in self._each.values()), Counter[int]())
+        each = self._each.values()
+        lengths = sum((tally.lengths for tally in each), Counter[int]())
+        longest = max((tally.longest_completion for tally in each), default=0)
         return {
             "lm": self.key.lm,
             "predictor": self.key.predictor,
             "rows": self.trained,
             "validation_rows": self.held,
-            "tokens": _tokens(lengths, sum(tally.completion_tokens for tally in self._each.values())),
+            "tokens": _tokens(lengths, sum(tally.completion_tokens for tally in each), longest),
             "predictors": {name: self._predictor(name, tally, seen) for name, tally in self._each.items()},
         }
 
@@ -79,7 +83,7 @@ class Tallies:
             "validation_rows": tally.validation_rows,
             "rejected": _of(name, seen.rejected),
             "left_out": _of(name, self._left_out),
-            "tokens": _tokens(tally.lengths, tally.completion_tokens),
+            "tokens": _tokens(tally.lengths, tally.completion_tokens, tally.longest_completion),
             "labels": {label: dict(sorted(counts.items(), key=_commonest)) for label, counts in tally.labels.items()},
         }
 
@@ -105,12 +109,13 @@ def _commonest(entry: tuple[str, int]) -> tuple[int, str]:
     return -entry[1], entry[0]
 
 
-def _tokens(lengths: Counter[int], completion: int) -> dict[str, int]:
+def _tokens(lengths: Counter[int], completion: int, longest_completion: int) -> dict[str, int]:
     """Over the rows of both sides; a percentile is the length of a row that is there."""
     total = sum(length * count for length, count in lengths.items())
     return {
         "sum": total,
         "completion_sum": completion,
+        "completion_max": longest_completion,
         "p50": percentile(lengths, 0.5),
         "p95": percentile(lengths, 0.95),
         "max": max(lengths, default=0),

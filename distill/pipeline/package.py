@@ -25,7 +25,8 @@ class File:
 
 @dataclass(frozen=True)
 class TunedPredictor:
-    """What one predictor runs on. `lora` is the folder of its weights in the artifact."""
+    """What one predictor runs on. `lora` is the folder of its weights in the artifact, `answer_tokens` the bound of its answers where its
+    LM has no `max_tokens`."""
 
     name: str
     lm_role: str
@@ -34,9 +35,10 @@ class TunedPredictor:
     base_model_digest: str | None
     rows: int
     lora: str | None
+    answer_tokens: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        names = ("lm_role", "model", "base_model", "base_model_digest", "rows", "lora")
+        names = ("lm_role", "model", "base_model", "base_model_digest", "rows", "lora", "answer_tokens")
         return {name: getattr(self, name) for name in names}
 
 

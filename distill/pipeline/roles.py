@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,16 +12,21 @@ from stillhouse_programs.spec import ProgramSpec, PromptAdapterSpec, canonical_j
 INCUMBENT = "incumbent"
 DEMOS_KEPT, DEMOS_DROPPED = "demos:keep", "demos:drop"
 """The student before training, with its demos and without: the trial of `demos: auto`."""
+UNTRAINED_TOKENS = 2048
+"""The bound of an untrained model's answers where the user sets none. The same in every job, since jobs share its traces."""
+_LEAST_MARGIN, _MOST_MARGIN = 64, 512
 
 
 @dataclass(frozen=True)
 class Cast:
-    """One role of a job. `lms` maps each predictor's name to the LM that answers for it."""
+    """One role of a job. `lms` maps each predictor's name to the LM that answers for it, `answer_tokens` to the bound of its answers where
+    that LM has no `max_tokens`. The bound is no part of any digest: it stops answers that would never end."""
 
     role: str
     program: ProgramSpec
     prompt_adapter: PromptAdapterSpec
     lms: Mapping[str, LmSpec]
+    answer_tokens: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def program_digest(self) -> str:
@@ -47,12 +52,12 @@ class Cast:
 
     def runner_body(self) -> dict[str, Any]:
         """`program`, `lms` and `prompt_adapter` of the runner's protocol; predictors whose LMs are equal share an entry of `lms`."""
-        texts = {name: lm.model_dump_json() for name, lm in self.lms.items()}
-        role_of = {text: f"lm{i}" for i, text in enumerate(dict.fromkeys(texts.values()))}
+        keys = {name: (lm.model_dump_json(), self.answer_tokens.get(name)) for name, lm in self.lms.items()}
+        role_of = {key: f"lm{i}" for i, key in enumerate(dict.fromkeys(keys.values()))}
         program = json.loads(canonical_json(self.program))
         for predictor in program["predictors"]:
-            predictor["lm"] = role_of[texts[predictor["name"]]]
-        lms = {role_of[texts[name]]: self._runner_lm(lm) for name, lm in self.lms.items()}
+            predictor["lm"] = role_of[keys[predictor["name"]]]
+        lms = {role_of[keys[name]]: self._runner_lm(name) for name in self.lms}
         return {
             "program": program,
             "program_digest": self.prompts,
@@ -60,8 +65,10 @@ class Cast:
             "prompt_adapter": self.prompt_adapter.model_dump(mode="json"),
         }
 
-    def _runner_lm(self, lm: LmSpec) -> dict[str, Any]:
-        return {"slot": self._slot_of[_place(lm)], "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
+    def _runner_lm(self, predictor: str) -> dict[str, Any]:
+        lm, most = self.lms[predictor], self.answer_tokens.get(predictor)
+        body = {"slot": self._slot_of[_place(lm)], "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
+        return body if most is None else {**body, "answer_tokens": most}
 
     def trace_digest(self, inputs: str, rollout: int, prompt_hash: str) -> str:
         """`inputs` is a digest; `prompt_hash` is this program's, made at validate."""
@@ -74,13 +81,23 @@ class Cast:
     def as_incumbent(self, revisions: Mapping[str, int]) -> "Cast":
         """A compiled program as another job's incumbent; `revisions` says what each connection leads to now."""
         lms = {name: lm.model_copy(update={"connection_revision": revisions[lm.connection_id]}) for name, lm in self.lms.items()}
-        return Cast(INCUMBENT, self.program, self.prompt_adapter, lms)
+        return replace(self, role=INCUMBENT, lms=lms)
 
     def for_rollout(self, n: int, rollouts: Rollouts) -> "Cast":
         """The cast of rollout `n`: samples after the first may have a temperature of their own."""
         if n == 0 or rollouts.temperature is None:
             return self
-        return Cast(self.role, self.program, self.prompt_adapter, _with(self.lms, temperature=rollouts.temperature))
+        return replace(self, lms=_with(self.lms, temperature=rollouts.temperature))
+
+    def untrained(self, spec: CompileSpec) -> "Cast":
+        """The cast with the default bound on each LM that the job trains. No other has one: models of providers may refuse it."""
+        trained = {_place(lm) for lm in spec.lms.values()}
+        return replace(self, answer_tokens={name: UNTRAINED_TOKENS for name, lm in self.lms.items() if _place(lm) in trained})
+
+
+def tuned_tokens(longest_completion: int) -> int:
+    """The default bound of a fine-tuned model's answers, from the longest completion that it was trained on."""
+    return longest_completion + min(max(longest_completion, _LEAST_MARGIN), _MOST_MARGIN)
 
 
 def teacher_role(number: int) -> str:

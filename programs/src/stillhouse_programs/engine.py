@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import dspy
 from dspy import lm15
@@ -28,6 +28,18 @@ DeriveGrammar = Callable[[SignatureType], Grammar]
 _NOT_SENT = frozenset({"rollout_id", "cache", "n", "num_generations", "prompt_cache", "stream", "model", "messages"})
 _KEPT_GRAMMARS = 1000
 _CONTEXT_LENGTH = "context_length_exceeded"
+_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
+_BAD_REQUEST = 400
+
+
+class PreparedCall(NamedTuple):
+    """One call as it goes out. A host refuses a prompt and a bound that exceed its context together: a call whose bound is the default one
+    is asked again as `unbounded` then."""
+
+    recorder: Recorder
+    caller: Caller
+    body: bytes
+    unbounded: bytes | None = None
 
 
 class SyncPost(Protocol):
@@ -50,11 +62,19 @@ class RelayEngine:
     """The engine of one slot, for threads. Knows the calling predictor through the recorder: its seed and its grammar differ by predictor.
 
     `derive_grammar` is None where answers are not constrained. `native` holds the features (`tools`, `reasoning`) that the LM has beside
-    text; dspy asks the engine for them when it plans a call.
+    text; dspy asks the engine for them when it plans a call. `answer_tokens` bounds the answers of calls that set no bound.
     """
 
-    def __init__(self, slot: str, client: SyncPost, derive_grammar: DeriveGrammar | None, native: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        slot: str,
+        client: SyncPost,
+        derive_grammar: DeriveGrammar | None,
+        native: Collection[str] = (),
+        answer_tokens: int | None = None,
+    ) -> None:
         self.slot = slot
+        self._answer_tokens = answer_tokens
         self.supports_function_calling = "tools" in native
         self.supports_reasoning = "reasoning" in native
         self._client = client
@@ -66,18 +86,20 @@ class RelayEngine:
     def complete(self, request: lm15.Request) -> lm15.Response:
         """Raises InfrastructureError, or dspy.ContextWindowExceededError, which programs may handle."""
         body = _openai_body(request)
-        recorder, caller, data = self.prepare(body.pop("messages"), body)
+        call = self.prepare(body.pop("messages"), body)
         try:
-            reply = self._client.post(caller, data)
+            reply = self._client.post(call.caller, call.body)
+            if call.unbounded is not None and reply.status == _BAD_REQUEST:
+                reply = self._client.post(call.caller, call.unbounded)
         except RelayUnreachable as fault:
-            raise recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
-        return self.read_response(recorder, reply)
+            raise call.recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
+        return self.read_response(call.recorder, reply)
 
     def close(self) -> None:
         """dspy borrows its engines; nothing to close."""
 
-    def prepare(self, messages: list[Any], options: dict[str, Any]) -> tuple[Recorder, Caller, bytes]:
-        """The body of one call. Raises RuntimeError outside of a rollout."""
+    def prepare(self, messages: list[Any], options: dict[str, Any]) -> PreparedCall:
+        """Raises RuntimeError outside of a rollout."""
         recorder = settings.get(SETTING)
         if not isinstance(recorder, Recorder):
             raise RuntimeError("a predictor was called outside of a rollout: in a thread that was started before it, or in another process")
@@ -90,7 +112,10 @@ class RelayEngine:
             body.setdefault("seed", seed)
         if call is not None and self._derive_grammar is not None:
             body["structured_outputs"] = self._derive_grammar(call.signature)
-        return recorder, recorder.caller(call, seed), protocol.encode(body)
+        data, caller = protocol.encode(body), recorder.caller(call, seed)
+        if self._answer_tokens is None or not body.keys().isdisjoint(_BOUNDS):
+            return PreparedCall(recorder, caller, data)
+        return PreparedCall(recorder, caller, protocol.encode({**body, "max_tokens": self._answer_tokens}), data)
 
     def read_reply(self, recorder: Recorder, reply: Reply) -> dict[str, Any]:
         """The body of a 200. Its usage and text go to the calling predictor's record."""
@@ -131,11 +156,14 @@ class AsyncRelayEngine:
         """dspy borrows its engines; nothing to close."""
 
     async def post(self, messages: list[Any], options: dict[str, Any]) -> tuple[Recorder, Reply]:
-        recorder, caller, data = self.engine.prepare(messages, options)
+        call = self.engine.prepare(messages, options)
         try:
-            return recorder, await self._client.post(caller, data)
+            reply = await self._client.post(call.caller, call.body)
+            if call.unbounded is not None and reply.status == _BAD_REQUEST:
+                reply = await self._client.post(call.caller, call.unbounded)
         except RelayUnreachable as fault:
-            raise recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
+            raise call.recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
+        return call.recorder, reply
 
 
 class RelayLM(dspy.LM):
@@ -166,9 +194,11 @@ def make_lm(
     clients: tuple[SyncPost, AsyncPost],
     derive_grammar: DeriveGrammar | None = None,
     native: Collection[str] = (),
+    answer_tokens: int | None = None,
 ) -> RelayLM:
-    """The LM of one role. `options` are generation options (temperature, max_tokens, top_p, …), `native` its features beside text."""
-    engine = RelayEngine(slot, clients[0], derive_grammar, native)
+    """The LM of one role. `options` are generation options (temperature, max_tokens, top_p, …), `native` its features beside text,
+    `answer_tokens` the bound where neither they nor the program set one."""
+    engine = RelayEngine(slot, clients[0], derive_grammar, native, answer_tokens)
     return RelayLM(slot, engine, AsyncRelayEngine(engine, clients[1]), options)
 
 

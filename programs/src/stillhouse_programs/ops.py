@@ -282,7 +282,7 @@ class Ops:
     def _lm(self, role: str, lm: Json, prompt_adapter: dspy.Adapter) -> RelayLM:
         options = {name: value for name, value in (lm.get("options") or {}).items() if value is not None}
         constrain = (lambda signature: derive_grammar(signature, prompt_adapter)) if lm.get("constrain") else None
-        return make_lm(lm.get("slot") or role, options, self._clients, constrain, lm.get("native") or ())
+        return make_lm(lm.get("slot") or role, options, self._clients, constrain, lm.get("native") or (), lm.get("answer_tokens"))
 
 
 def _check_grammar(name: str, signature: SignatureType, prompt_adapter: dspy.Adapter) -> None:

@@ -57,7 +57,8 @@ def finish(api: TestClient, model: str = MODEL, body: Mapping[str, Any] | None =
             settings={},
         )
         fine_tuned.want(s, model, house.id)
-        manifest = {"prompt_adapter": {"type": "chat"}, "predictors": {"self": {"model": model, "lm_role": "student"}}}
+        predictor = {"model": model, "lm_role": "student", "answer_tokens": 70}
+        manifest = {"prompt_adapter": {"type": "chat"}, "predictors": {"self": predictor}}
         files = _stored({"manifest.json": json.dumps(manifest), "spec.json": json.dumps(body["program"]), "README.md": "# router"})
         artifact = artifacts.create(
             s,

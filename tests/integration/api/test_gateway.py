@@ -232,7 +232,7 @@ class TestArtifact:
         reply = api.post(path, json={"inputs": {"message": "I was charged twice"}})
         assert reply.status_code == 200, reply.text
         assert reply.json()["outputs"] == {"category": "billing"}
-        assert [call.body["model"] for call in lm.calls] == [MODEL]
+        assert [(call.body["model"], call.body["max_tokens"]) for call in lm.calls] == [(MODEL, 70)]
 
     @pytest.mark.parametrize("inputs", [{}, {"message": 7}])
     def test_wrong_inputs_are_refused_before_anything_is_paid(

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from distill.db import unit_of_work
 from distill.jobs import claims
+from distill.pipeline.roles import UNTRAINED_TOKENS
 from distill.settings import get_settings
 from distill.storage import FolderStore
 from tests.integration.execute.client_player import METRIC, OWN, TOML, Player, answers, create, token
@@ -41,6 +42,9 @@ class TestWholePath:
         assert sorted(len(each["texts"]) for each in house.trainer.jobs) == [8, 12], "of account there is nothing to train `reply` on"
         assert not house.teacher.calls
         assert not house.student.calls, "this server runs nothing of it"
+        lms = {item["role"]: [lm.get("answer_tokens") for lm in item["programs"][0]["lms"].values()] for item in player.claims}
+        assert (lms["teacher:0"], lms["baseline"]) == ([None], [UNTRAINED_TOKENS])
+        assert sorted(lms["compiled"]) == [75, 78], "of the longest completions of both models"
 
         seen = api.get(f"/v1/compile_jobs/{job.id}").json()
         told = api.get(f"/v1/compile_jobs/{job.id}/events", params={"limit": 100}).json()["data"]

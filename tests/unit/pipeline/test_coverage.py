@@ -31,11 +31,11 @@ class TestCoverage:
             "validation_rows": 1,
             "rejected": {},
             "left_out": {"duplicate": 4},
-            "tokens": {"sum": 324, "completion_sum": 21, "p50": 108, "p95": 109, "max": 109},
+            "tokens": {"sum": 324, "completion_sum": 21, "completion_max": 7, "p50": 108, "p95": 109, "max": 109},
             "labels": {"category": {"a": 2, "b": 1}},
         }
         assert key["predictors"]["reply"]["rejected"] == {"not_round_trip": 2, "too_long": 1}
-        assert key["predictors"]["reply"]["tokens"] == {"sum": 0, "completion_sum": 0, "p50": 0, "p95": 0, "max": 0}
+        assert key["predictors"]["reply"]["tokens"] == {"sum": 0, "completion_sum": 0, "completion_max": 0, "p50": 0, "p95": 0, "max": 0}
         assert (key["rows"], key["validation_rows"], key["tokens"]["sum"]) == (2, 1, 324)
 
     def test_percentiles_are_lengths_of_rows(self) -> None:

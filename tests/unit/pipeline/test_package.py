@@ -50,6 +50,7 @@ class TestManifest:
                 "base_model_digest": "sha256:b",
                 "rows": 512,
                 "lora": "lora/sh-a",
+                "answer_tokens": None,
             }
         }
 

@@ -43,7 +43,7 @@ class ScriptedRelay:
             return Reply(self.refuse.status, self.code, orjson.dumps(error))
         return Reply(200, None, orjson.dumps(complete(self.answer, len(self.bodies) - 1, body)))
 
-    def lm(self, native: Collection[str] = (), **options: Any) -> RelayLM:
+    def lm(self, native: Collection[str] = (), answer_tokens: int | None = None, **options: Any) -> RelayLM:
         relay = self
 
         class Sync:
@@ -55,12 +55,15 @@ class ScriptedRelay:
                 await asyncio.sleep(0)
                 return relay.reply(caller, data)
 
-        return make_lm("student", options, (cast("SyncRelayClient", Sync()), cast("AsyncRelayClient", Async())), None, native)
+        clients = (cast("SyncRelayClient", Sync()), cast("AsyncRelayClient", Async()))
+        return make_lm("student", options, clients, None, native, answer_tokens)
 
 
-def prepared(program: dspy.Module, relay: ScriptedRelay, prompt_adapter: str = "chat", **types: Any) -> Prepared:
+def prepared(
+    program: dspy.Module, relay: ScriptedRelay, prompt_adapter: str = "chat", answer_tokens: int | None = None, **types: Any
+) -> Prepared:
     inherit_rollouts()
-    program.set_lm(relay.lm())
+    program.set_lm(relay.lm(answer_tokens=answer_tokens))
     return prepare_program(program, make_prompt_adapter(prompt_adapter), types)
 
 

@@ -16,6 +16,15 @@ from tests.support.scripted_lm import Fail
 from tests.unit.runner.support import Json, ScriptedRelay, Steps, called, prepared, rollout
 
 
+class InThreads(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = dspy.Predict("q -> a")
+
+    def forward(self, q: str) -> dspy.Prediction:
+        return self.act(q=q)
+
+
 class TestWhatIsKept:
     def test_usage_raw_text_and_token(self) -> None:
         relay = ScriptedRelay(lambda ask: {"a": "two words"})
@@ -35,14 +44,6 @@ class TestWhatIsKept:
             def reply(self, caller: Caller, data: bytes) -> Reply:
                 body = orjson.loads(super().reply(caller, data).body)
                 return Reply(200, None, orjson.dumps({**body, "usage": usage}))
-
-        class InThreads(dspy.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.act = dspy.Predict("q -> a")
-
-            def forward(self, q: str) -> dspy.Prediction:
-                return self.act(q=q)
 
         program = InThreads() if in_threads else dspy.Predict("q -> a")
         trace = rollout(prepared(program, Counts(lambda ask: {"a": "fine"})), q="x")
@@ -155,6 +156,23 @@ class TestHowItEnds:
         relay = ScriptedRelay(refuse=Fail(400, "context_length_exceeded"), code="bad_request")
         trace = rollout(prepared(Steps(body, answer=dspy.Predict("q -> a")), relay), q="x")
         assert (trace["status"], trace["outputs"]) == ("ok", {"a": "shortened"})
+
+    @pytest.mark.parametrize("in_threads", [False, True])
+    def test_a_prompt_that_leaves_no_room_for_the_default_bound_is_asked_without_it(self, in_threads: bool) -> None:
+        class Full(ScriptedRelay):
+            def reply(self, caller: Caller, data: bytes) -> Reply:
+                self.refuse = Fail(400, "context_length_exceeded") if b'"max_tokens":500' in data else None
+                return super().reply(caller, data)
+
+        relay = Full()
+        ready = prepared(InThreads() if in_threads else dspy.Predict("q -> a"), relay, answer_tokens=500)
+        assert rollout(ready, q="x")["outputs"] == {"a": "a"}
+        assert [body.get("max_tokens") for body in relay.bodies] == [500, None]
+
+    def test_what_a_program_says_of_one_call_is_before_the_default_bound(self) -> None:
+        relay = ScriptedRelay()
+        rollout(prepared(dspy.Predict("q -> a", max_tokens=9), relay, answer_tokens=500), q="x")
+        assert [body["max_tokens"] for body in relay.bodies] == [9]
 
     @pytest.mark.parametrize("stubborn", [False, True])
     def test_time_limit_is_no_fact(self, stubborn: bool) -> None:

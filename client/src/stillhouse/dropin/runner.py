@@ -233,7 +233,7 @@ class ItemRun:
 
 def _lm_of(lm: Mapping[str, Any], prompt_adapter: dspy.Adapter, gateway: tuple[SyncGateway, AsyncGateway]) -> RelayLM:
     constrain = (lambda signature: derive_grammar(signature, prompt_adapter)) if lm.get("constrain") else None
-    return make_lm(lm["model"], dict(lm["options"]), gateway, constrain, lm.get("native") or ())
+    return make_lm(lm["model"], dict(lm["options"]), gateway, constrain, lm.get("native") or (), lm.get("answer_tokens"))
 
 
 def _of_part(example: Json, numbers: Sequence[int]) -> Json:
