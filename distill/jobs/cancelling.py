@@ -33,7 +33,7 @@ def cancel_all(
     return cancelled, len(found) == limit
 
 
-def cancel_each_of_key(key_id: str, *, by: str) -> int:
+def cancel_each_of_key(key_id: str, *, by: str | None) -> int:
     """Cancel the jobs that a key made, each in a transaction of its own, and return how many there were. `by` is the key of who asks.
 
     A job that cannot be cancelled holds up no other: its error is raised when all have been tried.

@@ -16,7 +16,7 @@ def codes() -> Iterator[str]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Reason", "JobFault", "Troubled"):
                 for value in (*node.args[:1], *(word.value for word in node.keywords if word.arg == "code")):
-                    if isinstance(value, ast.Constant):
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
                         yield value.value
 
 
