@@ -95,6 +95,11 @@ def job_body(caller: Caller) -> Json:
     return {"program": made["program"], "trainset": made["trainset"], "metric": "exact_match"}
 
 
+def database_address(stack: Stack) -> str:
+    """For psycopg."""
+    return make_url(stack.layout.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 def claimed_at(stack: Stack, job_ids: Sequence[str]) -> dict[str, tuple[float, float, float]]:
     """Of each job, by the database's clock in Unix seconds: when it was stored, first claimed, and finished."""
     query = """
@@ -102,7 +107,6 @@ def claimed_at(stack: Stack, job_ids: Sequence[str]) -> dict[str, tuple[float, f
           FROM jobs JOIN job_steps ON job_steps.job_id = jobs.id AND job_steps.name = 'validate'
          WHERE jobs.id = ANY(%s)
     """
-    url = make_url(stack.layout.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(database_address(stack)) as connection:
         rows = connection.execute(query, [list(job_ids)]).fetchall()
     return {row[0]: (float(row[1]), float(row[2]), float(row[3])) for row in rows}

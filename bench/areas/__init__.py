@@ -11,6 +11,7 @@ from bench.session import Session
 AREAS = {
     "jobs": "submit to first claim, overhead a work item, requests of jobs",
     "line": "claim and publish a work item, with few and with 100,000 queued",
+    "scrape": "a scrape of /metrics, with few and with 100,000 jobs",
     "runner": "start of a runner",
     "rollouts": "rollouts a second against dspy.Evaluate",
     "scale": "memory and time an example at 1,000 and at 100,000 examples",
