@@ -44,13 +44,13 @@ SELECT p.name AS project, j.status, count(*) AS jobs FROM jobs j JOIN projects p
 # The items of paused jobs wait for nobody's turn.
 QUEUES = Source(
     text("""
-SELECT q.queue, count(i.id) AS queue_items, COALESCE(EXTRACT(epoch FROM clock_timestamp() - min(GREATEST(i.created_at, i.run_after))), 0)
-         AS queue_oldest_seconds, (SELECT count(*) FROM work_items l WHERE l.status = 'leased' AND l.queue = q.queue) AS queue_leased_items
+SELECT q.queue, COALESCE(i.items, 0) AS queue_items, COALESCE(EXTRACT(epoch FROM clock_timestamp() - i.oldest), 0) AS queue_oldest_seconds,
+       (SELECT count(*) FROM work_items l WHERE l.status = 'leased' AND l.queue = q.queue) AS queue_leased_items
   FROM unnest(ARRAY['light', 'rollouts', 'train', 'client']) AS q(queue)
-  LEFT JOIN (SELECT w.id, w.queue, w.created_at, w.run_after FROM work_items w JOIN jobs j ON j.id = w.job_id
+  LEFT JOIN (SELECT w.queue, count(*) AS items, min(GREATEST(w.created_at, w.run_after)) AS oldest
+               FROM work_items w JOIN jobs j ON j.id = w.job_id
               WHERE w.status = 'queued' AND NOT w.held AND w.run_after <= clock_timestamp() AND j.status IN ('queued', 'running')
-                AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL) i ON i.queue = q.queue
- GROUP BY q.queue
+                AND j.cancel_requested_at IS NULL AND j.pause_requested_at IS NULL GROUP BY w.queue) i ON i.queue = q.queue
 """),
     (
         Gauge("queue_items", "Work items that are due and not yet claimed", ("queue",)),
