@@ -201,6 +201,8 @@ class ProjectSettings(_Section):
     max_jobs: int = Field(default=20_000, ge=0)
     month_teacher_usd: float = Field(default=1000, ge=0)
     month_compute_seconds: float = Field(default=2_592_000, ge=0)
+    max_blob_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """What its blobs may take up; a project above it gets no new jobs and uploads. Without end unless given."""
     scrub: bool | Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = False
 
 

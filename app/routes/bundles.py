@@ -18,7 +18,7 @@ from app.services import ServicesDep
 from app.views.bundles import bundle_read
 from app.views.convert import page_of
 from distill.catalog import bundles
-from distill.jobs import bundle_use
+from distill.jobs import bundle_use, quotas
 
 routes = router("bundles")
 
@@ -31,6 +31,7 @@ def create_bundle(body: BundleCreate, caller: Writer, session: SessionDep, once:
 
     def make(blob: str) -> Made:
         row = bundles.ensure(session, services.store, caller.project_id, caller.key_id, bundle, blob)
+        quotas.check_blobs(session, caller.project_id)
         return Made(bundle_read(row), f"/v1/bundles/{row.id}")
 
     return once.reply_after(lambda: services.store.put(bundle.text.encode()), make)

@@ -20,7 +20,7 @@ from app.views.convert import page_of
 from app.views.datasets import dataset_read
 from app.views.deletions import deletion_read, outlook_read
 from distill.catalog import datasets
-from distill.jobs import erasing
+from distill.jobs import erasing, quotas
 
 routes = router("datasets")
 
@@ -94,6 +94,7 @@ def create_dataset(
             name=told.name,
             metadata=told.metadata,
         )
+        quotas.check_blobs(session, caller.project_id)
         return Made(dataset_read(row), f"/v1/datasets/{row.id}")
 
     return once.reply_after(write, make, upload.digest)

@@ -19,6 +19,7 @@ from app.uploads import FormFile, FormFileDep
 from app.views.convert import page_of
 from app.views.files import file_read
 from distill.catalog import files
+from distill.jobs import quotas
 from distill.spec import did_you_mean
 
 PURPOSE = "fine-tune"
@@ -56,6 +57,7 @@ def create_file(caller: Writer, form: FormFileDep, session: SessionDep, services
         row = files.add(
             session, services.store, caller.project_id, digest, filename=form.filename, purpose=PURPOSE, created_by=caller.key_id
         )
+        quotas.check_blobs(session, caller.project_id)
         return Made(file_read(row), f"/v1/files/{row.id}", 200)
 
     return once.reply_after(lambda: services.store.put(form.file), make, form.digest)

@@ -42,7 +42,8 @@ def get_usage(
 
 
 def _usage(session: Session, project: Project, of: Month) -> UsageRead:
-    return usage_read(project, quotas.usage(session, project.id, of), quotas.open_jobs(session, project.id))
+    open_jobs, blob_bytes = quotas.open_jobs(session, project.id), quotas.blob_bytes(session, project.id)
+    return usage_read(project, quotas.usage(session, project.id, of), open_jobs, blob_bytes)
 
 
 @routes.get("/usage/projects", summary="What every project has used in a month")

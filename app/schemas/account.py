@@ -102,6 +102,7 @@ class ProjectUpdate(Body):
     max_jobs: int | None = Field(default=None, ge=0, le=1_000_000_000, description="Jobs that are not over, at once")
     month_teacher_usd: float | None = Field(default=None, ge=0, le=1e12)
     month_compute_seconds: float | None = Field(default=None, ge=0, le=1e12)
+    max_blob_gb: float | None = Field(default=None, ge=0, le=1e9, description="What its blobs may take up, in 10^9 bytes")
 
 
 class LimitRead(Reply):
@@ -119,7 +120,7 @@ class ProjectRead(Reply):
     share: float = Field(description="Its weight where projects compete for workers")
     max_threads: int | None = Field(description="So many of its rollouts and trainings run at once, over all its jobs")
     limits: dict[str, LimitRead] = Field(
-        description="share, max_threads, max_jobs, month_teacher_usd and month_compute_seconds, as they hold now"
+        description="share, max_threads, max_jobs, month_teacher_usd, month_compute_seconds and max_blob_gb, as they hold now"
     )
     metadata: dict[str, str]
 
@@ -131,6 +132,7 @@ class Quotas(Reply):
     max_threads: int | None = Field(description="Rollouts and trainings at once")
     month_teacher_usd: float
     month_compute_seconds: float
+    max_blob_gb: float | None = Field(description="What its blobs may take up, in 10^9 bytes; null: no limit")
 
 
 class UsageRead(Reply):
@@ -150,6 +152,9 @@ class UsageRead(Reply):
     completion_tokens: int
     teacher_usd: float = Field(description="Without the teachers in `unknown`")
     compute_seconds: float = Field(description="Of trainings that ended in this month, or are under way")
+    blob_bytes: int = Field(
+        description="What its datasets, files, models and artifacts take up now, whatever the month; the same content counts once"
+    )
     unknown: list[str] = Field(description="Teachers whose price nobody has named")
     quotas: Quotas
 

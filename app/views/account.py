@@ -83,7 +83,7 @@ def audit_read(row: AuditEntry, project: str) -> AuditRead:
     )
 
 
-def usage_read(project: Project, used: Usage, open_jobs: int) -> UsageRead:
+def usage_read(project: Project, used: Usage, open_jobs: int, blob_bytes: int) -> UsageRead:
     quota = project_limits.of(project).values
     return UsageRead(
         project=project.name,
@@ -99,12 +99,14 @@ def usage_read(project: Project, used: Usage, open_jobs: int) -> UsageRead:
         completion_tokens=used.completion_tokens,
         teacher_usd=used.teacher_usd,
         compute_seconds=used.compute_seconds,
+        blob_bytes=blob_bytes,
         unknown=[f"price of {model}" for model in used.unpriced],
         quotas=Quotas(
             max_jobs=quota["max_jobs"],
             max_threads=quota["max_threads"],
             month_teacher_usd=quota["month_teacher_usd"],
             month_compute_seconds=quota["month_compute_seconds"],
+            max_blob_gb=quota["max_blob_gb"],
         ),
     )
 

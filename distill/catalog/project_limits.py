@@ -1,4 +1,4 @@
-"""What a project may use: its share, threads, jobs and months, from the settings or, where an operator changed them, from the API.
+"""What a project may use: its share, threads, jobs, months and blobs, from the settings or, where an operator changed them, from the API.
 
 The values of the API stand in `projects.limits` and win. Share and threads are repeated in columns, which claims read.
 """
@@ -16,7 +16,7 @@ from distill.catalog.models import Project
 from distill.db import Session
 from distill.settings import ProjectSettings, Settings, get_settings
 
-NAMES = ("share", "max_threads", "max_jobs", "month_teacher_usd", "month_compute_seconds")
+NAMES = ("share", "max_threads", "max_jobs", "month_teacher_usd", "month_compute_seconds", "max_blob_gb")
 Source = Literal["api", "settings", "default"]
 
 

@@ -18,11 +18,13 @@ from distill.catalog.models import Project
 from distill.db import Session, now
 from distill.errors import NotFound, QuotaExceeded
 from distill.ids import first_id
-from distill.jobs import maintenance
+from distill.jobs import collecting, maintenance
 
 A_MINUTE = 60
+_GB = 1_000_000_000
 
 _ONE_BY_ONE = text("SELECT pg_advisory_xact_lock(hashtextextended('jobs of ' || :project_id, 0))")
+_BLOB_BYTES = text(f"SELECT COALESCE(sum(size_bytes), 0) FROM blobs WHERE digest IN ({collecting.OF_PROJECT})")  # noqa: S608 - no value is put in
 _OPEN = text("""
 SELECT count(*) FROM jobs WHERE project_id = :project_id AND status IN ('created', 'queued', 'running', 'paused')
 """)
@@ -118,12 +120,31 @@ def check_new_job(s: Session, project_id: str) -> None:
             "It may have another one as soon as one of them is over: wait, or cancel one."
         )
         raise QuotaExceeded(message, retry_after=A_MINUTE)
+    check_blobs(s, project_id)
     check_month(s, project_id)
 
 
 def hold_jobs(s: Session, project_id: str) -> None:
     """Until the transaction ends nobody else makes a job of the project, or has one go on."""
     s.execute(_ONE_BY_ONE, {"project_id": project_id})
+
+
+def blob_bytes(s: Session, project_id: str) -> int:
+    """What its blobs take up; one that several of its objects share counts once."""
+    return int(s.scalar(_BLOB_BYTES, {"project_id": project_id}) or 0)
+
+
+def check_blobs(s: Session, project_id: str) -> None:
+    """Whether the project's blobs, with what this transaction adds, are within its limit. Raises QuotaExceeded."""
+    quota = _Quota.read(s, project_id)
+    most = quota.values["max_blob_gb"]
+    if most is None or (have := blob_bytes(s, project_id)) <= most * _GB:
+        return
+    message = (
+        f"Project {quota.project} would store {have / _GB:,.3f} GB, more than the {most:,g} GB that it may ({quota.where('max_blob_gb')}). "
+        "Delete datasets, files, artifacts or jobs that are not needed, or ask an operator for more."
+    )
+    raise QuotaExceeded(message, retry_after=A_MINUTE)
 
 
 def check_month(s: Session, project_id: str) -> None:

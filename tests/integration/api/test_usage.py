@@ -57,6 +57,31 @@ def refused(reply: Any) -> str:
     return str(error["message"])
 
 
+class TestStored:
+    def test_uploads_and_jobs_above_the_limit_are_refused_until_something_is_deleted(self, limited: Limits) -> None:
+        api = limited("max_blob_gb = 0.000001")
+        rows = [{"message": "a" * 600, "category": "billing"}]
+        first = api.post("/v1/datasets", json={"rows": rows})
+        assert first.status_code == 201
+        assert api.post("/v1/datasets", json={"rows": rows}).status_code == 201, "the same content again takes no more"
+        stored = api.get("/v1/usage").json()
+        assert 600 < stored["blob_bytes"] < 700
+        assert stored["quotas"]["max_blob_gb"] == 0.000001
+        larger = [{"message": "b" * 600, "category": "billing"}]
+        file = {"files": {"file": ("a.jsonl", b'{"messages": []}\n' * 40)}, "data": {"purpose": "fine-tune"}}
+        for asked in (
+            api.post("/v1/datasets", json={"rows": larger}),
+            api.post("/v1/files", **file),
+            api.post("/v1/compile_jobs", json=job_body(trainset=larger)),
+        ):
+            assert "[projects.support] max_blob_gb" in refused(asked)
+        assert api.get("/v1/usage").json()["blob_bytes"] == stored["blob_bytes"]
+        for dataset in api.get("/v1/datasets").json()["data"]:
+            assert api.delete(f"/v1/datasets/{dataset['id']}").status_code == 200
+        assert api.get("/v1/usage").json()["blob_bytes"] == 0
+        assert api.post("/v1/datasets", json={"rows": larger}).status_code == 201
+
+
 class TestUsage:
     def test_a_month_is_added_up(self, api: TestClient, tokens: Tokens) -> None:
         job = finish(api).job_id

@@ -53,6 +53,7 @@ def update(
     max_jobs: LimitOption = None,
     month_teacher_usd: LimitOption = None,
     month_compute_seconds: LimitOption = None,
+    max_blob_gb: LimitOption = None,
     as_json: Json = False,
 ) -> None:
     """Change what a project may use; `settings` gives a limit back to the server's settings. For operators."""
@@ -62,10 +63,14 @@ def update(
         ("max_jobs", max_jobs, int),
         ("month_teacher_usd", month_teacher_usd, float),
         ("month_compute_seconds", month_compute_seconds, float),
+        ("max_blob_gb", max_blob_gb, float),
     )
     limits: Any = {name: _number(name, text, kind) for name, text, kind in asked if text is not None}
     if not limits:
-        stop("say what to change: --share, --max-threads, --max-jobs, --month-teacher-usd or --month-compute-seconds", Exit.USAGE)
+        stop(
+            "say what to change: --share, --max-threads, --max-jobs, --month-teacher-usd, --month-compute-seconds or --max-blob-gb",
+            Exit.USAGE,
+        )
     with connected() as client:
         _show(client.projects.update(project, **limits), as_json)
 
@@ -165,6 +170,7 @@ def usage(
             ("tokens", _amount(used.prompt_tokens + used.completion_tokens), ""),
             ("teachers, US$", _amount(used.teacher_usd, 2), _amount(money, 2)),
             ("compute-seconds", _amount(used.compute_seconds), _amount(seconds)),
+            ("stored now, GB", _amount(used.blob_bytes / 1e9, 3), _amount(used.quotas.get("max_blob_gb"), 3)),
         ]
         show_table(
             rows, [(f"{used.project} {used.month}", lambda row: row[0]), ("USED", lambda row: row[1]), ("QUOTA", lambda row: row[2])]
@@ -187,6 +193,7 @@ def _usage_by_project(month: str | None, as_json: bool) -> None:
                 ("TEACHERS, US$", lambda used: _amount(used.teacher_usd, 2)),
                 ("JOBS", lambda used: _amount(used.jobs)),
                 ("LM CALLS", lambda used: _amount(used.calls)),
+                ("STORED, GB", lambda used: _amount(used.blob_bytes / 1e9, 3)),
             ],
             as_json,
         )

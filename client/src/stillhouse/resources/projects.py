@@ -42,6 +42,7 @@ class LimitParams(TypedDict, total=False):
     max_jobs: int | None
     month_teacher_usd: float | None
     month_compute_seconds: float | None
+    max_blob_gb: float | None
 
 
 class Projects(Resource):

@@ -80,6 +80,8 @@ class Usage(Object):
     completion_tokens: int = 0
     teacher_usd: float = 0.0
     compute_seconds: float = 0.0
+    blob_bytes: int = 0
+    """What its blobs take up now, whatever the month."""
     unknown: list[str] = Field(default_factory=list)
     quotas: dict[str, Any] = Field(default_factory=dict)
 
