@@ -68,10 +68,10 @@ class TestStored:
         assert 600 < stored["blob_bytes"] < 700
         assert stored["quotas"]["max_blob_gb"] == 0.000001
         larger = [{"message": "b" * 600, "category": "billing"}]
-        file = {"files": {"file": ("a.jsonl", b'{"messages": []}\n' * 40)}, "data": {"purpose": "fine-tune"}}
+        file = ("a.jsonl", b'{"messages": []}\n' * 40)
         for asked in (
             api.post("/v1/datasets", json={"rows": larger}),
-            api.post("/v1/files", **file),
+            api.post("/v1/files", files={"file": file}, data={"purpose": "fine-tune"}),
             api.post("/v1/compile_jobs", json=job_body(trainset=larger)),
         ):
             assert "[projects.support] max_blob_gb" in refused(asked)
