@@ -373,8 +373,7 @@ class Blob(Base):
 
 
 class ServerMeta(Base):
-    """Facts about this database as a whole: `store_id` ties it to its blob store, `collected_at` is when a collector was last at work,
-    `drain` is there while the server is under maintenance."""
+    """Facts about this database as a whole: `store_id` of its blob store, `collected_at` of its collector, `drain` during maintenance."""
 
     __tablename__ = "server_meta"
 
