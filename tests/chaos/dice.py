@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import psutil
 
-from tests.chaos import faults
-from tests.chaos.jobs import anchors, body, odd, sure
+from distill.sandbox import choose
+from tests.chaos import faults, shortages
+from tests.chaos.jobs import OWN_METRIC, anchors, body, odd, sure
 from tests.chaos.world import World
 from tests.support.scripted_lm import Fail, HangUp
 
@@ -25,6 +26,9 @@ Client = Literal["waits", "cancels", "pauses", "starts late", "sends twice"]
 CLIENTS: dict[Client, int] = {"waits": 66, "cancels": 10, "pauses": 10, "starts late": 7, "sends twice": 7}
 TRAINED = 0.03
 """The share of jobs that train on rows of their own; the others find their training done."""
+OWN_CODE = 0.1
+"""The share of jobs whose metric is code of their users: it runs in a sandbox, where the machine has one."""
+CHECKPOINT_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ def plan(seed: int, number: int) -> Plan:
     client = dice.choices(list(CLIENTS), list(CLIENTS.values()))[0]
     rows = (sure(name, 2) if dice.random() < TRAINED else anchors()) + odd(name, dice.randint(1, 8))
     wanted = body(rows, num_threads=dice.randint(1, 4), auto_start=client != "starts late")
-    return Plan(name, wanted, client, (dice.uniform(0, 4), dice.uniform(0, 2)), dice.randint(0, 2))
+    moments, retries = (dice.uniform(0, 4), dice.uniform(0, 2)), dice.randint(0, 2)
+    if dice.random() < OWN_CODE and choose().rung is not None:
+        wanted["metric"] = OWN_METRIC
+    return Plan(name, wanted, client, moments, retries)
 
 
 # ------------------------------------------------------------ faults
@@ -118,6 +125,26 @@ def _hints(world: World, dice: Random) -> None:
         faults.send_hints(world, queue, dice.randint(1, 5))
 
 
+def _redis_is_full(world: World, dice: Random) -> None:
+    with shortages.redis_full(world):
+        faults.pause(dice.uniform(0.2, 3))
+
+
+def _no_connections(world: World, dice: Random) -> None:
+    with shortages.without_connections(world):
+        faults.pause(dice.uniform(0.2, 2))
+
+
+def _kill_at_checkpoint(world: World, _dice: Random) -> None:
+    if faults.trainers(world):
+        shortages.kill_trainer_at_checkpoint(world, CHECKPOINT_PATIENCE_SECONDS)
+
+
+def _stalled_clients(world: World, dice: Random) -> None:
+    with shortages.stalled_clients(world):
+        faults.pause(dice.uniform(1, 8))
+
+
 def _flush(world: World, _dice: Random) -> None:
     faults.flush_redis(world)
 
@@ -147,6 +174,10 @@ FAULTS: dict[str, tuple[int, Strike]] = {
     "the teacher hangs up": (3, _hanging_up),
     "the teacher is slow": (4, _slow),
     "hints come several times": (5, _hints),
+    "Valkey is at maxmemory": (4, _redis_is_full),
+    "PostgreSQL has no free connection": (4, _no_connections),
+    "kill -9 of a trainer at a checkpoint": (3, _kill_at_checkpoint),
+    "clients stall": (3, _stalled_clients),
 }
 
 

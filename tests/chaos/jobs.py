@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from stillhouse_programs.spec import parse_bundle
+from tests.support.bundles import PYTHON
 from tests.support.scripted_lm import Answer, Ask
 
 SAID = "billing"
@@ -40,6 +42,13 @@ PROGRAM: dict[str, Any] = {
     "steps": [{"id": "c", "predictor": "classify", "args": {"message": {"from": "input.message"}}}],
     "outputs": {"category": {"from": "c.category"}},
 }
+BUNDLE: dict[str, Any] = {
+    "bundle_version": 1,
+    "python": PYTHON,
+    "files": {"scoring/__init__.py": "def same(example, prediction, trace=None):\n    return example.category == prediction.category\n"},
+}
+OWN_METRIC: dict[str, Any] = {"type": "reference", "reference": "scoring:same", "bundle": parse_bundle(BUNDLE).digest}
+"""Code of users, which runs in a sandbox. A world has to be given its bundle first."""
 UNMEASURED: dict[str, Any] = {"evaluate": {"roles": []}, "holdout": {"n": 0}}
 TRAINING: dict[str, Any] = {"n_epochs": 1, "batch_size": 2, "learning_rate": 0.001, "lora_r": 4}
 

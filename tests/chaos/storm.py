@@ -16,6 +16,7 @@ from functools import partial
 
 import httpx
 
+from distill.sandbox import choose
 from tests.chaos import dice
 from tests.chaos.dice import Plan
 from tests.chaos.jobs import anchors, body
@@ -86,6 +87,8 @@ class Storm:
 
     def _train_what_all_share(self) -> None:
         """Before anything is done to it: thereafter most jobs find their training done."""
+        if choose().rung is not None:
+            self.world.send_code()
         job = self.world.submit(body(anchors()), what="anchors")
         self.world.wait_over([job], LONGEST_JOB_SECONDS)
         assert self.world.status(job) == "succeeded", "a job without any fault did not succeed"

@@ -30,6 +30,7 @@ from psycopg.rows import TupleRow
 from sqlalchemy import make_url
 
 from distill.execute.hooks import POINTS
+from distill.sandbox import choose
 from stack.console import Silent
 from stack.keys import make_key
 from stack.parts import Part, line, reachable
@@ -39,7 +40,7 @@ from stack.supervisor import Stack
 from stack.watch import Patience
 from tests.chaos.audit import DDL
 from tests.chaos.dispatcher import SENT
-from tests.chaos.jobs import teach
+from tests.chaos.jobs import BUNDLE, teach
 from tests.support import databases
 from tests.support.scripted_lm import ScriptedLM
 from tests.support.server_process import wait_until
@@ -168,6 +169,7 @@ class World:
             "STILLHOUSE_CONNECTIONS": json.dumps(connections),
             "STILLHOUSE_MODELS": str(self.models),
             "STILLHOUSE_CONFIG": str(self.home / "stillhouse.toml"),
+            "STILLHOUSE_BUNDLES__ACCEPT": json.dumps(choose().rung is not None),
             "STILLHOUSE_CRASH_AT": ",".join(POINTS_TO_DIE_AT),
             "STILLHOUSE_CRASH_MARKERS": str(self.markers),
             "CHAOS_TEACHER_KEY": TEACHER_KEY,
@@ -278,6 +280,10 @@ class World:
         job = str(reply.json()["id"])
         self.accepted[job] = what
         return job
+
+    def send_code(self, project: int = 0) -> None:
+        """The bundle of `jobs.OWN_METRIC`."""
+        self._call(project, "/v1/bundles", f"chaos-{next(self._numbers)}", BUNDLE, lambda code: code in (200, 201))
 
     def ask(self, job: str, verb: str, *, project: int = 0) -> int:
         """cancel, retry, pause, … ; the status of the reply, which may be a conflict."""
