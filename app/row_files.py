@@ -198,8 +198,12 @@ def _parquet(file: IO[bytes]) -> Read:
 
 
 def _lines_of(lines: IO[bytes]) -> Read:
-    """A list holds a row, an object says why there is none, and null is the end."""
-    for line in lines:
+    """A list holds a row, an object says why there is none, and null is the end. What is packed may be of any size."""
+    most = get_settings().limits.max_row_bytes
+    for line in cut_lines(lines, most + len(b"[]\n")):
+        if len(line) > most + len(b"[]\n"):
+            yield BadRow(f"is larger than {most} bytes")
+            continue
         told = orjson.loads(line)
         if told is None:
             return

@@ -74,6 +74,17 @@ class TestParquet:
         assert raised.value.details[0]["row"] == 2
         assert raised.value.param == "[1].score"
 
+    def test_a_bomb_is_not_unpacked_into_a_row(self) -> None:
+        """A file of a few kilobytes may hold a cell of any size."""
+        out = io.BytesIO()
+        write_parquet(
+            RecordBatch.from_pydict({"text": Array(["a", "b" * 20_000_000, "c"], type=DataType.string())}), out, compression="zstd(1)"
+        )
+        assert out.tell() < 20_000
+        with pytest.raises(ApiError) as refused:
+            read(out.getvalue(), "parquet")
+        assert refused.value.details == [{"row": 2, "field": None, "message": "is larger than 1000000 bytes"}]
+
     def test_a_damaged_file_harms_nothing(self) -> None:
         """Some files end the process that reads them: it is not this one."""
         body = parquet(text=Array(["a"] * 100, type=DataType.string()))
