@@ -1,12 +1,11 @@
-"""Servers that have nothing left to give, clients that hold on to what they have, and a trainer that dies in the middle of a checkpoint."""
+"""Servers that have nothing left to give, and clients that hold on to what they have."""
 
 import pytest
 import redis
 
-from tests.chaos import faults, shortages, trainings
+from tests.chaos import faults, shortages
 from tests.chaos.jobs import brief
 from tests.chaos.world import World
-from tests.support.server_process import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 POLLS = 20
@@ -34,18 +33,6 @@ def test_40_postgres_without_free_connections_is_503_and_fails_no_job(world: Wor
     world.wait_over(jobs)
     assert {world.status(job) for job in jobs} == {"succeeded"}
     assert world.query("SELECT max(attempts) FROM work_items WHERE job_id = ANY (%s)", jobs) == [(1,)]
-
-
-def test_03_trainer_killed_in_the_middle_of_a_checkpoint_goes_on_from_the_one_before(world: World) -> None:
-    job = trainings.submit(world, "killed at a checkpoint")
-    trainings.wait_checkpoint(world, job)
-    half = shortages.kill_trainer_at_checkpoint(world, 120)
-    assert half is not None, "no checkpoint was seen half written"
-    wait_until(lambda: trainings.resumed_at(world, job) != [], "nobody goes on")
-    world.wait_over([job])
-    assert world.status(job) == "succeeded"
-    assert 0 < trainings.resumed_at(world, job)[0] <= half  # the rename may have come before the signal
-    assert world.query("SELECT count(*) FROM models WHERE job_id = %s", job) == [(1,)]
 
 
 def test_50_clients_that_stall_hold_up_no_job_and_no_other_caller(world: World) -> None:
