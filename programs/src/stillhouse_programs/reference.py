@@ -23,6 +23,7 @@ from weakref import WeakSet
 import dspy
 
 from stillhouse_programs.bundles import UNPACKED, is_pickle
+from stillhouse_programs.signatures import metric_fault
 from stillhouse_programs.spec_metrics import ReferenceMetric
 from stillhouse_programs.spec_models import ProgramReference
 from stillhouse_programs.spec_reference import ReferenceFault, check_allowed, lies_in, split_target
@@ -95,6 +96,8 @@ def make_reference_metric(metric: ReferenceMetric, allowed: Allowed) -> Callable
     made = _call(metric.reference, found, metric.kwargs, metric.bundle) if left == 0 else functools.partial(found, **metric.kwargs)
     if left not in (0, 2, 3) or not callable(made):
         raise _failed(f"{metric.reference} is no function of (example, prediction, trace), and makes none", "metric.reference")
+    if (fault := metric_fault(made)) is not None:
+        raise _failed(f"{metric.reference}: {fault}", "metric.reference")
     if metric.source:
         check_source(metric, metric.reference, allowed)
     return made

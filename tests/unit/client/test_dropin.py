@@ -136,6 +136,23 @@ class TestRequest:
         assert not server.bodies("POST /v1/compile_jobs")
 
     @pytest.mark.parametrize(
+        ("options", "inputs", "message"),
+        [
+            ({}, "mesage", r"trainset: row 2: forward of Desk needs `message`, which is not among the inputs `mesage`\. Name the inputs"),
+            ({}, "message, urgent", r"trainset: row 2: forward of Desk takes no `urgent`; it takes `message`\. Name the inputs"),
+            ({"metric": lambda example, prediction: 1.0}, "message", r"metric: <lambda>\(example, prediction\) cannot be called with"),
+        ],
+    )
+    def test_inputs_and_metrics_that_cannot_be_called_are_refused_before_a_job(
+        self, server: Server, client: stillhouse.Stillhouse, options: Any, inputs: str, message: str
+    ) -> None:
+        names = inputs.split(", ")
+        rows = [example(0), dspy.Example(**dict.fromkeys(names, "m"), category="billing").with_inputs(*names)]
+        with pytest.raises(ValueError, match=message):
+            stillhouse.BootstrapFinetune(client=client, **options).compile(desk("house/tiny"), rows)
+        assert not server.sent
+
+    @pytest.mark.parametrize(
         ("asked", "found"),
         [("house/house/tiny", ("house", "tiny")), ("house/openai/big", ("openai", "big")), ("house/tiny", ("house", "tiny"))],
     )

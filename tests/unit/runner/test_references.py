@@ -153,6 +153,11 @@ class TestRefusals:
         metric = {"reference": f"{PACKAGE}.metrics:nonsense", "metric": True}
         assert "is no function of (example, prediction, trace), and makes none" in refused(code, "describe", **metric)[1]
 
+    def test_a_metric_that_does_not_take_the_trace(self, code: Runner) -> None:
+        metric = {"reference": f"{PACKAGE}.metrics:without_trace", "metric": True}
+        message = f"{PACKAGE}.metrics:without_trace: without_trace(example, prediction) cannot be called with (example, prediction, trace)"
+        assert message in refused(code, "describe", **metric)[1].replace(": Any", "").replace(") -> bool", ")")
+
     def test_nothing_is_imported_where_nothing_is_allowed(self, relay: Relay, runtime: tuple[Path, str]) -> None:
         with RunnerPool(relay, {"default": runtime[1]}) as pool, pool.runner("project", "job") as runner:
             assert "none is allowed" in refused(runner, "describe", reference=f"{PACKAGE}.broken:make")[1]

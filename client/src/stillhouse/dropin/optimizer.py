@@ -25,7 +25,7 @@ from stillhouse.dropin.following import follow
 from stillhouse.dropin.lms import Names, Places
 from stillhouse.dropin.options import train_options
 from stillhouse.dropin.outlook import outlook, where
-from stillhouse.dropin.programs import Metric, check_wrappers, own_metric, own_program, rows_of, spec_of
+from stillhouse.dropin.programs import Metric, check_calls, check_wrappers, own_metric, own_program, rows_of, spec_of
 from stillhouse.dropin.report import report
 from stillhouse.dropin.shipping import Parcel, refusals
 from stillhouse.dropin.trainings import Key, Trainings, check_lms
@@ -161,7 +161,8 @@ class BootstrapFinetune(Teleprompter):
     def _body(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> Json:
         if not trainset:
             raise ValueError("trainset: there are no examples")
-        rows = rows_of(trainset, "trainset")
+        rows, held_out = rows_of(trainset, "trainset"), rows_of(valset, "valset")
+        check_calls([student, *teachers], self._own_metric, trainset, valset)
         check_wrappers(student, self.multitask)
         lm_roles.check_names(self.lms, "lms", [student], teachers)
         lm_roles.check_names(self.teacher_lms, "teacher_lms", teachers or [student])
@@ -179,8 +180,8 @@ class BootstrapFinetune(Teleprompter):
         }
         if not self._trains_by_lm:
             body["train_options"] = train_options(self.train_kwargs)
-        if valset:  # an empty one, as dspy.BetterTogether gives, is none
-            body["valset"] = rows_of(valset, "valset")
+        if held_out:  # an empty one, as dspy.BetterTogether gives, is none
+            body["valset"] = held_out
         if self.num_threads is not None:
             body["num_threads"] = self.num_threads
         if parcel is not None:

@@ -18,6 +18,7 @@ from stillhouse_programs.describe import predictor_body
 from stillhouse_programs.not_a_spec import NotASpec
 from stillhouse_programs.pinning import unpin
 from stillhouse_programs.prove import prove
+from stillhouse_programs.signatures import inputs_fault, metric_fault
 from stillhouse_programs.spec import SpecError, canonical_json
 
 Json = dict[str, Any]
@@ -36,6 +37,20 @@ def rows_of(examples: Sequence[Any], what: str) -> list[Json]:
         except ValueError as fault:
             raise ValueError(f"{what}: row {number}: {fault}") from None
     return rows
+
+
+def check_calls(programs: Sequence[dspy.Module], metric: Metric | None, trainset: Sequence[Any], valset: Sequence[Any]) -> None:
+    """Raises ValueError for the first example whose inputs a program does not take, and for a metric that cannot be called as it will be.
+
+    The first program is the student; the others, its teachers, are asked about the trainset alone.
+    """
+    if metric is not None and (fault := metric_fault(metric)) is not None:
+        raise ValueError(f"metric: {fault}")
+    asked = [("trainset", trainset, each) for each in programs]
+    for what, examples, program in [*asked, ("valset", valset, programs[0])]:
+        for number, example in enumerate(examples, 1):
+            if (fault := inputs_fault(program, example.inputs().keys())) is not None:
+                raise ValueError(f"{what}: row {number}: {fault}. Name the inputs as `forward` does, in the row and in with_inputs")
 
 
 def inputs_of(examples: Sequence[Any]) -> list[Json]:

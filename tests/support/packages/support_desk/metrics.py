@@ -30,3 +30,7 @@ def at_most(calls: int) -> Callable[[Any, Any, Any], bool]:
 
 def nonsense(example: dspy.Example) -> bool:
     return bool(example)
+
+
+def without_trace(example: Any, prediction: Any) -> bool:
+    return bool(example.team == prediction.team)
