@@ -24,9 +24,8 @@ def metric_fault(metric: Callable[..., Any]) -> str | None:
     try:
         signature.bind(None, None, None)
     except TypeError as error:
-        name = getattr(metric, "__name__", type(metric).__name__)
         return (
-            f"{name}{signature} cannot be called with (example, prediction, trace): {error}; write {name}(example, prediction, trace=None)"
+            f"it takes {signature} and is called with (example, prediction, trace): {error}. Write it as (example, prediction, trace=None)"
         )
     return None
 

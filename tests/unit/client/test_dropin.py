@@ -140,7 +140,11 @@ class TestRequest:
         [
             ({}, "mesage", r"trainset: row 2: forward of Desk needs `message`, which is not among the inputs `mesage`\. Name the inputs"),
             ({}, "message, urgent", r"trainset: row 2: forward of Desk takes no `urgent`; it takes `message`\. Name the inputs"),
-            ({"metric": lambda example, prediction: 1.0}, "message", r"metric: <lambda>\(example, prediction\) cannot be called with"),
+            (
+                {"metric": lambda example, prediction: 1.0},
+                "message",
+                r"metric: it takes \(example, prediction\) and is called with \(example, prediction, trace\)",
+            ),
         ],
     )
     def test_inputs_and_metrics_that_cannot_be_called_are_refused_before_a_job(

@@ -155,8 +155,8 @@ class TestRefusals:
 
     def test_a_metric_that_does_not_take_the_trace(self, code: Runner) -> None:
         metric = {"reference": f"{PACKAGE}.metrics:without_trace", "metric": True}
-        message = f"{PACKAGE}.metrics:without_trace: without_trace(example, prediction) cannot be called with (example, prediction, trace)"
-        assert message in refused(code, "describe", **metric)[1].replace(": Any", "").replace(") -> bool", ")")
+        message = refused(code, "describe", **metric)[1]
+        assert message.startswith(f"{PACKAGE}.metrics:without_trace: it takes (example: Any, prediction: Any) -> bool and is called with")
 
     def test_nothing_is_imported_where_nothing_is_allowed(self, relay: Relay, runtime: tuple[Path, str]) -> None:
         with RunnerPool(relay, {"default": runtime[1]}) as pool, pool.runner("project", "job") as runner:
