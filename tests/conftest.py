@@ -13,9 +13,9 @@ s3           test      an S3-compatible server, with its keys in the environment
 place        test      a bucket of it
 """
 
+import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,8 +40,19 @@ if TYPE_CHECKING:
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
-# Not where commands under test print, which run beside the server in one process.
-structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.__stderr__))
+# To pytest, which shows them with a test that failed. Printed, they would stand among what commands under test print, and those that a
+# server's thread writes between two tests, when nothing is captured, among pytest's own.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(key_order=["event"]),
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+)
+for package in ("app", "distill", "migrations", "stack", "workers"):
+    logging.getLogger(package).setLevel(logging.INFO)
+    logging.getLogger(package).addHandler(logging.NullHandler())
 
 _MEMORY = Path("/dev/shm")
 _OURS = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_", "AWS_")
