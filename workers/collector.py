@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill.db import unit_of_work
 from distill.errors import StartRefused, StorageError
 from distill.jobs import collecting, erasing
+from distill.periodic import PeriodicThread
 from distill.settings import TimerSettings
 from distill.storage import BlobStore
 from migrations.runner import check_schema
@@ -23,20 +22,14 @@ class Collector:
 
     def __init__(self, store: BlobStore, timers: TimerSettings) -> None:
         self._store, self._timers = store, timers
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
+        self._thread = PeriodicThread("collector", min(timers.collect_period_seconds, _LOOK_SECONDS), self.round)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """Blocks until the blob at hand is done."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(min(self._timers.collect_period_seconds, _LOOK_SECONDS)):
-            self.round()
+        self._thread.stop()
 
     def round(self) -> None:
         """Lost servers are waited for, until the next round; so is the schema of this version: columns that it does not know may point at
@@ -45,9 +38,9 @@ class Collector:
         try:
             with unit_of_work() as s:
                 check_schema(s)
-            if erased := erasing.carry_out(self._store, self._stopping):
+            if erased := erasing.carry_out(self._store, self._thread.stopping):
                 log.info("erasures carried out", number=erased)
-            done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._stopping)
+            done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._thread.stopping)
         except (StartRefused, StorageError, SQLAlchemyError, OSError) as error:
             log.warning("blobs not collected", error=str(error), kind=type(error).__name__)
             return

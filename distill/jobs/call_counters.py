@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterable
 
@@ -12,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from distill.catalog import counters
 from distill.catalog.counters import LM_REQUEST_SECONDS, Increment, Labels
 from distill.db import Door, unit_of_work
+from distill.periodic import PeriodicThread
 from distill.relay.calls import Answered, Attempt, CallLog
 
 log = structlog.get_logger(__name__)
@@ -24,19 +24,13 @@ class CallCounters:
     def __init__(self, calls: CallLog, door: Door) -> None:
         self._calls = calls
         self._door = door
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="call-counters", daemon=True)
+        self._thread = PeriodicThread("call-counters", PERIOD_SECONDS, self.write)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(PERIOD_SECONDS):
-            self.write()
+        self._thread.stop()
         self.write()
 
     def write(self) -> None:
