@@ -164,7 +164,9 @@ class JobErrorRead(Reply):
     category: Literal["user", "system"]
     step: str | None = None
     retryable: bool = False
-    data: dict[str, Any] | None = Field(default=None, description="The counts behind the message: coverage, score histogram, errors")
+    data: dict[str, Any] | None = Field(
+        default=None, description="The counts behind the message: coverage, score histogram, errors; `advice` is its end"
+    )
 
 
 class WarningRead(Reply):

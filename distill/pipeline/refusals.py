@@ -1,5 +1,6 @@
 """Why a job stops before it spends more: each refusal names the counts and the next thing to do."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,12 +41,13 @@ def histogram(scores: Iterable[float | None]) -> list[dict[str, Any]]:
 def no_rows_kept(traces: int, min_score: float, scores: Iterable[float | None], coverage: Mapping[str, Any]) -> Reason:
     """No trace reached the bar: say how high they came and how to lower it without paying the teacher again."""
     bars = histogram(scores)
+    advice = _advice(bars, min_score)
     return Reason(
         code="no_rows_kept",
         step="prepare",
         param="filter.min_score",
-        message=f"{_count(traces, 'trace')}, 0 rows with score >= {_score(min_score)} ({_highest(bars)}). {_advice(bars, min_score)}",
-        data={"traces": traces, "min_score": min_score, "histogram": bars, "coverage": coverage},
+        message=f"{_count(traces, 'trace')}, 0 rows with score >= {_score(min_score)} ({_highest(bars)}). {advice['advice']}",
+        data={"traces": traces, "min_score": min_score, "histogram": bars, "coverage": coverage, **advice},
     )
 
 
@@ -56,11 +58,12 @@ def _highest(bars: list[dict[str, Any]]) -> str:
     return f"highest {best}; {bars[0]['count']} at {best}"
 
 
-def _advice(bars: list[dict[str, Any]], min_score: float) -> str:
+def _advice(bars: list[dict[str, Any]], min_score: float) -> dict[str, Any]:
+    """The end of a message in the API's words, and what other interfaces word for themselves: `refilter`, or `options` of a job."""
     if not bars or bars[0]["score"] <= 0:
-        return "Check the metric and the labels on the rejected traces: a lower bar would keep answers the metric calls wrong."
-    body = f'{{"filter": {{"min_score": {_score(bars[0]["score"])}}}}}'
-    return f"Ask for POST …/refilter of this job with {body}: no teacher calls."
+        return {"advice": "Check the metric and the labels on the rejected traces: a lower bar would keep answers the metric calls wrong."}
+    change = {"filter": {"min_score": round(float(bars[0]["score"]), 4)}}
+    return {"advice": f"Ask for POST …/refilter of this job with {json.dumps(change)}: no teacher calls.", "refilter": change}
 
 
 def _score(value: float) -> str:
@@ -72,22 +75,25 @@ def no_rows_for_predictor(predictors: Iterable[str], coverage: Mapping[str, Any]
     names = sorted(predictors)
     found = {name: counts for key in coverage["keys"] for name, counts in key["predictors"].items()}
     counts = "; ".join(f"`{name}`: {_rejections(found.get(name, {}))}" for name in names)
+    advice = _next_step(names, coverage, found)
     return Reason(
         code="no_rows_for_predictor",
         step="prepare",
         param="program",
-        message=f"No training row for {_names(names)}. {counts}. {_next_step(names, coverage, found)}",
-        data={"predictors": names, "coverage": coverage},
+        message=f"No training row for {_names(names)}. {counts}. {advice['advice']}",
+        data={"predictors": names, "coverage": coverage, **advice},
     )
 
 
-def _next_step(names: Iterable[str], coverage: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
+def _next_step(names: Iterable[str], coverage: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if any("too_long" in found.get(name, {}).get("rejected", {}) for name in names):
-        body = '{"train_options": {"max_seq_length": "auto"}}'
-        return f"Ask for POST …/refilter of this job with {body}, or a length that they fit in: no teacher calls."
+        change = {"train_options": {"max_seq_length": "auto"}}
+        asked = f"Ask for POST …/refilter of this job with {json.dumps(change)}, or a length that they fit in: no teacher calls."
+        return {"advice": asked, "refilter": change}
     if any(key["predictor"] for key in coverage["keys"]):
-        return 'Read the job\'s rejections, or compile with "multitask": true so that predictors of one LM share their rows.'
-    return "Read the job's rejections."
+        shared = 'Read the job\'s rejections, or compile with "multitask": true so that predictors of one LM share their rows.'
+        return {"advice": shared, "options": {"multitask": True}}
+    return {"advice": "Read the job's rejections."}
 
 
 def _rejections(counts: Mapping[str, Any]) -> str:
@@ -143,13 +149,17 @@ def smoke_test_failed(n: int, min_pass: int, kinds: Mapping[str, int], errors: M
     causes = ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in sorted(rest.items(), key=lambda each: (-each[1], each[0])))
     commonest = sorted(errors.items(), key=lambda each: (-each[1], each[0]))[:3]
     worst = "; ".join(f"{count} × {_one_line(text)}" for text, count in commonest)
+    advice = 'Look at its rejections; `"smoke_test": null` goes on all the same, and what was run is reused.'
     return Reason(
         code="smoke_test_failed",
         step="bootstrap",
         param="smoke_test",
         message=f"Of the first {n} examples of {teacher} {run}, at least {min_pass} must: {causes}{'. ' + worst if worst else ''}. "
-        'The job stopped before the others. Look at its rejections; `"smoke_test": null` goes on all the same, and what was run is reused.',
-        data={"n": n, "min_pass": min_pass, "examples": dict(kinds), "errors": {_one_line(text): count for text, count in commonest}},
+        f"The job stopped before the others. {advice}",
+        data={
+            **{"n": n, "min_pass": min_pass, "examples": dict(kinds), "errors": {_one_line(text): count for text, count in commonest}},
+            **{"advice": advice, "options": {"smoke_test": None}},
+        },
     )
 
 

@@ -23,7 +23,7 @@ from tests.unit.client.dropin_server import Server, desk, example, rows_sent
 ROOT = Path(__file__).parents[3]
 SECONDS = 800.0
 PATIENCE = 20.0
-QUESTION, HOW = "Cancel cjob-1, or leave it running? [c/L] ", "to cancel it: stillhouse jobs cancel cjob-1, or stillhouse.Stillhouse()"
+QUESTION, HOW = "Cancel cjob-1, or leave it running? [c/L] ", "to cancel it: stillhouse.Stillhouse()"
 
 
 def command(calls: int) -> list[str]:

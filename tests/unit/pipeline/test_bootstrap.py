@@ -102,6 +102,7 @@ class TestSmokeTest:
             "Of the first 10 examples of teacher 2 0 passed, at least 1 must: 6 scored below the bar, 3 unparsable, 1 failed. "
             "3 × AdapterParseError: found no a in the answer; 1 × ValueError: no. The job stopped before the others."
         )
+        assert reason.message.endswith(reason.data["advice"])
         assert reason.data["examples"] == {"not_passed": 6, "unparsable": 3, "failed": 1}
 
     def test_as_many_as_asked_for_are_enough(self) -> None:

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from stillhouse import Stillhouse
+from stillhouse._advice import cause, in_commands
 from stillhouse._progress import duration, name_of, watcher
 from stillhouse._references import named, not_beaten
 from stillhouse.cli.output import Exit, console, errors, show_json, show_table, when
@@ -78,7 +79,11 @@ def show_job(job: CompileJob, as_json: bool) -> None:
     for warning in job.warnings:
         console.print(f"  [yellow]warning[/yellow] {escape(warning.message)}", highlight=False, soft_wrap=True)
     if job.error:
-        console.print(f"  [red]{job.error.code}[/red] {escape(job.error.message)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"  [red]{job.error.code}[/red] {escape(' '.join(filter(None, (cause(job.error), in_commands(job)))))}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if job.artifact:
         console.print(f"  artifact {job.artifact.id}", highlight=False)
 

@@ -129,4 +129,4 @@ class _Here:
 
 
 def _how_to_cancel(job: CompileJob) -> str:
-    return f'to cancel it: stillhouse jobs cancel {job.id}, or stillhouse.Stillhouse().compile_jobs.cancel("{job.id}")'
+    return f'to cancel it: stillhouse.Stillhouse().compile_jobs.cancel("{job.id}")'

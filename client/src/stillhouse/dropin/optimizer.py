@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 from dspy.teleprompt import Teleprompter
 
+from stillhouse._advice import cause, in_python
 from stillhouse._client import Stillhouse
 from stillhouse._exceptions import StillhouseError
 from stillhouse._house import prefixes_restored
@@ -42,8 +43,10 @@ CALL = "stillhouse_call"
 class CompileFailed(StillhouseError):
     """The job ended without a program; `job` says how far it came, and its `error` what to do."""
 
-    def __init__(self, job: CompileJob) -> None:
-        why = job.error.message if job.error else job.pause.message if job.pause else ""
+    def __init__(self, job: CompileJob, example: str = "") -> None:
+        """`example`: a sentence on one prediction that did not pass."""
+        why = cause(job.error) if job.error else job.pause.message if job.pause else ""
+        why = " ".join(filter(None, (why, example, in_python(job))))
         super().__init__(f"job {job.id} is {job.status}{f': {why}' if why else ''}")
         self.job = job
 
@@ -155,7 +158,7 @@ class BootstrapFinetune(Teleprompter):
         programs = {"student": student, **{f"teacher:{number}": each for number, each in enumerate(teachers or [student])}}
         self.job = follow(client, self.job, programs if at_client else {}, self._own_metric)
         if self.job.status != "succeeded" or self.job.artifact is None:
-            raise CompileFailed(self.job)
+            raise CompileFailed(self.job, failed.low_example(client, self.job, trainset))
         return self._compiled(client, student, self.job.artifact.id)
 
     def _body(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> Json:

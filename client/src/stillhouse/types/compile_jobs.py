@@ -69,6 +69,7 @@ class JobError(Object):
     category: str = "system"
     step: str | None = None
     retryable: bool = False
+    data: dict[str, Any] | None = None
 
 
 class JobWarning(Object):
