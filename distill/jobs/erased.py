@@ -203,7 +203,7 @@ def _clear_job(job_id: str, stopping: threading.Event, row: Erasure, *, with_art
             with unit_of_work() as s:
                 if not _may_clear(s, job_id):
                     return False
-                found = s.execute(statement, {"job_id": job_id, "many": erasing_sql.AT_ONCE}).rowcount  # type: ignore[attr-defined]
+                removed = s.execute(statement, {"job_id": job_id, "many": erasing_sql.AT_ONCE}).rowcount  # type: ignore[attr-defined]
     if stopping.is_set():
         return False
     with unit_of_work() as s:
