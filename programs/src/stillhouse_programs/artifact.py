@@ -29,6 +29,7 @@ from stillhouse_programs.spec_reference import ReferenceFault
 logger = logging.getLogger(__name__)
 
 PROVIDER = "tune"
+PROMPT_CHECK_OFF = ("stillhouse-prompt-check", "off")
 KEY_VARIABLE = "STILLHOUSE_API_KEY"
 LM_OPTIONS = ("temperature", "max_tokens", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "reasoning_effort")
 
@@ -61,8 +62,11 @@ def load_artifact(
     verify_files(folder, manifest["files"])
     spec = parse_spec(read_json(folder, "spec.json"))
     loaded = _build(spec) if program is None else unpin(program.deepcopy())
-    register_models(base_url)
-    apply_state(loaded, read_json(folder, "program.json"), api_key)
+    register_models(base_url, check_prompts=False)
+    try:
+        apply_state(loaded, read_json(folder, "program.json"), api_key)
+    finally:
+        register_models(base_url)
     prompt_adapter = prompts.make_prompt_adapter(manifest["prompt_adapter"])
     _check_prompts(loaded, spec, manifest, prompt_adapter)
     _make_native(loaded, manifest)
@@ -79,10 +83,12 @@ def _build(spec: ProgramSpec) -> dspy.Module:
         raise ArtifactError(f"{fault.message}. The program is code: install its package here, or pass `program=`") from None
 
 
-def register_models(base_url: str) -> None:
+def register_models(base_url: str, *, check_prompts: bool = True) -> None:
     """Register the provider `tune/` with dspy, for the models that the server at `base_url` serves.
 
-    An LM keeps the registration that stands when it is built, so programs of two servers can be used side by side.
+    An LM keeps the registration that stands when it is built, so programs of two servers can be used side by side. Without
+    `check_prompts` its model answers instructions that it was not trained on: a loaded program has the prompt adapter of its models, and
+    its instructions may be changed on purpose, as dspy's optimizers do.
     """
     address = base_url.rstrip("/")
     access = AccessPolicy(
@@ -90,6 +96,7 @@ def register_models(base_url: str) -> None:
         env_keys=(KEY_VARIABLE,),
         base_url=address if address.endswith("/v1") else f"{address}/v1",
         supports=EndpointSupport(complete=True, stream=True),
+        headers=() if check_prompts else (PROMPT_CHECK_OFF,),
     )
     # With a response schema, dspy would constrain the answers of the JSON prompt adapter, unasked and with a schema of its own.
     supports = ModelSupport(function_calling=False, reasoning=False, response_schema=False)

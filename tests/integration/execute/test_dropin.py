@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import dspy
 import pytest
+from dspy.teleprompt import Teleprompter
 
 import stillhouse
 from tests.integration.api.conftest import serving
@@ -62,6 +63,16 @@ def client(house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with serving() as url, at_work(house), stillhouse.Stillhouse(url, token("default")) as made:
         yield made
+
+
+class Reworded(Teleprompter):
+    """An optimizer of prompts: it changes the instructions."""
+
+    def compile(self, student: Any, trainset: Any) -> Any:
+        made = student.reset_copy()
+        for predictor in made.predictors():
+            predictor.signature = predictor.signature.with_instructions("Read the message to its end, and name the team.")
+        return made
 
 
 def examples(n: int) -> list[Any]:
@@ -162,10 +173,12 @@ class TestCompile:
             return bool(example.category == prediction.category)
 
         weights = stillhouse.BootstrapFinetune(metric="exact_match", client=client)
-        both = dspy.BetterTogether(metric=metric, p=dspy.LabeledFewShot(k=2), w=weights)
+        both = dspy.BetterTogether(metric=metric, p=Reworded(), w=weights)
         tuned = both.compile(student, trainset=examples(6), valset=examples(2), teacher=teacher, strategy="w -> p -> w")
         assert not tuned.flag_compilation_error_occurred
         scores = {each["strategy"]: each["score"] for each in tuned.candidate_programs}
-        assert scores == {"": 0.0, "w": 100.0, "w -> p": 100.0, "w -> p -> w": 100.0}
+        assert scores == {"": 0.0, "w": 100.0, "w -> p": 100.0, "w -> p -> w": 100.0}, (
+            "the tuned model is asked with other instructions too"
+        )
         assert isinstance(house.trainer, PretendTrainer)
         assert [job.get("start_from") for job in house.trainer.jobs] == [None, "start"]
