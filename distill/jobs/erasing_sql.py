@@ -85,46 +85,56 @@ DELETE FROM held_out_rows WHERE digest = ANY (:inputs)
                         WHERE :object_id IN (j.trainset_id, j.valset_id))
 """)
 
-PROJECT_SOME: tuple[TextClause, ...] = tuple(
-    text(f"""
-DELETE FROM {table} WHERE project_id = :project_id
-   AND {key} IN (SELECT {key} FROM {table} WHERE project_id = :project_id LIMIT :many)""")  # noqa: S608 - names of this file
-    for table, key in (("scores", "trace_digest"), ("trace_retries", "digest"), ("traces", "digest"), ("lm_usage", "item_id"))
+PROJECT_SOME: tuple[TextClause, ...] = (
+    text("""
+DELETE FROM scores WHERE project_id = :project_id
+   AND trace_digest IN (SELECT trace_digest FROM scores WHERE project_id = :project_id LIMIT :many)"""),
+    text("""
+DELETE FROM trace_retries WHERE project_id = :project_id
+   AND digest IN (SELECT digest FROM trace_retries WHERE project_id = :project_id LIMIT :many)"""),
+    text("""
+DELETE FROM traces WHERE project_id = :project_id
+   AND digest IN (SELECT digest FROM traces WHERE project_id = :project_id LIMIT :many)"""),
+    text("""
+DELETE FROM lm_usage WHERE project_id = :project_id
+   AND item_id IN (SELECT item_id FROM lm_usage WHERE project_id = :project_id LIMIT :many)"""),
 )
-_OF_JOBS = "IN (SELECT id FROM jobs WHERE project_id = :project_id)"
-_OF_KEYS = "IN (SELECT id FROM fine_tune_jobs WHERE project_id = :project_id)"
-PROJECT_REST: tuple[TextClause, ...] = tuple(
-    text(f"DELETE FROM {table} WHERE {condition}")  # noqa: S608
-    for table, condition in (
-        ("idempotency_keys", "project_id = :project_id"),
-        ("browser_sessions", "key_id IN (SELECT id FROM api_keys WHERE project_id = :project_id)"),
-        ("webhook_endpoints", "project_id = :project_id"),
-        ("aliases", "project_id = :project_id"),
-        ("alias_moves", "project_id = :project_id"),
-        ("held_out_rows", "artifact_id IN (SELECT id FROM artifacts WHERE project_id = :project_id)"),
-        ("artifacts", "project_id = :project_id"),
-        ("placements", "model_id IN (SELECT id FROM models WHERE project_id = :project_id)"),
-        ("models", "project_id = :project_id"),
-        ("checkpoints", f"fine_tune_job_id {_OF_KEYS}"),
-        ("work_items", f"job_id {_OF_JOBS}"),
-        ("fine_tune_jobs", "project_id = :project_id"),
-        ("outbox", f"job_id {_OF_JOBS}"),
-        ("jobs", "project_id = :project_id"),
-        ("datasets", "project_id = :project_id"),
-        ("files", "project_id = :project_id"),
-        ("programs", "project_id = :project_id"),
-        ("metrics", "project_id = :project_id"),
-        ("bundles", "project_id = :project_id"),
-        ("connections", "project_id = :project_id"),
-        ("audit_log", "project_id = :project_id"),
-        ("api_keys", "project_id = :project_id"),
-        ("projects", "id = :project_id"),
-    )
+PROJECT_REST: tuple[TextClause, ...] = (
+    text("DELETE FROM idempotency_keys WHERE project_id = :project_id"),
+    text("DELETE FROM browser_sessions WHERE key_id IN (SELECT id FROM api_keys WHERE project_id = :project_id)"),
+    text("DELETE FROM webhook_endpoints WHERE project_id = :project_id"),
+    text("DELETE FROM aliases WHERE project_id = :project_id"),
+    text("DELETE FROM alias_moves WHERE project_id = :project_id"),
+    text("DELETE FROM held_out_rows WHERE artifact_id IN (SELECT id FROM artifacts WHERE project_id = :project_id)"),
+    text("DELETE FROM artifacts WHERE project_id = :project_id"),
+    text("DELETE FROM placements WHERE model_id IN (SELECT id FROM models WHERE project_id = :project_id)"),
+    text("DELETE FROM models WHERE project_id = :project_id"),
+    text("DELETE FROM checkpoints WHERE fine_tune_job_id IN (SELECT id FROM fine_tune_jobs WHERE project_id = :project_id)"),
+    text("DELETE FROM work_items WHERE job_id IN (SELECT id FROM jobs WHERE project_id = :project_id)"),
+    text("DELETE FROM fine_tune_jobs WHERE project_id = :project_id"),
+    text("DELETE FROM outbox WHERE job_id IN (SELECT id FROM jobs WHERE project_id = :project_id)"),
+    text("DELETE FROM jobs WHERE project_id = :project_id"),
+    text("DELETE FROM datasets WHERE project_id = :project_id"),
+    text("DELETE FROM files WHERE project_id = :project_id"),
+    text("DELETE FROM programs WHERE project_id = :project_id"),
+    text("DELETE FROM metrics WHERE project_id = :project_id"),
+    text("DELETE FROM bundles WHERE project_id = :project_id"),
+    text("DELETE FROM connections WHERE project_id = :project_id"),
+    text("DELETE FROM audit_log WHERE project_id = :project_id"),
+    text("DELETE FROM api_keys WHERE project_id = :project_id"),
+    text("DELETE FROM projects WHERE id = :project_id"),
 )
 STILL_LOADED = text("""
 SELECT count(*) FROM placements p JOIN models m ON m.id = p.model_id JOIN connections c ON c.id = p.connection_id
  WHERE m.project_id = :project_id AND p.status <> 'gone' AND c.disabled_at IS NULL""")
 COUNTS = {
-    noun: text(f"SELECT count(*) FROM {noun} WHERE project_id = :project_id")  # noqa: S608
-    for noun in ("jobs", "datasets", "traces", "artifacts", "models", "files", "programs", "api_keys", "connections")
+    "jobs": text("SELECT count(*) FROM jobs WHERE project_id = :project_id"),
+    "datasets": text("SELECT count(*) FROM datasets WHERE project_id = :project_id"),
+    "traces": text("SELECT count(*) FROM traces WHERE project_id = :project_id"),
+    "artifacts": text("SELECT count(*) FROM artifacts WHERE project_id = :project_id"),
+    "models": text("SELECT count(*) FROM models WHERE project_id = :project_id"),
+    "files": text("SELECT count(*) FROM files WHERE project_id = :project_id"),
+    "programs": text("SELECT count(*) FROM programs WHERE project_id = :project_id"),
+    "api_keys": text("SELECT count(*) FROM api_keys WHERE project_id = :project_id"),
+    "connections": text("SELECT count(*) FROM connections WHERE project_id = :project_id"),
 }

@@ -90,12 +90,12 @@ class TestSealingKey:
         assert finding.detail == f"1 of 1 open under none of the keys: {self.endpoint}"
         assert "STILLHOUSE_SEALING_KEY" in finding.advice
 
-    def test_migrate_and_api_warn_of_them(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_migrate_and_api_warn_of_them(self, caplog: pytest.LogCaptureFixture) -> None:
         code, said = stack_cli("migrate")
         assert code == 0
         assert f"1 of 1 stored secrets open under none of the keys ({self.endpoint})" in said
         serve.check("127.0.0.1")
-        assert f"1 of 1 stored secrets open under none of the keys ({self.endpoint})" in "".join(capfd.readouterr())
+        assert f"1 of 1 stored secrets open under none of the keys ({self.endpoint})" in caplog.text
 
 
 @pytest.mark.usefixtures("database", "redis_url")

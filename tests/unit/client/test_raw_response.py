@@ -93,7 +93,7 @@ class TestEveryMethod:
         clients: list[Stillhouse | AsyncStillhouse] = [scripted(reply())[0], scripted_async(reply())[0]]
         one, two = ({(type(each).__name__.removeprefix("Async"), *dir(each.with_raw_response)) for each in resources(of)} for of in clients)
         assert one == two
-        assert len(one) == 22
+        assert len(one) == 23
 
     def test_what_has_none_is_named(self) -> None:
         client, _ = scripted(reply())
