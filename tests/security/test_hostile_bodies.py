@@ -14,16 +14,24 @@ import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
+from app import examples
 from app.docs_page import example_bodies, example_path
 from distill.db import Base, unit_of_work
 from tests.integration.api.test_examples import common, described, named, operator  # noqa: F401 - a fixture
 from tests.security.hostile_bodies import MARK, REFUSED, Make, as_json, one_wrong, taken_or_refused
 from tests.security.test_paths import CANARY, ways
 from tests.security.test_silence import INSIDE
+from tests.support.scripted_lm import ScriptedLM
 
 pytestmark = [pytest.mark.slow, pytest.mark.lm_answers(lambda ask: "billing")]
 SHAPE = {"message", "type", "code", "param", "request_id"}
 _COUNT = " UNION ALL ".join(f"SELECT count(*) AS n FROM {name}" for name in sorted(Base.metadata.tables))
+
+
+@pytest.fixture(autouse=True)
+def _host_lists_its_models(lm: ScriptedLM) -> None:
+    """One that lists a model and lacks a route has it not, a 400; one that does not list it may be starting, a 503."""
+    lm.models = ("tiny", "big-model", *(f"{examples.MODEL}-{number}" for number in range(1000)))
 
 
 @pytest.fixture

@@ -147,8 +147,8 @@ class TestCompose:
         assert process.wait(60) == 0
 
     def test_nothing_that_we_build_is_left_out(self) -> None:
-        """PostgreSQL's image and vLLM's bring their own start; every other service is started above."""
-        assert set(SERVICES) - {*BUILT, "redis"} == {"postgres", "vllm"}
+        """PostgreSQL's image brings its own start; every other service is started above."""
+        assert set(SERVICES) - {*BUILT, "redis"} == {"postgres"}
         assert "command" not in SERVICES["postgres"]
 
 
