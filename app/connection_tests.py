@@ -7,7 +7,7 @@ import time
 
 from app.schemas.connections import ConnectionTestRead
 from app.services import Services
-from distill.catalog import connections
+from distill.catalog import connections, fine_tuned
 from distill.catalog.targets import target_of
 from distill.db import unit_of_work
 from distill.errors import Invalid
@@ -38,4 +38,6 @@ def _target(project_id: str, connection_id: str, model: str | None) -> Target:
             raise Invalid(
                 f"model: {row.name} has no model {model} (there are: {', '.join(row.models)})", code="unknown_model", param="model"
             )
+        if model is not None and fine_tuned.is_served_name(session, row.id, model):
+            raise Invalid(f"model: {row.name} has no model {model}", code="unknown_model", param="model")
         return target_of(row, model or (row.models or [""])[0])

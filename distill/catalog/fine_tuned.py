@@ -108,6 +108,13 @@ def is_known(s: Session, project_id: str, model_id: str) -> bool:
     return s.scalar(select(Model.id).where(Model.id == model_id, Model.project_id == project_id)) is not None
 
 
+def is_served_name(s: Session, connection_id: str, name: str) -> bool:
+    """Whether an LM host may know a fine-tuned model of any project, deleted or not, by this name: it is asked by id or alias only, which
+    are checked against the project. Ids count on every connection, since two may lead to one host."""
+    upstream = (Model.connection_id == connection_id) & (Model.upstream_model == name)
+    return s.scalar(select(Model.id).where((Model.id == name) | upstream).limit(1)) is not None
+
+
 def served(s: Session, project_id: str, model_id: str) -> Served:
     """A model and where it is loaded, for the gateway. Raises NotFound."""
     model = get(s, project_id, model_id)

@@ -108,13 +108,15 @@ def _readiness(served: Served, why_lent: str | None) -> tuple[Readiness, str | N
 
 
 def _named(s: Session, project_id: str, name: str) -> tuple[Connection, str] | None:
-    """The connection and its name for the model."""
+    """The connection and its name for the model; None for the name of a fine-tuned model, which may be another project's."""
     prefix, _, rest = name.partition("/")
     connection = connections.find(s, prefix, project_id) if rest else None
     if connection is not None and (connection.models is None or rest in connection.models):
-        return connection, rest
+        return None if fine_tuned.is_served_name(s, connection.id, rest) else (connection, rest)
     listing = _listing(s, project_id, name)
-    return (listing[0], name) if len(listing) == 1 else None
+    if len(listing) != 1 or fine_tuned.is_served_name(s, listing[0].id, name):
+        return None
+    return listing[0], name
 
 
 def _listing(s: Session, project_id: str, name: str) -> list[Connection]:

@@ -66,7 +66,7 @@ class LmResolver:
             _check_constrain(connection, f"{param}.constrain")
         _check_native(connection, lm, f"{param}.native")
         found = {"connection": connection.name, "connection_id": connection.id, "connection_revision": connection.revision}
-        model = lm.starts_from or _model(connection, lm.model, param)
+        model = lm.starts_from or _model(self._s, connection, lm.model, param)
         return lm.model_copy(update={**found, "model": model}), connection
 
     def _tuned(self, lm: LmSpec, model_id: str, param: str) -> LmSpec:
@@ -119,7 +119,7 @@ def _options_of(result: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return (result or {}).get("options") or {}
 
 
-def _model(connection: Connection, wanted: str, param: str) -> str:
+def _model(s: Session, connection: Connection, wanted: str, param: str) -> str:
     known = connection.models
     if wanted:
         if known is not None and wanted not in known:
@@ -127,6 +127,8 @@ def _model(connection: Connection, wanted: str, param: str) -> str:
                 f"{param}.model: {connection.name} has no model `{wanted}` (there are: {', '.join(known)}){did_you_mean(wanted, known)}"
             )
             raise Invalid(message, code="unknown_model", param=f"{param}.model")
+        if fine_tuned.is_served_name(s, connection.id, wanted):
+            raise Invalid(f"{param}.model: {connection.name} has no model `{wanted}`", code="unknown_model", param=f"{param}.model")
         return wanted
     if not known:
         raise Invalid(f"{param}.model: name the model that {connection.name} is to use", code="missing_model", param=f"{param}.model")

@@ -81,6 +81,33 @@ class TestResolve:
         assert ask(api, MODEL).status_code == 404
         assert lm.calls == []
 
+    @pytest.mark.parametrize("deleted", [False, True])
+    def test_a_fine_tuned_model_is_not_reached_through_its_connection(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        lm_url: str,
+        api: TestClient,
+        finished: Finished,
+        tokens: Tokens,
+        lm: ScriptedLM,
+        deleted: bool,
+    ) -> None:
+        """Where the operator lets a connection take any model, also one that it does not list."""
+        load(finished)
+        monkeypatch.setenv("STILLHOUSE_CONNECTIONS__VLLM__BASE_URL", lm_url)
+        monkeypatch.setenv("STILLHOUSE_CONNECTIONS__VLLM__MODELS", "*")
+        get_settings.cache_clear()
+        with unit_of_work() as s:
+            connections.sync(s, get_settings())
+        if deleted:
+            assert api.delete(f"/v1/models/{MODEL}").status_code == 200
+        api.headers["Authorization"] = f"Bearer {tokens.other}"
+        for name in (f"vllm/{MODEL}", f"openai/vllm/{MODEL}"):
+            reply = ask(api, name)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+        assert lm.calls == []
+        assert ask(api, "vllm/ft:gpt-9:org::abc").status_code == 200, "a provider's own"
+
     def test_a_key_without_the_scope(self, api: TestClient, tokens: Tokens) -> None:
         api.headers["Authorization"] = f"Bearer {tokens.read}"
         assert ask(api, "tiny").status_code == 403

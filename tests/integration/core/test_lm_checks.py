@@ -2,10 +2,10 @@
 
 import pytest
 
-from distill.catalog import connections
+from distill.catalog import connections, fine_tuned
 from distill.db import unit_of_work
 from distill.errors import Invalid
-from distill.jobs import repository
+from distill.jobs import repository, service
 from distill.settings import ConnectionSettings
 from tests.integration.core.world import World, job, settings
 
@@ -70,3 +70,24 @@ class TestTemperature:
         with pytest.raises(Invalid) as refused:
             world.submit(rollouts={"n": 2, "temperature": 2.1})
         assert refused.value.param == "rollouts.temperature"
+
+
+def test_a_fine_tuned_model_is_no_connections_model(world: World) -> None:
+    """Of any project, also where the connection takes any name; the names of a provider's own stay."""
+    anything = ConnectionSettings(base_url="http://any.test", models="*", supports=["lora"], trainer="local")
+    job_id, ours = world.submit(), "ft:org/Base::abcd1234"
+    with unit_of_work() as s:
+        connections.sync(s, settings(connections={**settings().connections, "any": anything}))
+        host = connections.find(s, "any")
+        assert host is not None
+        key = service.NewFineTuneJob("v1:key", "", ("student",), ("self",), host.id, "org/Base", "local")
+        [child] = service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [key])
+        fine_tuned.create(
+            s, model_id=ours, project_id=world.project_id, job_id=job_id, fine_tune_job_id=child.id, connection_id=host.id,
+            program_name="router", predictors=["self"], base_model="org/Base", base_model_digest=None, files={}, settings={},
+            upstream_model="theirs-1",
+        )  # fmt: skip
+    for name in (ours, "theirs-1"):
+        refused = refusal(world, {"student": {"connection": "any", "model": name}})
+        assert (refused.code, refused.param) == ("unknown_model", "lms.student.model")
+    assert submitted(world, connection="any", model="ft:org/Base::other") == "ft:org/Base::other"
