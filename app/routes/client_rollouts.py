@@ -51,7 +51,7 @@ def release_work_item(body: ReleaseIn, caller: Writer, session: SessionDep) -> W
     """Unfinished: what was sent of it stays, and whoever claims it next goes on from there. With `error` it is claimable again after a
     pause, and fails its job when its attempts are used up."""
     held = caller.project_id, _number(body.id), body.fence
-    items.end_tries(*held)
+    items.end_tries(*held, [] if body.error is None else [NotRun(0, body.error.code, body.error.message)])
     if body.error is None:
         items.release(session, *held)
         return WorkItemEnded(id=body.id, status="queued")

@@ -288,3 +288,16 @@ def time_has_come(job_id: str) -> None:
     with unit_of_work() as s:
         s.execute(text("UPDATE connections SET limited_until = clock_timestamp() WHERE limited_since IS NOT NULL"))
     due_now(job_id)
+
+
+def test_an_item_given_back_with_its_hosts_error_ends_no_wait(house: House, api: TestClient) -> None:
+    """Some of its calls were answered, and then the host limited it again."""
+    job_id = in_bootstrap(house, api)
+    player = Player(api)
+    limited(job_id)
+    tried = player.claim(job_id)
+    assert tried is not None
+    player.send(tried, tried["examples"])
+    back = {"id": tried["id"], "fence": tried["fence"], "error": {"code": "rate_limited", "message": "429"}}
+    assert api.post("/v1/work_items/release", json=back).status_code == 200
+    assert is_limited()
