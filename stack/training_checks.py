@@ -58,7 +58,7 @@ def judge_training(model: str, facts: Facts, on_train: str) -> Finding:
     if facts.device == "cpu" and facts.parameters >= _LARGE:
         return odd(
             f"{name} would be trained on the CPU",
-            "expect days: run the trainer where a GPU is, with a torch build for it (TORCH_BACKEND of the Dockerfile)",
+            "it will be slow: run the trainer where a GPU is, with a torch build for it (TORCH_BACKEND of the Dockerfile)",
         )
     needs = f"{name} needs up to {_gib(facts.needed)} on {facts.device} beside its LM host, for rows of {ROW_TOKENS} tokens"
     if facts.needed <= facts.free and on_train != "pause":
