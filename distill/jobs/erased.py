@@ -90,7 +90,8 @@ def _dataset(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
             return False
         with unit_of_work() as s:
             doomed = doomed_traces(s, row.project_id, dataset.id, part.inputs)
-            kept = [digest for digest in _traces_of(s, row.project_id, part.inputs) if digest not in set(doomed)]
+            going = set(doomed)
+            kept = [digest for digest in _traces_of(s, row.project_id, part.inputs) if digest not in going]
             _count(s, row, {"traces": drop_traces(s, row.project_id, doomed)})
             s.execute(erasing_sql.DROP_SCORES, {"project_id": row.project_id, "traces": kept, "examples": part.examples})
             s.execute(erasing_sql.HELD_OUT, {"inputs": part.inputs, "object_id": dataset.id})
