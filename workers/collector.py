@@ -6,7 +6,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill.db import unit_of_work
-from distill.errors import StartRefused, StorageError
+from distill.errors import StillhouseError
 from distill.jobs import collecting, erasing
 from distill.periodic import PeriodicThread
 from distill.settings import TimerSettings
@@ -41,8 +41,11 @@ class Collector:
             if erased := erasing.carry_out(self._store, self._thread.stopping):
                 log.info("erasures carried out", number=erased)
             done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._thread.stopping)
-        except (StartRefused, StorageError, SQLAlchemyError, OSError) as error:
+        except (StillhouseError, SQLAlchemyError, OSError) as error:
             log.warning("blobs not collected", error=str(error), kind=type(error).__name__)
+            return
+        except Exception:  # whatever it is, the thread goes on with the next round
+            log.exception("blobs not collected")
             return
         if done is not None and (done.blobs or done.unfinished):
             log.info("blobs collected", blobs=done.blobs, size_bytes=done.size_bytes, unfinished=done.unfinished)

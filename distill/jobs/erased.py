@@ -10,13 +10,17 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import structlog
 from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from distill.catalog import audit, datasets, programs, projects
 from distill.catalog.fields import reader_of
 from distill.catalog.models import Artifact, Dataset, Model, Program
 from distill.db import Session, unit_of_work
+from distill.errors import StillhouseError, StorageError
 from distill.jobs import collecting, erasing_sql, events, lifecycle, repository
 from distill.jobs.erasure_rows import Erasure
 from distill.jobs.models import Job
@@ -24,6 +28,7 @@ from distill.spec import example_digest, inputs_digest
 from distill.storage import BlobStore
 from stillhouse_programs.spec import ProgramSpec, columns, input_names
 
+log = structlog.get_logger(__name__)
 MESSAGE = "What was said here has been erased."
 _ROWS_AT_ONCE = 20_000
 _PROJECTS_BLOBS = text(collecting.OF_PROJECT)
@@ -38,15 +43,23 @@ class Part:
 
 
 def carry_out(store: BlobStore, stopping: threading.Event) -> int:
-    """Erase what was asked for, as far as nothing is in the way, and remove its blobs. Returns how many erasures were ended."""
-    with unit_of_work() as s:
-        waiting = list(s.scalars(select(Erasure).order_by(Erasure.created_at)))
-    done = 0
-    for row in waiting:
-        if stopping.is_set():
-            break
-        done += _one(store, row, stopping)
-    collecting.remove_erased(store, stopping)
+    """Erase what was asked for, as far as nothing is in the way, and remove its blobs. Returns how many erasures were ended;
+    none while another process is at it. One that fails is logged and tried again at the next call."""
+    with unit_of_work() as turn:
+        turn.execute(erasing_sql.UNHURRIED)
+        if not turn.scalar(erasing_sql.TURN):
+            return 0
+        with unit_of_work() as s:
+            waiting = list(s.scalars(select(Erasure).order_by(Erasure.created_at)))
+        done = 0
+        for row in waiting:
+            if stopping.is_set():
+                break
+            try:
+                done += _one(store, row, stopping)
+            except (StillhouseError, SQLAlchemyError, OSError) as error:  # the others are not held up by it
+                log.warning("erasure not carried out", object_id=row.object_id, kind=type(error).__name__, error=str(error))
+        collecting.remove_erased(store, stopping)
     return done
 
 
@@ -121,7 +134,7 @@ def _parts(store: BlobStore, dataset: Dataset, readers: Iterable[ProgramSpec]) -
     for program in readers:
         names, read = input_names(program), reader_of(program, dataset)
         part = Part([], [])
-        for stored in datasets.rows(store, dataset):
+        for stored in _stored(store, dataset):
             row = read(stored)
             part.inputs.append(inputs_digest({name: row[name] for name in names if name in row}))
             part.examples.append(example_digest(row))
@@ -129,6 +142,16 @@ def _parts(store: BlobStore, dataset: Dataset, readers: Iterable[ProgramSpec]) -
                 yield part
                 part = Part([], [])
         yield part
+
+
+def _stored(store: BlobStore, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows; none where the blob is lost, so that the rest of the dataset can still be erased."""
+    try:
+        yield from datasets.rows(store, dataset)
+    except StorageError as error:
+        if error.code != "blob_missing":
+            raise
+        log.warning("erased without its rows, whose blob is missing", object_id=dataset.id)
 
 
 def _traces_of(s: Session, project_id: str, inputs: list[str]) -> list[str]:

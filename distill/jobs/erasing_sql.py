@@ -6,6 +6,10 @@ from sqlalchemy import TextClause, text
 
 AT_ONCE = 5000
 
+TURN = text("SELECT pg_try_advisory_xact_lock(hashtextextended('erasures', 0))")
+"""Held while erasures are carried out, so that one process at a time does it."""
+UNHURRIED = text("SET LOCAL idle_in_transaction_session_timeout = 0")
+
 JOB_BLOBS = text("""
 SELECT DISTINCT d FROM (
     SELECT unnest(ARRAY[training_file, validation_file, checkpoint, curve, log]) AS d FROM fine_tune_jobs WHERE job_id = :job_id

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from distill.catalog import keys, projects
+from distill.catalog import datasets, keys, projects
 from distill.db import unit_of_work
 from distill.jobs import erasing, service
 from distill.jobs.models import Job
@@ -168,6 +168,18 @@ class TestDataset:
         assert places(house) == set()
         assert job.error is not None
         assert operator.get(f"/v1/compile_jobs/{job.id}").json()["error"]["code"] == job.error["code"]
+
+    def test_one_that_fails_or_has_lost_its_blob_holds_up_no_other(self, house: House, operator: TestClient) -> None:
+        with unit_of_work() as s:
+            s.execute(text("INSERT INTO erasures (object_id, kind, project_id, artifacts) VALUES ('cjob-none', 'job', 'none', true)"))
+            project = projects.get(s, "default").id
+        dataset = upload(operator, planted(3))
+        with unit_of_work() as s:
+            house.store.remove(datasets.resolve(s, project, dataset).digest)
+        assert operator.delete(f"/v1/datasets/{dataset}").status_code == 200
+        collect(house)
+        actions = [entry["action"] for entry in operator.get("/v1/audit_log", params={"object_id": dataset}).json()["data"]]
+        assert actions == ["dataset.erased", "dataset.deleted"]
 
 
 class TestJob:
