@@ -15,7 +15,7 @@ from distill.catalog.models import Alias, ApiKey, Artifact, Dataset, Model, Proj
 from distill.catalog.webhook_rows import WebhookEndpoint
 from distill.db import Session
 from distill.errors import Conflict
-from distill.jobs import erased, erasing_sql, lifecycle, quotas, repository
+from distill.jobs import erased, erasing_sql, lifecycle, quotas, repository, trained
 from distill.jobs.erasure_rows import Erasure
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import JobStatus
@@ -56,6 +56,8 @@ def delete_dataset(s: Session, project_id: str, reference: str, *, with_artifact
     """Hide a dataset and ask for it to be erased. Raises NotFound, and Conflict while something needs it."""
     row = datasets.lock(s, project_id, reference)
     jobs = _jobs_of(s, row.id)
+    if with_artifacts:
+        _lock_models(s, project_id, _made_by(s, jobs)[1])
     _raise_first(_in_the_way_of_dataset(s, project_id, row.id, jobs, with_artifacts=with_artifacts))
     if with_artifacts:
         _hide(s, project_id, *_made_by(s, jobs))
@@ -82,6 +84,7 @@ def delete_job(s: Session, project_id: str, job_id: str, *, with_artifacts: bool
     repository.get(s, project_id, job_id)
     job = repository.lock(s, job_id)
     made, models = _made_by(s, [job_id])
+    _lock_models(s, project_id, models)
     _raise_first(_in_the_way_of_job(s, job, made, models, with_artifacts=with_artifacts))
     _hide(s, project_id, made, models)
     job.deleted_at = func.clock_timestamp()
@@ -127,7 +130,8 @@ def _in_the_way_of_dataset(s: Session, project_id: str, dataset_id: str, jobs: S
     busy = list(s.scalars(_open_jobs(project_id).where(Job.id.in_(jobs))))
     found = [] if not busy else [_not_over(f"dataset {dataset_id} is used by", busy, "dataset_in_use")]
     if with_artifacts:
-        found += _in_the_way_of_artifacts(s, project_id, _made_by(s, jobs)[0])
+        made, models = _made_by(s, jobs)
+        found += _in_the_way_of_artifacts(s, project_id, made) + _in_the_way_of_models(s, project_id, models)
     return found
 
 
@@ -139,7 +143,10 @@ def _in_the_way_of_job(s: Session, job: Job, made: Sequence[str], models: Sequen
         names = ", ".join([*made, *models])
         message = f"job {job.id} made {names}: say cascade=artifacts to delete them with it"
         return [Conflict(message, code="job_has_artifact", param="cascade")]
-    return _in_the_way_of_artifacts(s, job.project_id, made)
+    found = _in_the_way_of_artifacts(s, job.project_id, made) + _in_the_way_of_models(s, job.project_id, models)
+    if busy := list(s.scalars(_sharing_traces(job))):
+        found.append(_not_over(f"stored traces of job {job.id} are needed by", busy, "job_in_use"))
+    return found
 
 
 def _in_the_way_of_artifacts(s: Session, project_id: str, made: Sequence[str]) -> list[Conflict]:
@@ -152,6 +159,15 @@ def _in_the_way_of_artifacts(s: Session, project_id: str, made: Sequence[str]) -
         message = f"job {job} compares itself with an artifact that would be deleted: wait until it is over, or cancel it"
         found.append(Conflict(message, code="artifact_in_use", param="cascade"))
     return found
+
+
+def _in_the_way_of_models(s: Session, project_id: str, models: Sequence[str]) -> list[Conflict]:
+    users = {model: trained.waiting_for(s, model) or trained.asking(s, project_id, model) for model in models}
+    return [
+        Conflict(f"job {jobs[0]} uses {model}, which would be deleted, and is not over", code="model_in_use", param="cascade")
+        for model, jobs in users.items()
+        if jobs
+    ]
 
 
 def _in_the_way_of_project(s: Session, row: Project) -> list[Conflict]:
@@ -176,6 +192,13 @@ def _raise_first(found: Sequence[Conflict]) -> None:
 
 def _open_jobs(project_id: str) -> Select[str]:
     return select(Job.id).where(Job.project_id == project_id, Job.status.not_in(_OVER)).order_by(Job.id)
+
+
+def _sharing_traces(job: Job) -> Select[str]:
+    """Open jobs that may take the stored traces of a job: made from it, or over one of its datasets."""
+    data = [dataset for dataset in (job.trainset_id, job.valset_id) if dataset is not None]
+    shares = or_(Job.derived_from == job.id, Job.trainset_id.in_(data), Job.valset_id.in_(data))
+    return _open_jobs(job.project_id).where(Job.id != job.id, shares)
 
 
 def _jobs_of(s: Session, dataset_id: str) -> list[str]:
@@ -213,6 +236,12 @@ def _size(s: Session, blobs: set[str]) -> dict[str, int]:
 
 
 # ------------------------------------------------------------------ the request
+
+
+def _lock_models(s: Session, project_id: str, models: Sequence[str]) -> None:
+    """Until the transaction ends no job takes one of them up."""
+    for model_id in models:
+        fine_tuned.lock(s, project_id, model_id)
 
 
 def _hide(s: Session, project_id: str, made: Sequence[str], models: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from distill.catalog import datasets, keys, projects
 from distill.db import unit_of_work
-from distill.jobs import erasing, service
+from distill.jobs import erasing, refiltering, service
 from distill.jobs.models import Job
 from distill.settings import get_settings
 from tests.integration.execute.client_player import TOML
@@ -214,6 +214,20 @@ class TestJob:
         assert "work_items" not in tables_naming(job.id)
         done = operator.get("/v1/audit_log", params={"object_id": job.id}).json()["data"][0]
         assert (done["action"], done["data"]["traces"]) == ("job.erased", foreseen["traces"])
+
+    def test_is_refused_while_an_open_job_may_take_its_traces(self, house: House, operator: TestClient) -> None:
+        dataset = upload(operator, rows(9))
+        first = compiled(house, dataset)
+        path, cascade = f"/v1/compile_jobs/{first.id}", {"cascade": "artifacts"}
+        with unit_of_work() as s:
+            other = refiltering.refilter(s, house.project_id, None, first.id, {"prompt_adapter": "json"}).id
+        refused = operator.delete(path, params=cascade)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_in_use"), refused.text
+        assert other in refused.json()["error"]["message"]
+        assert other in operator.delete(path, params={**cascade, "dry_run": True}).json()["blocked_by"][0]
+        with unit_of_work() as s:
+            service.cancel(s, house.project_id, other)
+        assert operator.delete(path, params=cascade).status_code == 200
 
 
 class TestProject:
