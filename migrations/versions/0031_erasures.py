@@ -8,6 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from distill.errors import StartRefused
+
 revision = "0031"
 down_revision = "0030"
 branch_labels = None
@@ -35,6 +37,10 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
+    op.execute("LOCK TABLE erasures IN ACCESS EXCLUSIVE MODE")
+    if waiting := op.get_bind().scalar(sa.text("SELECT count(*) FROM erasures")):
+        message = f"{waiting} erasures are not carried out, and the older release would show what they delete: start the dispatcher and wait for them"
+        raise StartRefused(message)
     op.drop_column("projects", "deleted_at")
     op.drop_column("jobs", "deleted_at")
     op.drop_column("jobs", "erased_at")
