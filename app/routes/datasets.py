@@ -128,7 +128,8 @@ def delete_dataset(
 ) -> Deletion:
     """Its rows go, and what came from them: traces, scores, training files, the events and details of its jobs. Within a minute nothing of
     it is left, which the audit log then says (`dataset.erased`). Artifacts and models stay unless `cascade=artifacts` is given. A conflict
-    while a job of it is not over, or an alias points at an artifact that would go."""
+    while a job of it is not over, or an alias points at an artifact that would go. `name@latest` is for `dry_run` alone: say the id or
+    `name@v3`."""
     if dry_run:
         found = erasing.look_at_dataset(session, services.store, caller.project_id, dataset_id, with_artifacts=cascade is not None)
         return outlook_read(found, "dataset")

@@ -14,7 +14,7 @@ from distill.catalog import artifacts, audit, datasets, fine_tuned, projects
 from distill.catalog.models import Alias, ApiKey, Artifact, Dataset, Model, Project
 from distill.catalog.webhook_rows import WebhookEndpoint
 from distill.db import Session
-from distill.errors import Conflict
+from distill.errors import Conflict, Invalid
 from distill.jobs import erased, erasing_sql, lifecycle, quotas, repository, trained
 from distill.jobs.erasure_rows import Erasure
 from distill.jobs.models import FineTuneJob, Job
@@ -53,7 +53,9 @@ def look_at_dataset(s: Session, store: BlobStore, project_id: str, reference: st
 
 
 def delete_dataset(s: Session, project_id: str, reference: str, *, with_artifacts: bool) -> str:
-    """Hide a dataset and ask for it to be erased. Raises NotFound, and Conflict while something needs it."""
+    """Hide a dataset and ask for it to be erased. Raises NotFound, Invalid, and Conflict while something needs it."""
+    if reference.endswith("@latest"):  # a retry after a lost answer would erase the version before it, too
+        raise Invalid(f"{reference} may be another version by now: say its id, or name@v3", code="version_needed", param="id")
     row = datasets.lock(s, project_id, reference)
     jobs = _jobs_of(s, row.id)
     if with_artifacts:

@@ -141,6 +141,13 @@ class TestDataset:
         assert len(house.teacher.calls) == asked, "what the other job's rollouts had paid for is still there"
         assert len(operator.get("/v1/artifacts").json()["data"]) == 3
 
+    def test_is_named_by_a_version_that_a_retry_finds_again(self, house: House, operator: TestClient) -> None:
+        upload(operator, rows(3), name="tickets")
+        refused = operator.delete("/v1/datasets/tickets@latest")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "version_needed"), refused.text
+        assert operator.delete("/v1/datasets/tickets@latest", params={"dry_run": True}).status_code == 200
+        assert operator.delete("/v1/datasets/tickets@v1").status_code == 200
+
     def test_is_refused_while_something_needs_it(self, house: House, operator: TestClient) -> None:
         dataset = upload(operator, rows(9))
         job = house.submit(dataset, holdout={"n": 3}, program_name="desk")

@@ -97,6 +97,21 @@ class TestDeleting:
         sent = [{}, {"dry_run": "true"}, {"dry_run": "true", "cascade": "artifacts"}]
         assert [dict(request.url.params) for request in asynchronous.requests] == sent
 
+    def test_the_latest_version_is_looked_up_once_and_deleted_by_its_id(self) -> None:
+        dataset = {
+            "id": "ds-2",
+            "object": "dataset",
+            "name": "support",
+            "version": 2,
+            "rows": 1,
+            "size_bytes": 1,
+            "digest": "d",
+            "created_at": 1,
+        }
+        client, script = scripted(reply(dataset), reply(GONE))
+        client.datasets.delete("support@latest")
+        assert asked(script) == [("GET", "/v1/datasets/support@latest"), ("DELETE", "/v1/datasets/ds-2")]
+
     def test_the_command_asks_before_it_deletes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         shell = Shell(monkeypatch, reply(SEEN), reply(GONE))
         result = CliRunner().invoke(app, ["projects", "delete", "vision"], input="y\n")

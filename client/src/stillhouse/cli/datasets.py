@@ -59,6 +59,8 @@ def delete(dataset: Ref, with_artifacts: WithArtifacts = False, dry_run: DryRun 
     """Erase a dataset's rows, and the traces, training files and details of jobs that came from them."""
     cascade: Cascade | None = "artifacts" if with_artifacts else None
     with connected() as client:
+        if dataset.endswith("@latest"):  # what is shown is what is deleted
+            dataset = client.datasets.retrieve(dataset).id
         deleting.delete(
             lambda look: client.datasets.delete(dataset, dry_run=look, cascade=cascade), dry_run=dry_run, yes=yes, as_json=as_json
         )

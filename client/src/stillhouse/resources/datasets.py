@@ -93,12 +93,14 @@ class Datasets(Resource):
     def delete(self, dataset_id: str, *, dry_run: bool = False, cascade: Cascade | None = None) -> Deletion:
         """Erase its rows and what came from them; with `dry_run`, only say what that would remove.
 
-        Artifacts and models stay unless `cascade="artifacts"` is given.
+        Artifacts and models stay unless `cascade="artifacts"` is given. Of `name@latest` the id is read first, for retries.
 
         Raises:
             NotFoundError: there is no such dataset.
             ConflictError: a job of it is not over, or an alias points at an artifact that would be deleted.
         """
+        if dataset_id.endswith("@latest"):
+            dataset_id = self.retrieve(dataset_id).id
         return self._client.send(_request.erase(_request.at(PATH, dataset_id), dry_run=dry_run, cascade=cascade))
 
     def rows(self, dataset_id: str, *, start: int = 1, limit: int = 100) -> DatasetRows:
@@ -130,6 +132,8 @@ class AsyncDatasets(AsyncResource):
 
     async def delete(self, dataset_id: str, *, dry_run: bool = False, cascade: Cascade | None = None) -> Deletion:
         """Erase its rows and what came from them; see `Datasets.delete`."""
+        if dataset_id.endswith("@latest"):
+            dataset_id = (await self.retrieve(dataset_id)).id
         return await self._client.send(_request.erase(_request.at(PATH, dataset_id), dry_run=dry_run, cascade=cascade))
 
     async def rows(self, dataset_id: str, *, start: int = 1, limit: int = 100) -> DatasetRows:
