@@ -111,6 +111,14 @@ class TestModels:
         assert MODEL not in [model["id"] for model in api.get("/v1/models").json()["data"]]
         assert api.delete(path).status_code == 404
 
+    def test_one_that_another_job_asks_stays_when_the_job_it_came_from_is_deleted(self, api: TestClient) -> None:
+        first = failed(api)
+        other = api.post("/v1/compile_jobs", json=job_body(program_name="other")).json()["id"]
+        execute("UPDATE jobs SET spec = :own || substr(spec, 2) WHERE id = :id", own=f'{{"model":"{MODEL}",', id=other)
+        refused = api.delete(f"/v1/compile_jobs/{first}", params={"cascade": "artifacts"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model_in_use"), refused.text
+        assert other in refused.json()["error"]["message"]
+
     def test_a_job_that_has_lost_one_is_not_retried(self, api: TestClient) -> None:
         job_id = failed(api)
         assert api.delete(f"/v1/models/{MODEL}").status_code == 200
