@@ -40,8 +40,9 @@ def histogram(scores: Iterable[float | None]) -> list[dict[str, Any]]:
 
 def no_rows_kept(traces: int, min_score: float, scores: Iterable[float | None], coverage: Mapping[str, Any]) -> Reason:
     """No trace reached the bar: say how high they came and how to lower it without paying the teacher again."""
-    bars = histogram(scores)
-    advice = _advice(bars, min_score)
+    known = [float(score) for score in scores if score is not None]
+    bars = histogram(known)
+    advice = _advice(max(known, default=0.0))
     return Reason(
         code="no_rows_kept",
         step="prepare",
@@ -58,11 +59,14 @@ def _highest(bars: list[dict[str, Any]]) -> str:
     return f"highest {best}; {bars[0]['count']} at {best}"
 
 
-def _advice(bars: list[dict[str, Any]], min_score: float) -> dict[str, Any]:
+def _advice(highest: float) -> dict[str, Any]:
     """The end of a message in the API's words, and what other interfaces word for themselves: `refilter`, or `options` of a job."""
-    if not bars or bars[0]["score"] <= 0:
+    bar = round(highest, 4)
+    if bar > highest:  # it would keep nothing
+        bar = round(bar - 0.0001, 4)
+    if bar <= 0:
         return {"advice": "Check the metric and the labels on the rejected traces: a lower bar would keep answers the metric calls wrong."}
-    change = {"filter": {"min_score": round(float(bars[0]["score"]), 4)}}
+    change = {"filter": {"min_score": bar}}
     return {"advice": f"Ask for POST …/refilter of this job with {json.dumps(change)}: no teacher calls.", "refilter": change}
 
 

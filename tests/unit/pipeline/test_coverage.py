@@ -54,6 +54,11 @@ class TestRefuse:
         assert reason.data["histogram"] == [{"score": 0.8, "count": 512}, {"score": 0.5, "count": 128}]
         assert reason.data["coverage"]["traces"] == 640
 
+    def test_the_advised_bar_keeps_the_highest_scores(self) -> None:
+        reason = refuse(report([], APART, Seen(8, 0)), 1.0, [2 / 3] * 8)
+        assert reason is not None
+        assert reason.data["refilter"] == {"filter": {"min_score": 0.6666}}
+
     def test_a_lower_bar_is_not_advised_when_all_scores_are_zero(self) -> None:
         reason = refuse(report([], APART, Seen(3, 0)), 1.0, [0.0] * 3)
         assert reason is not None
