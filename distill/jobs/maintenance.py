@@ -27,11 +27,8 @@ UPDATE server_meta SET value = json_build_object('since', CAST(value AS json) ->
  WHERE key = 'drain'
 """)
 _END = text("DELETE FROM server_meta WHERE key = 'drain' RETURNING key")
-_READ = text("""
-SELECT (SELECT value FROM server_meta WHERE key = 'drain') AS value,
-       (SELECT count(*) FROM work_items WHERE status = 'leased') AS items
-""")
-_IS_DRAINED = text("SELECT EXISTS (SELECT FROM server_meta WHERE key = 'drain')")
+_VALUE = text("SELECT value FROM server_meta WHERE key = 'drain'")
+_HELD = text("SELECT count(*) FROM work_items WHERE status = 'leased'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +61,24 @@ def end(s: Session) -> None:
 
 
 def read(s: Session) -> Maintenance:
-    row = s.execute(_READ).one()
-    if row.value is None:
-        return Maintenance(None, None, row.items)
-    value = json.loads(row.value)
-    return Maintenance(datetime.fromisoformat(value["since"]), value["reason"], row.items)
+    held = int(s.scalar(_HELD) or 0)
+    value = s.scalar(_VALUE)
+    if value is None:
+        return Maintenance(None, None, held)
+    drain = json.loads(value)
+    return Maintenance(datetime.fromisoformat(drain["since"]), drain["reason"], held)
 
 
 def is_drained(s: Session) -> bool:
-    return bool(s.scalar(_IS_DRAINED))
+    return s.scalar(_VALUE) is not None
 
 
 def check_open(s: Session) -> None:
     """Raises Unavailable while the server is drained."""
-    found = read(s)
-    if found.draining:
-        reason = f" ({found.reason})" if found.reason else ""
+    value = s.scalar(_VALUE)
+    if value is not None:
+        given = json.loads(value)["reason"]
+        reason = f" ({given})" if given else ""
         message = f"The server is under maintenance{reason} and takes no new jobs. Those that it has go on afterwards. Try again later."
         raise Unavailable(message, retry_after=RETRY_AFTER_SECONDS, code="maintenance")
 
