@@ -120,8 +120,8 @@ def check_new_job(s: Session, project_id: str) -> None:
             "It may have another one as soon as one of them is over: wait, or cancel one."
         )
         raise QuotaExceeded(message, retry_after=A_MINUTE)
-    check_blobs(s, project_id)
-    check_month(s, project_id)
+    _check_blobs(s, project_id, quota)
+    _check_month(s, project_id, quota)
 
 
 def hold_jobs(s: Session, project_id: str) -> None:
@@ -136,7 +136,15 @@ def blob_bytes(s: Session, project_id: str) -> int:
 
 def check_blobs(s: Session, project_id: str) -> None:
     """Whether the project's blobs, with what this transaction adds, are within its limit. Raises QuotaExceeded."""
-    quota = _Quota.read(s, project_id)
+    _check_blobs(s, project_id, _Quota.read(s, project_id))
+
+
+def check_month(s: Session, project_id: str) -> None:
+    """Whether the project may go on spending this month. Raises QuotaExceeded, which says from when on it may."""
+    _check_month(s, project_id, _Quota.read(s, project_id))
+
+
+def _check_blobs(s: Session, project_id: str, quota: _Quota) -> None:
     most = quota.values["max_blob_gb"]
     if most is None or (have := blob_bytes(s, project_id)) <= most * _GB:
         return
@@ -147,9 +155,7 @@ def check_blobs(s: Session, project_id: str) -> None:
     raise QuotaExceeded(message, retry_after=A_MINUTE)
 
 
-def check_month(s: Session, project_id: str) -> None:
-    """Whether the project may go on spending this month. Raises QuotaExceeded, which says from when on it may."""
-    quota = _Quota.read(s, project_id)
+def _check_month(s: Session, project_id: str, quota: _Quota) -> None:
     at = now(s)
     month = Month.of(at)
     teacher = float(s.execute(_LMS, {"project_id": project_id, "since": month.since, "until": month.until}).one().teacher_usd)
