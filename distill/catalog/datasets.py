@@ -167,9 +167,7 @@ def list_datasets(s: Session, project_id: str, page: Page, name: str | None = No
 
 def lock(s: Session, project_id: str, reference: str) -> Dataset:
     """As `resolve`, for whoever deletes it: waits for jobs that are being made over it. Raises NotFound."""
-    found = resolve(s, project_id, reference, param="id")
-    query = select(Dataset).where(Dataset.id == found.id, Dataset.deleted_at.is_(None)).with_for_update()
-    return _found(s.scalar(query.execution_options(populate_existing=True)), reference, "id")
+    return _held(s, resolve(s, project_id, reference, param="id"), reference, "id", read=False)
 
 
 def hold_by_id(s: Session, dataset_id: str) -> Dataset:
@@ -180,9 +178,13 @@ def hold_by_id(s: Session, dataset_id: str) -> Dataset:
 
 def hold(s: Session, project_id: str, reference: str, param: str) -> Dataset:
     """As `resolve`; until the transaction ends it is not deleted. Raises NotFound."""
-    found = resolve(s, project_id, reference, param)
-    query = select(Dataset).where(Dataset.id == found.id, Dataset.deleted_at.is_(None)).with_for_update(read=True)
-    return _found(s.scalar(query.execution_options(populate_existing=True)), reference, param)
+    return _held(s, resolve(s, project_id, reference, param), reference, param, read=True)
+
+
+def _held(s: Session, row: Dataset, reference: str, param: str, *, read: bool) -> Dataset:
+    """The row under a lock, unless it was deleted meanwhile."""
+    s.refresh(row, with_for_update={"read": read})
+    return _found(None if row.deleted_at is not None else row, reference, param)
 
 
 def _found(row: Dataset | None, reference: str, param: str) -> Dataset:
