@@ -40,8 +40,8 @@ def look_at_dataset(s: Session, store: BlobStore, project_id: str, reference: st
     """What deleting a dataset would do. Reads all its rows. Raises NotFound."""
     row = datasets.resolve(s, project_id, reference, param="id")
     jobs = _jobs_of(s, row.id)
-    found = Outlook(row.id, blocked_by=_in_the_way_of_dataset(s, project_id, row.id, jobs, with_artifacts=with_artifacts))
     made, models = _made_by(s, jobs) if with_artifacts else ([], [])
+    found = Outlook(row.id, blocked_by=_in_the_way_of_dataset(s, project_id, row.id, jobs, made, models))
     blobs = {row.digest, *_blobs_of(s, jobs, made, models)}
     found.removes = {
         "datasets": 1, "jobs": 0, "job_details": len(jobs), "artifacts": len(made), "models": len(models),
@@ -58,11 +58,9 @@ def delete_dataset(s: Session, project_id: str, reference: str, *, with_artifact
         raise Invalid(f"{reference} may be another version by now: say its id, or name@v3", code="version_needed", param="id")
     row = datasets.lock(s, project_id, reference)
     jobs = _jobs_of(s, row.id)
-    if with_artifacts:
-        _lock_models(s, project_id, _made_by(s, jobs)[1])
-    _raise_first(_in_the_way_of_dataset(s, project_id, row.id, jobs, with_artifacts=with_artifacts))
-    if with_artifacts:
-        _hide(s, project_id, *_made_by(s, jobs))
+    made, models = _held_made_by(s, project_id, jobs) if with_artifacts else ([], [])
+    _raise_first(_in_the_way_of_dataset(s, project_id, row.id, jobs, made, models))
+    _hide(s, project_id, made, models)
     s.execute(update(Dataset).where(Dataset.id == row.id).values(deleted_at=func.clock_timestamp()))
     _ask(s, "dataset", project_id, row.id, with_artifacts=with_artifacts)
     return row.id
@@ -85,8 +83,7 @@ def delete_job(s: Session, project_id: str, job_id: str, *, with_artifacts: bool
     """Hide a job that is over and ask for it to be erased. Raises NotFound, and Conflict for one that is not over or has an artifact."""
     repository.get(s, project_id, job_id)
     job = repository.lock(s, job_id)
-    made, models = _made_by(s, [job_id])
-    _lock_models(s, project_id, models)
+    made, models = _held_made_by(s, project_id, [job_id])
     _raise_first(_in_the_way_of_job(s, job, made, models, with_artifacts=with_artifacts))
     _hide(s, project_id, made, models)
     job.deleted_at = func.clock_timestamp()
@@ -128,13 +125,12 @@ def delete_project(s: Session, name_or_id: str) -> str:
 # ------------------------------------------------------------------ what is in the way
 
 
-def _in_the_way_of_dataset(s: Session, project_id: str, dataset_id: str, jobs: Sequence[str], *, with_artifacts: bool) -> list[Conflict]:
+def _in_the_way_of_dataset(
+    s: Session, project_id: str, dataset_id: str, jobs: Sequence[str], made: Sequence[str], models: Sequence[str]
+) -> list[Conflict]:
     busy = list(s.scalars(_open_jobs(project_id).where(Job.id.in_(jobs))))
     found = [] if not busy else [_not_over(f"dataset {dataset_id} is used by", busy, "dataset_in_use")]
-    if with_artifacts:
-        made, models = _made_by(s, jobs)
-        found += _in_the_way_of_artifacts(s, project_id, made) + _in_the_way_of_models(s, project_id, models)
-    return found
+    return found + _in_the_way_of_artifacts(s, project_id, made) + _in_the_way_of_models(s, project_id, models)
 
 
 def _in_the_way_of_job(s: Session, job: Job, made: Sequence[str], models: Sequence[str], *, with_artifacts: bool) -> list[Conflict]:
@@ -240,10 +236,11 @@ def _size(s: Session, blobs: set[str]) -> dict[str, int]:
 # ------------------------------------------------------------------ the request
 
 
-def _lock_models(s: Session, project_id: str, models: Sequence[str]) -> None:
-    """Until the transaction ends no job takes one of them up."""
-    for model_id in models:
+def _held_made_by(s: Session, project_id: str, jobs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """As `_made_by`; until the transaction ends no job takes one of the models up."""
+    for model_id in _made_by(s, jobs)[1]:
         fine_tuned.lock(s, project_id, model_id)
+    return _made_by(s, jobs)  # some may have been taken up before they were locked
 
 
 def _hide(s: Session, project_id: str, made: Sequence[str], models: Sequence[str]) -> None:
