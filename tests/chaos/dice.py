@@ -17,7 +17,7 @@ from typing import Any, Literal
 import psutil
 
 from distill.sandbox import choose
-from tests.chaos import faults, shortages
+from tests.chaos import faults, shortages, trainings
 from tests.chaos.jobs import OWN_METRIC, anchors, body, odd, sure
 from tests.chaos.world import World
 from tests.support.scripted_lm import Fail, HangUp
@@ -28,7 +28,7 @@ TRAINED = 0.03
 """The share of jobs that train on rows of their own; the others find their training done."""
 OWN_CODE = 0.1
 """The share of jobs whose metric is code of their users: it runs in a sandbox, where the machine has one."""
-CHECKPOINT_PATIENCE_SECONDS = 10.0
+CHECKPOINT_PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ def plan(seed: int, number: int) -> Plan:
 Strike = Callable[[World, Random], None]
 
 
+class Missed(Exception):
+    """A fault found nothing to strike."""
+
+
 def _signal_part(number: int, *parts: str) -> Strike:
     def strike(world: World, dice: Random) -> None:
         faults.kill(world, dice.choice(parts or world.worker_names), number)
@@ -78,8 +82,9 @@ def _stall_part(longest: float, *parts: str) -> Strike:
 def _on_child(find: Callable[[World], list[psutil.Process]], do: Callable[[World, Random, psutil.Process], None]) -> Strike:
     def strike(world: World, dice: Random) -> None:
         which = dice.random()
-        if found := find(world):
-            do(world, dice, found[int(which * len(found))])
+        if not (found := find(world)):
+            raise Missed
+        do(world, dice, found[int(which * len(found))])
 
     return strike
 
@@ -135,9 +140,11 @@ def _no_connections(world: World, dice: Random) -> None:
         faults.pause(dice.uniform(0.2, 2))
 
 
-def _kill_at_checkpoint(world: World, _dice: Random) -> None:
-    if faults.trainers(world):
-        shortages.kill_trainer_at_checkpoint(world, CHECKPOINT_PATIENCE_SECONDS)
+def _kill_at_checkpoint(world: World, dice: Random) -> None:
+    """Of a training of its own: those of the clients are too short and too few to be met at a checkpoint."""
+    trainings.submit(world, f"met at a checkpoint {dice.random()}")
+    if shortages.kill_trainer_at_checkpoint(world, CHECKPOINT_PATIENCE_SECONDS) is None:
+        raise Missed
 
 
 def _stalled_clients(world: World, dice: Random) -> None:

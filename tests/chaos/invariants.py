@@ -110,7 +110,8 @@ def i4_events_have_no_gap(world: World) -> Iterator[str]:
 
 
 def i5_no_process_left(world: World, seconds: float) -> Iterator[str]:
-    """No trainer once nothing trains, no child without its worker; both are given time to die: one that starts hears of it late."""
+    """No trainer once nothing trains, no runner or trainer without the process that started it; both are given time to die: one that
+    starts hears of it late."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
     while left := list(_left_behind(world)):
         if time.monotonic() > deadline:
@@ -121,20 +122,20 @@ def i5_no_process_left(world: World, seconds: float) -> Iterator[str]:
 
 def _left_behind(world: World) -> Iterator[str]:
     trains = bool(world.query("SELECT 1 FROM work_items WHERE step = 'train' AND status = 'leased' LIMIT 1"))
-    workers = {world.pid(name) for name in world.worker_names}
+    starters = {world.pid(name) for name in (*world.worker_names, "api")}  # the API tries metrics before it makes a job
     for process in psutil.process_iter(["cmdline", "status"]):
         kind = _kind_of(world, process)
         if kind is None or process.info["status"] == psutil.STATUS_ZOMBIE:
             continue
         with contextlib.suppress(psutil.Error):
-            if not workers & {parent.pid for parent in process.parents()}:
-                yield f"{kind} {process.pid} has no worker"
+            if not starters & {parent.pid for parent in process.parents()}:
+                yield f"{kind} {process.pid} outlived what started it"
             elif kind == "trainer" and not trains:
                 yield f"trainer {process.pid} still runs"
 
 
 def _kind_of(world: World, process: psutil.Process) -> str | None:
-    """Whether it is a child that this world's workers made. Guards say what they guard, too."""
+    """Whether it is a child that this world's workers or its API made. Guards say what they guard, too."""
     words, home = process.info["cmdline"] or [], str(world.home)
     if "engines.trainer" in words and any(home in word for word in words):
         return "trainer"

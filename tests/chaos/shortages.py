@@ -14,6 +14,7 @@ import redis
 
 from tests.chaos import faults
 from tests.chaos.world import World
+from tests.support.server_process import wait_until
 
 CLIENTS = 60
 _CUT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -59,14 +60,14 @@ def _take_all(world: World, hoard: contextlib.ExitStack) -> list[psycopg.Connect
 
 
 def kill_trainer_at_checkpoint(world: World, seconds: float) -> int | None:
-    """Kill the first trainer that is seen to write a checkpoint within so many seconds; the training step of that checkpoint."""
+    """Kill the first trainer that is seen to write a checkpoint within so many seconds; the training step of that checkpoint, which stays
+    half written."""
     deadline, found = time.monotonic() + seconds, list[psutil.Process]()
     while time.monotonic() < deadline:
         found = [each for each in found if each.is_running()] or faults.without_guards(faults.trainers(world))
         for trainer in found:
             half = _half_written(trainer)
-            if half is not None:
-                faults.kill_child(world, trainer)
+            if half is not None and _killed_before(world, trainer, half):
                 return int(half.name.split("-")[1])
         faults.pause(_LOOK_SECONDS if found else 0.1)
     return None
@@ -74,8 +75,21 @@ def kill_trainer_at_checkpoint(world: World, seconds: float) -> int | None:
 
 def _half_written(trainer: psutil.Process) -> Path | None:
     with contextlib.suppress(psutil.Error, OSError):
-        return next(Path(trainer.cmdline()[-1]).glob("**/.step-*"), None)
+        for folder in trainer.cmdline()[-1:]:  # one that is about to end has no command line
+            return next(Path(folder, "checkpoints").glob(".step-*"), None)
     return None
+
+
+def _killed_before(world: World, trainer: psutil.Process, half: Path) -> bool:
+    """Whether it was killed while the folder had not yet its name: it is stopped first, since a signal may come late."""
+    with contextlib.suppress(psutil.Error):
+        trainer.suspend()
+        wait_until(lambda: trainer.status() == psutil.STATUS_STOPPED, "a trainer does not stop")
+        if half.is_dir():
+            faults.kill_child(world, trainer)
+            return True
+        trainer.resume()
+    return False
 
 
 @contextlib.contextmanager

@@ -64,17 +64,16 @@ class Storm:
         self._calm = threading.Event()
         self._numbers = itertools.count()
         self._train_what_all_share()
-        helpers = [threading.Thread(target=self._watch, name="watch"), *(threading.Thread(target=self._strike) for _ in range(2))]
-        for helper in helpers:
-            helper.start()
-        try:
-            self._send_all()
-        finally:
-            self._calm.set()
-            with self._changed:
-                self._changed.notify_all()
-            for helper in helpers:
-                helper.join()
+        with ThreadPoolExecutor(3, "helper") as helpers:
+            begun = [helpers.submit(self._watch), *(helpers.submit(self._strike) for _ in range(2))]
+            try:
+                self._send_all()
+            finally:
+                self._calm.set()
+                with self._changed:
+                    self._changed.notify_all()
+        for each in begun:
+            each.result()  # one that ended early made the run quieter than it says
         self.world.wait_whole()
 
     def _send_all(self) -> None:
@@ -104,8 +103,9 @@ class Storm:
             if self._calm.is_set():
                 return
             fault = dice.fault(self.seed, number)
-            self.struck[fault.name] += 1
-            fault.strike(self.world)
+            with contextlib.suppress(dice.Missed):
+                fault.strike(self.world)
+                self.struck[fault.name] += 1
 
     def _is_due(self, number: int) -> bool:
         return self._calm.is_set() or self._ended >= number * JOBS_A_FAULT

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.chaos import faults, trainings
+from tests.chaos import faults, shortages, trainings
 from tests.chaos.world import World
 from tests.support.server_process import wait_until
 
@@ -62,3 +62,17 @@ def test_24_64_death_after_training_leaves_one_model_from_the_newest_whole_check
     assert trainings.resumed_at(world, job) == [older]
     assert [said for said in world.told(job, "warning") if f"at training step {newest} is left out" in said]
     assert world.query("SELECT count(*) FROM models WHERE job_id = %s", job) == [(1,)]
+
+
+def test_03_trainer_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(world: World) -> None:
+    job = trainings.submit(world, "killed at a checkpoint")
+    trainings.wait_checkpoint(world, job)
+    torn = shortages.kill_trainer_at_checkpoint(world, 120)
+    assert torn is not None, "no checkpoint was seen half written"
+    wait_until(lambda: trainings.resumed_at(world, job) != [], "nobody goes on")
+    assert 0 < trainings.resumed_at(world, job)[0] < torn
+    world.wait_over([job])
+    assert world.status(job) == "succeeded"
+    assert world.query("SELECT count(*) FROM models WHERE job_id = %s", job) == [(1,)]
+    assert world.query("SELECT count(*) FROM artifacts WHERE job_id = %s", job) == [(1,)]
+    assert list((world.home / "work").rglob(".step-*")) == []
