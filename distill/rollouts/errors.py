@@ -9,8 +9,9 @@ from distill.processes import End
 
 Cause = Literal["stopped", "not_started", "out_of_memory", "signal", "exit", "silent", "protocol", "disk"]
 """`stopped`: this server ended it on purpose. `not_started`: it never greeted, so no user's code has run. `out_of_memory`: the system took
-it for want of memory. `signal`, `exit`: by the doing of the program it ran, since a runner that is asked something never ends by itself.
-`silent`, `protocol`, `disk`: this server ended it, for holding its event loop too long, for what it sent, or for what it wrote."""
+it for want of memory, or this server for what all its processes took. `signal`, `exit`: by the doing of the program it ran, since a runner
+that is asked something never ends by itself. `silent`, `protocol`, `disk`: this server ended it, for holding its event loop too long, for
+what it sent, or for what it wrote."""
 
 
 class RunnerError(Exception):

@@ -21,9 +21,11 @@ from distill.rollouts.bundles import BundleSource, no_bundle_of
 from distill.rollouts.errors import RunnerError
 from distill.rollouts.runner import Runner
 from distill.rollouts.runtimes import runtime_named
-from distill.sandbox import Choice, Limits, choose
+from distill.sandbox import Choice, Limits, choose, memory
 
 log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS = 0.25
 
 Over = Callable[[Collection[str]], Collection[str]]
 
@@ -52,7 +54,8 @@ class RunnerPool:
     `bundles` gives the code that projects have sent.
 
     All runners start in `sandbox`, or else in the best that holds here; with none that holds they run no code of others.
-    Every `sweep_seconds` runners are ended that fill the disk, and idle ones that were idle for long, or whose jobs are among those that
+    Runners are ended that take too much memory: as soon as the machine's free memory falls, and every `sweep_seconds`. Then those are, too,
+    that fill the disk, and idle ones that were idle for long, or whose jobs are among those that
     `over` returns: nobody else ends the runner of a job that is cancelled between two of its work items. `over` gets job ids and raises
     nothing.
     """
@@ -85,8 +88,8 @@ class RunnerPool:
         self._busy: dict[Runner, Key] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._sweeper = threading.Thread(target=self._sweep, name="runner-sweeper", daemon=True)
-        self._sweeper.start()
+        for work in (self._sweep, self._watch_memory):
+            threading.Thread(target=work, name=f"runner{work.__name__}", daemon=True).start()
 
     def __enter__(self) -> Self:
         return self
@@ -122,8 +125,8 @@ class RunnerPool:
     def close(self) -> None:
         """Kill all runners."""
         self._closed.set()
+        runners = self._everyone()
         with self._lock:
-            runners = [*self._busy, *(idle.runner for group in self._idle.values() for idle in group)]
             self._idle.clear()
         for runner in runners:
             runner.kill()
@@ -168,15 +171,25 @@ class RunnerPool:
 
     def _sweep(self) -> None:
         while not self._closed.wait(self._sweep_seconds):
-            with self._lock:
-                everyone = [*self._busy, *(idle.runner for group in self._idle.values() for idle in group)]
-            for runner in everyone:
+            for runner in self._everyone():
                 _check(runner)
             with self._lock:
                 jobs = {key.job for key in self._idle}
             over = self._over(jobs) if jobs else ()
             for runner in self._outdated(set(over), time.monotonic() - self._idle_seconds):
                 runner.kill()
+
+    def _watch_memory(self) -> None:
+        """Many processes fill a machine long before the next sweep."""
+        fall = memory.Fall()
+        while not self._closed.wait(_LOOK_SECONDS):
+            if fall.is_seen():
+                for runner in self._everyone():
+                    _check(runner)
+
+    def _everyone(self) -> list[Runner]:
+        with self._lock:
+            return [*self._busy, *(idle.runner for group in self._idle.values() for idle in group)]
 
     def _outdated(self, over: set[str], limit: float) -> list[Runner]:
         """Take out the runners of jobs that are over, and those that are idle since before `limit`, or dead."""
@@ -192,8 +205,9 @@ class RunnerPool:
 
 
 def _check(runner: Runner) -> None:
-    """Whatever its program did to its files: the other runners are looked at, too."""
+    """Whatever its program did: the other runners are looked at, too."""
     try:
+        runner.check_memory()
         runner.check_disk()
     except Exception:
-        log.exception("a runner's files could not be measured")
+        log.exception("what a runner takes could not be measured")

@@ -20,6 +20,7 @@ from distill.rollouts.errors import RunnerDied, RunnerError, RunnerSilent, ended
 from distill.rollouts.events import REPLIES, Json, answers, read_event
 from distill.rollouts.spawn import Child, spawn
 from distill.sandbox import Choice, Limits, choose
+from distill.sandbox.rungs import MEGABYTE
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _VERSION = 1
@@ -154,6 +155,12 @@ class Runner:
         if self.alive and self._child.is_overfull:
             bound = f"{self._child.cell.place.limits.scratch_mb} MB of files, or folders more than {DEEPEST} deep"
             self._die(RunnerDied("disk", f"wrote more than {bound}, and was stopped"))
+
+    def check_memory(self) -> None:
+        """End it when all its processes together take more memory than they may: the limits of each bound no sum."""
+        if self.alive and self._child.takes_too_much_memory:
+            bound = f"{self._child.cell.memory_bytes // MEGABYTE} MB of memory in all its processes together"
+            self._die(RunnerDied("out_of_memory", f"used more than {bound}, and was stopped"))
 
     def kill(self) -> None:
         """End the process and everything it started. Requests under way raise RunnerDied."""

@@ -47,6 +47,10 @@ class Child:
     def is_overfull(self) -> bool:
         return self.cell.is_overfull(self.tree.members)
 
+    @property
+    def takes_too_much_memory(self) -> bool:
+        return self.cell.takes_too_much(self.tree.members())
+
     def close(self) -> None:
         """Take away, once it has ended, what it was given."""
         self.door.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill import folders, scratch
-from distill.sandbox import owners, removed
+from distill.sandbox import memory, owners, removed
 from distill.sandbox.rungs import MEGABYTE, PATH, Limits, Place, Rung
 
 
@@ -37,6 +37,15 @@ class Cell:
         if self.is_in_memory:
             return False
         return folders.holds_more(self.home, self.place.limits.scratch_mb * MEGABYTE - removed.size(processes(), self.place.uid))
+
+    @property
+    def memory_bytes(self) -> int:
+        """What all its processes together may take."""
+        return min(self.place.limits.memory_mb * MEGABYTE, memory.half_of_machine())
+
+    def takes_too_much(self, processes: Iterable[int]) -> bool:
+        """Whether they take more memory than that."""
+        return memory.holds_more(processes, self.place.uid, self.memory_bytes)
 
     def close(self) -> None:
         """Remove the home. Nothing that runs in it may be left."""

@@ -15,7 +15,7 @@ _NOT_OURS = ctypes.c_uint(-1)
 
 def size(pids: Iterable[int], uid: int | None) -> int:
     """The bytes that those of some processes take, each file once. `uid` is the processes' user, where this one is root."""
-    with _seen_as(uid):
+    with seen_as(uid):
         found = {(entry.st_dev, entry.st_ino): 512 * entry.st_blocks for pid in pids for entry in _open(pid) if _is_removed(entry)}
     return sum(found.values())
 
@@ -33,7 +33,7 @@ def _is_removed(entry: os.stat_result) -> bool:
 
 
 @contextmanager
-def _seen_as(uid: int | None) -> Iterator[None]:
+def seen_as(uid: int | None) -> Iterator[None]:
     """Of another user's processes root sees the files with a power that containers do not give it; that user does without.
 
     It is for this thread alone, and for files alone.

@@ -29,6 +29,7 @@ class Limits:
     """What one sandboxed process may use. `address_space_mb` counts reserved memory, thread stacks included, so it is generous.
 
     `processes` counts threads, and all that the process starts. `scratch_mb` is for all files together, where the rung can tell.
+    `memory_mb` is for the memory of all its processes together, which is looked at from outside; half of the machine's where that is less.
     """
 
     address_space_mb: int = 16 * 1024
@@ -36,6 +37,7 @@ class Limits:
     file_size_mb: int = 256
     processes: int = 2048
     scratch_mb: int = 512
+    memory_mb: int = 16 * 1024
 
     def by_name(self) -> dict[str, int]:
         return {

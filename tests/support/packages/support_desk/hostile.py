@@ -43,6 +43,8 @@ def behave(how: str) -> None:
         bytearray(1 << 50)
     if how == "blocks":
         ctypes.PyDLL(None).sleep(3600)  # in C, and with the interpreter's lock
+    if how == "crowds":
+        fill_memory_by_many()
     if how == "leaves":
         leave_a_child()
     faults: dict[str, BaseException] = {
@@ -55,6 +57,16 @@ def behave(how: str) -> None:
     }
     if how in faults:
         raise faults[how]
+
+
+def fill_memory_by_many() -> None:
+    """50 processes of 40 MB each, none of which is near a limit of its own."""
+    for _ in range(50):
+        if os.fork() == 0:
+            held = b"x" * (40 << 20)
+            while held:
+                signal.pause()
+    os.wait()
 
 
 def leave_a_child() -> None:
