@@ -20,6 +20,7 @@ CLIENTS = 60
 _CUT = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name <> 'hoard'"""
 _LOOK_SECONDS = 0.001
+_PAGE_BYTES = 4096
 
 
 @contextlib.contextmanager
@@ -109,3 +110,17 @@ def stalled_clients(world: World) -> Iterator[None]:
                 client = held.enter_context(socket.create_connection(address, 5))
                 client.sendall(begun[number % len(begun)].encode())
         yield
+
+
+@contextlib.contextmanager
+def disk_full(world: World) -> Iterator[None]:
+    """While the block runs the disk of PostgreSQL's data, which nobody else uses, has no byte left."""
+    filler = world.home / "pg" / "filler"
+    with world.disrupted("full disk of PostgreSQL", faults.AFTER_SECONDS):
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(_PAGE_BYTES))
+        try:
+            yield
+        finally:
+            filler.unlink()
