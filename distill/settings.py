@@ -188,6 +188,22 @@ class SandboxSettings(_Section):
     rung: RungName = "auto"
 
 
+Days = Annotated[int, Field(ge=0, le=10_000)]
+
+
+class RetentionSettings(_Section):
+    """For how many days projects keep what they have, unless a project says otherwise; 0 is for ever."""
+
+    keep_traces_days: Days = 0
+    """Since they were made."""
+    keep_events_days: Days = 0
+    """Since their job was over; details too."""
+    keep_job_details_days: Days = 0
+    keep_artifacts_days: Days = 0
+    """Since they were made, or last had an alias; those that have one stay."""
+    keep_audit_log_days: Days = 0
+
+
 class ProjectSettings(_Section):
     """One `[projects.NAME]` table: what a project may have of the workers, and its quotas. Those hold for every project.
 
@@ -204,6 +220,12 @@ class ProjectSettings(_Section):
     max_blob_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """What its blobs may take up; a project above it gets no new jobs and uploads. Without end unless given."""
     scrub: bool | Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = False
+    keep_traces_days: Days | None = None
+    """This and those below: as `[retention]` says, unless given."""
+    keep_events_days: Days | None = None
+    keep_job_details_days: Days | None = None
+    keep_artifacts_days: Days | None = None
+    keep_audit_log_days: Days | None = None
 
 
 class PriceSettings(_Section):
@@ -298,6 +320,7 @@ class Settings(BaseSettings):
     connections: dict[str, ConnectionSettings] = {}
     devices: dict[str, DeviceSettings] = {}
     projects: dict[str, ProjectSettings] = {}
+    retention: RetentionSettings = RetentionSettings()
     runtimes: dict[str, RuntimeSettings] = {}
     references: Annotated[list[str], NoDecode] = []
     """Packages and modules whose programs and metrics may be named by reference; in the environment parted by commas."""

@@ -1,4 +1,7 @@
-"""Collects unused blobs and erases deleted objects in a thread beside the dispatcher: a slow store holds up no hint and no reaping."""
+"""Collects unused blobs, erases deleted objects and carries out retention in a thread beside the dispatcher.
+
+A slow store holds up no hint and no reaping.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from distill.db import unit_of_work
 from distill.errors import StillhouseError
-from distill.jobs import collecting, erasing
+from distill.jobs import collecting, erasing, retention
 from distill.periodic import PeriodicThread
 from distill.settings import TimerSettings
 from distill.storage import BlobStore
@@ -40,6 +43,7 @@ class Collector:
                 check_schema(s)
             if erased := erasing.carry_out(self._store, self._thread.stopping):
                 log.info("erasures carried out", number=erased)
+            retention.carry_out(timers.collect_period_seconds, self._thread.stopping)
             done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._thread.stopping)
         except (StillhouseError, SQLAlchemyError, OSError) as error:
             log.warning("blobs not collected", error=str(error), kind=type(error).__name__)

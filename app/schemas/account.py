@@ -10,6 +10,7 @@ from app import examples
 from app.schemas.common import Body, Deleted, Metadata, Name, Reply
 from app.schemas.rules import NULL, declared, if_given, needs, ruled
 from distill.catalog.keys import SCOPES
+from distill.settings import Days
 
 Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 #: Up to the year 9999, beyond which there is no date.
@@ -103,6 +104,11 @@ class ProjectUpdate(Body):
     month_teacher_usd: float | None = Field(default=None, ge=0, le=1e12)
     month_compute_seconds: float | None = Field(default=None, ge=0, le=1e12)
     max_blob_gb: float | None = Field(default=None, ge=0, le=1e9, description="What its blobs may take up, in 10^9 bytes")
+    keep_traces_days: Days | None = Field(default=None, description="Days after which traces are removed; 0: never")
+    keep_events_days: Days | None = Field(default=None, description="Days after the end of a job, as for its details")
+    keep_job_details_days: Days | None = Field(default=None, description="Rows, training files and texts of errors of a job")
+    keep_artifacts_days: Days | None = Field(default=None, description="Artifacts without an alias, and their models")
+    keep_audit_log_days: Days | None = Field(default=None, description="Entries of the audit log")
 
 
 class LimitRead(Reply):
@@ -120,7 +126,10 @@ class ProjectRead(Reply):
     share: float = Field(description="Its weight where projects compete for workers")
     max_threads: int | None = Field(description="So many of its rollouts and trainings run at once, over all its jobs")
     limits: dict[str, LimitRead] = Field(
-        description="share, max_threads, max_jobs, month_teacher_usd, month_compute_seconds and max_blob_gb, as they hold now"
+        description=(
+            "share, max_threads, max_jobs, month_teacher_usd, month_compute_seconds, max_blob_gb, and the days that things are "
+            "kept (0: for ever), as they hold now"
+        )
     )
     metadata: dict[str, str]
 

@@ -37,6 +37,7 @@ Action = Literal[
     "metric.deleted",
     "model.deleted",
     "program.deleted",
+    "retention.removed",
     "server.drained",
     "server.resumed",
     "session.started",
@@ -60,11 +61,13 @@ def who(s: Session) -> str | None:
 
 def record(
     s: Session, project_id: str, action: Action, object_id: str, data: Mapping[str, Any] | None = None, *, key_id: str | None = None
-) -> None:
-    """Something was done. `data` says what, without secrets. `key_id` is who did it, where that is not who acts in this session."""
+) -> str:
+    """Something was done; the entry's id. `data` says what, without secrets. `key_id` is who did it, if not who acts in this session."""
     by = key_id or s.info.get(_BY)
-    s.add(AuditEntry(id=new_id("audit"), project_id=project_id, key_id=by, action=action, object_id=object_id, data=dict(data or {})))
+    entry = AuditEntry(id=new_id("audit"), project_id=project_id, key_id=by, action=action, object_id=object_id, data=dict(data or {}))
+    s.add(entry)
     s.flush()
+    return entry.id
 
 
 @dataclass(frozen=True, slots=True)

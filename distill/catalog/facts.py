@@ -5,7 +5,7 @@ All three are partitioned by hash from the first migration, since they outgrow e
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, Text, text
@@ -48,6 +48,16 @@ class Trace(Base):
     completion_tokens: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
+class RemovedRollouts(Base):
+    """How many of a project's traces of a month (its first day) have been removed: its usage counts them still."""
+
+    __tablename__ = "removed_rollouts"
+
+    project_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    month: Mapped[date] = mapped_column(primary_key=True)
+    rollouts: Mapped[int] = mapped_column(BigInteger)
 
 
 class TraceRetry(Base):

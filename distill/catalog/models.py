@@ -55,7 +55,7 @@ class ApiKey(Base):
 
 
 class AuditEntry(Base):
-    """One act that changed what others rely on: never changed, and removed with its project alone."""
+    """One act that changed what others rely on; it is removed by retention, or with its project."""
 
     __tablename__ = "audit_log"
     __table_args__ = (Index("ix_audit_log_project_id_id", "project_id", "id"),)
@@ -373,7 +373,7 @@ class Blob(Base):
 
 
 class ServerMeta(Base):
-    """Facts about this database as a whole: `store_id` of its blob store, `collected_at` of its collector, `drain` during maintenance."""
+    """Of this database as a whole: `store_id` of its blob store, `collected_at` and `retained_at`, `drain` during maintenance."""
 
     __tablename__ = "server_meta"
 

@@ -1,4 +1,4 @@
-"""What a project may use: its share, threads, jobs, months and blobs, from the settings or, where an operator changed them, from the API.
+"""What a project may use, and for how long it keeps what it has, from the settings or, where an operator changed them, from the API.
 
 The values of the API stand in `projects.limits` and win. Share and threads are repeated in columns, which claims read.
 """
@@ -14,9 +14,10 @@ from sqlalchemy import func, select
 from distill.catalog import audit
 from distill.catalog.models import Project
 from distill.db import Session
-from distill.settings import ProjectSettings, Settings, get_settings
+from distill.settings import ProjectSettings, RetentionSettings, Settings, get_settings
 
-NAMES = ("share", "max_threads", "max_jobs", "month_teacher_usd", "month_compute_seconds", "max_blob_gb")
+RETENTION = tuple(RetentionSettings.model_fields)
+NAMES = ("share", "max_threads", "max_jobs", "month_teacher_usd", "month_compute_seconds", "max_blob_gb", *RETENTION)
 Source = Literal["api", "settings", "default"]
 
 
@@ -32,10 +33,15 @@ def of(project: Project, settings: Settings | None = None) -> Limits:
     """Of a project, as its row was read; the settings are this process's own unless given."""
     known = settings or get_settings()
     given = known.project(project.name)
-    named = given.model_fields_set if project.name in known.projects else set()
+    named = (given.model_fields_set if project.name in known.projects else set()) | known.retention.model_fields_set
     changed = project.limits or {}
     sources: dict[str, Source] = {name: "api" if name in changed else "settings" if name in named else "default" for name in NAMES}
-    return Limits({name: changed.get(name, getattr(given, name)) for name in NAMES}, sources)
+    usual = {name: getattr(known.retention, name) for name in RETENTION}
+    return Limits({name: changed.get(name, _given(getattr(given, name), usual.get(name))) for name in NAMES}, sources)
+
+
+def _given(value: Any, usual: Any) -> Any:
+    return usual if value is None else value
 
 
 def columns(project: Project, wanted: ProjectSettings) -> dict[str, Any]:

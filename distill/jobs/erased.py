@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -59,7 +60,10 @@ def carry_out(store: BlobStore, stopping: threading.Event) -> int:
                 done += _one(store, row, stopping)
             except (StillhouseError, SQLAlchemyError, OSError) as error:  # the others are not held up by it
                 log.warning("erasure not carried out", object_id=row.object_id, kind=type(error).__name__, error=str(error))
-        collecting.remove_erased(store, stopping)
+        try:
+            collecting.remove_erased(store, stopping)
+        except (StillhouseError, SQLAlchemyError, OSError) as error:  # nor the collector's own round
+            log.warning("blobs of erased objects not removed", kind=type(error).__name__, error=str(error))
     return done
 
 
@@ -96,7 +100,7 @@ def _dataset(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
         jobs = list(s.scalars(select(Job.id).where((Job.trainset_id == dataset.id) | (Job.valset_id == dataset.id))))
         readers = list(_readers(s, dataset))
     for job_id in jobs:
-        if not _clear_job(job_id, stopping, row, with_artifacts=row.artifacts):
+        if not _clear_for(row, job_id, stopping, with_artifacts=row.artifacts):
             return False
     for part in _parts(store, dataset, readers):
         if stopping.is_set():
@@ -175,7 +179,7 @@ def drop_traces(s: Session, project_id: str, traces: list[str]) -> int:
     values = {"project_id": project_id, "traces": traces}
     for statement in erasing_sql.DROP_TRACES:
         s.execute(statement, values)
-    return s.execute(erasing_sql.DROP_TRACE, values).rowcount  # type: ignore[attr-defined,no-any-return]  # a statement that deletes has it
+    return int(s.scalar(erasing_sql.DROP_TRACE, values) or 0)
 
 
 def size_of_datasets_traces(s: Session, store: BlobStore, dataset: Dataset) -> dict[str, int]:
@@ -202,7 +206,7 @@ def _job(row: Erasure, stopping: threading.Event) -> bool:
     for start in range(0, len(doomed), erasing_sql.AT_ONCE):
         with unit_of_work() as s:
             _count(s, row, {"traces": drop_traces(s, row.project_id, doomed[start : start + erasing_sql.AT_ONCE])})
-    if not _clear_job(row.object_id, stopping, row, with_artifacts=True):
+    if not _clear_for(row, row.object_id, stopping, with_artifacts=True):
         return False
     with unit_of_work() as s:
         _strip_job(s, repository.lock(s, row.object_id))
@@ -219,41 +223,54 @@ def traces_of_job(s: Session, job: Job) -> list[str]:
     return [digest for digest in mine if digest not in used]
 
 
-def _clear_job(job_id: str, stopping: threading.Event, row: Erasure, *, with_artifacts: bool) -> bool:
-    """False where it is to be gone on with at the next time: the job is still held, or the process stops."""
+def _clear_for(row: Erasure, job_id: str, stopping: threading.Event, *, with_artifacts: bool) -> bool:
+    def finish(s: Session, job: Job) -> None:
+        found = empty_job(s, job, _files_of(s, job_id) if with_artifacts else ())
+        s.execute(erasing_sql.PROBES, {"job_id": job_id})
+        if with_artifacts:
+            found += _empty_artifacts(s, job_id)
+        if row.kind != "project":
+            _count(s, row, found)
+
+    return clear_job(job_id, stopping, finish)
+
+
+def clear_job(job_id: str, stopping: threading.Event, finish: Callable[[Session, Job], None], over_since: datetime | None = None) -> bool:
+    """Remove the details of a job that is over (since then at the latest), some at a time, `finish` in the last transaction.
+
+    False where it is to be gone on with at the next time: the job is still held, or the process stops.
+    """
     for statement in (erasing_sql.SOME_FACTS, erasing_sql.SOME_EVENTS):
         removed = erasing_sql.AT_ONCE
         while removed == erasing_sql.AT_ONCE and not stopping.is_set():
             with unit_of_work() as s:
-                if not _may_clear(s, job_id):
+                if not may_clear(s, job_id, over_since):
                     return False
                 removed = s.execute(statement, {"job_id": job_id, "many": erasing_sql.AT_ONCE}).rowcount  # type: ignore[attr-defined]
     if stopping.is_set():
         return False
     with unit_of_work() as s:
-        if not _may_clear(s, job_id):
+        if not may_clear(s, job_id, over_since):
             return False
         job = repository.lock(s, job_id)
-        blobs = _let_go(s, [*s.scalars(erasing_sql.JOB_BLOBS, {"job_id": job_id}), *_files_of(s, job_id, with_artifacts)])
-        found = Counter(blobs=blobs, job_details=int(job.erased_at is None))
-        _empty_job(s, job)
-        if with_artifacts:
-            found += _empty_artifacts(s, job_id)
+        finish(s, job)
         _mentions(s, job.project_id, job_id)
-        if row.kind != "project":
-            _count(s, row, found)
         return not s.scalar(erasing_sql.ITEMS_LEFT, {"job_id": job_id})
 
 
-def _may_clear(s: Session, job_id: str) -> bool:
+def may_clear(s: Session, job_id: str, over_since: datetime | None = None) -> bool:
     """Under its lock, so that it is not retried meanwhile; a holder of the round before is waited for, until the next time."""
     job = repository.lock(s, job_id)
-    return repository.is_over(job) and not lifecycle.has_leased(s, job_id)
+    over = job.finished_at is not None and (over_since is None or job.finished_at < over_since)
+    return over and not lifecycle.has_leased(s, job_id)
 
 
-def _empty_job(s: Session, job: Job) -> None:
+def empty_job(s: Session, job: Job, files: Iterable[str] = ()) -> Counter[str]:
+    """Remove what a job without facts and events still has: work items, texts, and its blobs and those given; how many."""
+    found = Counter(job_details=int(job.erased_at is None))
+    found["blobs"] = _let_go(s, [*s.scalars(erasing_sql.JOB_BLOBS, {"job_id": job.id}), *files])
     fault = {"message": MESSAGE, "category": "user", "step": None, "retryable": False}
-    for statement in (erasing_sql.ITEMS, erasing_sql.CHECKPOINTS, erasing_sql.KEYS, erasing_sql.STEPS, erasing_sql.PROBES):
+    for statement in (erasing_sql.ITEMS, erasing_sql.CHECKPOINTS, erasing_sql.KEYS, erasing_sql.STEPS):
         s.execute(statement, {"job_id": job.id, "fault": json.dumps(fault)})
     if job.plan is not None:
         job.plan = {**job.plan, "samples": [], "split": ""}
@@ -266,11 +283,16 @@ def _empty_job(s: Session, job: Job) -> None:
         events.append(s, job.id, "log", "The details of this job were erased", {"erased": True})
         events.append(s, job.id, "done", f"The job is {job.status}", {"status": job.status})
     s.flush()
+    return found
 
 
-def _files_of(s: Session, job_id: str, with_artifacts: bool) -> list[str]:
-    if not with_artifacts:
-        return []
+def empty_artifacts(s: Session, job_id: str) -> None:
+    """Remove the content of a job's deleted artifacts and models."""
+    _let_go(s, _files_of(s, job_id))
+    _empty_artifacts(s, job_id)
+
+
+def _files_of(s: Session, job_id: str) -> list[str]:
     kept = [*s.scalars(select(Artifact.files).where(Artifact.job_id == job_id, Artifact.deleted_at.is_not(None)))]
     kept += [*s.scalars(select(Model.files).where(Model.job_id == job_id, Model.deleted_at.is_not(None)))]
     return [str(entry["digest"]) for files in kept for entry in files.values()]
@@ -310,7 +332,7 @@ def _project(row: Erasure, stopping: threading.Event) -> bool:
             _count(s, row, {noun: int(s.scalar(count, {"project_id": row.project_id}) or 0) for noun, count in erasing_sql.COUNTS.items()})
         jobs = list(s.scalars(select(Job.id).where(Job.project_id == row.project_id)))
     for job_id in jobs:
-        if not _clear_job(job_id, stopping, row, with_artifacts=False):
+        if not _clear_for(row, job_id, stopping, with_artifacts=False):
             return False
     for statement in erasing_sql.PROJECT_SOME:
         removed = 1

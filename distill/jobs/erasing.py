@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import Select, and_, delete, func, or_, select, update
 
 from distill.catalog import artifacts, audit, datasets, fine_tuned, projects
-from distill.catalog.models import Alias, ApiKey, Artifact, Dataset, Model, Project
+from distill.catalog.models import Alias, AliasMove, ApiKey, Artifact, Dataset, Model, Project
 from distill.catalog.webhook_rows import WebhookEndpoint
 from distill.db import Session
 from distill.errors import Conflict, Invalid
@@ -89,6 +90,26 @@ def delete_job(s: Session, project_id: str, job_id: str, *, with_artifacts: bool
     job.deleted_at = func.clock_timestamp()
     _ask(s, "job", project_id, job_id, with_artifacts=True)
     return job_id
+
+
+def retire_artifact(s: Session, project_id: str, artifact_id: str, since: datetime) -> dict[str, int]:
+    """Delete an artifact, with the models that nothing else has, unless something needs it or an alias has left it since then.
+
+    How many of each kind were deleted.
+    """
+    job_id = artifacts.get(s, project_id, artifact_id).job_id
+    models = _only_of(s, job_id)
+    for model_id in models:
+        fine_tuned.lock(s, project_id, model_id)
+    models = _only_of(s, job_id)
+    if _in_the_way_of_artifacts(s, project_id, [artifact_id]) or _in_the_way_of_models(s, project_id, models):
+        return {}
+    if s.scalar(select(AliasMove.id).where(AliasMove.previous_artifact_id == artifact_id, AliasMove.created_at >= since).limit(1)):
+        return {}
+    _hide(s, project_id, [artifact_id], models)
+    for maker in {job_id, *s.scalars(select(Model.job_id).where(Model.id.in_(models)))}:
+        erased.empty_artifacts(s, maker)
+    return {"artifacts": 1, "models": len(models)}
 
 
 def look_at_project(s: Session, name_or_id: str) -> Outlook:
@@ -211,6 +232,17 @@ def _made_by(s: Session, jobs: Sequence[str]) -> tuple[list[str], list[str]]:
     elsewhere = elsewhere.where(FineTuneJob.model_id == Model.id, Job.id.not_in(jobs), Job.deleted_at.is_(None))
     models = select(Model.id).where(Model.job_id.in_(jobs), Model.deleted_at.is_(None), ~elsewhere.exists())
     return list(made), list(s.scalars(models.order_by(Model.id)))
+
+
+def _only_of(s: Session, job_id: str) -> list[str]:
+    """Living models of a job that no other artifact has, nor a job that may go on or has no artifact to lose."""
+    mine = select(FineTuneJob.model_id).where(FineTuneJob.job_id == job_id, FineTuneJob.model_id.is_not(None))
+    bare = ~select(Artifact.id).where(Artifact.job_id == Job.id, Artifact.deleted_at.is_(None)).exists()
+    done = and_(Job.kind == "compile", Job.status == "succeeded", bare)
+    others = select(FineTuneJob.id).join(Job, Job.id == FineTuneJob.job_id).where(FineTuneJob.model_id == Model.id)
+    others = others.where(Job.id != job_id, Job.deleted_at.is_(None), ~done)
+    models = select(Model.id).where(Model.id.in_(mine), Model.deleted_at.is_(None), ~others.exists())
+    return list(s.scalars(models.order_by(Model.id)))
 
 
 def _kept(s: Session, jobs: Sequence[str]) -> list[str]:

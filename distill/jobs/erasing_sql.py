@@ -75,7 +75,14 @@ DROP_TRACES: tuple[TextClause, ...] = (
     text("DELETE FROM scores WHERE project_id = :project_id AND trace_digest = ANY (:traces)"),
     text("DELETE FROM trace_retries WHERE project_id = :project_id AND (digest = ANY (:traces) OR retry = ANY (:traces))"),
 )
-DROP_TRACE = text("DELETE FROM traces WHERE project_id = :project_id AND digest = ANY (:traces)")
+DROP_TRACE = text("""
+WITH gone AS (DELETE FROM traces WHERE project_id = :project_id AND digest = ANY (:traces) RETURNING created_at),
+counted AS (
+  INSERT INTO removed_rollouts (project_id, month, rollouts)
+  SELECT CAST(:project_id AS text), CAST(date_trunc('month', created_at AT TIME ZONE 'UTC') AS date), count(*) FROM gone GROUP BY 2
+  ON CONFLICT (project_id, month) DO UPDATE SET rollouts = removed_rollouts.rollouts + excluded.rollouts)
+SELECT count(*) FROM gone""")
+"""Counts them by month, for the project's usage: what was used stays used."""
 LOOKED_AT = text("CREATE TEMPORARY TABLE looked_at (digest text PRIMARY KEY) ON COMMIT DROP")
 """The traces that a dry run has found so far: a big dataset has more than a process may hold."""
 LOOK_AT = text("INSERT INTO looked_at SELECT unnest(CAST(:traces AS text[])) ON CONFLICT DO NOTHING")
@@ -120,6 +127,7 @@ PROJECT_REST: tuple[TextClause, ...] = (
     text("DELETE FROM jobs WHERE project_id = :project_id"),
     text("DELETE FROM datasets WHERE project_id = :project_id"),
     text("DELETE FROM files WHERE project_id = :project_id"),
+    text("DELETE FROM removed_rollouts WHERE project_id = :project_id"),
     text("DELETE FROM programs WHERE project_id = :project_id"),
     text("DELETE FROM metrics WHERE project_id = :project_id"),
     text("DELETE FROM bundles WHERE project_id = :project_id"),

@@ -144,6 +144,17 @@ def traces_of(s: Session, project_id: str, facts: Iterable[RowFact]) -> dict[str
     return {row.digest: row for row in rows}
 
 
+_LACKS = text("""
+SELECT EXISTS (SELECT 1 FROM row_facts f
+  WHERE f.job_id = :job_id AND f.kind = 'rollout' AND f.role LIKE 'teacher:%' AND f.trace_digest IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM traces t WHERE t.project_id = :project_id AND t.digest = f.trace_digest))""")
+
+
+def lacks_traces(s: Session, job: Job) -> bool:
+    """Whether a trace that a job has taken from its teachers is gone."""
+    return bool(s.scalar(_LACKS, {"job_id": job.id, "project_id": job.project_id}))
+
+
 def curve_points(s: Session, job_id: str) -> dict[str, list[dict[str, Any]]]:
     """`{fine-tune job: points}` that a job's trainings have told so far, in order: at most one a second of each."""
     query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.type == "train.curve").order_by(JobEvent.seq)

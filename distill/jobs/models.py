@@ -57,6 +57,13 @@ class Job(Base):
             "id",
             postgresql_where=text("status IN ('queued', 'running') AND cancel_requested_at IS NULL AND pause_requested_at IS NULL"),
         ),
+        Index(
+            "ix_jobs_with_events",
+            "project_id",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL AND erased_at IS NULL AND events_removed_at IS NULL"),
+        ),
+        Index("ix_jobs_with_details", "project_id", "finished_at", postgresql_where=text("finished_at IS NOT NULL AND erased_at IS NULL")),
         Index("ix_jobs_open", "status", postgresql_where=text("status IN ('queued', 'running', 'paused')")),
     )
 
@@ -107,6 +114,8 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     erased_at: Mapped[datetime | None]
     """Since when its details (events, rows, files) are gone."""
+    events_removed_at: Mapped[datetime | None]
+    """Since when its events are gone, but for those of its end."""
     deleted_at: Mapped[datetime | None]
     """A deleted job stays as an id without content: models, usage and other jobs refer to it."""
 

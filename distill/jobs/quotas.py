@@ -44,7 +44,8 @@ SELECT COALESCE(sum(earlier_seconds + CASE WHEN reused_from IS NULL
 """)
 _MADE = text("""
 SELECT (SELECT count(*) FROM jobs WHERE project_id = :project_id AND id >= :first_job AND id < :next_job) AS jobs,
-       (SELECT count(*) FROM traces WHERE project_id = :project_id AND id >= :first_trace AND id < :next_trace) AS rollouts
+       (SELECT count(*) FROM traces WHERE project_id = :project_id AND id >= :first_trace AND id < :next_trace)
+       + COALESCE((SELECT rollouts FROM removed_rollouts WHERE project_id = :project_id AND month = :month), 0) AS rollouts
 """)
 
 
@@ -89,6 +90,7 @@ def usage(s: Session, project_id: str, month: Month) -> Usage:
         "next_job": first_id("cjob", until),
         "first_trace": first_id("trace", since),
         "next_trace": first_id("trace", until),
+        "month": since.date(),
     }
     made = s.execute(_MADE, {"project_id": project_id, **ids}).one()
     return Usage(

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from distill.catalog.keys import Caller
 from distill.db import Session
 from distill.errors import Conflict
-from distill.jobs import budget, repository, service
+from distill.jobs import budget, facts, repository, service
 from distill.jobs.models import Job, JobStep
 from distill.jobs.status import Step, StepStatus
 from distill.spec import Budget, CompileSpec, LmSpec, read_spec
@@ -23,13 +23,15 @@ def refilter(s: Session, project_id: str, caller: Caller | None, job_id: str, ch
     """Submit a job like an earlier one but for `changes`, which are fields of the compile spec; objects are merged, field by field.
 
     It takes the teachers' rollouts that are stored, whatever has become of their connections since. Raises NotFound, Invalid,
-    Conflict when the earlier job has not finished its bootstrap.
+    Conflict when the earlier job has not finished its bootstrap, or traces of it are gone.
     """
     job = repository.get(s, project_id, job_id)
     done = s.scalar(select(JobStep.status).where(JobStep.job_id == job.id, JobStep.name == str(Step.BOOTSTRAP)))
     if done != StepStatus.SUCCEEDED:
         message = f"job {job.id} is {job.status} in step {job.step}: its traces are complete when its bootstrap has succeeded"
         raise Conflict(message, code="no_traces", param="id")
+    if job.erased_at is not None or facts.lacks_traces(s, job):
+        raise Conflict(f"traces of job {job.id} were removed or erased: make a new job", code="job_erased", param="id")
     given = {name: value for name, value in changes.items() if value is not None}
     spec = _changed(_as_it_stands(job), given)
     return service.submit(s, project_id, caller, spec, derived_from=job.id, priority=job.priority)

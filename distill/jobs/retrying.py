@@ -13,11 +13,13 @@ from sqlalchemy import text
 from distill.catalog import datasets
 from distill.db import Session
 from distill.errors import Conflict, Invalid
-from distill.jobs import bundle_use, outbox, quotas, repository, steps, trained
+from distill.jobs import bundle_use, facts, outbox, quotas, repository, steps, trained
 from distill.jobs.lifecycle import transition
 from distill.jobs.models import FineTuneJob, Job
-from distill.jobs.status import FineTuneStatus, JobStatus
+from distill.jobs.status import FineTuneStatus, JobStatus, Step
 
+_READS_TRACES = (Step.BOOTSTRAP, Step.PREPARE)
+"""Where a job stands that still reads traces of rollouts that are done."""
 _REOPEN_STEPS = text("""
 UPDATE job_steps SET status = CASE WHEN started_at IS NULL THEN 'queued' ELSE 'running' END, error = NULL, finished_at = NULL
  WHERE job_id = :job_id AND status IN ('failed', 'cancelled')
@@ -60,6 +62,8 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
         raise Conflict(f"job {job.id} is {job.status}; only a failed job can be retried", code="wrong_status", param="id")
     _check_rows(s, job)
     quotas.check_new_job(s, project_id)
+    if job.step in _READS_TRACES and facts.lacks_traces(s, job):
+        raise Conflict(f"job {job.id} cannot go on: traces of it were removed. Make a new job.", code="job_erased", param="id")
     trained.hold_all(s, job.id)
     _hold_code(s, job)
     left = _left_failed(repository.fine_tune_jobs(s, job.id), fine_tune_job_id)
@@ -68,6 +72,7 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
     s.execute(_REOPEN_KEYS, {"job_id": job.id, "left": left})
     requeued = s.execute(_REQUEUE, {"job_id": job.id, "left": left, "anew": anew}).all()
     job.round += 1
+    job.events_removed_at = None
     s.flush()
     transition(s, job, JobStatus.QUEUED, message=f"Retried: round {job.round}")
     outbox.add_for(s, (row.queue for row in requeued if not row.held), job.id)

@@ -192,6 +192,18 @@ class TestLimits:
             {"before": {"max_threads": None, "month_teacher_usd": 1000}, "after": {"max_threads": 2, "month_teacher_usd": 5}},
         ]
 
+    def test_days_are_of_the_api_the_project_or_the_server(
+        self, api: TestClient, tokens: Tokens, operator: dict[str, str], tmp_path: Path
+    ) -> None:
+        with (tmp_path / "stillhouse.toml").open("a", encoding="utf-8") as file:
+            file.write("[retention]\nkeep_traces_days = 30\nkeep_events_days = 7\n[projects.support]\nkeep_events_days = 0\n")
+        get_settings.cache_clear()
+        assert (self.limits(api)["keep_traces_days"], self.limits(api)["keep_audit_log_days"]) == ((30, "settings"), (0, "default"))
+        assert self.limits(api)["keep_events_days"] == (0, "settings"), "the project keeps them for ever"
+        assert api.patch("/v1/projects/support", json={"keep_traces_days": 0}, headers=operator).status_code == 200
+        assert self.limits(api)["keep_traces_days"] == (0, "api")
+        assert api.patch("/v1/projects/support", json={"keep_traces_days": -1}, headers=operator).status_code == 422
+
     def test_only_operators_change_them(self, api: TestClient, tokens: Tokens, operator: dict[str, str]) -> None:
         assert refused(api.patch("/v1/projects/support", json={"share": 9}, headers=bearer(tokens.admin))) == (403, "not_an_operator")
         for bad in ({"share": 0}, {"share": 1e-300}, {"max_threads": 0}, {"max_jobs": -1}, {"scrub": True}):

@@ -148,7 +148,7 @@ class TestExampleSettings:
     def test_what_is_shown_is_the_default(self) -> None:
         assert Settings(**tomllib.loads(self.TEXT)) == Settings()
 
-    @pytest.mark.parametrize("section", ["server", "timers", "limits", "lmhost"])
+    @pytest.mark.parametrize("section", ["server", "timers", "limits", "lmhost", "retention"])
     def test_every_setting_is_shown(self, section: str) -> None:
         """With what it is for, or a name that says it."""
         lines = self.TEXT.partition(f"[{section}]\n")[2].partition("\n[")[0]

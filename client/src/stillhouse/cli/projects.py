@@ -54,9 +54,15 @@ def update(
     month_teacher_usd: LimitOption = None,
     month_compute_seconds: LimitOption = None,
     max_blob_gb: LimitOption = None,
+    keep_traces_days: LimitOption = None,
+    keep_events_days: LimitOption = None,
+    keep_job_details_days: LimitOption = None,
+    keep_artifacts_days: LimitOption = None,
+    keep_audit_log_days: LimitOption = None,
     as_json: Json = False,
 ) -> None:
-    """Change what a project may use; `settings` gives a limit back to the server's settings. For operators."""
+    """Change what a project may use, and for how many days it keeps things (0: for ever); `settings` gives a limit back to the
+    server's settings. For operators."""
     asked = (
         ("share", share, float),
         ("max_threads", max_threads, int),
@@ -64,13 +70,15 @@ def update(
         ("month_teacher_usd", month_teacher_usd, float),
         ("month_compute_seconds", month_compute_seconds, float),
         ("max_blob_gb", max_blob_gb, float),
+        ("keep_traces_days", keep_traces_days, int),
+        ("keep_events_days", keep_events_days, int),
+        ("keep_job_details_days", keep_job_details_days, int),
+        ("keep_artifacts_days", keep_artifacts_days, int),
+        ("keep_audit_log_days", keep_audit_log_days, int),
     )
     limits: Any = {name: _number(name, text, kind) for name, text, kind in asked if text is not None}
     if not limits:
-        stop(
-            "say what to change: --share, --max-threads, --max-jobs, --month-teacher-usd, --month-compute-seconds or --max-blob-gb",
-            Exit.USAGE,
-        )
+        stop(f"say what to change: {', '.join('--' + name.replace('_', '-') for name, _, _ in asked)}", Exit.USAGE)
     with connected() as client:
         _show(client.projects.update(project, **limits), as_json)
 

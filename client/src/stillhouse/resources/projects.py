@@ -35,7 +35,7 @@ def _list(params: Mapping[str, Any]) -> Call[Rows[Project]]:
 
 
 class LimitParams(TypedDict, total=False):
-    """What a project may use. One that is left out stays; None gives it back to the server's settings."""
+    """What a project may use and how long it keeps things. One that is left out stays; None gives it back to the server's settings."""
 
     share: float | None
     max_threads: int | None
@@ -43,6 +43,12 @@ class LimitParams(TypedDict, total=False):
     month_teacher_usd: float | None
     month_compute_seconds: float | None
     max_blob_gb: float | None
+    keep_traces_days: int | None
+    """Days, as those below; 0 keeps for ever."""
+    keep_events_days: int | None
+    keep_job_details_days: int | None
+    keep_artifacts_days: int | None
+    keep_audit_log_days: int | None
 
 
 class Projects(Resource):

@@ -1,0 +1,47 @@
+"""Statements of retention: what of a project is older than it keeps things."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+TURN = text("SELECT pg_try_advisory_xact_lock(hashtextextended('retention', 0))")
+DUE = text("""
+SELECT NOT EXISTS (SELECT 1 FROM server_meta WHERE key = 'retained_at'
+                      AND CAST(value AS timestamptz) > clock_timestamp() - make_interval(secs => :seconds))""")
+DONE = text("""
+INSERT INTO server_meta (key, value) VALUES ('retained_at', CAST(clock_timestamp() AS text))
+ON CONFLICT (key) DO UPDATE SET value = excluded.value""")
+
+STARTING = text("""
+SELECT EXISTS (SELECT 1 FROM jobs
+                WHERE project_id = :project_id AND kind = 'compile' AND plan IS NULL AND status IN ('queued', 'running'))""")
+"""Whether it is not known yet which traces an open job will take."""
+NEEDED_PROGRAMS = text("""
+SELECT DISTINCT split_part(h.key, ' ', 1)
+  FROM jobs j JOIN jobs p ON p.id IN (j.id, j.derived_from), json_each(p.plan -> 'prompt_hashes') h
+ WHERE j.project_id = :project_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled')""")
+"""Digests of the programs that open jobs run: such a job may take any stored trace of these."""
+OLD_TRACES = text("""
+SELECT id, digest FROM traces t
+ WHERE project_id = :project_id AND id > :after AND id < :before AND program_digest <> ALL (CAST(:programs AS text[]))
+   AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = t.job_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))
+ ORDER BY id LIMIT :many""")
+
+JOBS_WITH_EVENTS = text("""
+SELECT id FROM jobs WHERE project_id = :project_id AND finished_at < :before AND erased_at IS NULL AND events_removed_at IS NULL
+ ORDER BY finished_at LIMIT :many""")
+SOME_EVENTS = text("""
+DELETE FROM job_events WHERE job_id = :job_id
+   AND seq IN (SELECT seq FROM job_events WHERE job_id = :job_id AND type <> 'done' ORDER BY seq LIMIT :many)""")
+"""The event of a job's end stays: a stream of events ends with it."""
+WITHOUT_EVENTS = text("UPDATE jobs SET events_removed_at = clock_timestamp() WHERE id = :job_id")
+JOBS_WITH_DETAILS = text("""
+SELECT id FROM jobs WHERE project_id = :project_id AND finished_at < :before AND erased_at IS NULL ORDER BY finished_at LIMIT :many""")
+
+OLD_ARTIFACTS = text("""
+SELECT id FROM artifacts a WHERE project_id = :project_id AND id > :after AND created_at < :before AND deleted_at IS NULL
+   AND NOT EXISTS (SELECT 1 FROM aliases WHERE artifact_id = a.id)
+ ORDER BY id LIMIT :many""")
+
+SOME_AUDIT_ENTRIES = text("""
+DELETE FROM audit_log WHERE id IN (SELECT id FROM audit_log WHERE project_id = :project_id AND id < :before ORDER BY id LIMIT :many)""")

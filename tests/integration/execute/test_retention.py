@@ -1,0 +1,183 @@
+"""What is older than a project keeps things is removed; what an open job, an alias or a model needs stays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from distill.catalog import keys, projects
+from distill.db import unit_of_work
+from distill.jobs import collecting, erasing, retention, service
+from distill.jobs.models import Job
+from tests.integration.core.world import execute
+from tests.integration.execute.client_player import TOML
+from tests.integration.execute.house import House, configured, knows, rows
+from tests.support.scripted_lm import ScriptedLM
+
+
+@pytest.fixture
+def teacher() -> Iterator[ScriptedLM]:
+    with ScriptedLM(answer=knows) as lm:
+        yield lm
+
+
+@pytest.fixture
+def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
+    with configured(tmp_path, TOML, teacher, student) as opened:
+        yield opened
+
+
+@pytest.fixture
+def operator(house: House) -> Iterator[TestClient]:
+    with unit_of_work() as s:
+        scopes = ("jobs:read", "jobs:write", "aliases:write", "admin")
+        token = keys.create(s, projects.ensure(s, "default").id, "operator", scopes)[1]
+    with TestClient(create_app(), headers={"Authorization": f"Bearer {token}"}) as api:
+        yield api
+
+
+def compiled(house: House, **more: Any) -> Job:
+    return house.succeed(house.submit(rows(9), holdout={"n": 3}, smoke_test=None, num_threads=4, **more))
+
+
+def keep(api: TestClient, **days: int) -> None:
+    assert api.patch("/v1/projects/default", json=days).status_code == 200
+
+
+def carry_out() -> None:
+    retention.carry_out(0, threading.Event())
+
+
+def age_traces() -> None:
+    """As if they had been made long ago."""
+    execute("UPDATE traces SET id = overlay(id PLACING '00' FROM 7 FOR 2)")
+
+
+def age_jobs() -> None:
+    execute("UPDATE jobs SET finished_at = finished_at - interval '3 days' WHERE finished_at IS NOT NULL")
+
+
+def removed(api: TestClient) -> list[dict[str, int]]:
+    """The newest first."""
+    return [entry["data"] for entry in api.get("/v1/audit_log", params={"action": "retention.removed"}).json()["data"]]
+
+
+def shown(api: TestClient, job: str, part: str) -> list[Any]:
+    found: list[Any] = api.get(f"/v1/compile_jobs/{job}/{part}").json()["data"]
+    return found
+
+
+def code(reply: Any) -> tuple[int, str]:
+    return reply.status_code, reply.json()["error"]["code"]
+
+
+class TestTraces:
+    def test_go_when_no_open_job_may_take_them_and_stay_in_the_usage(self, house: House, operator: TestClient) -> None:
+        first = compiled(house).id
+        used = operator.get("/v1/usage").json()
+        assert used["rollouts"] > 9
+        keep(operator, keep_traces_days=2)
+        carry_out()
+        assert removed(operator) == [], "they are of today"
+        age_traces()
+        starting = house.submit(rows(9), holdout={"n": 3}, smoke_test=None)
+        carry_out()
+        assert removed(operator) == [], "it is not known yet what that job takes"
+        house.run(starting, until=lambda job: job.plan is not None)
+        carry_out()
+        assert removed(operator) == [], "that job runs the same program"
+        with unit_of_work() as s:
+            service.cancel(s, house.project_id, starting)
+        house.run(starting)
+        carry_out()
+        assert removed(operator) == [{"traces": used["rollouts"]}]
+        assert [rollout for rollout in shown(operator, first, "traces") if rollout.get("trace")] == []
+        now = operator.get("/v1/usage").json()
+        assert [now[name] for name in ("rollouts", "calls", "teacher_usd")] == [used[name] for name in ("rollouts", "calls", "teacher_usd")]
+        assert code(operator.post(f"/v1/compile_jobs/{first}/refilter", json={"prompt_adapter": "json"})) == (409, "job_erased")
+        asked = len(house.teacher.calls)
+        compiled(house)
+        assert len(house.teacher.calls) > asked
+
+
+class TestJobs:
+    def test_events_go_but_for_the_end(self, house: House, operator: TestClient) -> None:
+        job = compiled(house).id
+        keep(operator, keep_events_days=2)
+        carry_out()
+        assert len(shown(operator, job, "events")) > 3
+        age_jobs()
+        number = len(shown(operator, job, "events"))
+        carry_out()
+        assert [event["type"] for event in shown(operator, job, "events")] == ["done"]
+        assert removed(operator) == [{"events": number - 1}]
+        assert len(shown(operator, job, "traces")) > 9
+        carry_out()
+        assert len(removed(operator)) == 1
+
+    def test_details_go_and_its_model_answers_on(self, house: House, operator: TestClient) -> None:
+        job = compiled(house, program_name="desk").id
+        artifact = operator.get(f"/v1/compile_jobs/{job}").json()["artifact"]["id"]
+        assert operator.put("/v1/aliases/desk@prod", json={"artifact": artifact}).status_code == 200
+        keep(operator, keep_job_details_days=2)
+        waiting = house.submit(rows(9), holdout={"n": 3}, smoke_test=None)
+        age_jobs()
+        carry_out()
+        assert removed(operator) == [{"job_details": 1}]
+        assert operator.get(f"/v1/compile_jobs/{job}").json()["erased_at"] is not None
+        assert shown(operator, job, "traces") == shown(operator, job, "training_files") == []
+        assert code(operator.post(f"/v1/compile_jobs/{job}/refilter", json={"prompt_adapter": "json"})) == (409, "job_erased")
+        erasing.carry_out(house.store, threading.Event())
+        collecting.collect(house.store, 0, 0, threading.Event())
+        files = operator.get(f"/v1/artifacts/{artifact}").json()["files"]
+        for file in files:
+            assert operator.get(f"/v1/artifacts/{artifact}/files/{file['path']}").status_code == 200, file
+        assert house.host.models()
+        house.host.unload(next(iter(house.host.models())))
+        house.agent.tick()
+        assert house.host.models(), "its weights and the prompts that it is tried on are there"
+        house.succeed(waiting)
+
+
+class TestArtifacts:
+    def test_go_with_their_models_when_no_alias_has_pointed_at_them_lately(self, house: House, operator: TestClient) -> None:
+        first, second = compiled(house, program_name="desk").id, compiled(house, program_name="desk").id
+        old, new = (operator.get(f"/v1/compile_jobs/{job}").json()["artifact"]["id"] for job in (first, second))
+        keep(operator, keep_artifacts_days=2)
+        for artifact in (old, new):
+            assert operator.put("/v1/aliases/desk@prod", json={"artifact": artifact}).status_code == 200
+        execute("UPDATE artifacts SET created_at = created_at - interval '3 days'")
+        carry_out()
+        assert removed(operator) == [], "the one may be gone back to"
+        execute("UPDATE alias_moves SET moved_at = moved_at - interval '3 days'")
+        carry_out()
+        assert removed(operator) == [{"artifacts": 1}], "the other has the same model: an equal training"
+        assert operator.get(f"/v1/artifacts/{old}").status_code == 404
+        assert operator.get(f"/v1/artifacts/{new}").status_code == 200
+        assert house.host.models()
+        assert operator.delete("/v1/aliases/desk@prod").status_code == 200
+        execute("UPDATE alias_moves SET moved_at = moved_at - interval '3 days'")
+        carry_out()
+        assert removed(operator)[0] == {"artifacts": 1, "models": 1}, "the last that has it takes it along"
+        house.agent.tick()
+        assert house.host.models() == frozenset()
+
+
+class TestAuditLog:
+    def test_old_entries_go_of_this_project_alone(self, house: House, operator: TestClient) -> None:
+        operator.post("/v1/projects", json={"name": "support"})
+        keep(operator, keep_audit_log_days=2)
+        operator.patch("/v1/projects/support", json={"keep_audit_log_days": 0})
+        execute("UPDATE audit_log SET id = overlay(id PLACING '00' FROM 7 FOR 2)")
+        number = len(operator.get("/v1/audit_log").json()["data"])
+        carry_out()
+        assert [(entry["action"], entry["data"]) for entry in operator.get("/v1/audit_log").json()["data"]] == [
+            ("retention.removed", {"audit_entries": number})
+        ]
+        assert len(operator.get("/v1/audit_log", params={"project": "support"}).json()["data"]) == 2
