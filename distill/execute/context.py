@@ -10,7 +10,7 @@ from typing import Any, Literal
 from distill import scrubbing
 from distill.catalog import artifacts, bundles, connections, datasets, programs, projects
 from distill.catalog.fields import reader_of
-from distill.catalog.models import Dataset
+from distill.catalog.models import Artifact, Dataset
 from distill.db import Session
 from distill.jobs import facts, repository
 from distill.jobs.models import Job
@@ -186,8 +186,9 @@ def load(s: Session, job_id: str) -> JobContext:
     job = _load(s, job_id)
     if job.spec.incumbent_artifact is None:
         return job
-    theirs = _load(s, artifacts.by_id(s, job.spec.incumbent_artifact).job_id)
-    beaten = theirs.cast("compiled")
+    artifact = artifacts.by_id(s, job.spec.incumbent_artifact)
+    theirs = _load(s, artifact.job_id)
+    beaten = replace(theirs.cast("compiled"), answer_tokens=theirs.answer_tokens or _packaged_tokens(artifact))
     revisions = {lm.connection_id: connections.by_id(s, lm.connection_id).revision for lm in beaten.lms.values()}
     return replace(job, python=job.python or theirs.python, incumbent=beaten.as_incumbent(revisions))
 
@@ -215,6 +216,12 @@ def _load(s: Session, job_id: str) -> JobContext:
         python=bundles.python_as_known(s, job.project_id, map(bundles.bundle_of, (student, *teachers, spec.metric))),
         scrub=projects.get(s, job.project_id).scrub,
     )
+
+
+def _packaged_tokens(artifact: Artifact) -> dict[str, int]:
+    """The bounds that an artifact was packaged with: they outlive the details of its job."""
+    entries = json.loads(artifact.manifest).get("predictors", {})
+    return {name: entry["answer_tokens"] for name, entry in entries.items() if entry.get("answer_tokens") is not None}
 
 
 def _answer_tokens(s: Session, job: Job) -> dict[str, int]:

@@ -99,7 +99,7 @@ def _take_over(s: Session, order: Order, key: FineTuneJob, model_id: str, traini
     """Point a key at another's model, its curve and its log. Raises NotFound when the model has just been deleted."""
     model = fine_tuned.hold(s, order.project_id, model_id)
     fine_tuned.want(s, model.id, model.connection_id)
-    source = repository.fine_tune_job(s, order.project_id, model.fine_tune_job_id)
+    source = repository.training_of(s, model)
     values = {"model_id": model.id, "training_digest": training, "reused_from": source.id, "curve": source.curve, "log": source.log}
     s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(**values))
     text = f"{key_name(key)} is not trained again: {source.id} was trained on the same rows with the same options"

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import Select, delete, func, or_, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill.catalog import audit, datasets, programs, projects
@@ -24,7 +24,7 @@ from distill.db import Session, unit_of_work
 from distill.errors import StillhouseError, StorageError
 from distill.jobs import collecting, erasing_sql, events, lifecycle, repository
 from distill.jobs.erasure_rows import Erasure
-from distill.jobs.models import Job
+from distill.jobs.models import FineTuneJob, Job
 from distill.spec import example_digest, inputs_digest
 from distill.storage import BlobStore
 from stillhouse_programs.spec import ProgramSpec, columns, input_names
@@ -216,7 +216,7 @@ def _job(row: Erasure, stopping: threading.Event) -> bool:
 
 
 def traces_of_job(s: Session, job: Job) -> list[str]:
-    """Traces that a job paid for and no other job of the project used."""
+    """Traces that a job paid for or took, and no other job of the project used."""
     mine = list(s.scalars(erasing_sql.TRACES_OF_JOB, {"project_id": job.project_id, "job_id": job.id}))
     values = {"project_id": job.project_id, "job_id": job.id, "traces": mine}
     used = set(s.scalars(erasing_sql.USED_BY_OTHERS, values)) if mine else set()
@@ -294,7 +294,7 @@ def empty_artifacts(s: Session, job_id: str) -> None:
 
 def _files_of(s: Session, job_id: str) -> list[str]:
     kept = [*s.scalars(select(Artifact.files).where(Artifact.job_id == job_id, Artifact.deleted_at.is_not(None)))]
-    kept += [*s.scalars(select(Model.files).where(Model.job_id == job_id, Model.deleted_at.is_not(None)))]
+    kept += [*s.scalars(select(Model.files).where(Model.id.in_(_deleted_models(job_id))))]
     return [str(entry["digest"]) for files in kept for entry in files.values()]
 
 
@@ -305,9 +305,15 @@ def _empty_artifacts(s: Session, job_id: str) -> Counter[str]:
     ids = list(s.scalars(gone))
     s.execute(update(Artifact).where(Artifact.id.in_(ids)).values(bare))
     s.execute(erasing_sql.HELD_OUT_OF, {"artifacts": ids})
-    models = list(s.scalars(select(Model.id).where(Model.job_id == job_id, Model.deleted_at.is_not(None))))
+    models = list(s.scalars(_deleted_models(job_id)))
     s.execute(update(Model).where(Model.id.in_(models)).values(files={}, settings={}))
     return Counter(artifacts=len(ids), models=len(models))
+
+
+def _deleted_models(job_id: str) -> Select[str]:
+    """Of those that a job trained or found."""
+    used = select(FineTuneJob.model_id).where(FineTuneJob.job_id == job_id, FineTuneJob.model_id.is_not(None))
+    return select(Model.id).where(or_(Model.job_id == job_id, Model.id.in_(used)), Model.deleted_at.is_not(None))
 
 
 def _strip_job(s: Session, job: Job) -> None:

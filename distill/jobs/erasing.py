@@ -85,6 +85,7 @@ def delete_job(s: Session, project_id: str, job_id: str, *, with_artifacts: bool
     repository.get(s, project_id, job_id)
     job = repository.lock(s, job_id)
     made, models = _held_made_by(s, project_id, [job_id])
+    quotas.hold_jobs(s, project_id)  # after models, as where a job is made
     _raise_first(_in_the_way_of_job(s, job, made, models, with_artifacts=with_artifacts))
     _hide(s, project_id, made, models)
     job.deleted_at = func.clock_timestamp()
@@ -107,8 +108,7 @@ def retire_artifact(s: Session, project_id: str, artifact_id: str, since: dateti
     if s.scalar(select(AliasMove.id).where(AliasMove.previous_artifact_id == artifact_id, AliasMove.created_at >= since).limit(1)):
         return {}
     _hide(s, project_id, [artifact_id], models)
-    for maker in {job_id, *s.scalars(select(Model.job_id).where(Model.id.in_(models)))}:
-        erased.empty_artifacts(s, maker)
+    erased.empty_artifacts(s, job_id)
     return {"artifacts": 1, "models": len(models)}
 
 
@@ -230,7 +230,8 @@ def _made_by(s: Session, jobs: Sequence[str]) -> tuple[list[str], list[str]]:
     made = s.scalars(select(Artifact.id).where(Artifact.job_id.in_(jobs), Artifact.deleted_at.is_(None)).order_by(Artifact.id))
     elsewhere = select(FineTuneJob.id).join(Job, Job.id == FineTuneJob.job_id)
     elsewhere = elsewhere.where(FineTuneJob.model_id == Model.id, Job.id.not_in(jobs), Job.deleted_at.is_(None))
-    models = select(Model.id).where(Model.job_id.in_(jobs), Model.deleted_at.is_(None), ~elsewhere.exists())
+    used = select(FineTuneJob.model_id).where(FineTuneJob.job_id.in_(jobs), FineTuneJob.model_id.is_not(None))
+    models = select(Model.id).where(or_(Model.job_id.in_(jobs), Model.id.in_(used)), Model.deleted_at.is_(None), ~elsewhere.exists())
     return list(made), list(s.scalars(models.order_by(Model.id)))
 
 

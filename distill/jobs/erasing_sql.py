@@ -54,7 +54,11 @@ MENTIONS: tuple[TextClause, ...] = (
 """Answers and messages that repeat what an object held."""
 
 TRACES_OF_INPUTS = text("SELECT digest FROM traces WHERE project_id = :project_id AND inputs_digest = ANY (:inputs)")
-TRACES_OF_JOB = text("SELECT digest FROM traces WHERE project_id = :project_id AND job_id = :job_id")
+TRACES_OF_JOB = text("""
+SELECT digest FROM traces WHERE project_id = :project_id AND job_id = :job_id
+UNION SELECT f.trace_digest FROM row_facts f JOIN traces t ON t.project_id = :project_id AND t.digest = f.trace_digest
+ WHERE f.job_id = :job_id AND f.kind = 'rollout'""")
+"""Those that it paid for, and those that it took from others."""
 USED_ELSEWHERE = text("""
 SELECT DISTINCT trace_digest FROM row_facts
  WHERE kind = 'rollout' AND trace_digest = ANY (:traces)

@@ -90,7 +90,7 @@ class LmResolver:
         if not lm.starts_from:
             return
         model = fine_tuned.get(self._s, self._project_id, lm.starts_from)
-        used = _options_of(repository.fine_tune_job(self._s, self._project_id, model.fine_tune_job_id).result)
+        used = _options_of(repository.training_of(self._s, model).result)
         for name in ("lora_r", "lora_alpha"):
             asked, has = getattr(options, name), used.get(name)
             if isinstance(has, int | float) and asked not in ("auto", has):

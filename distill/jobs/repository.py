@@ -176,6 +176,11 @@ def fine_tune_job(s: Session, project_id: str, fine_tune_job_id: str) -> FineTun
     return row
 
 
+def training_of(s: Session, model: Model) -> FineTuneJob:
+    """The fine-tune job that trained a model; its job may have been deleted since."""
+    return s.get_one(FineTuneJob, model.fine_tune_job_id)
+
+
 def list_fine_tune_jobs(s: Session, project_id: str, page: Page) -> Listing[FineTuneJob]:
     """Fine-tuning jobs and children of compile jobs; each is narrowed by the metadata that it is shown with."""
     row = FineTuneJob

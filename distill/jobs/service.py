@@ -39,6 +39,8 @@ def submit(
     """
     checked = check(s, project_id, spec)
     quotas.check_new_job(s, project_id)
+    if derived_from is not None:
+        repository.get(s, project_id, derived_from)  # it may have been deleted before nobody else could make a job
     spec = checked.spec
     job = Job(
         id=new_id("cjob"),

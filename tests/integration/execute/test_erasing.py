@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from distill.catalog import datasets, keys, projects
 from distill.db import unit_of_work
-from distill.jobs import erasing, refiltering, service
+from distill.errors import NotFound
+from distill.jobs import erasing, refiltering, repository, service
 from distill.jobs.models import Job
 from distill.settings import get_settings
 from tests.integration.execute.client_player import TOML
@@ -81,6 +83,12 @@ def tables_naming(object_id: str) -> set[str]:
 
 def places(house: House) -> set[str]:
     return {place.split()[0] for place in leaks([CANARY], searched(house))}
+
+
+def waits_for_a_lock() -> bool:
+    with unit_of_work() as s:
+        query = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        return bool(s.scalar(text(query)))
 
 
 def collect(house: House) -> None:
@@ -221,6 +229,44 @@ class TestJob:
         assert "work_items" not in tables_naming(job.id)
         done = operator.get("/v1/audit_log", params={"object_id": job.id}).json()["data"][0]
         assert (done["action"], done["data"]["traces"]) == ("job.erased", foreseen["traces"])
+
+    def test_what_two_jobs_shared_goes_with_the_last_of_them(self, house: House, operator: TestClient) -> None:
+        dataset = upload(operator, planted(9))
+        first, second = compiled(house, dataset).id, compiled(house, dataset).id
+        cascade = {"cascade": "artifacts"}
+        assert operator.delete(f"/v1/compile_jobs/{first}", params=cascade).status_code == 200
+        with unit_of_work() as s:  # the model has outlived its job, and may be trained on
+            student = str(repository.fine_tune_jobs(s, second)[0].model_id)
+        going = house.submit(rows(9), lms={"student": {"model": student}})
+        with unit_of_work() as s:
+            service.cancel(s, house.project_id, going)
+        collect(house)
+        used = operator.get("/v1/usage").json()["rollouts"]
+        assert len(house.host.models()) == 1
+        assert operator.delete(f"/v1/compile_jobs/{second}", params=cascade).status_code == 200
+        collect(house)
+        house.agent.tick()
+        with unit_of_work() as s:
+            s.execute(text("DELETE FROM idempotency_keys"))  # of the upload: the dataset is still there
+        assert places(house) <= {"datasets", "blob"}
+        assert house.host.models() == frozenset()
+        assert operator.get("/v1/usage").json()["rollouts"] == used > 0
+
+    def test_no_job_is_made_from_one_that_is_being_deleted(self, house: House, operator: TestClient) -> None:
+        first = compiled(house, upload(operator, rows(9))).id
+
+        def refilter() -> str:
+            with unit_of_work() as s:
+                return refiltering.refilter(s, house.project_id, None, first, {"prompt_adapter": "json"}).id
+
+        with ThreadPoolExecutor(1) as other:
+            with unit_of_work() as s:
+                erasing.delete_job(s, house.project_id, first, with_artifacts=True)
+                made = other.submit(refilter)
+                while not made.done() and not waits_for_a_lock():
+                    pass
+            with pytest.raises(NotFound, match=f"no compile job {first}"):
+                made.result()
 
     def test_is_refused_while_an_open_job_may_take_its_traces(self, house: House, operator: TestClient) -> None:
         dataset = upload(operator, rows(9))

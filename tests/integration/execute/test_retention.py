@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from distill.catalog import keys, projects
 from distill.db import unit_of_work
+from distill.execute import context as contexts
 from distill.jobs import collecting, erasing, retention, service
 from distill.jobs.models import Job
 from tests.integration.core.world import execute
@@ -139,6 +140,12 @@ class TestJobs:
         for file in files:
             assert operator.get(f"/v1/artifacts/{artifact}/files/{file['path']}").status_code == 200, file
         assert house.host.models()
+        beats = house.submit(rows(9), holdout={"n": 3}, program_name="desk", evaluate={"incumbent": "desk@prod"})
+        with unit_of_work() as s:
+            incumbent = contexts.load(s, beats).incumbent
+            service.cancel(s, house.project_id, beats)
+        assert incumbent is not None
+        assert set(incumbent.answer_tokens) == set(incumbent.lms), "its answers are bounded as they were"
         house.host.unload(next(iter(house.host.models())))
         house.agent.tick()
         assert house.host.models(), "its weights and the prompts that it is tried on are there"
