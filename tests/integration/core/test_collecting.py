@@ -253,6 +253,24 @@ class TestTurns:
         monkeypatch.setattr(world.store, "listing", refuse)
         Collector(world.store, TimerSettings(collect_period_seconds=0.01)).round()
 
+    def test_an_erased_blob_that_cannot_be_removed_ends_no_round(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        erased, unused = world.store.put(b"of a deleted job"), world.store.put(b"of a worker that was killed")
+        with unit_of_work() as s:
+            blobs.register(s, world.store, erased)
+            s.execute(update(Blob).where(Blob.digest == erased).values(unused_since=text("'epoch'")))
+        remove, refused = world.store.remove, []
+
+        def refuse_once(digest: str) -> None:
+            if digest == erased and not refused:
+                refused.append(digest)
+                raise StorageUnavailable("the bucket does not answer")
+            remove(digest)
+
+        monkeypatch.setattr(world.store, "remove", refuse_once)
+        Collector(world.store, TimerSettings(collect_after_seconds=0.001, collect_period_seconds=0.01)).round()
+        assert refused == [erased]
+        assert not world.store.exists(unused)
+
     def test_nothing_is_taken_from_a_newer_version_whose_columns_are_not_known_here(self, world: World) -> None:
         """A dispatcher goes on when a newer version has migrated meanwhile, and a new column may point at a blob."""
         digest = world.store.put(b"of a column that is not known here")
