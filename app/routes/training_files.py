@@ -11,11 +11,11 @@ from app.auth import Reader
 from app.deps import FineTuningJobId, JobId, SessionDep, errors, router
 from app.errors import ApiError
 from app.lines import MEDIA_TYPE, attachment
-from app.records import RecordFormat, records
 from app.schemas.training_files import TrainingFilesRead
 from app.services import ServicesDep
 from app.views.training_files import file_name, training_files_read
 from distill.jobs import facts, repository
+from distill.jobs.records import RecordFormat, records
 
 routes = router("compile jobs")
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, delete, func, or_, select, text, update
+from sqlalchemy import Select, delete, or_, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill.catalog import audit, datasets, programs, projects
@@ -22,7 +21,7 @@ from distill.catalog.fields import reader_of
 from distill.catalog.models import Artifact, Dataset, Model, Program
 from distill.db import Session, unit_of_work
 from distill.errors import StillhouseError, StorageError
-from distill.jobs import collecting, erasing_sql, events, lifecycle, repository
+from distill.jobs import clearing, collecting, copies, erasing_sql, repository
 from distill.jobs.erasure_rows import Erasure
 from distill.jobs.models import FineTuneJob, Job
 from distill.spec import example_digest, inputs_digest
@@ -30,7 +29,6 @@ from distill.storage import BlobStore
 from stillhouse_programs.spec import ProgramSpec, columns, input_names
 
 log = structlog.get_logger(__name__)
-MESSAGE = "What was said here has been erased."
 _ROWS_AT_ONCE = 20_000
 _PROJECTS_BLOBS = text(collecting.OF_PROJECT)
 
@@ -70,7 +68,7 @@ def carry_out(store: BlobStore, stopping: threading.Event) -> int:
 def _one(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
     if row.kind == "dataset":
         return _dataset(store, row, stopping)
-    return _job(row, stopping) if row.kind == "job" else _project(row, stopping)
+    return _job(store, row, stopping) if row.kind == "job" else _project(row, stopping)
 
 
 def _count(s: Session, row: Erasure, counts: Mapping[str, int]) -> None:
@@ -99,6 +97,8 @@ def _dataset(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
         dataset = datasets.by_id(s, row.object_id)
         jobs = list(s.scalars(select(Job.id).where((Job.trainset_id == dataset.id) | (Job.valset_id == dataset.id))))
         readers = list(_readers(s, dataset))
+    if not _copies(store, row, jobs, [dataset.digest], stopping):
+        return False
     for job_id in jobs:
         if not _clear_for(row, job_id, stopping, with_artifacts=row.artifacts):
             return False
@@ -113,10 +113,10 @@ def _dataset(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
             s.execute(erasing_sql.DROP_SCORES, {"project_id": row.project_id, "traces": kept, "examples": part.examples})
             s.execute(erasing_sql.HELD_OUT, {"inputs": part.inputs, "object_id": dataset.id})
     with unit_of_work() as s:
-        _count(s, row, {"datasets": 1, "blobs": _let_go(s, [dataset.digest])})
+        _count(s, row, {"datasets": 1, "blobs": clearing.let_go(s, [dataset.digest])})
         bare = {"digest": "", "size_bytes": 0, "offsets": [], "fields": [], "user_metadata": {}}
         s.execute(update(Dataset).where(Dataset.id == dataset.id).values(bare))
-        _mentions(s, row.project_id, dataset.id)
+        clearing.remove_mentions(s, row.project_id, dataset.id)
         _end(s, row)
     return True
 
@@ -197,10 +197,18 @@ def size_of_traces(s: Session, project_id: str, traces: Iterable[str]) -> dict[s
     return {"traces": len(wanted), "trace_bytes": int(size or 0)}
 
 
+def _copies(store: BlobStore, row: Erasure, jobs: list[str], digests: list[str], stopping: threading.Event) -> bool:
+    with unit_of_work() as s:
+        found = copies.find(s, store, row.project_id, jobs, digests)
+    return copies.remove(row.project_id, found, stopping, lambda s, counts: _count(s, row, counts))
+
+
 # ------------------------------------------------------------------ a job
 
 
-def _job(row: Erasure, stopping: threading.Event) -> bool:
+def _job(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
+    if not _copies(store, row, [row.object_id], [], stopping):
+        return False
     with unit_of_work() as s:
         doomed = traces_of_job(s, repository.by_id(s, row.object_id))
     for start in range(0, len(doomed), erasing_sql.AT_ONCE):
@@ -224,72 +232,14 @@ def traces_of_job(s: Session, job: Job) -> list[str]:
 
 
 def _clear_for(row: Erasure, job_id: str, stopping: threading.Event, *, with_artifacts: bool) -> bool:
-    def finish(s: Session, job: Job) -> None:
-        found = empty_job(s, job, _files_of(s, job_id) if with_artifacts else ())
+    def finish(s: Session, found: Counter[str]) -> None:
         s.execute(erasing_sql.PROBES, {"job_id": job_id})
         if with_artifacts:
-            found += _empty_artifacts(s, job_id)
+            found += empty_artifacts(s, job_id)
         if row.kind != "project":
             _count(s, row, found)
 
-    return clear_job(job_id, stopping, finish)
-
-
-def clear_job(job_id: str, stopping: threading.Event, finish: Callable[[Session, Job], None], over_since: datetime | None = None) -> bool:
-    """Remove the details of a job that is over (since then at the latest), some at a time, `finish` in the last transaction.
-
-    False where it is to be gone on with at the next time: the job is still held, or the process stops.
-    """
-    for statement in (erasing_sql.SOME_FACTS, erasing_sql.SOME_EVENTS):
-        removed = erasing_sql.AT_ONCE
-        while removed == erasing_sql.AT_ONCE and not stopping.is_set():
-            with unit_of_work() as s:
-                if not may_clear(s, job_id, over_since):
-                    return False
-                removed = s.execute(statement, {"job_id": job_id, "many": erasing_sql.AT_ONCE}).rowcount  # type: ignore[attr-defined]
-    if stopping.is_set():
-        return False
-    with unit_of_work() as s:
-        if not may_clear(s, job_id, over_since):
-            return False
-        job = repository.lock(s, job_id)
-        finish(s, job)
-        _mentions(s, job.project_id, job_id)
-        return not s.scalar(erasing_sql.ITEMS_LEFT, {"job_id": job_id})
-
-
-def may_clear(s: Session, job_id: str, over_since: datetime | None = None) -> bool:
-    """Under its lock, so that it is not retried meanwhile; a holder of the round before is waited for, until the next time."""
-    job = repository.lock(s, job_id)
-    over = job.finished_at is not None and (over_since is None or job.finished_at < over_since)
-    return over and not lifecycle.has_leased(s, job_id)
-
-
-def empty_job(s: Session, job: Job, files: Iterable[str] = ()) -> Counter[str]:
-    """Remove what a job without facts and events still has: work items, texts, and its blobs and those given; how many."""
-    found = Counter(job_details=int(job.erased_at is None))
-    found["blobs"] = _let_go(s, [*s.scalars(erasing_sql.JOB_BLOBS, {"job_id": job.id}), *files])
-    fault = {"message": MESSAGE, "category": "user", "step": None, "retryable": False}
-    for statement in (erasing_sql.ITEMS, erasing_sql.CHECKPOINTS, erasing_sql.KEYS, erasing_sql.STEPS):
-        s.execute(statement, {"job_id": job.id, "fault": json.dumps(fault)})
-    if job.plan is not None:
-        job.plan = {**job.plan, "samples": [], "split": ""}
-    if job.error is not None:
-        job.error = {**fault, "code": job.error["code"], "category": job.error["category"], "step": job.error["step"]}
-    job.warnings, job.progress, job.estimate, job.pause_reason = [], None, None, None
-    if job.erased_at is None:
-        job.erased_at = func.clock_timestamp()
-        s.flush()
-        events.append(s, job.id, "log", "The details of this job were erased", {"erased": True})
-        events.append(s, job.id, "done", f"The job is {job.status}", {"status": job.status})
-    s.flush()
-    return found
-
-
-def empty_artifacts(s: Session, job_id: str) -> None:
-    """Remove the content of a job's deleted artifacts and models."""
-    _let_go(s, _files_of(s, job_id))
-    _empty_artifacts(s, job_id)
+    return clearing.clear_job(job_id, stopping, finish)
 
 
 def _files_of(s: Session, job_id: str) -> list[str]:
@@ -298,8 +248,12 @@ def _files_of(s: Session, job_id: str) -> list[str]:
     return [str(entry["digest"]) for files in kept for entry in files.values()]
 
 
-def _empty_artifacts(s: Session, job_id: str) -> Counter[str]:
-    """Those that were deleted with it stay as ids: moves of aliases name them, and a model's id is never given twice."""
+def empty_artifacts(s: Session, job_id: str) -> Counter[str]:
+    """Remove the content of a job's deleted artifacts and models.
+
+    They stay as ids: moves of aliases name them, and a model's id is never given twice.
+    """
+    blobs = clearing.let_go(s, _files_of(s, job_id))
     bare = {"manifest": "{}", "files": {}, "digest": "", "size_bytes": 0, "user_metadata": {}}
     gone = select(Artifact.id).where(Artifact.job_id == job_id, Artifact.deleted_at.is_not(None), Artifact.digest != "")
     ids = list(s.scalars(gone))
@@ -307,7 +261,7 @@ def _empty_artifacts(s: Session, job_id: str) -> Counter[str]:
     s.execute(erasing_sql.HELD_OUT_OF, {"artifacts": ids})
     models = list(s.scalars(_deleted_models(job_id)))
     s.execute(update(Model).where(Model.id.in_(models)).values(files={}, settings={}))
-    return Counter(artifacts=len(ids), models=len(models))
+    return Counter(artifacts=len(ids), models=len(models), blobs=blobs)
 
 
 def _deleted_models(job_id: str) -> Select[str]:
@@ -349,22 +303,8 @@ def _project(row: Erasure, stopping: threading.Event) -> bool:
     with unit_of_work() as s:
         if stopping.is_set() or s.scalar(erasing_sql.STILL_LOADED, {"project_id": row.project_id}):
             return False
-        _count(s, row, {"blobs": _let_go(s, blobs_of_project(s, row.project_id))})
+        _count(s, row, {"blobs": clearing.let_go(s, blobs_of_project(s, row.project_id))})
         for statement in erasing_sql.PROJECT_REST:
             s.execute(statement, {"project_id": row.project_id})
         _end(s, row)
     return True
-
-
-# ------------------------------------------------------------------ blobs, and what repeats an object
-
-
-def _let_go(s: Session, blobs: Iterable[str]) -> int:
-    wanted = sorted({digest for digest in blobs if digest})
-    s.execute(erasing_sql.ERASED, {"digests": wanted})
-    return len(wanted)
-
-
-def _mentions(s: Session, project_id: str, object_id: str) -> None:
-    for statement in erasing_sql.MENTIONS:
-        s.execute(statement, {"project_id": project_id, "id": object_id})

@@ -16,7 +16,7 @@ from distill.catalog.models import Alias, AliasMove, ApiKey, Artifact, Dataset, 
 from distill.catalog.webhook_rows import WebhookEndpoint
 from distill.db import Session
 from distill.errors import Conflict, Invalid
-from distill.jobs import erased, erasing_sql, lifecycle, quotas, repository, trained
+from distill.jobs import copies, erased, erasing_sql, lifecycle, quotas, repository, trained
 from distill.jobs.erasure_rows import Erasure
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import JobStatus
@@ -46,6 +46,7 @@ def look_at_dataset(s: Session, store: BlobStore, project_id: str, reference: st
     blobs = {row.digest, *_blobs_of(s, jobs, made, models)}
     found.removes = {
         "datasets": 1, "jobs": 0, "job_details": len(jobs), "artifacts": len(made), "models": len(models),
+        "files": len(copies.find(s, store, project_id, jobs, [row.digest])),
         **erased.size_of_datasets_traces(s, store, row), **_size(s, blobs),
     }  # fmt: skip
     if not with_artifacts:
@@ -67,14 +68,14 @@ def delete_dataset(s: Session, project_id: str, reference: str, *, with_artifact
     return row.id
 
 
-def look_at_job(s: Session, project_id: str, job_id: str, *, with_artifacts: bool) -> Outlook:
+def look_at_job(s: Session, store: BlobStore, project_id: str, job_id: str, *, with_artifacts: bool) -> Outlook:
     """What deleting a job would do. Raises NotFound."""
     job = repository.get(s, project_id, job_id)
     made, models = _made_by(s, [job_id])
     doomed = set(erased.traces_of_job(s, job))
     found = Outlook(job_id, blocked_by=_in_the_way_of_job(s, job, made, models, with_artifacts=with_artifacts))
     found.removes = {
-        "jobs": 1, "artifacts": len(made), "models": len(models),
+        "jobs": 1, "artifacts": len(made), "models": len(models), "files": len(copies.find(s, store, project_id, [job_id], [])),
         **erased.size_of_traces(s, project_id, doomed), **_size(s, _blobs_of(s, [job_id], made, models)),
     }  # fmt: skip
     return found

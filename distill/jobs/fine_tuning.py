@@ -64,13 +64,13 @@ def submit(s: Session, store: BlobStore, project_id: str, caller: Caller | None,
 
     Raises Invalid, NotFound, Unsupported, QuotaExceeded.
     """
-    sent = _files(s, project_id, spec)
     connection, base_model = _base(s, spec.model)
     trainer = connection.trainer or ""
     check_trainer(connection, trainer, "model")
     check_base_model(connection, base_model, "model")
     spec = spec.model_copy(update={"connection_id": connection.id, "base_model": base_model, "trainer": trainer})
     quotas.check_new_job(s, project_id)
+    sent = _files(s, project_id, spec)  # now nobody erases one of them before this job is seen
     blobs.register(s, store, *(file.digest for file in sent))
     job = _job(project_id, caller, spec)
     s.add(job)

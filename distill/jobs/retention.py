@@ -21,8 +21,7 @@ from distill.catalog.models import AuditEntry, Project
 from distill.db import Session, now, unit_of_work
 from distill.errors import StillhouseError
 from distill.ids import first_id
-from distill.jobs import erased, erasing, erasing_sql, quotas, retention_sql
-from distill.jobs.models import Job
+from distill.jobs import clearing, erased, erasing, erasing_sql, quotas, retention_sql
 
 log = structlog.get_logger(__name__)
 _AT_ONCE = 2000
@@ -124,7 +123,7 @@ def _without_events(of: _Round, job_id: str, before: datetime) -> int:
     removed, last = 0, erasing_sql.AT_ONCE
     while last == erasing_sql.AT_ONCE and not of.stopping.is_set():
         with unit_of_work() as s:
-            if not erased.may_clear(s, job_id, before):
+            if not clearing.may_clear(s, job_id, before):
                 return removed
             last = s.execute(retention_sql.SOME_EVENTS, {"job_id": job_id, "many": erasing_sql.AT_ONCE}).rowcount  # type: ignore[attr-defined]
             if last < erasing_sql.AT_ONCE:
@@ -135,11 +134,11 @@ def _without_events(of: _Round, job_id: str, before: datetime) -> int:
 
 
 def _job_details(of: _Round, before: datetime) -> Batches:
-    def finish(s: Session, job: Job) -> None:
-        of.count(s, {"job_details": erased.empty_job(s, job)["job_details"]})
+    def finish(s: Session, found: Mapping[str, int]) -> None:
+        of.count(s, {"job_details": found["job_details"]})
 
     while found := of.list_ids(retention_sql.JOBS_WITH_DETAILS, before=before):
-        done = sum(erased.clear_job(job_id, of.stopping, finish, before) for job_id in found if not of.stopping.is_set())
+        done = sum(clearing.clear_job(job_id, of.stopping, finish, before) for job_id in found if not of.stopping.is_set())
         yield {"job_details": done}
         if not done:
             return

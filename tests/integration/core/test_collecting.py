@@ -258,7 +258,7 @@ class TestTurns:
         with unit_of_work() as s:
             blobs.register(s, world.store, erased)
             s.execute(update(Blob).where(Blob.digest == erased).values(unused_since=text("'epoch'")))
-        remove, refused = world.store.remove, []
+        remove, refused = world.store.remove, list[str]()
 
         def refuse_once(digest: str) -> None:
             if digest == erased and not refused:

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from sqlalchemy import text
+from sqlalchemy import text, update
 from starlette.testclient import TestClient
 
 from app.main import create_app
 from distill.catalog import datasets, keys, projects
+from distill.catalog.models import File
 from distill.db import unit_of_work
 from distill.errors import NotFound
-from distill.jobs import erasing, refiltering, repository, service
+from distill.jobs import erasing, fine_tuning, refiltering, repository, service
+from distill.jobs.fine_tuning import FineTuneSpec
 from distill.jobs.models import Job
 from distill.settings import get_settings
 from tests.integration.execute.client_player import TOML
@@ -102,6 +104,13 @@ def upload(api: TestClient, rows: list[Json], **named: Any) -> str:
     return found
 
 
+def send(api: TestClient, content: bytes, name: str) -> str:
+    reply = api.post("/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"})
+    assert reply.status_code == 200, reply.text
+    found: str = reply.json()["id"]
+    return found
+
+
 def compiled(house: House, dataset: str, **more: Any) -> Job:
     return house.succeed(house.submit(dataset, holdout={"n": 3}, smoke_test=None, num_threads=4, **more))
 
@@ -148,6 +157,33 @@ class TestDataset:
         compiled(house, upload(operator, shared, name="again"))
         assert len(house.teacher.calls) == asked, "what the other job's rollouts had paid for is still there"
         assert len(operator.get("/v1/artifacts").json()["data"]) == 3
+
+    def test_goes_with_training_files_that_were_sent_in_again(self, house: House, operator: TestClient) -> None:
+        dataset = upload(operator, planted(12))
+        job = compiled(house, dataset)
+        key = operator.get(f"/v1/compile_jobs/{job.id}/training_files").json()["data"][0]["fine_tuning_job"]
+        path = f"/v1/compile_jobs/{job.id}/training_files/{key}/content"
+        copies = [operator.get(path, params={"format": form}).content for form in ("openai", "trl")]
+        made = [send(operator, content, f"{CANARY}.jsonl") for content in (*copies, b'{"messages": []}')]
+        with unit_of_work() as s:
+            spec = FineTuneSpec(model="tiny", training_file=made[0])
+            tuned = fine_tuning.submit(s, house.store, house.project_id, None, spec).id
+        told = operator.delete(f"/v1/datasets/{dataset}", params={"dry_run": True, "cascade": "artifacts"}).json()
+        assert told["removes"]["files"] == 2
+        assert operator.delete(f"/v1/datasets/{dataset}", params={"cascade": "artifacts"}).status_code == 200
+        collect(house)
+        assert "files" in places(house), "it waits for the job that reads one of them"
+        house.succeed(tuned)
+        collect(house)
+        house.agent.tick()
+        with unit_of_work() as s:
+            s.execute(update(File).where(File.id == made[2]).values(filename="other"))
+        assert places(house) == set()
+        assert [file["id"] for file in operator.get("/v1/files").json()["data"]] == [made[2]]
+        done = operator.get(f"/v1/fine_tuning/jobs/{tuned}").json()
+        assert (done["status"], done["training_file"]) == ("succeeded", made[0])
+        entry = operator.get("/v1/audit_log", params={"object_id": dataset}).json()["data"][0]
+        assert (entry["action"], entry["data"]["files"]) == ("dataset.erased", 2)
 
     def test_is_named_by_a_version_that_a_retry_finds_again(self, house: House, operator: TestClient) -> None:
         upload(operator, rows(3), name="tickets")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.records import records
+from distill.jobs.records import records
 from tests.integration.execute.client_player import TOML
 from tests.integration.execute.house import SUPPORT, House, configured, rows
 from tests.support.environments import ROOT, uv

@@ -7,7 +7,7 @@ from typing import Any
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import TypeAdapter
 
-from app.records import RecordFormat, records
+from distill.jobs.records import RecordFormat, records
 
 ROW: dict[str, Any] = {
     "prompt": [

@@ -1,0 +1,84 @@
+"""Copies of erased rows among the files of OpenAI's address: rows or training files that were downloaded and sent in again.
+
+They are known by their bytes, which are the same at every download. Fine-tuning jobs that read them have the rows, too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import get_args
+
+import structlog
+from sqlalchemy import func, select, update
+
+from distill.catalog import audit
+from distill.catalog.models import File
+from distill.db import Session, unit_of_work
+from distill.errors import StorageError
+from distill.jobs import clearing, erasing_sql, quotas
+from distill.jobs.models import FineTuneJob, Job
+from distill.jobs.records import RecordFormat, records
+from distill.jobs.status import JobKind
+from distill.storage import BlobStore
+
+log = structlog.get_logger(__name__)
+
+
+def find(s: Session, store: BlobStore, project_id: str, jobs: Sequence[str], digests: Iterable[str]) -> list[str]:
+    """The project's files that are one of these blobs or a training file of these jobs, as it is stored or downloaded."""
+    sent = select(File.id, File.digest).where(File.project_id == project_id, File.digest != "")
+    files = s.execute(sent.order_by(File.id)).all()
+    if not files:
+        return []
+    parts = select(FineTuneJob.training_file, FineTuneJob.validation_file).where(FineTuneJob.job_id.in_(jobs))
+    stored = {digest for row in s.execute(parts) for digest in row if digest}
+    same = {*digests, *stored, *(copy for digest in stored for copy in _downloads(store, digest))}
+    return [row.id for row in files if row.digest in same]
+
+
+def _downloads(store: BlobStore, digest: str) -> list[str]:
+    found = []
+    for form in get_args(RecordFormat):
+        content = sha256()
+        try:
+            for line in records(store.open(digest), form):
+                content.update(line)
+        except StorageError as error:
+            if error.code != "blob_missing":
+                raise
+            log.warning("copies of a training file not looked for: its blob is missing", digest=digest)
+            return []
+        found.append(f"sha256:{content.hexdigest()}")
+    return found
+
+
+def remove(project_id: str, files: Sequence[str], stopping: threading.Event, count: Callable[[Session, Mapping[str, int]], None]) -> bool:
+    """Erase files, and the details of fine-tuning jobs that read them; models stay. False while such a job is not over."""
+    for file_id in files:
+        with unit_of_work() as s:
+            quotas.hold_jobs(s, project_id)
+            hidden = update(File).where(File.id == file_id, File.deleted_at.is_(None)).values(deleted_at=func.clock_timestamp())
+            if s.scalar(hidden.returning(File.id)) is not None:
+                audit.record(s, project_id, "file.deleted", file_id)
+        with unit_of_work() as s:
+            own = (Job.project_id == project_id, Job.kind == str(JobKind.FINE_TUNE), Job.erased_at.is_(None))
+            jobs = list(s.scalars(select(Job.id).where(*own, Job.spec.contains(f'"{file_id}"', autoescape=True))))
+        if not all(_clear(job_id, stopping, count) for job_id in jobs):
+            return False
+        with unit_of_work() as s:
+            digest = s.scalar(select(File.digest).where(File.id == file_id).with_for_update())
+            s.execute(update(File).where(File.id == file_id).values(digest="", filename="", size_bytes=0))
+            clearing.remove_mentions(s, project_id, file_id)
+            count(s, {"files": 1, "blobs": clearing.let_go(s, [digest or ""])})
+    return True
+
+
+def _clear(job_id: str, stopping: threading.Event, count: Callable[[Session, Mapping[str, int]], None]) -> bool:
+    def finish(s: Session, found: Counter[str]) -> None:
+        s.execute(erasing_sql.PROBES, {"job_id": job_id})
+        count(s, found)
+
+    return clearing.clear_job(job_id, stopping, finish)
