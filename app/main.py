@@ -24,6 +24,7 @@ from app.routes import ALL_ROUTERS
 from app.schemas.common import Body, ErrorBody
 from app.schemas.rules import WITHOUT_NUL
 from app.services import Services
+from app.traced import Traced
 from distill import VERSION
 from distill.ids import new_id
 from distill.settings import Settings, get_settings
@@ -159,7 +160,7 @@ class _Layered:
         self.routes = app
         limited = BodyLimit(app, settings.limits.max_body_mb * 1_000_000)
         guarded = LastResort(HostCheck(KeyCheck(limited, checks), names))
-        self._outermost = with_request_id(RequestLog(SafeHeaders(guarded), metrics.observe), lambda: new_id("req"))
+        self._outermost = with_request_id(Traced(RequestLog(SafeHeaders(guarded), metrics.observe)), lambda: new_id("req"))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._outermost(scope, receive, send)

@@ -20,7 +20,7 @@ from distill.settings import Settings
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BLOBS_SECONDS = 300.0
 """The sum over all blobs is made anew after this time."""
-_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -43,7 +43,7 @@ class Metrics:
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request; `route` is a template such as `/v1/programs/{program_id}`."""
-        method = method if method in _METHODS else "other"  # anybody may invent one, and each is a series
+        method = method if method in METHODS else "other"  # anybody may invent one, and each is a series
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 

@@ -16,7 +16,7 @@ import uvicorn
 
 from app.main import create_app
 from app.slow_clients import BoundedProtocol
-from distill import ending, logs
+from distill import ending, logs, tracing
 from distill.catalog import blobs, key_rotation, keys
 from distill.db import is_outage, unit_of_work
 from distill.errors import StartRefused, StillhouseError, in_one_line
@@ -84,6 +84,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         logs.configure("api")
+        tracing.configure("api")
         check(given.host)
     except Exception as error:
         if not isinstance(error, StillhouseError) and not is_outage(error):
@@ -93,6 +94,7 @@ def main() -> None:
     server = Server(uvicorn.Config(partial(create_app, given.host), factory=True, host=given.host, port=given.port, **OPTIONS))
     with suppress(KeyboardInterrupt):
         server.run()
+    tracing.stop()
     if not server.started:
         sys.exit(1)
 

@@ -35,6 +35,7 @@ __all__ = [
     "listen_dsn",
     "normalise_url",
     "now",
+    "on_commit",
     "paginate",
     "pool_use",
     "repeated",
@@ -48,6 +49,7 @@ JsonDoc = JSON(none_as_null=True)
 """`json`, never `jsonb`: the order of a user's keys is part of a prompt, and only `json` keeps it."""
 
 PARTITIONS = 8
+_ON_COMMIT = "on_commit"
 
 
 class Base(DeclarativeBase):
@@ -135,7 +137,16 @@ def unit_of_work(door: Door = "worker", *, waits: bool = True) -> Iterator[Sessi
     with _session(door, waits) as session:
         yield session
         session.flush()
+        committed, calls = session.get_transaction(), session.info.get(_ON_COMMIT, ())
         _commit(session)
+        for begun_in, call in calls:
+            if begun_in is committed:
+                call()
+
+
+def on_commit(s: Session, call: Callable[[], None]) -> None:
+    """Have `call` called once the present transaction of a `unit_of_work` has committed; not if it is rolled back."""
+    s.info.setdefault(_ON_COMMIT, []).append((s.get_transaction(), call))
 
 
 def repeated(work: Callable[[Session], T], *, times: int = 3) -> T:

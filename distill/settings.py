@@ -168,6 +168,13 @@ class DeviceSettings(_Section):
     on_train: Literal["auto", "share", "pause"] = "auto"
 
 
+class TracingSettings(_Section):
+    """Where spans are sent over OTLP/HTTP: the collector's address without `/v1/traces`. Off unless it, or OpenTelemetry's own
+    variable, is set. Headers, such as a key, are read from OTEL_EXPORTER_OTLP_HEADERS."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^/?#\s@]+(/[^?#\s@]*)?$")
+
+
 class EgressSettings(_Section):
     """Hosts of the operator's own network that webhooks and projects' connections may go to, also without
     TLS; all others have to be public."""
@@ -315,6 +322,7 @@ class Settings(BaseSettings):
     lmhost: LmHostSettings = LmHostSettings()
     costs: CostSettings = CostSettings()
     egress: EgressSettings = EgressSettings()
+    tracing: TracingSettings = TracingSettings()
     sandbox: SandboxSettings = SandboxSettings()
     bundles: BundleSettings = BundleSettings()
     connections: dict[str, ConnectionSettings] = {}

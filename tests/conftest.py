@@ -55,7 +55,7 @@ for package in ("app", "distill", "migrations", "stack", "workers"):
     logging.getLogger(package).addHandler(logging.NullHandler())
 
 _MEMORY = Path("/dev/shm")
-_OURS = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_", "AWS_")
+_OURS = ("STILLHOUSE_", "DATABASE_URL", "REDIS_URL", "LMHOST_", "AWS_", "OTEL_")
 
 
 @contextmanager

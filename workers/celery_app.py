@@ -12,7 +12,7 @@ import celery.apps.worker
 import structlog
 from celery.signals import celeryd_init, setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
-from distill import logs
+from distill import logs, tracing
 from distill.errors import in_one_line
 from distill.queue import TASK, make_app
 from workers import tasks
@@ -30,6 +30,7 @@ celery.apps.worker.safe_say = lambda *_: None  # type: ignore[attr-defined, unus
 def _set_up_logging(**_: object) -> None:
     """Before Celery says anything."""
     logs.configure("worker")
+    tracing.configure("worker")
     for name in ("celery.worker.strategy", "celery.app.trace"):  # a hint that came and went says nothing; what it led to does
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -64,3 +65,4 @@ def _drain(**_: object) -> None:
 @worker_shutdown.connect
 def _close(**_: object) -> None:
     tasks.close()
+    tracing.stop()

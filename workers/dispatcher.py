@@ -17,7 +17,7 @@ import structlog
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import SQLAlchemyError
 
-from distill import ending, logs
+from distill import ending, logs, tracing
 from distill.catalog import blobs, browser_sessions, counters, idempotency, webhooks
 from distill.db import Session, listen_dsn, unit_of_work
 from distill.errors import StillhouseError, StorageUnavailable
@@ -105,8 +105,10 @@ class Dispatcher:
             hints = outbox.take(s)
             numbers = [min(hint.many, MAX_HINTS) for hint in hints]
             for hint, number in zip(hints, numbers, strict=True):
+                began = time.time_ns()
                 for _ in range(number):
                     self._send(hint.queue)
+                tracing.record_hint(hint.queue, sorted(hint.jobs), began)
                 log.info("hints_sent", queue=hint.queue, many=number, job_ids=sorted(hint.jobs)[:NAMED_JOBS])
         return sum(numbers)
 
@@ -160,6 +162,7 @@ def _listening() -> Iterator[psycopg.Connection[object]]:
 
 def main() -> None:
     logs.configure("dispatcher")
+    tracing.configure("dispatcher")
     dispatcher = Dispatcher(get_settings().timers)
     ending.when_told(dispatcher.stop)
     Collector(open_store(get_settings()), get_settings().timers).start()
@@ -170,6 +173,7 @@ def main() -> None:
         log.error("dispatcher cannot start", error=error.message)
         ending.end(1)
     log.info("dispatcher stopped")
+    tracing.stop()
     ending.end()
 
 

@@ -14,7 +14,7 @@ import threading
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from distill import ending, logs
+from distill import ending, logs, tracing
 from distill.catalog import blobs, connections
 from distill.catalog.models import Connection
 from distill.catalog.targets import target_of
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--connection", required=True, help="name of the connection whose LM host runs beside this process")
     arguments = parser.parse_args()
     logs.configure("lm-agent")
+    tracing.configure("lm-agent")
     settings = get_settings()
     try:
         agent = make_agent(settings, arguments.connection)
@@ -98,6 +99,7 @@ def main() -> None:
     ending.when_told(loop.stop)
     log.info("lm-agent ready", connection=arguments.connection)
     loop.run()
+    tracing.stop()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from distill.jobs.models import FineTuneJob
 from distill.jobs.training import key_name
 from distill.pipeline.refusals import Reason, Refused
 from distill.settings import get_settings
+from distill.tracing import span
 from distill.trainers.base import TrainOutcome, TrainRequest
 
 log = structlog.get_logger(__name__)
@@ -101,6 +102,17 @@ class Attempt:
 
     def _supervise(self, resume_from: Path | None) -> TrainOutcome:
         train_folder.describe(self.folder, self._key, self._order.seed, resume_from, self._timers.checkpoint_seconds)
+        with span("training", {"stillhouse.fine_tuning_job": self._key.id, "stillhouse.resumed": resume_from is not None}) as recorded:
+            outcome = self._until_it_ends()
+            recorded.set({f"stillhouse.{name}": (outcome.result or {}).get(name) for name in ("steps", "rows", "tokens")})
+            recorded.set({"stillhouse.outcome": outcome.kind})
+            if outcome.kind not in ("succeeded", "drained"):
+                recorded.fail(outcome.kind)
+        if outcome.kind != "succeeded":
+            self._work.check()
+        return outcome
+
+    def _until_it_ends(self) -> TrainOutcome:
         report = TrainReport(self._work, self._ports.store, self._key, self.folder / "log.txt")
         training = self._ports.trainers[self._key.trainer].start(self._request(), report.callbacks())
         try:
@@ -112,8 +124,6 @@ class Attempt:
         finally:
             training.stop(0.0)  # whatever went wrong here, it does not go on alone
         report.tell(last=True)
-        if outcome.kind != "succeeded":
-            self._work.check()
         return outcome
 
     def _request(self) -> TrainRequest:

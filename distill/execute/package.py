@@ -23,6 +23,7 @@ from distill.pipeline.plan import row_inputs
 from distill.pipeline.roles import rendering_cast
 from distill.spec import LmSpec
 from distill.storage import BlobStore
+from distill.tracing import span
 from stillhouse_programs.spec import canonical_json
 
 TUNED = "tune/"
@@ -80,7 +81,8 @@ def run(work: Work, ports: Ports) -> None:
     def closed(s: Session, row: Job, step: Any) -> None:
         flow.after_package(s, row, step)
 
-    work.publish(locked=keep, on_closed=closed)
+    with span("publish artifact", {"stillhouse.files": len(files)}):
+        work.publish(locked=keep, on_closed=closed)
 
 
 def _entry(store: BlobStore, content: bytes) -> dict[str, Any]:

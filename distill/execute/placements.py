@@ -20,6 +20,7 @@ from distill.execute.lm_host import CannotSleep, HostRefused, LmHostClient
 from distill.jobs import claims, repository, service, trained
 from distill.jobs.status import JobStatus
 from distill.storage import BlobStore
+from distill.tracing import span
 
 log = structlog.get_logger(__name__)
 
@@ -131,10 +132,12 @@ class Agent:
             return
         if not self._set(wanted, "loading"):
             return
+        attributes = {"gen_ai.request.model": wanted.model.id, "stillhouse.connection": self._connection.name}
         try:
-            if wanted.model.id not in loaded:
-                self._host.load(wanted.model.id, self._materialise(wanted.model))
-            warning = self._probe(wanted.model)
+            with span("load model", attributes, kind="client", job_id=wanted.model.job_id):
+                if wanted.model.id not in loaded:
+                    self._host.load(wanted.model.id, self._materialise(wanted.model))
+                warning = self._probe(wanted.model)
         except (HostRefused, StorageError) as error:
             self._not_loaded(wanted, str(error))
             return

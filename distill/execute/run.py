@@ -12,16 +12,18 @@ from distill.db import Session, is_away, is_outage, repeated, unit_of_work
 from distill.errors import CancelRequested, Category, JobFault, LostLease, StillhouseError
 from distill.execute.ports import Ports
 from distill.execute.work import Stopped, Troubled, Work
-from distill.jobs import claims, events, repository
+from distill.jobs import claims, events, fault_codes, repository
 from distill.jobs.claims import Claim, WorkerInfo
 from distill.jobs.status import Step
 from distill.pipeline.refusals import Refused
 from distill.rollouts import RunnerDied
+from distill.tracing import current, span
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 SECONDS = 60
+_OUTCOME = "stillhouse.outcome"
 StepRunner = Callable[[Work, Ports], None]
 
 
@@ -98,12 +100,25 @@ def run_item(claim: Claim, ports: Ports, shift: Shift, run: StepRunner) -> None:
         began, work = time.monotonic(), Work(claim)
         shift.begin(work)
         try:
-            with work:
+            with span(f"work item {claim.step}", _attributes(claim), kind="consumer", job_id=claim.job_id), work:
                 _run(work, ports, run)
         finally:
             shift.end(work)
             _end_job(claim, ports, shift)
             log.info("item_ended", seconds=round(time.monotonic() - began, 3))
+
+
+def _attributes(claim: Claim) -> dict[str, str | int | None]:
+    return {
+        "stillhouse.step": str(claim.step),
+        "stillhouse.queue": claim.queue,
+        "stillhouse.project_id": claim.project_id,
+        "stillhouse.item_id": claim.item_id,
+        "stillhouse.attempt": claim.attempt,
+        "stillhouse.units": claim.units,
+        "stillhouse.worker": claim.worker,
+        "stillhouse.fine_tuning_job": claim.fine_tune_job_id,
+    }
 
 
 def _end_job(claim: Claim, ports: Ports, shift: Shift) -> None:
@@ -116,6 +131,7 @@ def _end_job(claim: Claim, ports: Ports, shift: Shift) -> None:
 def _run(work: Work, ports: Ports, run: StepRunner) -> None:
     try:
         run(work, ports)
+        current().set({_OUTCOME: "succeeded"})
     except LostLease as lost:
         _let_go(work, give_back=isinstance(lost, CancelRequested))
     except BaseException as error:
@@ -131,6 +147,7 @@ def _run(work: Work, ports: Ports, run: StepRunner) -> None:
 
 
 def _let_go(work: Work, *, give_back: bool) -> None:
+    current().set({_OUTCOME: "given_back" if give_back else "lost"})
     if not give_back:
         log.warning("lease_lost")
         return
@@ -139,6 +156,8 @@ def _let_go(work: Work, *, give_back: bool) -> None:
 
 def _fail(claim: Claim, error: BaseException) -> None:
     fault, retryable = judge(error, claim)
+    current().set({_OUTCOME: "failed"})
+    current().fail(fault_codes.label(fault.code))
     log.warning("item_failed", code=fault.code, error=str(error), retryable=retryable, exc_info=fault.code == "internal")
 
     def write(s: Session) -> None:

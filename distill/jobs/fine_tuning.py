@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from distill.catalog import blobs, connections, files, fine_tuned
 from distill.catalog.keys import Caller
 from distill.catalog.models import Connection, File
-from distill.db import Session
+from distill.db import Session, on_commit
 from distill.errors import Invalid, NotFound
 from distill.ids import new_id
 from distill.jobs import events, quotas
@@ -26,6 +26,7 @@ from distill.jobs.status import JobKind, JobStatus, Step
 from distill.jobs.steps import NewItem, open_step
 from distill.spec import SpecPart, TrainOptions, compact, did_you_mean, digest
 from distill.storage import BlobStore
+from distill.tracing import Submitted
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ def submit(s: Session, store: BlobStore, project_id: str, caller: Caller | None,
     s.flush()
     events.append(s, job.id, "status", "The job is queued", {"status": job.status, "step": "validate"})
     open_step(s, job, Step.VALIDATE, [NewItem(FILES, needs=(CAPABILITY,), max_attempts=3)])
+    on_commit(s, Submitted(job.id, job.kind).record)
     log.info("job_submitted", job_id=job.id, project_id=project_id, kind=job.kind)
     s.refresh(row)
     return row

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import structlog
 from sqlalchemy import func, text, update
 
+from distill import tracing
 from distill.catalog import counters, webhooks
 from distill.catalog.counters import Increment
-from distill.db import Session
+from distill.db import Session, on_commit
 from distill.errors import Conflict, JobFault
 from distill.jobs import events, fault_codes, shortfall
 from distill.jobs.models import Job
@@ -113,6 +115,7 @@ def _tell(s: Session, job: Job, to: JobStatus, message: str, error: JobFault | N
         webhooks.announce(s, job.project_id, wanted, _as_told(job))
     if to.is_terminal:
         counters.add(s, _counted(job, to, error))
+        on_commit(s, partial(tracing.record_end, job.id, str(to), fault_codes.label(error.code) if error else None))
         events.append(s, job.id, "done", f"The job {'is' if to is JobStatus.CANCELLED else 'has'} {to}", {"status": str(to)})
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import func
 
 from distill.catalog import audit
 from distill.catalog.keys import Caller
-from distill.db import Session
+from distill.db import Session, on_commit
 from distill.errors import Conflict
 from distill.ids import new_id
 from distill.jobs import budget, events, outbox, quotas, repository
@@ -21,6 +21,7 @@ from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import QUEUE_OF, JobKind, JobStatus, Step
 from distill.jobs.steps import NewItem, needs_of, open_step
 from distill.spec import CompileSpec
+from distill.tracing import Submitted
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +68,7 @@ def submit(
     events.append(s, job.id, "status", f"The job is {job.status}", {"status": job.status, "step": "validate"})
     needs = (*runs_programs(checked.python), *needs_of(s, spec.connection_ids))
     open_step(s, job, Step.VALIDATE, [NewItem("validate", needs=needs, max_attempts=3)])
+    on_commit(s, Submitted(job.id, job.kind).record)
     log.info("job_submitted", job_id=job.id, project_id=project_id, kind=job.kind)
     s.refresh(job)
     return job

@@ -301,7 +301,9 @@ class Relay:
         reply: RelayReply | None = None
         try:
             waiting, target = grant.waiting(rollout), grant.targets[slot]
-            reply = await self._upstream().send(target, body, waiting=waiting, is_held=grant.is_held, background=grant.background)
+            reply = await self._upstream().send(
+                target, body, waiting=waiting, is_held=grant.is_held, background=grant.background, trace=grant.trace
+            )
             return reply
         finally:
             usage = read_usage(reply.answer.get("usage")) if reply is not None else {}
