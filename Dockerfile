@@ -16,7 +16,7 @@ COPY constraints.txt pyproject.toml README.md ./
 COPY programs/pyproject.toml programs/
 RUN --mount=type=cache,target=/root/.cache/uv \
     mkdir -p programs/src/stillhouse_programs && touch programs/src/stillhouse_programs/__init__.py \
-    && uv pip install --no-sources -c constraints.txt ./programs . && uv pip uninstall stillhouse-server stillhouse-programs
+    && uv pip install --no-sources -c constraints.txt ./programs '.[tracing]' && uv pip uninstall stillhouse-server stillhouse-programs
 
 FROM core AS server
 COPY programs programs

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
+from distill import tracing
 from distill.db import Session, unit_of_work
 from distill.errors import StillhouseError, in_one_line
 from distill.settings import Settings
@@ -41,6 +42,8 @@ def examine(settings: Settings) -> Iterator[tuple[str, Finding]]:
     yield "Timers", machine.timers(settings.timers)
     yield from machine.runtimes(settings)
     yield "Sandbox", machine.sandbox(settings)
+    if (endpoint := tracing.endpoint()) is not None:
+        yield "Tracing", machine.spans(endpoint)
     yield "Device", machine.device()
     yield from training.findings(settings)
     for name, connection in machine.connections(settings).items():

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from distill.redaction import redacted
 from distill.relay import api_of
 from distill.sandbox import Choice, choose_for
 from distill.settings import ConnectionSettings, Settings, TimerSettings
@@ -96,6 +97,13 @@ def timers(asked: TimerSettings) -> Finding:
         advice = f"set [timers] lease_seconds to {_BEATS_A_LEASE * asked.beat_seconds:g} or more: one slow beat would lose the work"
         return wrong(detail, advice)
     return well(detail)
+
+
+def spans(endpoint: str) -> Finding:
+    """Where they go, and whether this installation can send them."""
+    if find_spec("opentelemetry.sdk") is None or find_spec("opentelemetry.exporter") is None:
+        return odd("an endpoint is set, and no spans are sent: OpenTelemetry is not installed", "install stillhouse-server[tracing]")
+    return well(f"spans are sent to {redacted(endpoint)}")
 
 
 def sandbox(settings: Settings) -> Finding:
