@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExportResult
     from opentelemetry.trace import Span, Tracer
 
+    Parent = Context
+else:
+    Parent = Any
+
 log = structlog.get_logger(__name__)
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
@@ -122,7 +126,7 @@ def current() -> Recorded:
     return _current.get()
 
 
-def context() -> Context | None:
+def context() -> Parent | None:
     """For `span(parent=...)` in another thread or event loop."""
     if _tracer is None:
         return None
@@ -133,7 +137,7 @@ def context() -> Context | None:
 
 @contextmanager
 def span(
-    name: str, attributes: Attributes | None = None, *, kind: Kind = "internal", job_id: str | None = None, parent: Context | None = None
+    name: str, attributes: Attributes | None = None, *, kind: Kind = "internal", job_id: str | None = None, parent: Parent | None = None
 ) -> Iterator[Recorded]:
     """Record the block: inside the trace of `job_id`, or below `parent`, or below the current span.
 
@@ -159,7 +163,7 @@ def span(
         _current.reset(token)
 
 
-def from_headers(headers: Mapping[str, str]) -> Context | None:
+def from_headers(headers: Mapping[str, str]) -> Parent | None:
     """The caller's context, from its `traceparent` header."""
     from opentelemetry.context import Context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -239,7 +243,7 @@ def _job_root(job_id: str) -> Any:
     return SpanContext(trace_id_of(job_id), _root_span_id_of(job_id), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
 
-def _job_context(job_id: str) -> Context:
+def _job_context(job_id: str) -> Parent:
     from opentelemetry.context import Context
     from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 

@@ -8,15 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill import tracing
 from distill.relay.allowance import Allowance, Amount, Refill, Shortage
 from distill.relay.limiter import Waiting
 from distill.relay.targets import RelayReply, Target
-
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
 
 _MOST_CLOCKS = 4096
 """Of one grant: more than a runner begins rollouts at once. A program chooses their names."""
@@ -56,7 +53,7 @@ class Grant:
     """False from the moment at which somebody else may have its work: nothing is asked any more then."""
     background: bool = False
     """Its calls are of a job, which has time, and not of somebody who waits for an answer."""
-    trace: Context | None = field(default_factory=tracing.context, repr=False)
+    trace: tracing.Parent | None = field(default_factory=tracing.context, repr=False)
     """Its calls are recorded below the span in which it was granted."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     _usage: dict[str, SlotUsage] = field(default_factory=dict)

@@ -11,13 +11,12 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from distill import tracing
 from distill.egress import PublicResolver, check_url, why_not_reached
 from distill.errors import Invalid, StillhouseError
 from distill.redaction import REDACTED
@@ -25,11 +24,9 @@ from distill.relay.breaker import Gate, Trouble
 from distill.relay.calls import CallLog
 from distill.relay.limiter import Waiting
 from distill.relay.sessions import open_session
+from distill.relay.spans import of_call, record, traced
 from distill.relay.targets import CHAT, ERROR_HEADER, Api, RelayLimits, RelayReply, Target, error_reply, headers_with
-from distill.relay.usage import read_usage
-
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
+from distill.tracing import Parent
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OVERLOADED = frozenset({429, 503, 529})
@@ -82,7 +79,7 @@ class Upstream:
         waiting: Waiting | None = None,
         is_held: Callable[[], bool] = lambda: True,
         background: bool = False,
-        trace: Context | None = None,
+        trace: Parent | None = None,
     ) -> RelayReply:
         """The LM host's answer, or an error reply. Never raises for what an LM host does. `waiting` runs while the call has no place.
 
@@ -93,13 +90,13 @@ class Upstream:
         wire.pop("stream", None)
         data = orjson.dumps({**wire, "stream": True} if stream else wire)
         call = _Call(target, api, data, stream, self._limits, waiting or Waiting(), is_held, background)
-        with tracing.span(f"lm call {api.path}", {"stillhouse.connection": target.connection}, kind="client", parent=trace) as span:
+        with of_call(target, api, trace) as span:
             try:
                 reply = await self._attempt(call)
             except _TryAgain as first:
                 reply = await self._again(call, first)
             reply.attempts = max(1, call.attempts)
-            _record(span, target, reply)
+            record(span, reply)
         return reply
 
     async def _again(self, call: _Call, first: _TryAgain) -> RelayReply:
@@ -181,7 +178,8 @@ class Upstream:
         session = self._public_session if call.target.public_only else self._session
         try:
             async with asyncio.timeout(call.attempt_seconds()):
-                post = session.post(call.target.url(call.api), data=call.data, headers=_headers_of(call, key), allow_redirects=False)
+                headers = headers_with(key, background=call.background) | traced(call.target)
+                post = session.post(call.target.url(call.api), data=call.data, headers=headers, allow_redirects=False)
                 response = await stack.enter_async_context(post)
                 if call.stream and response.status == 200:
                     return RelayReply(200, _headers(response), stream=ReplyStream(response, stack.pop_all(), self._limits))
@@ -197,28 +195,6 @@ class Upstream:
         if content is None:
             return error_reply(502, "too_large", "the LM host's answer is too large")
         return _judge(call, response, _without(key, content))
-
-
-def _headers_of(call: _Call, key: str | None) -> dict[str, str]:
-    """The operator's own LM hosts may add their spans to the trace."""
-    traced = {} if call.target.public_only else tracing.headers()
-    return headers_with(key, background=call.background) | traced
-
-
-def _record(span: tracing.Recorded, target: Target, reply: RelayReply) -> None:
-    """Model, tokens and status, and nothing of what was asked or answered."""
-    usage = read_usage(reply.answer.get("usage")) if reply.stream is None else {}
-    span.set(
-        {
-            "gen_ai.request.model": target.model,
-            "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
-            "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
-            "http.response.status_code": reply.status,
-            "stillhouse.requests": reply.attempts,
-        }
-    )
-    if reply.code is not None:
-        span.fail(reply.code)
 
 
 def _not_allowed(target: Target) -> RelayReply:
