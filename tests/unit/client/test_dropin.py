@@ -263,6 +263,33 @@ class TestItem:
         assert score["value"] == 0.0
 
 
+class Identity(dspy.ChatAdapter):  # type: ignore[misc]  # dspy has no types
+    def format_finetune_data(self, signature: Any, demos: Any, inputs: Any, outputs: Any) -> Any:
+        return {"inputs": inputs, "outputs": outputs}
+
+
+class TestUpstreamsClass:
+    """Code that was written for dspy.BootstrapFinetune finds its class and its members."""
+
+    def test_is_a_subclass(self) -> None:
+        optimizer = stillhouse.BootstrapFinetune(train_kwargs={"n_epochs": 2}, adapter=dspy.XMLAdapter(), num_threads=3)
+        assert isinstance(optimizer, dspy.BootstrapFinetune)
+        lm = dspy.LM("house/tiny")
+        assert optimizer.train_kwargs[lm] == {"n_epochs": 2}
+        assert isinstance(optimizer.adapter[lm], dspy.XMLAdapter)
+        given = {lm: {"n_epochs": 1}}
+        assert stillhouse.BootstrapFinetune(train_kwargs=given).train_kwargs == given
+
+    @pytest.mark.parametrize(("number", "kept"), [(None, {"0", "1"}), (1, {"1"})])
+    def test_renders_traces_that_it_is_given(self, number: int | None, kept: set[str]) -> None:
+        predictor = dspy.Predict("q -> answer")
+        trace = [(predictor, {"q": step}, {"answer": step}) for step in ("0", "1")]
+        optimizer = stillhouse.BootstrapFinetune(metric=lambda *_: True, adapter=Identity())
+        scored = [{"trace": trace, "score": 1.0}, {"trace": trace, "score": 0.0}]
+        rows, _ = optimizer._prepare_finetune_data(trace_data=scored, lm=DummyLM([]), pred_ind=number)
+        assert sorted(row["inputs"]["q"] for row in rows) == sorted(kept)
+
+
 class TestFinetuneLms:
     """The members that code around dspy.BootstrapFinetune patches and calls."""
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import dspy
-from dspy.teleprompt import Teleprompter
 
 from stillhouse._advice import cause, in_python
 from stillhouse._client import Stillhouse
@@ -51,7 +50,7 @@ class CompileFailed(StillhouseError):
         self.job = job
 
 
-class BootstrapFinetune(Teleprompter):
+class BootstrapFinetune(dspy.BootstrapFinetune):
     """A drop-in for `dspy.BootstrapFinetune`: the same arguments, and a compiled deep copy of the student comes back.
 
     `metric` is called as upstream, with `(example, prediction, trace)`, in this process; the name of a built-in metric (`"exact_match"`) or
@@ -77,10 +76,9 @@ class BootstrapFinetune(Teleprompter):
         inplace: bool = False,
         ship_code: bool | More = False,
     ) -> None:
-        super().__init__()
-        self.metric, self.multitask, self.train_kwargs, self.adapter = metric, multitask, dict(train_kwargs or {}), adapter
-        self.exclude_demos, self.num_threads, self.inplace = exclude_demos, num_threads, inplace
-        self.client = client
+        super().__init__(metric, multitask, train_kwargs, adapter, exclude_demos, num_threads)
+        self._given_train_kwargs, self._given_adapter = dict(train_kwargs or {}), adapter
+        self.client, self.inplace = client, inplace
         self.lms, self.teacher_lms = lms or {}, teacher_lms or {}
         self.ship_code = ship_code
         self.job: CompileJob | None = None
@@ -182,7 +180,7 @@ class BootstrapFinetune(Teleprompter):
             "demos": "drop" if self.exclude_demos else "auto",
         }
         if not self._trains_by_lm:
-            body["train_options"] = train_options(self.train_kwargs)
+            body["train_options"] = train_options(self._given_train_kwargs)
         if held_out:  # an empty one, as dspy.BetterTogether gives, is none
             body["valset"] = held_out
         if self.num_threads is not None:
@@ -209,12 +207,12 @@ class BootstrapFinetune(Teleprompter):
 
     @property
     def _trains_by_lm(self) -> bool:
-        return any(isinstance(key, dspy.BaseLM) for key in self.train_kwargs)
+        return any(isinstance(key, dspy.BaseLM) for key in self._given_train_kwargs)
 
     def _options_by_lm(self, student: Any) -> Mapping[Any, Any]:
         if not self._trains_by_lm:
-            return self.convert_to_lm_dict(self.train_kwargs)
-        given = lm_roles.by_model(student, self.train_kwargs, "train_kwargs")
+            return self.convert_to_lm_dict(self._given_train_kwargs)
+        given = lm_roles.by_model(student, self._given_train_kwargs, "train_kwargs")
         return {predictor.lm: given.get(predictor.lm.model, {}) for predictor in student.predictors()}
 
     def _without_job(self, student: Any) -> dspy.Module:
@@ -229,7 +227,7 @@ class BootstrapFinetune(Teleprompter):
         """The student's LMs. As upstream, `train_kwargs` may have an entry for each."""
         lms = {role: dict(lm) for role, lm in roles.lms.items()}
         if self._trains_by_lm:
-            given = lm_roles.by_model(student, self.train_kwargs, "train_kwargs")
+            given = lm_roles.by_model(student, self._given_train_kwargs, "train_kwargs")
             for name, lm in lm_roles.asked_by(student).items():
                 if lm.model in given:
                     lms[roles.of_predictor[name]]["train_options"] = train_options(given[lm.model])
@@ -237,9 +235,9 @@ class BootstrapFinetune(Teleprompter):
 
     def _prompt_adapter(self, student: Any) -> Json:
         """The one of the student. As upstream, `adapter` may have an entry for each LM; here all have the same."""
-        given = [self.adapter]
-        if isinstance(self.adapter, Mapping):
-            found = lm_roles.by_model(student, self.adapter, "adapter")
+        given = [self._given_adapter]
+        if isinstance(self._given_adapter, Mapping):
+            found = lm_roles.by_model(student, self._given_adapter, "adapter")
             given = [found.get(lm.model) for lm in lm_roles.asked_by(student).values()]
         described = [_described(each or _usual()) for each in given]
         if any(each != described[0] for each in described):
