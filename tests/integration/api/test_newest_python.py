@@ -66,7 +66,7 @@ class TestAlone:
 class TestWithExtras:
     def test_the_clients_own_tests_pass(self, newest: str, tmp_path: Path) -> None:
         python = fresh(tmp_path / "venv", newest)
-        stand_in = ("sqlalchemy", "psycopg[binary]", "pydantic-settings", "tenacity")  # of the tests' own server, which asks the real one's rules
+        stand_in = ("sqlalchemy", "psycopg[binary]", "pydantic-settings", "tenacity")  # the tests' own server imports the real one's rules
         install_ours(python, tmp_path, "client[cli,notebook]", "programs[dspy]", "pytest", "pytest-timeout", *stand_in)
         tests = ROOT / "tests" / "unit" / "client"
         command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--confcutdir={tests}", str(tests)]

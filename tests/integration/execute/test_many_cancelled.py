@@ -68,9 +68,8 @@ def test_all_end_and_nothing_of_them_is_paid(house: House) -> None:
     waiting = house.submit(rows(6))
     house.project_id = own
     many, many_seconds, many_statements = cancel(house)
-    print(
-        f"of {FEW} and of {MANY} jobs a cancel took {1000 * few_seconds:.1f} and {1000 * many_seconds:.1f} ms, {many_statements:.1f} statements"
-    )
+    milliseconds = f"{1000 * few_seconds:.1f} and {1000 * many_seconds:.1f} ms"
+    print(f"of {FEW} and of {MANY} jobs a cancel took {milliseconds}, {many_statements:.1f} statements")
     assert (few, many) == (FEW, MANY)
     assert many_statements <= few_statements + 0.1
     assert house.run(waiting).status == "succeeded"
