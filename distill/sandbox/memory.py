@@ -56,7 +56,7 @@ class Fall:
     def is_seen(self) -> bool:
         """Whether a twentieth of all memory was taken since this was last true."""
         available = psutil.virtual_memory().available
-        fell = available < self._known - self._step
+        fell: bool = available < self._known - self._step
         self._known = available if fell else max(self._known, available)
         return fell
 

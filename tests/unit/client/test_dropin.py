@@ -263,7 +263,7 @@ class TestItem:
         assert score["value"] == 0.0
 
 
-class Identity(dspy.ChatAdapter):  # type: ignore[misc]  # dspy has no types
+class Identity(dspy.ChatAdapter):
     def format_finetune_data(self, signature: Any, demos: Any, inputs: Any, outputs: Any) -> Any:
         return {"inputs": inputs, "outputs": outputs}
 
