@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from app import errors
 from app.auth import OPEN_PATHS, Checks, KeyCheck, check_key, check_session
+from app.body_schema import limit_integers
 from app.browser import HostCheck, SafeHeaders, names_of
 from app.key_use import KeyUse
 from app.metrics import Metrics
@@ -111,6 +112,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             for operation in document["paths"][path].values():
                 _as_sent(operation.get("parameters", ()))
         _with_names(document["components"]["schemas"])
+        limit_integers(document)
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -76,7 +76,7 @@ def program_spec(services: Services, project_id: str, given: dict[str, Any], par
         if name not in _KNOWN:
             place = _below(param, name)
             raise Invalid(f"{place}: unknown key{did_you_mean(name, _KNOWN)}", code="unknown_field", param=place)
-    given, python = _placed(services, project_id, given, param)
+    given, python = _placed(services, project_id, {name: value for name, value in given.items() if value is not None}, param)
     described = _described(services, project_id, given, param, python)
     return programs.read_program(described["program"], param)
 

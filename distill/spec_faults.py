@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from distill.errors import Invalid
 from stillhouse_programs.spec import SpecError
-from stillhouse_programs.spec_models import TARGET_PATTERN
+from stillhouse_programs.spec_models import PREDICTOR_PATTERN, TARGET_PATTERN
 
 WEB_ADDRESS = r'^https?://([A-Za-z0-9]+(-+[A-Za-z0-9]+|\.[A-Za-z0-9]+)*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,4})?(/[!"$-\[\]-~]*)?$'
 """Whether its host is public, or one that the operator allows, is not said by it."""
@@ -27,12 +27,17 @@ FORMS = {
     r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$": "the name of a package",
     r"^[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}$": "the version of a package",
     r"^[A-Za-z][A-Za-z0-9_]{0,63}$": "at most 64 letters, digits and `_`, and begins with a letter",
+    r"^[A-Za-z][A-Za-z0-9_]*$": "letters, digits and `_`, and begins with a letter",
+    r"^[A-Za-z][A-Za-z0-9_.-]*$": "letters, digits, `_`, `.` and `-`, and begins with a letter",
+    r"^[A-Za-z][A-Za-z0-9_]{0,99}(\.[A-Za-z][A-Za-z0-9_]{0,399}){1,20}$": "a reference, as input.message or step.field",
+    r"^[^\x00-\x1f]+$": "text without control characters",
+    r"^(v1:[0-9a-f]{64})?$": "a digest, v1: and 64 hexadecimal digits",
+    PREDICTOR_PATTERN: "the name of a predictor, as `first`, `steps[0]` or `by['x']`",
     TARGET_PATTERN: "a class or function, as `package.module:name`",
     r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}){0,7}$": "a relative path, as support/steps.py",
     r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)$": "base64",
     r"^prog-[!-~]+$": "the id of a program, prog-…",
-    r"^(exact_match|f1|field_equals)$": "the name of a metric: exact_match, f1 or field_equals",
-    r"^(exact_match|f1|field_equals|metric-[!-~]+)$": "the name of a metric (exact_match, f1 or field_equals), or the id of one, metric-…",
+    r"^(exact_match|metric-[!-~]+)$": "exact_match, or the id of a metric, metric-…",
     r"^[A-Za-z0-9._~+/=:-]{1,4096}$": "1 to 4096 letters, digits and characters of ._~+/=:-",
     WEB_ADDRESS: "a web address, as https://api.example.com/v1",
     r"^[a-z0-9-]{1,18}$": "at most 18 small letters, digits and `-`",

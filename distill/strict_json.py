@@ -10,7 +10,7 @@ import orjson
 
 DEEPEST = 100
 """Levels of a text: less than any later reader of it takes."""
-_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+SMALLEST, LARGEST = -(2**63), 2**64 - 1
 _MAY_BE_TOO_LARGE = re.compile(rb"[0-9]{19}")
 
 
@@ -70,7 +70,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _check_size(digits: str) -> None:
-    if len(digits) > 20 or not _SMALLEST <= int(digits) <= _LARGEST:
+    if len(digits) > 20 or not SMALLEST <= int(digits) <= LARGEST:
         raise NotStrict("holds an integer of more than 64 bits; send it as text")
 
 

@@ -19,8 +19,12 @@ from distill.relay import COMPLETIONS, EMBEDDINGS
 
 routes = APIRouter(prefix="/v1", tags=["OpenAI-shaped"], responses=COMMON_ERRORS)
 
+_TOKEN: Mapping[str, Any] = {"type": "integer", "minimum": 0}
 _TEXTS: Mapping[str, Any] = {
-    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": ["string", "integer", "array"]}}],
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, _TOKEN, {"type": "array", "items": _TOKEN}]}},
+    ],
     "description": "A text, its tokens, or a list of either",
 }
 
@@ -73,5 +77,10 @@ async def embeddings(request: Request, caller: ModelUser, services: ServicesDep,
 
 def _check_text(body: Mapping[str, Any], field: str) -> None:
     given = body.get(field)
-    if not given or not (isinstance(given, str) or (isinstance(given, list) and all(isinstance(each, str | int | list) for each in given))):
+    if not given or not (isinstance(given, str) or (isinstance(given, list) and all(map(_is_text, given)))):
         raise relaying.missing(field, "give a text, its tokens, or a list of either")
+
+
+def _is_text(part: Any) -> bool:
+    """Whether it is a text, a token (which JSON may write as 1.0), or a list of tokens."""
+    return isinstance(part, str | int | list) or (isinstance(part, float) and part.is_integer())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import TypeAdapter
 
 from app import examples
 from app.auth import Reader, Writer
@@ -40,8 +41,10 @@ _BODY: Mapping[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}, "name": {"type": "string"}},
+                    "properties": {"file": {"type": "string", "format": "binary"}, "name": TypeAdapter(Name).json_schema()},
                 },
+                # Or the file's name ends as its format is called.
+                "encoding": {"file": {"contentType": "application/jsonl, text/csv, application/vnd.apache.parquet"}},
                 "example": {"file": "@support-train.csv", "name": "support-train"},
             },
         },

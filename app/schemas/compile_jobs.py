@@ -9,9 +9,10 @@ from pydantic import ConfigDict, Field, model_validator
 from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
 from app.schemas.fine_tuning import ChildFineTuneJob
-from app.schemas.lms import LmIn, LmName, PromptAdapterIn, StoredProgram, TeacherIn
+from app.schemas.lms import LmIn, LmName, TeacherIn
 from app.schemas.metrics import BuiltInOrStored, MetricDocument
-from app.schemas.rules import any_given, ruled
+from app.schemas.programs import ProgramDocument, PromptAdapterIn, StoredProgram
+from app.schemas.rules import any_given, declared, ruled
 from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Render, Rollouts, SmokeTest, TrainOptions
 from distill.spec import Rows as RowsOfKey
 
@@ -27,10 +28,10 @@ class JobCreate(Body):
     name: str | None = Field(default=None, max_length=128)
     program_name: Name | None = Field(default=None, description="The artifact's name, and part of the tuned models' ids")
     project: str | None = Field(default=None, description="Must be the key's own project when given")
-    program: StoredProgram | dict[str, Any] = Field(description="`prog-…`, or a program spec (GET /v1/spec/schema.json)")
+    program: StoredProgram | ProgramDocument = Field(description="`prog-…`, or a program spec (GET /v1/spec/schema.json)")
     lms: dict[LmName, LmIn] = Field(default_factory=dict)
     teacher: list[TeacherIn] | TeacherIn | Literal["labels"] | None = None
-    trainset: str | Rows = Field(description="`ds-…`, or the rows")
+    trainset: str | Annotated[Rows, declared(minItems=1)] = Field(description="`ds-…`, or the rows")
     valset: str | Rows | None = None
     holdout: Holdout | None = None
     metric: BuiltInOrStored | MetricDocument = Field(

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from app import examples
 from app.schemas.common import Body, Metadata
-from app.schemas.rules import declared
+from app.schemas.rules import NULL, declared, needs, ruled
 from distill.spec import TrainOptions
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -35,10 +35,25 @@ class Method(Body):
         return value
 
 
+_OPTIONS_IN_METHOD = {
+    "required": ["method"],
+    "properties": {
+        "method": {
+            "type": "object",
+            "required": ["supervised"],
+            "properties": {"supervised": {"type": "object", **needs("hyperparameters", "object")}},
+        }
+    },
+}
+
+
 class FineTuneJobCreate(Body):
     """OpenAI's body. `hyperparameters` and `method.supervised.hyperparameters` mean the same, and take our train options too."""
 
-    model_config = examples.shown(model=examples.BASE_MODEL, training_file=examples.FILE, suffix="support", hyperparameters={"n_epochs": 3})
+    model_config = ruled(
+        examples.shown(model=examples.BASE_MODEL, training_file=examples.FILE, suffix="support", hyperparameters={"n_epochs": 3}),
+        {"if": _OPTIONS_IN_METHOD, "then": {"properties": {"hyperparameters": NULL}}},
+    )
 
     model: str = Field(min_length=1, max_length=256, description="A base model, as `connection/model` or by its own name")
     training_file: FileId

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from app.schemas.common import Body
-from app.schemas.rules import declared
+from app.schemas.programs import ProgramDocument, PromptAdapterIn, StoredProgram
 from distill.spec import NativeFeature, TrainOptions
 
 LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
-PromptAdapterIn = str | dict[str, Any]
 
 
 class LmIn(Body):
@@ -30,11 +29,8 @@ class LmIn(Body):
     constrain: bool | None = Field(default=None, description="Ask the LM host to let only answers through that parse")
 
 
-StoredProgram = Annotated[str, declared(pattern=r"^prog-[!-~]+$")]
-
-
 class TeacherIn(Body):
     """A teacher: another program, or the student's own with other LMs."""
 
-    program: StoredProgram | dict[str, Any] | None = None
+    program: StoredProgram | ProgramDocument | None = None
     lms: dict[LmName, LmIn] = Field(default_factory=dict)

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
-from app.schemas.rules import BUILT_IN_METRICS, declared
+from app.schemas.rules import ReadAs, declared
+from stillhouse_programs.spec import F1, ClientMetric, ExactMatch, FieldEquals, ReferenceMetric
 
-BuiltIn = Annotated[str, declared(pattern=rf"^({'|'.join(BUILT_IN_METRICS)})$")]
-BuiltInOrStored = Annotated[str, declared(pattern=rf"^({'|'.join(BUILT_IN_METRICS)}|metric-[!-~]+)$")]
-MetricDocument = Annotated[dict[str, Any], declared(required=["type"])]
+#: The one whose options can all be left out; `f1` and `field_equals` need a field.
+BuiltIn = Annotated[str, declared(const="exact_match")]
+BuiltInOrStored = Annotated[str, declared(pattern=r"^(exact_match|metric-[!-~]+)$")]
+
+
+class CodeMetric(ReferenceMetric):
+    """A metric that is code, as a request names its bundle."""
+
+    bundle: Annotated[str, declared(minLength=1)] = Field(
+        default="", description="`bundle-…`: the code is in it, and not of an installed package"
+    )
+
+
+StoredMetric = ExactMatch | F1 | FieldEquals | CodeMetric
+AnyMetric = StoredMetric | ClientMetric
+_TYPE = declared(required=["type"])
+MetricToStore = Annotated[dict[str, Any], ReadAs(Annotated[StoredMetric, Discriminator("type")]), _TYPE]
+MetricDocument = Annotated[dict[str, Any], ReadAs(Annotated[AnyMetric, Discriminator("type")]), _TYPE]
 
 
 class MetricCreate(Body):
@@ -22,7 +38,7 @@ class MetricCreate(Body):
     model_config = examples.shown(name="right-team", spec=examples.METRIC_SPEC)
 
     name: Name | None = None
-    spec: BuiltIn | MetricDocument = Field(description="What a job's `metric` takes: a metric's name, or `{type, …}`")
+    spec: BuiltIn | MetricToStore = Field(description="What a job's `metric` takes: a metric's name, or `{type, …}`")
     metadata: Metadata = Field(default_factory=dict)
 
 

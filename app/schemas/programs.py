@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from app import examples
 from app.schemas.common import Body, Metadata, Name, Reply
-from app.schemas.rules import NULL, declared, if_given, needs, ruled
-from stillhouse_programs.spec_models import TARGET_PATTERN
+from app.schemas.rules import NULL, ReadAs, declared, if_given, needs, ruled
+from stillhouse_programs.spec_models import PROMPT_ADAPTER_TYPES, TARGET_PATTERN, ProgramSpec, PromptAdapterSpec
 
 #: What a preview of a program that is code cannot show.
 CODE_NOTE = (
@@ -26,7 +26,9 @@ class ReferenceParts(Body):
         default=None, description="`package.module:name` of a class or function that makes the program"
     )
     kwargs: dict[str, Any] | None = Field(default=None, description="Keyword arguments that it is called with")
-    bundle: str | None = Field(default=None, description="`bundle-…`: the code is in it, and not of an installed package")
+    bundle: Annotated[str, declared(minLength=1)] | None = Field(
+        default=None, description="`bundle-…`: the code is in it, and not of an installed package"
+    )
     lms: dict[str, str] | None = Field(default=None, description="LM role of each predictor; `student` where none is given")
     inputs: list[str | dict[str, Any]] | None = Field(
         default=None, description="Names of the inputs, or `{name, schema, required}`; the parameters of `forward` if absent"
@@ -35,6 +37,17 @@ class ReferenceParts(Body):
     def reference_body(self) -> dict[str, Any]:
         """What was given of them."""
         return {name: value for name in ReferenceParts.model_fields if (value := getattr(self, name)) is not None}
+
+
+class CodeDocument(ReferenceParts):
+    """A reference to code where a job takes a spec."""
+
+    reference: Annotated[str, declared(pattern=TARGET_PATTERN)] = Field(description="`package.module:name` of what makes the program")
+
+
+StoredProgram = Annotated[str, declared(pattern=r"^prog-[!-~]+$")]
+PromptAdapterIn = Annotated[str, declared(enum=PROMPT_ADAPTER_TYPES)] | Annotated[dict[str, Any], ReadAs(PromptAdapterSpec)]
+ProgramDocument = Annotated[dict[str, Any], ReadAs(ProgramSpec | CodeDocument)]
 
 
 class ProgramCreate(ReferenceParts):
@@ -46,7 +59,9 @@ class ProgramCreate(ReferenceParts):
     )
 
     name: Name | None = None
-    spec: dict[str, Any] | None = Field(default=None, description="The program spec; its schema is GET /v1/spec/schema.json")
+    spec: Annotated[dict[str, Any], ReadAs(ProgramSpec)] | None = Field(
+        default=None, description="The program spec; its schema is GET /v1/spec/schema.json"
+    )
     metadata: Metadata = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -91,7 +106,7 @@ class RenderRequest(Body):
     model_config = examples.shown(inputs=examples.INPUTS)
 
     inputs: dict[str, Any]
-    prompt_adapter: dict[str, Any] | str | None = None
+    prompt_adapter: PromptAdapterIn | None = None
 
 
 class RenderedCall(Reply):

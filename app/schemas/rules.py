@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema
 
 from distill.spec import ALIAS_NAME
 
@@ -16,7 +17,6 @@ Schema = Mapping[str, Any]
 WITHOUT_NUL = r"^[^\x00]*$"
 NULL: Schema = {"type": "null"}
 ARTIFACT_REF = rf"^[!-?A-~]+$|{ALIAS_NAME}"
-BUILT_IN_METRICS = ("exact_match", "f1", "field_equals")
 
 METADATA: Schema = {
     "maxProperties": 16,
@@ -28,6 +28,16 @@ METADATA: Schema = {
 def declared(**rules: Any) -> Any:
     """A field's metadata, for rules that its own validator checks."""
     return Field(json_schema_extra=rules)
+
+
+class ReadAs:
+    """Give a document that is kept as it is sent the schema of the type that reads it later, with error messages of its own."""
+
+    def __init__(self, kind: Any) -> None:
+        self._schema = TypeAdapter[Any](kind).core_schema
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(self._schema)
 
 
 def ruled(config: ConfigDict, rules: Schema) -> ConfigDict:
