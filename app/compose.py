@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from app.references import Code
 from app.schemas.compile_jobs import JobCreate, Rows
-from app.schemas.lms import TeacherIn
+from app.schemas.lms import LmIn, TeacherIn
 from app.services import Services
 from distill.catalog import datasets, programs
 from distill.catalog.fields import check_rows
@@ -66,7 +66,7 @@ class Composer:
         check_project(self._caller, body.project)
         program_id = self._program(body.program, "program")
         raw = body.model_dump(mode="json", exclude_unset=True, exclude=_NAMED_APART)
-        raw["program_id"] = program_id
+        raw["program_id"], raw["lms"] = program_id, _lms(body.lms)
         if self._code.metric is not None:
             raw["metric"] = self._code.metric
         raw["trainset"] = self._rows(body.trainset, program_id, "trainset")
@@ -107,6 +107,10 @@ class Composer:
         return [self._teacher(teacher, f"teacher[{number}]") for number, teacher in enumerate(teachers)]
 
     def _teacher(self, given: TeacherIn, param: str) -> dict[str, Any]:
-        lms = given.model_dump(mode="json", exclude_unset=True, exclude_none=True)["lms"] if given.lms else {}
         program_id = self._program(given.program, f"{param}.program") if given.program is not None else ""
-        return {"program_id": program_id, "lms": lms}
+        return {"program_id": program_id, "lms": _lms(given.lms)}
+
+
+def _lms(given: Mapping[str, LmIn]) -> dict[str, Any]:
+    """LMs by role, without what is null: that is as if it were left out."""
+    return {role: lm.model_dump(mode="json", exclude_unset=True, exclude_none=True) for role, lm in given.items()}

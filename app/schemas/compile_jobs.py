@@ -32,7 +32,7 @@ class JobCreate(Body):
     lms: dict[LmName, LmIn] = Field(default_factory=dict)
     teacher: list[TeacherIn] | TeacherIn | Literal["labels"] | None = None
     trainset: str | Annotated[Rows, declared(minItems=1)] = Field(description="`ds-…`, or the rows")
-    valset: str | Rows | None = None
+    valset: str | Annotated[Rows, declared(minItems=1)] | None = None
     holdout: Holdout | None = None
     metric: BuiltInOrStored | MetricDocument = Field(
         default="exact_match", description="A metric's name, `{type, …}`, or the id of a stored one (`metric-…`)"

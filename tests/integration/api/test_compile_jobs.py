@@ -66,6 +66,12 @@ class TestCreate:
         named = api.post("/v1/compile_jobs", json=job_body(program=inline["program"], trainset=inline["trainset"])).json()
         assert named["spec_digest"] == inline["spec_digest"]
 
+    def test_null_in_an_lm_is_as_if_it_were_left_out(self, api: TestClient) -> None:
+        nulls = dict.fromkeys(("connection", "model", "base_model", "trainer", "native", "constrain", "temperature"))
+        made = [api.post("/v1/compile_jobs", json=job_body(lms={"student": lm})).json() for lm in ({}, nulls)]
+        assert made[0]["lms"] == made[1]["lms"]
+        assert made[0]["spec_digest"] == made[1]["spec_digest"]
+
     def test_what_was_asked_for_is_returned(self, api: TestClient) -> None:
         asked = {
             "name": "weekly",
