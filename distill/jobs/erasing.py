@@ -38,7 +38,7 @@ class Outlook:
 
 
 def look_at_dataset(s: Session, store: BlobStore, project_id: str, reference: str, *, with_artifacts: bool) -> Outlook:
-    """What deleting a dataset would do. Reads all its rows. Raises NotFound."""
+    """What deleting a dataset would do. Raises NotFound."""
     row = datasets.resolve(s, project_id, reference, param="id")
     jobs = _jobs_of(s, row.id)
     made, models = _made_by(s, jobs) if with_artifacts else ([], [])
@@ -49,6 +49,10 @@ def look_at_dataset(s: Session, store: BlobStore, project_id: str, reference: st
         "files": len(copies.find(s, store, project_id, jobs, [row.digest])),
         **erased.size_of_datasets_traces(s, store, row), **_size(s, blobs),
     }  # fmt: skip
+    if row.row_count > erased.MOST_LOOKED_AT:
+        found.notes.append(
+            f"traces are counted for the first {erased.MOST_LOOKED_AT:,} of its {row.row_count:,} rows; those of all rows go"
+        )
     if not with_artifacts:
         found.notes += _kept(s, jobs)
     return found

@@ -20,6 +20,7 @@ from distill.catalog.models import File
 from distill.db import unit_of_work
 from distill.errors import NotFound
 from distill.jobs import erasing, fine_tuning, refiltering, repository, service
+from distill.jobs.erased import MOST_LOOKED_AT
 from distill.jobs.fine_tuning import FineTuneSpec
 from distill.jobs.models import Job
 from distill.settings import get_settings
@@ -191,6 +192,20 @@ class TestDataset:
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "version_needed"), refused.text
         assert operator.delete("/v1/datasets/tickets@latest", params={"dry_run": True}).status_code == 200
         assert operator.delete("/v1/datasets/tickets@v1").status_code == 200
+
+    def test_a_dry_run_of_many_rows_counts_the_traces_of_the_first(self, house: House, operator: TestClient) -> None:
+        job = compiled(house, upload(operator, rows(9)))
+        first = rows(9)
+        filler = [{"message": "no trace", "category": "billing"}] * (MOST_LOOKED_AT - 6)
+        with unit_of_work() as s:
+            large = datasets.create(s, house.store, house.project_id, [*first[:6], *filler, *first[6:]])
+            s.execute(update(Job).where(Job.id == job.id).values(trainset_id=large.id))
+        told = operator.delete(f"/v1/datasets/{large.id}", params={"dry_run": True}).json()
+        assert "first 50,000 of its 50,003 rows" in told["notes"][0]
+        assert operator.delete(f"/v1/datasets/{large.id}").status_code == 200
+        collect(house)
+        entry = operator.get("/v1/audit_log", params={"object_id": large.id}).json()["data"][0]
+        assert entry["data"]["traces"] > told["removes"]["traces"] > 0
 
     def test_is_refused_while_something_needs_it(self, house: House, operator: TestClient) -> None:
         dataset = upload(operator, rows(9))
