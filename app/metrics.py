@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,14 +10,17 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Proce
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.fresh import Fresh
 from app.server_metrics import families_of, gauges_of
 from distill.db import Session, pool_use
 from distill.jobs import gauges
 from distill.settings import Settings
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+STATE_SECONDS = 5.0
+"""What the database says is read anew after this time, by one scrape for all: its cost grows with the open jobs."""
 BLOBS_SECONDS = 300.0
-"""The sum over all blobs is made anew after this time."""
+"""The same of the sum over all blobs."""
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -37,9 +38,8 @@ class Metrics:
         Info("stillhouse_build", "The release of this process", registry=self._registry).info({"version": version})
         ProcessCollector(registry=self._registry)
         self._registry.register(_Machine(settings))
-        self._blobs: list[Metric] = []
-        self._blobs_until = 0.0
-        self._lock = threading.Lock()
+        self._state: Fresh[list[Metric]] = Fresh()
+        self._blobs: Fresh[list[Metric]] = Fresh()
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request; `route` is a template such as `/v1/programs/{program_id}`."""
@@ -49,15 +49,9 @@ class Metrics:
 
     def text(self, s: Session) -> bytes:
         """The exposition format."""
-        of_server = [*families_of(s), *self._of_blobs(s)]
-        return generate_latest(_Families([*self._registry.collect(), *of_server]))
-
-    def _of_blobs(self, s: Session) -> list[Metric]:
-        with self._lock:
-            if time.monotonic() >= self._blobs_until:
-                self._blobs = gauges_of(s, gauges.BLOBS)
-                self._blobs_until = time.monotonic() + BLOBS_SECONDS
-            return self._blobs
+        state = self._state.get(STATE_SECONDS, lambda: families_of(s))
+        blobs = self._blobs.get(BLOBS_SECONDS, lambda: gauges_of(s, gauges.BLOBS))
+        return generate_latest(_Families([*self._registry.collect(), *state, *blobs]))
 
 
 class _Machine(Collector):

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select, text
 from starlette.testclient import TestClient
 
 from app.main import create_app
 from distill.catalog import counters, devices, keys, projects, waits, webhooks
 from distill.catalog.counters import CounterRow, Increment
 from distill.catalog.webhooks import Parcel
-from distill.db import unit_of_work
+from distill.db import engine, unit_of_work
 from distill.errors import JobFault
 from distill.jobs import claims, service, workers
 from distill.jobs.call_counters import CallCounters
@@ -61,7 +62,12 @@ class Scraper:
 
 
 @pytest.fixture
-def metrics(world: World, redis_url: str) -> Scraper:
+def metrics(world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Scraper:
+    monkeypatch.setattr("app.metrics.STATE_SECONDS", 0.0)  # each test looks right after what it has done
+    return scraper()
+
+
+def scraper() -> Scraper:
     with unit_of_work() as s:
         token = keys.create(s, projects.ensure(s, projects.OPERATORS).id, "prometheus", ["metrics:read"])[1]
     return Scraper(TestClient(create_app(), headers={"Authorization": f"Bearer {token}"}))
@@ -215,3 +221,24 @@ def test_rows_of_counters_are_added_up_and_stay_as_exact(world: World) -> None:
     assert found["jobs_failed"] == {("internal",): 1}
     assert rows == 2
     assert claim("train") is None
+
+
+def test_scrapes_at_once_and_soon_after_read_the_database_once(world: World, redis_url: str) -> None:
+    first, read = scraper(), []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        read.append("outbox_oldest_seconds" in statement)
+
+    event.listen(engine("api"), "before_cursor_execute", note)
+    try:
+        with unit_of_work() as s, ThreadPoolExecutor(4) as threads:
+            s.execute(text("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE"))  # the scrapes meet here
+            scrapes = [threads.submit(first.series) for _ in range(4)]
+            wait(scrapes, timeout=0.3)
+            s.commit()
+            found = [scrape.result() for scrape in scrapes]
+        found.append(first.series())
+    finally:
+        event.remove(engine("api"), "before_cursor_execute", note)
+    assert all(("outbox_hints", frozenset[tuple[str, str]]()) in each for each in found)
+    assert read.count(True) == 1
