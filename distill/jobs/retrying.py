@@ -62,12 +62,12 @@ def retry(s: Session, project_id: str, job_id: str, fine_tune_job_id: str | None
         raise Conflict(f"job {job.id} is {job.status}; only a failed job can be retried", code="wrong_status", param="id")
     _check_rows(s, job)
     quotas.check_new_job(s, project_id)
-    if job.step in _READS_TRACES and facts.lacks_traces(s, job):
-        raise Conflict(f"job {job.id} cannot go on: traces of it were removed. Make a new job.", code="job_erased", param="id")
     trained.hold_all(s, job.id)
     _hold_code(s, job)
     left = _left_failed(repository.fine_tune_jobs(s, job.id), fine_tune_job_id)
     anew = _begin_anew(s, job)
+    if job.step in _READS_TRACES and anew != Step.BOOTSTRAP and facts.lacks_traces(s, job):
+        raise Conflict(f"job {job.id} cannot go on: traces of it were removed. Make a new job.", code="job_erased", param="id")
     s.execute(_REOPEN_STEPS, {"job_id": job.id})
     s.execute(_REOPEN_KEYS, {"job_id": job.id, "left": left})
     requeued = s.execute(_REQUEUE, {"job_id": job.id, "left": left, "anew": anew}).all()
