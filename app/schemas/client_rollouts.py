@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from app import examples
 from app.schemas.common import Body, Reply
-from app.schemas.rules import NULL, if_ok, needs, ruled
+from app.schemas.rules import NULL, WITHOUT_NUL, if_ok, needs, ruled
 
 MOST_AT_ONCE = 500
 RoleIn = Annotated[str, Field(min_length=1, max_length=100, description="`teacher:0`, `baseline`, `teacher`, `compiled`, `incumbent`")]
@@ -26,8 +26,10 @@ class ClaimIn(Body):
 
     model_config = examples.shown(client="laptop-7f3a", job=examples.JOB, width=8)
 
-    client: str = Field(min_length=1, max_length=200, description="A name that no other client uses now, a random one for instance")
-    job: str | None = Field(default=None, max_length=256, description="`cjob-…`: work of this job alone")
+    client: str = Field(
+        min_length=1, max_length=200, pattern=WITHOUT_NUL, description="A name that no other client uses now, a random one for instance"
+    )
+    job: str | None = Field(default=None, max_length=256, pattern=WITHOUT_NUL, description="`cjob-…`: work of this job alone")
     width: int = Field(default=8, ge=1, le=1000, description="How many rollouts the client runs at once")
 
 

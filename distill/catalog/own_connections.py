@@ -26,7 +26,7 @@ _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('connections', 0))")
 
 
 def create(s: Session, project_id: str, name: str, values: Mapping[str, Any], api_key: str | None, key_id: str | None) -> Connection:
-    """`values` are columns. Raises Invalid, and Conflict for a name that the project sees already."""
+    """`values` are columns. Raises Invalid, and Conflict for a name that the project sees already, or where it has too many."""
     s.execute(_LOCK)  # the settings file is read into rows under it too
     _check_name(s, project_id, name)
     _check_address(values["base_url"])
@@ -110,7 +110,7 @@ def _check_name(s: Session, project_id: str, name: str) -> None:
         select(func.count()).select_from(Connection).where(Connection.project_id == project_id, Connection.removed_at.is_(None))
     )
     if held is not None and held >= MOST_CONNECTIONS:
-        raise Invalid(f"a project has at most {MOST_CONNECTIONS} connections of its own", code="too_many_connections")
+        raise Conflict(f"a project has at most {MOST_CONNECTIONS} connections of its own; delete one first", code="too_many_connections")
 
 
 def _check_address(base_url: str) -> None:

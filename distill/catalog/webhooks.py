@@ -20,7 +20,7 @@ from distill.catalog import audit, counters, sealed
 from distill.catalog.webhook_rows import WebhookDelivery, WebhookEndpoint
 from distill.db import Listing, Page, Session, now, paginate
 from distill.egress import check_url
-from distill.errors import Invalid, NotFound
+from distill.errors import Conflict, Invalid, NotFound
 from distill.ids import new_id
 from distill.settings import get_settings
 from distill.spec import did_you_mean
@@ -100,14 +100,14 @@ class Parcel:
 
 
 def add(s: Session, project_id: str, url: str, events: Sequence[str], key_id: str | None) -> tuple[WebhookEndpoint, str]:
-    """A new endpoint and its secret, `whsec_…`, which cannot be shown again. Raises Invalid, CannotOpen."""
+    """A new endpoint and its secret, `whsec_…`, which cannot be shown again. Raises Invalid, CannotOpen; Conflict where there are too many."""
     check_url(url, get_settings().egress.hosts)
     for event in events:
         if event not in EVENTS:
             raise Invalid(f"events: unknown event `{event[:64]}`{did_you_mean(event, EVENTS)}", code="unknown_event", param="events")
     held = s.scalar(select(func.count()).select_from(WebhookEndpoint).where(WebhookEndpoint.project_id == project_id))
     if held is not None and held >= MOST_ENDPOINTS:
-        raise Invalid(f"a project has at most {MOST_ENDPOINTS} webhook endpoints", code="too_many_endpoints")
+        raise Conflict(f"a project has at most {MOST_ENDPOINTS} webhook endpoints; delete one first", code="too_many_endpoints")
     endpoint_id, secret = new_id("whk"), secrets.token_bytes(_SECRET_BYTES)
     row = WebhookEndpoint(
         id=endpoint_id,

@@ -17,7 +17,7 @@ from standardwebhooks.webhooks import Webhook
 from starlette.testclient import TestClient
 
 from distill.catalog import keys, projects, webhooks
-from distill.catalog.webhooks import Parcel
+from distill.catalog.webhooks import MOST_ENDPOINTS, Parcel
 from distill.db import unit_of_work
 from distill.settings import get_settings
 from stack.network import LOOPBACK
@@ -127,6 +127,11 @@ class TestEndpoints:
         bad = admin("POST", PATH, 422, json={"url": "https://example.com", "events": ["compile_job.suceeded"]})
         assert bad["error"]["message"] == 'events: unknown event `compile_job.suceeded`; did you mean "compile_job.succeeded"?'
         assert admin("POST", PATH, 422, json={"url": "https://10.0.0.1/", "events": ["alias.moved"]})["error"]["param"] == "url"
+
+    def test_one_too_many_is_a_conflict(self, admin: Ask) -> None:
+        made = [admin("POST", PATH, json={"url": "https://example.com/x", "events": ["alias.moved"]}) for _ in range(MOST_ENDPOINTS + 1)]
+        assert [reply.status_code for reply in made] == [201] * MOST_ENDPOINTS + [409]
+        assert made[-1].json()["error"]["code"] == "too_many_endpoints"
 
     def test_only_who_administers_the_project_may_see_them(self, api: TestClient, admin: Ask) -> None:
         made = endpoint(admin, "https://example.com/hook")
