@@ -100,7 +100,7 @@ class Parcel:
 
 
 def add(s: Session, project_id: str, url: str, events: Sequence[str], key_id: str | None) -> tuple[WebhookEndpoint, str]:
-    """A new endpoint and its secret, `whsec_…`, which cannot be shown again. Raises Invalid, CannotOpen; Conflict where there are too many."""
+    """A new endpoint and its secret, `whsec_…`, which cannot be shown again. Raises Invalid, Conflict, CannotOpen."""
     check_url(url, get_settings().egress.hosts)
     for event in events:
         if event not in EVENTS:

@@ -129,9 +129,10 @@ class TestEndpoints:
         assert admin("POST", PATH, 422, json={"url": "https://10.0.0.1/", "events": ["alias.moved"]})["error"]["param"] == "url"
 
     def test_one_too_many_is_a_conflict(self, admin: Ask) -> None:
-        made = [admin("POST", PATH, json={"url": "https://example.com/x", "events": ["alias.moved"]}) for _ in range(MOST_ENDPOINTS + 1)]
-        assert [reply.status_code for reply in made] == [201] * MOST_ENDPOINTS + [409]
-        assert made[-1].json()["error"]["code"] == "too_many_endpoints"
+        for _ in range(MOST_ENDPOINTS):
+            endpoint(admin, "https://example.com/x")
+        refused = admin("POST", PATH, 409, json={"url": "https://example.com/x", "events": ["alias.moved"]})
+        assert refused["error"]["code"] == "too_many_endpoints"
 
     def test_only_who_administers_the_project_may_see_them(self, api: TestClient, admin: Ask) -> None:
         made = endpoint(admin, "https://example.com/hook")
