@@ -19,9 +19,9 @@ help: ## show this list
 setup: $(V)/ready system-tools ## make .venv with everything the server, the trainer and the tests need
 	@:
 
-# The best rung of the sandbox and the checker of alert rules are programs of the system; root installs them, others are told.
+# The best rung of the sandbox, the checker of alert rules and a clock that can be set are programs of the system; root installs them, others are told.
 system-tools:
-	@for tool in bwrap:bubblewrap promtool:promtool; do command -v "$${tool%:*}" >/dev/null || missing="$$missing $${tool#*:}"; done; \
+	@for tool in bwrap:bubblewrap promtool:promtool faketime:faketime; do command -v "$${tool%:*}" >/dev/null || missing="$$missing $${tool#*:}"; done; \
 	test -z "$$missing" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing$$missing" \
 		&& apt-get update -qq && for package in $$missing; do apt-get install -qq "$$package" >/dev/null || failed=1; done; test -z "$$failed"; } \
 		|| echo "not installed, so what needs them is not tested:$$missing" >&2

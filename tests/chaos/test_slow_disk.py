@@ -48,7 +48,7 @@ def send(world: World, number: int) -> httpx.Response:
     return httpx.post(f"{world.stack.base_url}/v1/compile_jobs", json=brief(f"full {number}", 8), headers=headers, timeout=60)
 
 
-def test_41_full_disk_of_the_database_refuses_in_plain_words_and_loses_nothing(world: World) -> None:
+def test_45_full_disk_of_the_database_refuses_in_plain_words_and_loses_nothing(world: World) -> None:
     accepted = dict[int, str]()
     with shortages.disk_full(world):
         for number in range(500):

@@ -93,6 +93,7 @@ class World:
     """`workers` Celery workers, each for all queues with `threads` threads; one dispatcher, one API; PostgreSQL and Valkey of its own.
 
     Attributes:
+        preloaded: variables of dispatcher, workers and API alone.
         accepted: the jobs that the API has taken, by id, and what they are.
         refused: replies of the API that no fault excuses.
         disruptions: what was done to it.
@@ -105,6 +106,7 @@ class World:
     latency: float = 0.05
     timers: Mapping[str, str] = field(default_factory=dict)
     projects: int = 1
+    preloaded: Mapping[str, str] = field(default_factory=dict)
     accepted: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     replies: list[str] = field(default_factory=list)
@@ -198,7 +200,7 @@ class World:
             parts.append(self._part(layout, name, (*python, "celery", "-A", "tests.chaos.worker", "worker", *options, "-l", "info")))
         api = Part(
             name="api", command=api_command(layout.host, layout.port), tier=3, ready=reachable(f"{layout.base_url}/livez"),
-            environment=layout.server_environment(), workdir=layout.home, ready_seconds=PATIENCE_SECONDS,
+            environment={**layout.server_environment(), **self.preloaded}, workdir=layout.home, ready_seconds=PATIENCE_SECONDS,
         )  # fmt: skip
         return [*parts, api]
 
@@ -208,8 +210,8 @@ class World:
 
     def _part(self, layout: Layout, name: str, command: tuple[str, ...]) -> Part:
         return Part(
-            name=name, command=command, tier=2, ready=line(r"\bready\b"), environment=layout.server_environment(), workdir=layout.home,
-            grace_seconds=30, ready_seconds=PATIENCE_SECONDS,
+            name=name, command=command, tier=2, ready=line(r"\bready\b"), environment={**layout.server_environment(), **self.preloaded},
+            workdir=layout.home, grace_seconds=30, ready_seconds=PATIENCE_SECONDS,
         )  # fmt: skip
 
     @property
