@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 HELD: list[int] = []
@@ -144,6 +145,55 @@ def planted(outside: str) -> list[str]:
     return done_of(ways)
 
 
+SHELVES = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/run/lock", "/dev/mqueue", "/dev", "/")
+KEY = 0x5711
+KEYRING_OF_THE_USER = -4
+
+
+def leaves(name: str) -> list[str]:
+    """Write something for whoever comes next wherever that can be done; how it could."""
+    column = ("x86_64", "aarch64").index(os.uname().machine)
+    add_key = ((248, 217)[column], b"user", name.encode(), b"left", 4, KEYRING_OF_THE_USER)
+    ways: dict[str, Callable[[], object]] = {
+        "shared memory": lambda: checked(LIBC.shmget(KEY, 4096, 0o1666)),
+        "messages": lambda: checked(LIBC.msgget(KEY, 0o1666)),
+        "semaphores": lambda: checked(LIBC.semget(KEY, 1, 0o1666)),
+        "queue": lambda: checked(LIBC.syscall((240, 180)[column], name.encode(), os.O_CREAT | os.O_RDWR, 0o666, None)),
+        "key": lambda: checked(LIBC.syscall(*add_key)),
+    }
+    for place in {*SHELVES, tempfile.gettempdir(), os.path.dirname(tempfile.gettempdir())}:
+        path = os.path.join(place, name)
+        ways[f"file in {place}"] = partial(fill, path, 1)
+        ways[f"pipe in {place}"] = partial(os.mkfifo, f"{path}-pipe")
+    return [way for way in done_of(ways) if not way.startswith("file") or os.path.exists(os.path.join(way[8:], name))]
+
+
+def checked(result: int) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+    return result
+
+
+def finds(name: str) -> list[str]:
+    """What of that is seen; it is removed."""
+    column = ("x86_64", "aarch64").index(os.uname().machine)
+    keyctl, search, unlink = (250, 219)[column], 10, 9
+    ways: dict[str, Callable[[], object]] = {
+        "shared memory": lambda: LIBC.shmctl(checked(LIBC.shmget(KEY, 0, 0)), 0, None),
+        "messages": lambda: LIBC.msgctl(checked(LIBC.msgget(KEY, 0)), 0, None),
+        "semaphores": lambda: LIBC.semctl(checked(LIBC.semget(KEY, 0, 0)), 0, 0),
+        "queue": lambda: checked(LIBC.syscall((241, 181)[column], name.encode())),
+        "key": lambda: LIBC.syscall(
+            keyctl, unlink, checked(LIBC.syscall(keyctl, search, KEYRING_OF_THE_USER, b"user", name.encode(), 0)), KEYRING_OF_THE_USER
+        ),
+    }
+    for place in {*SHELVES, tempfile.gettempdir(), os.path.dirname(tempfile.gettempdir())}:
+        path = os.path.join(place, name)
+        ways[f"file in {place}"] = partial(os.unlink, path)
+        ways[f"pipe in {place}"] = partial(os.unlink, f"{path}-pipe")
+    return done_of(ways)
+
+
 def outlives(_: str) -> int:
     """Leave a grandchild behind, in a session of its own, which holds stdout until its stdin ends."""
     if os.fork() == 0:
@@ -239,7 +289,10 @@ def works(_: str) -> list[str]:
 
 
 def main(what: str, argument: str) -> None:
-    told = (forks, allocates, one_file, many_files, removed, changes, planted, outlives, calls, sockets, status, others, reads, works)
+    told = (
+        *(forks, allocates, one_file, many_files, removed, changes, planted, leaves, finds, outlives),
+        *(calls, sockets, status, others, reads, works),
+    )
     doers: dict[str, Callable[[str], Any]] = {each.__name__: each for each in told}
     print(json.dumps(doers[what](argument)), flush=True)
     if HELD:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import select
 import subprocess
 import sys
@@ -83,6 +84,12 @@ def holds_removed_files(rung: Rung | None) -> Any:
         cell.close()
 
 
+def left_for_the_next(rung: Rung | None) -> Any:
+    """What one process could write somewhere, and what of it another finds that starts when the first is gone, by the same user."""
+    name = f"left-{secrets.token_hex(8)}"
+    return {"left": attack(rung, "leaves", name), "found": attack(rung, "finds", name)}
+
+
 def leaves_a_child(rung: Rung | None) -> Any:
     """Whether something of the process is still there after its end; on a rung it is started as runners are."""
     cell = place(rung, "outlives", "")
@@ -125,6 +132,7 @@ ATTACKS: dict[str, Callable[[Rung | None], Any]] = {
     "removed": holds_removed_files,
     "changes": lambda rung: attack(rung, "changes"),
     "planted": lambda rung: attack(rung, "planted", "/etc/passwd"),
+    "next": left_for_the_next,
     "outlives": leaves_a_child,
     "calls": lambda rung: attack(rung, "calls"),
     "sockets": lambda rung: attack(rung, "sockets"),

@@ -89,6 +89,10 @@ class TestBlocked:
     def test_nothing_is_left_that_is_no_file(self, rung: str, user: str) -> None:
         assert tried(rung, user)["planted"] == []
 
+    def test_the_next_runner_finds_nothing_of_it(self, rung: str, user: str) -> None:
+        assert tried(rung, user)["next"]["left"] != []
+        assert tried(rung, user)["next"]["found"] == []
+
     def test_no_child_outlives_it(self, rung: str, user: str) -> None:
         assert tried(rung, user)["outlives"] is False
 
@@ -135,6 +139,7 @@ WEAKENED: dict[str, dict[str, str]] = {
     "walls,owner,filter": {
         "test_no_way_leads_out tcp, udp, dns, abstract_socket, database_socket, change_outside": "ways",
         "test_nothing_is_left_that_is_no_file": "planted",
+        "test_the_next_runner_finds_nothing_of_it": "next",
         "test_no_other_process_is_reached": "others",
     },
     "limits": {
@@ -232,6 +237,8 @@ class TestWithoutASandbox:
         devices = ["device"] if user == "root" else []
         assert tried("none", user)["planted"] == ["symlink", "fifo", "socket", *devices]
         assert tried("none", user)["outlives"] is True
+        found = tried("none", user)["next"]["found"]
+        assert {"shared memory", "messages", "semaphores", "queue", "key", "file in /dev/shm", "pipe in /var/tmp"} <= set(found)
 
     def test_what_is_known_of_files_is_changed(self, user: str) -> None:
         assert len(tried("none", user)["changes"]) >= 10
