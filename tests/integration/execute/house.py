@@ -32,7 +32,7 @@ from distill.jobs.models import Job
 from distill.jobs.status import JobStatus
 from distill.relay import Relay, RelayLimits, Replies, replies
 from distill.rollouts import RunnerPool
-from distill.sandbox import Choice
+from distill.sandbox import Choice, Limits
 from distill.settings import ConnectionSettings, DeviceSettings, Settings, get_settings
 from distill.spec import read_spec
 from distill.storage import BlobStore, FolderStore, open_store
@@ -229,6 +229,8 @@ class House:
     """The packages that programs may name as code."""
     sandbox: Choice | None = None
     """What runners start in; the best that holds here unless given."""
+    limits: Limits | None = None
+    """Of runners."""
     store: BlobStore = field(init=False)
     bucket: BlobStore | None = None
     """Where blobs are, if not in a folder."""
@@ -271,6 +273,7 @@ class House:
             relay.start(),
             {"default": self.python},
             sandbox=self.sandbox,
+            limits=self.limits,
             references=self.references,
             bundles=bundle_use.source(self.store, accept=True),
         )

@@ -14,6 +14,7 @@ from distill.execute import rollouts
 from distill.jobs import facts, repository
 from distill.jobs.models import Job
 from distill.rollouts import ProgramHost
+from distill.sandbox import Limits
 from distill.settings import get_settings
 from tests.integration.execute.house import House
 from tests.support.installed import PACKAGE, make_runtime
@@ -23,6 +24,8 @@ HOSTILE = {"reference": f"{PACKAGE}.hostile:make_hostile"}
 METRIC = f"{PACKAGE}.hostile:hostile_metric"
 DIED = "ProcessDied: killed the program's process: it"
 WIDTH = 8
+MEMORY_MB = 1500
+"""Of all processes of a runner together: the one that "crowds" takes 2,000."""
 
 
 def rows(ways: dict[int, str], count: int = 24) -> list[dict[str, str]]:
@@ -36,7 +39,7 @@ def house(database: str, tmp_path: Path) -> Iterator[House]:
     with (
         ScriptedLM(answer=lambda ask: {"answer": "yes"}) as teacher,
         ScriptedLM(answer=lambda ask: {"answer": "no"}) as student,
-        House(tmp_path, teacher, student, python=python, references=(PACKAGE,)) as opened,
+        House(tmp_path, teacher, student, python=python, references=(PACKAGE,), limits=Limits(memory_mb=MEMORY_MB)) as opened,
     ):
         yield opened
 
@@ -78,6 +81,15 @@ class TestEndsItsProcess:
         assert {each for _, each in attempts(job)} == {1}
         # Of the others, each was asked once and again at most once for every death that it was in flight at: none twice a halving.
         assert len(house.teacher.calls) <= 21 + 4 * 2 * WIDTH
+
+
+@pytest.mark.slow
+class TestFillsMemory:
+    def test_many_processes_cost_their_own_example_alone(self, house: House) -> None:
+        job = bootstrapped(house, rows({5: "crowds"}, count=8))
+        assert job.status == "succeeded", job.error
+        used = f"used more than {MEMORY_MB} MB of memory in all its processes together, and was stopped"
+        assert told(job) == {5: ("memory", f"memory: The program's process {used}")}
 
 
 class TestRaises:
