@@ -32,9 +32,14 @@ def trace_read(rollout: Rollout) -> TraceRead:
         calls=body.get("calls", []),
         usage=body.get("usage", {}),
         cost_usd=body.get("usage", {}).get("usd"),
-        error=body.get("error") or ({"type": fact.reason or fact.status, "message": fact.message or ""} if not trace else None),
+        error=body.get("error") or (None if trace or fact.status == "ok" else _error_of(fact)),
         score={"value": fact.score, "passed": fact.passed} if fact.score is not None or fact.passed is not None else None,
     )
+
+
+def _error_of(fact: RowFact) -> dict[str, str]:
+    """Of a rollout that left no trace, or whose trace was removed."""
+    return {"type": fact.reason or fact.status, "message": fact.message or ""}
 
 
 def rejection_read(fact: RowFact) -> RejectionRead:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from distill.catalog import datasets, keys, projects
 from distill.catalog.models import File
-from distill.db import unit_of_work
+from distill.db import Session, unit_of_work
 from distill.errors import NotFound
 from distill.jobs import erasing, fine_tuning, refiltering, repository, service
 from distill.jobs.erased import MOST_LOOKED_AT
@@ -92,6 +92,17 @@ def waits_for_a_lock() -> bool:
     with unit_of_work() as s:
         query = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
         return bool(s.scalar(text(query)))
+
+
+def during(deletion: Callable[[Session], str], act: Callable[[], str]) -> str:
+    """What an act comes to that begins before a deletion is committed."""
+    with ThreadPoolExecutor(1) as other:
+        with unit_of_work() as s:
+            deletion(s)
+            made = other.submit(act)
+            while not made.done() and not waits_for_a_lock():
+                pass
+        return made.result()
 
 
 def collect(house: House) -> None:
@@ -310,14 +321,16 @@ class TestJob:
             with unit_of_work() as s:
                 return refiltering.refilter(s, house.project_id, None, first, {"prompt_adapter": "json"}).id
 
-        with ThreadPoolExecutor(1) as other:
-            with unit_of_work() as s:
-                erasing.delete_job(s, house.project_id, first, with_artifacts=True)
-                made = other.submit(refilter)
-                while not made.done() and not waits_for_a_lock():
-                    pass
-            with pytest.raises(NotFound, match=f"no compile job {first}"):
-                made.result()
+        with pytest.raises(NotFound, match=f"no compile job {first}"):
+            during(lambda s: erasing.delete_job(s, house.project_id, first, with_artifacts=True), refilter)
+
+    def test_no_job_is_made_over_a_dataset_that_is_being_deleted(self, house: House, operator: TestClient) -> None:
+        dataset = upload(operator, rows(9))
+        with pytest.raises(NotFound, match=f"no dataset {dataset}"):
+            during(
+                lambda s: erasing.delete_dataset(s, house.project_id, dataset, with_artifacts=False),
+                lambda: house.submit(dataset, holdout={"n": 3}),
+            )
 
     def test_is_refused_while_an_open_job_may_take_its_traces(self, house: House, operator: TestClient) -> None:
         dataset = upload(operator, rows(9))

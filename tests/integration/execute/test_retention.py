@@ -98,7 +98,8 @@ class TestTraces:
         house.run(starting)
         carry_out()
         assert removed(operator) == [{"traces": used["rollouts"]}]
-        assert [rollout for rollout in shown(operator, first, "traces") if rollout.get("trace")] == []
+        left = shown(operator, first, "traces")
+        assert {(rollout["status"], str(rollout["calls"]), rollout["error"]) for rollout in left} == {("ok", "[]", None)}
         now = operator.get("/v1/usage").json()
         assert [now[name] for name in ("rollouts", "calls", "teacher_usd")] == [used[name] for name in ("rollouts", "calls", "teacher_usd")]
         assert code(operator.post(f"/v1/compile_jobs/{first}/refilter", json={"prompt_adapter": "json"})) == (409, "job_erased")
@@ -188,3 +189,21 @@ class TestAuditLog:
             ("retention.removed", {"audit_entries": number})
         ]
         assert len(operator.get("/v1/audit_log", params={"project": "support"}).json()["data"]) == 2
+
+    def test_a_round_that_was_stopped_is_gone_on_with_and_a_whole_one_waits_for_the_next_period(
+        self, house: House, operator: TestClient
+    ) -> None:
+        def aged() -> int:
+            execute("UPDATE audit_log SET id = overlay(id PLACING '00' FROM 7 FOR 2)")
+            return len(operator.get("/v1/audit_log").json()["data"])
+
+        keep(operator, keep_audit_log_days=2)
+        going, stopped = threading.Event(), threading.Event()
+        stopped.set()
+        for stopping in (stopped, going):
+            assert aged() > 0
+            retention.carry_out(3600, stopping)
+            assert len(removed(operator)) == 1, "the entry of this round alone is left"
+        left = aged()
+        retention.carry_out(3600, going)
+        assert len(operator.get("/v1/audit_log").json()["data"]) == left
