@@ -6,12 +6,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from app.schemas.compile_jobs import EventRead
 from app.services import Services
+from app.stream_limit import StreamLimit
 from app.views.compile_jobs import event_read
 from distill.catalog import browser_sessions
 from distill.catalog.keys import Caller
@@ -103,9 +106,26 @@ async def _stream(services: Services, follower: Follower, after: int) -> AsyncIt
         services.notices.done(follower.job_id, ticket)
 
 
+class _CountedStream(EventSourceResponse):
+    """Counts from its start to its end, however that comes."""
+
+    def __init__(self, limit: StreamLimit, project_id: str, events: AsyncIterator[ServerSentEvent], **options: Any) -> None:
+        super().__init__(events, **options)
+        self._limit, self._project_id = limit, project_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._limit.counted(self._project_id):
+            await super().__call__(scope, receive, send)
+
+
 def event_stream(services: Services, follower: Follower, after: int) -> EventSourceResponse:
-    """Every event after number `after`, as it happens, until the job is done; a comment every 15 s keeps the connection."""
-    return EventSourceResponse(
+    """Every event after number `after`, as it happens, until the job is done; a comment every 15 s keeps the connection.
+
+    Raises LimitExceeded where the caller's project has too many."""
+    services.streams.check(follower.caller.project_id)
+    return _CountedStream(
+        services.streams,
+        follower.caller.project_id,
         _stream(services, follower, after),
         ping=HEARTBEAT_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="still here"),

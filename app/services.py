@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.rate import of_connection_tests
 from app.readiness import StoreCheck
+from app.stream_limit import StreamLimit
 from distill.catalog import connections, projects
 from distill.db import unit_of_work
 from distill.jobs import bundle_use
@@ -37,6 +38,7 @@ class Services:
         self.store = open_store(settings)
         self.store_check = StoreCheck(self.store)
         self.notices = Notices()
+        self.streams = StreamLimit(settings.limits.event_streams)
         self.connection_tests = of_connection_tests(settings)
         self.relay = Relay(RelayLimits.of(settings.timers, settings.limits, connections_for(_SHARE_OF_FILES)), settings.egress.hosts)
         self._calls = CallCounters(self.relay.calls, "api")

@@ -17,6 +17,7 @@ import uvicorn
 from app import middleware, slow_clients
 from app.main import create_app
 from app.serve import OPTIONS
+from distill.settings import get_settings
 from tests.integration.api.conftest import Tokens, job_body
 from tests.support.server_process import wait_until
 
@@ -32,6 +33,8 @@ def served(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(slow_clients, "HEAD_SECONDS", 1.0)
     monkeypatch.setattr(slow_clients, "UNREAD_SECONDS", 1.0)
     monkeypatch.setattr(middleware, "BODY_GRACE_SECONDS", 1.0)
+    monkeypatch.setenv("STILLHOUSE_LIMITS__EVENT_STREAMS", str(STREAMS))
+    get_settings.cache_clear()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(512)

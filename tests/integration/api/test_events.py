@@ -14,8 +14,10 @@ from starlette.testclient import TestClient
 from distill.catalog import keys
 from distill.db import unit_of_work
 from distill.jobs import events
+from distill.settings import get_settings
 from stillhouse import Stillhouse
-from tests.integration.api.conftest import Tokens, job_body
+from tests.integration.api.conftest import Tokens, fault, job_body, serving
+from tests.support.server_process import wait_until
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -127,3 +129,25 @@ class TestStream:
                 events.append(s, job_id, "log", "not for you")
             assert "not for you" not in "".join(lines)
             assert client.get(f"/v1/compile_jobs/{job_id}/events", headers=STREAM).json()["error"]["code"] == "revoked_api_key"
+
+
+def test_a_project_holds_no_more_streams_than_it_may(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLHOUSE_LIMITS__EVENT_STREAMS", "2")
+    get_settings.cache_clear()
+    with serving() as address, httpx.Client(base_url=address, headers=STREAM, timeout=30) as client:
+
+        def asked(job_id: str, token: str) -> tuple[int, str | None]:
+            with client.stream("GET", f"/v1/compile_jobs/{job_id}/events", headers={"Authorization": f"Bearer {token}"}) as reply:
+                return reply.status_code, reply.headers.get("retry-after")
+
+        with followed(address, tokens) as (_, job_id, _), followed(address, tokens):
+            assert asked(job_id, tokens.read) == (429, "5")
+            refused = client.get(f"/v1/compile_jobs/{job_id}/events", headers={"Authorization": f"Bearer {tokens.all}"})
+            code, _, message = fault(refused, 429)
+            assert code == "too_many_streams"
+            assert "2 event streams" in message
+            assert "[limits] event_streams" in message
+            other = {"Authorization": f"Bearer {tokens.other}"}
+            theirs = client.post("/v1/compile_jobs", json=job_body(), headers=other).json()["id"]
+            assert asked(theirs, tokens.other) == (200, None)
+        wait_until(lambda: asked(job_id, tokens.all)[0] == 200, "a stream that was closed counts no more")

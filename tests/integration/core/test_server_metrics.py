@@ -234,7 +234,8 @@ def test_scrapes_at_once_and_soon_after_read_the_database_once(world: World, red
         with unit_of_work() as s, ThreadPoolExecutor(4) as threads:
             s.execute(text("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE"))  # the scrapes meet here
             scrapes = [threads.submit(first.series) for _ in range(4)]
-            wait(scrapes, timeout=0.3)
+            while not s.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                wait(scrapes, timeout=0.01)
             s.commit()
             found = [scrape.result() for scrape in scrapes]
         found.append(first.series())
