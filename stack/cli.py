@@ -238,16 +238,23 @@ def drain(
     home: Home = None,
     reason: Annotated[str | None, typer.Option(help="Callers whose jobs are refused read it.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when no work item is held any more.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: fail after so many seconds; the server stays drained.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take jobs again.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Change nothing; print how it stands.")] = False,
 ) -> None:
     """Refuse new jobs, and have workers give back their work and take none, until `--undo`. Reading and calls of models go on."""
     if undo + status > 1 or ((undo or status) and (wait or reason)):
         _fail("--undo and --status go with no other option")
+    if timeout is not None and not wait:
+        _fail("--timeout goes with --wait")
     _settings(home)
     from stack import maintenance
 
-    typer.echo(maintenance.end() if undo else maintenance.status() if status else maintenance.begin(reason, wait=wait))
+    if undo or status:
+        typer.echo(maintenance.end() if undo else maintenance.status())
+        return
+    found = maintenance.begin(reason)
+    typer.echo(maintenance.wait(timeout, lambda line: typer.echo(line, err=True)) if wait else found)
 
 
 @app.command()

@@ -74,12 +74,13 @@ class HomeLock:
         return {}
 
     def running_pid(self) -> int | None:
-        """The process that holds the home now; None when nobody does."""
-        if self._try():
-            fcntl.flock(self.fd, fcntl.LOCK_UN)
-            return None
-        pid = self.holder().get("pid")
-        return pid if isinstance(pid, int) else None
+        """The process that holds the home now; None when nobody does. Closes the lock."""
+        with self._file:
+            if self._try():
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
+                return None
+            pid = self.holder().get("pid")
+            return pid if isinstance(pid, int) else None
 
     def release(self) -> None:
         self._file.close()

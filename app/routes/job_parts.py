@@ -54,8 +54,8 @@ async def list_events(
     limit: Annotated[int, Query(ge=1, le=100)] = 100,
     last_event_id: LastEventId = None,
 ) -> Response | Page[EventRead]:
-    """In order of their numbers. A stream sends each event as it happens and ends after `done`; Last-Event-ID resumes it. A project that has
-    too many open gets 429 `too_many_streams`."""
+    """In order of their numbers. A stream sends each event as it happens and ends after `done`; Last-Event-ID resumes it. Beyond the
+    streams that a project may hold open the answer is 429 `too_many_streams`."""
     if "text/event-stream" not in request.headers.get("accept", ""):
         return await run_in_threadpool(_page, caller, job_id, after, limit)
     start = int(last_event_id) if last_event_id is not None else after

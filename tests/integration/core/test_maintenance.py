@@ -1,11 +1,15 @@
 """A drained server: nobody claims, holders let go, and the end of the drain wakes what waits."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import pytest
+from typer.testing import CliRunner
 
 from distill.db import unit_of_work
 from distill.errors import Unavailable
 from distill.jobs import caps, claims, line, maintenance, outbox, repository
 from distill.jobs.outbox import Hint
+from stack.cli import app as server_cli
 from tests.integration.core.world import World, claim, execute, job, taken
 
 
@@ -71,3 +75,35 @@ def test_a_raised_limit_hints_at_the_work_of_its_project(world: World) -> None:
     with unit_of_work() as s:
         caps.change_limits(s, world.project_id, {"max_threads": 2})
     assert hints() == [Hint("rollouts", 1)]
+
+
+class TestCommand:
+    def test_waits_until_nothing_is_held_and_says_how_much_is(self, world: World) -> None:
+        world.at_bootstrap(20, items=2, num_threads=4)
+        held = taken()
+        with ThreadPoolExecutor() as threads:
+            command = threads.submit(CliRunner().invoke, server_cli, ["drain", "--wait", "--timeout", "60"])
+            with unit_of_work() as s:
+                while not maintenance.is_drained(s) and not command.done():
+                    wait([command], timeout=0.01)
+            with unit_of_work() as s:
+                claims.release(s, held)
+            ended = command.result()
+        assert ended.exit_code == 0, ended.output
+        assert ended.output.splitlines()[-1].endswith("work items still held: 0")
+
+    def test_fails_when_its_time_is_over_and_the_server_stays_drained(self, world: World) -> None:
+        world.at_bootstrap(20, items=2, num_threads=4)
+        taken()
+        ended = CliRunner().invoke(server_cli, ["drain", "--wait", "--timeout", "0.01"])
+        assert ended.exit_code == 1
+        assert "Waiting for 1 work item" in ended.output
+        assert "after 0.01 s 1 work item is still held; the server stays drained" in ended.output
+        with unit_of_work() as s:
+            assert maintenance.is_drained(s)
+
+    def test_a_timeout_needs_something_to_wait_for(self, database: str) -> None:
+        ended = CliRunner().invoke(server_cli, ["drain", "--timeout", "5"])
+        assert (ended.exit_code, "--timeout goes with --wait" in ended.output) == (1, True)
+        with unit_of_work() as s:
+            assert not maintenance.is_drained(s)
