@@ -90,6 +90,11 @@ with stillhouse.Stillhouse() as client:
 with open("found.json", "w") as file:
     json.dump(found, file)
 """
+FOUND = """
+import json
+with open("found.json", "w") as file:
+    json.dump({"where": optimizer.job.rollouts["where"]}, file)
+"""
 NOTEBOOK = f'''
 import dspy, stillhouse
 import numpy as np
@@ -206,3 +211,26 @@ class TestShippedCode:
         other, _ = ran(desk, "-", typed=NOTEBOOK.replace("and not prediction.urgent", "and prediction.urgent is False"))
         assert other["job"]["id"] != found["job"]["id"], "another metric is another job"
         assert len(live.house.teacher.calls) == paid, "which scores anew, and asks the teacher nothing"
+
+    def test_traces_of_the_same_text_are_shared_with_client_runs(self, live: Live, desk: Path) -> None:
+        """The edited file is one that the class of the program is not in."""
+        for name, text in SUPPORT.items():
+            (desk / name).parent.mkdir(exist_ok=True)
+            (desk / name).write_text(text)
+        (desk / "script.py").write_text(SCRIPT + FOUND)
+        (desk / "here.py").write_text(SCRIPT.replace("ship_code=True", "ship_code=False") + FOUND)
+        here, _ = ran(desk, "here.py")
+        paid = len(live.house.teacher.calls)
+        shipped, said = ran(desk, "script.py")
+        assert (here["where"], shipped["where"]) == ("client", "server")
+        assert "12 examples, 12 already run" in said
+        assert len(live.house.teacher.calls) == paid
+
+        edited = SUPPORT["support/answers.py"].replace("ge=0, le=1", "ge=0, le=1, strict=False")
+        (desk / "support/answers.py").write_text(edited)
+        _, said = ran(desk, "script.py")
+        assert "12 examples, 0 already run" in said
+        assert len(live.house.teacher.calls) == 2 * paid
+        _, said = ran(desk, "here.py")
+        assert "12 examples, 12 already run" in said
+        assert len(live.house.teacher.calls) == 2 * paid
