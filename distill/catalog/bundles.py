@@ -52,6 +52,11 @@ def bundle_of(code: ProgramSpec | MetricSpec) -> str:
     return named.bundle if isinstance(named, ProgramReference | ReferenceMetric) else ""
 
 
+def identity_of(s: Session, project_id: str, digest: str) -> str | None:
+    """What the client of a bundle tells its code by; also of one that was deleted."""
+    return s.scalar(select(Row.identity).where(Row.project_id == project_id, Row.digest == digest)) if digest else None
+
+
 def by_name(s: Session, project_id: str, named: str, param: str = "bundle", *, hold: bool = False) -> Row:
     """The project's bundle with this id or digest; `hold` keeps it from being deleted in this transaction. Raises Invalid."""
     where = (Row.id == named) | (Row.digest == named)

@@ -157,10 +157,16 @@ class _ByDigest:
 
 
 class Program(_ByDigest, Base):
-    """`spec`: canonical JSON of the ProgramSpec; users' keys keep their order."""
+    """`spec`: canonical JSON of the ProgramSpec; users' keys keep their order. `identity`: what its client tells its code by."""
 
     __tablename__ = "programs"
-    __table_args__ = (UniqueConstraint("project_id", "digest"), Index("ix_programs_project_id_id", "project_id", "id"))
+    __table_args__ = (
+        UniqueConstraint("project_id", "digest"),
+        Index("ix_programs_project_id_id", "project_id", "id"),
+        Index("ix_programs_project_id_identity", "project_id", "identity"),
+    )
+
+    identity: Mapped[str | None] = mapped_column(Text)
 
 
 class Metric(_ByDigest, Base):

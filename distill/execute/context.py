@@ -11,6 +11,7 @@ from distill import scrubbing
 from distill.catalog import artifacts, bundles, connections, datasets, programs, projects
 from distill.catalog.fields import reader_of
 from distill.catalog.models import Artifact, Dataset
+from distill.catalog.programs import SameCode
 from distill.db import Session
 from distill.jobs import facts, repository
 from distill.jobs.models import Job
@@ -70,6 +71,8 @@ class JobContext:
     scrub: str | None = None
     """The country of `scrubbing`, where the project has personal data taken out of its traces."""
     incumbent: Cast | None = None
+    same_code: Mapping[str, tuple[SameCode, ...]] = field(default_factory=dict)
+    """By the digest of a program of the job: the others whose traces count too."""
 
     @property
     def plan(self) -> Plan:
@@ -200,6 +203,7 @@ def _load(s: Session, job_id: str) -> JobContext:
     models = {name: row.model_id for row in repository.fine_tune_jobs(s, job_id) if row.model_id is not None for name in row.predictors}
     plan = Plan.model_validate(job.plan) if job.plan else None
     teachers = tuple(programs.load(s, teacher.program_id) if teacher.program_id else student for teacher in spec.teachers)
+    program_ids = {spec.program_id, *(teacher.program_id or spec.program_id for teacher in spec.teachers)}
     dropped = plan is not None and plan.trial is not None and plan.trial.taken == "drop"
     return JobContext(
         job_id=job.id,
@@ -215,6 +219,7 @@ def _load(s: Session, job_id: str) -> JobContext:
         answer_tokens=_answer_tokens(s, job) if models else {},
         python=bundles.python_as_known(s, job.project_id, map(bundles.bundle_of, (student, *teachers, spec.metric))),
         scrub=projects.get(s, job.project_id).scrub,
+        same_code=programs.same_code(s, program_ids),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.catalog import scores, trace_retries, traces
 from distill.catalog.scores import NewScore
+from distill.catalog.trace_retries import Attempt
 from distill.catalog.traces import NewTrace
 from distill.db import Session
 from distill.execute.context import CastInputs, Example, JobContext, as_inputs
@@ -50,7 +51,8 @@ class Slice:
     of this process with the personal data that were taken out of them: a metric that is asked again is to see what it saw.
 
     `names` has the digests under which traces are stored, where they are: those of retries have digests of their own. `retried` are the
-    rollouts that failed in earlier jobs, and that this one runs again."""
+    rollouts that failed in earlier jobs, and that this one runs again. `shared` has the rollouts of traces of other programs of the same
+    code, by the digest that such a trace is stored under."""
 
     job: JobContext
     role: str
@@ -61,6 +63,7 @@ class Slice:
     undecided: dict[int, tuple[str, str]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     retried: frozenset[str] = frozenset()
+    shared: dict[str, str] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
     paid_by_others: frozenset[str] = frozenset()
 
@@ -110,13 +113,34 @@ class Slice:
     def find(self, s: Session, as_of: datetime | None = None) -> None:
         """Find out which traces stand for these examples, without reading them; see `trace_retries.standing`."""
         job, wanted = self.job, [digest for item in self.items for digest in item.digests]
-        found = trace_retries.attempts(s, job.project_id, wanted)
+        own = trace_retries.attempts(s, job.project_id, wanted)
+        found = self._with_those_of_same_code(s, own)
         stands = {key: trace_retries.standing(each, job.job_id, as_of) for key, each in found.items()}
         if job.spec.rollouts.retry_failed:
-            failed = {key for key, (first, *_) in found.items() if first.status == trace_retries.FAILED}
-            self.retried = frozenset(key for key in failed if trace_retries.own(found[key], job.job_id) is None)
+            failed = {key for key, (first, *_) in own.items() if first.status == trace_retries.FAILED}
+            self.retried = frozenset(key for key in failed if trace_retries.own(own[key], job.job_id) is None)
         lost = {key for key in self.retried if stands[key].status == trace_retries.FAILED}
         self.names = {key: one.digest for key, one in stands.items() if key not in lost}
+
+    def _with_those_of_same_code(self, s: Session, own: Mapping[str, list[Attempt]]) -> Mapping[str, list[Attempt]]:
+        """After each rollout's own attempts, those of the other programs that run the same code; see `programs.same_code`."""
+        self.shared, merged = {}, {key: list(attempts) for key, attempts in own.items()}
+        for program in self.job.same_code.get(self.cast.program_digest, ()):
+            keys = dict(self._digests_under(program.digest))
+            for name, attempts in trace_retries.attempts(s, self.job.project_id, keys).items():
+                with_failed = program.failed and not self.job.spec.rollouts.retry_failed
+                taken = [each for each in attempts if with_failed or each.status != trace_retries.FAILED]
+                self.shared.update({each.digest: keys[name] for each in taken})
+                merged.setdefault(keys[name], []).extend(taken)
+        return {key: attempts for key, attempts in merged.items() if attempts}
+
+    def _digests_under(self, program: str) -> Iterator[tuple[str, str]]:
+        """The digest of each rollout as another program has it, and as this one does."""
+        casts = [phase.cast for phase in self.phases for _ in phase.numbers]
+        prompt_hash = self.job.plan.prompt_hash(self.cast)
+        for item in self.items:
+            for n, cast in enumerate(casts):
+                yield cast.trace_digest(item.io.digest, n, prompt_hash, program), item.digests[n]
 
     def stored_scores(self, s: Session) -> dict[tuple[str, str], Json]:
         """Of the traces that were found, by the digests of rollout and example."""
@@ -223,7 +247,7 @@ class Slice:
             source=source,
             dspy_version=self.job.plan.dspy_version,
             job_id=None if source == "import" else self.job.job_id,
-            retry_of=None if name == key else key,
+            retry_of=None if name == key or name in self.shared else key,
         )
 
     @cached_property
@@ -232,7 +256,7 @@ class Slice:
 
     def seeds_of(self, rows: Iterable[NewTrace]) -> list[int]:
         """Those of the traces that are this slice's: runners name a rollout by its seed."""
-        rollouts = [row.retry_of or row.digest for row in rows]
+        rollouts = [row.retry_of or self.shared.get(row.digest, row.digest) for row in rows]
         return [self._seeds[key] for key in rollouts if key in self._seeds]
 
     def _own_name(self, key: str) -> str:

@@ -17,10 +17,16 @@ SELECT EXISTS (SELECT 1 FROM jobs
                 WHERE project_id = :project_id AND kind = 'compile' AND plan IS NULL AND status IN ('queued', 'running'))""")
 """Whether it is not known yet which traces an open job will take."""
 NEEDED_PROGRAMS = text("""
-SELECT DISTINCT split_part(h.key, ' ', 1)
-  FROM jobs j JOIN jobs p ON p.id IN (j.id, j.derived_from), json_each(p.plan -> 'prompt_hashes') h
- WHERE j.project_id = :project_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled')""")
-"""Digests of the programs that open jobs run: such a job may take any stored trace of these."""
+WITH run AS (
+  SELECT DISTINCT split_part(h.key, ' ', 1) AS digest
+    FROM jobs j JOIN jobs p ON p.id IN (j.id, j.derived_from), json_each(p.plan -> 'prompt_hashes') h
+   WHERE j.project_id = :project_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))
+SELECT digest FROM run
+UNION
+SELECT other.digest FROM run
+  JOIN programs own ON own.project_id = :project_id AND own.digest = run.digest
+  JOIN programs other ON other.project_id = own.project_id AND other.identity = own.identity""")
+"""Digests of the programs that open jobs run, and of those of the same code: such a job may take any stored trace of these."""
 OLD_TRACES = text("""
 SELECT id, digest FROM traces t
  WHERE project_id = :project_id AND id > :after AND id < :before AND program_digest <> ALL (CAST(:programs AS text[]))

@@ -70,9 +70,9 @@ class Cast:
         body = {"slot": self._slot_of[_place(lm)], "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
         return body if most is None else {**body, "answer_tokens": most}
 
-    def trace_digest(self, inputs: str, rollout: int, prompt_hash: str) -> str:
-        """`inputs` is a digest; `prompt_hash` is this program's, made at validate."""
-        return trace_digest(self.program_digest, self.lms_digest, inputs, rollout, self.prompt_adapter, prompt_hash)
+    def trace_digest(self, inputs: str, rollout: int, prompt_hash: str, program: str | None = None) -> str:
+        """`inputs` is a digest; `prompt_hash` is this program's, made at validate; `program` is the digest of another of the same code."""
+        return trace_digest(program or self.program_digest, self.lms_digest, inputs, rollout, self.prompt_adapter, prompt_hash)
 
     def seed(self, inputs: str, rollout: int) -> int:
         """What decides a rollout's samples, as far as the LM hosts obey; `inputs` is a digest."""

@@ -238,6 +238,11 @@ class ClientCode(SpecModel):
 
     inputs: list[InputSpec] = Field(max_length=100)
     source: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the code: other code has traces of its own.")
+    identity: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="The `identity` that a bundle of this code has: runs of such a bundle share traces with runs by the client.",
+    )
 
 
 class ProgramSpec(SpecModel):

@@ -13,6 +13,7 @@ import dspy
 
 from stillhouse._plain import plain_json
 from stillhouse.dropin.identity import Untold, describe, describe_program
+from stillhouse.dropin.sent_identity import identity_if_sent
 from stillhouse_programs.derive import derive
 from stillhouse_programs.describe import predictor_body
 from stillhouse_programs.not_a_spec import NotASpec
@@ -83,10 +84,13 @@ def check_wrappers(program: dspy.Module, multitask: bool) -> None:
 
 
 def own_program(program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, str]) -> Json:
-    """A program that runs here: its predictors, its inputs, and a digest of its code and of what it holds."""
+    """A program that runs here: its predictors, its inputs, a digest of its code and of what it holds, and its identity if it were sent."""
     predictors = [predictor_body(name, predictor, roles[name]) for name, predictor in program.named_predictors()]
     source = _told(lambda: describe_program(unpin(program.deepcopy())), "program")
-    return {"predictors": predictors, "client": {"inputs": inputs_of(examples), "source": source}}
+    code: Json = {"inputs": inputs_of(examples), "source": source}
+    if (identity := identity_if_sent(program)) is not None:
+        code["identity"] = identity
+    return {"predictors": predictors, "client": code}
 
 
 def own_metric(metric: Metric) -> Json:

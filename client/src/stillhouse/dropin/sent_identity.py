@@ -19,6 +19,8 @@ import dspy
 from pydantic.fields import FieldInfo
 
 from stillhouse.bundling.code import by_reference, globals_used, unwrapped
+from stillhouse.bundling.collect import collect
+from stillhouse.bundling.pickling import bare, pickled
 from stillhouse.dropin.identity import PLAIN, Describer, Untold, code_of, name_of
 
 Json = dict[str, Any]
@@ -36,6 +38,15 @@ def identity_of(document: Json, described: str) -> str:
     """Of a document, and of what its pickle holds. The versions of packages are none of it: the server runs its own."""
     told = [document["bundle_version"], document["python"], document.get("files", {}), sorted(document.get("packages", {}))]
     return hashlib.sha256(json.dumps([*told, described], sort_keys=True).encode()).hexdigest()
+
+
+def identity_if_sent(program: dspy.Module) -> str | None:
+    """The identity of the bundle that a program would be sent in; None where it could not be sent, or told from others."""
+    try:
+        bared = bare(program)
+        return identity_of(collect({"program": pickled(bared, "program")}).document, describe_sent(bared))
+    except Exception:  # it runs here all the same, with traces of its own
+        return None
 
 
 class _Sent(Describer):
