@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from distill.catalog import aliases, artifacts, bundles
+from distill.catalog import aliases, artifacts, bundles, programs
+from distill.catalog.models import Program
 from distill.db import unit_of_work
 from distill.errors import Conflict, Invalid, JobFault
 from distill.jobs import bundle_use, claims, retrying
@@ -28,9 +29,9 @@ def world(database: str, tmp_path: Path) -> World:
     return World(FolderStore(tmp_path / "blobs")).build()
 
 
-def sent(world: World, python: str = "3.11", **files: str) -> tuple[str, str]:
+def sent(world: World, python: str = "3.11", identity: str | None = None, **files: str) -> tuple[str, str]:
     """Id and digest of a new bundle."""
-    read = parse_bundle({**bundle(files or None), "python": python})
+    read = parse_bundle({**bundle(files or None), "python": python, "identity": identity})
     blob = world.store.put(read.text.encode())
     with unit_of_work() as s:
         row = bundles.ensure(s, world.store, world.project_id, None, read, blob)
@@ -55,6 +56,25 @@ def waiting() -> int:
 def remove(world: World, bundle_id: str) -> None:
     with unit_of_work() as s:
         bundle_use.remove(s, world.project_id, bundle_id)
+
+
+class TestSameCode:
+    def test_programs_of_one_identity_share_traces_between_client_and_server(self, world: World) -> None:
+        def by_client(source: str = "0", **changes: Any) -> str:
+            client = {"inputs": [{"name": "message"}], "source": source * 64, **changes}
+            with unit_of_work() as s:
+                return world.program(s, {**PROGRAM, "client": client})
+
+        identity = "a" * 64
+        by_server = program(world, sent(world, identity=identity)[1])
+        before, other_source, edited = by_client(), by_client("1"), by_client(identity="b" * 64)
+        mine = by_client(identity=identity)
+        with unit_of_work() as s:
+            ids = {row.digest: row.id for row in s.scalars(select(Program))}
+            found = programs.same_code(s, ids.values())
+        shared = {ids[digest]: {(ids[each.digest], each.failed) for each in others} for digest, others in found.items()}
+        assert shared == {by_server: {(mine, False)}, mine: {(by_server, False)}, edited: {(before, True)}, before: set()}
+        assert other_source not in shared
 
 
 class TestOnePython:

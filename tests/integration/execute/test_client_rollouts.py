@@ -283,6 +283,29 @@ class TestFacts:
         assert self.send(api, create(api, auto_start=False), "traces", trace)[0] == 409
 
 
+@pytest.mark.slow
+class TestIdentity:
+    def test_traces_from_before_it_are_found_by_the_first_code_that_has_the_source(self, api: TestClient, job_id: str) -> None:
+        failed = {"row": 1, "status": "failed", "error": {"type": "KeyError", "message": "'team'"}}
+        sent = [{"role": "teacher:0", **each} for each in (failed, {"row": 3, "status": "ok", "outputs": {"category": "billing"}})]
+        assert api.post(f"/v1/compile_jobs/{job_id}/traces", json={"traces": sent}).json()["new"] == 2
+        create(api, program=with_identity("a"))
+        assert [stored(api, with_identity("a")), stored(api, with_identity("b")), stored(api, OWN)] == [2, 0, 2]
+        assert stored(api, with_identity("a"), rollouts={"retry_failed": True}) == 1
+
+
+def with_identity(digit: str) -> Json:
+    return {**OWN, "client": {**OWN["client"], "identity": digit * 64}}
+
+
+def stored(api: TestClient, program: Json, **changes: Any) -> int:
+    """How many examples a teacher would not be asked about."""
+    body = {"program": program, "trainset": rows(12), "valset": rows(3), "metric": METRIC, **changes}
+    reply = api.post("/v1/compile_jobs/estimate", json=body)
+    assert reply.status_code == 200, reply.text
+    return int(next(each["stored"] for each in reply.json()["roles"] if each["role"] == "teacher:0"))
+
+
 class TestSubmit:
     def test_what_only_its_caller_has_does_not_run_on_the_server(self, api: TestClient) -> None:
         for part in ({"program": OWN, "metric": "exact_match"}, {"program": SUPPORT, "metric": METRIC}):
