@@ -157,16 +157,21 @@ class _ByDigest:
 
 
 class Program(_ByDigest, Base):
-    """`spec`: canonical JSON of the ProgramSpec; users' keys keep their order. `identity`: what its client tells its code by."""
+    """`spec`: canonical JSON of the ProgramSpec; users' keys keep their order. `identity`: what its client tells its code by.
+
+    `base_digest`: the digest of a client's program if it had no identity.
+    """
 
     __tablename__ = "programs"
     __table_args__ = (
         UniqueConstraint("project_id", "digest"),
         Index("ix_programs_project_id_id", "project_id", "id"),
         Index("ix_programs_project_id_identity", "project_id", "identity"),
+        Index("ix_programs_project_id_base_digest", "project_id", "base_digest"),
     )
 
     identity: Mapped[str | None] = mapped_column(Text)
+    base_digest: Mapped[str | None] = mapped_column(Text)
 
 
 class Metric(_ByDigest, Base):

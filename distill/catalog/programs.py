@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from distill.catalog import audit, bundles, by_digest
 from distill.catalog.models import Program
@@ -44,60 +44,51 @@ def ensure(
         "created_by": created_by,
         "metadata": dict(metadata or {}),
     }
-    row = by_digest.put(s, Program, project_id, program_digest(spec), values)
     identity = spec.client.identity if spec.client else bundles.identity_of(s, project_id, bundles.bundle_of(spec))
-    if identity is not None:
-        _identify(s, project_id, [row.digest, *_before_identities(spec)], identity)
-    return row
+    values.update(identity=identity, base_digest=_base_digest(spec))
+    return by_digest.put(s, Program, project_id, program_digest(spec), values)
 
 
-def _identify(s: Session, project_id: str, digests: list[str], identity: str) -> None:
-    """Programs keep the identity that they are given first."""
-    unknown = update(Program).where(Program.project_id == project_id, Program.digest.in_(digests), Program.identity.is_(None))
-    s.execute(unknown.values(identity=identity))
-
-
-def _before_identities(spec: ProgramSpec) -> list[str]:
-    """The digest of a client's program as a client without identities would send it; none of other programs."""
+def _base_digest(spec: ProgramSpec) -> str | None:
+    """The digest of a client's program if its client gave no identity; None for other programs."""
     if spec.client is None or spec.client.identity is None:
-        return []
+        return None
     before = ClientCode(inputs=spec.client.inputs, source=spec.client.source)
-    return [program_digest(spec.model_copy(update={"client": before}))]
+    return program_digest(spec.model_copy(update={"client": before}))
 
 
 @dataclass(frozen=True)
 class SameCode:
-    """Another program of the same code, whose traces count too. `failed` tells whether those of failed rollouts do."""
+    """Another program whose traces count too. `failed` tells whether those of failed rollouts do."""
 
     digest: str
     failed: bool
 
 
 def same_code(s: Session, program_ids: Iterable[str]) -> dict[str, tuple[SameCode, ...]]:
-    """By the digest of a program: the others that run its code, by the client where it runs by the server, and the other way round.
+    """By the digest of a program: the others whose traces count too.
 
-    Their predictors are equal. What failed in one place may run in the other, so failed rollouts are shared only with the same program as
-    older clients sent it.
+    First those of the same identity and predictors that run elsewhere: by the client where this one runs by the server, and the other way
+    round. What failed in one place may run in the other, so failed rollouts are not shared. For a program of the client, then those of the
+    same `source` by age: clients tell programs that they run by that alone.
     """
-    rows = s.scalars(select(Program).where(Program.id.in_(list(program_ids)), Program.identity.is_not(None)))
-    return {row.digest: tuple(_others_of(s, row)) for row in rows}
+    return {row.digest: tuple(_others_of(s, row)) for row in s.scalars(select(Program).where(Program.id.in_(list(program_ids))))}
 
 
 def _others_of(s: Session, row: Program) -> Iterator[SameCode]:
-    spec = spec_of(row)
-    before = _before_identities(spec)
-    query = select(Program).where(Program.project_id == row.project_id, Program.identity == row.identity, Program.id != row.id)
-    for other in s.scalars(query.order_by(Program.id)):
-        if other.digest in before:
-            yield SameCode(other.digest, failed=True)
-        elif _runs_elsewhere(spec, spec_of(other)):
-            yield SameCode(other.digest, failed=False)
+    of_project = select(Program).where(Program.project_id == row.project_id, Program.id != row.id).order_by(Program.id)
+    if row.identity is not None:
+        spec = spec_of(row)
+        for other in s.scalars(of_project.where(Program.identity == row.identity)):
+            if _runs_elsewhere(spec, spec_of(other)):
+                yield SameCode(other.digest, failed=False)
+    base = row.base_digest or row.digest
+    for other in s.scalars(of_project.where((Program.base_digest == base) | (Program.digest == base))):
+        yield SameCode(other.digest, failed=True)
 
 
 def _runs_elsewhere(spec: ProgramSpec, other: ProgramSpec) -> bool:
-    by_client, by_server = (spec, other) if spec.client else (other, spec)
-    identified = by_client.client is not None and by_client.client.identity is not None
-    return identified and by_server.reference is not None and spec.predictors == other.predictors
+    return (spec.client is None) != (other.client is None) and spec.predictors == other.predictors
 
 
 def get(s: Session, project_id: str, program_id: str) -> Program:

@@ -114,7 +114,7 @@ class Slice:
         """Find out which traces stand for these examples, without reading them; see `trace_retries.standing`."""
         job, wanted = self.job, [digest for item in self.items for digest in item.digests]
         own = trace_retries.attempts(s, job.project_id, wanted)
-        found = self._with_those_of_same_code(s, own)
+        found = self._with_those_of_same_code(s, own, as_of)
         stands = {key: trace_retries.standing(each, job.job_id, as_of) for key, each in found.items()}
         if job.spec.rollouts.retry_failed:
             failed = {key for key, (first, *_) in own.items() if first.status == trace_retries.FAILED}
@@ -122,16 +122,16 @@ class Slice:
         lost = {key for key in self.retried if stands[key].status == trace_retries.FAILED}
         self.names = {key: one.digest for key, one in stands.items() if key not in lost}
 
-    def _with_those_of_same_code(self, s: Session, own: Mapping[str, list[Attempt]]) -> Mapping[str, list[Attempt]]:
-        """After each rollout's own attempts, those of the other programs that run the same code; see `programs.same_code`."""
+    def _with_those_of_same_code(self, s: Session, own: Mapping[str, list[Attempt]], as_of: datetime | None) -> Mapping[str, list[Attempt]]:
+        """After each rollout's own attempts, those of the other programs that run the same code, until one has not failed."""
         self.shared, merged = {}, {key: list(attempts) for key, attempts in own.items()}
         for program in self.job.same_code.get(self.cast.program_digest, ()):
-            keys = dict(self._digests_under(program.digest))
-            for name, attempts in trace_retries.attempts(s, self.job.project_id, keys).items():
-                with_failed = program.failed and not self.job.spec.rollouts.retry_failed
+            lacking = {name: key for name, key in self._digests_under(program.digest) if not _answered(merged.get(key, ()), as_of)}
+            with_failed = program.failed and not self.job.spec.rollouts.retry_failed
+            for name, attempts in trace_retries.attempts(s, self.job.project_id, lacking).items():
                 taken = [each for each in attempts if with_failed or each.status != trace_retries.FAILED]
-                self.shared.update({each.digest: keys[name] for each in taken})
-                merged.setdefault(keys[name], []).extend(taken)
+                self.shared.update({each.digest: lacking[name] for each in taken})
+                merged.setdefault(lacking[name], []).extend(taken)
         return {key: attempts for key, attempts in merged.items() if attempts}
 
     def _digests_under(self, program: str) -> Iterator[tuple[str, str]]:
@@ -310,3 +310,7 @@ class Slice:
                 yield item, stored
                 if self.stop_on_pass and bootstrap.has_passed(stored.score):
                     break
+
+
+def _answered(attempts: Iterable[Attempt], as_of: datetime | None) -> bool:
+    return any(each.status != trace_retries.FAILED and (as_of is None or each.created_at <= as_of) for each in attempts)

@@ -25,7 +25,8 @@ SELECT digest FROM run
 UNION
 SELECT other.digest FROM run
   JOIN programs own ON own.project_id = :project_id AND own.digest = run.digest
-  JOIN programs other ON other.project_id = own.project_id AND other.identity = own.identity""")
+  JOIN programs other ON other.project_id = own.project_id
+   AND (other.identity = own.identity OR coalesce(own.base_digest, own.digest) IN (other.base_digest, other.digest))""")
 """Digests of the programs that open jobs run, and of those of the same code: such a job may take any stored trace of these."""
 OLD_TRACES = text("""
 SELECT id, digest FROM traces t

@@ -71,10 +71,15 @@ class TestSameCode:
         mine = by_client(identity=identity)
         with unit_of_work() as s:
             ids = {row.digest: row.id for row in s.scalars(select(Program))}
-            found = programs.same_code(s, ids.values())
+            found = programs.same_code(s, [by_server, before, other_source, edited, mine])
         shared = {ids[digest]: {(ids[each.digest], each.failed) for each in others} for digest, others in found.items()}
-        assert shared == {by_server: {(mine, False)}, mine: {(by_server, False)}, edited: {(before, True)}, before: set()}
-        assert other_source not in shared
+        assert shared == {
+            by_server: {(mine, False)},
+            mine: {(by_server, False), (before, True), (edited, True)},
+            edited: {(before, True), (mine, True)},
+            before: {(mine, True), (edited, True)},
+            other_source: set(),
+        }
 
 
 class TestOnePython:
