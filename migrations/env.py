@@ -13,6 +13,7 @@ import distill.catalog.browser_sessions
 import distill.catalog.bundle_rows
 import distill.catalog.counters
 import distill.catalog.facts
+import distill.catalog.idempotency_models
 import distill.catalog.models
 import distill.catalog.webhook_rows
 import distill.jobs.erasure_rows

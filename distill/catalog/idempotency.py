@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, delete, select, text, update
 
-from distill.catalog.models import IdempotencyKey
+from distill.catalog.idempotency_models import IdempotencyKey
 from distill.db import Session
 from distill.errors import Conflict, Invalid
 

@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import distill.catalog.facts
+import distill.catalog.idempotency_models
 import distill.catalog.models
 import distill.jobs.models  # noqa: F401 - registers the tables
 from distill.db import Base, normalise_url
