@@ -70,6 +70,7 @@ class _Round:
                         complete = False
                         break
             except (StillhouseError, SQLAlchemyError, OSError) as error:  # the others are not held up by it
+                complete = False
                 log.warning("retention not carried out", project_id=self.project_id, what=name, kind=type(error).__name__, error=str(error))
         return complete
 

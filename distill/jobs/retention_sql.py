@@ -14,8 +14,9 @@ ON CONFLICT (key) DO UPDATE SET value = excluded.value""")
 
 STARTING = text("""
 SELECT EXISTS (SELECT 1 FROM jobs
-                WHERE project_id = :project_id AND kind = 'compile' AND plan IS NULL AND status IN ('queued', 'running'))""")
-"""Whether it is not known yet which traces an open job will take."""
+                WHERE project_id = :project_id AND kind = 'compile' AND plan IS NULL AND (status IN ('queued', 'running')
+                   OR status IN ('created', 'paused') AND derived_from IS NULL AND strpos(spec, '"stored_only"\\:true') > 0))""")
+"""Whether it is not known yet which traces an open job will take. One that waits to be started and has no other traces counts, too."""
 NEEDED_PROGRAMS = text("""
 WITH run AS (
   SELECT DISTINCT split_part(h.key, ' ', 1) AS digest

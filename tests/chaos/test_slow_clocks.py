@@ -1,5 +1,7 @@
 """Clocks that jump by an hour, forward and back, in the middle of jobs: leases and ages are by the database's clock, so nothing happens."""
 
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -22,6 +24,9 @@ CLOCK = "clock"
 
 @pytest.fixture
 def world(tiny_model: Path) -> Iterator[World]:
+    if shutil.which("faketime") is None:
+        say = pytest.fail if os.environ.get("CI") else pytest.skip
+        say("faketime is not on PATH: install the package of this name, so that clocks that jump are tested")
     with home() as folder, World(folder, tiny_model.parent, latency=0.3, preloaded=clocks.preloaded(folder / CLOCK)) as opened:
         opened.wait_over([opened.submit(body(anchors()))])
         yield opened

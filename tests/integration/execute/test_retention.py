@@ -96,6 +96,11 @@ class TestTraces:
         with unit_of_work() as s:
             service.cancel(s, house.project_id, starting)
         house.run(starting)
+        waits = house.submit(rows(9), holdout={"n": 3}, rollouts={"stored_only": True}, auto_start=False)
+        carry_out()
+        assert removed(operator) == [], "that job will take nothing else"
+        with unit_of_work() as s:
+            service.cancel(s, house.project_id, waits)
         carry_out()
         assert removed(operator) == [{"traces": used["rollouts"]}]
         left = shown(operator, first, "traces")
