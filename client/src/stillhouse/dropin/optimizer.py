@@ -149,7 +149,7 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
     def _run(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> dspy.Module:
         body = self._body(client, student, trainset, teachers, valset)
         self._taught = trainset, len(body["teacher"])
-        call = _digest(body)
+        call = _call_of(body)
         with refusals():
             self.job = self._attached(client, body, call) or self._made(client, body, call)
         at_client = self.job.rollouts.get("where") == "client"
@@ -334,5 +334,14 @@ def _teachers(given: Any) -> list[Any]:
     return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
-def _digest(body: Json) -> str:
-    return hashlib.sha256(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")).hexdigest()
+def _call_of(body: Json) -> str:
+    """What is equal for equal calls. Programs that run here count by their source: an edit of another file goes on with the same job."""
+    named = {**body, "program": _without_identity(body["program"])}
+    named["teacher"] = [{**each, "program": _without_identity(each["program"])} for each in body["teacher"]]
+    return hashlib.sha256(json.dumps(named, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _without_identity(program: Json) -> Json:
+    if "client" not in program:
+        return program
+    return {**program, "client": {name: value for name, value in program["client"].items() if name != "identity"}}
