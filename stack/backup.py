@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import make_url, text
+from sqlalchemy import URL, Connection, create_engine, make_url, text
 
 from distill import sealing
-from distill.db import dispose, unit_of_work
+from distill.db import normalise_url
 from distill.errors import StorageError
-from distill.settings import Settings, get_settings
+from distill.settings import Settings
 from distill.storage import BlobStore, FolderStore, open_store
 from migrations.runner import check_known, current
 from stack.binaries import find_postgres
@@ -47,12 +47,12 @@ def back_up(settings: Settings, folder: Path, say: Say) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     dump = folder / f"database-{time.time_ns()}.dump"
-    with _database(settings, must_exist=True):
-        store, target = open_store(get_settings()), FolderStore(folder / "blobs")
-        with unit_of_work("api") as s:
-            revision, owner = current(s.connection()), store.owner()
+    with _database(settings, must_exist=True) as url:
+        store, target = open_store(settings), FolderStore(folder / "blobs")
+        with _connected(url) as connection:
+            revision, owner = current(connection), store.owner()
         _claim(target, owner)
-        _run_tool("pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={dump}")
+        _run_tool(url, "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={dump}")
         say(f"Database: {dump.stat().st_size / 1e6:.1f} MB at revision {revision}.")
         damaged = _copy_blobs(store, target, say)
     for name in _KEYS:
@@ -76,16 +76,16 @@ def restore(settings: Settings, folder: Path, say: Say) -> None:
         raise StackError(f"{settings.home} is the home of a server (it has {' and '.join(found)}): name an empty folder with --home")
     if (owner := open_store(settings).owner()) is not None:
         raise StackError(f"{open_store(settings)} belongs to a server already ({owner}): name an empty one in [blobs], or another --home")
-    with _database(settings, must_exist=False):
-        with unit_of_work("api") as s:
-            if s.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")):
+    with _database(settings, must_exist=False) as url:
+        with _connected(url) as connection:
+            if connection.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")):
                 raise StackError("the database is not empty: name another one in DATABASE_URL, or another home with --home")
         options = ("--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error")
-        _run_tool("pg_restore", *options, f"--dbname={_database_name()}", folder / facts["dump"])
+        _run_tool(url, "pg_restore", *options, f"--dbname={url.database}", folder / facts["dump"])
         say(f"Database: at revision {facts['revision']}.")
-        with unit_of_work("api") as s:
-            check_known(s.connection())
-        store = open_store(get_settings())
+        with _connected(url) as connection:
+            check_known(connection)
+        store = open_store(settings)
         _claim(store, facts["store_id"])
         if damaged := _copy_blobs(FolderStore(folder / "blobs"), store, say):
             raise StackError(f"the backup is damaged: {'; '.join(damaged[:5])}")
@@ -95,10 +95,10 @@ def restore(settings: Settings, folder: Path, say: Say) -> None:
 
 
 @contextlib.contextmanager
-def _database(settings: Settings, *, must_exist: bool) -> Iterator[None]:
-    """The server's database, running: the operator's, that of a stack that runs, or the embedded one, started for this alone."""
+def _database(settings: Settings, *, must_exist: bool) -> Iterator[URL]:
+    """The address of the server's database, running: the operator's, that of a stack that runs, or the embedded one, started for this."""
     if "DATABASE_URL" in os.environ:
-        yield
+        yield make_url(normalise_url(settings.database_url))
         return
     home = open_home(settings.home)
     if must_exist and not is_cluster(home / "pg"):
@@ -111,9 +111,7 @@ def _database(settings: Settings, *, must_exist: bool) -> Iterator[None]:
     try:
         servers = plan_servers(home, _NO_BROKER)
         crew.wait_ready([crew.start(part) for part in servers.parts])
-        os.environ["DATABASE_URL"] = servers.database_url
-        _forget()
-        yield
+        yield make_url(normalise_url(servers.database_url))
     except BaseException:
         if not must_exist:  # what was made is incomplete
             crew.stop()
@@ -121,24 +119,22 @@ def _database(settings: Settings, *, must_exist: bool) -> Iterator[None]:
             (home / "state.json").unlink(missing_ok=True)
         raise
     finally:
-        os.environ.pop("DATABASE_URL", None)
-        _forget()
         crew.stop()
         lock.release()
 
 
-def _forget() -> None:
-    dispose()
-    get_settings.cache_clear()
+@contextlib.contextmanager
+def _connected(url: URL) -> Iterator[Connection]:
+    engine = create_engine(url, hide_parameters=True)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
-def _database_name() -> str:
-    return str(make_url(get_settings().database_url).database)
-
-
-def _run_tool(tool: str, *arguments: str | Path) -> None:
-    """Run a client program of PostgreSQL on the database of the settings. The password is in no argument list. Raises StackError."""
-    url = make_url(get_settings().database_url)
+def _run_tool(url: URL, tool: str, *arguments: str | Path) -> None:
+    """Run a client program of PostgreSQL on a database. The password is in no argument list. Raises StackError."""
     options: dict[str, Any] = {
         f"PG{name.upper()}": value for name, value in url.query.items() if name in _PASSED_ON or name.startswith("ssl")
     }

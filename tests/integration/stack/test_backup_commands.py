@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sqlalchemy import make_url
 
+from distill.settings import get_settings
 from distill.storage import FolderStore
+from stack.backup import back_up
 from tests.integration.stack.test_database_in_home import database
 
 PYTHON = [sys.executable, "-m", "stack.cli"]
@@ -97,3 +100,13 @@ def test_failed_backup_leaves_the_one_before_it_whole(tmp_path: Path) -> None:
     assert len(list((tmp_path / "backup").glob("database-*.dump"))) == 1
     code, said = run("restore", tmp_path / "backup", "--home", tmp_path / "new")
     assert code == 0, said
+
+
+def test_a_backup_changes_no_variable_of_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path / "home")
+    monkeypatch.setenv("STILLHOUSE_HOME", str(tmp_path / "home"))
+    get_settings.cache_clear()
+    before, during = dict(os.environ), []
+    back_up(get_settings(), tmp_path / "backup", lambda _line: during.append(dict(os.environ)))
+    assert len(during) == 2
+    assert [*during, dict(os.environ)] == [before] * 3
