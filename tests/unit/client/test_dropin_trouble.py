@@ -122,6 +122,15 @@ class TestTrouble:
         error = {"code": "unknown_lm", "message": "there is no such LM (422 unknown_lm)"}
         assert server.bodies("POST /v1/work_items/release") == [{"id": "work-1", "fence": 1, "error": error}]
 
+    def test_no_further_example_is_asked_once_the_first_batch_is_refused(self, server: Server, broken: Any) -> None:
+        lm, _, client = broken
+        answer = httpx.Response(422, json={"error": {"code": "unknown_lm", "message": "there is no such LM"}})
+        server.refused_rows = dict.fromkeys(range(1, 151), answer)
+        self.run(server, client, 150)
+        assert runner.FLUSH <= len(lm.calls) <= 2 * (runner.FLUSH + 2 * 4), "2 calls each, 4 examples at once"
+        error = {"code": "unknown_lm", "message": "there is no such LM (422 unknown_lm)"}
+        assert server.bodies("POST /v1/work_items/release") == [{"id": "work-1", "fence": 1, "error": error}]
+
     def test_each_beat_sends_what_there_is(self, server: Server, client: stillhouse.Stillhouse) -> None:
         arrived: list[bool] = []
         self.run(server, client, 1, lambda *_: arrived.append(server.told.wait(30)), beat_seconds=0.05)

@@ -195,6 +195,7 @@ class ItemRun:
         finally:
             if threads is not None:
                 threads.shutdown(wait=False, cancel_futures=True)
+        self._outbox.raise_common_refusal()
 
     def _waiting(self) -> list[Json]:
         """The examples that are not over: with `stop_on_pass` one that has passed is."""
@@ -215,6 +216,8 @@ class ItemRun:
             self._keep(event, kind)
             if len(self._outbox) >= FLUSH:
                 await asyncio.to_thread(self._flush)
+                if self._outbox.common_refusal is not None and self._slice is not None:
+                    self._slice.finish()
 
     def _keep(self, event: Json, kind: str) -> None:
         example = next(each for each in self.item.examples if each.row == event["index"])

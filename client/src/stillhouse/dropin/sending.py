@@ -40,11 +40,15 @@ class Outbox:
     def refused(self) -> dict[int, APIStatusError]:
         return {row: fault for (row, _), fault in self._refused.items()}
 
-    def raise_common_refusal(self) -> None:
-        """Raise the server's refusal when it took nothing and refused more than a few examples."""
+    @property
+    def common_refusal(self) -> APIStatusError | None:
+        """The server's refusal when it took nothing and refused more than a few examples."""
         refused = self.refused
-        if len(refused) > _FEW and not self._any_taken:
-            raise next(iter(refused.values()))
+        return next(iter(refused.values())) if len(refused) > _FEW and not self._any_taken else None
+
+    def raise_common_refusal(self) -> None:
+        if (fault := self.common_refusal) is not None:
+            raise fault
 
     def send(self) -> None:
         """Send everything. What the server has neither taken nor refused stays. Raises APIError."""
