@@ -31,13 +31,14 @@ def metric_fault(metric: Callable[..., Any]) -> str | None:
 
 
 def inputs_fault(program: dspy.Module, inputs: Collection[str]) -> str | None:
-    """Why the program's `forward` (or `aforward`) does not take these inputs; None where it may."""
+    """Why the program's `aforward` (or `forward`) does not take these inputs; None where it may."""
     kind = type(program)
     if (kind.__call__, kind.acall) != (dspy.Module.__call__, dspy.Module.acall):
         return None  # it may give `forward` other ones
-    # dspy warns whoever reads `forward` as usual that it is not to be called.
-    name = next((name for name in ("forward", "aforward") if inspect.getattr_static(program, name, None) is not None), "")
-    run = inspect.getattr_static(program, name, None) if name else None
+    # A rollout runs `aforward` where there is one. dspy warns whoever reads `forward` as usual that it is not to be called.
+    own = vars(program)
+    name = next((name for name in ("aforward", "forward") if name in own or inspect.getattr_static(kind, name, None) is not None), "")
+    run = None if name in own else inspect.getattr_static(kind, name, None)  # nothing is known of an instance's own
     if not isinstance(run, FunctionType):
         return None
     parameters = list(inspect.signature(run, follow_wrapped=False).parameters.values())[1:]
