@@ -10,8 +10,11 @@ from stillhouse.types import CompileJob, JobError
 
 
 def cause(error: JobError) -> str:
-    """Its message without the advice at the end, which the server words as a request to its API."""
-    return error.message.removesuffix(str(_data(error).get("advice") or "")).rstrip()
+    """Its message without advice at the end that is a request to the API, of which the data has the parts; other advice stays."""
+    data = _data(error)
+    if "refilter" not in data and "options" not in data:
+        return error.message
+    return error.message.removesuffix(str(data.get("advice") or "")).rstrip()
 
 
 def in_python(job: CompileJob) -> str:

@@ -16,6 +16,7 @@ SMOKE = {"advice": 'Look at its rejections; `"smoke_test": null` goes on all the
 LOW = {"advice": "Ask for POST …/refilter of this job.", "refilter": {"filter": {"min_score": 0.8}}}
 LONG = {"advice": "Ask for POST …/refilter of this job.", "refilter": {"train_options": {"max_seq_length": "auto"}}}
 SPLIT = {"advice": 'Compile with "multitask": true.', "options": {"multitask": True}}
+CHECK = {"advice": "Check the metric and the labels on the rejected traces."}
 FAILED = "optimizer.failed_examples() gives the examples, each with what became of it."
 AGAIN = "makes another job of its traces, with no teacher calls."
 LISTED = "`stillhouse jobs rejections cjob-1` lists what became of the examples."
@@ -67,6 +68,7 @@ def test_the_drop_in_shows_an_answer_that_has_other_fields_than_its_labels(serve
             f"{FAILED} With multitask=True predictors of one LM share their rows.",
             f"{LISTED} With `multitask: true` in the job's file predictors of one LM share their rows.",
         ),
+        (CHECK, f"{CHECK['advice']} {FAILED}", f"{CHECK['advice']} {LISTED}"),
     ],
 )
 def test_each_interface_has_its_own_words(
