@@ -21,8 +21,8 @@ OnSent = Callable[[int], None] | None
 class JobProgress:
     """How far a job is, on standard error. Without a terminal a line is written when the step, or what the job waits for, changes."""
 
-    _TEXT = "{desc:<9} {percentage:3.0f}%|{bar:10}| [{elapsed}] {postfix}"
-    _NOTEBOOK = "{desc:<9} {percentage:3.0f}%|{bar}| [{elapsed}] {postfix}"
+    _TEXT = "{desc:<9} {percentage:3.0f}%|{bar:10}| [{elapsed}{postfix}]"
+    _NOTEBOOK = "{desc:<9} {percentage:3.0f}%|{bar}| [{elapsed}{postfix}]"
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -109,9 +109,13 @@ def resumable(job_id: str, progress: bool) -> Iterator[None]:
 
 @contextmanager
 def sending(path: Path | None) -> Iterator[OnSent]:
-    """What to tell how many bytes of a file have gone out: a bar on standard error, or nothing for no file."""
+    """What to tell how many bytes of a file have gone out: a bar on standard error, in a log one line at the end; nothing for no file."""
     if path is None:
         yield None
+        return
+    if not _in_notebook() and not sys.stderr.isatty():
+        yield None
+        print(f"{path.name}: {path.stat().st_size} bytes sent", file=sys.stderr)
         return
     with _tqdm("tqdm.notebook" if _in_notebook() else "tqdm")(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True) as bar:
 

@@ -105,6 +105,7 @@ import httpx, stillhouse
 answer = httpx.MockTransport(lambda request: httpx.Response(200, json={"project": "support", "key_id": "key-1", "scopes": []}))
 client = stillhouse.Stillhouse("http://server", "sh_a_b", transport=answer)
 print(client.me().project)
+sys.stderr.isatty = lambda: True  # in a log an upload has no bar
 for needs_more in (
     lambda: stillhouse.load("art-1", client=client),
     lambda: stillhouse.derive(None, {}),

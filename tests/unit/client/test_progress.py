@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import IPython
 import pytest
 
 import stillhouse
+from stillhouse import _progress
 from tests.unit.client.conftest import job, reply, scripted
 from tests.unit.client.dropin_server import Server, asked_for
 
@@ -57,6 +59,7 @@ def test_a_terminal_has_one_bar_for_all_steps(monkeypatch: pytest.MonkeyPatch) -
     for expected in ("queued 0%", "2 jobs ahead in the project", "bootstrap 30%", "3/4", "train 45%", "train 60%", "0/2", "succeeded 100%"):
         assert any(expected in part for part in drawn), (expected, drawn)
     assert any("waits for a trainer: next in turn, about 12 min, cjob-9 nightly, made by ana has it" in part for part in drawn), drawn
+    assert not [part for part in drawn if " , " in part], drawn
 
 
 def test_a_log_has_a_line_for_each_step_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +83,16 @@ def test_a_log_does_not_repeat_a_reason_that_counts_down(capsys: pytest.CaptureF
         "train 0/2",
         "failed",
     ]
+
+
+def test_an_upload_is_one_line_in_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("12345")
+    with _progress.sending(path) as on_sent:
+        for count in range(6):
+            if on_sent is not None:
+                on_sent(count)
+    assert capsys.readouterr().err == "rows.jsonl: 5 bytes sent\n"
 
 
 def test_a_notebook_has_one_bar(notebook: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -307,7 +307,7 @@ class TestUpload:
         assert client.datasets.create(tmp_path / "rows.jsonl", progress=True).rows == 50_000
         assert {request.content for request in script.requests} == {(tmp_path / "rows.jsonl").read_bytes()}
         assert {request.headers["content-length"] for request in script.requests} == {"450000"}
-        assert "rows.jsonl: 100%" in capsys.readouterr().err
+        assert capsys.readouterr().err == "rows.jsonl: 450000 bytes sent\n"
 
     def test_async(self, tmp_path: Path) -> None:
         async def go() -> bytes:
