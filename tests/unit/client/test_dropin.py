@@ -33,6 +33,14 @@ class TestRequest:
         )
         assert "the-users-own" not in json.dumps(body)
 
+    def test_a_refused_train_option_is_named_as_it_was_given(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        message = "train_options.n_epochs: input should be a valid integer"
+        error = {"message": message, "code": "invalid_value", "param": "train_options.n_epochs"}
+        server.refuses = {"POST compile_jobs": httpx.Response(422, json={"error": error})}
+        optimizer = stillhouse.BootstrapFinetune(client=client, train_kwargs={"num_train_epochs": "three"})
+        with pytest.raises(ValueError, match=r"^train_kwargs: num_train_epochs: input should be a valid integer"):
+            optimizer.compile(desk("house/tiny"), [example(0)])
+
     def test_without_a_metric_everything_is_kept(self, server: Server, client: stillhouse.Stillhouse) -> None:
         body = asked_for(server, client)
         assert body["metric"]["type"] == "client"

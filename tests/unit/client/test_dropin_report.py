@@ -44,12 +44,27 @@ def curves(*points: tuple[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return {"data": [{"fine_tuning_job": id, "lm": "student", "predictor": "", "points": each} for id, each in points], "has_more": False}
 
 
-def told(body: dict[str, Any], coverage: dict[str, Any], curve: dict[str, Any]) -> str:
-    client, _ = scripted(reply(coverage), reply(curve))
+def pair(row: int, label: str, category: str, score: float | None) -> dict[str, Any]:
+    compiled = {"role": "compiled", "score": score, "outputs": {"category": category}}
+    return {"row": row, "change": "same", "data": {"message": "Hello", "category": label}, "compiled": compiled, "against": {}}
+
+
+def told(body: dict[str, Any], coverage: dict[str, Any], curve: dict[str, Any], *pairs: dict[str, Any]) -> str:
+    client, _ = scripted(reply(coverage), reply(curve), reply({"data": pairs, "has_more": False}))
     return report(client, CompileJob.model_validate(body))
 
 
 class TestReport:
+    def test_a_low_held_out_answer_is_beside_its_label(self) -> None:
+        body = job("succeeded", evaluation=EVALUATION)
+        pairs = [pair(1, "spam", "spam", 1.0), pair(2, "spam", "unknown", None), pair(3, "spam", "junk", 0.0)]
+        shown = told(body, coverage_of(), curves(), *pairs)
+        assert shown.endswith("\nHeld-out row 3: category is 'junk', its label 'spam' (score 0).")
+
+    def test_no_answer_is_shown_where_all_are_right(self) -> None:
+        body = job("succeeded", evaluation=EVALUATION)
+        assert told(body, coverage_of(), curves(), pair(1, "spam", "spam", 1.0)) == told(body, coverage_of(), curves())
+
     def test_predictors_and_scores_are_tables(self) -> None:
         coverage = coverage_of(("classify", {"classify": part(512, too_long=10, unparsable=2)}), ("reply", {"reply": part(498)}))
         points = [{"step": 1, "loss": 1.931}, {"step": 2, "validation_loss": 0.5}, {"step": 3, "loss": 0.2081}]

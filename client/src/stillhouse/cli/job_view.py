@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from stillhouse import Stillhouse
 from stillhouse._advice import cause, in_commands
+from stillhouse._low_answers import low_held_out_answer, low_training_answer
 from stillhouse._progress import duration, name_of, watcher
 from stillhouse._references import named, not_beaten
 from stillhouse.cli.output import Exit, console, errors, show_json, show_table, when
@@ -86,6 +87,16 @@ def show_job(job: CompileJob, as_json: bool) -> None:
         )
     if job.artifact:
         console.print(f"  artifact {job.artifact.id}", highlight=False)
+
+
+def show_low_answer(client: Stillhouse, job: CompileJob) -> None:
+    """One answer beside its labels, where a job failed or scored low for its answers."""
+
+    def labels_of(row: int) -> Mapping[str, Any]:
+        return client.datasets.rows(job.trainset or "", start=row, limit=1).data[0].data
+
+    if shown := low_training_answer(client, job, labels_of) or low_held_out_answer(client, job):
+        console.print(f"  {escape(shown)}", highlight=False, soft_wrap=True)
 
 
 def status_of(job: CompileJob) -> str:

@@ -17,7 +17,7 @@ from stillhouse.cli.estimates import show_estimate
 from stillhouse.cli.files import parse_pairs
 from stillhouse.cli.imports import import_traces
 from stillhouse.cli.job_files import JobFile, uploaded
-from stillhouse.cli.job_view import check_waiting, ended, exit_code, queue_of, show_event, show_job, status_of, waited
+from stillhouse.cli.job_view import check_waiting, ended, exit_code, queue_of, show_event, show_job, show_low_answer, status_of, waited
 from stillhouse.cli.limits import budget, parse_seconds
 from stillhouse.cli.logs import LogPrinter
 from stillhouse.cli.logs import follow as follow_logs
@@ -125,6 +125,8 @@ def get(
     with connected() as client:
         job = waited(client, job_id, timeout, as_json) if wait else client.compile_jobs.retrieve(job_id)
         show_job(job, as_json)
+        if not as_json:
+            show_low_answer(client, job)
     if wait:
         raise typer.Exit(exit_code(job))
 
@@ -139,6 +141,7 @@ def watch(job_id: JobId, timeout: Timeout = None, as_json: Json = False) -> None
         job = waited(client, job_id, timeout, as_json, show_json_line if as_json else None)
         if not as_json:
             show_job(job, as_json)
+            show_low_answer(client, job)
     raise typer.Exit(exit_code(job))
 
 

@@ -18,12 +18,13 @@ from stillhouse._client import Stillhouse
 from stillhouse._exceptions import StillhouseError
 from stillhouse._house import prefixes_restored
 from stillhouse._load import fetch
+from stillhouse._low_answers import low_training_answer
 from stillhouse.bundling.sources import More
 from stillhouse.dropin import failed
 from stillhouse.dropin import lms as lm_roles
 from stillhouse.dropin.following import follow
 from stillhouse.dropin.lms import Names, Places
-from stillhouse.dropin.options import train_options
+from stillhouse.dropin.options import refused_as_given, train_options
 from stillhouse.dropin.outlook import outlook, where
 from stillhouse.dropin.programs import Metric, check_calls, check_wrappers, own_metric, own_program, rows_of, spec_of
 from stillhouse.dropin.report import report
@@ -150,13 +151,13 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
         body = self._body(client, student, trainset, teachers, valset)
         self._taught = trainset, len(body["teacher"])
         call = _call_of(body)
-        with refusals():
+        with refusals(), refused_as_given(self._given_train_kwargs):
             self.job = self._attached(client, body, call) or self._made(client, body, call)
         at_client = self.job.rollouts.get("where") == "client"
         programs = {"student": student, **{f"teacher:{number}": each for number, each in enumerate(teachers or [student])}}
         self.job = follow(client, self.job, programs if at_client else {}, self._own_metric)
         if self.job.status != "succeeded" or self.job.artifact is None:
-            raise CompileFailed(self.job, failed.low_example(client, self.job, trainset))
+            raise CompileFailed(self.job, low_training_answer(client, self.job, lambda row: dict(trainset[row - 1].labels().items())))
         return self._compiled(client, student, self.job.artifact.id)
 
     def _body(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> Json:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from stillhouse._exceptions import APIStatusError
 
 NAMES: Mapping[str, str] = {
     # OpenAI's, which are ours
@@ -51,6 +54,20 @@ def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
         if name in NAMES and given[name] is not None and (other := found.setdefault(NAMES[name], name)) != name:
             raise ValueError(f"train_kwargs: {other!r} and {name!r} are one option; leave one of them out")
     return _accumulated({option: given[name] for option, name in found.items()}, given.get(ACCUMULATED))
+
+
+@contextmanager
+def refused_as_given(given: Mapping[Any, Any]) -> Iterator[None]:
+    """Raises ValueError, in the words of `train_kwargs`, for a train option that the server refuses."""
+    try:
+        yield
+    except APIStatusError as error:
+        before, found, option = (error.param or "").rpartition("train_options.")
+        names = [name for each in (given, *given.values()) if isinstance(each, Mapping) for name in each]
+        written = next((name for name in names if isinstance(name, str) and NAMES.get(name) == option), None)
+        if not found or written is None:
+            raise
+        raise ValueError(f"train_kwargs: {str(error).replace(f'{before}{found}{option}', written)}") from error
 
 
 def _hint(name: object) -> str:

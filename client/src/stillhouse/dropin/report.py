@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stillhouse._client import Stillhouse
+from stillhouse._low_answers import low_held_out_answer
 from stillhouse._references import named, not_beaten
 from stillhouse.types import CompileJob, Coverage, Curve, FineTuneJob
 
@@ -23,7 +24,7 @@ def report(client: Stillhouse, job: CompileJob) -> str:
         parts.append(_table(heads, [row for child in job.fine_tuning_jobs for row in _trained(child, coverage, curves.get(child.id))]))
     if scores := list(_scores(job.evaluation or {})):
         parts.append(_table(("role", "score", "95 % interval", "n", "undecided", "parse failures"), scores))
-    return "\n\n".join([*parts, "\n".join(_last_lines(job))]).rstrip()
+    return "\n\n".join([*parts, "\n".join((*_last_lines(job), low_held_out_answer(client, job)))]).rstrip()
 
 
 def _trained(child: FineTuneJob, coverage: Coverage | None, curve: Curve | None) -> Iterator[tuple[str, ...]]:
