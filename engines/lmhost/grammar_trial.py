@@ -19,6 +19,8 @@ import llguidance
 #: The host compiles the grammar once more, so that both together take at most twice this.
 PROCESSOR_SECONDS = 1.0
 MEMORY_BYTES = 4 * 1024**3
+_ENDED_BY_LIMIT = (signal.SIGPROF, signal.SIGABRT, signal.SIGSEGV)
+#: By the timer; by an allocation that fails, which Rust aborts at and C++ may not look at.
 _TOO_MUCH = f"it takes more than {PROCESSOR_SECONDS:g} s of processor time or {MEMORY_BYTES // 1024**3} GiB to compile; make it smaller"
 
 
@@ -31,16 +33,20 @@ class GrammarTrial:
         self._process: subprocess.Popen[str] | None = None
 
     def problem(self, source: str) -> str:
-        """Why the grammar does not compile; an empty string where it does."""
+        """Why the grammar does not compile; an empty string where it does. Tries again where the process was ended from outside.
+
+        Raises RuntimeError where that happens twice, or the process ends by itself.
+        """
         with self._lock:
-            process = self._process = self._process or self._start()
-            answer = _ask(process, source)
-            if answer:
-                return str(json.loads(answer))
-            self._process = None
-            if _ended(process) >= 0:
-                raise RuntimeError("the process that tries grammars ended by itself")
-            return _TOO_MUCH
+            for _ in range(2):
+                process = self._process = self._process or self._start()
+                answer = _ask(process, source)
+                if answer:
+                    return str(json.loads(answer))
+                self._process = None
+                if -_ended(process) in _ENDED_BY_LIMIT:
+                    return _TOO_MUCH
+            raise RuntimeError("the process that tries grammars ended twice, and not by its limits")
 
     def close(self) -> None:
         """End the process."""

@@ -2,6 +2,7 @@ import json
 import re
 from typing import Any
 
+import psutil
 import pytest
 
 from engines.lmhost.engine import Engine
@@ -103,6 +104,14 @@ class TestRefuses:
                 engine.guidance.compile("json", {"allOf": patterns}, "response_format")
             assert (caught.value.status, caught.value.param) == (400, "response_format")
         assert Asker(engine).ask("?", constraint=("choice", ["yes"])).text == "yes"
+
+    def test_a_trial_that_is_killed_from_outside_says_nothing_of_the_grammar(self, engine: Engine) -> None:
+        engine.guidance.compile("choice", ["starts the process"], "structured_outputs")
+        trials = [each for each in psutil.Process().children() if "engines.lmhost.grammar_trial" in each.cmdline()]
+        for each in trials:
+            each.kill()
+        assert trials
+        engine.guidance.compile("choice", ["compiled all the same"], "structured_outputs")
 
     def test_ten_thousand_bounded_integers(self, engine: Engine) -> None:
         def part(first: int) -> dict[str, Any]:
