@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ class Host:
     def ask(self, model: str, prompts: Sequence[list[Json]], in_flight: int, structured: Mapping[str, Any] | None = None) -> Answers:
         """Greedy answers to all prompts. Raises RuntimeError for an error reply."""
         extra = {"structured_outputs": structured} if structured else {}
-        bodies = [{"model": model, "messages": prompt, "temperature": 0, "max_tokens": MAX_TOKENS, **extra} for prompt in prompts]
+        bodies = [self._body(model, prompt) | extra for prompt in prompts]
         shares = [range(place, len(bodies), in_flight) for place in range(min(in_flight, len(bodies)))]
         before, began = cpu_seconds(self.pid), time.monotonic()
         with ThreadPoolExecutor(len(shares)) as pool:
@@ -57,10 +59,32 @@ class Host:
         texts = [text for _, text in sorted(pair for part in parts for pair in part)]
         return Answers(texts, seconds, cpu_seconds(self.pid) - before)
 
-    def _answers(self, bodies: Sequence[Json], share: range) -> Iterator[tuple[int, str]]:
-        """One after another, on one connection."""
+    @contextmanager
+    def evaluated(self, prompts: Sequence[list[Json]], in_flight: int) -> Iterator[list[str]]:
+        """Send the prompts over and over, as calls of a job, until the block ends. Yields the list that the answers are put into."""
+        bodies = [self._body(self.base_model, prompt) for prompt in prompts]
+        over, answers = threading.Event(), list[str]()
+
+        def send(first: int) -> None:
+            places = takewhile(lambda _: not over.is_set(), cycle(range(first, len(bodies), in_flight)))
+            answers.extend(text for _, text in self._answers(bodies, places, {"priority": "u=7"}))
+
+        with ThreadPoolExecutor(in_flight) as pool:
+            senders = [pool.submit(send, place) for place in range(in_flight)]
+            try:
+                yield answers
+            finally:
+                over.set()
+        for sender in senders:
+            sender.result()
+
+    def _body(self, model: str, prompt: list[Json]) -> Json:
+        return {"model": model, "messages": prompt, "temperature": 0, "max_tokens": MAX_TOKENS}
+
+    def _answers(self, bodies: Sequence[Json], share: Iterable[int], more: Mapping[str, str] | None = None) -> Iterator[tuple[int, str]]:
+        """One after another, on one connection, with `more` headers."""
         connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=600)
-        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json", **(more or {})}
         try:
             for place in share:
                 connection.request("POST", "/v1/chat/completions", json.dumps(bodies[place]), headers)

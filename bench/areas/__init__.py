@@ -16,6 +16,7 @@ AREAS = {
     "rollouts": "rollouts a second against dspy.Evaluate",
     "scale": "memory and time an example at 1,000 and at 100,000 examples",
     "training": "training and held-out score against TRL",
+    "beside": "a training beside an evaluation, against a training alone",
     "lm_host": "LM host against transformers' generate",
     "celery": "Celery threads against prefork",
 }
