@@ -29,10 +29,12 @@ class Fresh(Generic[T]):
                 found = self._newest = Future()
         if mine:
             try:
-                found.set_result(read())
+                value = read()
             except BaseException as error:
                 found.set_exception(error)
-            self._read_at = time.monotonic()
+            else:
+                self._read_at = time.monotonic()  # before it is seen to be done: it is judged by this
+                found.set_result(value)
         return found.result()
 
     def _is_stale(self, found: Future[T], seconds: float) -> bool:
