@@ -120,6 +120,19 @@ def _declared_length(scope: Scope) -> int:
     return 0
 
 
+class SentStatus:
+    """Passes a reply on, and keeps its status: 500 until one has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 500
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+
 class RequestLog:
     """Writes a log line for each request, without its query, and counts it by its route's template, never by its path.
 
@@ -135,18 +148,11 @@ class RequestLog:
             return
         structlog.contextvars.clear_contextvars()  # of an earlier request on the same connection
         structlog.contextvars.bind_contextvars(request_id=correlation_id.get())
-        began, status = time.perf_counter(), 500
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        began, sent = time.perf_counter(), SentStatus(send)
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, receive, sent)
         finally:
-            seconds = time.perf_counter() - began
+            seconds, status = time.perf_counter() - began, sent.status
             self._observe(scope["method"], getattr(scope.get("route"), "path", "unmatched"), status, seconds)
             client = scope["client"][0] if scope.get("client") else None
             facts = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 4), "client": client}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from asgi_correlation_id import correlation_id
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.metrics import METHODS
+from app.middleware import SentStatus
 from distill import tracing
 
 UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
@@ -24,18 +25,11 @@ class Traced:
             return
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         with tracing.span(method, {"http.request.method": method}, kind="server", parent=tracing.from_headers(_headers(scope))) as span:
-            status = 500
-
-            async def watch(message: Message) -> None:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                await send(message)
-
+            sent = SentStatus(send)
             try:
-                await self._app(scope, receive, watch)
+                await self._app(scope, receive, sent)
             finally:
-                route = getattr(scope.get("route"), "path", None)
+                route, status = getattr(scope.get("route"), "path", None), sent.status
                 span.rename(f"{method} {route}" if route else method)
                 span.set({"http.route": route, "http.response.status_code": status, "stillhouse.request_id": correlation_id.get()})
                 if status >= 500:
