@@ -2,21 +2,20 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from distill.catalog import devices, waits
-from distill.db import Session, engine, unit_of_work
+from distill.db import Session, unit_of_work
 from distill.jobs import claims, line, repository, service, steps, workers
 from distill.jobs.claims import Claim, StepClosed, WorkerInfo
 from distill.jobs.line import Waiting
 from distill.jobs.models import Job
 from distill.jobs.status import Step
 from tests.integration.core.world import WORKER, World, claim, connection, execute, publish, taken
+from tests.support.statements import counted
 
 
 @pytest.fixture(autouse=True)
@@ -35,21 +34,6 @@ def waiting(*job_ids: str) -> list[Waiting | None]:
 def reason(job_id: str) -> str | None:
     (found,) = waiting(job_id)
     return found.reason if found else None
-
-
-@contextmanager
-def counted() -> Iterator[list[str]]:
-    """The statements that are sent meanwhile."""
-    sent: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        sent.append(statement)
-
-    event.listen(engine("worker"), "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(engine("worker"), "before_cursor_execute", note)
 
 
 class TestPlace:

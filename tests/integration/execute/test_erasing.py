@@ -59,14 +59,6 @@ def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedL
         yield opened
 
 
-@pytest.fixture
-def operator(api: TestClient) -> TestClient:
-    with unit_of_work() as s:
-        token = keys.create(s, projects.ensure(s, "default").id, "operator", ("jobs:read", "jobs:write", "aliases:write", "admin"))[1]
-    api.headers["Authorization"] = f"Bearer {token}"
-    return api
-
-
 def searched(house: House) -> dict[str, bytes]:
     """Every table, blob and key of Redis, by its name."""
     with unit_of_work() as s:

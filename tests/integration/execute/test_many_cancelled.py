@@ -1,14 +1,12 @@
 """Two thousand queued jobs, all cancelled at once: each ends, none is worked on or paid for, and another project's job goes on."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from distill.catalog import projects
-from distill.db import engine, unit_of_work
+from distill.db import unit_of_work
 from distill.execute.run import run_queue
 from distill.execute.steps import STEPS
 from distill.jobs import cancelling, service
@@ -16,24 +14,10 @@ from distill.jobs.repository import JobFilter
 from distill.jobs.status import JobKind
 from distill.spec import read_spec
 from tests.integration.execute.house import QUEUES, House, rows
+from tests.support.statements import counted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 FEW, MANY, AT_ONCE = 500, 2000, 500
-
-
-@contextmanager
-def counted() -> Iterator[list[str]]:
-    """The statements that are sent while the block runs."""
-    sent = list[str]()
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
-
-    event.listen(engine("worker"), "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(engine("worker"), "before_cursor_execute", note)
 
 
 def queue(house: House, n: int) -> None:

@@ -10,37 +10,20 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.main import create_app
-from distill.catalog import keys, projects
 from distill.db import unit_of_work
 from distill.execute import context as contexts
 from distill.jobs import collecting, erasing, retention, service
 from distill.jobs.models import Job
 from tests.integration.core.world import execute
 from tests.integration.execute.client_player import TOML
-from tests.integration.execute.house import House, configured, knows, rows
+from tests.integration.execute.house import House, configured, rows
 from tests.support.scripted_lm import ScriptedLM
-
-
-@pytest.fixture
-def teacher() -> Iterator[ScriptedLM]:
-    with ScriptedLM(answer=knows) as lm:
-        yield lm
 
 
 @pytest.fixture
 def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
     with configured(tmp_path, TOML, teacher, student) as opened:
         yield opened
-
-
-@pytest.fixture
-def operator(house: House) -> Iterator[TestClient]:
-    with unit_of_work() as s:
-        scopes = ("jobs:read", "jobs:write", "aliases:write", "admin")
-        token = keys.create(s, projects.ensure(s, "default").id, "operator", scopes)[1]
-    with TestClient(create_app(), headers={"Authorization": f"Bearer {token}"}) as api:
-        yield api
 
 
 def compiled(house: House, **more: Any) -> Job:
