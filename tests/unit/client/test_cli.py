@@ -193,6 +193,15 @@ class TestJobs:
         assert "Row 2: category is 'junk', its label 'spam' (score 0)." in shell.run("jobs", "get", "cjob-1").stdout
         assert shell.script.requests[2].url.path == "/v1/datasets/ds-1/rows"
 
+    def test_get_of_a_job_that_failed_without_a_trainset_shows_no_answer(self, shell: Shell) -> None:
+        error = {"code": "no_rows_kept", "message": "No rows.", "category": "user", "data": {}}
+        trace = {"id": "trace-1", "status": "ok", "row": 2, "outputs": {"category": "junk"}, "score": {"value": 0.0, "passed": False}}
+        shell.answers(reply(job("failed", error=error)), reply({"data": [trace], "has_more": False}))
+        result = shell.run("jobs", "get", "cjob-1")
+        assert result.exit_code == Exit.OK, result.output
+        assert "No rows." in result.stdout
+        assert "junk" not in result.stdout
+
     @pytest.mark.parametrize(
         ("delta", "said"),
         [

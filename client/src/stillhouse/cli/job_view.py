@@ -90,13 +90,17 @@ def show_job(job: CompileJob, as_json: bool) -> None:
 
 
 def show_low_answer(client: Stillhouse, job: CompileJob) -> None:
-    """One answer beside its labels, where a job failed or scored low for its answers."""
-
-    def labels_of(row: int) -> Mapping[str, Any]:
-        return client.datasets.rows(job.trainset or "", start=row, limit=1).data[0].data
-
-    if shown := low_training_answer(client, job, labels_of) or low_held_out_answer(client, job):
+    """One answer beside its labels, where a job failed or scored low for its answers. Without its trainset the labels are not known."""
+    shown = low_held_out_answer(client, job) if job.trainset is None else _low_answer(client, job, job.trainset)
+    if shown:
         console.print(f"  {escape(shown)}", highlight=False, soft_wrap=True)
+
+
+def _low_answer(client: Stillhouse, job: CompileJob, trainset: str) -> str:
+    def labels_of(row: int) -> Mapping[str, Any]:
+        return client.datasets.rows(trainset, start=row, limit=1).data[0].data
+
+    return low_training_answer(client, job, labels_of) or low_held_out_answer(client, job)
 
 
 def status_of(job: CompileJob) -> str:
