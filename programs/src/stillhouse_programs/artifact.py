@@ -17,19 +17,19 @@ from typing import Any, cast
 import dspy
 from dspy.lm15 import AccessPolicy, EndpointSupport, ModelSupport, register_provider
 
-from stillhouse_programs import constrain, prompts
+from stillhouse_programs import prompts
 from stillhouse_programs.artifact_files import ArtifactError, read_json, read_manifest, verify_files
 from stillhouse_programs.build import build_program
+from stillhouse_programs.constrain import CallOptions
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
 from stillhouse_programs.pinning import CallConfig, Guard, pin, unpin
 from stillhouse_programs.prove import hash_prompts
 from stillhouse_programs.spec import ProgramSpec, parse_spec, required_input_names
 from stillhouse_programs.spec_reference import ReferenceFault
+from stillhouse_programs.tuned_provider import OFF, PROMPT_CHECK, PROVIDER, provider
 
 logger = logging.getLogger(__name__)
 
-PROVIDER = "tune"
-PROMPT_CHECK_OFF = ("stillhouse-prompt-check", "off")
 KEY_VARIABLE = "STILLHOUSE_API_KEY"
 LM_OPTIONS = ("temperature", "max_tokens", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "reasoning_effort")
 
@@ -71,7 +71,7 @@ def load_artifact(
     _check_prompts(loaded, spec, manifest, prompt_adapter)
     _make_native(loaded, manifest)
     required = required_input_names(spec) if strict else ()
-    return pin(loaded, prompt_adapter, _constrained(loaded, manifest, prompt_adapter), guard=guard, required=required)
+    return pin(loaded, prompt_adapter, _call_options(loaded, manifest, prompt_adapter), guard=guard, required=required)
 
 
 def _build(spec: ProgramSpec) -> dspy.Module:
@@ -96,11 +96,11 @@ def register_models(base_url: str, *, check_prompts: bool = True) -> None:
         env_keys=(KEY_VARIABLE,),
         base_url=address if address.endswith("/v1") else f"{address}/v1",
         supports=EndpointSupport(complete=True, stream=True),
-        headers=() if check_prompts else (PROMPT_CHECK_OFF,),
+        headers=() if check_prompts else ((PROMPT_CHECK, OFF),),
     )
     # With a response schema, dspy would constrain the answers of the JSON prompt adapter, unasked and with a schema of its own.
     supports = ModelSupport(function_calling=False, reasoning=False, response_schema=False)
-    register_provider(constrain.provider(access), supports=supports, replace=True)
+    register_provider(provider(access), supports=supports, replace=True)
 
 
 def _check_prompts(program: dspy.Module, spec: ProgramSpec, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> None:
@@ -150,25 +150,33 @@ def _native_lm(lm: dspy.LM, features: tuple[str, ...]) -> NativeLM:
     return cast(NativeLM, native)
 
 
-def _constrained(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> dict[str, CallConfig]:
-    """The predictors whose answers were constrained in the job, with the grammars for their calls."""
-    roles = {name: entry["lm_role"] for name, entry in manifest.get("predictors", {}).items()}
-    held = {role for role, lm in manifest.get("lms", {}).items() if lm.get("constrain")}
+def _call_options(program: dspy.Module, manifest: Mapping[str, Any], prompt_adapter: dspy.Adapter) -> dict[str, CallConfig]:
+    """What the calls of each predictor take along. Answers are constrained, and bounded by default, where they were in the job."""
+    entries, lms = manifest.get("predictors", {}), manifest.get("lms", {})
     configs: dict[str, CallConfig] = {}
     made: dict[Any, dspy.LM] = {}
     for name, predictor in program.named_predictors():
-        if roles.get(name) not in held or predictor.lm is None:
+        entry = entries.get(name, {})
+        lm = lms.get(entry.get("lm_role"), {})
+        held_by = prompt_adapter if lm.get("constrain") else None
+        bound = None if "max_tokens" in (lm.get("options") or {}) else entry.get("answer_tokens")
+        if predictor.lm is None or (held_by is None and bound is None):
             continue
-        try:
-            derive_grammar(predictor.signature, prompt_adapter)
-        except NoGrammar as error:
-            raise ArtifactError(f"the answers of predictor {name} are to be constrained, and cannot be: {error}") from None
-        # The LiteLLM route, which dspy takes for options that are not its own, would drop the grammar; this engine refuses them.
-        if predictor.lm not in made:
-            made[predictor.lm] = predictor.lm.copy(engine="lm15")
-        predictor.lm = made[predictor.lm]
-        configs[name] = constrain.Constrained(predictor.lm.model, prompt_adapter)
+        if held_by is not None:
+            _check_grammar(name, predictor, prompt_adapter)
+            # The LiteLLM route, which dspy takes for options that are not its own, would drop the grammar; this engine refuses them.
+            if predictor.lm not in made:
+                made[predictor.lm] = predictor.lm.copy(engine="lm15")
+            predictor.lm = made[predictor.lm]
+        configs[name] = CallOptions(predictor.lm.model, held_by, bound)
     return configs
+
+
+def _check_grammar(name: str, predictor: dspy.Predict, prompt_adapter: dspy.Adapter) -> None:
+    try:
+        derive_grammar(predictor.signature, prompt_adapter)
+    except NoGrammar as error:
+        raise ArtifactError(f"the answers of predictor {name} are to be constrained, and cannot be: {error}") from None
 
 
 # ------------------------------------------------------------------ program state

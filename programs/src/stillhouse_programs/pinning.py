@@ -13,6 +13,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import dspy
 
+from stillhouse_programs.tuned_provider import OFF, PROMPT_CHECK, PROVIDER, carried
+
 PinnedModule = TypeVar("PinnedModule", bound=dspy.Module)
 CallConfig: TypeAlias = Callable[[Any, Any, Mapping[str, Any]], Mapping[str, Any]]  # of an LM, a signature, and the config so far
 Guard: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]  # around the outermost call
@@ -20,6 +22,7 @@ Guard: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]  # arou
 _PIN = "_stillhouse_pin"
 _CALL_CONFIG = "_stillhouse_call_config"
 _REQUIRED = "_stillhouse_required"
+_TRAINED = "_stillhouse_trained"
 _SETTING = "stillhouse_pin"
 
 
@@ -69,6 +72,7 @@ def pin(
         setattr(part, _PIN, own)
     for name, predictor in program.named_predictors():
         setattr(predictor, _CALL_CONFIG, (call_configs or {}).get(name))
+        setattr(predictor, _TRAINED, predictor.signature.dump_state())
     setattr(program, _REQUIRED, tuple(required))
     return program
 
@@ -94,6 +98,7 @@ def unpin(program: PinnedModule) -> PinnedModule:
             delattr(part, _PIN)
             vars(part).pop(_CALL_CONFIG, None)
             vars(part).pop(_REQUIRED, None)
+            vars(part).pop(_TRAINED, None)
     return program
 
 
@@ -119,6 +124,15 @@ def _check_inputs(part: Any, args: tuple[Any, ...], arguments: Mapping[str, Any]
         raise TypeError(f"the program lacks {', '.join(missing)}: it takes {', '.join(getattr(part, _REQUIRED))}")
 
 
+def _saved(part: Any, state: Any) -> Any:
+    """The state of a part as dspy saves it. A state has no pin, so whoever loads it has prompts checked against those that its model was
+    trained on; but where the part asks with others, as dspy's optimizers write them, no prompt would pass."""
+    trained = getattr(part, _TRAINED, None)
+    if trained is None or state["signature"] == trained or not (state["lm"] or {}).get("model", "").startswith(f"{PROVIDER}/"):
+        return state
+    return {**state, "lm": {**state["lm"], **carried(state["lm"], {PROMPT_CHECK: OFF})}}
+
+
 @functools.cache
 def _pinned_class(base: Any) -> Any:
     # Not `__call__`: some programs call `forward` itself, of which dspy only warns.
@@ -132,6 +146,9 @@ def _pinned_class(base: Any) -> Any:
         with getattr(self, _PIN).around(self):
             return await base.aforward(self, *args, **_configured(self, kwargs))
 
-    # Which of the two a program has says how it is to be run.
-    own = {function.__name__: function for function in (forward, aforward) if hasattr(base, function.__name__)}
+    def dump_state(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _saved(self, base.dump_state(self, *args, **kwargs))
+
+    # Which of the first two a program has says how it is to be run.
+    own = {function.__name__: function for function in (forward, aforward, dump_state) if hasattr(base, function.__name__)}
     return type(base.__name__, (base,), {**own, "__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__})

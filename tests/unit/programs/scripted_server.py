@@ -22,6 +22,21 @@ class Scripted:
     """Status, body and headers of every answer, in place of a completion."""
     refused: str = ""
     """Only models whose names begin so are refused."""
+    room: int | None = None
+    """The most tokens that an answer may be asked with; more are a 400."""
+    too_long: str | None = "context_length_exceeded"
+    """The code of that 400, which some LM hosts leave out."""
+    checks: list[str | None] = field(default_factory=list)
+    """The header `stillhouse-prompt-check` of every request."""
+
+    @staticmethod
+    def most(body: dict[str, Any]) -> int | None:
+        most: int | None = body.get("max_tokens", body.get("max_completion_tokens"))
+        return most
+
+    @property
+    def bounds(self) -> list[int | None]:
+        return [self.most(body) for _, _, body in self.requests]
 
     @property
     def models(self) -> list[str]:
@@ -68,11 +83,15 @@ def scripted_server() -> Iterator[Scripted]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             scripted.requests.append((self.path, self.headers.get("Authorization"), body))
+            scripted.checks.append(self.headers.get("stillhouse-prompt-check"))
             content = _events(_completion(body)) if body.get("stream") else _completion(body)
             status, headers = 200, dict[str, str]()
             if scripted.refuses and body["model"].startswith(scripted.refused):
                 status, refusal, headers = scripted.refuses
                 content = json.dumps(refusal).encode()
+            if scripted.room is not None and (scripted.most(body) or 0) > scripted.room:
+                error = {"message": "The prompt leaves no room for it.", "type": "invalid_request_error", "code": scripted.too_long}
+                status, content = 400, json.dumps({"error": error}).encode()
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
