@@ -9,7 +9,7 @@ import dspy
 
 from stillhouse._client import Stillhouse
 from stillhouse._exceptions import APIConnectionError, ModelUnavailable, RateLimitError, ServerError
-from stillhouse_programs.artifact import PROVIDER
+from stillhouse_programs.tuned_provider import PROVIDER
 
 LOOKS = 120
 _LOOK_EVERY_SECONDS = 1.0
