@@ -26,7 +26,8 @@ def in_python(job: CompileJob) -> str:
     if change := data.get("refilter"):
         options = ", ".join(f"{name}={value!r}" for name, value in change.items())
         advice.append(
-            f'stillhouse.Stillhouse().compile_jobs.refilter("{job.id}", {options}) makes another job of its traces, with no teacher calls.'
+            f'stillhouse.Stillhouse().compile_jobs.refilter("{job.id}", {options}) makes another job of its traces, with no teacher calls; '
+            "the same compile call then goes on with that job."
         )
     if "multitask" in data.get("options", {}):
         advice.append("With multitask=True predictors of one LM share their rows.")

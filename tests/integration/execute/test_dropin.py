@@ -141,6 +141,10 @@ class TestCompile:
         assert other.job.id != job.id
         assert "12 examples, 12 already run; " in capsys.readouterr().err
         assert len(house.teacher.calls) == asked, "another metric scores anew, and asks the teacher nothing"
+        of_its_traces = client.compile_jobs.refilter(job.id, filter={"min_score": 0.5})
+        again.compile(program("openai/tiny"), examples(12), teacher=program("teacher/big"), valset=examples(3))
+        assert again.job.id == of_its_traces.id, "what is made of its traces is found by the same call"
+        assert again.job.status == "succeeded"
 
     def test_inside_better_together(self, house: House, client: stillhouse.Stillhouse) -> None:
         student = program("openai/tiny", house.student.url)

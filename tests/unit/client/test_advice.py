@@ -19,6 +19,7 @@ SPLIT = {"advice": 'Compile with "multitask": true.', "options": {"multitask": T
 CHECK = {"advice": "Check the metric and the labels on the rejected traces."}
 FAILED = "optimizer.failed_examples() gives the examples, each with what became of it."
 AGAIN = "makes another job of its traces, with no teacher calls."
+AGAIN_HERE = "makes another job of its traces, with no teacher calls; the same compile call then goes on with that job."
 LISTED = "`stillhouse jobs rejections cjob-1` lists what became of the examples."
 
 
@@ -55,12 +56,12 @@ def test_the_drop_in_shows_an_answer_that_has_other_fields_than_its_labels(serve
         (SMOKE, FAILED, f"{LISTED} `smoke_test: null` in the job's file goes on all the same, and what was run is reused."),
         (
             LOW,
-            f"{FAILED} stillhouse.Stillhouse().compile_jobs.refilter(\"cjob-1\", filter={{'min_score': 0.8}}) {AGAIN}",
+            f"{FAILED} stillhouse.Stillhouse().compile_jobs.refilter(\"cjob-1\", filter={{'min_score': 0.8}}) {AGAIN_HERE}",
             f"{LISTED} `stillhouse jobs refilter cjob-1 --min-score 0.8` {AGAIN}",
         ),
         (
             LONG,
-            f"{FAILED} stillhouse.Stillhouse().compile_jobs.refilter(\"cjob-1\", train_options={{'max_seq_length': 'auto'}}) {AGAIN}",
+            f"{FAILED} stillhouse.Stillhouse().compile_jobs.refilter(\"cjob-1\", train_options={{'max_seq_length': 'auto'}}) {AGAIN_HERE}",
             f'{LISTED} `stillhouse jobs refilter cjob-1 -f FILE` with `train_options: {{"max_seq_length": "auto"}}` in the file {AGAIN}',
         ),
         (
