@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import dspy
@@ -108,6 +109,23 @@ class TestRules:
         teacher.set_lm(None)
         with dspy.context(lm=dspy.LM("openai/big")):
             assert places(body_of(server, client, desk("house/tiny"), teacher)["teacher"][0]["lms"]) == [("openai", "big")]
+
+    @pytest.mark.parametrize(
+        ("param", "said", "wanted"),
+        [
+            ("lms.student.connection", "nothing can be trained for it", "the student's LM house/tiny: nothing can be trained for it"),
+            ("lms.student.max_tokens", "at least 1", "max_tokens of the student's LM house/tiny: at least 1"),
+            ("teacher[0].lms.student", "this server has none", "the teacher's LM openai/big: this server has none"),
+        ],
+    )
+    def test_a_refused_lm_is_named_as_the_program_names_it(
+        self, server: Server, client: stillhouse.Stillhouse, param: str, said: str, wanted: str
+    ) -> None:
+        error = {"message": f"{param}: {said}", "code": "invalid_value", "param": param}
+        server.refuses = {"POST estimate": httpx.Response(422, json={"error": error})}
+        with pytest.raises(ValueError, match=re.escape(wanted)) as caught:
+            stillhouse.BootstrapFinetune(client=client).compile(desk("house/tiny"), [example(0)], teacher=desk("openai/big"))
+        assert str(caught.value) == f"{wanted} (422 invalid_value)"
 
     def test_each_name_is_asked_of_the_server_once(self, server: Server, client: stillhouse.Stillhouse) -> None:
         body_of(server, client, desk("house/tiny"), desk("openai/big"))

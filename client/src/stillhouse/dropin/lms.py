@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ Names = Mapping[str, str]
 """`{predictor or model of an LM: "connection/model"}`."""
 _UNRESOLVED = frozenset({"connection_not_found", "ambiguous_lm", "unknown_model", "model_not_found"})
 _NONE_SET = "none is set"
+_REQUESTED = re.compile(r"^(?:teacher\[(\d+)\]\.)?lms\.(\w+)(?:\.(\w+))?: ")
+"""How a refusal of the server names an LM of a request, or a field of it."""
 
 
 class NoConnection(ValueError):
@@ -113,6 +116,19 @@ def by_model(program: dspy.Module, given: Mapping[Any, Any], option: str) -> dic
     if strange := sorted(found.keys() - asked):
         raise ValueError(f"{option}: no predictor of the student asks {', '.join(strange)}; they ask {', '.join(sorted(asked))}")
     return found
+
+
+def named_as_here(refusal: str, body: Mapping[str, Any]) -> str:
+    """A refusal of the server that names an LM by its place in the request `body`, with the LM's own name instead; any other as it is."""
+    if (found := _REQUESTED.match(refusal)) is None:
+        return refusal
+    teacher, role, name = found.groups()
+    lm = (body if teacher is None else body["teacher"][int(teacher)])["lms"].get(role)
+    if lm is None:
+        return refusal
+    option = f"{name} of " if name in OPTIONS else ""
+    side = "student" if teacher is None else "teacher"
+    return f"{option}the {side}'s LM {lm['connection']}/{lm['model']}: {refusal[found.end() :]}"
 
 
 def _place(predictor: str, lm: Any, places: Places, names: Names) -> Place:

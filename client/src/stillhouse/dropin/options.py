@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stillhouse._exceptions import APIStatusError
+from stillhouse.dropin.lms import named_as_here
 
 NAMES: Mapping[str, str] = {
     # OpenAI's, which are ours
@@ -57,8 +58,8 @@ def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def refused_as_given(given: Mapping[Any, Any]) -> Iterator[None]:
-    """Raises ValueError, in the words of `train_kwargs`, for a train option that the server refuses."""
+def refused_as_given(given: Mapping[Any, Any], body: Mapping[str, Any]) -> Iterator[None]:
+    """Raises ValueError for a train option that the server refuses, in the words of `train_kwargs`, and for an LM, by the LM's name."""
     try:
         yield
     except APIStatusError as error:
@@ -66,7 +67,9 @@ def refused_as_given(given: Mapping[Any, Any]) -> Iterator[None]:
         names = [name for each in (given, *given.values()) if isinstance(each, Mapping) for name in each]
         written = next((name for name in names if isinstance(name, str) and NAMES.get(name) == option), None)
         if not found or written is None:
-            raise
+            if (named := named_as_here(str(error), body)) == str(error):
+                raise
+            raise ValueError(named) from error
         raise ValueError(f"train_kwargs: {str(error).replace(f'{before}{found}{option}', written)}") from error
 
 
