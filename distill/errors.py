@@ -149,6 +149,10 @@ class StorageUnavailable(StorageError):
     retry_after = 30
 
 
+class StorageUnreachable(StorageUnavailable):
+    """The store does not answer: whatever else is asked of it now takes as long, and fails too."""
+
+
 class LostLease(StillhouseError):
     """The fence is stale: somebody else may hold this work item. Kill the child tree and publish nothing."""
 

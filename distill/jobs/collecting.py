@@ -2,22 +2,27 @@
 
 A blob is marked when it is first found unused, and removed when it has stayed so. Whoever points at one registers it, which holds its row
 (`distill.catalog.blobs`). A removal holds that row too, looks again, and only then removes: either the collector or the one who points
-waits for the other, and then sees what was done.
+waits for the other, and then sees what was done. A blob that the store refuses to remove is tried again in the next round.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
+import structlog
 from sqlalchemy import text
 
 from distill.catalog import blobs
 from distill.db import Session, unit_of_work
-from distill.errors import StorageError
+from distill.errors import StorageError, StorageUnreachable
 from distill.storage import BlobStore
 from distill.storage.base import Stored
+
+log = structlog.get_logger(__name__)
 
 _OF_PROJECT = """
     SELECT d.project_id, d.digest FROM datasets d WHERE d.deleted_at IS NULL OR EXISTS (
@@ -77,6 +82,31 @@ class Collected:
     unfinished: int
 
 
+@dataclass
+class _Refusals:
+    """The blobs that a store refused to remove in one round, and the reason for the first."""
+
+    number: int = 0
+    first: tuple[str | None, str] = (None, "")
+
+    @contextmanager
+    def noted(self, digest: str | None) -> Iterator[None]:
+        """Let a refusal pass, so that the round goes on with other blobs; nothing goes on while the store does not answer."""
+        try:
+            yield
+        except StorageUnreachable:
+            self.log()
+            raise
+        except StorageError as error:
+            self.number += 1
+            if self.number == 1:
+                self.first = (digest, str(error))
+
+    def log(self) -> None:
+        if self.number:
+            log.warning("blobs not removed", number=self.number, digest=self.first[0], error=self.first[1])
+
+
 def collect(store: BlobStore, after_seconds: float, period_seconds: float, stopping: threading.Event) -> Collected | None:
     """One round, unless another process is at it or was lately: then None. Raises StorageError, also for another database's store."""
     with unit_of_work() as s:
@@ -106,30 +136,36 @@ def _adopt(store: BlobStore, after_seconds: float, stopping: threading.Event) ->
 def _remove_due(store: BlobStore, after_seconds: float, stopping: threading.Event) -> list[int]:
     """One blob a transaction, by digest; the sizes of those that are gone."""
     removed: list[int] = []
+    refusals = _Refusals()
     digest: str | None = ""
     while digest is not None and not stopping.is_set():
         with unit_of_work() as s:
             s.execute(_UNHURRIED)
             s.execute(_BEAT)
             digest = s.scalar(_DUE, {"seconds": after_seconds, "after": digest})
-            if digest is not None and (gone := _remove(s, store, digest, after_seconds)) is not None:
-                removed.append(gone)
+            with refusals.noted(digest):
+                if digest is not None and (gone := _remove(s, store, digest, after_seconds)) is not None:
+                    removed.append(gone)
+    refusals.log()
     return removed
 
 
 def remove_erased(store: BlobStore, stopping: threading.Event) -> None:
-    """Remove blobs that only erased rows pointed at, without waiting a day. Raises StorageError.
+    """Remove blobs that only erased rows pointed at, without waiting a day. Raises StorageUnreachable.
 
     A writer that puts one of them again meanwhile gets `blob_missing`, and puts it once more.
     """
+    refusals = _Refusals()
     digest: str | None = ""
     while digest is not None and not stopping.is_set():
         with unit_of_work() as s:
             s.execute(_UNHURRIED)
             digest = s.scalar(_ERASED, {"after": digest})
-            if digest is not None and not s.scalar(_IS_POINTED, {"digest": digest}):
-                store.remove(digest)
-                s.execute(_FORGET, {"digest": digest})
+            with refusals.noted(digest):
+                if digest is not None and not s.scalar(_IS_POINTED, {"digest": digest}):
+                    store.remove(digest)
+                    s.execute(_FORGET, {"digest": digest})
+    refusals.log()
 
 
 def _remove(s: Session, store: BlobStore, digest: str, after_seconds: float) -> int | None:

@@ -9,7 +9,7 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError, PartialCredentialsError
 from s3transfer.exceptions import RetriesExceededError
 
-from distill.errors import StillhouseError, StorageUnavailable
+from distill.errors import StillhouseError, StorageUnavailable, StorageUnreachable
 
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403")
 _ABSENT = ("NoSuchBucket", "404")
@@ -31,7 +31,7 @@ def bucket_errors() -> Iterator[None]:
         message = "there are no keys for the bucket of the blob store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         raise StorageUnavailable(message) from None
     except (ConnectionError, HTTPClientError) as error:
-        raise StorageUnavailable(f"the bucket of the blob store does not answer ({type(error).__name__})") from None
+        raise StorageUnreachable(f"the bucket of the blob store does not answer ({type(error).__name__})") from None
     except (BotoCoreError, Boto3Error, RetriesExceededError) as error:
         raise StorageUnavailable(f"the bucket of the blob store cannot be used ({type(error).__name__})") from None
 

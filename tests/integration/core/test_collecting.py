@@ -3,16 +3,22 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from sqlalchemy import delete, select, text, update
+from structlog.testing import capture_logs
+from urllib3 import HTTPResponse
 
 from distill.catalog import blobs
 from distill.catalog.models import Blob, Dataset
 from distill.db import unit_of_work
 from distill.errors import StorageError, StorageUnavailable
-from distill.jobs import checkpoints, collecting
+from distill.jobs import checkpoints, collecting, erasing
 from distill.jobs.collecting import Collected
 from distill.settings import TimerSettings
 from distill.storage import BlobStore, FolderStore, Stored
@@ -271,6 +277,24 @@ class TestTurns:
         assert refused == [erased]
         assert not world.store.exists(unused)
 
+    def test_a_blob_that_the_store_refuses_to_remove_holds_up_no_other(self, world: World, request: pytest.FixtureRequest) -> None:
+        refused, erased, unused, last = sorted(world.store.put(content) for content in (b"a", b"b", b"c", b"d"))
+        with unit_of_work() as s:
+            blobs.check_store(s, world.store)
+            for digest in (refused, erased):
+                blobs.register(s, world.store, digest)
+            s.execute(update(Blob).where(Blob.digest.in_([refused, erased])).values(unused_since=text("'epoch'")))
+        with refusing(world.store, refused, request), capture_logs() as logs:
+            erasing.carry_out(world.store, threading.Event())
+            assert not world.store.exists(erased)
+            assert collect(world.store) == Collected(2, 2, 0)
+            assert [world.store.exists(digest) for digest in (unused, last)] == [False, False]
+        lines = [(line["log_level"], line["number"], line["digest"]) for line in logs if line["event"] == "blobs not removed"]
+        assert lines == [("warning", 1, refused)] * 2
+        collect(world.store)
+        with unit_of_work() as s:
+            assert s.get(Blob, refused) is None, "it is tried again"
+
     def test_nothing_is_taken_from_a_newer_version_whose_columns_are_not_known_here(self, world: World) -> None:
         """A dispatcher goes on when a newer version has migrated meanwhile, and a new column may point at a blob."""
         digest = world.store.put(b"of a column that is not known here")
@@ -281,6 +305,29 @@ class TestTurns:
             assert world.store.exists(digest)
         collector.round()
         assert not world.store.exists(digest)
+
+
+@contextmanager
+def refusing(store: BlobStore, digest: str, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A bucket whose policy forbids to delete the blob, or a folder in its place, which not even root can unlink."""
+    if isinstance(store, FolderStore):
+        place = store.place(digest)
+        place.unlink()
+        place.mkdir()
+        yield
+        place.rmdir()
+        return
+    events = request.getfixturevalue("s3").client.meta.events
+
+    def forbid(request: Any, **_: object) -> AWSResponse | None:
+        if not request.url.endswith(digest.partition(":")[2][2:]):
+            return None
+        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        return AWSResponse(request.url, 403, {}, HTTPResponse(BytesIO(body), preload_content=False))
+
+    events.register("before-send.s3.DeleteObject", forbid)
+    yield
+    events.unregister("before-send.s3.DeleteObject", forbid)
 
 
 def _somebody_waits() -> bool:
