@@ -170,7 +170,7 @@ def _role(job: JobContext, role: str, parts: Iterable[Sequence[Example]], unknow
     if not rollouts:
         return found
     with unit_of_work("api") as s:
-        rate = _rate(s, job.project_id, cast or rendering_cast(job.spec, job.student), role, unknown)
+        rate = _rate(s, job, cast or rendering_cast(job.spec, job.student), role, unknown)
     return replace(
         found,
         calls=_whole(rate.calls, rollouts),
@@ -209,13 +209,13 @@ def _lacking(piece: Slice, item: Item, judged: Mapping[tuple[str, str], Json]) -
 # ------------------------------------------------------------------ rates
 
 
-def _rate(s: Session, project_id: str, cast: Cast, role: str, unknown: dict[str, None]) -> _Rate:
-    """As this program went with these LMs; else its calls and tokens as they were with others."""
+def _rate(s: Session, job: JobContext, cast: Cast, role: str, unknown: dict[str, None]) -> _Rate:
+    """As this program, or one of the same code, went with these LMs; else its calls and tokens as they were with others."""
     lms = [(lm, connections.by_id(s, lm.connection_id)) for lm in cast.slots.values()]
     asked = [Asked(f"{lm.connection}/{lm.model}", price_of_lm(connection, lm)) for lm, connection in lms]
     unknown.update(dict.fromkeys(f"price of {one.name}" for one in asked if one.price is None))
-    own = traces.newest(s, project_id, cast.program_digest, cast.lms_digest, SAMPLE)
-    bodies = own or traces.newest(s, project_id, cast.program_digest, None, SAMPLE)
+    own = _newest(s, job, cast.program_digest, cast.lms_digest)
+    bodies = own or _newest(s, job, cast.program_digest, None)
     if not own:
         unknown[f"time of {role}: these LMs have not run this program here"] = None
     if not bodies:
@@ -226,6 +226,14 @@ def _rate(s: Session, project_id: str, cast: Cast, role: str, unknown: dict[str,
         return _Rate(calls)
     rate = _average(bodies, asked)
     return rate if own else replace(rate, seconds=None, usd=_at_price(rate, asked))
+
+
+def _newest(s: Session, job: JobContext, program: str, lms: str | None) -> list[Json]:
+    """The newest traces of a program, or of the first of the same code that has any, with those of its rollouts that are shared."""
+    if own := traces.newest(s, job.project_id, program, lms, SAMPLE):
+        return own
+    others = job.same_code.get(program, ())
+    return next(filter(None, (traces.newest(s, job.project_id, one.digest, lms, SAMPLE, failed=one.failed) for one in others)), [])
 
 
 def _average(bodies: Sequence[Json], asked: Sequence[Asked]) -> _Rate:

@@ -76,13 +76,17 @@ def heads(s: Session, project_id: str, digests: Iterable[str]) -> dict[str, tupl
     return {row.digest: (row.id, row.status) for row in s.execute(query)}
 
 
-def newest(s: Session, project_id: str, program_digest: str, lms_digest: str | None, limit: int) -> list[dict[str, Any]]:
-    """The newest traces of a program, of these LMs or of any; among the last few thousand of the program."""
+def newest(
+    s: Session, project_id: str, program_digest: str, lms_digest: str | None, limit: int, *, failed: bool = True
+) -> list[dict[str, Any]]:
+    """The newest traces of a program, of these LMs or of any, with failed ones or without; among the last few thousand of the program."""
     recent = select(Trace.digest).where(Trace.project_id == project_id, Trace.program_digest == program_digest)
     among = recent.order_by(Trace.id.desc()).limit(_LOOKED_AT)
     query = select(Trace.body).where(Trace.project_id == project_id, Trace.digest.in_(among.scalar_subquery()))
     if lms_digest is not None:
         query = query.where(Trace.lms_digest == lms_digest)
+    if not failed:
+        query = query.where(Trace.status != trace_retries.FAILED)
     return [json.loads(body) for body in s.scalars(query.order_by(Trace.id.desc()).limit(limit))]
 
 

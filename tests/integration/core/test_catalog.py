@@ -118,6 +118,12 @@ class TestTraces:
             parts = s.execute(text("SELECT count(DISTINCT tableoid) FROM traces")).scalar_one()
         assert parts == 8
 
+    def test_the_newest_of_a_program_with_failed_ones_or_without(self, world: World) -> None:
+        with unit_of_work() as s:
+            traces.store(s, [_trace(world, "v1:a", {}, status="failed"), _trace(world, "v1:b", {})])
+            found = [traces.newest(s, world.project_id, "v1:program", "v1:lms", 9, failed=failed) for failed in (True, False)]
+        assert [{body["status"] for body in bodies} for bodies in found] == [{"ok", "failed"}, {"ok"}]
+
     @pytest.mark.parametrize("value", ["\x00", "\ud800", "tab\t and \\ backslash", "\\N"])
     def test_hostile_text_comes_back_as_it_was(self, world: World, value: str) -> None:
         with unit_of_work() as s:

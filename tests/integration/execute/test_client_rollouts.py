@@ -292,6 +292,8 @@ class TestIdentity:
         other_source = {**OWN, "client": {**with_identity("a")["client"], "source": "2" * 64}}
         assert [stored(api, with_identity("a")), stored(api, OWN), stored(api, other_source)] == [2, 2, 0]
         assert stored(api, with_identity("a"), rollouts={"retry_failed": True}) == 1
+        tokens = "tokens of teacher:0: this program has not been run here"
+        assert [tokens in estimate(api, program)["unknown"] for program in (with_identity("a"), OWN, other_source)] == [False, False, True]
 
 
 def with_identity(digit: str) -> Json:
@@ -300,10 +302,15 @@ def with_identity(digit: str) -> Json:
 
 def stored(api: TestClient, program: Json, **changes: Any) -> int:
     """How many examples a teacher would not be asked about."""
+    return int(next(each["stored"] for each in estimate(api, program, **changes)["roles"] if each["role"] == "teacher:0"))
+
+
+def estimate(api: TestClient, program: Json, **changes: Any) -> Json:
     body = {"program": program, "trainset": rows(12), "valset": rows(3), "metric": METRIC, **changes}
     reply = api.post("/v1/compile_jobs/estimate", json=body)
     assert reply.status_code == 200, reply.text
-    return int(next(each["stored"] for each in reply.json()["roles"] if each["role"] == "teacher:0"))
+    found: Json = reply.json()
+    return found
 
 
 class TestSubmit:
