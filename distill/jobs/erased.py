@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 _ROWS_AT_ONCE = 20_000
 MOST_LOOKED_AT = 50_000
 """Rows of a dataset whose traces a dry run counts: a request is to end within seconds."""
+_BARE_SPEC = '{"program_id":"","trainset":""}'
 _PROJECTS_BLOBS = text(collecting.OF_PROJECT)
 
 
@@ -273,8 +274,8 @@ def _deleted_models(job_id: str) -> Select[str]:
 
 
 def _strip_job(s: Session, job: Job) -> None:
-    """What stays of a deleted job: an id, times, status and what it used."""
-    job.name, job.program_name, job.spec, job.spec_digest, job.user_metadata = None, "", "{}", "", {}
+    """What stays of a deleted job: an id, times, status and what it used. An older release lists it still, and reads its spec."""
+    job.name, job.program_name, job.spec, job.spec_digest, job.user_metadata = None, "", _BARE_SPEC, "", {}
     job.plan, job.evaluation, job.program_id, job.derived_from = None, None, None, None
     s.execute(erasing_sql.BARE_KEYS, {"job_id": job.id})
     s.flush()
