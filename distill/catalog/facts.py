@@ -25,6 +25,7 @@ class Trace(Base):
         CheckConstraint("source IN ('runner', 'client', 'import')", name="source"),
         Index("ix_traces_project_id_id", "project_id", "id"),
         Index("ix_traces_project_id_program_digest", "project_id", "program_digest", "id"),
+        Index("ix_traces_project_id_inputs_digest", "project_id", "inputs_digest"),
         {"postgresql_partition_by": "HASH (digest)"},
     )
 
