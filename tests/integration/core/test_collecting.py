@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from sqlalchemy import delete, select, text, update
 from structlog.testing import capture_logs
 from urllib3 import HTTPResponse
@@ -323,7 +324,7 @@ def refusing(store: BlobStore, digest: str, request: pytest.FixtureRequest) -> I
         if not request.url.endswith(digest.partition(":")[2][2:]):
             return None
         body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-        return AWSResponse(request.url, 403, {}, HTTPResponse(BytesIO(body), preload_content=False))
+        return AWSResponse(request.url, 403, HTTPHeaders(), HTTPResponse(BytesIO(body), preload_content=False))
 
     events.register("before-send.s3.DeleteObject", forbid)
     yield
