@@ -209,7 +209,7 @@ class RetentionSettings(_Section):
     """Since their job was over; details too."""
     keep_job_details_days: Days = 0
     keep_artifacts_days: Days = 0
-    """Since they were made, or last had an alias; those that have one stay."""
+    """Since they were made, or last had an alias. Those that have one stay; those that are called by their id alone do not."""
     keep_audit_log_days: Days = 0
 
 

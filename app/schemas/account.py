@@ -107,7 +107,7 @@ class ProjectUpdate(Body):
     keep_traces_days: Days | None = Field(default=None, description="Days after which traces are removed; 0: never")
     keep_events_days: Days | None = Field(default=None, description="Days after the end of a job, as for its details")
     keep_job_details_days: Days | None = Field(default=None, description="Rows, training files and texts of errors of a job")
-    keep_artifacts_days: Days | None = Field(default=None, description="Artifacts without an alias, and their models")
+    keep_artifacts_days: Days | None = Field(default=None, description="Artifacts without an alias, also if called by id, and their models")
     keep_audit_log_days: Days | None = Field(default=None, description="Entries of the audit log")
 
 

@@ -27,6 +27,12 @@ from stillhouse.types.account import Project as ProjectObject
 
 Project = Annotated[str, typer.Argument(help="Its name or id.")]
 LimitOption = Annotated[str | None, typer.Option(metavar="NUMBER", help="A number, or `settings`.")]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBER", help="As above. Artifacts without an alias go, also if they are called by id; set an alias to keep one."
+    ),
+]
 app = typer.Typer(no_args_is_help=True, help="Projects: what keys, jobs, data and models belong to.")
 
 
@@ -57,7 +63,7 @@ def update(
     keep_traces_days: LimitOption = None,
     keep_events_days: LimitOption = None,
     keep_job_details_days: LimitOption = None,
-    keep_artifacts_days: LimitOption = None,
+    keep_artifacts_days: ArtifactsOption = None,
     keep_audit_log_days: LimitOption = None,
     as_json: Json = False,
 ) -> None:
