@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,10 +245,11 @@ def _clear_for(row: Erasure, job_id: str, stopping: threading.Event, *, with_art
     return clearing.clear_job(job_id, stopping, finish)
 
 
-def _files_of(s: Session, job_id: str) -> list[str]:
-    kept = [*s.scalars(select(Artifact.files).where(Artifact.job_id == job_id, Artifact.deleted_at.is_not(None)))]
-    kept += [*s.scalars(select(Model.files).where(Model.id.in_(_deleted_models(job_id))))]
-    return [str(entry["digest"]) for files in kept for entry in files.values()]
+def files_of(s: Session, artifacts: Sequence[str], models: Sequence[str]) -> set[str]:
+    """The blobs of artifacts and models, by digest."""
+    of_artifacts = s.scalars(select(Artifact.files).where(Artifact.id.in_(artifacts)))
+    of_models = s.scalars(select(Model.files).where(Model.id.in_(models)))
+    return {str(entry["digest"]) for files in (*of_artifacts, *of_models) for entry in files.values()}
 
 
 def empty_artifacts(s: Session, job_id: str) -> Counter[str]:
@@ -256,13 +257,12 @@ def empty_artifacts(s: Session, job_id: str) -> Counter[str]:
 
     They stay as ids: moves of aliases name them, and a model's id is never given twice.
     """
-    blobs = clearing.let_go(s, _files_of(s, job_id))
-    bare = {"manifest": "{}", "files": {}, "digest": "", "size_bytes": 0, "user_metadata": {}}
     gone = select(Artifact.id).where(Artifact.job_id == job_id, Artifact.deleted_at.is_not(None), Artifact.digest != "")
-    ids = list(s.scalars(gone))
+    ids, models = list(s.scalars(gone)), list(s.scalars(_deleted_models(job_id)))
+    blobs = clearing.let_go(s, files_of(s, ids, models))
+    bare = {"manifest": "{}", "files": {}, "digest": "", "size_bytes": 0, "user_metadata": {}}
     s.execute(update(Artifact).where(Artifact.id.in_(ids)).values(bare))
     s.execute(erasing_sql.HELD_OUT_OF, {"artifacts": ids})
-    models = list(s.scalars(_deleted_models(job_id)))
     s.execute(update(Model).where(Model.id.in_(models)).values(files={}, settings={}))
     return Counter(artifacts=len(ids), models=len(models), blobs=blobs)
 

@@ -259,12 +259,8 @@ def _kept(s: Session, jobs: Sequence[str]) -> list[str]:
 
 
 def _blobs_of(s: Session, jobs: Sequence[str], made: Sequence[str], models: Sequence[str]) -> set[str]:
-    found = {digest for job_id in jobs for digest in s.scalars(erasing_sql.JOB_BLOBS, {"job_id": job_id})}
-    of_artifacts = s.scalars(select(Artifact.files).where(Artifact.id.in_(made)))
-    of_models = s.scalars(select(Model.files).where(Model.id.in_(models)))
-    for files in (*of_artifacts, *of_models):
-        found |= {str(entry["digest"]) for entry in files.values()}
-    return found
+    of_jobs = {digest for job_id in jobs for digest in s.scalars(erasing_sql.JOB_BLOBS, {"job_id": job_id})}
+    return of_jobs | erased.files_of(s, made, models)
 
 
 def _size(s: Session, blobs: set[str]) -> dict[str, int]:
