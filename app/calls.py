@@ -16,6 +16,7 @@ from distill.db import Session
 from distill.jobs import repository
 from distill.relay import Target
 from distill.rollouts.host import HostedProgram
+from distill.rollouts.lms import runner_lm
 from distill.spec import CompileSpec
 from stillhouse_programs.spec import ProgramSpec, canonical_json, parse_spec
 
@@ -77,12 +78,7 @@ def _target(session: Session, project_id: str, model: str) -> Target:
 
 def _lms(program: ProgramSpec, job: CompileSpec, slots: dict[str, str], bounds: dict[str, int | None]) -> dict[str, dict[str, Any]]:
     """Each predictor gets an LM slot of its own, with the generation options of its LM in the job; by predictor."""
-    lms = {}
-    for predictor in program.predictors:
-        lm, name = job.lms[predictor.lm], predictor.name
-        told = {"slot": slots[name], "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
-        lms[name] = {**told, "answer_tokens": bounds[name]}
-    return lms
+    return {one.name: runner_lm(job.lms[one.lm], slots[one.name], bounds[one.name]) for one in program.predictors}
 
 
 def _hosted(artifact: Artifact, program: ProgramSpec, lms: dict[str, dict[str, Any]], prompt_adapter: Any, python: str) -> HostedProgram:

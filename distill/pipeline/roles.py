@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from distill.rollouts.lms import runner_lm
 from distill.spec import CompileSpec, LmSpec, Rollouts, lms_digest, program_digest, sampling_seed, trace_digest
 from stillhouse_programs.spec import ProgramSpec, PromptAdapterSpec, canonical_json, expand
 
@@ -66,9 +67,8 @@ class Cast:
         }
 
     def _runner_lm(self, predictor: str) -> dict[str, Any]:
-        lm, most = self.lms[predictor], self.answer_tokens.get(predictor)
-        body = {"slot": self._slot_of[_place(lm)], "options": lm.options(), "constrain": lm.constrain, "native": list(lm.native)}
-        return body if most is None else {**body, "answer_tokens": most}
+        lm = self.lms[predictor]
+        return runner_lm(lm, self._slot_of[_place(lm)], self.answer_tokens.get(predictor))
 
     def trace_digest(self, inputs: str, rollout: int, prompt_hash: str, program: str | None = None) -> str:
         """`inputs` is a digest; `prompt_hash` is this program's, made at validate; `program` is the digest of another of the same code."""
