@@ -29,9 +29,7 @@ Project = Annotated[str, typer.Argument(help="Its name or id.")]
 LimitOption = Annotated[str | None, typer.Option(metavar="NUMBER", help="A number, or `settings`.")]
 ArtifactsOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="NUMBER", help="As above. Artifacts without an alias go, also if they are called by id; set an alias to keep one."
-    ),
+    typer.Option(metavar="NUMBER", help="Of artifacts without an alias, also if they are called by id: set an alias to keep one."),
 ]
 app = typer.Typer(no_args_is_help=True, help="Projects: what keys, jobs, data and models belong to.")
 
