@@ -41,7 +41,7 @@ _DESCRIPTIONS = {
     413: "The body is too large",
     415: "The content type is not taken here",
     422: "The request breaks the schema or a rule; `param` and `details` name the place",
-    429: "The key asks too often; see Retry-After",
+    429: "The key asks too often, or the project holds too much open; see Retry-After",
     500: "The server failed",
     503: "Cannot answer now; see Retry-After",
 }

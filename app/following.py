@@ -121,8 +121,7 @@ class _CountedStream(EventSourceResponse):
 def event_stream(services: Services, follower: Follower, after: int) -> EventSourceResponse:
     """Every event after number `after`, as it happens, until the job is done; a comment every 15 s keeps the connection.
 
-    Raises LimitExceeded where the caller's project has too many."""
-    services.streams.check(follower.caller.project_id)
+    Sending it raises LimitExceeded, before a byte, where the caller's project has too many."""
     return _CountedStream(
         services.streams,
         follower.caller.project_id,

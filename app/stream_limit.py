@@ -1,4 +1,4 @@
-"""How many event streams a project may have open: each holds one of the connections that this process takes."""
+"""How many connections a project may hold open, by event streams and reads that wait: this process takes only so many in all."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ class StreamLimit:
         self._most = most
         self._open: Counter[str] = Counter()
 
-    def check(self, project_id: str) -> None:
-        """Raises LimitExceeded where the project may open no more."""
-        if self._open[project_id] >= self._most:
-            message = (
-                f"This project has {self._most} event streams open ([limits] event_streams). Close one, or read the job with ?wait=30."
-            )
-            raise LimitExceeded(message, code="too_many_streams", retry_after=5)
-
     @contextmanager
     def counted(self, project_id: str) -> Iterator[None]:
+        """Count one while the block runs. Raises LimitExceeded where the project may hold no more."""
+        if self._open[project_id] >= self._most:
+            message = (
+                f"This project has {self._most} event streams and reads with ?wait= open ([limits] event_streams). "
+                "Close one, or read the job without ?wait=."
+            )
+            raise LimitExceeded(message, code="too_many_streams", retry_after=5)
         self._open[project_id] += 1
         try:
             yield

@@ -114,7 +114,7 @@ class LimitSettings(_Section):
     requests_per_minute: int = Field(default=12_000, ge=1)
     """Of one API key, over all processes of the API."""
     event_streams: int = Field(default=200, ge=1)
-    """Of one project, open at once at one process of the API."""
+    """Event streams and reads with ?wait= of one project, open at once at one process of the API."""
     kept_replies_mb: int = Field(default=64, ge=0)
     """Of replies that are paid for and not yet traces, what each worker keeps in Redis; 0 keeps none."""
     api_statement_seconds: float = 5

@@ -145,10 +145,12 @@ async def get_compile_job(
     response: Response,
     wait: Annotated[int, Query(ge=0, le=60, description="Seconds to wait for a change before answering")] = 0,
 ) -> JobRead:
-    """With `wait=30` it answers as soon as something happens to the job, at once when it is final."""
+    """With `wait=30` it answers as soon as something happens to the job, at once when it is final. Such a read counts as an event stream
+    while it waits: beyond those that a project may hold open the answer is 429 `too_many_streams`."""
     if wait:
-        project_id = await run_in_threadpool(project_now, caller, job_id)
-        await wait_for_change(services, project_id, job_id, wait)
+        with services.streams.counted(caller.project_id):
+            project_id = await run_in_threadpool(project_now, caller, job_id)
+            await wait_for_change(services, project_id, job_id, wait)
     found = await run_in_threadpool(_read_now, caller, job_id)
     response.headers["etag"] = found.etag
     return found

@@ -55,7 +55,7 @@ async def list_events(
     last_event_id: LastEventId = None,
 ) -> Response | Page[EventRead]:
     """In order of their numbers. A stream sends each event as it happens and ends after `done`; Last-Event-ID resumes it. Beyond the
-    streams that a project may hold open the answer is 429 `too_many_streams`."""
+    streams and reads with `wait` that a project may hold open the answer is 429 `too_many_streams`."""
     if "text/event-stream" not in request.headers.get("accept", ""):
         return await run_in_threadpool(_page, caller, job_id, after, limit)
     start = int(last_event_id) if last_event_id is not None else after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -147,7 +148,31 @@ def test_a_project_holds_no_more_streams_than_it_may(tokens: Tokens, monkeypatch
             assert code == "too_many_streams"
             assert "2 event streams" in message
             assert "[limits] event_streams" in message
+            waits = client.get(f"/v1/compile_jobs/{job_id}", params={"wait": 60}, headers={"Authorization": f"Bearer {tokens.all}"})
+            assert (waits.headers["retry-after"], fault(waits, 429)[0]) == ("5", "too_many_streams")
             other = {"Authorization": f"Bearer {tokens.other}"}
             theirs = client.post("/v1/compile_jobs", json=job_body(), headers=other).json()["id"]
             assert asked(theirs, tokens.other) == (200, None)
         wait_until(lambda: asked(job_id, tokens.all)[0] == 200, "a stream that was closed counts no more")
+
+
+def test_reads_that_wait_are_bounded_as_streams_are(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLHOUSE_LIMITS__EVENT_STREAMS", "1")
+    get_settings.cache_clear()
+    own = {"Authorization": f"Bearer {tokens.all}"}
+    with serving() as address, httpx.Client(base_url=address, headers=own, timeout=90) as client, ThreadPoolExecutor() as beside:
+        job, other = (f"/v1/compile_jobs/{client.post('/v1/compile_jobs', json=job_body()).json()['id']}" for _ in range(2))
+
+        def wait() -> str:
+            """The job's status when it has changed; one of the reads below may be there first."""
+            while (reply := client.get(job, params={"wait": 60})).status_code == 429:
+                pass
+            status: str = reply.json()["status"]
+            return status
+
+        waiting = beside.submit(wait)
+        wait_until(lambda: client.get(other, params={"wait": 1}).status_code == 429, "a read that waits does not count")
+        assert client.get(other).status_code == 200
+        client.post(f"{job}/cancel")
+        assert waiting.result(60) == "cancelled"
+        wait_until(lambda: client.get(job, params={"wait": 1}).status_code == 200, "a read that has ended still counts")
