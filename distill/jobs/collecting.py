@@ -2,7 +2,8 @@
 
 A blob is marked when it is first found unused, and removed when it has stayed so. Whoever points at one registers it, which holds its row
 (`distill.catalog.blobs`). A removal holds that row too, looks again, and only then removes: either the collector or the one who points
-waits for the other, and then sees what was done. A blob that the store refuses to remove is tried again in the next round.
+waits for the other, and then sees what was done. A blob that the store refuses to remove is tried again in the next round. The
+database's clock decides how old something is: this process's clock may jump.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import structlog
 from sqlalchemy import text
 
 from distill.catalog import blobs
-from distill.db import Session, unit_of_work
+from distill.db import Session, now, unit_of_work
 from distill.errors import StorageError, StorageUnreachable
 from distill.storage import BlobStore
 from distill.storage.base import Stored
@@ -64,7 +65,7 @@ _FORGET = text("DELETE FROM blobs WHERE digest = :digest")
 _STARTS_ANEW = text("UPDATE blobs SET unused_since = clock_timestamp() WHERE digest = :digest")
 _KNOWN = text("SELECT digest FROM blobs WHERE digest = ANY(:digests)")
 _ADOPT = text("""
-INSERT INTO blobs (digest, size_bytes, unused_since) VALUES (:digest, :size, clock_timestamp() - make_interval(secs => :age))
+INSERT INTO blobs (digest, size_bytes, unused_since) VALUES (:digest, :size, to_timestamp(:put_at))
 ON CONFLICT (digest) DO NOTHING""")
 # Longer than the bucket of a slow server may take: a transaction that is ended from outside lets go of the row.
 _UNHURRIED = text("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -113,24 +114,25 @@ def collect(store: BlobStore, after_seconds: float, period_seconds: float, stopp
         blobs.check_store(s, store)
         if s.execute(_TURN, {"seconds": period_seconds}).first() is None:
             return None
-    _adopt(store, after_seconds, stopping)
+        before = now(s).timestamp() - after_seconds
+    _adopt(store, before, stopping)
     with unit_of_work() as s:
         s.execute(_UNMARK)
         s.execute(_MARK)
     removed = _remove_due(store, after_seconds, stopping)
-    return Collected(len(removed), sum(removed), store.clear_unfinished(after_seconds))
+    return Collected(len(removed), sum(removed), store.clear_unfinished(before))
 
 
-def _adopt(store: BlobStore, after_seconds: float, stopping: threading.Event) -> None:
+def _adopt(store: BlobStore, before: float, stopping: threading.Event) -> None:
     """Blobs that were put long ago and that nobody has registered, since whoever put them was killed, are unused blobs too."""
-    old = (blob for blob in store.listing() if blob.age_seconds >= after_seconds)
+    old = (blob for blob in store.listing() if blob.put_at <= before)
     while (some := list(islice(old, _AT_ONCE))) and not stopping.is_set():
         with unit_of_work() as s:
             s.execute(_BEAT)
             known = set(s.scalars(_KNOWN, {"digests": [blob.digest for blob in some]}))
             for blob in some:
                 if blob.digest not in known:
-                    s.execute(_ADOPT, {"digest": blob.digest, "size": blob.size_bytes, "age": blob.age_seconds})
+                    s.execute(_ADOPT, {"digest": blob.digest, "size": blob.size_bytes, "put_at": blob.put_at})
 
 
 def _remove_due(store: BlobStore, after_seconds: float, stopping: threading.Event) -> list[int]:
@@ -173,7 +175,7 @@ def _remove(s: Session, store: BlobStore, digest: str, after_seconds: float) -> 
     if s.scalar(_IS_POINTED, {"digest": digest}):
         return None
     found = _stat(store, digest)
-    if found is not None and found.age_seconds < after_seconds:
+    if found is not None and found.put_at > now(s).timestamp() - after_seconds:
         s.execute(_STARTS_ANEW, {"digest": digest})  # it was put again, by somebody who is about to point at it
         return None
     store.remove(digest)

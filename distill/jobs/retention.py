@@ -101,7 +101,7 @@ def _traces(of: _Round, before: datetime) -> Batches:
             own = {"project_id": of.project_id}
             if s.scalar(retention_sql.STARTING, own):
                 return
-            values = {**own, "after": after, "before": first_id("trace", before), "many": _AT_ONCE}
+            values = {**own, "after": after, "before_id": first_id("trace", before), "before": before, "many": _AT_ONCE}
             values["programs"] = list(s.scalars(retention_sql.NEEDED_PROGRAMS, own))
             found = s.execute(retention_sql.OLD_TRACES, values).all()
             removed = erased.drop_traces(s, of.project_id, [row.digest for row in found])
@@ -162,7 +162,7 @@ def _audit_log(of: _Round, before: datetime) -> Batches:
     removed = _AT_ONCE
     while removed == _AT_ONCE:
         with unit_of_work() as s:
-            values = {"project_id": of.project_id, "before": first_id("audit", before), "many": _AT_ONCE}
+            values = {"project_id": of.project_id, "before_id": first_id("audit", before), "before": before, "many": _AT_ONCE}
             removed = s.execute(retention_sql.SOME_AUDIT_ENTRIES, values).rowcount  # type: ignore[attr-defined]
             of.count(s, {"audit_entries": removed})
         yield {"audit_entries": removed}

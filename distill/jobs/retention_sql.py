@@ -1,4 +1,7 @@
-"""Statements of retention: what of a project is older than it keeps things."""
+"""Statements of retention: what of a project is older than it keeps things.
+
+Ids follow the clock of who made them: by them old rows are found along an index, and `created_at`, of the database's clock, decides.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ SELECT other.digest FROM run
 """Digests of the programs that open jobs run, and of those of the same code: such a job may take any stored trace of these."""
 OLD_TRACES = text("""
 SELECT id, digest FROM traces t
- WHERE project_id = :project_id AND id > :after AND id < :before AND program_digest <> ALL (CAST(:programs AS text[]))
+ WHERE project_id = :project_id AND id > :after AND id < :before_id AND created_at < :before
+   AND program_digest <> ALL (CAST(:programs AS text[]))
    AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = t.job_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))
  ORDER BY id LIMIT :many""")
 
@@ -52,4 +56,5 @@ SELECT id FROM artifacts a WHERE project_id = :project_id AND id > :after AND cr
  ORDER BY id LIMIT :many""")
 
 SOME_AUDIT_ENTRIES = text("""
-DELETE FROM audit_log WHERE id IN (SELECT id FROM audit_log WHERE project_id = :project_id AND id < :before ORDER BY id LIMIT :many)""")
+DELETE FROM audit_log WHERE id IN (SELECT id FROM audit_log WHERE project_id = :project_id AND id < :before_id
+                                   AND created_at < :before ORDER BY id LIMIT :many)""")

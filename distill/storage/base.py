@@ -21,11 +21,11 @@ _DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A blob as its store knows it. `age_seconds` counts from the last time that its bytes were put."""
+    """A blob as its store knows it. `put_at` is when its bytes were last put, in seconds since 1970."""
 
     digest: str
     size_bytes: int
-    age_seconds: float
+    put_at: float
 
 
 class BlobWriter:
@@ -106,8 +106,8 @@ class BlobStore(Protocol):
         """Take a blob away, if it is there. Whoever has it open reads it to its end."""
 
     @abstractmethod
-    def clear_unfinished(self, older_than_seconds: float) -> int:
-        """Remove what writers have left that were killed; returns how many."""
+    def clear_unfinished(self, before: float) -> int:
+        """Remove what writers have left that were killed, begun before this time (seconds since 1970); returns how many."""
 
     @abstractmethod
     def owner(self) -> str | None:

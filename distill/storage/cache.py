@@ -71,11 +71,12 @@ class Cache:
 
     def trim(self) -> None:
         """Remove what was not used for longest until the rest fits, and what killed writers have left."""
-        self._copies.clear_unfinished(_ABANDONED_SECONDS)
+        now = time.time()
+        self._copies.clear_unfinished(now - _ABANDONED_SECONDS)
         found = list(self._copies.listing())
         total = sum(blob.size_bytes for blob in found)
-        for blob in sorted(found, key=lambda each: -each.age_seconds):
-            if total <= self._most or blob.age_seconds < SPARED_SECONDS:
+        for blob in sorted(found, key=lambda each: each.put_at):
+            if total <= self._most or now - blob.put_at < SPARED_SECONDS:
                 break
             self._copies.remove(blob.digest)
             total -= blob.size_bytes

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,12 +92,12 @@ class FolderStore(BlobStore):
         with _disk_errors("remove"):
             self.place(digest).unlink(missing_ok=True)
 
-    def clear_unfinished(self, older_than_seconds: float) -> int:
+    def clear_unfinished(self, before: float) -> int:
         folder = self.root / _INCOMING
         removed = 0
         for place in folder.iterdir() if folder.is_dir() else ():
             with _disk_errors("remove"), suppress(FileNotFoundError):
-                if time.time() - place.stat().st_mtime > older_than_seconds:
+                if place.stat().st_mtime < before:
                     place.unlink()
                     removed += 1
         return removed
@@ -213,7 +212,7 @@ def _stored(digest: str, place: Path) -> Stored:
         raise StorageUnavailable(f"cannot read blob {digest}: {error.strerror}") from error
     if not stat.S_ISREG(facts.st_mode):
         raise missing(digest)
-    return Stored(digest, facts.st_size, time.time() - facts.st_mtime)
+    return Stored(digest, facts.st_size, facts.st_mtime)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -66,7 +65,7 @@ class S3Store(BlobStore):
         key = self._key(digest)
         with self._reading(digest):
             found = self._client.head_object(Bucket=self._bucket, Key=key)
-        return Stored(digest, found["ContentLength"], _age(found["LastModified"]))
+        return Stored(digest, found["ContentLength"], found["LastModified"].timestamp())
 
     def listing(self) -> Iterator[Stored]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
@@ -76,7 +75,7 @@ class S3Store(BlobStore):
                     digest = "sha256:" + found["Key"].removeprefix(self._prefix).replace("/", "")
                     with suppress(StorageError):  # not ours
                         hexadecimal(digest)
-                        yield Stored(digest, found["Size"], _age(found["LastModified"]))
+                        yield Stored(digest, found["Size"], found["LastModified"].timestamp())
 
     def remove(self, digest: str) -> None:
         key = self._key(digest)
@@ -84,14 +83,14 @@ class S3Store(BlobStore):
             self._client.delete_object(Bucket=self._bucket, Key=key)
         self._cache.drop(digest)
 
-    def clear_unfinished(self, older_than_seconds: float) -> int:
+    def clear_unfinished(self, before: float) -> int:
         """What was uploaded of a blob in parts that its writer has not put together."""
-        before, removed = datetime.now(UTC) - timedelta(seconds=older_than_seconds), 0
+        removed = 0
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
         with bucket_errors():
             for page in pages:
                 for upload in page.get("Uploads", ()):
-                    if upload["Initiated"] < before:
+                    if upload["Initiated"].timestamp() < before:
                         self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
                         removed += 1
         return removed
@@ -180,7 +179,3 @@ def connect(settings: BlobSettings) -> S3Client:
 def _from(offset: int) -> dict[str, Any]:
     """A range of nothing at all is refused, so the whole of a blob, which may be empty, is asked for without one."""
     return {"Range": f"bytes={offset}-"} if offset else {}
-
-
-def _age(at: datetime) -> float:
-    return (datetime.now(UTC) - at).total_seconds()

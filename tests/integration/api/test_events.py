@@ -156,23 +156,16 @@ def test_a_project_holds_no_more_streams_than_it_may(tokens: Tokens, monkeypatch
         wait_until(lambda: asked(job_id, tokens.all)[0] == 200, "a stream that was closed counts no more")
 
 
-def test_reads_that_wait_are_bounded_as_streams_are(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STILLHOUSE_LIMITS__EVENT_STREAMS", "1")
+def test_streams_and_reads_that_wait_are_bounded_when_they_come_at_once(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLHOUSE_LIMITS__EVENT_STREAMS", "2")
     get_settings.cache_clear()
     own = {"Authorization": f"Bearer {tokens.all}"}
-    with serving() as address, httpx.Client(base_url=address, headers=own, timeout=90) as client, ThreadPoolExecutor() as beside:
-        job, other = (f"/v1/compile_jobs/{client.post('/v1/compile_jobs', json=job_body()).json()['id']}" for _ in range(2))
-
-        def wait() -> str:
-            """The job's status when it has changed; one of the reads below may be there first."""
-            while (reply := client.get(job, params={"wait": 60})).status_code == 429:
-                pass
-            status: str = reply.json()["status"]
-            return status
-
-        waiting = beside.submit(wait)
-        wait_until(lambda: client.get(other, params={"wait": 1}).status_code == 429, "a read that waits does not count")
-        assert client.get(other).status_code == 200
+    with serving() as address, httpx.Client(base_url=address, headers=own, timeout=90) as client, ThreadPoolExecutor(12) as beside:
+        job = f"/v1/compile_jobs/{client.post('/v1/compile_jobs', json=job_body()).json()['id']}"
+        waits = [beside.submit(client.get, job, params={"wait": 60}) for _ in range(6)]
+        streams = [beside.submit(client.get, f"{job}/events", headers=STREAM) for _ in range(6)]
+        wait_until(lambda: sum(each.done() for each in (*waits, *streams)) == 10, "more are held than may be")
+        assert client.get(job).status_code == 200
         client.post(f"{job}/cancel")
-        assert waiting.result(60) == "cancelled"
-        wait_until(lambda: client.get(job, params={"wait": 1}).status_code == 200, "a read that has ended still counts")
+        assert sorted(each.result(60).status_code for each in (*waits, *streams)) == [200, 200] + [429] * 10
+        assert client.get(job, params={"wait": 1}).status_code == 200, "what has ended still counts"

@@ -106,6 +106,19 @@ class TestWhatGoes:
         assert world.store.read(digest) == b"a dataset"
         assert not marked(digest)
 
+    def test_what_is_young_by_the_databases_clock_stays(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        unregistered = world.store.put(b"of somebody who is about to register it")
+        put_again = point_at(world, b"a file")
+        let_go(put_again)
+        collect(world.store, after=DAY)
+        unused_for(put_again, DAY + 60)
+        wall = time.time
+        monkeypatch.setattr(time, "time", lambda: wall() + 2 * DAY)
+        with world.store.writer() as out:
+            assert collect(world.store, after=DAY) == Collected(0, 0, 0)
+            out.write(b"under way")
+        assert [world.store.exists(digest) for digest in (unregistered, put_again, out.digest)] == [True, True, True]
+
     def test_pointed_at_again_its_time_begins_anew(self, world: World) -> None:
         digest = point_at(world, b"a file")
         let_go(digest)

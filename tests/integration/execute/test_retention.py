@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,21 @@ def carry_out() -> None:
     retention.carry_out(0, threading.Event())
 
 
-def age_traces() -> None:
-    """As if they had been made long ago."""
-    execute("UPDATE traces SET id = overlay(id PLACING '00' FROM 7 FOR 2)")
+def age_ids(table: str) -> None:
+    """As a process makes them whose clock is decades behind the database's."""
+    execute(f"UPDATE {table} SET id = overlay(id PLACING '00' FROM 7 FOR 2)")
+
+
+def age(table: str) -> None:
+    """As if its rows had been made long ago."""
+    age_ids(table)
+    execute(f"UPDATE {table} SET created_at = created_at - interval '3 days'")
+
+
+def rollouts(api: TestClient) -> int:
+    """Of this month, and of that of rows that `age` has aged."""
+    months = {f"{at:%Y-%m}" for at in (datetime.now(UTC), datetime.now(UTC) - timedelta(days=3))}
+    return sum(api.get("/v1/usage", params={"month": month}).json()["rollouts"] for month in months)
 
 
 def age_jobs() -> None:
@@ -69,7 +82,10 @@ class TestTraces:
         keep(operator, keep_traces_days=2)
         carry_out()
         assert removed(operator) == [], "they are of today"
-        age_traces()
+        age_ids("traces")
+        carry_out()
+        assert removed(operator) == [], "they are of today by the database's clock"
+        age("traces")
         starting = house.submit(rows(9), holdout={"n": 3}, smoke_test=None)
         carry_out()
         assert removed(operator) == [], "it is not known yet what that job takes"
@@ -89,7 +105,7 @@ class TestTraces:
         left = shown(operator, first, "traces")
         assert {(rollout["status"], str(rollout["calls"]), rollout["error"]) for rollout in left} == {("ok", "[]", None)}
         now = operator.get("/v1/usage").json()
-        assert [now[name] for name in ("rollouts", "calls", "teacher_usd")] == [used[name] for name in ("rollouts", "calls", "teacher_usd")]
+        assert (rollouts(operator), now["calls"], now["teacher_usd"]) == (used["rollouts"], used["calls"], used["teacher_usd"])
         assert code(operator.post(f"/v1/compile_jobs/{first}/refilter", json={"prompt_adapter": "json"})) == (409, "job_erased")
         asked = len(house.teacher.calls)
         compiled(house)
@@ -170,8 +186,11 @@ class TestAuditLog:
         operator.post("/v1/projects", json={"name": "support"})
         keep(operator, keep_audit_log_days=2)
         operator.patch("/v1/projects/support", json={"keep_audit_log_days": 0})
-        execute("UPDATE audit_log SET id = overlay(id PLACING '00' FROM 7 FOR 2)")
         number = len(operator.get("/v1/audit_log").json()["data"])
+        age_ids("audit_log")
+        carry_out()
+        assert len(operator.get("/v1/audit_log").json()["data"]) == number, "they are of today by the database's clock"
+        age("audit_log")
         carry_out()
         assert [(entry["action"], entry["data"]) for entry in operator.get("/v1/audit_log").json()["data"]] == [
             ("retention.removed", {"audit_entries": number})
@@ -182,7 +201,7 @@ class TestAuditLog:
         self, house: House, operator: TestClient
     ) -> None:
         def aged() -> int:
-            execute("UPDATE audit_log SET id = overlay(id PLACING '00' FROM 7 FOR 2)")
+            age("audit_log")
             return len(operator.get("/v1/audit_log").json()["data"])
 
         keep(operator, keep_audit_log_days=2)

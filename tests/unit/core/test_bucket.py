@@ -145,8 +145,8 @@ class TestUnfinished:
         bucket = str(place.bucket)
         s3.client.create_multipart_upload(Bucket=bucket, Key=key_of(DIGEST))
         assert not store.exists(DIGEST)
-        assert store.clear_unfinished(50 * YEAR) == 0, "moto says of every upload that it began in 2010"
-        assert store.clear_unfinished(3600) == 1
+        assert store.clear_unfinished(time.time() - 50 * YEAR) == 0, "moto says of every upload that it began in 2010"
+        assert store.clear_unfinished(time.time() - 3600) == 1
         assert "Uploads" not in s3.client.list_multipart_uploads(Bucket=bucket)
 
     def test_an_upload_that_fails_half_way_leaves_nothing(self, s3: S3Server, place: BlobSettings, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def every_use(store: BlobStore) -> Iterator[Callable[[], object]]:
     yield lambda: store.stat(DIGEST)
     yield lambda: list(store.listing())
     yield lambda: store.remove(DIGEST)
-    yield lambda: store.clear_unfinished(0)
+    yield lambda: store.clear_unfinished(time.time())
     yield store.owner
     yield lambda: store.claim_for("store-a")
 

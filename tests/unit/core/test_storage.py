@@ -85,9 +85,9 @@ class TestCrash:
     def test_what_it_leaves_behind_is_removed_once_it_is_old(self, store: FolderStore, tmp_path: Path) -> None:
         run(WRITE, store.root, STILLHOUSE_CRASH_AT="blob.synced", STILLHOUSE_CRASH_MARKERS=str(tmp_path))
         (left,) = leftovers(store)
-        assert store.clear_unfinished(3600) == 0
+        assert store.clear_unfinished(time.time() - 3600) == 0
         os.utime(left, (time.time() - 7200,) * 2)
-        assert store.clear_unfinished(3600) == 1
+        assert store.clear_unfinished(time.time() - 3600) == 1
         assert leftovers(store) == []
 
 
