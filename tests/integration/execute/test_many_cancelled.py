@@ -1,23 +1,26 @@
-"""Two thousand queued jobs, all cancelled at once: each ends, none is worked on or paid for, and another project's job goes on."""
+"""Two thousand queued jobs, all cancelled by an operator: each ends, none is worked on or paid for, and another project's job goes on."""
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from starlette.testclient import TestClient
 
-from distill.catalog import projects
+from distill.catalog import keys, projects
 from distill.db import unit_of_work
 from distill.execute.run import run_queue
 from distill.execute.steps import STEPS
-from distill.jobs import cancelling, service
-from distill.jobs.repository import JobFilter
-from distill.jobs.status import JobKind
+from distill.jobs import service
 from distill.spec import read_spec
-from tests.integration.execute.house import QUEUES, House, rows
+from tests.integration.execute.client_player import TOML
+from tests.integration.execute.house import QUEUES, House, configured, rows
+from tests.support.scripted_lm import ScriptedLM
 from tests.support.statements import counted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-FEW, MANY, AT_ONCE = 500, 2000, 500
+FEW, MANY = 500, 2000
 
 
 def queue(house: House, n: int) -> None:
@@ -30,20 +33,34 @@ def queue(house: House, n: int) -> None:
             service.submit(s, house.project_id, None, spec)
 
 
-def cancel(house: House) -> tuple[int, float, float]:
-    """How many were cancelled, and what each took of seconds and statements."""
+@pytest.fixture
+def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
+    with configured(tmp_path, TOML, teacher, student) as opened:
+        yield opened
+
+
+@pytest.fixture
+def operator(api: TestClient) -> TestClient:
+    """The API with an operator's key, of a project without jobs."""
+    with unit_of_work() as s:
+        api.headers["Authorization"] = f"Bearer {keys.create(s, projects.ensure(s, projects.OPERATORS).id, 'on call', ['operator'])[1]}"
+    return api
+
+
+def cancel(operator: TestClient, house: House) -> tuple[int, float, float]:
+    """How many jobs of the project were cancelled, and what each took of seconds and statements."""
     since, cancelled, has_more = time.monotonic(), 0, True
-    with counted() as sent:
+    with counted("api") as sent:
         while has_more:
-            with unit_of_work() as s:
-                found, has_more = cancelling.cancel_all(s, house.project_id, JobFilter(), [JobKind.COMPILE], AT_ONCE)
-                cancelled += len(found)
+            reply = operator.post("/v1/compile_jobs/cancel", json={"project": house.project})
+            assert reply.status_code == 200, reply.text
+            cancelled, has_more = cancelled + len(reply.json()["data"]), reply.json()["has_more"]
     return cancelled, (time.monotonic() - since) / cancelled, len(sent) / cancelled
 
 
-def test_all_end_and_nothing_of_them_is_paid(house: House) -> None:
+def test_all_end_and_nothing_of_them_is_paid(house: House, operator: TestClient) -> None:
     queue(house, FEW)
-    few, few_seconds, few_statements = cancel(house)
+    few, few_seconds, few_statements = cancel(operator, house)
     queue(house, MANY)
     with unit_of_work() as s:
         other = projects.ensure(s, "another").id
@@ -51,7 +68,7 @@ def test_all_end_and_nothing_of_them_is_paid(house: House) -> None:
     house.project_id = other
     waiting = house.submit(rows(6))
     house.project_id = own
-    many, many_seconds, many_statements = cancel(house)
+    many, many_seconds, many_statements = cancel(operator, house)
     milliseconds = f"{1000 * few_seconds:.1f} and {1000 * many_seconds:.1f} ms"
     print(f"of {FEW} and of {MANY} jobs a cancel took {milliseconds}, {many_statements:.1f} statements")
     assert (few, many) == (FEW, MANY)
