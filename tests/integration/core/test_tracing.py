@@ -5,71 +5,41 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from distill import tracing
 from tests.support.databases import forget_settings
-
-
-class Collector(ThreadingHTTPServer):
-    """Answers with `status`, and keeps what it was sent by path."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.status = 200
-        self.received: list[tuple[str, ExportTraceServiceRequest]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.received.append((self.path, ExportTraceServiceRequest.FromString(body)))
-        self.send_response(self.server.status)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        return
+from tests.support.status_server import StatusServer, status_server
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+def collector() -> Iterator[StatusServer]:
+    with status_server() as server:
         yield server
         tracing.stop()
-        server.shutdown()
 
 
 @pytest.mark.parametrize("variable", ["STILLHOUSE_TRACING__ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
-def test_a_process_that_ends_has_sent_its_spans(collector: Collector, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_process_that_ends_has_sent_its_spans(collector: StatusServer, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, collector.url)
     forget_settings()
     tracing.configure("worker")
     with pytest.raises(ValueError, match="secret"), tracing.span("work", {"stillhouse.units": 3, "left": None}, job_id="cjob-1"):
         raise ValueError("a secret message")
     tracing.stop()
-    ((path, request),) = collector.received
-    (sent,) = request.resource_spans
+    ((path, body),) = collector.received
+    (sent,) = ExportTraceServiceRequest.FromString(body).resource_spans
     (span,) = sent.scope_spans[0].spans
     assert (path, span.name, int.from_bytes(span.trace_id)) == ("/v1/traces", "work", tracing.trace_id_of("cjob-1"))
     assert "stillhouse-worker" in {each.value.string_value for each in sent.resource.attributes}
     assert {each.key for each in span.attributes} == {"stillhouse.job_id", "stillhouse.units", "error.type"}
-    assert b"secret" not in request.SerializeToString()
+    assert b"secret" not in body
 
 
-def test_a_collector_that_takes_nothing_is_logged_once(collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collector_that_takes_nothing_is_logged_once(collector: StatusServer, caplog: pytest.LogCaptureFixture) -> None:
     processor = tracing.otlp(collector.url)
     tracing.start("worker", processor)
     caplog.set_level(logging.INFO)
