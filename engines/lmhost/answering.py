@@ -20,8 +20,10 @@ from engines.lmhost.prefix_tree import Tokens
 from engines.lmhost.prompts import Prompts
 from engines.lmhost.rows import Piece, Request, Row
 from engines.lmhost.sampling import Sampling
-from engines.lmhost.schemas import AnswerRequest, usage
+from engines.lmhost.schemas import AnswerRequest
+from engines.lmhost.schemas import usage as usage_of
 from engines.lmhost.tools import CallReader
+from engines.lmhost.tracing import Generation
 
 Body = TypeVar("Body", bound=AnswerRequest)
 Constraint = tuple[str, Any, str]
@@ -37,11 +39,19 @@ class Running:
     prompt_tokens: int
     each: int = 1
     readers: list[CallReader | None] = field(default_factory=list)
+    generation: Generation = field(default_factory=lambda: Generation(""))
+
+    def finish(self, last: list[Piece]) -> dict[str, Any]:
+        """The usage of all samples, by the last piece of each; recorded in the span."""
+        found = _usage(self, last)
+        self.generation.finish(found, [str(piece.finish) for piece in last], max(row.queue_seconds for row in self.rows))
+        return found
 
 
 class Answering(ABC, Generic[Body]):
     """Answers one kind of request from one engine."""
 
+    operation: ClassVar[str]
     object: ClassVar[str]
     chunk: ClassVar[str]
     prefix: ClassVar[str]
@@ -71,6 +81,7 @@ class Answering(ABC, Generic[Body]):
 
     def cancel(self, running: Running) -> None:
         """The caller has gone."""
+        running.generation.fail("cancelled")
         self._engine.cancel(running.rows)
 
     async def complete(self, body: Body, running: Running) -> dict[str, Any]:
@@ -79,11 +90,16 @@ class Answering(ABC, Generic[Body]):
         while len(last) < len(running.rows):
             piece = await running.pieces.get()
             if piece.error is not None:
+                running.generation.fail(piece.error.code)
                 self.cancel(running)
                 raise piece.error
             last[piece.sample] = piece
         choices = [self.whole(running, last[sample]) for sample in sorted(last)]
-        return {**self._head(body.model, self.object), "choices": choices, "usage": _usage(running, list(last.values()))}
+        return {
+            **self._head(body.model, self.object),
+            "choices": choices,
+            "usage": running.finish([last[sample] for sample in sorted(last)]),
+        }
 
     async def stream(self, body: Body, running: Running) -> AsyncIterator[bytes]:
         """Server-sent events; a failure after the start is an event too."""
@@ -94,12 +110,14 @@ class Answering(ABC, Generic[Body]):
             while len(last) < len(running.rows):
                 piece = await running.pieces.get()
                 if piece.error is not None:
+                    running.generation.fail(piece.error.code)
                     yield _event(piece.error.body())
                     return
                 yield _event({**head, "choices": [self.part(running, piece)]})
                 last.extend([piece] if piece.finish else [])
+            usage = running.finish(last)
             if body.stream_options and body.stream_options.include_usage:
-                yield _event({**head, "choices": [], "usage": _usage(running, last)})
+                yield _event({**head, "choices": [], "usage": usage})
             yield b"data: [DONE]\n\n"
         finally:
             self.cancel(running)
@@ -145,7 +163,7 @@ def _sampling(body: AnswerRequest) -> Sampling:
 def _usage(running: Running, pieces: list[Piece]) -> dict[str, Any]:
     """A prompt counts once for all its samples; cached is what the first of them did not have to compute."""
     cached = sum(piece.cached_tokens for piece in pieces if piece.sample % running.each == 0)
-    return usage(running.prompt_tokens, sum(piece.completion_tokens for piece in pieces), cached)
+    return usage_of(running.prompt_tokens, sum(piece.completion_tokens for piece in pieces), cached)
 
 
 def _event(body: dict[str, Any]) -> bytes:

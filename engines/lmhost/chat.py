@@ -18,6 +18,7 @@ from engines.lmhost.tools import CallReader, syntax_of
 class Chat(Answering[ChatRequest]):
     """Answers chat completion requests."""
 
+    operation = "chat"
     object, chunk, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
     def __init__(self, engine: Engine) -> None:

@@ -17,6 +17,7 @@ DEFAULT_TOKENS = 16
 class Completions(Answering[CompletionRequest]):
     """Answers text completion requests."""
 
+    operation = "text_completion"
     object, chunk, prefix = "text_completion", "text_completion", "cmpl"
 
     async def start(self, body: CompletionRequest, *, background: bool = False) -> Running:

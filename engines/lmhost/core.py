@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,6 +139,7 @@ class Core:
             row = self._waiting.popleft()
             if row.cancelled:
                 continue
+            row.queue_seconds = time.monotonic() - row.since
             self._rows.append(row)
             self._guarded(row, partial(self._answers.begin, row))
 

@@ -71,6 +71,7 @@ class Row:
     text_sent: int = 0
     arrival: int = field(default_factory=lambda: next(_arrivals))
     since: float = field(default_factory=time.monotonic)
+    queue_seconds: float = 0.0
     _digest: bytes = b""
     _digested: int = -1
 

@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from engines import logs
 from engines.base_models import BaseModelError, resolve
+from engines.lmhost import tracing
 from engines.lmhost.core import Limits
 from engines.lmhost.engine import Engine, EngineOptions
 from engines.lmhost.errors import HostError
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop; exit status 2 where the base model cannot be served."""
     options = _parser().parse_args(argv)
     logs.configure("lm-host", as_json=options.log_format == "json")
+    tracing.configure()
     if options.threads:
         torch.set_num_threads(options.threads)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -41,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     server = {"host": options.host, "port": options.port, "timeout_graceful_shutdown": 10}
     uvicorn.run(app, **server, log_config=None, log_level="warning", access_log=False)
     engine.close()
+    tracing.stop()
     return 0
 
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from engines.lmhost import tracing
 from engines.lmhost.answering import Answering
 from engines.lmhost.chat import Chat
 from engines.lmhost.completions import Completions
@@ -142,7 +143,14 @@ class Routes:
 
 async def _answered(request: Request, body: Asked, by: Answering[Asked]) -> Response:
     """A caller that goes away takes its rows along."""
-    running = await by.start(body, background=_is_background(request))
+    generation = tracing.generation(by.operation, request.headers)
+    try:
+        running = await by.start(body, background=_is_background(request))
+    except Exception as error:
+        generation.fail(error.code if isinstance(error, HostError) else type(error).__name__)
+        raise
+    generation.begin(body.model)
+    running.generation = generation
     if body.stream:
         return StreamingResponse(by.stream(body, running), media_type="text/event-stream")
     answer = asyncio.ensure_future(by.complete(body, running))
