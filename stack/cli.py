@@ -67,6 +67,7 @@ def up(
         lm_host=lm_host,
         base_model=settings.lmhost.base_model,
         log_format=settings.server.log_format,
+        tracing_endpoint=settings.tracing.endpoint,
         drain_seconds=settings.timers.drain_seconds,
         reporter=Shown(_out, verbose=verbose),
     )

@@ -26,7 +26,7 @@ class Layout:
         rollout_workers: work items of the queue `rollouts` that run side by side.
         lm_port, lm_key: where the LM host listens and what it asks for; no LM host without a port.
         base_model: the LM host's base model; None leaves it to the settings.
-        log_format: of the LM host, which does not read the settings.
+        log_format, tracing_endpoint: of the LM host, which does not read the settings.
         drain_seconds: after which a worker that was asked to stop ends by itself.
         extra: more variables for the server's parts.
     """
@@ -41,6 +41,7 @@ class Layout:
     lm_key: str = ""
     base_model: str = "smollm2-135m-instruct"
     log_format: str = "console"
+    tracing_endpoint: str | None = None
     drain_seconds: float = 110.0
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -98,12 +99,15 @@ def standard_parts(layout: Layout) -> list[Part]:
 def _lm_host(layout: Layout) -> Part:
     # All cores: a trainer beside it gives way to it, see engines/sharing.py.
     threads = os.cpu_count() or 1
+    environment = {"LMHOST_API_KEY": layout.lm_key}
+    if layout.tracing_endpoint:
+        environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = f"{layout.tracing_endpoint.rstrip('/')}/v1/traces"
     return Part(
         name="lm-host",
         command=lm_host_command(layout.base_model, LOOPBACK, layout.lm_port or 0, threads, layout.log_format),
         tier=_LM_HOST,
         ready=reachable(f"{layout.lm_url}/health"),
-        environment={"LMHOST_API_KEY": layout.lm_key},
+        environment=environment,
         ready_seconds=300,
         workdir=layout.home,
     )

@@ -38,7 +38,7 @@ class Stack:
         port: of the API; None takes a free one.
         rollout_workers: work items of the queue `rollouts` side by side.
         lm_host: start the embedded LM host and its agent.
-        base_model, log_format: of the LM host.
+        base_model, log_format, tracing_endpoint: of the LM host.
         drain_seconds: how long its workers take to stop at most, by their settings.
         fast: no durability and no restarts: for tests.
         environment: more variables for the server's parts.
@@ -62,6 +62,7 @@ class Stack:
         lm_host: bool = True,
         base_model: str = "smollm2-135m-instruct",
         log_format: str = "console",
+        tracing_endpoint: str | None = None,
         drain_seconds: float = 110.0,
         fast: bool = False,
         environment: Mapping[str, str] | None = None,
@@ -75,7 +76,7 @@ class Stack:
         self.port = port or free_port()
         self.fast = fast
         self._rollout_workers, self._lm_host, self._base_model = rollout_workers, lm_host, base_model
-        self._log_format = log_format
+        self._log_format, self._tracing_endpoint = log_format, tracing_endpoint
         self._drain_seconds = drain_seconds
         self._extra = {**bucket_keys(os.environ), **(environment or {})}
         self._reporter: Reporter = reporter or Silent()
@@ -171,6 +172,7 @@ class Stack:
             lm_key=secrets.token_urlsafe(24),
             base_model=self._base_model,
             log_format=self._log_format,
+            tracing_endpoint=self._tracing_endpoint,
             drain_seconds=self._drain_seconds,
             extra=self._extra,
         )

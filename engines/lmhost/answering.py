@@ -94,12 +94,9 @@ class Answering(ABC, Generic[Body]):
                 self.cancel(running)
                 raise piece.error
             last[piece.sample] = piece
-        choices = [self.whole(running, last[sample]) for sample in sorted(last)]
-        return {
-            **self._head(body.model, self.object),
-            "choices": choices,
-            "usage": running.finish([last[sample] for sample in sorted(last)]),
-        }
+        pieces = [last[sample] for sample in sorted(last)]
+        choices = [self.whole(running, piece) for piece in pieces]
+        return {**self._head(body.model, self.object), "choices": choices, "usage": running.finish(pieces)}
 
     async def stream(self, body: Body, running: Running) -> AsyncIterator[bytes]:
         """Server-sent events; a failure after the start is an event too."""

@@ -62,6 +62,8 @@ def test_a_generation_is_below_its_call_with_tokens_and_queue_time(
     assert found["gen_ai.usage.output_tokens"] == 8
     assert found["gen_ai.usage.input_tokens"] > 8
     assert found["gen_ai.response.finish_reasons"] == ("length", "length")
+    assert span.start_time is not None
+    assert span.end_time is not None
     assert 0 <= found["gen_ai.latency.time_in_queue"] <= (span.end_time - span.start_time) / 1e9
 
 
@@ -74,7 +76,7 @@ def test_a_refusal_is_a_failed_span_with_its_code(client: TestClient, engine: En
 
 def test_a_caller_who_goes_away_leaves_a_failed_span(engine: Engine, exporter: InMemorySpanExporter) -> None:
     body = json.dumps({"model": engine.base.id, "messages": chat(CANARY), "max_tokens": 100}).encode()
-    arrives = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
+    arrives: Iterator[Message] = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
     sent: list[Message] = []
 
     async def receive() -> Message:

@@ -54,6 +54,10 @@ class TestPlan:
         host = standard_parts(layout(tmp_path))[0]
         assert set(host.environment) == {"LMHOST_API_KEY"}
 
+    def test_the_lm_host_sends_spans_to_the_collector_of_the_settings(self, tmp_path: Path) -> None:
+        host = standard_parts(replace(layout(tmp_path), tracing_endpoint="http://collector:4318/"))[0]
+        assert host.environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] == "http://collector:4318/v1/traces"
+
     def test_secrets_are_withheld_from_the_common_environment(self) -> None:
         given = {"DATABASE_URL": "x", "REDIS_URL": "x", "PGPASSWORD": "x", "STILLHOUSE_API_KEY": "x", "AWS_SECRET_ACCESS_KEY": "x"}
         given["PATH"] = "/bin"
