@@ -17,7 +17,8 @@ from distill.db import Session
 from distill.settings import ProjectSettings, RetentionSettings, Settings, get_settings
 
 RETENTION = tuple(RetentionSettings.model_fields)
-NAMES = ("share", "max_threads", "max_jobs", "month_teacher_usd", "month_compute_seconds", "max_blob_gb", *RETENTION)
+_NO_LIMITS = frozenset({"scrub"})
+NAMES = tuple(name for name in ProjectSettings.model_fields if name not in _NO_LIMITS)
 Source = Literal["api", "settings", "default"]
 
 
