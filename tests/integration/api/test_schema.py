@@ -7,11 +7,12 @@ import io
 import json
 import re
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from operator import itemgetter
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import pytest
@@ -46,7 +47,6 @@ EXPLAINED: Mapping[tuple[str, str, str], str] = {
     (PROGRAMS, "invalid_program", r"^(predictor |field `|step |demo: |there is no |`)"): "names in a program refer to each other",
     (PROGRAMS, "reference_failed", r"^desk\.scores:right raised TypeError"): "what code is shows when it is imported; this is a metric",
     (JOBS, "unknown_lm", r"no predictor uses an LM"): "the program says which LMs there are",
-    (JOBS, "price_unknown", r""): "only the server knows which models have a price",
     (JOBS, "invalid_rows", r"Row \d+, `message`: required input is missing"): "the program says which inputs a row has",
     (JOBS, "invalid_value", r"`min_pass` is more than `n`"): "JSON Schema compares no two numbers",
     (r"POST /v1/metrics/{metric_id}/try", "invalid_value", r"are pairs"): "JSON Schema compares no two lengths",
@@ -71,7 +71,10 @@ for kind in files(ROWS):
 
 
 @pytest.fixture
-def lm_url() -> Iterator[str]:
+def lm_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Models have prices, or every limit in money would be refused before anything else is looked at."""
+    for connection in ("HOUSE", "BIG"):
+        monkeypatch.setenv(f"STILLHOUSE_CONNECTIONS__{connection}__PRICES", json.dumps({"*": {"input": 1, "output": 2}}))
     with TextsLM(answer=lambda ask: {"category": "billing"} if ask.outputs else "billing") as lm:
         yield lm.url
 
@@ -148,6 +151,13 @@ def kind_of(value: Any) -> type:
     return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
 
 
+def is_allowed(parameters: Iterable[Any], sent: Mapping[str, str]) -> bool:
+    """Whether the schema allows what a path says once it is decoded. The generator's `$` lets a newline through; of a percent sign and two
+    hexadecimal digits in a value it sends the byte, and not those three characters."""
+    patterns = {each.name: each.definition["schema"]["pattern"] for each in parameters}
+    return all(re.fullmatch(patterns[name], unquote(value)) for name, value in sent.items())
+
+
 def asker(
     operation: Any, number: int, address: str, headers: Mapping[str, str], there: Mapping[str, str], found: Found
 ) -> Callable[[], None]:
@@ -158,7 +168,7 @@ def asker(
     @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy())
     def ask(case: Any) -> None:
-        assume("%0A" not in "".join((case.path_parameters or {}).values()))  # the generator's `$` lets a newline through
+        assume(is_allowed(operation.path_parameters, case.path_parameters or {}))
         if next(turn) % 2:
             given = case.path_parameters or {}
             case.path_parameters = {name: there.get(operation.path, there.get(name, value)) for name, value in given.items()}
