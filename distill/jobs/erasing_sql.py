@@ -100,11 +100,19 @@ DELETE FROM held_out_rows WHERE digest = ANY (:inputs)
                         WHERE :object_id IN (j.trainset_id, j.valset_id))
 """)
 
-PROJECT_SOME: tuple[TextClause, ...] = tuple(
-    text(f"""
-DELETE FROM {table} WHERE project_id = :project_id
-   AND {column} IN (SELECT {column} FROM {table} WHERE project_id = :project_id LIMIT :many)""")  # noqa: S608 - no value is put in
-    for table, column in (("scores", "trace_digest"), ("trace_retries", "digest"), ("traces", "digest"), ("lm_usage", "item_id"))
+PROJECT_SOME: tuple[TextClause, ...] = (
+    text("""
+DELETE FROM scores WHERE project_id = :project_id
+   AND trace_digest IN (SELECT trace_digest FROM scores WHERE project_id = :project_id LIMIT :many)"""),
+    text("""
+DELETE FROM trace_retries WHERE project_id = :project_id
+   AND digest IN (SELECT digest FROM trace_retries WHERE project_id = :project_id LIMIT :many)"""),
+    text("""
+DELETE FROM traces WHERE project_id = :project_id
+   AND digest IN (SELECT digest FROM traces WHERE project_id = :project_id LIMIT :many)"""),
+    text("""
+DELETE FROM lm_usage WHERE project_id = :project_id
+   AND item_id IN (SELECT item_id FROM lm_usage WHERE project_id = :project_id LIMIT :many)"""),
 )
 PROJECT_REST: tuple[TextClause, ...] = (
     text("DELETE FROM idempotency_keys WHERE project_id = :project_id"),
