@@ -16,7 +16,7 @@ SELECT DISTINCT d FROM (
     UNION ALL SELECT f.value->>'digest' FROM checkpoints c JOIN fine_tune_jobs t ON t.id = c.fine_tune_job_id, json_each(c.files) f
                WHERE t.job_id = :job_id
     UNION ALL SELECT settings->>'probe_file' FROM models WHERE job_id = :job_id
-    UNION ALL SELECT plan->>'split' FROM jobs WHERE id = :job_id
+    UNION ALL SELECT replace(CAST(plan AS text), '\\u0000', '\\ufffd')::json->>'split' FROM jobs WHERE id = :job_id
     UNION ALL SELECT result->>'part' FROM work_items WHERE job_id = :job_id AND step = 'prepare') all_blobs
  WHERE d IS NOT NULL""")
 ERASED = text("UPDATE blobs SET unused_since = 'epoch' WHERE digest = ANY (:digests)")

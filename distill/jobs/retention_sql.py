@@ -23,7 +23,8 @@ SELECT EXISTS (SELECT 1 FROM jobs
 NEEDED_PROGRAMS = text("""
 WITH run AS (
   SELECT DISTINCT split_part(h.key, ' ', 1) AS digest
-    FROM jobs j JOIN jobs p ON p.id IN (j.id, j.derived_from), json_each(p.plan -> 'prompt_hashes') h
+    FROM jobs j JOIN jobs p ON p.id IN (j.id, j.derived_from),
+         json_each(replace(CAST(p.plan AS text), '\\u0000', '\\ufffd')::json -> 'prompt_hashes') h
    WHERE j.project_id = :project_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))
 SELECT digest FROM run
 UNION

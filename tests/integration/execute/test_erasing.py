@@ -19,7 +19,7 @@ from distill.catalog import datasets, keys, projects
 from distill.catalog.models import File
 from distill.db import Session, unit_of_work
 from distill.errors import NotFound
-from distill.jobs import erasing, fine_tuning, refiltering, repository, service
+from distill.jobs import collecting, erasing, fine_tuning, refiltering, repository, service
 from distill.jobs.erased import MOST_LOOKED_AT
 from distill.jobs.fine_tuning import FineTuneSpec
 from distill.jobs.models import Job
@@ -272,6 +272,16 @@ class TestJob:
         with unit_of_work() as s:
             s.execute(text("UPDATE jobs SET deleted_at = NULL"))  # a column that the release before deletions does not know
         assert [job["id"] for job in operator.get("/v1/compile_jobs").json()["data"]] == [job_id]
+
+    def test_goes_where_its_plan_holds_a_nul(self, house: House, operator: TestClient) -> None:
+        job = compiled(house, upload(operator, planted(9)))
+        with unit_of_work() as s:
+            with_nul = """UPDATE jobs SET plan = replace(CAST(plan AS text), '"samples": [', '"samples": ["\\u0000", ')::json"""
+            s.execute(text(with_nul))
+        collecting.collect(house.store, 0, 0, threading.Event())
+        assert operator.delete(f"/v1/compile_jobs/{job.id}", params={"cascade": "artifacts"}).json()["deleted"] is True
+        assert erasing.carry_out(house.store, threading.Event()) == 1
+        assert "row_facts" not in tables_naming(job.id)
 
     def test_what_somebody_held_goes_the_next_time_and_is_counted_with_the_rest(self, house: House, operator: TestClient) -> None:
         job = compiled(house, upload(operator, planted(9)))

@@ -288,6 +288,14 @@ class TestUpstreamsClass:
         given = {lm: {"n_epochs": 1}}
         assert stillhouse.BootstrapFinetune(train_kwargs=given).train_kwargs == given
 
+    def test_options_set_after_it_was_made_count(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        optimizer = stillhouse.BootstrapFinetune(metric=lambda *_: True, train_kwargs={"n_epochs": 1}, client=client)
+        optimizer.train_kwargs, optimizer.adapter = {"n_epochs": 9}, dspy.JSONAdapter()
+        with pytest.raises(stillhouse.StillhouseError, match="over"):
+            optimizer.compile(desk("house/tiny"), [example(0)])
+        (body,) = server.bodies("POST /v1/compile_jobs")
+        assert (body["train_options"]["n_epochs"], body["prompt_adapter"]) == (9, {"type": "json"})
+
     @pytest.mark.parametrize(("number", "kept"), [(None, {"0", "1"}), (1, {"1"})])
     def test_renders_traces_that_it_is_given(self, number: int | None, kept: set[str]) -> None:
         predictor = dspy.Predict("q -> answer")

@@ -15,6 +15,7 @@ import stillhouse
 from stillhouse import _progress, _wait
 from stillhouse.dropin import following, gateway, runner
 from stillhouse.dropin.runner import Interrupted, ItemRun
+from stillhouse.dropin.sending import Outbox
 from tests.support.scripted_lm import Fail, HangUp, ScriptedLM
 from tests.unit.client.dropin_server import Server, asked_for, desk, example, item_of, knows, rows_sent, worked_off
 
@@ -114,6 +115,25 @@ class TestTrouble:
             {"row": 3, "code": "invalid_value", "message": "traces[2].outputs: too long (422 invalid_value)"},
             {"row": 4, "code": "body_too_large", "message": "more than 4 MiB (413 body_too_large)"},
         ]
+
+    def test_traces_that_are_not_sent_yet_keep_an_item(
+        self, server: Server, client: stillhouse.Stillhouse, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A beat has sent the first three, which are refused; the others wait for the end."""
+        answer = httpx.Response(413, json={"error": {"code": "body_too_large", "message": "more than 4 MiB"}})
+        server.refused_rows = dict.fromkeys((1, 2, 3), answer)
+        scored, keep = count(1), Outbox.add_score
+
+        def add_score(outbox: Outbox, score: Any) -> None:
+            keep(outbox, score)
+            if next(scored) == 3:
+                outbox.send()
+
+        monkeypatch.setattr(Outbox, "add_score", add_score)
+        self.run(server, client, 20, width=1)
+        (published,) = server.bodies("POST /v1/work_items/publish")
+        assert [each["row"] for each in published["undecided"]] == [1, 2, 3]
+        assert rows_sent(server) == list(range(4, 21))
 
     def test_an_item_whose_traces_are_all_refused_is_given_back(self, server: Server, client: stillhouse.Stillhouse) -> None:
         answer = httpx.Response(422, json={"error": {"code": "unknown_lm", "message": "there is no such LM"}})

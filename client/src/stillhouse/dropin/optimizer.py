@@ -78,7 +78,6 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
         ship_code: bool | More = False,
     ) -> None:
         super().__init__(metric, multitask, train_kwargs, adapter, exclude_demos, num_threads)
-        self._given_train_kwargs, self._given_adapter = dict(train_kwargs or {}), adapter
         self.client, self.inplace = client, inplace
         self.lms, self.teacher_lms = lms or {}, teacher_lms or {}
         self.ship_code = ship_code
@@ -189,6 +188,14 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
         if parcel is not None:
             parcel.send(client, _more(self.ship_code))
         return body
+
+    @property
+    def _given_train_kwargs(self) -> Mapping[Any, Any]:
+        return _as_given(self.train_kwargs, "train_kwargs") or {}
+
+    @property
+    def _given_adapter(self) -> Any:
+        return _as_given(self.adapter, "adapter")
 
     @property
     def _own_metric(self) -> Metric | None:
@@ -327,6 +334,19 @@ def _keeping() -> Metric:
         return True
 
     return keep_all
+
+
+def _as_given(option: Any, name: str) -> Any:
+    """Return an option as its user wrote it: upstream keeps one value for all LMs as a mapping that makes it for each that is looked up.
+
+    Raises ValueError if such a mapping was given another value for an LM.
+    """
+    if not isinstance(option, defaultdict) or option.default_factory is None:
+        return option
+    common = option.default_factory()
+    if any(value is not common for value in option.values()):
+        raise ValueError(f"{name}: it has one value for all LMs and another for one of them; give a dict with an entry for each LM")
+    return common
 
 
 def _teachers(given: Any) -> list[Any]:

@@ -195,6 +195,7 @@ class ItemRun:
         finally:
             if threads is not None:
                 threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._flush)  # what is not sent yet is no refusal
         self._outbox.raise_common_refusal()
 
     def _waiting(self) -> list[Json]:

@@ -38,7 +38,7 @@ class Outbox:
 
     @property
     def refused(self) -> dict[int, APIStatusError]:
-        return {row: fault for (row, _), fault in self._refused.items()}
+        return {row: fault for (row, _), fault in list(self._refused.items())}  # a beat may add to it
 
     @property
     def common_refusal(self) -> APIStatusError | None:
