@@ -38,6 +38,7 @@ __all__ = [
     "on_commit",
     "paginate",
     "pool_use",
+    "readable",
     "repeated",
     "unit_of_work",
 ]
@@ -119,6 +120,15 @@ def _make_engine(door: Door) -> Engine:
             "application_name": f"stillhouse-{door}-{os.getpid()}",
         },
     )
+
+
+def readable(column: str) -> str:
+    r"""SQL for a `json` value to look into: PostgreSQL stores `\u0000` and lone surrogates there, and fails where it reads such a text.
+
+    All surrogates are replaced, so what is read this way has to be our own: ids, digests, numbers.
+    """
+    # What is left of an escaped backslash before `u0000` is valid, too.
+    return rf"CAST(regexp_replace(CAST({column} AS text), '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{{2}})', '\\ufffd', 'g') AS json)"
 
 
 # ------------------------------------------------------------------ transactions

@@ -18,14 +18,14 @@ import structlog
 from sqlalchemy import text
 
 from distill.catalog import blobs
-from distill.db import Session, now, unit_of_work
+from distill.db import Session, now, readable, unit_of_work
 from distill.errors import StorageError, StorageUnreachable
 from distill.storage import BlobStore
 from distill.storage.base import Stored
 
 log = structlog.get_logger(__name__)
 
-_OF_PROJECT = """
+_OF_PROJECT = f"""
     SELECT d.project_id, d.digest FROM datasets d WHERE d.deleted_at IS NULL OR EXISTS (
         SELECT 1 FROM jobs j WHERE d.id IN (j.trainset_id, j.valset_id) AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))
     UNION ALL SELECT project_id, digest FROM files WHERE deleted_at IS NULL
@@ -36,12 +36,11 @@ _OF_PROJECT = """
     UNION ALL SELECT t.project_id, f.value->>'digest'
                 FROM checkpoints c JOIN fine_tune_jobs t ON t.id = c.fine_tune_job_id, json_each(c.files) f
     UNION ALL SELECT project_id, d FROM fine_tune_jobs, unnest(ARRAY[training_file, validation_file, checkpoint, curve, log]) d
-    UNION ALL SELECT project_id, replace(CAST(plan AS text), '\\u0000', '\\ufffd')::json->>'split' FROM jobs
-    UNION ALL SELECT j.project_id, w.result->>'part' FROM work_items w JOIN jobs j ON j.id = w.job_id WHERE w.step = 'prepare'
-"""
+    UNION ALL SELECT project_id, {readable("plan")}->>'split' FROM jobs
+    UNION ALL SELECT j.project_id, {readable("w.result")}->>'part' FROM work_items w JOIN jobs j ON j.id = w.job_id WHERE w.step = 'prepare'
+"""  # noqa: S608 - no value is put in
 """Every column that holds a blob's digest, with whose it is. A test compares it with all digests that a finished job has left in any
-column. What was deleted does not count, but for a dataset whose job, of an earlier release, is not over. A plan may hold a NUL in its
-samples, and PostgreSQL reads no key of JSON text with `\\u0000` in it."""
+column. What was deleted does not count, but for a dataset whose job, of an earlier release, is not over."""
 POINTED = f"SELECT digest FROM ({_OF_PROJECT}) of_project(project_id, digest)"  # noqa: S608 - no value is put in
 OF_PROJECT = f"SELECT DISTINCT digest FROM ({_OF_PROJECT}) p(project_id, digest) WHERE project_id = :project_id AND digest IS NOT NULL"  # noqa: S608
 

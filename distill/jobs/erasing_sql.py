@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from sqlalchemy import TextClause, text
 
+from distill.db import readable
+
 AT_ONCE = 5000
 
 TURN = text("SELECT pg_try_advisory_xact_lock(hashtextextended('erasures', 0))")
 """Held while erasures are carried out, so that one process at a time does it."""
 UNHURRIED = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 
-JOB_BLOBS = text("""
+JOB_BLOBS = text(f"""
 SELECT DISTINCT d FROM (
     SELECT unnest(ARRAY[training_file, validation_file, checkpoint, curve, log]) AS d FROM fine_tune_jobs WHERE job_id = :job_id
     UNION ALL SELECT f.value->>'digest' FROM checkpoints c JOIN fine_tune_jobs t ON t.id = c.fine_tune_job_id, json_each(c.files) f
                WHERE t.job_id = :job_id
     UNION ALL SELECT settings->>'probe_file' FROM models WHERE job_id = :job_id
-    UNION ALL SELECT replace(CAST(plan AS text), '\\u0000', '\\ufffd')::json->>'split' FROM jobs WHERE id = :job_id
-    UNION ALL SELECT result->>'part' FROM work_items WHERE job_id = :job_id AND step = 'prepare') all_blobs
- WHERE d IS NOT NULL""")
+    UNION ALL SELECT {readable("plan")}->>'split' FROM jobs WHERE id = :job_id
+    UNION ALL SELECT {readable("result")}->>'part' FROM work_items WHERE job_id = :job_id AND step = 'prepare') all_blobs
+ WHERE d IS NOT NULL""")  # noqa: S608 - no value is put in
 ERASED = text("UPDATE blobs SET unused_since = 'epoch' WHERE digest = ANY (:digests)")
 """A blob whose last row was erased is removed by the next look of the collector, not a day later."""
 SIZE = text("SELECT COALESCE(sum(size_bytes), 0) FROM blobs WHERE digest = ANY (:digests)")
@@ -33,14 +35,15 @@ DELETE FROM work_items WHERE id IN (SELECT id FROM work_items WHERE job_id = :jo
 ITEMS_LEFT = text("SELECT EXISTS (SELECT 1 FROM work_items WHERE job_id = :job_id)")
 """Items that somebody else held; they are removed the next time."""
 CHECKPOINTS = text("DELETE FROM checkpoints WHERE fine_tune_job_id IN (SELECT id FROM fine_tune_jobs WHERE job_id = :job_id)")
-KEYS = text("""
+_FAULT = f"CASE WHEN error IS NOT NULL THEN CAST(:fault AS jsonb) || jsonb_build_object('code', {readable('error')}->>'code') END"
+KEYS = text(f"""
 UPDATE fine_tune_jobs
    SET training_file = NULL, validation_file = NULL, checkpoint = NULL, curve = NULL, log = NULL, log_tail = NULL, progress = NULL,
-       error = CASE WHEN error IS NOT NULL THEN CAST(:fault AS jsonb) || jsonb_build_object('code', error->>'code') END
- WHERE job_id = :job_id""")
-STEPS = text("""
-UPDATE job_steps SET error = CASE WHEN error IS NOT NULL THEN CAST(:fault AS jsonb) || jsonb_build_object('code', error->>'code') END
- WHERE job_id = :job_id""")
+       error = {_FAULT}
+ WHERE job_id = :job_id""")  # noqa: S608
+STEPS = text(f"""
+UPDATE job_steps SET error = {_FAULT}
+ WHERE job_id = :job_id""")  # noqa: S608
 BARE_KEYS = text("""
 UPDATE fine_tune_jobs
    SET lm_key = id, predictor = '', lms = '{}', predictors = '{}', base_model = '', options = '{}', training_digest = NULL
@@ -100,19 +103,11 @@ DELETE FROM held_out_rows WHERE digest = ANY (:inputs)
                         WHERE :object_id IN (j.trainset_id, j.valset_id))
 """)
 
-PROJECT_SOME: tuple[TextClause, ...] = (
-    text("""
-DELETE FROM scores WHERE project_id = :project_id
-   AND trace_digest IN (SELECT trace_digest FROM scores WHERE project_id = :project_id LIMIT :many)"""),
-    text("""
-DELETE FROM trace_retries WHERE project_id = :project_id
-   AND digest IN (SELECT digest FROM trace_retries WHERE project_id = :project_id LIMIT :many)"""),
-    text("""
-DELETE FROM traces WHERE project_id = :project_id
-   AND digest IN (SELECT digest FROM traces WHERE project_id = :project_id LIMIT :many)"""),
-    text("""
-DELETE FROM lm_usage WHERE project_id = :project_id
-   AND item_id IN (SELECT item_id FROM lm_usage WHERE project_id = :project_id LIMIT :many)"""),
+PROJECT_SOME: tuple[TextClause, ...] = tuple(
+    text(f"""
+DELETE FROM {table} WHERE project_id = :project_id
+   AND {column} IN (SELECT {column} FROM {table} WHERE project_id = :project_id LIMIT :many)""")  # noqa: S608 - no value is put in
+    for table, column in (("scores", "trace_digest"), ("trace_retries", "digest"), ("traces", "digest"), ("lm_usage", "item_id"))
 )
 PROJECT_REST: tuple[TextClause, ...] = (
     text("DELETE FROM idempotency_keys WHERE project_id = :project_id"),

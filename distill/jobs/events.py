@@ -6,10 +6,10 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from sqlalchemy import or_, select, text
+from sqlalchemy import literal_column, or_, select, text
 
 from distill.catalog.copying import clean
-from distill.db import Session
+from distill.db import Session, readable
 from distill.jobs.models import JobEvent
 from distill.redaction import redact_text, redacted
 
@@ -33,10 +33,10 @@ RETURNING 1
 
 
 # Of an item that has told nothing new for so many events of its job, the same is told once more.
-_SAID_LAST = text("""
+_SAID_LAST = text(f"""
 SELECT message, data FROM (SELECT * FROM job_events WHERE job_id = :job_id ORDER BY seq DESC LIMIT 100) newest
- WHERE type = :type AND data ->> 'item' = :item ORDER BY seq DESC LIMIT 1
-""")
+ WHERE type = :type AND {readable("data")} ->> 'item' = :item ORDER BY seq DESC LIMIT 1
+""")  # noqa: S608 - no value is put in
 
 
 def append(s: Session, job_id: str, type: str, message: str, data: dict[str, Any] | None = None, level: Level = "info") -> int:
@@ -74,7 +74,7 @@ def after(s: Session, job_id: str, seq: int, limit: int = 500) -> list[JobEvent]
 
 def concerning(s: Session, job_id: str, fine_tune_job_id: str, types: Collection[str], before: int | None, limit: int) -> list[JobEvent]:
     """Events of some types that are about a fine-tune job, the newest first: those that name it, and those that name none."""
-    named = JobEvent.data.op("->>")("fine_tuning_job")
+    named = literal_column(f"{readable('job_events.data')} ->> 'fine_tuning_job'")
     statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type.in_(types))
     if before is not None:
         statement = statement.where(JobEvent.seq < before)

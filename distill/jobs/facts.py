@@ -10,7 +10,7 @@ from sqlalchemy import Select, and_, case, func, or_, select, text
 
 from distill.catalog.facts import RowFact, Trace
 from distill.catalog.row_facts import UNDECIDED
-from distill.db import Listing, Page, Session
+from distill.db import Listing, Page, Session, readable
 from distill.errors import Invalid
 from distill.jobs.models import Job, JobEvent, WorkItem
 from distill.jobs.status import Step
@@ -70,12 +70,12 @@ def list_rollouts(s: Session, of: Place, page: Page, narrow: RolloutFilter = Rol
 
 
 # A fact says what its rollout called. Those of earlier releases do not: their traces are read, which are large.
-_CALLED = text("""
-CASE WHEN row_facts.data -> 'called' IS NOT NULL
-     THEN EXISTS (SELECT 1 FROM json_array_elements_text(row_facts.data -> 'called') AS c WHERE c = :predictor)
-     ELSE EXISTS (SELECT 1 FROM traces t, json_array_elements(CAST(t.body AS json) -> 'calls') AS c
+_CALLED = text(f"""
+CASE WHEN {readable("row_facts.data")} -> 'called' IS NOT NULL
+     THEN EXISTS (SELECT 1 FROM json_array_elements_text({readable("row_facts.data")} -> 'called') AS c WHERE c = :predictor)
+     ELSE EXISTS (SELECT 1 FROM traces t, json_array_elements({readable("t.body")} -> 'calls') AS c
                    WHERE t.project_id = :project_id AND t.digest = row_facts.trace_digest AND c ->> 'predictor' = :predictor) END
-""")
+""")  # noqa: S608 - no value is put in
 
 
 def list_rejections(s: Session, of: Place, page: Page, narrow: RejectionFilter = RejectionFilter()) -> Listing[RowFact]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
+from distill.db import readable
+
 TURN = text("SELECT pg_try_advisory_xact_lock(hashtextextended('retention', 0))")
 DUE = text("""
 SELECT NOT EXISTS (SELECT 1 FROM server_meta WHERE key = 'retained_at'
@@ -20,18 +22,17 @@ SELECT EXISTS (SELECT 1 FROM jobs
                 WHERE project_id = :project_id AND kind = 'compile' AND plan IS NULL AND (status IN ('queued', 'running')
                    OR status IN ('created', 'paused') AND derived_from IS NULL AND strpos(spec, '"stored_only"\\:true') > 0))""")
 """Whether it is not known yet which traces an open job will take. One that waits to be started and has no other traces counts, too."""
-NEEDED_PROGRAMS = text("""
+NEEDED_PROGRAMS = text(f"""
 WITH run AS (
   SELECT DISTINCT split_part(h.key, ' ', 1) AS digest
-    FROM jobs j JOIN jobs p ON p.id IN (j.id, j.derived_from),
-         json_each(replace(CAST(p.plan AS text), '\\u0000', '\\ufffd')::json -> 'prompt_hashes') h
+    FROM jobs j JOIN jobs p ON p.id IN (j.id, j.derived_from), json_each({readable("p.plan")} -> 'prompt_hashes') h
    WHERE j.project_id = :project_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))
 SELECT digest FROM run
 UNION
 SELECT other.digest FROM run
   JOIN programs own ON own.project_id = :project_id AND own.digest = run.digest
   JOIN programs other ON other.project_id = own.project_id
-   AND (other.identity = own.identity OR coalesce(own.base_digest, own.digest) IN (other.base_digest, other.digest))""")
+   AND (other.identity = own.identity OR coalesce(own.base_digest, own.digest) IN (other.base_digest, other.digest))""")  # noqa: S608 - no value is put in
 """Digests of the programs that open jobs run, and of those of the same code: such a job may take any stored trace of these."""
 OLD_TRACES = text("""
 SELECT id, digest FROM traces t

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from distill.jobs import collecting, erasing, retention, service
 from distill.jobs.models import Job
 from tests.integration.core.world import execute
 from tests.integration.execute.client_player import TOML
-from tests.integration.execute.house import House, configured, rows
+from tests.integration.execute.house import SUPPORT, House, configured, field_of, rows
 from tests.support.scripted_lm import ScriptedLM
 
 
@@ -179,6 +180,33 @@ class TestArtifacts:
         assert removed(operator)[0] == {"artifacts": 1, "models": 1}, "the last that has it takes it along"
         house.agent.tick()
         assert house.host.models() == frozenset()
+
+
+class TestTextThatPostgresqlCannotRead:
+    def test_a_plan_with_nul_is_kept_and_erased_as_any_other(self, house: House, operator: TestClient) -> None:
+        program = copy.deepcopy(SUPPORT)
+        program["predictors"][0]["signature"]["fields"].insert(
+            1, field_of("tone", "input", {"type": "string", "enum": ["a\0b", "c\\u0000"]})
+        )
+        program["steps"][0]["args"]["tone"] = {"from": "input.tone"}
+        job = house.submit([{**row, "tone": "c\\u0000"} for row in rows(9)], program, holdout={"n": 3}, smoke_test=None, num_threads=4)
+        plan = house.run(job, until=lambda job: job.plan is not None).plan
+        assert plan is not None
+        assert [sample["tone"] for sample in plan["samples"]] == ["a\0b", "c\\u0000"]
+        keep(operator, keep_traces_days=2)
+        age("traces")
+        carry_out()
+        assert removed(operator) == [], "the job runs this program"
+        house.succeed(job)
+        assert collecting.collect(house.store, 0, 0, threading.Event()) is not None
+        assert house.store.exists(plan["split"])
+        execute(
+            "UPDATE job_steps SET status = 'failed', error = CAST(:error AS json) WHERE name = 'train'",
+            error='{"code": "x", "message": "\\u0000\\ud800"}',
+        )
+        assert operator.delete(f"/v1/compile_jobs/{job}", params={"cascade": "artifacts"}).status_code == 200
+        assert erasing.carry_out(house.store, threading.Event()) == 1
+        assert not house.store.exists(plan["split"])
 
 
 class TestAuditLog:
