@@ -5,6 +5,8 @@ A slow store holds up no hint and no reaping.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,19 +39,37 @@ class Collector:
     def round(self) -> None:
         """Lost servers are waited for, until the next round; so is the schema of this version: columns that it does not know may point at
         blobs."""
-        timers = self._timers
+        if self._carry_out("check of the schema", _check):
+            self._carry_out("erasures", self._erase)
+            self._carry_out("retention", self._retain)
+            self._carry_out("collection of blobs", self._collect)
+
+    def _carry_out(self, what: str, act: Callable[[], None]) -> bool:
+        """Whether it did not fail. What fails is logged, holds up nothing else, and is tried again in the next round."""
         try:
-            with unit_of_work() as s:
-                check_schema(s)
-            if erased := erasing.carry_out(self._store, self._thread.stopping):
-                log.info("erasures carried out", number=erased)
-            retention.carry_out(timers.collect_period_seconds, self._thread.stopping)
-            done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._thread.stopping)
+            act()
         except (StillhouseError, SQLAlchemyError, OSError) as error:
-            log.warning("blobs not collected", error=str(error), kind=type(error).__name__)
-            return
-        except Exception:  # whatever it is, the thread goes on with the next round
-            log.exception("blobs not collected")
-            return
+            log.warning("not carried out", what=what, error=str(error), kind=type(error).__name__)
+        except Exception:  # whatever it is, the thread goes on
+            log.exception("not carried out", what=what)
+        else:
+            return True
+        return False
+
+    def _erase(self) -> None:
+        if erased := erasing.carry_out(self._store, self._thread.stopping):
+            log.info("erasures carried out", number=erased)
+
+    def _retain(self) -> None:
+        retention.carry_out(self._timers.collect_period_seconds, self._thread.stopping)
+
+    def _collect(self) -> None:
+        timers = self._timers
+        done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._thread.stopping)
         if done is not None and (done.blobs or done.unfinished):
             log.info("blobs collected", blobs=done.blobs, size_bytes=done.size_bytes, unfinished=done.unfinished)
+
+
+def _check() -> None:
+    with unit_of_work() as s:
+        check_schema(s)

@@ -51,7 +51,8 @@ def _downloads(store: BlobStore, digest: str) -> list[str]:
                 raise
             log.warning("copies of a training file not looked for: its blob is missing", digest=digest)
             return []
-        except ValueError:  # arguments of a tool call that are no JSON, as NaN: nobody could download this form either
+        except (ValueError, TypeError, KeyError) as error:  # nobody has downloaded what cannot be made
+            log.warning("copies of a training file not looked for", digest=digest, form=form, kind=type(error).__name__)
             continue
         found.append(f"sha256:{content.hexdigest()}")
     return found

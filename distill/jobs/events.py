@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from sqlalchemy import literal_column, or_, select, text
+from sqlalchemy import ColumnElement, literal_column, or_, select, text
 
 from distill.catalog.copying import clean
 from distill.db import Session, readable
@@ -74,7 +74,7 @@ def after(s: Session, job_id: str, seq: int, limit: int = 500) -> list[JobEvent]
 
 def concerning(s: Session, job_id: str, fine_tune_job_id: str, types: Collection[str], before: int | None, limit: int) -> list[JobEvent]:
     """Events of some types that are about a fine-tune job, the newest first: those that name it, and those that name none."""
-    named = literal_column(f"{readable('job_events.data')} ->> 'fine_tuning_job'")
+    named: ColumnElement[str | None] = literal_column(f"{readable('job_events.data')} ->> 'fine_tuning_job'")
     statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type.in_(types))
     if before is not None:
         statement = statement.where(JobEvent.seq < before)

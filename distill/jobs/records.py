@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Literal
 
@@ -32,7 +33,14 @@ def _for_template(message: dict[str, Any]) -> dict[str, Any]:
 
 def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    return {**call, "function": {**function, "arguments": orjson.loads(function["arguments"] or "{}")}}
+    return {**call, "function": {**function, "arguments": _arguments(function["arguments"] or "{}")}}
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # earlier releases wrote NaN and Infinity
+        return json.loads(text, parse_constant=lambda _: None)
 
 
 def _openai(row: Mapping[str, Any]) -> dict[str, Any]:

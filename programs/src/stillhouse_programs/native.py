@@ -5,6 +5,7 @@ of them. Rows have them in the shape of OpenAI's chat completions.
 """
 
 import json
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -24,6 +25,8 @@ _PLAIN = (str, int, float, bool, type(None))
 
 def storable(value: Any) -> Any:
     """`value` with tools, tool calls and images as JSON that says all of them; dspy's own leaves out what a tool takes and calls' ids."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # as in all that a runner sends
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, dspy.Tool):

@@ -15,7 +15,7 @@ from sqlalchemy import text, update
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from distill.catalog import datasets, keys, projects
+from distill.catalog import blobs, datasets, keys, projects
 from distill.catalog.models import File
 from distill.db import Session, unit_of_work
 from distill.errors import NotFound
@@ -249,6 +249,24 @@ class TestDataset:
         collect(house)
         actions = [entry["action"] for entry in operator.get("/v1/audit_log", params={"object_id": dataset}).json()["data"]]
         assert actions == ["dataset.erased", "dataset.deleted"]
+
+    def test_one_with_damaged_rows_and_files_holds_up_no_other(self, house: House, operator: TestClient) -> None:
+        dataset, other = upload(operator, planted(9)), upload(operator, planted(3))
+        compiled(house, dataset)
+        send(operator, b'{"messages": []}', "mine.jsonl")
+        with unit_of_work() as s:
+            blobs.register(s, house.store, damaged := house.store.put(b"no JSON"))
+            s.execute(text("UPDATE fine_tune_jobs SET training_file = :digest"), {"digest": damaged})
+        path, cascade = f"/v1/datasets/{dataset}", {"cascade": "artifacts"}
+        assert operator.delete(path, params={**cascade, "dry_run": True}).json()["removes"]["files"] == 0
+        for each in (dataset, other):
+            assert operator.delete(f"/v1/datasets/{each}", params=cascade).status_code == 200
+        with unit_of_work() as s:
+            s.execute(text("UPDATE artifacts SET files = '{\"a\": {}}'"))
+        assert erasing.carry_out(house.store, threading.Event()) == 1
+        with unit_of_work() as s:
+            s.execute(text("UPDATE artifacts SET files = '{}'"))
+        assert erasing.carry_out(house.store, threading.Event()) == 1
 
 
 class TestJob:

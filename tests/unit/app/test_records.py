@@ -40,6 +40,13 @@ def read(tmp_path: Path, form: RecordFormat, *rows: dict[str, Any]) -> list[dict
 
 
 class TestRecords:
+    def test_a_number_that_json_has_not_is_null_in_an_object(self, tmp_path: Path) -> None:
+        """Earlier releases wrote such arguments."""
+        call = {**CALL, "function": {"name": "look", "arguments": '{"x": NaN, "y": [-Infinity, 1]}'}}
+        row = {"prompt": [], "completion": [{"role": "assistant", "content": "", "tool_calls": [call]}]}
+        (record,) = read(tmp_path, "trl", row)
+        assert record["completion"][0]["tool_calls"][0]["function"]["arguments"] == {"x": None, "y": [None, 1]}
+
     def test_trl_gets_prompt_and_completion(self, tmp_path: Path) -> None:
         assert read(tmp_path, "trl", ROW, ROW) == [{"prompt": ROW["prompt"], "completion": ROW["completion"]}] * 2
 

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from stillhouse_programs.collect import Prepared, prepare_program
-from stillhouse_programs.native import storable
+from stillhouse_programs.native import answer_message, storable
 from stillhouse_programs.prompts import make_prompt_adapter
 from stillhouse_programs.relay_http import Caller, Reply
 from stillhouse_programs.render import Rejection, Row, render_row
@@ -138,6 +138,11 @@ class TestToolCalls:
         assert call["inputs"]["tools"] == [{"name": "weather", "desc": "The weather of a city.", "args": {"city": {"type": "string"}}}]
         assert call["outputs"]["calls"] == {"tool_calls": [{"id": "x81", "name": "weather", "args": {"city": "Rome"}}]}
         assert storable([dspy.Tool(weather)]) == call["inputs"]["tools"]
+
+    def test_arguments_are_json_whatever_numbers_they_hold(self) -> None:
+        calls = dspy.ToolCalls.from_dict_list([{"name": "weather", "args": {"x": float("nan"), "y": [float("-inf"), 1.5]}}])
+        (call,) = answer_message("", calls, None)["tool_calls"]
+        assert call["function"]["arguments"] == '{"x": null, "y": [null, 1.5]}'
 
 
 class TestReasoning:
