@@ -25,6 +25,9 @@ from distill.jobs import clearing, erased, erasing, erasing_sql, quotas, retenti
 
 log = structlog.get_logger(__name__)
 _AT_ONCE = 2000
+_TRACES_AT_ONCE = 200
+_PAUSE_SECONDS = 0.05
+"""Between two locks of a project's jobs: who makes one meanwhile waits for the deletion of so many traces at most."""
 _BATCHES = 50
 """Of one kind, project and round; the rest is removed by the rounds that follow at once."""
 
@@ -57,7 +60,10 @@ class _Round:
     entry_id: str | None = None
 
     def run(self, wanted: Mapping[str, int], at: datetime) -> bool:
-        """Whether nothing is left that is older than wanted and may go. What fails is logged, and tried again by the next round."""
+        """Whether the next period is soon enough for what is left: not after a stop, nor after as many batches as a round has.
+
+        What fails is logged, and tried again in the next period: at once it would only fail again.
+        """
         complete = True
         for name, days in wanted.items():
             batches = 0
@@ -70,8 +76,9 @@ class _Round:
                         complete = False
                         break
             except (StillhouseError, SQLAlchemyError, OSError) as error:  # the others are not held up by it
-                complete = False
                 log.warning("retention not carried out", project_id=self.project_id, what=name, kind=type(error).__name__, error=str(error))
+            except Exception:  # nor by a fault of ours
+                log.exception("retention not carried out", project_id=self.project_id, what=name)
         return complete
 
     def count(self, s: Session, counts: Mapping[str, int]) -> None:
@@ -93,23 +100,44 @@ Batches = Iterator[Mapping[str, int]]
 
 
 def _traces(of: _Round, before: datetime) -> Batches:
-    """Skips those of programs that an open job runs. Nobody makes such a job while a batch is removed."""
+    """Skips those of programs that an open job runs. They are found without a lock, and looked at again under it."""
     after = ""
+    values = {"before_id": first_id("trace", before), "before": before}
     while True:
         with unit_of_work() as s:
-            quotas.hold_jobs(s, of.project_id)
-            own = {"project_id": of.project_id}
-            if s.scalar(retention_sql.STARTING, own):
+            programs = _needed_programs(s, of.project_id)
+            if programs is None:
                 return
-            values = {**own, "after": after, "before_id": first_id("trace", before), "before": before, "many": _AT_ONCE}
-            values["programs"] = list(s.scalars(retention_sql.NEEDED_PROGRAMS, own))
-            found = s.execute(retention_sql.OLD_TRACES, values).all()
-            removed = erased.drop_traces(s, of.project_id, [row.digest for row in found])
-            of.count(s, {"traces": removed})
+            some = {"project_id": of.project_id, "programs": programs, "after": after, "many": _AT_ONCE}
+            found = s.execute(retention_sql.OLD_TRACES, {**values, **some}).all()
+        removed = 0
+        for start in range(0, len(found), _TRACES_AT_ONCE):
+            digests = [row.digest for row in found[start : start + _TRACES_AT_ONCE]]
+            removed += _remove_traces(of, {**values, "project_id": of.project_id, "digests": digests})
+            if of.stopping.wait(_PAUSE_SECONDS):
+                break
         if not found:
             return
         after = found[-1].id
         yield {"traces": removed}
+
+
+def _remove_traces(of: _Round, values: Mapping[str, Any]) -> int:
+    """Nobody makes a job of the project meanwhile."""
+    with unit_of_work() as s:
+        quotas.hold_jobs(s, of.project_id)
+        programs = _needed_programs(s, of.project_id)
+        if programs is None:
+            return 0
+        removed = erased.drop_traces(s, of.project_id, list(s.scalars(retention_sql.STILL_OLD, {**values, "programs": programs})))
+        of.count(s, {"traces": removed})
+    return removed
+
+
+def _needed_programs(s: Session, project_id: str) -> list[str] | None:
+    """Those whose traces stay; None where all stay, for a job of which it is not known yet what it takes."""
+    own = {"project_id": project_id}
+    return None if s.scalar(retention_sql.STARTING, own) else list(s.scalars(retention_sql.NEEDED_PROGRAMS, own))
 
 
 def _events(of: _Round, before: datetime) -> Batches:

@@ -34,12 +34,11 @@ SELECT other.digest FROM run
   JOIN programs other ON other.project_id = own.project_id
    AND (other.identity = own.identity OR coalesce(own.base_digest, own.digest) IN (other.base_digest, other.digest))""")  # noqa: S608 - no value is put in
 """Digests of the programs that open jobs run, and of those of the same code: such a job may take any stored trace of these."""
-OLD_TRACES = text("""
-SELECT id, digest FROM traces t
- WHERE project_id = :project_id AND id > :after AND id < :before_id AND created_at < :before
+_MAY_GO = """project_id = :project_id AND id < :before_id AND created_at < :before
    AND program_digest <> ALL (CAST(:programs AS text[]))
-   AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = t.job_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))
- ORDER BY id LIMIT :many""")
+   AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = t.job_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))"""
+OLD_TRACES = text(f"SELECT id, digest FROM traces t WHERE {_MAY_GO} AND id > :after ORDER BY id LIMIT :many")  # noqa: S608 - no value is put in
+STILL_OLD = text(f"SELECT digest FROM traces t WHERE {_MAY_GO} AND digest = ANY (:digests)")  # noqa: S608
 
 JOBS_WITH_EVENTS = text("""
 SELECT id FROM jobs WHERE project_id = :project_id AND finished_at < :before AND erased_at IS NULL AND events_removed_at IS NULL

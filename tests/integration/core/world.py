@@ -157,6 +157,13 @@ def execute(statement: str, **values: Any) -> None:
         s.execute(text(statement), values)
 
 
+def waits_for_a_lock() -> bool:
+    """Whether any session of the database does."""
+    with unit_of_work() as s:
+        query = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        return bool(s.scalar(text(query)))
+
+
 def at_once(number: int, act: Callable[[int], T]) -> list[T]:
     """Run `act(0)` … `act(number - 1)` in threads that start together."""
     barrier = threading.Barrier(number)

@@ -24,6 +24,7 @@ from distill.jobs.erased import MOST_LOOKED_AT
 from distill.jobs.fine_tuning import FineTuneSpec
 from distill.jobs.models import Job
 from distill.settings import get_settings
+from tests.integration.core.world import waits_for_a_lock
 from tests.integration.execute.client_player import TOML
 from tests.integration.execute.house import CATEGORIES, House, configured, rows
 from tests.support.canaries import leaks
@@ -78,12 +79,6 @@ def tables_naming(object_id: str) -> set[str]:
 
 def places(house: House) -> set[str]:
     return {place.split()[0] for place in leaks([CANARY], searched(house))}
-
-
-def waits_for_a_lock() -> bool:
-    with unit_of_work() as s:
-        query = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
-        return bool(s.scalar(text(query)))
 
 
 def during(deletion: Callable[[Session], str], act: Callable[[], str]) -> str:

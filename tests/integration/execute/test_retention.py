@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from starlette.testclient import TestClient
 
 from distill.db import unit_of_work
 from distill.execute import context as contexts
-from distill.jobs import collecting, erasing, retention, service
+from distill.jobs import collecting, erasing, quotas, retention, service
 from distill.jobs.models import Job
-from tests.integration.core.world import execute
+from tests.integration.core.world import execute, waits_for_a_lock
 from tests.integration.execute.client_player import TOML
 from tests.integration.execute.house import SUPPORT, House, configured, field_of, rows
 from tests.support.scripted_lm import ScriptedLM
@@ -111,6 +112,33 @@ class TestTraces:
         asked = len(house.teacher.calls)
         compiled(house)
         assert len(house.teacher.calls) > asked
+
+    def test_go_some_at_a_time_so_that_jobs_can_be_made_meanwhile(self, house: House, operator: TestClient) -> None:
+        keep(operator, keep_traces_days=2)
+        execute(
+            """
+            INSERT INTO traces (project_id, digest, id, status, program_digest, lms_digest, inputs_digest, prompt_hash, rollout, body,
+                                calls, prompt_tokens, completion_tokens, seconds)
+            SELECT :project_id, 'v1:' || n, 'trace-06h3k' || lpad(n::text, 21, '0'), 'ok', 'p', 'l', 'i', 'h', 0, '{}', 1, 1, 1, 1
+              FROM generate_series(1, 600) n""",
+            project_id=house.project_id,
+        )
+        age("traces")
+        waits = house.submit(rows(9), holdout={"n": 3}, smoke_test=None, auto_start=False)
+        stopped = threading.Event()
+        stopped.set()
+        retention.carry_out(0, stopped)
+        (first,) = removed(operator)
+        assert 0 < first["traces"] < 600, "it stops between two locks of the project's jobs"
+        with ThreadPoolExecutor(1) as other:
+            with unit_of_work() as s:
+                quotas.hold_jobs(s, house.project_id)
+                ended = other.submit(carry_out)
+                while not ended.done() and not waits_for_a_lock():
+                    pass
+                service.start(s, house.project_id, waits)
+            ended.result()
+        assert removed(operator) == [first], "it was started before the lock was had"
 
 
 class TestJobs:
@@ -207,6 +235,28 @@ class TestTextThatPostgresqlCannotRead:
         assert operator.delete(f"/v1/compile_jobs/{job}", params={"cascade": "artifacts"}).status_code == 200
         assert erasing.carry_out(house.store, threading.Event()) == 1
         assert not house.store.exists(plan["split"])
+
+
+class TestFaults:
+    def test_one_project_that_fails_does_not_change_the_pace_of_the_others(self, house: House, operator: TestClient) -> None:
+        operator.post("/v1/projects", json={"name": "support"})
+        operator.patch("/v1/projects/support", json={"keep_audit_log_days": 2})
+        keep(operator, keep_traces_days=2)
+        house.submit(rows(9), holdout={"n": 3}, smoke_test=None)
+        execute("""UPDATE jobs SET plan = '{"prompt_hashes": []}'""")
+
+        def last_removal() -> Any:
+            retention.carry_out(3600, threading.Event())
+            (entry,) = operator.get("/v1/audit_log", params={"project": "support"}).json()["data"]
+            age("audit_log")
+            return entry["action"], entry["id"][8:]
+
+        age("audit_log")
+        first = last_removal()
+        assert first[0] == "retention.removed"
+        assert last_removal() == first, "it is old, and stays: the period is not over"
+        execute("UPDATE server_meta SET value = CAST(value AS timestamptz) - interval '1 hour' WHERE key = 'retained_at'")
+        assert last_removal()[1] != first[1]
 
 
 class TestAuditLog:
