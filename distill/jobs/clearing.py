@@ -21,7 +21,7 @@ def clear_job(
     job_id: str, stopping: threading.Event, finish: Callable[[Session, Counter[str]], None], over_since: datetime | None = None
 ) -> bool:
     """Remove the details of a job that is over (since then at the latest), some at a time; `finish` is given how many in the last
-    transaction.
+    transaction. Stored answers and messages that name the job are the caller's to remove.
 
     False where it is to be gone on with at the next time: the job is still held, or the process stops.
     """
@@ -43,7 +43,6 @@ def clear_job(
         if s.scalar(erasing_sql.ITEMS_LEFT, {"job_id": job_id}):
             return False
         _empty(s, job)
-        remove_mentions(s, job.project_id, job_id)
         finish(s, found)
     return True
 

@@ -69,7 +69,7 @@ def remove(project_id: str, files: Sequence[str], stopping: threading.Event, cou
         with unit_of_work() as s:
             own = (Job.project_id == project_id, Job.kind == str(JobKind.FINE_TUNE), Job.erased_at.is_(None))
             jobs = list(s.scalars(select(Job.id).where(*own, Job.spec.contains(f'"{file_id}"', autoescape=True))))
-        if not all(_clear(job_id, stopping, count) for job_id in jobs):
+        if not all(_clear(project_id, job_id, stopping, count) for job_id in jobs):
             return False
         with unit_of_work() as s:
             digest = s.scalar(select(File.digest).where(File.id == file_id).with_for_update())
@@ -79,9 +79,10 @@ def remove(project_id: str, files: Sequence[str], stopping: threading.Event, cou
     return True
 
 
-def _clear(job_id: str, stopping: threading.Event, count: Callable[[Session, Mapping[str, int]], None]) -> bool:
+def _clear(project_id: str, job_id: str, stopping: threading.Event, count: Callable[[Session, Mapping[str, int]], None]) -> bool:
     def finish(s: Session, found: Counter[str]) -> None:
         s.execute(erasing_sql.PROBES, {"job_id": job_id})
+        clearing.remove_mentions(s, project_id, job_id)
         count(s, found)
 
     return clearing.clear_job(job_id, stopping, finish)

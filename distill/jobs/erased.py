@@ -241,7 +241,8 @@ def _clear_for(row: Erasure, job_id: str, stopping: threading.Event, *, with_art
         s.execute(erasing_sql.PROBES, {"job_id": job_id})
         if with_artifacts:
             found += empty_artifacts(s, job_id)
-        if row.kind != "project":
+        if row.kind != "project":  # that one removes all mentions, and has counted
+            clearing.remove_mentions(s, row.project_id, job_id)
             _count(s, row, found)
 
     return clearing.clear_job(job_id, stopping, finish)

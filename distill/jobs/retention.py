@@ -170,7 +170,10 @@ def _job_details(of: _Round, before: datetime) -> Batches:
         done = sum(clearing.clear_job(job_id, of.stopping, finish, before) for job_id in found if not of.stopping.is_set())
         yield {"job_details": done}
         if not done:
-            return
+            break
+    with unit_of_work() as s:  # always: the round before may have been cut off here
+        for statement in erasing_sql.MENTIONS_OF_ERASED_JOBS:
+            s.execute(statement, {"project_id": of.project_id})
 
 
 def _artifacts(of: _Round, before: datetime) -> Batches:

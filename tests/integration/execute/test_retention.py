@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from distill.db import unit_of_work
@@ -162,8 +163,17 @@ class TestJobs:
         assert operator.put("/v1/aliases/desk@prod", json={"artifact": artifact}).status_code == 200
         keep(operator, keep_job_details_days=2)
         waiting = house.submit(rows(9), holdout={"n": 3}, smoke_test=None)
+        for named in (job, waiting):
+            made = operator.post("/v1/datasets", json={"rows": rows(1), "metadata": {"of": named}}, headers={"Idempotency-Key": named})
+            assert made.status_code == 201
         age_jobs()
         carry_out()
+        with unit_of_work() as s:
+            assert s.scalars(text("SELECT key FROM idempotency_keys")).all() == [waiting], "no stored answer names the job"
+        made = operator.post("/v1/datasets", json={"rows": rows(1), "metadata": {"of": job}}, headers={"Idempotency-Key": "later"})
+        carry_out()
+        with unit_of_work() as s:
+            assert "later" in s.scalars(text("SELECT key FROM idempotency_keys")).all(), "it repeats nothing of what was erased"
         assert removed(operator) == [{"job_details": 1}]
         assert operator.get(f"/v1/compile_jobs/{job}").json()["erased_at"] is not None
         assert shown(operator, job, "traces") == shown(operator, job, "training_files") == []
