@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import get_args
 
@@ -35,27 +36,34 @@ def find(s: Session, store: BlobStore, project_id: str, jobs: Sequence[str], dig
         return []
     parts = select(FineTuneJob.training_file, FineTuneJob.validation_file).where(FineTuneJob.job_id.in_(jobs))
     stored = {digest for row in s.execute(parts) for digest in row if digest}
+    s.execute(erasing_sql.UNHURRIED)  # large files of a slow store are read for longer than a transaction may be idle
     same = {*digests, *stored, *(copy for digest in stored for copy in _downloads(store, digest))}
     return [row.id for row in files if row.digest in same]
 
 
 def _downloads(store: BlobStore, digest: str) -> list[str]:
-    found = []
-    for form in get_args(RecordFormat):
-        content = sha256()
-        try:
-            for line in records(store.open(digest), form):
-                content.update(line)
-        except StorageError as error:
-            if error.code != "blob_missing":
-                raise
-            log.warning("copies of a training file not looked for: its blob is missing", digest=digest)
-            return []
-        except (ValueError, TypeError, KeyError) as error:  # nobody has downloaded what cannot be made
-            log.warning("copies of a training file not looked for", digest=digest, form=form, kind=type(error).__name__)
-            continue
-        found.append(f"sha256:{content.hexdigest()}")
-    return found
+    forms = get_args(RecordFormat)
+    try:
+        found = [_download(store, digest, form) for form in forms]  # type: ignore[arg-type]  # stores are hashed by identity
+    except StorageError as error:
+        if error.code != "blob_missing":
+            raise
+        log.warning("copies of a training file not looked for: its blob is missing", digest=digest)
+        return []
+    return [content for content in found if content is not None]
+
+
+@lru_cache(maxsize=4096)
+def _download(store: BlobStore, digest: str, form: RecordFormat) -> str | None:
+    """The digest of a download, which never changes: an erasure that waits looks for it every minute. None for what cannot be made."""
+    content = sha256()
+    try:
+        for line in records(store.open(digest), form):
+            content.update(line)
+    except (ValueError, TypeError, KeyError) as error:
+        log.warning("copies of a training file not looked for", digest=digest, form=form, kind=type(error).__name__)
+        return None
+    return f"sha256:{content.hexdigest()}"
 
 
 def remove(project_id: str, files: Sequence[str], stopping: threading.Event, count: Callable[[Session, Mapping[str, int]], None]) -> bool:

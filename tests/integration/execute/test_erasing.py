@@ -173,6 +173,9 @@ class TestDataset:
         collect(house)
         assert "files" in places(house), "it waits for the job that reads one of them"
         house.succeed(tuned)
+        with unit_of_work() as s:
+            for digest in s.scalars(text("SELECT training_file FROM fine_tune_jobs WHERE job_id = :id"), {"id": job.id}):
+                house.store.remove(digest)  # it is not read again for each look
         collect(house)
         house.agent.tick()
         with unit_of_work() as s:
