@@ -59,7 +59,7 @@ def carry_out(store: BlobStore, stopping: threading.Event) -> int:
                 break
             try:
                 done += _one(store, row, stopping)
-            except Exception as error:  # whatever it is, the others, retention and the collector are not held up by it
+            except (StillhouseError, SQLAlchemyError, OSError) as error:  # the others are not held up by it
                 log.warning("erasure not carried out", object_id=row.object_id, kind=type(error).__name__, error=str(error))
             except Exception:  # nor by a fault of ours
                 log.exception("erasure not carried out", object_id=row.object_id)

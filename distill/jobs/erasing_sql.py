@@ -12,14 +12,15 @@ TURN = text("SELECT pg_try_advisory_xact_lock(hashtextextended('erasures', 0))")
 """Held while erasures are carried out, so that one process at a time does it."""
 UNHURRIED = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 
+_PLAN, _RESULT = readable("plan"), readable("result")
 JOB_BLOBS = text(f"""
 SELECT DISTINCT d FROM (
     SELECT unnest(ARRAY[training_file, validation_file, checkpoint, curve, log]) AS d FROM fine_tune_jobs WHERE job_id = :job_id
     UNION ALL SELECT f.value->>'digest' FROM checkpoints c JOIN fine_tune_jobs t ON t.id = c.fine_tune_job_id, json_each(c.files) f
                WHERE t.job_id = :job_id
     UNION ALL SELECT settings->>'probe_file' FROM models WHERE job_id = :job_id
-    UNION ALL SELECT {readable("plan")}->>'split' FROM jobs WHERE id = :job_id
-    UNION ALL SELECT {readable("result")}->>'part' FROM work_items WHERE job_id = :job_id AND step = 'prepare') all_blobs
+    UNION ALL SELECT {_PLAN}->>'split' FROM jobs WHERE id = :job_id
+    UNION ALL SELECT {_RESULT}->>'part' FROM work_items WHERE job_id = :job_id AND step = 'prepare') all_blobs
  WHERE d IS NOT NULL""")  # noqa: S608 - no value is put in
 ERASED = text("UPDATE blobs SET unused_since = 'epoch' WHERE digest = ANY (:digests)")
 """A blob whose last row was erased is removed by the next look of the collector, not a day later."""
@@ -113,11 +114,19 @@ DELETE FROM held_out_rows WHERE digest = ANY (:inputs)
                         WHERE :object_id IN (j.trainset_id, j.valset_id))
 """)
 
-PROJECT_SOME: tuple[TextClause, ...] = tuple(
-    text(f"""
-DELETE FROM {table} WHERE project_id = :project_id
-   AND {column} IN (SELECT {column} FROM {table} WHERE project_id = :project_id LIMIT :many)""")  # noqa: S608 - no value is put in
-    for table, column in (("scores", "trace_digest"), ("trace_retries", "digest"), ("traces", "digest"), ("lm_usage", "item_id"))
+PROJECT_SOME: tuple[TextClause, ...] = (
+    text("""
+DELETE FROM scores WHERE project_id = :project_id
+   AND trace_digest IN (SELECT trace_digest FROM scores WHERE project_id = :project_id LIMIT :many)"""),
+    text("""
+DELETE FROM trace_retries WHERE project_id = :project_id
+   AND digest IN (SELECT digest FROM trace_retries WHERE project_id = :project_id LIMIT :many)"""),
+    text("""
+DELETE FROM traces WHERE project_id = :project_id
+   AND digest IN (SELECT digest FROM traces WHERE project_id = :project_id LIMIT :many)"""),
+    text("""
+DELETE FROM lm_usage WHERE project_id = :project_id
+   AND item_id IN (SELECT item_id FROM lm_usage WHERE project_id = :project_id LIMIT :many)"""),
 )
 PROJECT_REST: tuple[TextClause, ...] = (
     text("DELETE FROM idempotency_keys WHERE project_id = :project_id"),

@@ -33,9 +33,10 @@ RETURNING 1
 
 
 # Of an item that has told nothing new for so many events of its job, the same is told once more.
+_DATA = readable("data")
 _SAID_LAST = text(f"""
 SELECT message, data FROM (SELECT * FROM job_events WHERE job_id = :job_id ORDER BY seq DESC LIMIT 100) newest
- WHERE type = :type AND {readable("data")} ->> 'item' = :item ORDER BY seq DESC LIMIT 1
+ WHERE type = :type AND {_DATA} ->> 'item' = :item ORDER BY seq DESC LIMIT 1
 """)  # noqa: S608 - no value is put in
 
 

@@ -70,10 +70,11 @@ def list_rollouts(s: Session, of: Place, page: Page, narrow: RolloutFilter = Rol
 
 
 # A fact says what its rollout called. Those of earlier releases do not: their traces are read, which are large.
+_DATA, _BODY = readable("row_facts.data"), readable("t.body")
 _CALLED = text(f"""
-CASE WHEN {readable("row_facts.data")} -> 'called' IS NOT NULL
-     THEN EXISTS (SELECT 1 FROM json_array_elements_text({readable("row_facts.data")} -> 'called') AS c WHERE c = :predictor)
-     ELSE EXISTS (SELECT 1 FROM traces t, json_array_elements({readable("t.body")} -> 'calls') AS c
+CASE WHEN {_DATA} -> 'called' IS NOT NULL
+     THEN EXISTS (SELECT 1 FROM json_array_elements_text({_DATA} -> 'called') AS c WHERE c = :predictor)
+     ELSE EXISTS (SELECT 1 FROM traces t, json_array_elements({_BODY} -> 'calls') AS c
                    WHERE t.project_id = :project_id AND t.digest = row_facts.trace_digest AND c ->> 'predictor' = :predictor) END
 """)  # noqa: S608 - no value is put in
 

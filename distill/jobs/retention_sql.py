@@ -22,10 +22,11 @@ SELECT EXISTS (SELECT 1 FROM jobs
                 WHERE project_id = :project_id AND kind = 'compile' AND plan IS NULL AND (status IN ('queued', 'running')
                    OR status IN ('created', 'paused') AND derived_from IS NULL AND strpos(spec, '"stored_only"\\:true') > 0))""")
 """Whether it is not known yet which traces an open job will take. One that waits to be started and has no other traces counts, too."""
+_PLAN = readable("p.plan")
 NEEDED_PROGRAMS = text(f"""
 WITH run AS (
   SELECT DISTINCT split_part(h.key, ' ', 1) AS digest
-    FROM jobs j JOIN jobs p ON p.id IN (j.id, j.derived_from), json_each({readable("p.plan")} -> 'prompt_hashes') h
+    FROM jobs j JOIN jobs p ON p.id IN (j.id, j.derived_from), json_each({_PLAN} -> 'prompt_hashes') h
    WHERE j.project_id = :project_id AND j.status NOT IN ('succeeded', 'failed', 'cancelled'))
 SELECT digest FROM run
 UNION

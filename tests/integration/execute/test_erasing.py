@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 from sqlalchemy import text, update
 from starlette.testclient import TestClient
 
@@ -19,14 +18,14 @@ from distill.catalog import blobs, datasets, keys, projects
 from distill.catalog.models import File
 from distill.db import Session, unit_of_work
 from distill.errors import NotFound
-from distill.jobs import collecting, erasing, fine_tuning, refiltering, repository, service
+from distill.jobs import erasing, fine_tuning, refiltering, repository, service
 from distill.jobs.erased import MOST_LOOKED_AT
 from distill.jobs.fine_tuning import FineTuneSpec
 from distill.jobs.models import Job
-from distill.settings import get_settings
 from tests.integration.core.world import waits_for_a_lock
 from tests.integration.execute.client_player import TOML
 from tests.integration.execute.house import CATEGORIES, House, configured, rows
+from tests.integration.execute.stored import searched, tables_naming
 from tests.support.canaries import leaks
 from tests.support.scripted_lm import Answer, Ask, Fail, ScriptedLM
 
@@ -58,23 +57,6 @@ def teacher() -> Iterator[ScriptedLM]:
 def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedLM) -> Iterator[House]:
     with configured(tmp_path, TOML, teacher, student) as opened:
         yield opened
-
-
-def searched(house: House) -> dict[str, bytes]:
-    """Every table, blob and key of Redis, by its name."""
-    with unit_of_work() as s:
-        tables = sorted(s.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")))
-        found = {table: " ".join(s.scalars(text(f'SELECT "{table}"::text FROM "{table}"'))).encode() for table in tables}
-    found |= {f"blob {blob.digest}": house.store.read(blob.digest) for blob in house.store.listing()}
-    with Redis.from_url(get_settings().redis_url) as redis:
-        found["redis"] = b" ".join(redis.dump(key) or b"" for key in redis.scan_iter())
-    return found
-
-
-def tables_naming(object_id: str) -> set[str]:
-    with unit_of_work() as s:
-        tables = s.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
-        return {table for table in tables if any(object_id in row for row in s.scalars(text(f'SELECT "{table}"::text FROM "{table}"')))}
 
 
 def places(house: House) -> set[str]:
@@ -288,16 +270,6 @@ class TestJob:
         with unit_of_work() as s:
             s.execute(text("UPDATE jobs SET deleted_at = NULL"))  # a column that the release before deletions does not know
         assert [job["id"] for job in operator.get("/v1/compile_jobs").json()["data"]] == [job_id]
-
-    def test_goes_where_its_plan_holds_a_nul(self, house: House, operator: TestClient) -> None:
-        job = compiled(house, upload(operator, planted(9)))
-        with unit_of_work() as s:
-            with_nul = """UPDATE jobs SET plan = replace(CAST(plan AS text), '"samples": [', '"samples": ["\\u0000", ')::json"""
-            s.execute(text(with_nul))
-        collecting.collect(house.store, 0, 0, threading.Event())
-        assert operator.delete(f"/v1/compile_jobs/{job.id}", params={"cascade": "artifacts"}).json()["deleted"] is True
-        assert erasing.carry_out(house.store, threading.Event()) == 1
-        assert "row_facts" not in tables_naming(job.id)
 
     def test_what_somebody_held_goes_the_next_time_and_is_counted_with_the_rest(self, house: House, operator: TestClient) -> None:
         job = compiled(house, upload(operator, planted(9)))
