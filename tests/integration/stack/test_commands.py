@@ -90,7 +90,7 @@ class Service:
         grace = float(str(self._service.get("stop_grace_period", "10s")).removesuffix("s"))
         self._process.terminate()
         code = self.ended(max(grace, 30.0))  # a loaded machine is slower than a server
-        assert not [pid for pid in running if is_running(pid)]
+        wait_until(lambda: not any(map(is_running, running)), "its processes have ended, which see that it is gone by a closed pipe", grace)
         return code
 
 
