@@ -41,7 +41,7 @@ class Cell:
     @property
     def memory_bytes(self) -> int:
         """What all its processes together may take."""
-        return min(self.place.limits.memory_mb * MEGABYTE, memory.half_of_machine())
+        return min(self.place.limits.memory_mb * MEGABYTE, memory.total_bytes() // 2)
 
     def takes_too_much(self, processes: Iterable[int]) -> bool:
         """Whether they take more memory than that."""

@@ -29,7 +29,8 @@ class Limits:
     """What one sandboxed process may use. `address_space_mb` counts reserved memory, thread stacks included, so it is generous.
 
     `processes` counts threads, and all that the process starts. `scratch_mb` is for all files together, where the rung can tell.
-    `memory_mb` is for the memory of all its processes together, which is looked at from outside; half of the machine's where that is less.
+    `memory_mb` is for the memory of all its processes together, which is looked at from outside; half of the machine's, or of the
+    container's limit, where that is less.
     """
 
     address_space_mb: int = 16 * 1024

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+import psutil
 import pytest
 
 from distill.relay import Relay
@@ -67,3 +69,57 @@ def test_pages_that_processes_share_count_once() -> None:
         assert len(pids) == 5
         assert (memory.holds_more(pids, None, 400 << 20), memory.holds_more(pids, None, 100 << 20)) == (False, True)
         parent.communicate(b"\n")
+
+
+MAPPING = """
+import mmap, sys
+with open(sys.argv[1], "rb") as file:
+    held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    print(sum(held[at] for at in range(0, len(held), mmap.PAGESIZE)), flush=True)
+    input()
+"""
+
+
+def test_pages_of_a_mapped_file_do_not_count(tmp_path: Path) -> None:
+    """A program may map a model that is larger than its bound: the kernel takes such pages back when it needs them."""
+    model = tmp_path / "model"
+    model.write_bytes(b"x" * (200 << 20))
+    command = [sys.executable, "-c", MAPPING, str(model)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert psutil.Process(process.pid).memory_info().rss > 200 << 20
+        assert not memory.holds_more([process.pid], None, 100 << 20)
+        process.communicate(b"\n")
+
+
+GIGABYTE = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        pytest.param("0::/\n", {"memory.max": f"{GIGABYTE}\n"}, GIGABYTE, id="container with cgroup v2"),
+        pytest.param("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": f"{GIGABYTE}\n"}, GIGABYTE, id="limit of an outer group"),
+        pytest.param(
+            "5:cpu:/\n4:cpuset,memory:/docker/1\n0::/\n",
+            {"memory/memory.limit_in_bytes": f"{GIGABYTE}\n"},
+            GIGABYTE,
+            id="container with cgroup v1, whose path is the host's",
+        ),
+        pytest.param("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None, id="no limit"),
+        pytest.param("0::/a\n", {"a/memory.max": "max\n"}, None, id="no limit in cgroup v2"),
+        pytest.param(None, {}, None, id="no cgroups"),
+    ],
+)
+def test_a_limit_of_the_container_counts_as_its_memory(
+    tmp_path: Path, groups: str | None, files: Mapping[str, str], expected: int | None
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    if groups is not None:
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, content in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    assert memory.total_bytes(tmp_path) == (expected or psutil.virtual_memory().total)
