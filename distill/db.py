@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
+import structlog
 from sqlalchemy import JSON, Connection, DateTime, Engine, MetaData, Select, create_engine, make_url, text
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
@@ -42,6 +43,8 @@ __all__ = [
     "repeated",
     "unit_of_work",
 ]
+
+log = structlog.get_logger(__name__)
 
 Row = TypeVar("Row")
 T = TypeVar("T")
@@ -151,12 +154,22 @@ def unit_of_work(door: Door = "worker", *, waits: bool = True) -> Iterator[Sessi
         _commit(session)
         for begun_in, call in calls:
             if begun_in is committed:
-                call()
+                _call(call)
 
 
 def on_commit(s: Session, call: Callable[[], None]) -> None:
-    """Have `call` called once the present transaction of a `unit_of_work` has committed; not if it is rolled back."""
+    """Have `call` called once the present transaction of a `unit_of_work` has committed; not if it is rolled back.
+
+    An error of `call` is logged: what was asked for is done all the same.
+    """
     s.info.setdefault(_ON_COMMIT, []).append((s.get_transaction(), call))
+
+
+def _call(call: Callable[[], None]) -> None:
+    try:
+        call()
+    except Exception:
+        log.exception("call_after_commit_failed")
 
 
 def repeated(work: Callable[[Session], T], *, times: int = 3) -> T:
