@@ -161,8 +161,8 @@ class _Layered:
     def __init__(self, app: FastAPI, settings: Settings, metrics: Metrics, checks: Checks, names: Collection[str] | None) -> None:
         self.routes = app
         limited = BodyLimit(app, settings.limits.max_body_mb * 1_000_000)
-        guarded = LastResort(HostCheck(KeyCheck(limited, checks), names))
-        self._outermost = with_request_id(Traced(RequestLog(SafeHeaders(guarded), metrics.observe)), lambda: new_id("req"))
+        guarded = LastResort(HostCheck(KeyCheck(Traced(limited), checks), names))
+        self._outermost = with_request_id(RequestLog(SafeHeaders(guarded), metrics.observe), lambda: new_id("req"))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._outermost(scope, receive, send)

@@ -14,7 +14,8 @@ UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class Traced:
-    """Below the caller's span, where the request has a `traceparent` header."""
+    """Below the caller's span, where the request has a `traceparent` header. Stands behind the check of the key: whoever has none
+    adds no spans to another's trace, and does not choose what is sampled."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -24,7 +25,8 @@ class Traced:
             await self._app(scope, receive, send)
             return
         method = scope["method"] if scope["method"] in METHODS else "_OTHER"
-        with tracing.span(method, {"http.request.method": method}, kind="server", parent=tracing.from_headers(_headers(scope))) as span:
+        headers = _headers(scope) if "caller" in scope.get("state", {}) else {}
+        with tracing.span(method, {"http.request.method": method}, kind="server", parent=tracing.from_headers(headers)) as span:
             sent = SentStatus(send)
             try:
                 await self._app(scope, receive, sent)

@@ -36,6 +36,7 @@ Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Attributes = Mapping[str, str | int | float | bool | None]
 MISSING = "OpenTelemetry is not installed: pip install 'stillhouse-server[tracing]'"
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_ROOT_NAME = "submit job"
 _EXPORT_SECONDS = 5.0
 _STOP_SECONDS = 3.0
 _QUEUED_SPANS = 4096
@@ -218,7 +219,7 @@ class Submitted:
         attributes = {"stillhouse.job_id": self._job_id, "stillhouse.job_kind": self._kind}
         token = _root_of.set(self._job_id)
         try:
-            _tracer.start_span("submit job", Context(), trace.SpanKind.PRODUCER, attributes, links, self._began_ns).end()
+            _tracer.start_span(_ROOT_NAME, Context(), trace.SpanKind.PRODUCER, attributes, links, self._began_ns).end()
         finally:
             _root_of.reset(token)
         self._request.link_job(self._job_id)
@@ -240,7 +241,18 @@ def _root_span_id_of(job_id: str) -> int:
 def _job_root(job_id: str) -> Any:
     from opentelemetry.trace import SpanContext, TraceFlags
 
-    return SpanContext(trace_id_of(job_id), _root_span_id_of(job_id), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    flags = TraceFlags(TraceFlags.SAMPLED if _is_sampled(job_id) else TraceFlags.DEFAULT)
+    return SpanContext(trace_id_of(job_id), _root_span_id_of(job_id), is_remote=True, trace_flags=flags)
+
+
+def _is_sampled(job_id: str) -> bool:
+    """Whether the root span of a job's trace is: samplers that go by the parent decide by this for all other spans of the job."""
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace.sampling import Decision
+
+    if (provider := _provider) is None:
+        return False
+    return provider.sampler.should_sample(Context(), trace_id_of(job_id), _ROOT_NAME).decision is Decision.RECORD_AND_SAMPLE
 
 
 def _job_context(job_id: str) -> Parent:

@@ -65,7 +65,7 @@ def total_bytes(root: Path = Path("/")) -> int:
 
     `root` is where `proc` and `sys` are found.
     """
-    return min([psutil.virtual_memory().total, *_group_limits(root)])
+    return min([int(psutil.virtual_memory().total), *_group_limits(root)])
 
 
 def _group_limits(root: Path) -> Iterator[int]:

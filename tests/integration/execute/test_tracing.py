@@ -99,6 +99,30 @@ def test_the_request_is_in_its_callers_trace_and_linked_to_the_jobs(house: House
     assert (attribute(request, "http.route"), attribute(request, "http.response.status_code")) == ("/v1/compile_jobs", 201)
 
 
+def test_a_header_of_a_caller_without_a_key_is_not_trusted(house: House, api: TestClient, exporter: InMemorySpanExporter) -> None:
+    headers = {"traceparent": TRACEPARENT}
+    assert api.get("/v1/me", headers={**headers, "Authorization": "Bearer sh_nobody_0"}).status_code == 401
+    assert api.get("/sign-in", headers=headers).status_code == 200
+    assert int(CALLER, 16) not in {span.context.trace_id for span in exporter.get_finished_spans()}
+
+
+@pytest.mark.parametrize("ratio", ["0", "1"])
+def test_the_sampling_ratio_keeps_or_leaves_out_a_job_as_a_whole(
+    house: House, api: TestClient, monkeypatch: pytest.MonkeyPatch, ratio: str
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
+    found = InMemorySpanExporter()
+    tracing.start("test", SimpleSpanProcessor(found))
+    try:
+        job_id = create(api)
+        dispatch()
+    finally:
+        tracing.stop()
+    expected = {"submit job", "send hint"} if ratio == "1" else set()
+    assert {span.name for span in of_job(found, job_id)} == expected
+
+
 def test_a_job_that_is_only_tried_out_has_no_trace(house: House, api: TestClient, exporter: InMemorySpanExporter) -> None:
     create(api, query="dry_run=true")
     assert {span.name for span in exporter.get_finished_spans()} == {"POST /v1/compile_jobs"}
