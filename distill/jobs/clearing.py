@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import func
@@ -82,3 +82,9 @@ def remove_mentions(s: Session, project_id: str, object_id: str) -> None:
     """Remove stored answers and messages that name an object."""
     for statement in erasing_sql.MENTIONS:
         s.execute(statement, {"project_id": project_id, "id": object_id})
+
+
+def remove_mentions_of_jobs(s: Session, project_id: str, jobs: Sequence[str]) -> None:
+    """Remove stored answers and messages that name one of these jobs."""
+    for statement in erasing_sql.MENTIONS_OF_JOBS:
+        s.execute(statement, {"project_id": project_id, "jobs": list(jobs)})

@@ -122,6 +122,7 @@ def _dataset(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
         bare = {"digest": "", "size_bytes": 0, "offsets": [], "fields": [], "user_metadata": {}}
         s.execute(update(Dataset).where(Dataset.id == dataset.id).values(bare))
         clearing.remove_mentions(s, row.project_id, dataset.id)
+        clearing.remove_mentions_of_jobs(s, row.project_id, jobs)
         _end(s, row)
     return True
 
@@ -223,6 +224,7 @@ def _job(store: BlobStore, row: Erasure, stopping: threading.Event) -> bool:
         return False
     with unit_of_work() as s:
         _strip_job(s, repository.lock(s, row.object_id))
+        clearing.remove_mentions(s, row.project_id, row.object_id)
         _count(s, row, {"jobs": 1})
         _end(s, row)
     return True
@@ -241,8 +243,7 @@ def _clear_for(row: Erasure, job_id: str, stopping: threading.Event, *, with_art
         s.execute(erasing_sql.PROBES, {"job_id": job_id})
         if with_artifacts:
             found += empty_artifacts(s, job_id)
-        if row.kind != "project":  # that one removes all mentions, and has counted
-            clearing.remove_mentions(s, row.project_id, job_id)
+        if row.kind != "project":  # that one has counted
             _count(s, row, found)
 
     return clearing.clear_job(job_id, stopping, finish)

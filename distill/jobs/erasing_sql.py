@@ -56,6 +56,15 @@ MENTIONS: tuple[TextClause, ...] = (
                AND endpoint_id IN (SELECT id FROM webhook_endpoints WHERE project_id = :project_id)"""),
 )
 """Answers and messages that repeat what an object held."""
+_NAMES_JOB = """EXISTS (
+    SELECT 1 FROM string_to_table(m.body, 'job-') AS named(rest)
+     WHERE 'cjob-' || left(rest, 26) = ANY (:jobs) OR 'ftjob-' || left(rest, 26) = ANY (:jobs))"""
+MENTIONS_OF_JOBS: tuple[TextClause, ...] = (
+    text(f"DELETE FROM idempotency_keys m WHERE project_id = :project_id AND {_NAMES_JOB}"),  # noqa: S608 - no value is put in
+    text(f"""DELETE FROM webhook_deliveries m WHERE {_NAMES_JOB}
+               AND endpoint_id IN (SELECT id FROM webhook_endpoints WHERE project_id = :project_id)"""),  # noqa: S608
+)
+"""As `MENTIONS`, of many jobs: each text is read once."""
 _ERASED_SINCE = """EXISTS (
     SELECT 1 FROM string_to_table(m.body, 'job-') AS named(rest)
       JOIN jobs j ON j.id = ANY (ARRAY['cjob-' || left(rest, 26), 'ftjob-' || left(rest, 26)])
@@ -65,7 +74,7 @@ MENTIONS_OF_ERASED_JOBS: tuple[TextClause, ...] = (
     text(f"""DELETE FROM webhook_deliveries m WHERE {_ERASED_SINCE}
                AND endpoint_id IN (SELECT id FROM webhook_endpoints WHERE project_id = :project_id)"""),  # noqa: S608
 )
-"""As `MENTIONS`, of all jobs at once: each text is read once. What was said after a job was erased repeats nothing of it."""
+"""As `MENTIONS_OF_JOBS`, of all jobs that were erased. What was said after a job was erased repeats nothing of it."""
 
 TRACES_OF_INPUTS = text("SELECT digest FROM traces WHERE project_id = :project_id AND inputs_digest = ANY (:inputs)")
 TRACES_OF_JOB = text("""
