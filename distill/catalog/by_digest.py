@@ -17,9 +17,13 @@ Kept = TypeVar("Kept", Program, Metric, Bundle)
 
 
 def put(s: Session, kind: type[Kept], project_id: str, digest: str, values: Mapping[str, Any]) -> Kept:
-    """The project's one with this digest, stored now with `values`, by column, if it is new."""
-    statement = insert(kind.__table__).values({**values, "project_id": project_id, "digest": digest})  # type: ignore[arg-type]
-    s.execute(statement.on_conflict_do_update(index_elements=["project_id", "digest"], set_={"deleted_at": None}))
+    """The project's one with this digest, stored now with `values`, by column, if it is new; else it gets an identity that it lacks."""
+    table = kind.__table__
+    statement = insert(table).values({**values, "project_id": project_id, "digest": digest})  # type: ignore[arg-type]
+    changes: dict[str, Any] = {"deleted_at": None}
+    if values.get("identity") is not None:
+        changes["identity"] = func.coalesce(table.c.identity, statement.excluded.identity)
+    s.execute(statement.on_conflict_do_update(index_elements=["project_id", "digest"], set_=changes))
     return s.execute(select(kind).where(kind.project_id == project_id, kind.digest == digest)).scalar_one()
 
 

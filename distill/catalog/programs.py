@@ -70,7 +70,7 @@ def same_code(s: Session, program_ids: Iterable[str]) -> dict[str, tuple[SameCod
 
     First those of the same identity and predictors that run elsewhere: by the client where this one runs by the server, and the other way
     round. What failed in one place may run in the other, so failed rollouts are not shared. For a program of the client, then those of the
-    same `source` by age: clients tell programs that they run by that alone.
+    same `source` by age, where one of both has no identity: two identities that differ are two programs.
     """
     return {row.digest: tuple(_others_of(s, row)) for row in s.scalars(select(Program).where(Program.id.in_(list(program_ids))))}
 
@@ -82,6 +82,7 @@ def _others_of(s: Session, row: Program) -> Iterator[SameCode]:
         for other in s.scalars(of_project.where(Program.identity == row.identity)):
             if _runs_elsewhere(spec, spec_of(other)):
                 yield SameCode(other.digest, failed=False)
+        of_project = of_project.where(Program.identity.is_(None))
     base = row.base_digest or row.digest
     for other in s.scalars(of_project.where((Program.base_digest == base) | (Program.digest == base))):
         yield SameCode(other.digest, failed=True)

@@ -33,7 +33,8 @@ UNION
 SELECT other.digest FROM run
   JOIN programs own ON own.project_id = :project_id AND own.digest = run.digest
   JOIN programs other ON other.project_id = own.project_id
-   AND (other.identity = own.identity OR coalesce(own.base_digest, own.digest) IN (other.base_digest, other.digest))""")  # noqa: S608 - no value is put in
+   AND (other.identity = own.identity OR (own.identity IS NULL OR other.identity IS NULL)
+        AND coalesce(own.base_digest, own.digest) IN (other.base_digest, other.digest))""")  # noqa: S608 - no value is put in
 """Digests of the programs that open jobs run, and of those of the same code: such a job may take any stored trace of these."""
 _MAY_GO = """project_id = :project_id AND id < :before_id AND created_at < :before
    AND program_digest <> ALL (CAST(:programs AS text[]))

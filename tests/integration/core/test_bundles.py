@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from distill.catalog import aliases, artifacts, bundles, programs
 from distill.catalog.models import Program
@@ -75,11 +75,20 @@ class TestSameCode:
         shared = {ids[digest]: {(ids[each.digest], each.failed) for each in others} for digest, others in found.items()}
         assert shared == {
             by_server: {(mine, False)},
-            mine: {(by_server, False), (before, True), (edited, True)},
-            edited: {(before, True), (mine, True)},
+            mine: {(by_server, False), (before, True)},
+            edited: {(before, True)},
             before: {(mine, True), (edited, True)},
             other_source: set(),
         }
+
+    def test_a_program_that_an_older_release_stored_gets_its_identity(self, world: World) -> None:
+        digest = sent(world, identity="a" * 64)[1]
+        program_id = program(world, digest)
+        with unit_of_work() as s:
+            s.execute(update(Program).values(identity=None))
+        assert program(world, digest) == program_id
+        with unit_of_work() as s:
+            assert s.scalar(select(Program.identity).where(Program.id == program_id)) == "a" * 64
 
 
 class TestOnePython:

@@ -285,7 +285,7 @@ class TestFacts:
 
 @pytest.mark.slow
 class TestIdentity:
-    def test_traces_of_the_same_source_are_found_whatever_the_identity(self, api: TestClient, job_id: str) -> None:
+    def test_traces_without_an_identity_are_found_by_their_source(self, api: TestClient, job_id: str) -> None:
         failed = {"row": 1, "status": "failed", "error": {"type": "KeyError", "message": "'team'"}}
         sent = [{"role": "teacher:0", **each} for each in (failed, {"row": 3, "status": "ok", "outputs": {"category": "billing"}})]
         assert api.post(f"/v1/compile_jobs/{job_id}/traces", json={"traces": sent}).json()["new"] == 2
