@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,8 @@ def right(expected, prediction, trace=None):
 def wrong(expected, prediction, trace=None):
     return not right(expected, prediction)
 """
+
+DESK_WITH_HELPER = TICKETS.replace("import dspy", "import dspy\nimport helping").replace('"In order."', "helping.look_up(message)")
 
 
 @pytest.fixture
@@ -155,6 +158,50 @@ class TestSent:
                 desk(tickets, "house/tiny"), [example(0)]
             )
         assert server.bundles == []
+
+
+class TestHere:
+    def test_another_helper_is_another_call(self, server: Server, client: stillhouse.Stillhouse, own: Callable[..., None]) -> None:
+        calls = []
+        for answer in ("In order.", "In order.", "Closed."):
+            own({"helping.py": f"def look_up(message):\n    return {answer!r}\n", "desks.py": DESK_WITH_HELPER})
+            for name in ("helping", "desks"):
+                sys.modules.pop(name, None)
+            student, teacher = (desk(importlib.import_module("desks"), lm) for lm in ("house/tiny", "openai/big"))
+            calls.append(sent(server, client, student, teacher, ship_code=False, metric="exact_match")["metadata"])
+        assert calls[0] == calls[1]
+        assert calls[1] != calls[2]
+
+    def test_an_edit_that_is_not_imported_is_the_same_call(
+        self, server: Server, client: stillhouse.Stillhouse, own: Callable[..., None]
+    ) -> None:
+        own({"helping.py": "def look_up(message):\n    return 'In order.'\n", "desks.py": DESK_WITH_HELPER})
+        desks = importlib.import_module("desks")
+
+        def call() -> tuple[str, str | None]:
+            body = sent(server, client, desk(desks, "house/tiny"), desk(desks, "openai/big"), ship_code=False, metric="exact_match")
+            return body["metadata"], body["program"]["client"].get("identity")
+
+        before = call()
+        own({"helping.py": "def look_up(message):\n    return 'It is closed.'\n"})
+        assert call() == before, "this process runs what it has imported"
+        importlib.reload(sys.modules["helping"])
+        after = call()
+        assert after[1] is not None
+        assert after != before
+
+    def test_what_was_edited_before_the_first_call_has_an_identity_of_its_own(
+        self, server: Server, client: stillhouse.Stillhouse, own: Callable[..., None]
+    ) -> None:
+        own({"helping.py": "def look_up(message):\n    return 'In order.'\n", "desks.py": DESK_WITH_HELPER})
+        desks = importlib.import_module("desks")
+        own({"helping.py": "def look_up(message):\n    return 'It is closed.'\n"})
+        identities = []
+        for _ in range(2):
+            body = sent(server, client, desk(desks, "house/tiny"), desk(desks, "openai/big"), ship_code=False, metric="exact_match")
+            identities.append(body["program"]["client"]["identity"])
+            importlib.reload(sys.modules["helping"])
+        assert identities[0] != identities[1]
 
 
 class TestRefused:

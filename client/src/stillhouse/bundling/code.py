@@ -49,6 +49,17 @@ def nested(code: CodeType) -> Iterator[CodeType]:
             yield from nested(constant)
 
 
+def code_of(code: CodeType) -> str:
+    """What the code does, without its place."""
+    return f"{code.co_name} {code.co_code.hex()} {code.co_names} {code.co_varnames} {[_constant(each) for each in code.co_consts]}"
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return code_of(value)
+    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
 def _imports(code: CodeType) -> Iterator[str]:
     """The names as they are written, `.words` for a relative one; of `from a import b` also `a.b`, whichever is a module."""
     constants: list[Any] = []

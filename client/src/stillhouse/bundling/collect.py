@@ -21,12 +21,12 @@ class Collected:
     by_value: list[str]
 
 
-def collect(parts: Mapping[str, Pickled], more: More = ()) -> Collected:
-    """Raises NotSendable for code that cannot go to a server."""
+def collect(parts: Mapping[str, Pickled], more: More = (), *, as_imported: bool = False) -> Collected:
+    """Raises NotSendable for code that cannot go to a server. `as_imported`: see `Sources`."""
     modules = sorted({name for part in parts.values() for name in part.modules})
     if unknown := [name for name in modules if whose(name) is Whose.NOBODYS]:
         raise NotSendable(f"module {unknown[0]} was made at run time: there is no file of it to send")
-    sources = Sources()
+    sources = Sources(as_imported=as_imported)
     sources.add([*modules, *sorted(name for part in parts.values() for name in part.asked_for)])
     sources.add_more(more)
     made = document(sources.files, sources.packages, {name: part.part() for name, part in parts.items()})

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from stillhouse.bundling.changed import changed
+from stillhouse.bundling.changed import changed, functions_of
 from stillhouse.bundling.document import below, read_text
 from stillhouse.bundling.errors import NotSendable
 from stillhouse.bundling.imports import imported
@@ -19,10 +20,18 @@ More = Sequence["str | Path | ModuleType"]
 """Modules, by name or as they are, and files and folders, that are sent beside what was found."""
 
 
+_IMPORTED: dict[str, tuple[ModuleSpec, str, list[str]]] = {}
+"""By module: how it was imported, its text when it was first read afterwards, and what it imports. A reload makes another spec."""
+
+
 @dataclass
 class Sources:
+    """`as_imported`: the files only tell apart what this process runs. A module whose file is edited keeps its text until it is imported
+    anew; one that was edited before its file was read is told by its functions. Otherwise both are refused."""
+
     files: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
+    as_imported: bool = False
     _met: set[str] = field(default_factory=set)
 
     def add(self, names: Iterable[str]) -> None:
@@ -68,12 +77,22 @@ class Sources:
         path = f"{name.replace('.', '/')}{'/__init__' if is_package else ''}.py"
         if not spec.origin.endswith(".py"):
             raise NotSendable(f"{name} is no Python source ({Path(spec.origin).name}): only text is sent")
-        text = self.files[path] = read_text(Path(spec.origin))
+        if self.as_imported and (known := _IMPORTED.get(name)) is not None and known[0] is spec:
+            _, self.files[path], names = known
+            return names
+        text = read_text(Path(spec.origin))
         names = imported(text, name, is_package, path)
-        module = sys.modules.get(name)
-        if module is not None and (function := changed(module, text)) is not None:
-            raise NotSendable(f"{path} was changed since it was imported ({function} is another there): import it anew, then call again")
+        self.files[path] = self._checked(sys.modules.get(name), path, text)
+        if self.as_imported:
+            _IMPORTED[name] = spec, self.files[path], names
         return names
+
+    def _checked(self, module: ModuleType | None, path: str, text: str) -> str:
+        if module is None or (function := changed(module, text)) is None:
+            return text
+        if self.as_imported:
+            return functions_of(module)
+        raise NotSendable(f"{path} was changed since it was imported ({function} is another there): import it anew, then call again")
 
 
 def _above(name: str) -> list[str]:

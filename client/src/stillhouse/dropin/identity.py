@@ -16,6 +16,8 @@ from uuid import UUID
 
 import dspy
 
+from stillhouse.bundling.code import code_of
+
 PLAIN = (str, int, float, complex, bool, bytes, type(None), range, date, time, timedelta, Decimal, PurePath, UUID, re.Pattern)
 """Values that their `repr` tells apart."""
 _SHOWN_OF_PATTERN = 200
@@ -195,13 +197,3 @@ def _compiled(kind: type) -> list[str]:
         elif isinstance(value, PLAIN) and not name.startswith("__"):
             found.append(f"{name} {_whole(value)}")
     return found
-
-
-def code_of(code: CodeType) -> str:
-    return f"{code.co_name} {code.co_code.hex()} {code.co_names} {code.co_varnames} {[_constant(each) for each in code.co_consts]}"
-
-
-def _constant(value: Any) -> str:
-    if isinstance(value, CodeType):
-        return code_of(value)
-    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)

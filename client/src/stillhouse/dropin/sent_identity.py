@@ -18,10 +18,10 @@ from typing import Any, get_args, get_origin
 import dspy
 from pydantic.fields import FieldInfo
 
-from stillhouse.bundling.code import by_reference, globals_used, unwrapped
+from stillhouse.bundling.code import by_reference, code_of, globals_used, unwrapped
 from stillhouse.bundling.collect import collect
 from stillhouse.bundling.pickling import bare, pickled
-from stillhouse.dropin.identity import PLAIN, Describer, Untold, code_of, name_of
+from stillhouse.dropin.identity import PLAIN, Describer, Untold, name_of
 
 Json = dict[str, Any]
 _HOLDERS = (Mapping, list, tuple, set, frozenset)
@@ -44,7 +44,7 @@ def identity_if_sent(program: dspy.Module) -> str | None:
     """The identity of the bundle that a program would be sent in; None where it could not be sent, or told from others."""
     try:
         bared = bare(program)
-        return identity_of(collect({"program": pickled(bared, "program")}).document, describe_sent(bared))
+        return identity_of(collect({"program": pickled(bared, "program")}, as_imported=True).document, describe_sent(bared))
     except Exception:  # it runs here all the same, with traces of its own
         return None
 
