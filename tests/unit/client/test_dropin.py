@@ -60,15 +60,26 @@ class TestRequest:
             assert asked_under(teacher, adapter=dspy.XMLAdapter()) == ("xml", "json")
             assert asked_under(pin(teacher, dspy.ChatAdapter())) == ("json", "chat")
 
-    def test_an_empty_valset_is_none(self, server: Server, client: stillhouse.Stillhouse) -> None:
+    def test_an_empty_valset_holds_nothing_out(self, server: Server, client: stillhouse.Stillhouse) -> None:
         """dspy.BetterTogether splits off a tenth of the examples, which is nothing below ten."""
         bodies = []
         for valset in (None, list[Any]()):
             with pytest.raises(stillhouse.StillhouseError, match="over"):
                 stillhouse.BootstrapFinetune(client=client).compile(desk("house/tiny"), [example(0)], valset=valset)
             bodies.append(server.bodies("POST /v1/compile_jobs")[-1])
-        assert bodies[0] == bodies[1]
+        changed = {name: value for name, value in bodies[1].items() if bodies[0].get(name) != value and name != "metadata"}
+        assert changed == {"holdout": {"n": 0}}
         assert "valset" not in bodies[1]
+
+    def test_no_teacher_in_a_list_is_the_student(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        def asked(teacher: Any) -> Any:
+            with pytest.raises(stillhouse.StillhouseError, match="over"):
+                stillhouse.BootstrapFinetune(client=client).compile(desk("house/tiny"), [example(0)], teacher=teacher)
+            return server.bodies("POST /v1/compile_jobs")[-1]
+
+        assert asked([None]) == asked(None)
+        models = [teacher["lms"]["student"]["model"] for teacher in asked([None, desk("openai/big")])["teacher"]]
+        assert models == ["tiny", "big"]
 
     def test_a_wrapper_that_could_not_ask_several_models_is_refused(self, server: Server, client: stillhouse.Stillhouse) -> None:
         best = dspy.BestOfN(desk("house/tiny"), N=2, reward_fn=lambda args, made: 1.0, threshold=1.0)
@@ -163,6 +174,24 @@ class TestRequest:
         with pytest.raises(ValueError, match=message):
             stillhouse.BootstrapFinetune(client=client, **options).compile(desk("house/tiny"), rows)
         assert not server.sent
+
+    def test_advice_on_inputs_speaks_of_the_method_that_is_run(self, client: stillhouse.Stillhouse) -> None:
+        class Both(dspy.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.ask = dspy.Predict("message -> answer")
+
+            def forward(self, text: str) -> Any:
+                return self.ask(message=text)
+
+            async def aforward(self, message: str) -> Any:
+                return await self.ask.acall(message=message)
+
+        student = Both()
+        student.set_lm(dspy.LM("house/tiny"))
+        with pytest.raises(ValueError, match="row 1: aforward of Both needs `message`") as refusal:
+            stillhouse.BootstrapFinetune(client=client).compile(student, [dspy.Example(text="Hi").with_inputs("text")])
+        assert "`forward`" not in str(refusal.value)
 
     @pytest.mark.parametrize(
         ("asked", "found"),

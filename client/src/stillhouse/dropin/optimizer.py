@@ -95,7 +95,7 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
             Interrupted: all examples met trouble; the same call goes on with what was made.
         """
         check_lms(student)
-        given = student, list(trainset), _teachers(teacher), list(valset or ())
+        given = student, list(trainset), _teachers(teacher, student), None if valset is None else list(valset)
         trainings = Trainings(student, self.multitask, self._options_by_lm(student), lambda: self._compile(*given))
         lms = self.finetune_lms(trainings)
         program = trainings.program or self._without_job(student)
@@ -142,11 +142,11 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
         with Stillhouse() as client:
             yield client
 
-    def _compile(self, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> dspy.Module:
+    def _compile(self, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any] | None) -> dspy.Module:
         with self._connected() as client:
             return self._run(client, student, trainset, teachers, valset)
 
-    def _run(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> dspy.Module:
+    def _run(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any] | None) -> dspy.Module:
         body = self._body(client, student, trainset, teachers, valset)
         self._taught = trainset, len(body["teacher"])
         call = _call_of(body)
@@ -159,11 +159,11 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
             raise CompileFailed(self.job, low_training_answer(client, self.job, lambda row: dict(trainset[row - 1].labels().items())))
         return self._compiled(client, student, self.job.artifact.id)
 
-    def _body(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any]) -> Json:
+    def _body(self, client: Stillhouse, student: Any, trainset: list[Any], teachers: list[Any], valset: list[Any] | None) -> Json:
         if not trainset:
             raise ValueError("trainset: there are no examples")
-        rows, held_out = rows_of(trainset, "trainset"), rows_of(valset, "valset")
-        check_calls([student, *teachers], self._own_metric, trainset, valset)
+        rows, held_out = rows_of(trainset, "trainset"), rows_of(valset or (), "valset")
+        check_calls([student, *teachers], self._own_metric, trainset, valset or ())
         check_wrappers(student, self.multitask)
         lm_roles.check_names(self.lms, "lms", [student], teachers)
         lm_roles.check_names(self.teacher_lms, "teacher_lms", teachers or [student])
@@ -181,8 +181,8 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
         }
         if not self._trains_by_lm:
             body["train_options"] = train_options(self._given_train_kwargs)
-        if held_out:  # an empty one, as dspy.BetterTogether gives, is none
-            body["valset"] = held_out
+        if valset is not None:  # dspy.BetterTogether gives an empty one
+            body.update({"valset": held_out} if held_out else {"holdout": {"n": 0}})
         if self.num_threads is not None:
             body["num_threads"] = self.num_threads
         if parcel is not None:
@@ -349,10 +349,11 @@ def _as_given(option: Any, name: str) -> Any:
     return common
 
 
-def _teachers(given: Any) -> list[Any]:
+def _teachers(given: Any, student: Any) -> list[Any]:
+    """None in a list is the student, as upstream."""
     if given is None:
         return []
-    return list(given) if isinstance(given, (list, tuple)) else [given]
+    return [student if each is None else each for each in (given if isinstance(given, (list, tuple)) else [given])]
 
 
 def _call_of(body: Json) -> str:

@@ -51,7 +51,7 @@ def check_calls(programs: Sequence[dspy.Module], metric: Metric | None, trainset
     for what, examples, program in [*asked, ("valset", valset, programs[0])]:
         for number, example in enumerate(examples, 1):
             if (fault := inputs_fault(program, example.inputs().keys())) is not None:
-                raise ValueError(f"{what}: row {number}: {fault}. Name the inputs as `forward` does, in the row and in with_inputs")
+                raise ValueError(f"{what}: row {number}: {fault}. Name the inputs alike in its signature, in the row and in with_inputs")
 
 
 def inputs_of(examples: Sequence[Any]) -> list[Json]:
