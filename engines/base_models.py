@@ -2,7 +2,8 @@
 
 Three sources, tried in this order: a model that comes inside an installed package, a local folder (an absolute path, or a
 name under one of the folders in ``STILLHOUSE_MODELS``), and a hub name, which is looked up in the local hub cache only
-unless ``STILLHOUSE_ALLOW_HUB=1``. A base model has a stable id and the digest of its weights; neither ever holds a path.
+unless ``STILLHOUSE_ALLOW_HUB=1``, in the revision that ``STILLHOUSE_HUB_REVISIONS`` pins it to. A base model has a stable id
+and the digest of its weights; neither ever holds a path.
 Importing this module or resolving a name does not import torch. Code that comes with a model is never run.
 """
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 _LOCAL_PREFIX = "local/"
+_REVISIONS = "STILLHOUSE_HUB_REVISIONS"
 _log = logging.getLogger(__name__)
 
 
@@ -166,16 +168,30 @@ def _model_roots() -> Iterator[Path]:
 
 
 def _hub_snapshot(name: str) -> Path | None:
-    """The hub snapshot's folder; None where it is not cached and may not be fetched."""
+    """The hub snapshot's folder; None where it is not cached and may not be fetched. Raises BaseModelError for a pinned one."""
     if not _HUB_NAME.fullmatch(name) or name.startswith(_LOCAL_PREFIX):
         return None
     from huggingface_hub import snapshot_download
 
-    offline = os.environ.get("STILLHOUSE_ALLOW_HUB") != "1"
+    offline, revision = os.environ.get("STILLHOUSE_ALLOW_HUB") != "1", _hub_revisions().get(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=offline))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES, local_files_only=offline))
     except (OSError, ValueError):
-        return None
+        if revision is None:
+            return None
+        cure = f"hf download {name} --revision {revision}"
+        raise BaseModelError(f"Revision {revision} of base model {name!r} is not in the hub cache: {cure}") from None
+
+
+def _hub_revisions() -> dict[str, str]:
+    """Revisions by hub name. Raises BaseModelError."""
+    found = {}
+    for entry in filter(None, os.environ.get(_REVISIONS, "").split(",")):
+        name, _, revision = entry.strip().partition("@")
+        if not name or not revision:
+            raise BaseModelError(f"{_REVISIONS} has {entry!r}: write NAME@REVISION, with commas between several")
+        found[name] = revision
+    return found
 
 
 def _weights_digest(files: list[Path]) -> str:

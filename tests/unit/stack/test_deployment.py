@@ -134,6 +134,12 @@ class TestComposeWithAGpu:
 
     def test_versions_are_pinned(self) -> None:
         assert re.fullmatch(r"vllm/vllm-openai:\$\{VLLM_VERSION:-v\d+\.\d+\.\d+\}", GPU_SERVICES["vllm"]["image"])
+        model, option, revision = GPU_SERVICES["base-model"]["command"]
+        assert option == "--revision"
+        assert re.fullmatch(r"\$\{VLLM_REVISION:-[0-9a-f]{40}\}", revision)
+        assert {f"--revision={revision}", f"--tokenizer-revision={revision}"} <= set(GPU_SERVICES["vllm"]["command"])
+        for name in ("worker-train", "worker-rollouts"):
+            assert self.environment(name)["STILLHOUSE_HUB_REVISIONS"] == f"{model}@{revision}"
 
     def test_every_process_of_ours_knows_vllm_and_no_embedded_host(self) -> None:
         for name in {*OURS, "lm-agent-vllm"} - {"lm-agent"}:
