@@ -144,11 +144,12 @@ class Agent:
         with unit_of_work() as s:
             if fine_tuned.set_placement(s, wanted.placement.id, "ready", agent=self._name):
                 _tell_jobs(s, wanted.model, warning)
-        log.info("model_loaded", model=wanted.model.id, warning=warning)
+        log.info("model_loaded", job_id=wanted.model.job_id, model=wanted.model.id, warning=warning)
 
     def _not_loaded(self, wanted: Wanted, message: str) -> None:
-        log.warning("model_not_loaded", model=wanted.model.id, error=message, attempt=wanted.placement.attempts + 1)
-        if wanted.placement.attempts + 1 < MOST_ATTEMPTS:
+        attempt = wanted.placement.attempts + 1
+        log.warning("model_not_loaded", job_id=wanted.model.job_id, model=wanted.model.id, error=message, attempt=attempt)
+        if attempt < MOST_ATTEMPTS:
             self._set(wanted, "wanted")
         else:
             self._give_up(wanted, message)
