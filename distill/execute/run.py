@@ -158,7 +158,9 @@ def _fail(claim: Claim, error: BaseException) -> None:
     fault, retryable = judge(error, claim)
     current().set({_OUTCOME: "failed"})
     current().fail(fault_codes.label(fault.code))
-    log.warning("item_failed", code=fault.code, error=str(error), retryable=retryable, exc_info=fault.code == "internal")
+    # What programs, metrics and LM hosts said may repeat rows and prompts: the job has it, the log does not.
+    text = {} if isinstance(error, Refused | Troubled) else {"error": str(error)}
+    log.warning("item_failed", code=fault.code, retryable=retryable, exc_info=fault.code == "internal", **text)
 
     def write(s: Session) -> None:
         if isinstance(error, Refused):
