@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Literal
@@ -116,11 +117,14 @@ class LmSpec(GenerationOptions):
     """What goes beside the text of a message: tools and tool calls, or reasoning. The connection must support it."""
     connection_id: str = ""
     connection_revision: int = 0
+    fine_tuned: bool = Field(default=False, exclude_if=operator.not_)
+    """Of a model `ft:…`: the project's own, since a provider has models of such names too. Not stored where it is false, so that digests
+    stay and workers of an earlier release read the spec."""
 
     @property
     def starts_from(self) -> str | None:
         """The fine-tuned model with whose LoRA weights a training of this LM begins; None where it begins with new ones."""
-        return self.model if self.model.startswith(TUNED_PREFIX) else None
+        return self.model if self.fine_tuned or self.model.startswith(TUNED_PREFIX) else None
 
 
 class TeacherSpec(SpecPart):

@@ -24,6 +24,7 @@ from app.schemas.fine_tuning import ChildFineTuneJob
 from app.views.convert import seconds
 from app.views.costs import cost_read
 from app.views.fine_tuning import fine_tune_error
+from distill.catalog import fine_tuned
 from distill.jobs.budget import as_asked
 from distill.jobs.editing import etag
 from distill.jobs.line import Waiting
@@ -36,7 +37,7 @@ from distill.spec import CompileSpec, LmSpec, TeacherSpec
 
 #: Share of a job's time that each step usually takes, in percent.
 _WEIGHTS: Mapping[str, int] = {"validate": 2, "bootstrap": 38, "prepare": 5, "train": 35, "evaluate": 17, "package": 3}
-_INTERNAL = {"connection_id", "connection_revision"}
+_INTERNAL = {"connection_id", "connection_revision", "fine_tuned"}
 
 
 def job_read(job: Job, parts: Overview, projects: Mapping[str, str]) -> JobRead:
@@ -148,7 +149,8 @@ def _asked(spec: CompileSpec) -> dict[str, Any]:
 
 
 def _lm(lm: LmSpec) -> dict[str, Any]:
-    return lm.model_dump(mode="json", exclude_none=True, exclude=_INTERNAL)
+    plain = lm.model_dump(mode="json", exclude_none=True, exclude=_INTERNAL)
+    return {**plain, "model": fine_tuned.public_id(lm.model)} if lm.starts_from else plain
 
 
 def _teacher(teacher: TeacherSpec) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from distill.catalog.models import Connection, Model, Placement
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import NotFound
 from distill.redaction import redacted
+from distill.spec import TUNED_PREFIX
 
 PlacementStatus = Literal["wanted", "loading", "ready", "failed", "unwanted", "gone"]
 
@@ -21,6 +22,7 @@ OPENAI_PREFIX = "ft:"
 """Of models that OpenAI's clients have trained here; a connection to OpenAI has models of such names too."""
 ROUTING_PREFIX = "openai/"
 """By which DSPy and litellm route a name to an OpenAI-shaped API."""
+_PREFIXES = (TUNED_PREFIX, OPENAI_PREFIX)
 
 _SET = text("""
 UPDATE placements
@@ -103,9 +105,15 @@ def public_id(model_id: str) -> str:
     return f"{ROUTING_PREFIX}{model_id}" if model_id.startswith(OPENAI_PREFIX) else model_id
 
 
-def is_known(s: Session, project_id: str, model_id: str) -> bool:
-    """Whether the project has, or had, such a model."""
-    return s.scalar(select(Model.id).where(Model.id == model_id, Model.project_id == project_id)) is not None
+def own_id(s: Session, project_id: str, name: str) -> str | None:
+    """The id of the model that the project has, or had, under a name: its id, or `connection/id`, with or without the routing prefix."""
+    name = name.removeprefix(ROUTING_PREFIX)
+    prefix, _, rest = name.partition("/")
+    if not (name.startswith(_PREFIXES) or rest.startswith(_PREFIXES)):
+        return None
+    on_connection = (Model.id == rest) & (Connection.name == prefix)
+    query = select(Model.id).join(Connection, Connection.id == Model.connection_id).where(Model.project_id == project_id)
+    return s.scalar(query.where((Model.id == name) | on_connection).limit(1))
 
 
 def is_served_name(s: Session, connection_id: str, name: str) -> bool:

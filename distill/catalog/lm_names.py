@@ -1,7 +1,7 @@
 """From the name of an LM in a user's program to the connection that stands for it, and the model that is asked there.
 
 A rule of a connection is a name, or a name with `*` for anything. Names that begin with `house/` are this server's own: no rule is asked.
-Nor is one asked of the project's fine-tuned models: `sh-…`, in DSPy `tune/sh-…`.
+Nor is one asked of the project's fine-tuned models: `sh-…`, in DSPy `tune/sh-…`, and `ft:…`, in DSPy `openai/ft:…`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,22 @@ class Match:
 
 def resolve(s: Session, project_id: str, name: str) -> Match:
     """Among the project's fine-tuned models; else among the connections that it sees, of two of one name its own; as `choose`."""
-    model_id = name.rpartition("/")[2]
-    if model_id.startswith(TUNED_PREFIX) and (name.startswith(_TUNED) or fine_tuned.is_known(s, project_id, model_id)):
+    if (model_id := _tuned(s, project_id, name)) is not None:
         served = fine_tuned.served(s, project_id, model_id)
-        return Match(served.connection, served.model.id)
+        return Match(served.connection, fine_tuned.public_id(served.model.id))
     seen: dict[str, Connection] = {}
     for row in connections.list_connections(s, project_id):
         seen.setdefault(row.name, row)
     return choose(list(seen.values()), name)
+
+
+def _tuned(s: Session, project_id: str, name: str) -> str | None:
+    """The id of the project's fine-tuned model that a name means. DSPy's prefix says that it is one, also where there is none."""
+    last = name.rpartition("/")[2]
+    if name.startswith(_TUNED) and last.startswith(TUNED_PREFIX):
+        return last
+    every = (fine_tuned.own_id(s, project_id, each) for each in dict.fromkeys((name, name.removeprefix(OWN), last)))
+    return next(filter(None, every), None)
 
 
 def choose(rows: Sequence[Connection], name: str) -> Match:

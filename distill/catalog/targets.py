@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from distill.catalog import aliases, artifacts, connections, devices, fine_tuned
-from distill.catalog.fine_tuned import OPENAI_PREFIX, ROUTING_PREFIX, Served
+from distill.catalog.fine_tuned import ROUTING_PREFIX, Served
 from distill.catalog.models import Connection
 from distill.catalog.own_keys import own_target
 from distill.db import Session
@@ -44,8 +44,8 @@ def target_of(connection: Connection, model: str) -> Target:
 
 
 def resolve(s: Session, project_id: str, name: str) -> Resolved:
-    """What a chat request's `model` names: a fine-tuned model's id, `program_name.predictor@alias`, `connection/model`, or a model that one
-    connection lists.
+    """What a chat request's `model` names: a fine-tuned model's id, alone or after its connection's name,
+    `program_name.predictor@alias`, `connection/model`, or a model that one connection lists.
 
     Raises NotFound; a fine-tuned model's id or alias never falls back to another model.
     """
@@ -60,10 +60,11 @@ def resolve(s: Session, project_id: str, name: str) -> Resolved:
 def find(s: Session, project_id: str, name: str) -> Served | tuple[Connection, str]:
     """As `resolve`: the fine-tuned model, or the connection and its model."""
     bare = name.removeprefix(ROUTING_PREFIX)
-    model_id = _of_alias(s, project_id, bare) or bare
-    if model_id.startswith(TUNED_PREFIX) or (model_id.startswith(OPENAI_PREFIX) and fine_tuned.is_known(s, project_id, model_id)):
-        served = fine_tuned.served(s, project_id, model_id)
-        return served if model_id == bare else replace(served, alias=bare)
+    if (of_alias := _of_alias(s, project_id, bare)) is not None:
+        return replace(fine_tuned.served(s, project_id, of_alias), alias=bare)
+    own = fine_tuned.own_id(s, project_id, bare)
+    if own is not None or bare.startswith(TUNED_PREFIX):
+        return fine_tuned.served(s, project_id, own or bare)
     # A connection may itself be called `openai`: its name goes before the routing prefix of OpenAI's clients.
     named = _named(s, project_id, name) or _named(s, project_id, bare)
     if named is None:

@@ -58,6 +58,8 @@ class LmResolver:
         return self._spec.lms.get(role, LmSpec()).model_copy(update={"base_model": "", "trainer": "", "train_options": None})
 
     def _resolve(self, lm: LmSpec, side: Side, param: str) -> tuple[LmSpec, Connection]:
+        own = fine_tuned.own_id(self._s, self._project_id, lm.model)
+        lm = lm.model_copy(update={"model": own or lm.model, "fine_tuned": own is not None and own.startswith(fine_tuned.OPENAI_PREFIX)})
         if lm.starts_from:
             lm = self._tuned(lm, lm.starts_from, param)
         connection = self._connection(lm, side, param)
@@ -136,9 +138,10 @@ def _model(s: Session, connection: Connection, wanted: str, param: str) -> str:
 
 
 def _base_model(connection: Connection, lm: LmSpec, param: str) -> str:
-    """What the trainer starts from: a model of the LM host, or the LoRA adapter would be loaded on other weights than its own."""
+    """What the trainer starts from: a model of the LM host, or the LoRA adapter would be loaded on other weights than its own. A fine-tuned
+    model's is known."""
     known = [lm.model, *(name for name in connection.models or () if name != lm.model)]
-    if lm.base_model and lm.base_model not in known:
+    if lm.base_model and lm.base_model not in known and not lm.starts_from:
         message = (
             f"{param}.base_model: {connection.name} does not serve `{lm.base_model}` (it serves: {', '.join(known)})"
             f"{did_you_mean(lm.base_model, known)}"

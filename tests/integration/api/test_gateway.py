@@ -64,7 +64,7 @@ class TestResolve:
             connections.sync(s, get_settings())
         assert ask(api, "openai/big-1").json()["choices"][0]["message"]["content"] == "I am big-1"
 
-    @pytest.mark.parametrize("name", [MODEL, f"openai/{MODEL}"])
+    @pytest.mark.parametrize("name", [MODEL, f"openai/{MODEL}", f"house/{MODEL}", f"openai/house/{MODEL}"])
     def test_a_loaded_model(self, api: TestClient, finished: Finished, name: str) -> None:
         load(finished)
         assert ask(api, name).json()["choices"][0]["message"]["content"] == f"I am {MODEL}"

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from stillhouse import Stillhouse
-from tests.integration.api.conftest import ROWS, SPEC, Tokens
+from tests.integration.api.conftest import ROWS, SPEC, Tokens, job_body
 from tests.integration.api.finished import finish, load, trained
 
 pytestmark = pytest.mark.lm_answers.with_args(lambda ask: f"I am {ask.model}")
@@ -59,11 +59,22 @@ class TestModelIds:
         model = str(job.fine_tuned_model)
         assert model == "openai/ft:tiny:mine::abcd", "DSPy routes by this prefix"
         assert model in [each.id for each in client.models.list()]
-        for name in (model, "ft:tiny:mine::abcd"):
+        for name in (model, "ft:tiny:mine::abcd", "house/ft:tiny:mine::abcd"):
             assert client.models.retrieve(name).id == model
             assert client.chat.completions.create(model=name, messages=HELLO).model == model
             chunks = client.chat.completions.create(model=name, messages=HELLO, stream=True)
             assert {chunk.model for chunk in chunks} == {model}
+
+    def test_a_job_takes_it_and_gives_it_back(self, api: TestClient) -> None:
+        finish(api, model="ft:tiny:mine::abcd")
+        lm = {"connection": "house", "model": "ft:tiny:mine::abcd"}
+        job = api.post("/v1/compile_jobs", json=job_body(lms={"student": lm}, teacher=[{"lms": {"student": lm}}])).json()
+        given = job["lms"]["student"], job["teacher"][0]["lms"]["student"]
+        assert [(each["connection"], each["model"]) for each in given] == [("house", "openai/ft:tiny:mine::abcd")] * 2
+        assert "fine_tuned" not in job["lms"]["student"]
+        assert api.post("/v1/compile_jobs", json=job_body(lms=job["lms"])).status_code == 201
+        refused = api.delete("/v1/models/openai/ft:tiny:mine::abcd")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model_in_use")
 
     @pytest.mark.parametrize("name", ["house/tiny", "tiny", "openai/tiny"])
     def test_a_base_model_is_retrieved_by_what_chat_takes(self, client: openai.OpenAI, name: str) -> None:

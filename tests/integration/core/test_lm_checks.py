@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.catalog import connections, fine_tuned
+from distill.catalog import connections, fine_tuned, projects
 from distill.db import unit_of_work
 from distill.errors import Invalid
 from distill.jobs import repository, service
@@ -72,22 +72,32 @@ class TestTemperature:
         assert refused.value.param == "rollouts.temperature"
 
 
-def test_a_fine_tuned_model_is_no_connections_model(world: World) -> None:
-    """Of any project, also where the connection takes any name; the names of a provider's own stay."""
+def test_a_fine_tuned_model_is_its_projects_alone(world: World) -> None:
+    """Also where the connection takes any name; the names of a provider's own stay."""
     anything = ConnectionSettings(base_url="http://any.test", models="*", supports=["lora"], trainer="local")
-    job_id, ours = world.submit(), "ft:org/Base::abcd1234"
+    job_id, ours, theirs = world.submit(), "ft:org/Base::abcd1234", "ft:org/Base::wxyz6789"
     with unit_of_work() as s:
         connections.sync(s, settings(connections={**settings().connections, "any": anything}))
         host = connections.find(s, "any")
         assert host is not None
-        key = service.NewFineTuneJob("v1:key", "", ("student",), ("self",), host.id, "org/Base", "local")
-        [child] = service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [key])
-        fine_tuned.create(
-            s, model_id=ours, project_id=world.project_id, job_id=job_id, fine_tune_job_id=child.id, connection_id=host.id,
-            program_name="router", predictors=["self"], base_model="org/Base", base_model_digest=None, files={}, settings={},
-            upstream_model="theirs-1",
-        )  # fmt: skip
-    for name in (ours, "theirs-1"):
+        for name, project_id in ((ours, world.project_id), (theirs, projects.ensure(s, "other").id)):
+            key = service.NewFineTuneJob(f"v1:{name}", "", ("student",), ("self",), host.id, "org/Base", "local")
+            [child] = service.create_fine_tune_jobs(s, repository.by_id(s, job_id), [key])
+            fine_tuned.create(
+                s, model_id=name, project_id=project_id, job_id=job_id, fine_tune_job_id=child.id, connection_id=host.id,
+                program_name="router", predictors=["self"], base_model="org/Base", base_model_digest=None, files={}, settings={},
+                upstream_model=f"{name}-1",
+            )  # fmt: skip
+    for name in (theirs, f"{theirs}-1", f"{ours}-1"):
         refused = refusal(world, {"student": {"connection": "any", "model": name}})
         assert (refused.code, refused.param) == ("unknown_model", "lms.student.model")
+    for lm in (
+        {"model": ours},
+        {"model": f"openai/{ours}"},
+        {"connection": "any", "model": ours},
+        {"connection": "any", "model": f"any/{ours}"},
+    ):
+        assert submitted(world, **lm) == "org/Base"
+    refused = refusal(world, {"student": {"model": ours, "base_model": "org/Other"}})
+    assert refused.message == f"lms.student.base_model: {ours} was trained on org/Base, and so is what starts from it"
     assert submitted(world, connection="any", model="ft:org/Base::other") == "ft:org/Base::other"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill.catalog import files, fine_tuned
+from distill.catalog import artifacts, files, fine_tuned, lm_names
 from distill.catalog.targets import resolve
 from distill.db import Page, unit_of_work
 from distill.errors import NotFound
@@ -17,7 +17,7 @@ from distill.jobs.fine_tuning import FineTuneSpec
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import JobKind
 from distill.trainers.base import MaxLength, TokenCounts, TrainCallbacks, Training, TrainOutcome, TrainRequest
-from tests.integration.execute.house import House, PretendTrainer, PretendTraining
+from tests.integration.execute.house import House, PretendTrainer, PretendTraining, rows
 
 
 def line(question: str = "hi", answer: str = "ho", **more: Any) -> bytes:
@@ -61,6 +61,25 @@ class TestSucceeds:
         assert key.model_id == f"ft:tiny:mine::{job_id[-16:]}"
         with unit_of_work() as s:
             assert [step.name for step in repository.steps(s, job_id)] == ["validate", "train"]
+
+    def test_with_a_model_that_a_compile_job_asks_and_trains_on(self, house: House) -> None:
+        job_id = submit(house, line())
+        house.run(job_id)
+        name = str(key_of(house, job_id).model_id)
+        lms = {"student": {"connection": "house", "model": f"openai/{name}"}}
+        compiled = house.compile(rows(6), valset=rows(3), lms=lms, teacher=[{"lms": {"student": {"connection": "house", "model": name}}}])
+        assert compiled.status == "succeeded", compiled.error
+        assert pretend(house).jobs[1]["start_from"] == "start"
+        assert compiled.evaluation is not None
+        assert [compiled.evaluation[role]["score"] for role in ("baseline", "teacher")] == [1.0, 1.0], "the base model would have failed"
+        assert house.teacher.calls == []
+        with unit_of_work() as s:
+            artifact = artifacts.of_job(s, compiled.id)
+            assert artifact is not None
+            for asked in (name, f"openai/{name}", json.loads(artifact.manifest)["teacher"]["lms"]["classify"]["model"]):
+                found = lm_names.resolve(s, house.project_id, asked)
+                assert (found.connection.name, found.model) == ("house", f"openai/{name}"), asked
+                assert resolve(s, house.project_id, asked).target.model == name
 
     def test_the_gateway_finds_it_by_both_names_and_no_other_project_does(self, house: House) -> None:
         job_id = submit(house, line())
