@@ -69,6 +69,7 @@ def build_routes(lifespan: Lifespan | None = None) -> FastAPI:
         openapi_url=None,
         generate_unique_id_function=_operation_id,
         separate_input_output_schemas=False,
+        redirect_slashes=False,  # an id that ends in %2F is unknown: no redirect to another path
         dependencies=[Depends(check_names)],
     )
     for one in ALL_ROUTERS:

@@ -138,6 +138,10 @@ class TestPlaces:
         error = error_of(api.request(verb, path), status)
         assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
 
+    @pytest.mark.parametrize("path", ["programs/%2F", "compile_jobs/x%2F", "fine_tuning/jobs/%2F", "models/%2F"])
+    def test_a_slash_in_an_id(self, api: TestClient, path: str) -> None:
+        error_of(api.get(f"/v1/{path}", follow_redirects=False), 404)
+
     def test_query_parameters(self, api: TestClient) -> None:
         error = error_of(api.get("/v1/compile_jobs?limit=1000"), 422)
         assert error["param"] == "limit"
