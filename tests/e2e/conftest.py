@@ -19,8 +19,13 @@ def teacher() -> Iterator[ScriptedLM]:
 
 
 @pytest.fixture(scope="module")
-def server(teacher: ScriptedLM, tiny_model: Path) -> Iterator[Stack]:
-    with running_stack(teacher, tiny_model) as running:
+def base_model(tiny_model: Path) -> str:
+    return f"local/{tiny_model.name}"
+
+
+@pytest.fixture(scope="module")
+def server(teacher: ScriptedLM, tiny_model: Path, base_model: str) -> Iterator[Stack]:
+    with running_stack(teacher, tiny_model, base_model=base_model) as running:
         yield running
 
 

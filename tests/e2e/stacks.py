@@ -22,9 +22,9 @@ QUICK_TIMERS = {
 
 @contextmanager
 def running_stack(
-    teacher: ScriptedLM, tiny_model: Path, *, environment: Mapping[str, str] | None = None, **options: Any
+    teacher: ScriptedLM, tiny_model: Path, *, base_model: str = "", environment: Mapping[str, str] | None = None, **options: Any
 ) -> Iterator[Stack]:
-    """A stack with `teacher` as its default teacher. `options` are those of `Stack`."""
+    """A stack with `teacher` as its default teacher, which trains the tiny model if no other is named. `options` are those of `Stack`."""
     connection: dict[str, Any] = {"base_url": teacher.url, "models": ["big"], "default_teacher": True}
     keys = {}
     if teacher.api_key is not None:
@@ -34,5 +34,6 @@ def running_stack(
     with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory(prefix="stillhouse-e2e-") as home:
         monkeypatch.setenv("STILLHOUSE_MODELS", str(tiny_model.parent))
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        with Stack(Path(home), fast=True, base_model=f"local/{tiny_model.name}", environment=extra, **options) as running:
+        model = base_model or f"local/{tiny_model.name}"
+        with Stack(Path(home), fast=True, base_model=model, environment=extra, **options) as running:
             yield running
