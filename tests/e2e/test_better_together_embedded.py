@@ -73,7 +73,7 @@ def test_runs_to_its_end(client: Stillhouse, base_model: str, strategy: str, mon
     find_server(client, monkeypatch, str(tmp_path / "cache"))
     student = of(f"house/{base_model}")
     with dspy.context(lm=student.route.lm):  # dspy's optimizer of prompts tries programs without LMs of their own
-        compiled = better_together(right, {"n_epochs": 2, "learning_rate": 1e-3, "batch_size": 4}).compile(
+        compiled = better_together(right, {"n_epochs": 6, "learning_rate": 1e-3, "batch_size": 2}).compile(
             student,
             trainset=examples(0, 4),
             valset=examples(4, 5),

@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 import pydantic
 
-from stillhouse_programs import reference
+from stillhouse_programs import prompts, reference
 from stillhouse_programs.derive import DEFAULT_LM
 from stillhouse_programs.not_a_spec import NotASpec
 from stillhouse_programs.schema_values import value_fault
@@ -16,8 +16,9 @@ from stillhouse_programs.spec import GenerationConfig, PredictorSpec, ProgramSpe
 from stillhouse_programs.spec_errors import SpecError
 from stillhouse_programs.spec_models import nearest
 from stillhouse_programs.spec_reference import ReferenceFault
-from stillhouse_programs.types import type_to_schema
+from stillhouse_programs.types import schema_to_type, type_name, type_to_schema, type_to_shown_schema
 
+SchemaOf = Callable[[Any], dict[str, Any]]
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _MARKS = frozenset({"augmented"})
 
@@ -92,13 +93,16 @@ def _differs(target: str, here: str, there: str) -> ReferenceFault:
 # ------------------------------------------------------------------ predictors
 
 
-def predictor_body(name: str, predictor: dspy.Predict, role: str) -> dict[str, Any]:
+def predictor_body(name: str, predictor: dspy.Predict, role: str, schema_of: SchemaOf | None = None) -> dict[str, Any]:
     """What a spec says of a live predictor. What JSON cannot say of it (a type with validators, a callback) stays in the code."""
     signature = predictor.signature
     body: dict[str, Any] = {
         "name": name,
         "lm": role,
-        "signature": {"instructions": signature.instructions, "fields": [_field(each, info) for each, info in signature.fields.items()]},
+        "signature": {
+            "instructions": signature.instructions,
+            "fields": [_field(each, info, schema_of or _schema) for each, info in signature.fields.items()],
+        },
     }
     config = {option: value for option, value in predictor.config.items() if _is_option(option, value)}
     if config:
@@ -116,9 +120,9 @@ def _is_option(option: str, value: Any) -> bool:
     return True
 
 
-def _field(name: str, info: Any) -> dict[str, Any]:
+def _field(name: str, info: Any, schema_of: SchemaOf) -> dict[str, Any]:
     extra = info.json_schema_extra
-    body = {"name": name, "role": extra["__dspy_field_type"], "schema": _schema(info.annotation), "desc": extra["desc"]}
+    body = {"name": name, "role": extra["__dspy_field_type"], "schema": schema_of(info.annotation), "desc": extra["desc"]}
     if not info.is_required():
         default = _plain(info.get_default(call_default_factory=True))
         if default is None or value_fault(default, body["schema"]) is None:
@@ -134,6 +138,15 @@ def _schema(annotation: Any) -> dict[str, Any]:
         return type_to_schema(annotation)
     except NotASpec:
         return {}
+
+
+def shown_schema(annotation: Any) -> dict[str, Any]:
+    """The JSON schema of a type as a prompt shows it. Raises NotASpec for a type that no schema stands for in a prompt."""
+    schema = type_to_shown_schema(annotation)
+    before, after = prompts.annotation_name(annotation), prompts.annotation_name(schema_to_type(schema, type_name(annotation)))
+    if before != after:
+        raise NotASpec(f"the type {before} would come back as {after}")
+    return schema
 
 
 def _plain(value: Any) -> Any:

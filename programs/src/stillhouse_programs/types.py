@@ -50,18 +50,43 @@ def type_to_schema(annotation: Any) -> dict[str, Any]:
     """Return the JSON schema of a type. Raises NotASpec, naming the type, if it would not come back the same."""
     for each in _inside(annotation):
         _refuse_code(each)
+    schema, rebuilt = _there_and_back(annotation)
+    if _shape(rebuilt) != _shape(annotation):
+        raise _not_the_same(annotation)
+    return schema
+
+
+def type_to_shown_schema(annotation: Any) -> dict[str, Any]:
+    """Return a JSON schema whose type has the same fields as this one, without the Python code that this one holds.
+
+    For programs that run elsewhere, of which only prompts are rendered from the spec. Raises NotASpec, naming the type, if there is none.
+    """
+    for each in _inside(annotation):
+        if isinstance(each, type) and issubclass(each, pydantic.BaseModel):
+            _refuse_dspy(each)
+            for name, field in each.model_fields.items():
+                _refuse_alias(f"{each.__name__}.{name}", field)
+    return _there_and_back(annotation)[0]
+
+
+def _there_and_back(annotation: Any) -> tuple[dict[str, Any], Any]:
+    """The schema of a type, and the type made of that, which has the same schema."""
     schema = _raw_schema(annotation)
     try:
         check_schema(schema)
         rebuilt = schema_to_type(schema, type_name(annotation))
-        same = _shape(rebuilt) == _shape(annotation) and json.dumps(_raw_schema(rebuilt)) == json.dumps(schema)
+        same = json.dumps(_raw_schema(rebuilt)) == json.dumps(schema)
     except SchemaFault as fault:
         raise NotASpec(f"type {type_name(annotation)}: {fault}") from None
     except (pydantic.PydanticUserError, TypeError, ValueError):
         same = False
     if not same:
-        raise NotASpec(f"type {type_name(annotation)} would not come back the same")
-    return schema
+        raise _not_the_same(annotation)
+    return schema, rebuilt
+
+
+def _not_the_same(annotation: Any) -> NotASpec:
+    return NotASpec(f"type {type_name(annotation)} would not come back the same")
 
 
 def type_name(annotation: Any) -> str:
@@ -137,12 +162,16 @@ def _refuse_code(annotation: Any) -> None:
         return
     if annotation in _DSPY.values():
         return
-    if annotation.__module__.startswith("dspy."):
-        raise NotASpec(f"the type dspy.{annotation.__name__} cannot travel as a spec")
+    _refuse_dspy(annotation)
     if issubclass(annotation, pydantic.BaseModel):
         _refuse_model_code(annotation)
     elif hasattr(annotation, "__dataclass_fields__") or hasattr(annotation, "__total__"):
         raise NotASpec(f"type {annotation.__name__} is a dataclass or TypedDict, which would come back as a pydantic model")
+
+
+def _refuse_dspy(kind: type) -> None:
+    if kind not in _DSPY.values() and kind.__module__.startswith("dspy."):
+        raise NotASpec(f"the type dspy.{kind.__name__} cannot travel as a spec")
 
 
 def _refuse_model_code(model: type[pydantic.BaseModel]) -> None:
@@ -156,9 +185,13 @@ def _refuse_model_code(model: type[pydantic.BaseModel]) -> None:
         _refuse_field_code(f"{model.__name__}.{name}", field)
 
 
-def _refuse_field_code(place: str, field: FieldInfo) -> None:
+def _refuse_alias(place: str, field: FieldInfo) -> None:
     if field.alias or field.validation_alias or field.serialization_alias:
         raise NotASpec(f"{place} has an alias, which a spec cannot carry")
+
+
+def _refuse_field_code(place: str, field: FieldInfo) -> None:
+    _refuse_alias(place, field)
     if any(hasattr(extra, "func") or hasattr(extra, "__get_pydantic_core_schema__") for extra in field.metadata):
         raise NotASpec(f"{place} has a Python validator, which JSON schema cannot carry")
     if field.default_factory not in (None, list, dict):

@@ -26,7 +26,7 @@ from stillhouse.dropin.following import follow
 from stillhouse.dropin.lms import Names, Places
 from stillhouse.dropin.options import refused_as_given, train_options
 from stillhouse.dropin.outlook import outlook, where
-from stillhouse.dropin.programs import Metric, check_calls, check_wrappers, own_metric, own_program, rows_of, spec_of
+from stillhouse.dropin.programs import Metric, check_calls, check_types, check_wrappers, own_metric, own_program, rows_of, spec_of
 from stillhouse.dropin.report import report
 from stillhouse.dropin.shipping import Parcel, refusals
 from stillhouse.dropin.trainings import Key, Trainings, check_lms
@@ -179,6 +179,8 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
             "prompt_adapter": self._prompt_adapter(student),
             "demos": "drop" if self.exclude_demos else "auto",
         }
+        if "client" in body["program"]:
+            check_types(student)
         if not self._trains_by_lm:
             body["train_options"] = train_options(self._given_train_kwargs)
         if valset is not None:  # dspy.BetterTogether gives an empty one

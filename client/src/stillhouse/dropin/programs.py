@@ -15,7 +15,7 @@ from stillhouse._plain import plain_json
 from stillhouse.dropin.identity import Untold, describe, describe_program
 from stillhouse.dropin.sent_identity import identity_if_sent
 from stillhouse_programs.derive import derive
-from stillhouse_programs.describe import predictor_body
+from stillhouse_programs.describe import predictor_body, shown_schema
 from stillhouse_programs.not_a_spec import NotASpec
 from stillhouse_programs.pinning import unpin
 from stillhouse_programs.prove import prove
@@ -85,12 +85,33 @@ def check_wrappers(program: dspy.Module, multitask: bool) -> None:
 
 def own_program(program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, str]) -> Json:
     """A program that runs here: its predictors, its inputs, a digest of its code and of what it holds, and its identity if it were sent."""
-    predictors = [predictor_body(name, predictor, roles[name]) for name, predictor in program.named_predictors()]
+    predictors = [predictor_body(name, predictor, roles[name], _schema) for name, predictor in program.named_predictors()]
     source = _told(lambda: describe_program(unpin(program.deepcopy())), "program")
     code: Json = {"inputs": inputs_of(examples), "source": source}
     if (identity := identity_if_sent(program)) is not None:
         code["identity"] = identity
     return {"predictors": predictors, "client": code}
+
+
+def check_types(program: dspy.Module) -> None:
+    """Raises ValueError for a field of a program that runs here whose prompts the server cannot render: its models would learn others."""
+    for name, predictor in program.named_predictors():
+        for field, info in predictor.signature.fields.items():
+            try:
+                shown_schema(info.annotation)
+            except NotASpec as fault:
+                raise ValueError(
+                    f"predictor {name}, field {field}: {fault.reason}, so no prompt can be rendered for training. Give the field another "
+                    "type, or send your code with ship_code=True"
+                ) from None
+
+
+def _schema(annotation: Any) -> Json:
+    """Of a teacher the server renders no prompts: any value may stand for a type that no schema shows."""
+    try:
+        return shown_schema(annotation)
+    except NotASpec:
+        return {}
 
 
 def own_metric(metric: Metric) -> Json:
