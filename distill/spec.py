@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import operator
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Literal
@@ -31,8 +30,7 @@ from stillhouse_programs.spec import (
 Auto = Literal["auto"]
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Temperature = Annotated[float, Field(ge=0, le=2)]
-"""As far as OpenAI's API and the LM host go."""
+Temperature = Annotated[float, Field(ge=0, le=2)]  # as far as OpenAI's API and the LM host go
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 PublicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -117,9 +115,8 @@ class LmSpec(GenerationOptions):
     """What goes beside the text of a message: tools and tool calls, or reasoning. The connection must support it."""
     connection_id: str = ""
     connection_revision: int = 0
-    fine_tuned: bool = Field(default=False, exclude_if=operator.not_)
-    """Of a model `ft:…`: the project's own, since a provider has models of such names too. Not stored where it is false, so that digests
-    stay and workers of an earlier release read the spec."""
+    fine_tuned: bool = Field(default=False, exclude_if=lambda given: not given)
+    """The model `ft:…` is the project's own, not one of a provider. Left out where false: digests stay, earlier releases read the spec."""
 
     @property
     def starts_from(self) -> str | None:
@@ -165,10 +162,9 @@ class Filter(SpecPart):
 class Rollouts(SpecPart):
     """Up to `n` samples an example; `temperature` is that of the samples after the first.
 
-    With `stored_only` no teacher is called, for training or in the evaluation: what is not in the trace store is left out.
-    With `retry_failed` a stored rollout in which the program itself failed is run again, at most once in a job and for every role; what
-    comes of it stands for later jobs too. A metric that failed on a stored answer is asked again then. `where` says who runs the program:
-    this server, or a client that has its code, tools or metric (the evaluation too).
+    With `stored_only` no teacher is called, for training or in the evaluation: what is not in the trace store is left out. With
+    `retry_failed` a stored rollout in which the program itself failed is run again, once in a job and for every role, for later jobs too;
+    so is a metric that failed on a stored answer. `where` says who runs the program, in the evaluation too: this server, or a client.
     """
 
     model_config = ConfigDict(

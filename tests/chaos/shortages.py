@@ -45,7 +45,7 @@ def without_connections(world: World) -> Iterator[int]:
     with world.disrupted("PostgreSQL without connections", faults.AFTER_SECONDS), contextlib.ExitStack() as hoard:
         taken = _take_all(world, hoard)
         if taken:
-            with contextlib.suppress(psycopg.errors.AdminShutdown):  # another fault cuts all connections, this one too
+            with contextlib.suppress(psycopg.OperationalError):  # another fault ends all connections or the server, this one too
                 taken[0].execute(_CUT)
             taken += _take_all(world, hoard)
         yield len(taken)

@@ -103,9 +103,13 @@ class Storm:
             if self._calm.is_set():
                 return
             fault = dice.fault(self.seed, number)
-            with contextlib.suppress(dice.Missed):
+            try:
                 fault.strike(self.world)
                 self.struck[fault.name] += 1
+            except dice.Missed:
+                continue
+            except Exception as error:  # the run goes on to its verdict, and does not pass
+                self.world.refused.append(f"fault {number} ({fault.name}): {error!r}")
 
     def _is_due(self, number: int) -> bool:
         return self._calm.is_set() or self._ended >= number * JOBS_A_FAULT
