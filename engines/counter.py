@@ -39,7 +39,7 @@ class Ruler:
 
 def main() -> int:
     """Answer until stdin ends."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     _prepare_process()
     while line := _next_line():
         sys.stdout.write(_answer(line).model_dump_json(exclude_none=True) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,10 +11,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 from distill.trainers.base import CannotCount, CounterDied, MaxLength, RowTokens, TokenCounts
 from distill.trainers.environment import child_environment
+
+logger = logging.getLogger(__name__)
+_LINE_BYTES = 64 * 1024
 
 
 class LocalCounter:
@@ -69,13 +73,16 @@ class LocalCounter:
         return self._process
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [self._python, "-m", "engines.counter"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
             env=child_environment(os.environ) | self._extra,
         )
+        threading.Thread(target=_log_lines, args=(process.stderr,), name="counter-log", daemon=True).start()
+        return process
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -87,6 +94,13 @@ class LocalCounter:
             with suppress(OSError):
                 if pipe is not None:
                     pipe.close()
+
+
+def _log_lines(stderr: IO[bytes]) -> None:
+    """Log what the process and its children write to standard error, until the last of them has ended."""
+    with stderr:
+        while line := stderr.readline(_LINE_BYTES):
+            logger.info("token counter: %s", line.decode(errors="replace").rstrip())
 
 
 def _read(reply: bytes) -> TokenCounts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from distill.trainers import CannotCount, LocalTrainer
 from engines.base_models import resolve
 from engines.schemas import TrainingRow
 from tests.support.encoded import encode
+from tests.support.server_process import wait_until
 from tests.unit.trainer.conftest import make_rows
 
 DEMOS = [{"role": "user", "content": "who is it"}, {"role": "assistant", "content": "human"}]
@@ -40,6 +42,19 @@ def trainer() -> Iterator[LocalTrainer]:
 
 def with_demos(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "prompt": [row["prompt"][0], *DEMOS, *row["prompt"][1:]]}
+
+
+def test_what_its_process_writes_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    """In the form of the log of whoever asks, not past it."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho Unpacking >&2\nread -r question\necho \'{"longest": 7, "rows": []}\'\n')
+    python.chmod(0o755)
+    caplog.set_level(logging.INFO)
+    trainer = LocalTrainer(str(python))
+    assert trainer.count("any", "auto", []).longest == 7
+    wait_until(lambda: "token counter: Unpacking" in caplog.messages, "the line is not logged")
+    trainer.close()
+    assert capfd.readouterr().err == ""
 
 
 class TestCount:
