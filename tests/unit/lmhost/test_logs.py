@@ -30,3 +30,25 @@ def test_everything_is_json_when_that_is_asked_for() -> None:
     assert said[0]["event"] == "two\nlines of a client"
     assert "UserWarning: old" in said[1]["event"]
     assert "ValueError: wrong" in said[2]["exception"]
+
+
+_ENDS = """
+import threading
+from engines import logs
+
+logs.configure("lm-host", as_json=True)
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+raise ValueError("wrong")
+"""
+
+
+def test_exceptions_that_nobody_caught_are_logged() -> None:
+    done = subprocess.run([sys.executable, "-c", _ENDS], capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["level"], line["event"], line["exception"].splitlines()[-1]) for line in lines] == [
+        ("error", "uncaught_exception", "ZeroDivisionError: division by zero"),
+        ("error", "uncaught_exception", "ValueError: wrong"),
+    ]
+    assert done.returncode == 1
