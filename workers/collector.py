@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from distill.db import unit_of_work
 from distill.errors import StillhouseError
-from distill.jobs import collecting, erasing, retention
+from distill.jobs import collecting, copies, erasing, retention
 from distill.periodic import PeriodicThread
 from distill.settings import TimerSettings
 from distill.storage import BlobStore
@@ -43,6 +43,7 @@ class Collector:
             self._carry_out("erasures", self._erase)
             self._carry_out("retention", self._retain)
             self._carry_out("collection of blobs", self._collect)
+            self._carry_out("reading of training files", self._read)
 
     def _carry_out(self, what: str, act: Callable[[], None]) -> bool:
         """Whether it did not fail. What fails is logged, holds up nothing else, and is tried again in the next round."""
@@ -68,6 +69,9 @@ class Collector:
         done = collecting.collect(self._store, timers.collect_after_seconds, timers.collect_period_seconds, self._thread.stopping)
         if done is not None and (done.blobs or done.unfinished):
             log.info("blobs collected", blobs=done.blobs, size_bytes=done.size_bytes, unfinished=done.unfinished)
+
+    def _read(self) -> None:
+        copies.read_new(self._store, self._thread.stopping)
 
 
 def _check() -> None:

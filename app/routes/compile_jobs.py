@@ -255,14 +255,12 @@ def cancel_compile_job(job_id: JobId, caller: JobActor, session: SessionDep) -> 
 
 
 @routes.delete("/compile_jobs/{job_id}", summary="Delete a job", responses=errors(404, 409))
-def delete_compile_job(
-    job_id: JobId, caller: Writer, session: SessionDep, services: ServicesDep, dry_run: DryRun = False, cascade: Cascade = None
-) -> Deletion:
+def delete_compile_job(job_id: JobId, caller: Writer, session: SessionDep, dry_run: DryRun = False, cascade: Cascade = None) -> Deletion:
     """A job that is over, with its details and the traces that no other job used; within a minute nothing of it is left, which the audit
     log then says (`job.erased`). What it has used stays counted. A conflict for one that is not over, and for one that has an artifact or
     models unless `cascade=artifacts` is given."""
     too = cascade is not None
     if dry_run:
-        found = erasing.look_at_job(session, services.store, caller.project_id, job_id, with_artifacts=too)
+        found = erasing.look_at_job(session, caller.project_id, job_id, with_artifacts=too)
         return outlook_read(found, "compile.job")
     return deletion_read(erasing.delete_job(session, caller.project_id, job_id, with_artifacts=too), "compile.job")

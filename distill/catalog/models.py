@@ -381,6 +381,8 @@ class Blob(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
     unused_since: Mapped[datetime | None]
     """When the collector first found that no row points at it."""
+    downloads: Mapped[list[Any] | None]
+    """Of a training file: the digests of what a download gives in other shapes. None until it was read for them."""
 
 
 class ServerMeta(Base):

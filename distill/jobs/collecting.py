@@ -84,9 +84,10 @@ class Collected:
 
 
 @dataclass
-class _Refusals:
-    """The blobs that a store refused to remove in one round, and the reason for the first."""
+class Refusals:
+    """The blobs of which a store refused something in one round, and the reason for the first; `event` is what the log calls it."""
 
+    event: str
     number: int = 0
     first: tuple[str | None, str] = (None, "")
 
@@ -105,7 +106,7 @@ class _Refusals:
 
     def log(self) -> None:
         if self.number:
-            log.warning("blobs not removed", number=self.number, digest=self.first[0], error=self.first[1])
+            log.warning(self.event, number=self.number, digest=self.first[0], error=self.first[1])
 
 
 def collect(store: BlobStore, after_seconds: float, period_seconds: float, stopping: threading.Event) -> Collected | None:
@@ -138,7 +139,7 @@ def _adopt(store: BlobStore, before: float, stopping: threading.Event) -> None:
 def _remove_due(store: BlobStore, after_seconds: float, stopping: threading.Event) -> list[int]:
     """One blob a transaction, by digest; the sizes of those that are gone."""
     removed: list[int] = []
-    refusals = _Refusals()
+    refusals = Refusals("blobs not removed")
     digest: str | None = ""
     while digest is not None and not stopping.is_set():
         with unit_of_work() as s:
@@ -157,7 +158,7 @@ def remove_erased(store: BlobStore, stopping: threading.Event) -> None:
 
     A writer that puts one of them again meanwhile gets `blob_missing`, and puts it once more.
     """
-    refusals = _Refusals()
+    refusals = Refusals("blobs not removed")
     digest: str | None = ""
     while digest is not None and not stopping.is_set():
         with unit_of_work() as s:

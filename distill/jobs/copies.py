@@ -1,6 +1,7 @@
 """Copies of erased rows among the files of OpenAI's address: rows or training files that were downloaded and sent in again.
 
-They are known by their bytes, which are the same at every download. Fine-tuning jobs that read them have the rows, too.
+They are known by their bytes, which are the same at every download; a training file is read for them once, outside of requests.
+Fine-tuning jobs that read copies have the rows, too.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import get_args
 
@@ -16,11 +17,12 @@ import structlog
 from sqlalchemy import func, select, update
 
 from distill.catalog import audit
-from distill.catalog.models import File
+from distill.catalog.models import Blob, File
 from distill.db import Session, unit_of_work
 from distill.errors import StorageError
 from distill.jobs import clearing, erasing_sql, quotas
-from distill.jobs.models import FineTuneJob, Job
+from distill.jobs.collecting import Refusals
+from distill.jobs.models import Job
 from distill.jobs.records import RecordFormat, records
 from distill.jobs.status import JobKind
 from distill.storage import BlobStore
@@ -28,34 +30,65 @@ from distill.storage import BlobStore
 log = structlog.get_logger(__name__)
 
 
-def find(s: Session, store: BlobStore, project_id: str, jobs: Sequence[str], digests: Iterable[str]) -> list[str]:
+@dataclass(frozen=True)
+class Found:
+    """Files by their ids, and how many training files are not read yet, of which there may be copies."""
+
+    files: list[str]
+    unread: int = 0
+
+
+def find(s: Session, project_id: str, jobs: Sequence[str], digests: Iterable[str]) -> Found:
     """The project's files that are one of these blobs or a training file of these jobs, as it is stored or downloaded."""
     sent = select(File.id, File.digest).where(File.project_id == project_id, File.digest != "")
     files = s.execute(sent.order_by(File.id)).all()
     if not files:
-        return []
-    parts = select(FineTuneJob.training_file, FineTuneJob.validation_file).where(FineTuneJob.job_id.in_(jobs))
-    stored = {digest for row in s.execute(parts) for digest in row if digest}
-    s.execute(erasing_sql.UNHURRIED)  # large files of a slow store are read for longer than a transaction may be idle
-    same = {*digests, *stored, *(copy for digest in stored for copy in _downloads(store, digest))}
-    return [row.id for row in files if row.digest in same]
+        return Found([])
+    stored = s.execute(erasing_sql.TRAINING_FILES, {"jobs": list(jobs)}).all()
+    same = {*digests, *(row.digest for row in stored), *(copy for row in stored for copy in row.downloads or ())}
+    return Found([row.id for row in files if row.digest in same], sum(row.downloads is None for row in stored))
 
 
-def _downloads(store: BlobStore, digest: str) -> list[str]:
-    forms = get_args(RecordFormat)
-    try:
-        found = [_download(store, digest, form) for form in forms]  # type: ignore[arg-type]  # stores are hashed by identity
-    except StorageError as error:
-        if error.code != "blob_missing":
-            raise
-        log.warning("copies of a training file not looked for: its blob is missing", digest=digest)
-        return []
-    return [content for content in found if content is not None]
+def read_new(store: BlobStore, stopping: threading.Event) -> None:
+    """Read training files that were not read for their downloads yet, so that a dry run of a deletion can count copies.
+
+    Goes on after one that cannot be read. Raises StorageUnreachable.
+    """
+    with unit_of_work() as s:
+        unread = list(s.scalars(erasing_sql.NEW_TRAINING_FILES))
+    refusals = Refusals("training files not read")
+    for digest in unread:
+        if stopping.is_set():
+            break
+        with refusals.noted(digest):
+            _read(store, digest)
+    refusals.log()
 
 
-@lru_cache(maxsize=4096)
+def read(store: BlobStore, jobs: Sequence[str], stopping: threading.Event) -> None:
+    """Read the training files of these jobs that were not read yet; one whose blob is missing is left out. Raises StorageError."""
+    with unit_of_work() as s:
+        unread = [row.digest for row in s.execute(erasing_sql.TRAINING_FILES, {"jobs": list(jobs)}) if row.downloads is None]
+    for digest in unread:
+        if stopping.is_set():
+            return
+        try:
+            _read(store, digest)
+        except StorageError as error:
+            if error.code != "blob_missing":
+                raise
+            log.warning("copies of a training file not looked for: its blob is missing", digest=digest)
+
+
+def _read(store: BlobStore, digest: str) -> None:
+    """Outside of any transaction: a large file of a slow store takes minutes."""
+    found = [_download(store, digest, form) for form in get_args(RecordFormat)]
+    with unit_of_work() as s:
+        s.execute(update(Blob).where(Blob.digest == digest).values(downloads=[copy for copy in found if copy is not None]))
+
+
 def _download(store: BlobStore, digest: str, form: RecordFormat) -> str | None:
-    """The digest of a download, which never changes: an erasure that waits looks for it every minute. None for what cannot be made."""
+    """The digest of a download. None for what cannot be made."""
     content = sha256()
     try:
         for line in records(store.open(digest), form):

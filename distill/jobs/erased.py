@@ -204,8 +204,11 @@ def size_of_traces(s: Session, project_id: str, traces: Iterable[str]) -> dict[s
 
 
 def _copies(store: BlobStore, row: Erasure, jobs: list[str], digests: list[str], stopping: threading.Event) -> bool:
+    copies.read(store, jobs, stopping)
+    if stopping.is_set():
+        return False
     with unit_of_work() as s:
-        found = copies.find(s, store, row.project_id, jobs, digests)
+        found = copies.find(s, row.project_id, jobs, digests).files
     return copies.remove(row.project_id, found, stopping, lambda s, counts: _count(s, row, counts))
 
 

@@ -44,15 +44,17 @@ def look_at_dataset(s: Session, store: BlobStore, project_id: str, reference: st
     made, models = _made_by(s, jobs) if with_artifacts else ([], [])
     found = Outlook(row.id, blocked_by=_in_the_way_of_dataset(s, project_id, row.id, jobs, made, models))
     blobs = {row.digest, *_blobs_of(s, jobs, made, models)}
+    copied = copies.find(s, project_id, jobs, [row.digest])
     found.removes = {
         "datasets": 1, "jobs": 0, "job_details": len(jobs), "artifacts": len(made), "models": len(models),
-        "files": len(copies.find(s, store, project_id, jobs, [row.digest])),
+        "files": len(copied.files),
         **erased.size_of_datasets_traces(s, store, row), **_size(s, blobs),
     }  # fmt: skip
     if row.row_count > erased.MOST_LOOKED_AT:
         found.notes.append(
             f"traces are counted for the first {erased.MOST_LOOKED_AT:,} of its {row.row_count:,} rows; those of all rows go"
         )
+    found.notes += _uncounted(copied)
     if not with_artifacts:
         found.notes += _kept(s, jobs)
     return found
@@ -72,17 +74,26 @@ def delete_dataset(s: Session, project_id: str, reference: str, *, with_artifact
     return row.id
 
 
-def look_at_job(s: Session, store: BlobStore, project_id: str, job_id: str, *, with_artifacts: bool) -> Outlook:
+def look_at_job(s: Session, project_id: str, job_id: str, *, with_artifacts: bool) -> Outlook:
     """What deleting a job would do. Raises NotFound."""
     job = repository.get(s, project_id, job_id)
     made, models = _made_by(s, [job_id])
     doomed = set(erased.traces_of_job(s, job))
     found = Outlook(job_id, blocked_by=_in_the_way_of_job(s, job, made, models, with_artifacts=with_artifacts))
+    copied = copies.find(s, project_id, [job_id], [])
     found.removes = {
-        "jobs": 1, "artifacts": len(made), "models": len(models), "files": len(copies.find(s, store, project_id, [job_id], [])),
+        "jobs": 1, "artifacts": len(made), "models": len(models), "files": len(copied.files),
         **erased.size_of_traces(s, project_id, doomed), **_size(s, _blobs_of(s, [job_id], made, models)),
     }  # fmt: skip
+    found.notes += _uncounted(copied)
     return found
+
+
+def _uncounted(copied: copies.Found) -> list[str]:
+    if not copied.unread:
+        return []
+    noun = "1 training file" if copied.unread == 1 else f"{copied.unread} training files"
+    return [f"copies of {noun} are not counted yet, but within minutes; all copies go"]
 
 
 def delete_job(s: Session, project_id: str, job_id: str, *, with_artifacts: bool) -> str:

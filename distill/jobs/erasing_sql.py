@@ -24,6 +24,12 @@ SELECT DISTINCT d FROM (
  WHERE d IS NOT NULL""")  # noqa: S608 - no value is put in
 ERASED = text("UPDATE blobs SET unused_since = 'epoch' WHERE digest = ANY (:digests)")
 """A blob whose last row was erased is removed by the next look of the collector, not a day later."""
+_TRAINING_FILES = "SELECT unnest(ARRAY[training_file, validation_file]) FROM fine_tune_jobs"
+TRAINING_FILES = text(f"SELECT digest, downloads FROM blobs WHERE digest IN ({_TRAINING_FILES} WHERE job_id = ANY (:jobs))")  # noqa: S608
+NEW_TRAINING_FILES = text(f"""
+SELECT digest FROM blobs WHERE downloads IS NULL
+   AND digest IN ({_TRAINING_FILES} WHERE project_id IN (SELECT project_id FROM files WHERE digest <> '')) ORDER BY digest""")  # noqa: S608
+"""Those that are not read yet, of projects that have uploaded files."""
 SIZE = text("SELECT COALESCE(sum(size_bytes), 0) FROM blobs WHERE digest = ANY (:digests)")
 
 SOME_FACTS = text("""

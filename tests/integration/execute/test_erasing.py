@@ -22,6 +22,7 @@ from distill.jobs import erasing, fine_tuning, refiltering, repository, service
 from distill.jobs.erased import MOST_LOOKED_AT
 from distill.jobs.fine_tuning import FineTuneSpec
 from distill.jobs.models import Job
+from distill.settings import get_settings
 from tests.integration.core.world import waits_for_a_lock
 from tests.integration.execute.client_player import TOML
 from tests.integration.execute.house import CATEGORIES, House, configured, rows
@@ -29,6 +30,7 @@ from tests.integration.execute.stored import searched, tables_naming
 from tests.support.canaries import leaks
 from tests.support.scripted_lm import Answer, Ask, Fail, ScriptedLM
 from tests.support.statements import counted
+from workers.collector import Collector
 
 Json = dict[str, Any]
 CANARY = "canary-7c1d09e2"
@@ -144,13 +146,17 @@ class TestDataset:
         job = compiled(house, dataset)
         key = operator.get(f"/v1/compile_jobs/{job.id}/training_files").json()["data"][0]["fine_tuning_job"]
         path = f"/v1/compile_jobs/{job.id}/training_files/{key}/content"
-        copies = [operator.get(path, params={"format": form}).content for form in ("openai", "trl")]
-        made = [send(operator, content, f"{CANARY}.jsonl") for content in (*copies, b'{"messages": []}')]
+        downloads = [operator.get(path, params={"format": form}).content for form in ("openai", "trl")]
+        made = [send(operator, content, f"{CANARY}.jsonl") for content in (*downloads, b'{"messages": []}')]
         with unit_of_work() as s:
             spec = FineTuneSpec(model="tiny", training_file=made[0])
             tuned = fine_tuning.submit(s, house.store, house.project_id, None, spec).id
-        told = operator.delete(f"/v1/datasets/{dataset}", params={"dry_run": True, "cascade": "artifacts"}).json()
-        assert told["removes"]["files"] == 2
+        dry_run: Json = {"dry_run": True, "cascade": "artifacts"}
+        early = operator.delete(f"/v1/datasets/{dataset}", params=dry_run).json()
+        assert early["removes"]["files"] == 0, "no training file is read within a request"
+        assert early["notes"] == ["copies of 1 training file are not counted yet, but within minutes; all copies go"]
+        Collector(house.store, get_settings().timers).round()
+        assert operator.delete(f"/v1/datasets/{dataset}", params=dry_run).json()["removes"]["files"] == 2
         assert operator.delete(f"/v1/datasets/{dataset}", params={"cascade": "artifacts"}).status_code == 200
         collect(house)
         assert "files" in places(house), "it waits for the job that reads one of them"
