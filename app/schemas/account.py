@@ -9,6 +9,7 @@ from pydantic import Field
 from app import examples
 from app.schemas.common import Body, Deleted, Metadata, Name, Reply
 from app.schemas.rules import NULL, declared, if_given, needs, ruled
+from distill.catalog import project_limits
 from distill.catalog.keys import SCOPES
 from distill.settings import Days
 
@@ -125,12 +126,7 @@ class ProjectRead(Reply):
     name: str
     share: float = Field(description="Its weight where projects compete for workers")
     max_threads: int | None = Field(description="So many of its rollouts and trainings run at once, over all its jobs")
-    limits: dict[str, LimitRead] = Field(
-        description=(
-            "share, max_threads, max_jobs, month_teacher_usd, month_compute_seconds, max_blob_gb, and the days that things are "
-            "kept (0: for ever), as they hold now"
-        )
-    )
+    limits: dict[str, LimitRead] = Field(description=f"As they hold now: {', '.join(project_limits.NAMES)}. Of days, 0 is for ever")
     metadata: dict[str, str]
 
 

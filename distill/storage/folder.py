@@ -13,9 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import structlog
+
 from distill.errors import StorageError, StorageUnavailable
 from distill.storage.base import CHUNK, BlobStore, BlobWriter, Stored, hexadecimal, missing
 from distill.storage.checked import Checked
+
+log = structlog.get_logger(__name__)
 
 Passing = Callable[[str], None]
 _INCOMING = "incoming"
@@ -94,12 +98,18 @@ class FolderStore(BlobStore):
 
     def clear_unfinished(self, before: float) -> int:
         folder = self.root / _INCOMING
-        removed = 0
+        removed, refused = 0, list[OSError]()
         for place in folder.iterdir() if folder.is_dir() else ():
-            with _disk_errors("remove"), suppress(FileNotFoundError):
+            try:
                 if place.stat().st_mtime < before:
                     place.unlink()
                     removed += 1
+            except FileNotFoundError:
+                pass  # its writer has ended
+            except OSError as error:
+                refused.append(error)
+        if refused:
+            log.warning("unfinished blobs not removed", number=len(refused), error=refused[0].strerror)
         return removed
 
     def owner(self) -> str | None:

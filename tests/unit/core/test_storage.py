@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from structlog.testing import capture_logs
 
 from distill.errors import StorageError
 from distill.storage import FolderStore, put_folder
@@ -89,6 +90,18 @@ class TestCrash:
         os.utime(left, (time.time() - 7200,) * 2)
         assert store.clear_unfinished(time.time() - 3600) == 1
         assert leftovers(store) == []
+
+    def test_what_cannot_be_removed_of_it_holds_up_nothing_else(self, store: FolderStore) -> None:
+        incoming = store.root / "incoming"
+        incoming.mkdir(parents=True)
+        for name in "ace":
+            (incoming / name).touch()
+        for name in "bd":
+            (incoming / name).mkdir()  # not even root can unlink a folder
+        with capture_logs() as logs:
+            assert store.clear_unfinished(time.time() + 3600) == 3
+        assert sorted(place.name for place in incoming.iterdir()) == ["b", "d"]
+        assert [(line["event"], line["number"]) for line in logs] == [("unfinished blobs not removed", 2)]
 
 
 class TestFullDisk:
