@@ -27,6 +27,23 @@ def test_limits_of_a_project_are_changed_one_by_one(shell: Shell) -> None:
         assert shell.run("projects", "update", "vision", *wrong).exit_code == Exit.USAGE
 
 
+def test_days_that_a_project_keeps_things_stand_apart_from_what_it_may_use(shell: Shell) -> None:
+    limits = {
+        "keep_traces_days": {"value": 90, "source": "settings"},
+        "share": {"value": 2.5, "source": "api"},
+        "keep_events_days": {"value": 0, "source": "default"},
+    }
+    shell.answers(reply({"id": "proj-1", "created_at": 0, "name": "vision", "limits": limits}))
+    shown = [line.split() for line in shell.run("projects", "get", "vision").output.splitlines()]
+    assert shown == [
+        ["vision", "MAY", "USE", "SAID", "BY"],
+        ["share", "2.5", "api"],
+        ["vision", "KEEPS", "DAYS", "SAID", "BY"],
+        ["keep_traces_days", "90", "settings"],
+        ["keep_events_days", "for", "ever", "default"],
+    ]
+
+
 def test_each_limit_of_a_project_has_its_option(shell: Shell) -> None:
     shell.answers(reply({"id": "proj-1", "created_at": 0, "name": "vision"}))
     given = {name: number for number, name in enumerate(LimitParams.__annotations__, 1)}

@@ -41,6 +41,17 @@ class TestRequest:
         with pytest.raises(ValueError, match=r"^train_kwargs: num_train_epochs: input should be a valid integer"):
             optimizer.compile(desk("house/tiny"), [example(0)])
 
+    @pytest.mark.parametrize("by_lm", [False, True])
+    def test_a_refused_product_of_two_options_names_both(self, server: Server, client: stillhouse.Stillhouse, by_lm: bool) -> None:
+        place = "lms.student.train_options.batch_size" if by_lm else "train_options.batch_size"
+        error = {"message": f"{place}: input should be greater than 0", "code": "invalid_value", "param": place}
+        server.refuses = {"POST compile_jobs": httpx.Response(422, json={"error": error})}
+        given: Any = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": -1}
+        student = desk("house/tiny")
+        optimizer = stillhouse.BootstrapFinetune(client=client, train_kwargs={student.classify.lm: given} if by_lm else given)
+        with pytest.raises(ValueError, match=r"^train_kwargs: per_device_train_batch_size times gradient_accumulation_steps: input should"):
+            optimizer.compile(student, [example(0)])
+
     def test_without_a_metric_everything_is_kept(self, server: Server, client: stillhouse.Stillhouse) -> None:
         body = asked_for(server, client)
         assert body["metric"]["type"] == "client"

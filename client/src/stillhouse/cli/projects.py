@@ -107,8 +107,16 @@ def _show(project: ProjectObject, as_json: bool) -> None:
     if as_json:
         show_json(project)
         return
-    rows = [(name, "" if limit.value is None else f"{limit.value:,g}", limit.source) for name, limit in project.limits.items()]
-    show_table(rows, [(project.name, lambda row: row[0]), ("MAY USE", lambda row: row[1]), ("SAID BY", lambda row: row[2])])
+    rows = [(name, limit.value, limit.source) for name, limit in project.limits.items()]
+    use, keep = ([row for row in rows if row[0].startswith("keep_") is kept] for kept in (False, True))
+    for heading, shown in (("MAY USE", use), ("KEEPS DAYS", keep)):
+        show_table(shown, [(project.name, lambda row: row[0]), (heading, lambda row: _limit(*row[:2])), ("SAID BY", lambda row: row[2])])
+
+
+def _limit(name: str, value: float | None) -> str:
+    if value == 0 and name.startswith("keep_"):
+        return "for ever"
+    return "" if value is None else f"{value:,g}"
 
 
 @app.command("list")

@@ -64,13 +64,21 @@ def refused_as_given(given: Mapping[Any, Any], body: Mapping[str, Any]) -> Itera
         yield
     except APIStatusError as error:
         before, found, option = (error.param or "").rpartition("train_options.")
-        names = [name for each in (given, *given.values()) if isinstance(each, Mapping) for name in each]
-        written = next((name for name in names if isinstance(name, str) and NAMES.get(name) == option), None)
-        if not found or written is None:
+        written = next(filter(None, (_written(each, option) for each in (given, *given.values()))), "")
+        if not found or not written:
             if (named := named_as_here(str(error), body)) == str(error):
                 raise
             raise ValueError(named) from error
         raise ValueError(f"train_kwargs: {str(error).replace(f'{before}{found}{option}', written)}") from error
+
+
+def _written(given: Any, option: str) -> str:
+    """The words that an option was given by; empty if it was not."""
+    words = given if isinstance(given, Mapping) else {}
+    name = next((name for name in words if isinstance(name, str) and NAMES.get(name) == option and words[name] is not None), "")
+    if option == NAMES["batch_size"] and name and _multiply(words[name], words.get(ACCUMULATED)):
+        return f"{name} times {ACCUMULATED}"
+    return name
 
 
 def _hint(name: object) -> str:
@@ -86,8 +94,12 @@ def _warn_of(idle: list[str]) -> None:
 
 def _accumulated(options: dict[str, Any], steps: Any) -> dict[str, Any]:
     size = options.get("batch_size")
-    if isinstance(size, int) and isinstance(steps, int):
+    if _multiply(size, steps):
         return {**options, "batch_size": size * steps}
     if steps is not None:
         _warn_of([ACCUMULATED])
     return options
+
+
+def _multiply(size: Any, steps: Any) -> bool:
+    return isinstance(size, int) and isinstance(steps, int)
