@@ -12,9 +12,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 
-from stillhouse.dropin.sent_identity import describe_sent
+from stillhouse.bundling.document import MAX_BYTES
+from stillhouse.dropin.sent_identity import describe_sent, identity_if_sent
 
 SCRIPT = '''
 import collections, enum, functools
@@ -190,3 +192,37 @@ class TestToldApart:
     def test_what_a_derived_queue_holds(self) -> None:
         kind = typed("import collections\nclass it(collections.deque): pass")
         assert describe_sent(kind([1])) != describe_sent(kind([2]))
+
+
+class Watched:
+    """Counts how often it is copied or pickled."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.times += 1
+        return Watched, ()
+
+
+class Holding(dspy.Module):
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.ask = dspy.Predict("question -> answer")
+        self.held = held
+
+    def forward(self, question: str) -> Any:
+        return self.ask(question=question)
+
+
+def test_data_beyond_what_a_bundle_holds_is_neither_copied_nor_pickled() -> None:
+    def held(size: int) -> tuple[str | None, int]:
+        last = Watched()
+        program = Holding([b"x" * size, last])
+        program.set_lm(dspy.LM("house/tiny"))
+        return identity_if_sent(program), last.times
+
+    assert held(MAX_BYTES) == (None, 0)
+    identity, times = held(10)
+    assert identity is not None
+    assert times > 0

@@ -16,6 +16,7 @@ import dspy
 
 from stillhouse.bundling.code import by_reference, imports_of
 from stillhouse.bundling.culprit import culprit
+from stillhouse.bundling.document import MAX_BYTES
 from stillhouse.bundling.errors import NotSendable
 from stillhouse.bundling.whose import Whose, whose
 from stillhouse_programs.pinning import unpin
@@ -71,6 +72,35 @@ class _Pickler(cloudpickle.Pickler):
             self.by_value.append("lambda" if name == "<lambda>" else name)
         if isinstance(thing, FunctionType):
             self.asked_for.update(imports_of(thing))
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class _Bounded(io.BytesIO):
+    """Takes as much as a bundle holds."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > MAX_BYTES:
+            raise _TooLarge
+        return super().write(data)
+
+
+class _WithoutLMs(_Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        return (dict, ()) if isinstance(obj, dspy.BaseLM) else super().reducer_override(obj)
+
+
+def too_large(program: dspy.Module) -> bool:
+    """Whether a program holds more than a bundle does, found out without a copy and from no more than that. LMs are left out."""
+    try:
+        _WithoutLMs(_Bounded()).dump(program)
+    except _TooLarge:
+        return True
+    except Exception:  # a part that is not sent is named where the program is pickled whole
+        return False
+    return False
 
 
 def pickled(value: Any, makes: Makes) -> Pickled:

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from stillhouse.bundling.code import by_reference, code_of, globals_used, unwrapped
 from stillhouse.bundling.collect import collect
-from stillhouse.bundling.pickling import bare, pickled
+from stillhouse.bundling.pickling import bare, pickled, too_large
 from stillhouse.dropin.identity import PLAIN, Describer, Untold, name_of
 
 Json = dict[str, Any]
@@ -42,6 +42,8 @@ def identity_of(document: Json, described: str) -> str:
 
 def identity_if_sent(program: dspy.Module) -> str | None:
     """The identity of the bundle that a program would be sent in; None where it could not be sent, or told from others."""
+    if too_large(program):
+        return None
     try:
         bared = bare(program)
         return identity_of(collect({"program": pickled(bared, "program")}, as_imported=True).document, describe_sent(bared))
