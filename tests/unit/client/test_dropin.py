@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import dspy
@@ -51,6 +52,23 @@ class TestRequest:
         optimizer = stillhouse.BootstrapFinetune(client=client, train_kwargs={student.classify.lm: given} if by_lm else given)
         with pytest.raises(ValueError, match=r"^train_kwargs: per_device_train_batch_size times gradient_accumulation_steps: input should"):
             optimizer.compile(student, [example(0)])
+
+    @pytest.mark.parametrize(
+        ("refusal", "wanted"),
+        [
+            ("teacher[0].program: teacher and student need inputs of the same names", "teacher: teacher and student need inputs"),
+            ("program: predictor classify is shown an image", "student: predictor classify is shown an image"),
+            ("demos: program.predictors[0].demos[1]: incomplete", "exclude_demos: student.predictors[0].demos[1]: incomplete"),
+            ("prompt_adapter.type: expected chat", "adapter.type: expected chat"),
+        ],
+    )
+    def test_a_refused_argument_is_named_as_in_the_call(
+        self, server: Server, client: stillhouse.Stillhouse, refusal: str, wanted: str
+    ) -> None:
+        error = {"message": refusal, "code": "invalid_value", "param": refusal.partition(": ")[0]}
+        server.refuses = {"POST estimate": httpx.Response(422, json={"error": error})}
+        with pytest.raises(ValueError, match=f"^{re.escape(wanted)}"):
+            stillhouse.BootstrapFinetune(client=client).compile(desk("house/tiny"), [example(0)], teacher=desk("openai/big"))
 
     def test_without_a_metric_everything_is_kept(self, server: Server, client: stillhouse.Stillhouse) -> None:
         body = asked_for(server, client)

@@ -225,10 +225,10 @@ class TestRefused:
     def test_a_server_that_does_not_run_it(
         self, server: Server, client: stillhouse.Stillhouse, tickets: Any, route: str, code: str
     ) -> None:
-        server.refuses = {route: httpx.Response(422, json={"error": {"code": code, "message": "It is not there."}})}
+        server.refuses = {route: httpx.Response(422, json={"error": {"code": code, "message": "program: It is not there."}})}
         optimizer = stillhouse.BootstrapFinetune(metric=tickets.right, client=client, ship_code=True)
         with pytest.raises(CodeRefused) as refused:
             optimizer.compile(desk(tickets, "house/tiny"), [example(0)])
         assert refused.value.code == code
-        assert str(refused.value).startswith(f"It is not there. (422 {code}). Ways out: ship_code=False runs the code here")
+        assert str(refused.value).startswith(f"program: It is not there. (422 {code}). Ways out: ship_code=False runs the code here")
         assert "\n" not in str(refused.value)

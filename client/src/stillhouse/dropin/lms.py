@@ -21,6 +21,9 @@ _UNRESOLVED = frozenset({"connection_not_found", "ambiguous_lm", "unknown_model"
 _NONE_SET = "none is set"
 _REQUESTED = re.compile(r"^(?:teacher\[(\d+)\]\.)?lms\.(\w+)(?:\.(\w+))?: ")
 """How a refusal of the server names an LM of a request, or a field of it."""
+_PROGRAM = re.compile(r"^(demos: )?(?:(teacher)(\[\d+\])\.program|(program|prompt_adapter))(?=[.:\[])")
+"""How it names a program, its demos or the prompt adapter."""
+_ARGUMENTS = {"program": "student", "prompt_adapter": "adapter"}
 
 
 class NoConnection(ValueError):
@@ -119,9 +122,10 @@ def by_model(program: dspy.Module, given: Mapping[Any, Any], option: str) -> dic
 
 
 def named_as_here(refusal: str, body: Mapping[str, Any]) -> str:
-    """A refusal of the server that names an LM by its place in the request `body`, with the LM's own name instead; any other as it is."""
+    """A refusal of the server that names an LM by its place in the request `body`, with the LM's own name instead; of another part of the
+    program, with the argument that held it; any other as it is."""
     if (found := _REQUESTED.match(refusal)) is None:
-        return refusal
+        return _with_argument(refusal, several=len(body["teacher"]) > 1)
     teacher, role, name = found.groups()
     lm = (body if teacher is None else body["teacher"][int(teacher)])["lms"].get(role)
     if lm is None:
@@ -129,6 +133,14 @@ def named_as_here(refusal: str, body: Mapping[str, Any]) -> str:
     option = f"{name} of " if name in OPTIONS else ""
     side = "student" if teacher is None else "teacher"
     return f"{option}the {side}'s LM {lm['connection']}/{lm['model']}: {refusal[found.end() :]}"
+
+
+def _with_argument(refusal: str, *, several: bool) -> str:
+    if (found := _PROGRAM.match(refusal)) is None:
+        return refusal
+    demos, teacher, number, other = found.groups()
+    argument = f"{teacher}{number if several else ''}" if teacher else _ARGUMENTS[other]
+    return f"{'exclude_demos: ' if demos else ''}{argument}{refusal[found.end() :]}"
 
 
 def _place(predictor: str, lm: Any, places: Places, names: Names) -> Place:

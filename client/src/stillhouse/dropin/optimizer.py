@@ -150,7 +150,7 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
         body = self._body(client, student, trainset, teachers, valset)
         self._taught = trainset, len(body["teacher"])
         call = _call_of(body)
-        with refusals(), refused_as_given(self._given_train_kwargs, body):
+        with refused_as_given(self._given_train_kwargs, body), refusals():
             self.job = self._attached(client, body, call) or self._made(client, body, call)
         at_client = self.job.rollouts.get("where") == "client"
         programs = {"student": student, **{f"teacher:{number}": each for number, each in enumerate(teachers or [student])}}

@@ -59,7 +59,8 @@ def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def refused_as_given(given: Mapping[Any, Any], body: Mapping[str, Any]) -> Iterator[None]:
-    """Raises ValueError for a train option that the server refuses, in the words of `train_kwargs`, and for an LM, by the LM's name."""
+    """Raises ValueError for a train option that the server refuses, in the words of `train_kwargs`; for an LM by the LM's name, and for
+    a program by the argument that it is."""
     try:
         yield
     except APIStatusError as error:
