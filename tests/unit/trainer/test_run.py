@@ -7,8 +7,10 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,34 @@ def flip(place: Path) -> None:
     place.write_bytes(content)
 
 
+@contextmanager
+def before_file_operations(look: Callable[[], object]) -> Iterator[None]:
+    """Call `look` before every operation on files in this process: a kill at that moment would leave the files as they are then.
+
+    Audit hooks stay for the life of a process, so afterwards this one does nothing.
+    """
+    awake = True
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        nonlocal awake
+        if awake and event.startswith(("open", "os.", "shutil.")):
+            awake = False  # `look` itself reads files
+            look()
+            awake = True
+
+    sys.addaudithook(hook)
+    try:
+        yield
+    finally:
+        awake = False
+
+
+def is_whole(checkpoint: Path) -> bool:
+    manifest = checkpoint / "manifest.json"
+    sizes = {place.name: place.stat().st_size for place in checkpoint.iterdir() if place != manifest}
+    return manifest.is_file() and sizes == {name: file["size_bytes"] for name, file in json.loads(manifest.read_text())["files"].items()}
+
+
 HARMS: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: os.truncate(folder / "state.safetensors", 100), "state.safetensors is damaged"),
     (lambda folder: flip(folder / "adapter_model.safetensors"), "adapter_model.safetensors is damaged"),
@@ -213,6 +243,17 @@ class TestResume:
         train(folder)
         steps = json.loads((folder / "result.json").read_text())["steps"]
         assert sorted(place.name for place in (folder / "checkpoints").iterdir()) == [f"step-{steps - 2}", f"step-{steps - 1}"]
+
+    def test_a_kill_at_any_file_operation_leaves_no_part_of_a_checkpoint(self, make_job: MakeJob) -> None:
+        folder = make_job("job", make_rows(8), options=FAST, checkpoint_seconds=1e-6)
+        left: list[tuple[str, bool]] = []
+
+        def look() -> None:
+            left.extend((place.name, is_whole(place)) for place in sorted((folder / "checkpoints").glob("step-*")))
+
+        with before_file_operations(look), pytest.raises(Drained):
+            run(folder, StopAtStep(folder, 2))
+        assert set(left) == {("step-1", True), ("step-2", True)}
 
     def test_keeps_two_checkpoints(self, make_job: MakeJob) -> None:
         rows = make_rows(8)
