@@ -87,9 +87,9 @@ def up(
 def _welcome(stack: Stack, seconds: float) -> None:
     home = literal(str(stack.home))
     _out.print(f"\n[bold green]Stillhouse is ready[/] after {seconds:.1f} s: [bold]{stack.base_url}[/]")
-    _out.print(f"  API key   {home}/credentials.json (the SDK and `stillhouse` read it)")
+    _out.print(f"  API key   {home}/credentials.json (the SDK and `stillhouse` read it)", soft_wrap=True)
     _out.print(f"  API docs  {stack.base_url}/docs")
-    _out.print(f"  Logs      {home}/logs")
+    _out.print(f"  Logs      {home}/logs", soft_wrap=True)
     _out.print("  Ctrl-C stops it.\n")
 
 

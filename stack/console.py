@@ -14,9 +14,9 @@ from rich.text import Text
 
 _COLOURS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_green", "bright_blue")
 _PROBLEM = re.compile(r"\b(warning|error|critical|fatal|panic|traceback)\b", re.IGNORECASE)
-# True of most machines and of no consequence for a broker that keeps a few hints.
 _NEWS = re.compile("Unpacking the base model")
-_HARMLESS = re.compile("Memory overcommit must be enabled")
+# True of most machines: of no consequence for a broker that keeps a few hints, and for a worker that reads no pickles from its queue.
+_HARMLESS = re.compile("Memory overcommit must be enabled|running the worker with superuser privileges")
 _STYLES = {"ready": "green", "starting": "yellow", "restarting": "yellow", "failed": "bold red", "stopped": "dim"}
 
 

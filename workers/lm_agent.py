@@ -7,6 +7,7 @@ adapters' files are put into a folder that both can read.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import threading
@@ -38,6 +39,7 @@ class Loop:
         self._agent, self._seconds = agent, seconds
         self._stopping = threading.Event()
         self._trouble = ""
+        self._was_reached = False
 
     def stop(self) -> None:
         """End after the present tick; from any thread or signal handler."""
@@ -49,17 +51,19 @@ class Loop:
             try:
                 self._agent.tick()
                 pause = self._seconds
+                self._was_reached = True
                 self._note("")
             except (HostUnreachable, HostRefused, SQLAlchemyError, OSError) as error:
                 pause = PAUSE_SECONDS
-                self._note(f"{type(error).__name__}: {in_one_line(error)}")
+                expected = isinstance(error, HostUnreachable) and not self._was_reached
+                self._note(f"{type(error).__name__}: {in_one_line(error)}", logging.INFO if expected else logging.WARNING)
 
-    def _note(self, trouble: str) -> None:
-        """A host takes a minute to load its weights: the same line each time would hide all others."""
+    def _note(self, trouble: str, level: int = logging.INFO) -> None:
+        """A host takes a minute to load its weights: that is no warning, and the same line each time would hide all others."""
         if trouble == self._trouble:
             return
         self._trouble = trouble
-        log.warning("agent waits", error=trouble) if trouble else log.info("agent goes on")
+        log.log(level, "agent waits", error=trouble) if trouble else log.info("agent goes on")
 
 
 def make_agent(settings: Settings, name: str) -> Agent:

@@ -29,17 +29,19 @@ class Ticking:
 @pytest.mark.parametrize(
     ("ticks", "told"),
     [
-        (["refused"] * 3, ["agent waits"]),
-        (["refused", "refused", "", "", "refused"], ["agent waits", "agent goes on", "agent waits"]),
-        (["refused", "timed out", "timed out"], ["agent waits", "agent waits"]),
+        (["refused"] * 3, ["info: agent waits"]),
+        (["refused", "refused", "", "", "refused"], ["info: agent waits", "info: agent goes on", "warning: agent waits"]),
+        (["", "refused", "timed out", "timed out"], ["warning: agent waits", "warning: agent waits"]),
         (["", ""], []),
     ],
 )
-def test_a_trouble_is_told_once(monkeypatch: pytest.MonkeyPatch, ticks: list[str], told: list[str]) -> None:
+def test_a_trouble_is_told_once_and_is_a_warning_when_the_host_was_there_before(
+    monkeypatch: pytest.MonkeyPatch, ticks: list[str], told: list[str]
+) -> None:
     monkeypatch.setattr(lm_agent, "PAUSE_SECONDS", 0.0)
     agent = Ticking(list(ticks))
     loop = lm_agent.Loop(cast("Agent", agent), 0.0)
     agent.stop = loop.stop
     with capture_logs() as logs:
         loop.run()
-    assert [each["event"] for each in logs] == told
+    assert [f"{each['log_level']}: {each['event']}" for each in logs] == told

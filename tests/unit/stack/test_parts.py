@@ -180,6 +180,10 @@ class TestShown:
         line = "2026-01-01 INFO engines.base_models Unpacking the base model m.gguf, once on this machine: about half a minute"
         assert self.show("INFO started", line) == f"api | {line}\n"
 
+    def test_what_is_true_of_most_machines_is_left_to_the_log_files(self) -> None:
+        root = "[warning  ] platforms.py:893: SecurityWarning: You're running the worker with superuser privileges: this is"
+        assert self.show("# WARNING Memory overcommit must be enabled!", root, "absolutely not recommended!") == ""
+
     def test_square_brackets_in_a_message_are_kept(self) -> None:
         screen = io.StringIO()
         Shown(Console(file=screen, width=200)).say("set [blobs] in stillhouse.toml")
