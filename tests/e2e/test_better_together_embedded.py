@@ -83,6 +83,5 @@ def test_runs_to_its_end(client: Stillhouse, base_model: str, strategy: str, mon
             seed=0,
         )
     scores = assert_ran(client, compiled, strategy)
-    print("SCORES", strategy, scores)
     assert scores[strategy] >= scores[""]
     assert answer_of_tuned(compiled, compiled.route.lm, message="The invoice is wrong.").team in MESSAGES

@@ -22,7 +22,12 @@ def find_server(client: Stillhouse, monkeypatch: pytest.MonkeyPatch, cache: str)
 
 def better_together(metric: Any, train_kwargs: dict[str, Any]) -> Any:
     prompts = dspy.BootstrapFewShotWithRandomSearch(
-        metric=metric, max_bootstrapped_demos=1, max_labeled_demos=2, num_candidate_programs=1, num_threads=1
+        metric=metric,
+        max_bootstrapped_demos=1,
+        max_labeled_demos=2,
+        num_candidate_programs=1,
+        num_threads=1,
+        max_errors=1000,  # an untrained model's answers often cannot be parsed
     )
     return dspy.BetterTogether(metric=metric, p=prompts, w=stillhouse.BootstrapFinetune(metric=metric, train_kwargs=train_kwargs))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from stillhouse._exceptions import APIError
 from stillhouse._progress import JobProgress
 from stillhouse._wait import patiently
 from stillhouse.dropin.asking import cancel_wanted
+from stillhouse.dropin.originals import Originals
 from stillhouse.dropin.runner import ItemRun
 from stillhouse.types import CompileJob, WorkItem
 
@@ -23,13 +24,16 @@ POLL_SECONDS = 10.0
 _LOOK_SECONDS = 2.0
 
 
-def follow(client: Stillhouse, job: CompileJob, programs: Mapping[str, dspy.Module], metric: Any) -> CompileJob:
+def follow(
+    client: Stillhouse, job: CompileJob, programs: Mapping[str, dspy.Module], metric: Any, examples: Sequence[Any] = ()
+) -> CompileJob:
     """The job when it stands still. `programs`: that of `student`, and of each `teacher:N`; empty where the server runs them.
+    `examples` are those of the job.
 
     A server that is away is waited for. Raises KeyboardInterrupt after Ctrl-C; the same call later goes on with the job unless it was
     cancelled. Whatever ends it, no item is worked on when this returns: its thread asks nothing with a client that is closed.
     """
-    following = _Following(client, job, programs, metric)
+    following = _Following(client, job, programs, metric, Originals(examples if programs else ()))
     try:
         return following.run()
     except KeyboardInterrupt:
@@ -40,8 +44,8 @@ def follow(client: Stillhouse, job: CompileJob, programs: Mapping[str, dspy.Modu
 
 
 class _Following:
-    def __init__(self, client: Stillhouse, job: CompileJob, programs: Mapping[str, dspy.Module], metric: Any) -> None:
-        self._client, self._job, self._programs, self._metric = client, job, programs, metric
+    def __init__(self, client: Stillhouse, job: CompileJob, programs: Mapping[str, dspy.Module], metric: Any, originals: Originals) -> None:
+        self._client, self._job, self._programs, self._metric, self._originals = client, job, programs, metric, originals
         self._progress = JobProgress()
         self._here: _Here | None = None
 
@@ -91,7 +95,7 @@ class _Following:
     def _work_off(self, item: WorkItem) -> None:
         role = "teacher:0" if item.role == "teacher" else item.role
         program = self._programs.get(role, self._programs["student"])
-        self._here = _Here(ItemRun(self._client, item, program, self._metric))
+        self._here = _Here(ItemRun(self._client, item, program, self._metric, self._originals))
         while not self._here.is_over(_LOOK_SECONDS):
             with suppress(APIError):  # it only shows how far the job is
                 self._progress.update(self._client.compile_jobs.retrieve(self._job.id))

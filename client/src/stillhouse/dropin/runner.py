@@ -24,8 +24,9 @@ from stillhouse._exceptions import (
 )
 from stillhouse._wait import patiently
 from stillhouse.dropin.gateway import AWAY, AsyncGateway, SyncGateway
+from stillhouse.dropin.originals import Originals
 from stillhouse.dropin.sending import Outbox
-from stillhouse.types import ProgramToRun, WorkItem
+from stillhouse.types import ExampleToRun, ProgramToRun, WorkItem
 from stillhouse_programs.collect import Metric, Prepared, prepare_program
 from stillhouse_programs.describe import take_demos
 from stillhouse_programs.engine import RelayLM, make_lm
@@ -67,6 +68,7 @@ class ItemRun:
     program: dspy.Module
     metric: Metric | None
     """The caller's own; None where the job's is built in."""
+    originals: Originals = field(default_factory=Originals)
     done: int = 0
     _troubles: dict[int, tuple[str, str]] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -201,10 +203,18 @@ class ItemRun:
     def _waiting(self) -> list[Json]:
         """The examples that are not over: with `stop_on_pass` one that has passed is."""
         return [
-            {"index": example.row, "inputs": example.inputs, "labels": example.labels, "rollouts": example.rollouts}
+            {"index": example.row, **self._values(example)}
             for example in self.item.examples
             if example.row not in self._troubles and not (self.item.stop_on_pass and _has_passed(example.rollouts))
         ]
+
+    def _values(self, example: ExampleToRun) -> Json:
+        """Inputs and labels as the caller's own code gets them from dspy, beside stored traces too; a built-in metric compares JSON."""
+        row = {**example.inputs, **example.labels}
+        inputs = self.originals.values(row, example.inputs)
+        labels = example.labels if self.metric is None else self.originals.values(row, example.labels)
+        rollouts = [{**each, "trace": each["trace"] and {**each["trace"], "inputs": inputs}} for each in example.rollouts]
+        return {"inputs": inputs, "labels": labels, "rollouts": rollouts}
 
     async def _take(self, event: Json) -> None:
         """Keep what the executor tells, in the item too: a later round goes on from there."""
