@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import text, update
@@ -25,28 +24,12 @@ from distill.jobs.models import Job
 from distill.settings import get_settings
 from tests.integration.core.world import waits_for_a_lock
 from tests.integration.execute.client_player import TOML
-from tests.integration.execute.house import CATEGORIES, House, configured, rows
-from tests.integration.execute.stored import searched, tables_naming
-from tests.support.canaries import leaks
-from tests.support.scripted_lm import Answer, Ask, Fail, ScriptedLM
+from tests.integration.execute.erasure import CANARY, Json, collect, compiled, places, planted, repeats, send, upload
+from tests.integration.execute.house import House, configured, rows
+from tests.integration.execute.stored import tables_naming
+from tests.support.scripted_lm import ScriptedLM
 from tests.support.statements import counted
 from workers.collector import Collector
-
-Json = dict[str, Any]
-CANARY = "canary-7c1d09e2"
-
-
-def planted(n: int) -> list[Json]:
-    return [{"message": f"{CANARY} {at} about {CATEGORIES[at % 3]}", "category": CATEGORIES[at % 3]} for at in range(n)]
-
-
-def repeats(ask: Ask) -> Answer:
-    """Two of the rows are refused by their host in their own words, so that rejections and events quote them."""
-    message = ask.inputs["message"]
-    if f"{CANARY} 1 " in message or f"{CANARY} 4 " in message:
-        return Fail(400, message=f"cannot be answered: {message}")
-    said = message.split()[-1]
-    return {"category": said} if "category" in ask.outputs else {"answer": f"You wrote: {message}"}
 
 
 @pytest.fixture
@@ -61,10 +44,6 @@ def house(database: str, tmp_path: Path, teacher: ScriptedLM, student: ScriptedL
         yield opened
 
 
-def places(house: House) -> set[str]:
-    return {place.split()[0] for place in leaks([CANARY], searched(house))}
-
-
 def during(deletion: Callable[[Session], str], act: Callable[[], str]) -> str:
     """What an act comes to that begins before a deletion is committed."""
     with ThreadPoolExecutor(1) as other:
@@ -74,28 +53,6 @@ def during(deletion: Callable[[Session], str], act: Callable[[], str]) -> str:
             while not made.done() and not waits_for_a_lock():
                 pass
         return made.result()
-
-
-def collect(house: House) -> None:
-    erasing.carry_out(house.store, threading.Event())
-
-
-def upload(api: TestClient, rows: list[Json], **named: Any) -> str:
-    made = api.post("/v1/datasets", json={"rows": rows, **named}, headers={"Idempotency-Key": f"upload {len(rows)} {named}"})
-    assert made.status_code == 201, made.text
-    found: str = made.json()["id"]
-    return found
-
-
-def send(api: TestClient, content: bytes, name: str) -> str:
-    reply = api.post("/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"})
-    assert reply.status_code == 200, reply.text
-    found: str = reply.json()["id"]
-    return found
-
-
-def compiled(house: House, dataset: str, **more: Any) -> Job:
-    return house.succeed(house.submit(dataset, holdout={"n": 3}, smoke_test=None, num_threads=4, **more))
 
 
 class TestDataset:
