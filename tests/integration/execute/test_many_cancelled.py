@@ -1,4 +1,4 @@
-"""Two thousand queued jobs, all cancelled by an operator: each ends, none is worked on or paid for, and another project's job goes on."""
+"""Two thousand queued jobs, all cancelled by an operator: each ends with its steps and tells so once, none is worked on or paid for, and another project's job goes on."""
 
 import time
 from collections.abc import Iterator
@@ -77,9 +77,13 @@ def test_all_end_and_nothing_of_them_is_paid(house: House, operator: TestClient)
     with unit_of_work() as s:
         ended = s.execute(text("SELECT status, count(*) FROM jobs GROUP BY 1 ORDER BY 1")).all()
         open_ = s.execute(text("SELECT count(*) FROM work_items WHERE status NOT IN ('cancelled', 'succeeded')")).scalar_one()
+        steps = s.execute(text("SELECT status, count(*) FROM job_steps WHERE job_id <> :job GROUP BY 1"), {"job": waiting}).all()
+        told = s.execute(text("SELECT job_id, count(*) FROM job_events WHERE type = 'done' GROUP BY 1")).all()
         begun = s.execute(text("SELECT count(*) FROM work_items WHERE attempts > 0 AND job_id <> :job"), {"job": waiting}).scalar_one()
     assert ended == [("cancelled", FEW + MANY), ("succeeded", 1)]
     assert (open_, begun) == (0, 0)
+    assert steps == [("cancelled", FEW + MANY)]
+    assert [count for _, count in told] == [1] * (FEW + MANY + 1), "each job tells once that it is over"
     calls = len(house.teacher.calls) + len(house.student.calls)
     while sum(run_queue(queue, house.worker, house.ports, house.shift, STEPS, 60) for queue in QUEUES):
         pass
