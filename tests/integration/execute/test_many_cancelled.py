@@ -1,4 +1,5 @@
-"""Two thousand queued jobs, all cancelled by an operator: each ends with its steps and tells so once, none is worked on or paid for, and another project's job goes on."""
+"""Two thousand queued jobs, all cancelled by an operator: each ends, with its steps, and tells so once; none is worked on or paid for, and
+another project's job goes on."""
 
 import time
 from collections.abc import Iterator
