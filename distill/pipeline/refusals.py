@@ -119,28 +119,34 @@ def base_model_unusable(base_model: str, why: str) -> Reason:
     return Reason(code="base_model_unusable", step="validate", param="lms", message=message)
 
 
+_UNREADABLE = "AdapterParseError"
+_IN_FORMAT = " Name a teacher that answers in the format of the prompt, or constrain its answers: `constrain: true` of its LM."
+
+
 def all_rollouts_failed(counts: Mapping[str, int], errors: Mapping[str, int]) -> Reason:
     """The teacher answered nothing that can be scored: stop before training, with the commonest errors."""
     total = sum(counts.get(name, 0) for name in ("ok", "failed", "unparsable"))
     worst = "; ".join(f"{count} × {text}" for text, count in sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:3])
+    cure = _IN_FORMAT if counts.get("unparsable", 0) > counts.get("failed", 0) else ""
     return Reason(
         code="all_rollouts_failed",
         step="bootstrap",
         param="teacher",
         message=f"{_count(total, 'rollout')} of the teacher, 0 usable: {counts.get('failed', 0)} failed, "
-        f"{counts.get('unparsable', 0)} unparsable{_undecided(counts)}{'. ' + worst if worst else ''}. Nothing was trained.",
+        f"{counts.get('unparsable', 0)} unparsable{_undecided(counts)}{'. ' + worst if worst else ''}. Nothing was trained.{cure}",
         data={"counts": dict(counts), "errors": dict(errors)},
     )
 
 
 def hopeless(n: int, error: str, teacher: str, rest: int) -> Reason:
     """The first examples all ended with one error: the others would too."""
+    cure = _IN_FORMAT if error.startswith(_UNREADABLE) else ""
     return Reason(
         code="all_rollouts_failed",
         step="bootstrap",
         param="teacher",
         message=f"The first {n} examples of {teacher} all failed with the same error: {_one_line(error)}. "
-        f"The job stopped before the other {_count(rest, 'example')}; nothing was trained.",
+        f"The job stopped before the other {_count(rest, 'example')}; nothing was trained.{cure}",
         data={"examples": n, "error": _one_line(error)},
     )
 

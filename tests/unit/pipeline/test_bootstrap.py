@@ -72,7 +72,8 @@ class TestOneErrorOnly:
         assert reason.code == "all_rollouts_failed"
         assert reason.message == (
             "The first 10 examples of the teacher all failed with the same error: AdapterParseError: found no a in the answer. "
-            "The job stopped before the other 90 examples; nothing was trained."
+            "The job stopped before the other 90 examples; nothing was trained. Name a teacher that answers in the format of the prompt, "
+            "or constrain its answers: `constrain: true` of its LM."
         )
 
     def test_the_same_fault_at_the_same_place_is_one_error_whatever_it_says_of_the_example(self) -> None:
@@ -142,6 +143,14 @@ class TestVerdict:
         assert reason.code == "all_rollouts_failed"
         assert reason.message == (
             "10 rollouts of the teacher, 0 usable: 7 failed, 3 unparsable, 2 could not be run. 7 × ValueError: no. Nothing was trained."
+        )
+
+    def test_a_teacher_that_mostly_cannot_be_read_is_to_be_another_or_constrained(self) -> None:
+        reason = verdict({"failed": 1, "unparsable": 8}, {"AdapterParseError: found no a in the answer": 8})
+        assert reason is not None
+        assert reason.message.endswith(
+            "Nothing was trained. Name a teacher that answers in the format of the prompt, or constrain its answers: "
+            "`constrain: true` of its LM."
         )
 
     def test_few_examples_are_judged_too(self) -> None:
