@@ -14,7 +14,7 @@ from stillhouse import Stillhouse
 from tests.e2e.together import PROMPTS_FIRST, WEIGHTS_FIRST, answer_of_tuned, assert_ran, better_together, find_server
 from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MESSAGES = {
     "billing": ["I was charged twice.", "Please send the invoice.", "Refund me.", "The price is wrong.", "My card was declined."],
