@@ -154,7 +154,7 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
             self.job = self._attached(client, body, call) or self._made(client, body, call)
         at_client = self.job.rollouts.get("where") == "client"
         programs = {"student": student, **{f"teacher:{number}": each for number, each in enumerate(teachers or [student])}}
-        self.job = follow(client, self.job, programs if at_client else {}, self._own_metric, [*trainset, *valset])
+        self.job = follow(client, self.job, programs if at_client else {}, self._own_metric, [*trainset, *(valset or ())])
         if self.job.status != "succeeded" or self.job.artifact is None:
             raise CompileFailed(self.job, low_training_answer(client, self.job, lambda row: dict(trainset[row - 1].labels().items())))
         return self._compiled(client, student, self.job.artifact.id)
