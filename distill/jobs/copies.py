@@ -66,7 +66,7 @@ def read_new(store: BlobStore, stopping: threading.Event) -> None:
 
 
 def read(store: BlobStore, jobs: Sequence[str], stopping: threading.Event) -> None:
-    """Read the training files of these jobs that were not read yet; one whose blob is missing is left out. Raises StorageError."""
+    """Read the training files of these jobs that were not read yet, but those whose blob is missing or damaged. Raises StorageError."""
     with unit_of_work() as s:
         unread = [row.digest for row in s.execute(erasing_sql.TRAINING_FILES, {"jobs": list(jobs)}) if row.downloads is None]
     for digest in unread:
@@ -75,9 +75,9 @@ def read(store: BlobStore, jobs: Sequence[str], stopping: threading.Event) -> No
         try:
             _read(store, digest)
         except StorageError as error:
-            if error.code != "blob_missing":
+            if error.code not in ("blob_missing", "blob_damaged"):
                 raise
-            log.warning("copies of a training file not looked for: its blob is missing", digest=digest)
+            log.warning("copies of a training file not looked for", digest=digest, reason=error.code)
 
 
 def _read(store: BlobStore, digest: str) -> None:

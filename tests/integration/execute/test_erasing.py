@@ -22,6 +22,7 @@ from distill.jobs.erased import MOST_LOOKED_AT
 from distill.jobs.fine_tuning import FineTuneSpec
 from distill.jobs.models import Job
 from distill.settings import get_settings
+from distill.storage import FolderStore
 from tests.integration.core.world import waits_for_a_lock
 from tests.integration.execute.client_player import TOML
 from tests.integration.execute.erasure import CANARY, Json, collect, compiled, places, planted, repeats, send, upload
@@ -131,6 +132,19 @@ class TestDataset:
         assert (done["status"], done["training_file"]) == ("succeeded", made[0])
         entry = operator.get("/v1/audit_log", params={"object_id": dataset}).json()["data"][0]
         assert (entry["action"], entry["data"]["files"]) == ("dataset.erased", 2)
+
+    def test_a_damaged_training_file_does_not_stop_it(self, house: House, operator: TestClient) -> None:
+        dataset = upload(operator, planted(12))
+        job = compiled(house, dataset)
+        with unit_of_work() as s:
+            digest = s.scalars(text("SELECT training_file FROM fine_tune_jobs WHERE job_id = :id"), {"id": job.id}).one()
+        assert isinstance(house.store, FolderStore)
+        place = house.store.place(digest)
+        place.chmod(0o644)
+        place.write_bytes(b"#" + place.read_bytes()[1:])
+        assert operator.delete(f"/v1/datasets/{dataset}", params={"cascade": "artifacts"}).status_code == 200
+        collect(house)
+        assert places(house) == set()
 
     def test_stored_answers_are_searched_once_for_all_its_jobs(self, house: House, operator: TestClient) -> None:
         dataset = upload(operator, rows(3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import stillhouse
 from stillhouse._plain import plain_json
 from stillhouse.dropin.originals import Originals
+from stillhouse.dropin.programs import own_metric, own_program
 from stillhouse.dropin.runner import ItemRun
 from tests.support.scripted_lm import Ask, ScriptedLM
 from tests.unit.client.dropin_server import Server, item_of, rows_sent
@@ -86,3 +88,20 @@ def test_objects_are_given_as_they_are(server: Server, client: stillhouse.Stillh
         each.rollouts[0]["score"] = None
     ItemRun(client, item, teacher, metric, Originals(examples)).run()
     assert seen == [(Item, datetime.date, True)] * 4
+
+
+class TestKeys:
+    def test_keys_that_are_no_texts_find_their_example(self) -> None:
+        example = dspy.Example(by={2: "x", 10: "y", None: Team.BILLING})
+        row = json.loads(json.dumps(plain_json(dict(example.items()))))
+        assert Originals([example]).values(row, {"by": None}) == {"by": example.by}
+
+    def test_examples_with_objects_share_no_traces_with_code_that_gets_json(self) -> None:
+        program = Desk()
+        roles = {name: "student" for name, _ in program.named_predictors()}
+        plain = dspy.Example(item={"name": "pen"}, ordered="2026-01-01").with_inputs("item", "ordered")
+        of_objects, of_json = (own_program(program, [each], roles)["client"] for each in (order(1), plain))
+        assert of_objects["source"] != of_json["source"]
+        assert "identity" not in of_objects
+        metrics = [own_metric(billing, [each])["source"] for each in (order(1), plain)]
+        assert metrics[0] != metrics[1]

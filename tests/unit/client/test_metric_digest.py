@@ -81,7 +81,7 @@ def judged_by(model: str) -> Metric:
 
 
 def source(metric: Metric) -> str:
-    return str(own_metric(metric)["source"])
+    return str(own_metric(metric, [])["source"])
 
 
 METRICS: dict[str, Callable[[], Metric]] = {

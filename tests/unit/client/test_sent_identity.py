@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 
 from stillhouse.bundling.document import MAX_BYTES
+from stillhouse.bundling.pickling import too_large
 from stillhouse.dropin.sent_identity import describe_sent, identity_if_sent
 
 SCRIPT = '''
@@ -223,6 +225,7 @@ def test_data_beyond_what_a_bundle_holds_is_neither_copied_nor_pickled() -> None
         return identity_if_sent(program), last.times
 
     assert held(MAX_BYTES) == (None, 0)
+    assert too_large(Holding(np.zeros(MAX_BYTES, dtype=np.uint8)))
     identity, times = held(10)
     assert identity is not None
     assert times > 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
-from stillhouse.bundling.code import code_of, nested, unwrapped
+from stillhouse.bundling.code import nested, unwrapped
 
 
 def changed(module: ModuleType, text: str) -> str | None:
@@ -23,11 +23,6 @@ def changed(module: ModuleType, text: str) -> str | None:
         if function.__code__.co_filename == origin and function.__code__ not in known:
             return function.__qualname__
     return None
-
-
-def functions_of(module: ModuleType) -> str:
-    """What the functions of the module do as they were imported, whatever its file says now."""
-    return "\n".join(f"{function.__qualname__} {code_of(function.__code__)}" for function in _functions(module))
 
 
 def _functions(holder: Any) -> Iterator[FunctionType]:

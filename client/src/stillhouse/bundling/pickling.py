@@ -82,7 +82,7 @@ class _Bounded(io.BytesIO):
     """Takes as much as a bundle holds."""
 
     def write(self, data: Any) -> int:
-        if self.tell() + len(data) > MAX_BYTES:
+        if self.tell() + memoryview(data).nbytes > MAX_BYTES:
             raise _TooLarge
         return super().write(data)
 

@@ -174,7 +174,7 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
             "trainset": rows,
             "lms": self._lms(student, roles),
             "teacher": [self._teacher(each, student, places, trainset, parcel) for each in teachers or [student]],
-            "metric": self.metric if self._own_metric is None else _metric(self._own_metric, parcel),
+            "metric": self.metric if self._own_metric is None else _metric(self._own_metric, [*trainset, *(valset or ())], parcel),
             "multitask": self.multitask,
             "prompt_adapter": self._prompt_adapter(student),
             "demos": "drop" if self.exclude_demos else "auto",
@@ -312,9 +312,9 @@ def _program(program: Any, trainset: list[Any], roles: Mapping[str, str], parcel
     return own_program(program, trainset, roles) if parcel is None else parcel.program(program, trainset, roles)
 
 
-def _metric(metric: Metric, parcel: Parcel | None) -> Json:
+def _metric(metric: Metric, examples: list[Any], parcel: Parcel | None) -> Json:
     if parcel is None:
-        return own_metric(metric)
+        return own_metric(metric, examples)
     return parcel.metric(_keeping() if metric is _keep_all else metric)
 
 

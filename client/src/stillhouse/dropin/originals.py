@@ -24,4 +24,4 @@ class Originals:
 
 
 def _key(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, sort_keys=True)
+    return json.dumps(json.loads(json.dumps(row)), sort_keys=True)  # keys that are no texts are sorted as the texts that they become

@@ -84,11 +84,16 @@ def check_wrappers(program: dspy.Module, multitask: bool) -> None:
 
 
 def own_program(program: dspy.Module, examples: Sequence[Any], roles: Mapping[str, str]) -> Json:
-    """A program that runs here: its predictors, its inputs, a digest of its code and of what it holds, and its identity if it were sent."""
+    """A program that runs here: its predictors, its inputs, a digest of its code and of what it holds, and its identity if it were sent.
+
+    Code on the server gets rows as JSON. Where that is something else than the objects of the examples, it shares no traces with the
+    server, nor with releases that gave it JSON here.
+    """
     predictors = [predictor_body(name, predictor, roles[name], _schema) for name, predictor in program.named_predictors()]
-    source = _told(lambda: describe_program(unpin(program.deepcopy())), "program")
+    with_objects = hold_objects(examples)
+    source = _told(lambda: _marked(describe_program(unpin(program.deepcopy())), with_objects), "program")
     code: Json = {"inputs": inputs_of(examples), "source": source}
-    if (identity := identity_if_sent(program)) is not None:
+    if not with_objects and (identity := identity_if_sent(program)) is not None:
         code["identity"] = identity
     return {"predictors": predictors, "client": code}
 
@@ -114,12 +119,21 @@ def _schema(annotation: Any) -> Json:
         return {}
 
 
-def own_metric(metric: Metric) -> Json:
+def hold_objects(examples: Sequence[Any]) -> bool:
+    """Whether an example has a value, such as a date or an enum, that is another one as JSON."""
+    return any(repr(plain_json(value)) != repr(value) for example in examples for _, value in example.items())
+
+
+def _marked(described: str, with_objects: bool) -> str:
+    return f"objects\n{described}" if with_objects else described
+
+
+def own_metric(metric: Metric, examples: Sequence[Any]) -> Json:
     name = getattr(metric, "__name__", type(metric).__name__)
     return {
         "type": "client",
         "name": "metric" if name == "<lambda>" else name[:100],
-        "source": _told(lambda: describe(metric), "metric"),
+        "source": _told(lambda: _marked(describe(metric), hold_objects(examples)), "metric"),
     }
 
 
