@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+import time
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,6 +31,8 @@ from migrations.runner import check_schema
 log = structlog.get_logger(__name__)
 
 PAUSE_SECONDS = 2.0
+LOAD_SECONDS = 300.0
+"""For so long a host that was never reached may be loading its weights; after that its address or its key is looked at."""
 
 
 class Loop:
@@ -38,8 +41,8 @@ class Loop:
     def __init__(self, agent: Agent, seconds: float) -> None:
         self._agent, self._seconds = agent, seconds
         self._stopping = threading.Event()
-        self._trouble = ""
-        self._was_reached = False
+        self._noted = "", logging.INFO
+        self._expected_until = time.monotonic() + LOAD_SECONDS
 
     def stop(self) -> None:
         """End after the present tick; from any thread or signal handler."""
@@ -51,18 +54,18 @@ class Loop:
             try:
                 self._agent.tick()
                 pause = self._seconds
-                self._was_reached = True
+                self._expected_until = 0.0
                 self._note("")
             except (HostUnreachable, HostRefused, SQLAlchemyError, OSError) as error:
                 pause = PAUSE_SECONDS
-                expected = isinstance(error, HostUnreachable) and not self._was_reached
+                expected = isinstance(error, HostUnreachable) and time.monotonic() < self._expected_until
                 self._note(f"{type(error).__name__}: {in_one_line(error)}", logging.INFO if expected else logging.WARNING)
 
     def _note(self, trouble: str, level: int = logging.INFO) -> None:
         """A host takes a minute to load its weights: that is no warning, and the same line each time would hide all others."""
-        if trouble == self._trouble:
+        if (trouble, level) == self._noted:
             return
-        self._trouble = trouble
+        self._noted = trouble, level
         log.log(level, "agent waits", error=trouble) if trouble else log.info("agent goes on")
 
 

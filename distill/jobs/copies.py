@@ -7,6 +7,7 @@ Fine-tuning jobs that read copies have the rows, too.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from distill.jobs.status import JobKind
 from distill.storage import BlobStore
 
 log = structlog.get_logger(__name__)
+
+ROUND_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,14 @@ def find(s: Session, project_id: str, jobs: Sequence[str], digests: Iterable[str
 def read_new(store: BlobStore, stopping: threading.Event) -> None:
     """Read training files that were not read for their downloads yet, so that a dry run of a deletion can count copies.
 
-    Goes on after one that cannot be read. Raises StorageUnreachable.
+    Goes on after one that cannot be read, for about a minute: after an upgrade there may be hours of them, and other work waits.
+    Raises StorageUnreachable.
     """
     with unit_of_work() as s:
         unread = list(s.scalars(erasing_sql.NEW_TRAINING_FILES))
-    refusals = Refusals("training files not read")
+    refusals, deadline = Refusals("training files not read"), time.monotonic() + ROUND_SECONDS
     for digest in unread:
-        if stopping.is_set():
+        if stopping.is_set() or time.monotonic() > deadline:
             break
         with refusals.noted(digest):
             _read(store, digest)

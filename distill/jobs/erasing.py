@@ -92,8 +92,8 @@ def look_at_job(s: Session, project_id: str, job_id: str, *, with_artifacts: boo
 def _uncounted(copied: copies.Found) -> list[str]:
     if not copied.unread:
         return []
-    noun = "1 training file" if copied.unread == 1 else f"{copied.unread} training files"
-    return [f"copies of {noun} are not counted yet, but within minutes; all copies go"]
+    noun, them = ("1 training file", "it") if copied.unread == 1 else (f"{copied.unread} training files", "them")
+    return [f"copies of {noun} are not counted yet: the collector has yet to read {them}; all copies go"]
 
 
 def delete_job(s: Session, project_id: str, job_id: str, *, with_artifacts: bool) -> str:

@@ -28,8 +28,8 @@ _TRAINING_FILES = "SELECT unnest(ARRAY[training_file, validation_file]) FROM fin
 TRAINING_FILES = text(f"SELECT digest, downloads FROM blobs WHERE digest IN ({_TRAINING_FILES} WHERE job_id = ANY (:jobs))")  # noqa: S608
 NEW_TRAINING_FILES = text(f"""
 SELECT digest FROM blobs WHERE downloads IS NULL
-   AND digest IN ({_TRAINING_FILES} WHERE project_id IN (SELECT project_id FROM files WHERE digest <> '')) ORDER BY digest""")  # noqa: S608
-"""Those that are not read yet, of projects that have uploaded files."""
+   AND digest IN ({_TRAINING_FILES} WHERE project_id IN (SELECT project_id FROM files WHERE digest <> '')) ORDER BY random()""")  # noqa: S608
+"""Those that are not read yet, of projects that have uploaded files; in any order, since a round reads some, and some can never be read."""
 SIZE = text("SELECT COALESCE(sum(size_bytes), 0) FROM blobs WHERE digest = ANY (:digests)")
 
 SOME_FACTS = text("""

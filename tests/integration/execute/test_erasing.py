@@ -112,7 +112,7 @@ class TestDataset:
         dry_run: Json = {"dry_run": True, "cascade": "artifacts"}
         early = operator.delete(f"/v1/datasets/{dataset}", params=dry_run).json()
         assert early["removes"]["files"] == 0, "no training file is read within a request"
-        assert early["notes"] == ["copies of 1 training file are not counted yet, but within minutes; all copies go"]
+        assert early["notes"] == ["copies of 1 training file are not counted yet: the collector has yet to read it; all copies go"]
         Collector(house.store, get_settings().timers).round()
         assert operator.delete(f"/v1/datasets/{dataset}", params=dry_run).json()["removes"]["files"] == 2
         assert operator.delete(f"/v1/datasets/{dataset}", params={"cascade": "artifacts"}).status_code == 200

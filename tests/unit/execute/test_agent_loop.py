@@ -45,3 +45,14 @@ def test_a_trouble_is_told_once_and_is_a_warning_when_the_host_was_there_before(
     with capture_logs() as logs:
         loop.run()
     assert [f"{each['log_level']}: {each['event']}" for each in logs] == told
+
+
+def test_a_host_that_was_never_reached_is_a_warning_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_agent, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(lm_agent, "LOAD_SECONDS", 0.0)
+    agent = Ticking(["refused"] * 3)
+    loop = lm_agent.Loop(cast("Agent", agent), 0.0)
+    agent.stop = loop.stop
+    with capture_logs() as logs:
+        loop.run()
+    assert [each["log_level"] for each in logs] == ["warning"]
