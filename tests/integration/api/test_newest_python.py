@@ -66,8 +66,8 @@ class TestAlone:
 class TestWithExtras:
     def test_the_clients_own_tests_pass(self, newest: str, tmp_path: Path) -> None:
         python = fresh(tmp_path / "venv", newest)
-        stand_in = ("sqlalchemy", "psycopg[binary]", "pydantic-settings", "tenacity")  # the tests' own server imports the real one's rules
-        install_ours(python, tmp_path, "client[cli,notebook]", "programs[dspy]", "pytest", "pytest-timeout", *stand_in)
+        stand_in = ("sqlalchemy", "psycopg[binary]", "pydantic-settings", "structlog", "tenacity")  # for the real rules of LM names
+        install_ours(python, tmp_path, "client[cli,notebook]", "programs[dspy]", "numpy", "pytest", "pytest-timeout", *stand_in)
         tests = ROOT / "tests" / "unit" / "client"
         command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--confcutdir={tests}", str(tests)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -93,7 +93,7 @@ with open("found.json", "w") as file:
 FOUND = """
 import json
 with open("found.json", "w") as file:
-    json.dump({"where": optimizer.job.rollouts["where"]}, file)
+    json.dump({"id": optimizer.job.id, "where": optimizer.job.rollouts["where"]}, file)
 """
 NOTEBOOK = f'''
 import dspy, stillhouse
@@ -231,6 +231,7 @@ class TestShippedCode:
         _, said = ran(desk, "script.py")
         assert "12 examples, 0 already run" in said
         assert len(live.house.teacher.calls) == 2 * paid
-        _, said = ran(desk, "here.py")
-        assert "this call goes on with it" in said, "what runs here is told by its source alone"
+        edited_here, said = ran(desk, "here.py")
+        assert edited_here["id"] != here["id"]
+        assert "12 examples, 12 already run" in said, "a job of its own, on the traces of the same text"
         assert len(live.house.teacher.calls) == 2 * paid
