@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
+import structlog
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
-from distill.errors import StorageError
+from distill.errors import StorageError, StorageUnavailable, StorageUnreachable
 from distill.storage.base import CHUNK, BlobStore, BlobWriter, Stored, damaged, hexadecimal, missing
 from distill.storage.cache import Cache
 from distill.storage.s3_errors import Taken, bucket_errors
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from distill.settings import BlobSettings
 
+log = structlog.get_logger(__name__)
 _OWNER = "store-id"
 _PART = 8 << 20
 # One part at a time and in this thread: what a transfer holds in memory is one part, whatever the blob's size.
@@ -85,15 +87,27 @@ class S3Store(BlobStore):
 
     def clear_unfinished(self, before: float) -> int:
         """What was uploaded of a blob in parts that its writer has not put together."""
-        removed = 0
+        removed, refused = 0, list[StorageUnavailable]()
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
         with bucket_errors():
             for page in pages:
                 for upload in page.get("Uploads", ()):
                     if upload["Initiated"].timestamp() < before:
-                        self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-                        removed += 1
+                        try:
+                            self._abort(upload["Key"], upload["UploadId"])
+                            removed += 1
+                        except StorageUnreachable:
+                            raise
+                        except StorageUnavailable as error:
+                            refused.append(error)
+        if refused:
+            log.warning("unfinished blobs not removed", number=len(refused), error=str(refused[0]))
         return removed
+
+    def _abort(self, key: str, upload: str) -> None:
+        """Remove the parts of an upload; one that has ended meanwhile has none."""
+        with bucket_errors(), suppress(self._client.exceptions.NoSuchUpload):
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
 
     def owner(self) -> str | None:
         with bucket_errors():

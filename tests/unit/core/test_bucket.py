@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from distill.errors import StorageError, StorageUnavailable
 from distill.settings import BlobSettings, Settings
@@ -148,6 +149,17 @@ class TestUnfinished:
         assert store.clear_unfinished(time.time() - 50 * YEAR) == 0, "moto says of every upload that it began in 2010"
         assert store.clear_unfinished(time.time() - 3600) == 1
         assert "Uploads" not in s3.client.list_multipart_uploads(Bucket=bucket)
+
+    def test_one_that_the_bucket_refuses_to_remove_holds_up_no_other(self, s3: S3Server, place: BlobSettings, tmp_path: Path) -> None:
+        bucket = str(place.bucket)
+        for name in (DIGEST, "sha256:" + "f" * 64):
+            s3.client.create_multipart_upload(Bucket=bucket, Key=key_of(name))
+        with odd_server(lambda seen: "403 AccessDenied" if seen.count("DELETE") == 1 else s3.endpoint) as server:
+            store = opened(s3.place(bucket=bucket, endpoint=server.endpoint), tmp_path)
+            with capture_logs() as logs:
+                assert store.clear_unfinished(time.time()) == 1
+        assert len(s3.client.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 1
+        assert [(line["event"], line["number"]) for line in logs] == [("unfinished blobs not removed", 1)]
 
     def test_an_upload_that_fails_half_way_leaves_nothing(self, s3: S3Server, place: BlobSettings, tmp_path: Path) -> None:
         with odd_server(lambda seen: "broken" if seen[-1] == "PUT" and seen.count("PUT") > 1 else s3.endpoint) as server:
