@@ -97,8 +97,15 @@ def ask_all(document: dict[str, Any], address: str, headers: Mapping[str, str], 
         try:
             asker(operation, SEED + number, address, headers, there, found)()
         except (FailureGroup, Exception) as error:
-            found.faults.append(f"{operation.label}: {error}")
+            found.faults.append("\n".join([f"{operation.label}: {error}", *leaves(error)]))
     return found
+
+
+def leaves(error: BaseException) -> Iterator[str]:
+    """The errors of a group: what hypothesis raises where a case fails once alone says nothing itself."""
+    for each in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        yield f"{type(each).__name__}: {each}"
+        yield from leaves(each)
 
 
 def references(there: Mapping[str, str]) -> dict[str, Any]:
