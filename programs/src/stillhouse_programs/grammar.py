@@ -4,18 +4,20 @@ The result is the value of `structured_outputs` in a chat completion request, as
 """
 
 import enum
+import functools
 import json
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import pydantic
 
 from stillhouse_programs import prompts
+from stillhouse_programs.compact import reads_back, write_value
 from stillhouse_programs.grammar_json import answer_schema, value_schema
 from stillhouse_programs.grammar_xml import nested_element
-from stillhouse_programs.regexes import FORMATS, INTEGER, NUMBER, JsonRegex, NotRegular, choice, escape, text_without_header, xml_text
+from stillhouse_programs.regexes import FORMATS, INTEGER, NUMBER, JsonRegex, NotRegular, choice, escape, lines_without_label, text_without_header, xml_text
 from stillhouse_programs.spec import SpecError
 from stillhouse_programs.types import is_union, type_name
 
@@ -49,6 +51,8 @@ def derive_grammar(signature: Any, prompt_adapter: Any, most_text: int = MOST_TE
         for field in fields:
             field.check_choices()
         return {"json": answer_schema({field.name: field.annotation for field in fields}, MOST_JSON_TEXT, most_text)}
+    if kind == "compact":
+        return _compact(prompt_adapter.answer_fields(signature), most_text)
     return _xml(fields, most_text) if kind == "xml" else _chat(fields, most_text)
 
 
@@ -65,19 +69,43 @@ def _chat(fields: Sequence["_Field"], most_text: int) -> Grammar:
             return {"regex": regex}
     except NotRegular:
         pass  # a part that only a JSON schema says
-    return {"grammar": _lark(fields, frames, style)}
-
-
-def _lark(fields: Sequence["_Field"], frames: Sequence[str], style: "_Style") -> str:
-    """One rule a field: a regular expression, or a JSON schema where that does not do."""
     parts = [f"{json.dumps(frame)} field_{at} {json.dumps(chr(10) * 2)}" for at, frame in enumerate(frames)]
-    rules = [f'start: {" ".join(parts)} "[[ ## completed ## ]]" "\\n"?']
+    return {"grammar": _lark(f'{" ".join(parts)} "[[ ## completed ## ]]" "\\n"?', fields, style)}
+
+
+def _lark(start: str, fields: Sequence["_Field"], style: "_Style") -> str:
+    """One rule a field: a regular expression, or a JSON schema where that does not do."""
+    rules = [f"start: {start}"]
     for at, field in enumerate(fields):
         try:
             rules.append(f"field_{at}: /{field.regex(style).replace('/', chr(92) + '/')}/")
         except NotRegular:
             rules.append(f"field_{at}: %json {json.dumps(value_schema(field.annotation, MOST_JSON_TEXT))}")
     return "\n".join(rules) + "\n"
+
+
+# ------------------------------------------------------------------ compact
+
+
+def _compact(infos: Mapping[str, Any], most_text: int) -> Grammar:
+    """One bare value, or a line for each field. The last line break is the end of an answer, not of its last line."""
+    several = len(infos) > 1
+    style = _Style(lines_without_label(infos if several else (), most_text), written=str)
+    fields = [_Field(name, info.annotation, functools.partial(_compact_choice, info, infos)) for name, info in infos.items()]
+    frames = [f"{between}{field.name}: " for between, field in zip(("", *"\n" * len(fields)), fields, strict=False)] if several else [""]
+    try:
+        regex = "".join(f"{escape(frame)}{field.regex(style)}" for frame, field in zip(frames, fields, strict=True))
+        if len(regex) <= _LONGEST_REGEX:
+            return {"regex": regex}
+    except NotRegular:
+        pass  # a part that only a JSON schema says
+    parts = [f"{json.dumps(frame)} field_{at}" if frame else f"field_{at}" for at, frame in enumerate(frames)]
+    return {"grammar": _lark(" ".join(parts), fields, style)}
+
+
+def _compact_choice(info: Any, infos: Mapping[str, Any], value: Any) -> str | None:
+    text = write_value(value, info, infos)
+    return text if reads_back(text, value, info, infos) else None
 
 
 # ------------------------------------------------------------------ XML
@@ -118,6 +146,8 @@ class _Style:
 class _Field:
     name: str
     annotation: Any
+    # Returns the spelling of a choice that is read back as it, where a prompt adapter reads values in its own way.
+    spell: Callable[[Any], str | None] | None = None
 
     @property
     def parts(self) -> tuple[Any, ...]:
@@ -161,10 +191,13 @@ class _Field:
 
     def _choices(self, values: list[tuple[Any, tuple[str, ...]]], style: _Style) -> list[str]:
         """For each value the first spelling that dspy reads back as that value."""
-        spelled = [next((text for text in texts if self._reads(text, value)), None) for value, texts in values]
+        spelled = [self.spell(value) if self.spell else self._spelled(value, texts) for value, texts in values]
         if None in spelled:
             raise self._unread(values[spelled.index(None)][0])
         return [escape(style.written(text)) for text in spelled if text is not None]
+
+    def _spelled(self, value: Any, texts: tuple[str, ...]) -> str | None:
+        return next((text for text in texts if self._reads(text, value)), None)
 
     def _unread(self, value: Any) -> NoGrammar:
         return NoGrammar(f"field {self.name}: dspy cannot read {value!r} back from an answer")

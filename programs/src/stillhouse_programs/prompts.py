@@ -18,6 +18,7 @@ from dspy.adapters.types import Type as DspyType
 from dspy.adapters.utils import annotation_allows_none, apply_output_field_defaults, get_annotation_name, parse_value
 from pydantic_core import PydanticUndefined
 
+from stillhouse_programs.compact import CompactAdapter
 from stillhouse_programs.spec import PromptAdapterSpec, SpecError, no_prompt_adapter, parse_prompt_adapter
 from stillhouse_programs.types import is_union
 
@@ -109,6 +110,10 @@ class FastBAMLAdapter(_PlainInputs, BAMLAdapter):
         return super().format_user_message_content(signature, {**inputs, **objects}, prefix, suffix, main_request)
 
 
+class FastCompactAdapter(_SystemMessageOnce, CompactAdapter):
+    """CompactAdapter for values in whatever form they come."""
+
+
 def _as_object(value: Any, annotation: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
@@ -126,6 +131,9 @@ def make_prompt_adapter(spec: PromptAdapterSpec | Mapping[str, Any] | str | None
     """
     wanted = parse_prompt_adapter(spec)
     options: dict[str, Any] = {} if wanted.native_tools is None else {"use_native_function_calling": wanted.native_tools}
+    if wanted.type == "compact":
+        chosen = {name: getattr(wanted, name) for name in _COMPACT_OPTIONS if getattr(wanted, name) is not None}
+        return FastCompactAdapter(**options, **chosen)
     if wanted.type in _JSON_KINDS:
         return _JSON_KINDS[wanted.type](**options)
     return (FastXMLAdapter if wanted.type == "xml" else FastChatAdapter)(use_json_adapter_fallback=False, **options)
@@ -133,6 +141,7 @@ def make_prompt_adapter(spec: PromptAdapterSpec | Mapping[str, Any] | str | None
 
 # Both answer with one JSON object, and send tools beside the text unless told otherwise.
 _JSON_KINDS: dict[str, Any] = {"json": FastJSONAdapter, "baml": FastBAMLAdapter}
+_COMPACT_OPTIONS = ("instructions", "reasoning")
 
 
 def describe_prompt_adapter(prompt_adapter: dspy.Adapter) -> PromptAdapterSpec:
@@ -142,12 +151,14 @@ def describe_prompt_adapter(prompt_adapter: dspy.Adapter) -> PromptAdapterSpec:
         ("json", (dspy.JSONAdapter, FastJSONAdapter)),
         ("baml", (BAMLAdapter, FastBAMLAdapter)),
         ("chat", (dspy.ChatAdapter, FastChatAdapter)),
+        ("compact", (CompactAdapter, FastCompactAdapter)),
     )
     kind = next((name for name, classes in kinds if type(prompt_adapter) in classes), None)
     if kind is None:
         raise SpecError(f"prompt_adapter: {no_prompt_adapter(type(prompt_adapter).__name__)}", "prompt_adapter")
     tools = prompt_adapter.use_native_function_calling
-    return PromptAdapterSpec(type=kind, native_tools=None if tools == (kind in _JSON_KINDS) else tools)
+    left_out = {name: False for name in _COMPACT_OPTIONS if kind == "compact" and not getattr(prompt_adapter, name)}
+    return PromptAdapterSpec(type=kind, native_tools=None if tools == (kind in _JSON_KINDS) else tools, **left_out)
 
 
 def annotation_name(annotation: Any) -> str:

@@ -4,7 +4,7 @@ No look-around, no back-references, and explicit character classes only: `\\d` a
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 INTEGER = "-?(?:0|[1-9][0-9]{0,39})"
@@ -22,6 +22,7 @@ _META = frozenset("\\.+*?()|[]{}^$")
 _MOST_NUMBERS = 256
 _MOST_ITEMS = 64
 _KEY_LENGTH = 64
+_MOST_LINES = 64
 
 
 class NotRegular(ValueError):
@@ -51,6 +52,32 @@ def text_without_header(most: int) -> str:
     """Text of at most `most` pieces that cannot open a field of the chat format: `[[ #` cannot stand in it."""
     piece = r"(?:[^\[]|\[[^\[]|\[\[+(?:[^\[ ]| [^#\[]))"
     return rf"{piece}{{0,{most}}}(?:\[+ ?)?"
+
+
+def lines_without_label(labels: Iterable[str], most: int) -> str:
+    """Text of at most `most` lines or signs of the compact format. No line after the first begins with a label and a colon."""
+    words = [f"{label}:" for label in labels]
+    if not words:
+        return rf"[^\x00]{{0,{most}}}"
+    line = rf"(?:{_differs(words)}[^\n]{{0,{most}}}|{_ends_early(words)})"
+    return rf"[^\n]{{0,{most}}}(?:\n{line}){{0,{_MOST_LINES}}}"
+
+
+def _differs(words: Sequence[str]) -> str:
+    """The start of a line up to the first sign that sets it apart from all of `words`."""
+    rests = _rests(words)
+    goes_on = [f"{escape(sign)}{_differs(rest)}" for sign, rest in rests.items() if "" not in rest]
+    return choice([rf"[^\n{''.join(escape(sign) for sign in rests)}]", *goes_on])
+
+
+def _ends_early(words: Sequence[str]) -> str:
+    """A line that is the start of one of `words`, or empty."""
+    goes_on = [f"{escape(sign)}{_ends_early(rest)}" for sign, rest in _rests(words).items() if "" not in rest]
+    return f"(?:{'|'.join(goes_on)})?" if goes_on else ""
+
+
+def _rests(words: Sequence[str]) -> dict[str, list[str]]:
+    return {word[0]: [other[1:] for other in words if other[0] == word[0]] for word in words}
 
 
 def xml_text(least: int, most: int) -> str:

@@ -33,7 +33,7 @@ StepId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", ma
 ReferencePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}(\.[A-Za-z][A-Za-z0-9_]{0,399}){1,20}$")]
 
 
-PromptAdapterType = Literal["chat", "json", "xml", "baml"]
+PromptAdapterType = Literal["chat", "json", "xml", "baml", "compact"]
 PROMPT_ADAPTER_TYPES: tuple[str, ...] = get_args(PromptAdapterType)
 
 
@@ -183,6 +183,16 @@ class PromptAdapterSpec(SpecModel):
     native_tools: bool | None = Field(
         None, description="Whether tools go beside the text to LMs that take them; dspy's own choice for the type if left out."
     )
+
+    instructions: bool | None = Field(None, description="`compact` only: false leaves the signature's instructions out of prompts.")
+    reasoning: bool | None = Field(None, description="`compact` only: false leaves the output `reasoning` out of answers.")
+
+    @model_validator(mode="after")
+    def _refuse_options_of_compact(self) -> "PromptAdapterSpec":
+        given = [name for name in ("instructions", "reasoning") if getattr(self, name) is not None]
+        if given and self.type != "compact":
+            raise PydanticCustomError("option_of_compact", "{name} is an option of the type compact, not of {type}", {"name": given[0], "type": self.type})
+        return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

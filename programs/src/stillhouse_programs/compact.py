@@ -1,0 +1,212 @@
+"""The compact prompt adapter: prompts that hold only what varies from call to call, for students that are tuned on them.
+
+- System message: the signature's instructions; left out with `instructions=False`.
+- User message: the bare value of the one input, or one `name: value` line for each of several inputs.
+- Answer: the bare value of the one output, or one `name: value` line for each of several outputs.
+
+A value may go on over several lines. Text that would be read back as something else, such as a line that begins with the name of
+another field, is written as a JSON string. Values of other types are written as the first of plain text and JSON that reads back.
+
+The field calls this prompt distillation or context distillation (Askell et al. 2021, arXiv 2112.00861, section 3.1; Snell et al. 2022,
+arXiv 2209.15189).
+"""
+
+import enum
+import json
+import textwrap
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import dspy
+import pydantic
+from dspy.adapters.utils import apply_output_field_defaults, format_field_value, parse_value, serialize_for_json
+from dspy.utils.exceptions import AdapterParseError
+
+from stillhouse_programs.types import is_union
+
+Message = dict[str, Any]
+
+
+class CompactAdapter(dspy.Adapter):
+    """Format prompts without dspy's format instructions, and parse the bare answers.
+
+    `instructions=False` leaves the signature's instructions out too. `reasoning=False` leaves the output `reasoning` of
+    `dspy.ChainOfThought` out of answers; it then reads as an empty text. There is no fallback to JSON.
+    """
+
+    def __init__(self, *, instructions: bool = True, reasoning: bool = True, use_native_function_calling: bool = False) -> None:
+        super().__init__(use_native_function_calling=use_native_function_calling)
+        self.instructions = instructions
+        self.reasoning = reasoning
+
+    def format(self, signature: Any, demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
+        """Return the messages of a call, without a system message where there are no instructions."""
+        messages = super().format(signature, demos, inputs)
+        return messages if messages[0]["content"] else messages[1:]
+
+    def format_system_message(self, signature: Any) -> str:
+        """Return the instructions of the signature, or an empty text."""
+        return textwrap.dedent(signature.instructions).strip() if self.instructions else ""
+
+    def format_user_message_content(
+        self, signature: Any, inputs: Mapping[str, Any], prefix: str = "", suffix: str = "", main_request: bool = False
+    ) -> str:
+        """Return the inputs that are given: a bare value, or a line each where the signature has several."""
+        fields = signature.input_fields
+        texts = {name: str(format_field_value(info, inputs[name])) for name, info in fields.items() if name in inputs}
+        if len(fields) == 1:
+            content = "".join(text or _EMPTY for text in texts.values())
+        else:
+            content = join_lines({name: _quoted_if_ambiguous(text, fields) for name, text in texts.items()})
+        return "\n\n".join(part for part in (prefix, content, suffix) if part)
+
+    def format_assistant_message_content(
+        self, signature: Any, outputs: Mapping[str, Any], missing_field_message: str | None = None
+    ) -> str:
+        """Return the answer that gives `outputs`. An output that is not given reads as `missing_field_message`."""
+        fields = self.answer_fields(signature)
+        missing = str(missing_field_message)
+        texts = {name: write_value(outputs[name], info, fields) if name in outputs else missing for name, info in fields.items()}
+        return next(iter(texts.values())) if len(texts) == 1 else join_lines(texts)
+
+    def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        """Read an answer into typed outputs. Raises AdapterParseError."""
+        fields = self.answer_fields(signature)
+        texts = dict.fromkeys(fields, completion) if len(fields) == 1 else split_lines(completion, fields)
+        read: dict[str, Any] = {name: "" for name in signature.output_fields if name not in fields}
+        for name, text in texts.items():
+            try:
+                read[name] = read_value(text, fields[name].annotation)
+            except (ValueError, SyntaxError) as error:
+                message = f"Failed to parse field {name} with value {text!r} from the LM response. Error message: {error}"
+                raise self._parse_error(signature, completion, message) from error
+        read = apply_output_field_defaults(signature, read)
+        if read.keys() != signature.output_fields.keys():
+            raise self._parse_error(signature, completion, None)
+        return read
+
+    def answer_fields(self, signature: Any) -> dict[str, Any]:
+        """Return the output fields that an answer holds."""
+        fields = dict(signature.output_fields)
+        if not self.reasoning and len(fields) > 1:
+            fields.pop("reasoning", None)
+        return fields
+
+    def format_finetune_data(
+        self, signature: Any, demos: list[Any], inputs: dict[str, Any], outputs: dict[str, Any]
+    ) -> dict[str, list[Message]]:
+        """Return the messages of a call and its answer, in the form of OpenAI's fine-tuning files."""
+        answer = {"role": "assistant", "content": self.format_assistant_message_content(signature, outputs)}
+        return {"messages": [*self.format(signature, demos, inputs), answer]}
+
+    def _parse_error(self, signature: Any, completion: str, message: str | None) -> AdapterParseError:
+        return AdapterParseError(adapter_name="CompactAdapter", signature=signature, lm_response=completion, message=message)
+
+
+# ------------------------------------------------------------------ lines
+
+_EMPTY = '""'
+
+
+def join_lines(texts: Mapping[str, str]) -> str:
+    """Write one `name: value` line for each text. Text of several lines begins on the line of its name."""
+    return "\n".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def split_lines(text: str, fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of `name: value` lines. Lines before the first name are left out; the first line with a name counts."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.split("\n"):
+        name = _field_of(line, fields)
+        if name is None:
+            lines.append(line)
+        else:
+            lines = [line[len(name) + 1 :]]
+            found.setdefault(name, lines)
+    return {name: "\n".join(lines).strip() for name, lines in found.items()}
+
+
+def _field_of(line: str, fields: Mapping[str, Any]) -> str | None:
+    name, colon, _ = line.partition(":")
+    return name if colon and name in fields else None
+
+
+def _quoted_if_ambiguous(text: str, fields: Mapping[str, Any]) -> str:
+    if text and not any(_field_of(line, fields) for line in text.split("\n")[1:]):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+# ------------------------------------------------------------------ values
+
+
+def write_value(value: Any, info: Any, fields: Mapping[str, Any]) -> str:
+    """Write one value: the first of plain text, JSON and the name of an enum's member that an answer with these `fields` reads back as the same value.
+
+    A value that none of these gives back is written as plain text: the caller compares what is read with what was written.
+    """
+    plain = str(format_field_value(info, value))
+    by_name = [value.name] if isinstance(value, enum.Enum) else []
+    for text in (plain, json.dumps(serialize_for_json(value), ensure_ascii=False), *by_name):
+        if reads_back(text, value, info, fields):
+            return text
+    return plain
+
+
+def reads_back(text: str, value: Any, info: Any, fields: Mapping[str, Any]) -> bool:
+    """Whether `text`, in an answer with these `fields`, is read as `value`."""
+    if len(fields) > 1:
+        parts = split_lines(f"{next(iter(fields))}: {text}", fields)
+        if len(parts) > 1:
+            return False
+        text = next(iter(parts.values()))
+    if not text:
+        return False
+    try:
+        read = read_value(text, info.annotation)
+    except (ValueError, SyntaxError):
+        return False
+    return type(read) is type(value) and bool(read == value or (read != read and value != value))
+
+
+def read_value(text: str, annotation: Any) -> Any:
+    """Read the text of one field as a type. Raises ValueError or SyntaxError.
+
+    Text in double quotes that is a JSON string is read as that string; `null` as None where the type has it.
+    """
+    text = text.strip()
+    unquoted = _json_string(text)
+    parts = typing.get_args(annotation) if is_union(annotation) else (annotation,)
+    if text == "null" and type(None) in parts:
+        return None
+    if annotation is str or (str in parts and unquoted is not None):
+        return text if unquoted is None else unquoted
+    if str in parts:
+        return _read_text_or(text, [part for part in parts if part not in (str, type(None))])
+    try:
+        return parse_value(text, annotation)
+    except (ValueError, SyntaxError):
+        if unquoted is None:
+            raise
+        return parse_value(unquoted, annotation)
+
+
+def _read_text_or(text: str, others: list[Any]) -> Any:
+    for other in others:
+        try:
+            return parse_value(text, other)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+def _json_string(text: str) -> str | None:
+    """Return the string that `text` is as JSON, or None."""
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        return None
+    try:
+        return str(pydantic.TypeAdapter(str).validate_json(text))
+    except pydantic.ValidationError:
+        return None
