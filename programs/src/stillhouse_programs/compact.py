@@ -42,7 +42,7 @@ class CompactAdapter(dspy.Adapter):
 
     def format(self, signature: Any, demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
         """Return the messages of a call, without a system message where there are no instructions."""
-        messages = super().format(signature, demos, inputs)
+        messages: list[Message] = super().format(signature, demos, inputs)
         return messages if messages[0]["content"] else messages[1:]
 
     def format_system_message(self, signature: Any) -> str:
@@ -61,9 +61,7 @@ class CompactAdapter(dspy.Adapter):
             content = join_lines({name: _quoted_if_ambiguous(text, fields) for name, text in texts.items()})
         return "\n\n".join(part for part in (prefix, content, suffix) if part)
 
-    def format_assistant_message_content(
-        self, signature: Any, outputs: Mapping[str, Any], missing_field_message: str | None = None
-    ) -> str:
+    def format_assistant_message_content(self, signature: Any, outputs: Mapping[str, Any], missing_field_message: str | None = None) -> str:
         """Return the answer that gives `outputs`. An output that is not given reads as `missing_field_message`."""
         fields = self.answer_fields(signature)
         missing = str(missing_field_message)
@@ -143,7 +141,7 @@ def _quoted_if_ambiguous(text: str, fields: Mapping[str, Any]) -> str:
 
 
 def write_value(value: Any, info: Any, fields: Mapping[str, Any]) -> str:
-    """Write one value: the first of plain text, JSON and the name of an enum's member that an answer with these `fields` reads back as the same value.
+    """Write one value: the first of plain text, JSON and the name of an enum's member that is read back as the same value.
 
     A value that none of these gives back is written as plain text: the caller compares what is read with what was written.
     """

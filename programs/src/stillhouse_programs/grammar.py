@@ -17,7 +17,19 @@ from stillhouse_programs import prompts
 from stillhouse_programs.compact import reads_back, write_value
 from stillhouse_programs.grammar_json import answer_schema, value_schema
 from stillhouse_programs.grammar_xml import nested_element
-from stillhouse_programs.regexes import FORMATS, INTEGER, NUMBER, JsonRegex, NotRegular, choice, escape, lines_without_label, text_without_header, xml_text
+from stillhouse_programs.regexes import (
+    FORMATS,
+    INTEGER,
+    LINE_BREAKS,
+    NUMBER,
+    JsonRegex,
+    NotRegular,
+    choice,
+    escape,
+    lines_without_label,
+    text_without_header,
+    xml_text,
+)
 from stillhouse_programs.spec import SpecError
 from stillhouse_programs.types import is_union, type_name
 
@@ -60,7 +72,7 @@ def derive_grammar(signature: Any, prompt_adapter: Any, most_text: int = MOST_TE
 
 
 def _chat(fields: Sequence["_Field"], most_text: int) -> Grammar:
-    style = _Style(text_without_header(most_text), written=str)
+    style = _Style(text_without_header(most_text), written=str, forbidden=LINE_BREAKS)
     frames = [f"[[ ## {field.name} ## ]]\n" for field in fields]
     try:
         body = "".join(f"{escape(frame)}{field.regex(style)}\n\n" for frame, field in zip(frames, fields, strict=True))
@@ -112,7 +124,7 @@ def _compact_choice(info: Any, infos: Mapping[str, Any], value: Any) -> str | No
 
 
 def _xml(fields: Sequence["_Field"], most_text: int) -> Grammar:
-    style = _Style(xml_text(0, most_text), written=xml_escaped, forbidden="<&>")
+    style = _Style(xml_text(0, most_text), written=xml_escaped, forbidden=f"<&>{LINE_BREAKS}")
     return {"regex": "\n\n".join(_xml_field(field, style) for field in fields) + "\n?"}
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 INTEGER = "-?(?:0|[1-9][0-9]{0,39})"
-NUMBER = r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,40})?(?:e[+-]?[0-9]{1,2})?"
+NUMBER = r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,40})?(?:e[+-]?(?:[0-9]{1,2}|[12][0-9]{2}|3[0-2][0-9]))?"
 UNIT_INTERVAL = r"(?:0(?:\.[0-9]{1,40})?|1(?:\.0{1,40})?)"
 _LONG_MONTH = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
 _SHORT_MONTH = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
 _FEBRUARY = "02-(?:0[1-9]|1[0-9]|2[0-8])"
-DATE = f"[12][0-9]{{3}}-(?:{_LONG_MONTH}|{_SHORT_MONTH}|{_FEBRUARY})"
+_LEAP_YEAR = "(?:[12][0-9](?:0[48]|[2468][048]|[13579][26])|(?:12|16|20|24|28)00)"
+DATE = f"(?:[12][0-9]{{3}}-(?:{_LONG_MONTH}|{_SHORT_MONTH}|{_FEBRUARY})|{_LEAP_YEAR}-02-29)"
 TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
 DATE_TIME = f"{DATE}T{TIME}(?:Z|[+-](?:0[0-9]|1[0-2]):[0-5][0-9])?"
 FORMATS = {"date": DATE, "time": TIME, "date-time": DATE_TIME}
@@ -23,6 +24,8 @@ _MOST_NUMBERS = 256
 _MOST_ITEMS = 64
 _KEY_LENGTH = 64
 _MOST_LINES = 64
+LINE_BREAKS = "\x85\u2028\u2029"
+"""Characters beside the line feed at which dspy's line-wise reading breaks lines."""
 
 
 class NotRegular(ValueError):
@@ -58,7 +61,7 @@ def lines_without_label(labels: Iterable[str], most: int) -> str:
     """Text of at most `most` lines or signs of the compact format. No line after the first begins with a label and a colon."""
     words = [f"{label}:" for label in labels]
     if not words:
-        return rf"[^\x00]{{0,{most}}}"
+        return rf"(?:[^\n]|\n){{1,{most}}}"
     line = rf"(?:{_differs(words)}[^\n]{{0,{most}}}|{_ends_early(words)})"
     return rf"[^\n]{{0,{most}}}(?:\n{line}){{0,{_MOST_LINES}}}"
 
@@ -119,8 +122,7 @@ class JsonRegex:
     def __init__(self, defs: Mapping[str, Any], most_text: int, forbidden: str = "") -> None:
         self.defs = defs
         self.most_text = most_text
-        # Line separators would break the line-wise reading of the chat format.
-        self.sign = rf'(?:[^"\\\x00-\x1f\x85\u2028\u2029{escape(forbidden)}]|\\["\\/bfnrt])'
+        self.sign = rf'(?:[^"\\\x00-\x1f{escape(forbidden)}]|\\["\\/bfnrt]|\\u00[01][0-9a-f])'
 
     def of(self, schema: Mapping[str, Any]) -> str:
         """Return the pattern. Raises NotRegular."""
@@ -168,4 +170,4 @@ class JsonRegex:
         rest = schema.get("additionalProperties")
         if not isinstance(rest, Mapping):
             raise NotRegular("an object of anything")
-        return sequence(f'"{self.sign}{{1,{_KEY_LENGTH}}}": {self.of(rest)}', 0, _MOST_ITEMS, ", ")
+        return sequence(f'"{self.sign}{{0,{_KEY_LENGTH}}}": {self.of(rest)}', 0, _MOST_ITEMS, ", ")

@@ -183,7 +183,6 @@ class PromptAdapterSpec(SpecModel):
     native_tools: bool | None = Field(
         None, description="Whether tools go beside the text to LMs that take them; dspy's own choice for the type if left out."
     )
-
     instructions: bool | None = Field(None, description="`compact` only: false leaves the signature's instructions out of prompts.")
     reasoning: bool | None = Field(None, description="`compact` only: false leaves the output `reasoning` out of answers.")
 
@@ -191,7 +190,8 @@ class PromptAdapterSpec(SpecModel):
     def _refuse_options_of_compact(self) -> "PromptAdapterSpec":
         given = [name for name in ("instructions", "reasoning") if getattr(self, name) is not None]
         if given and self.type != "compact":
-            raise PydanticCustomError("option_of_compact", "{name} is an option of the type compact, not of {type}", {"name": given[0], "type": self.type})
+            named = {"name": given[0], "type": self.type}
+            raise PydanticCustomError("option_of_compact", "{name} is an option of the type compact, not of {type}", named)
         return self
 
     @model_serializer(mode="wrap")

@@ -3,7 +3,7 @@
 import datetime
 import enum
 import random
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import dspy
 import pydantic
@@ -131,12 +131,13 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     Colour: st.sampled_from(Colour),
     Level: st.sampled_from(Level),
     Literal["yes", "no", "out_0: x", 3]: st.sampled_from(["yes", "no", "out_0: x", 3]),
-    datetime.date: st.dates(),
+    datetime.date: st.dates(datetime.date(1000, 1, 1), datetime.date(2999, 12, 31)),
     Item: st.builds(Item, name=st.text(max_size=10), qty=st.integers(1, 99)),
 }
 VALUES |= {kind | None: values | st.none() for kind, values in VALUES.items() if kind is not Item}
-VALUES |= {list[kind]: st.lists(VALUES[kind], max_size=3) for kind in (str, int, bool, Colour, Item)}
-VALUES |= {dict[str, kind]: st.dictionaries(st.text(max_size=5), VALUES[kind], max_size=3) for kind in (str, int, Item)}
+a_list, a_dict = cast(Any, list), cast(Any, dict)  # of types that are known at run time only
+VALUES |= {a_list[kind]: st.lists(VALUES[kind], max_size=3) for kind in (str, int, bool, Colour, Item)}
+VALUES |= {a_dict[str, kind]: st.dictionaries(st.text(max_size=5), VALUES[kind], max_size=3) for kind in (str, int, Item)}
 VALUES |= {int | str: st.integers() | VALUES[str]}
 
 

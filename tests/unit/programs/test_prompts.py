@@ -13,12 +13,19 @@ from dspy.adapters.baml_adapter import BAMLAdapter
 
 from stillhouse_programs import prompts
 from stillhouse_programs.build import build_program
+from stillhouse_programs.compact import CompactAdapter
 from stillhouse_programs.prove import ScriptedAdapter, prompt_hash, prove
 from stillhouse_programs.spec import SpecError, parse_spec
 from tests.unit.programs.samples import ROUTER, SAMPLES, SUPPORT, Item, Reply, Route, Support, copy_of
 
-PLAIN = {"baml": BAMLAdapter, "chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "xml": dspy.XMLAdapter}
-KINDS = ["baml", "chat", "json", "xml"]
+PLAIN = {
+    "baml": BAMLAdapter,
+    "chat": dspy.ChatAdapter,
+    "compact": CompactAdapter,
+    "json": dspy.JSONAdapter,
+    "xml": dspy.XMLAdapter,
+}
+KINDS = list(PLAIN)
 
 
 class TestSameBytes:

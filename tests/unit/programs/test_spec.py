@@ -353,7 +353,7 @@ class TestPromptAdapter:
             ("two_step", "a second LM reads the answers, so no row can say what the student is to write; use one of chat, json, xml, baml"),
             ("MyAdapter", "no rows can be rendered for the prompt adapter MyAdapter; use one of chat, json, xml, baml"),
             ("jason", "did you mean `json`?"),
-            (3, "expected one of 'chat', 'json', 'xml' or 'baml'"),
+            (3, "expected one of 'chat', 'json', 'xml', 'baml' or 'compact'"),
         ],
     )
     def test_unknown(self, kind: Any, message: str) -> None:
