@@ -11,19 +11,16 @@ The field calls this prompt distillation or context distillation (Askell et al. 
 arXiv 2209.15189).
 """
 
-import enum
-import json
 import textwrap
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 import dspy
-import pydantic
-from dspy.adapters.utils import apply_output_field_defaults, format_field_value, parse_value, serialize_for_json
+from dspy.adapters.utils import apply_output_field_defaults, format_field_value
 from dspy.utils.exceptions import AdapterParseError
 
-from stillhouse_programs.types import is_union
+from stillhouse_programs.compact_streams import listen
+from stillhouse_programs.compact_text import EMPTY, join_lines, quoted_if_ambiguous, read_value, split_lines, write_value
 
 Message = dict[str, Any]
 
@@ -41,7 +38,11 @@ class CompactAdapter(dspy.Adapter):
         self.reasoning = reasoning
 
     def format(self, signature: Any, demos: list[Any], inputs: dict[str, Any]) -> list[Message]:
-        """Return the messages of a call, without a system message where there are no instructions."""
+        """Return the messages of a call, without a system message where there are no instructions.
+
+        Here the fields of the answer are known, so listeners of a streamed call are told of them.
+        """
+        listen(self.answer_fields(signature))
         messages: list[Message] = super().format(signature, demos, inputs)
         return messages if messages[0]["content"] else messages[1:]
 
@@ -56,9 +57,9 @@ class CompactAdapter(dspy.Adapter):
         fields = signature.input_fields
         texts = {name: str(format_field_value(info, inputs[name])) for name, info in fields.items() if name in inputs}
         if len(fields) == 1:
-            content = "".join(text or _EMPTY for text in texts.values())
+            content = "".join(text or EMPTY for text in texts.values())
         else:
-            content = join_lines({name: _quoted_if_ambiguous(text, fields) for name, text in texts.items()})
+            content = join_lines({name: quoted_if_ambiguous(text, fields) for name, text in texts.items()})
         return "\n\n".join(part for part in (prefix, content, suffix) if part)
 
     def format_assistant_message_content(self, signature: Any, outputs: Mapping[str, Any], missing_field_message: str | None = None) -> str:
@@ -100,111 +101,3 @@ class CompactAdapter(dspy.Adapter):
 
     def _parse_error(self, signature: Any, completion: str, message: str | None) -> AdapterParseError:
         return AdapterParseError(adapter_name="CompactAdapter", signature=signature, lm_response=completion, message=message)
-
-
-# ------------------------------------------------------------------ lines
-
-_EMPTY = '""'
-
-
-def join_lines(texts: Mapping[str, str]) -> str:
-    """Write one `name: value` line for each text. Text of several lines begins on the line of its name."""
-    return "\n".join(f"{name}: {text}" for name, text in texts.items())
-
-
-def split_lines(text: str, fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values of `name: value` lines. Lines before the first name are left out; the first line with a name counts."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in text.split("\n"):
-        name = _field_of(line, fields)
-        if name is None:
-            lines.append(line)
-        else:
-            lines = [line[len(name) + 1 :]]
-            found.setdefault(name, lines)
-    return {name: "\n".join(lines).strip() for name, lines in found.items()}
-
-
-def _field_of(line: str, fields: Mapping[str, Any]) -> str | None:
-    name, colon, _ = line.partition(":")
-    return name if colon and name in fields else None
-
-
-def _quoted_if_ambiguous(text: str, fields: Mapping[str, Any]) -> str:
-    if text and not any(_field_of(line, fields) for line in text.split("\n")[1:]):
-        return text
-    return json.dumps(text, ensure_ascii=False)
-
-
-# ------------------------------------------------------------------ values
-
-
-def write_value(value: Any, info: Any, fields: Mapping[str, Any]) -> str:
-    """Write one value: the first of plain text, JSON and the name of an enum's member that is read back as the same value.
-
-    A value that none of these gives back is written as plain text: the caller compares what is read with what was written.
-    """
-    plain = str(format_field_value(info, value))
-    by_name = [value.name] if isinstance(value, enum.Enum) else []
-    for text in (plain, json.dumps(serialize_for_json(value), ensure_ascii=False), *by_name):
-        if reads_back(text, value, info, fields):
-            return text
-    return plain
-
-
-def reads_back(text: str, value: Any, info: Any, fields: Mapping[str, Any]) -> bool:
-    """Whether `text`, in an answer with these `fields`, is read as `value`."""
-    if len(fields) > 1:
-        parts = split_lines(f"{next(iter(fields))}: {text}", fields)
-        if len(parts) > 1:
-            return False
-        text = next(iter(parts.values()))
-    if not text:
-        return False
-    try:
-        read = read_value(text, info.annotation)
-    except (ValueError, SyntaxError):
-        return False
-    return type(read) is type(value) and bool(read == value or (read != read and value != value))
-
-
-def read_value(text: str, annotation: Any) -> Any:
-    """Read the text of one field as a type. Raises ValueError or SyntaxError.
-
-    Text in double quotes that is a JSON string is read as that string; `null` as None where the type has it.
-    """
-    text = text.strip()
-    unquoted = _json_string(text)
-    parts = typing.get_args(annotation) if is_union(annotation) else (annotation,)
-    if text == "null" and type(None) in parts:
-        return None
-    if annotation is str or (str in parts and unquoted is not None):
-        return text if unquoted is None else unquoted
-    if str in parts:
-        return _read_text_or(text, [part for part in parts if part not in (str, type(None))])
-    try:
-        return parse_value(text, annotation)
-    except (ValueError, SyntaxError):
-        if unquoted is None:
-            raise
-        return parse_value(unquoted, annotation)
-
-
-def _read_text_or(text: str, others: list[Any]) -> Any:
-    for other in others:
-        try:
-            return parse_value(text, other)
-        except (ValueError, SyntaxError):
-            continue
-    return text
-
-
-def _json_string(text: str) -> str | None:
-    """Return the string that `text` is as JSON, or None."""
-    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
-        return None
-    try:
-        return str(pydantic.TypeAdapter(str).validate_json(text))
-    except pydantic.ValidationError:
-        return None

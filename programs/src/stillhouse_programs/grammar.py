@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import pydantic
 
 from stillhouse_programs import prompts
-from stillhouse_programs.compact import reads_back, write_value
+from stillhouse_programs.compact_text import reads_back, write_value
 from stillhouse_programs.grammar_json import answer_schema, value_schema
 from stillhouse_programs.grammar_xml import nested_element
 from stillhouse_programs.regexes import (
