@@ -188,8 +188,9 @@ def prompt_adapters(lms: Mapping[str, LmSpec]) -> list[str]:
 
 def prompt_adapter_name(prompt_adapter: PromptAdapterSpec) -> str:
     """The type, and what differs from what the type does by itself."""
-    tools = prompt_adapter.native_tools
-    return prompt_adapter.type if tools is None else f"{prompt_adapter.type}{'+' if tools else '-'}tools"
+    chosen = prompt_adapter.model_dump(mode="json")
+    named = {name.removeprefix("native_"): value for name, value in chosen.items() if name != "type"}
+    return prompt_adapter.type + "".join(f"{'+' if value else '-'}{name}" for name, value in named.items())
 
 
 def _cast(role: str, spec: CompileSpec, program: ProgramSpec, lms: Mapping[str, LmSpec]) -> Cast:

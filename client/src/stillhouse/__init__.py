@@ -43,6 +43,7 @@ from stillhouse._version import __version__
 
 if TYPE_CHECKING:
     from stillhouse.dropin.optimizer import BootstrapFinetune
+    from stillhouse_programs.compact import CompactAdapter
 
 __all__ = [
     "APIConnectionError",
@@ -54,6 +55,7 @@ __all__ = [
     "BadRequestError",
     "BodyTooLargeError",
     "BootstrapFinetune",
+    "CompactAdapter",
     "ConfigError",
     "ConflictError",
     "DamagedArtifact",
@@ -82,12 +84,17 @@ register_beside_dspy()
 
 
 def __getattr__(name: str) -> Any:
-    """The drop-in brings DSPy, which the light client does without until somebody asks."""
+    """Import what needs DSPy, which the light client does without until somebody asks."""
     if name == "BootstrapFinetune":
         with extra("dspy"):
             from stillhouse.dropin.optimizer import BootstrapFinetune
 
         return BootstrapFinetune
+    if name == "CompactAdapter":
+        with extra("dspy"):
+            from stillhouse_programs.compact import CompactAdapter
+
+        return CompactAdapter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

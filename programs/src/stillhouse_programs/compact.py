@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dspy
+import pydantic
 from dspy.adapters.utils import apply_output_field_defaults, format_field_value
 from dspy.utils.exceptions import AdapterParseError
 
@@ -73,7 +74,8 @@ class CompactAdapter(dspy.Adapter):
         """Read an answer into typed outputs. Raises AdapterParseError."""
         fields = self.answer_fields(signature)
         texts = dict.fromkeys(fields, completion) if len(fields) == 1 else split_lines(completion, fields)
-        read: dict[str, Any] = {name: "" for name in signature.output_fields if name not in fields}
+        left_out = {name: info for name, info in signature.output_fields.items() if name not in fields}
+        read: dict[str, Any] = {name: pydantic.TypeAdapter(info.annotation).validate_python("") for name, info in left_out.items()}
         for name, text in texts.items():
             try:
                 read[name] = read_value(text, fields[name].annotation)
@@ -88,8 +90,9 @@ class CompactAdapter(dspy.Adapter):
     def answer_fields(self, signature: Any) -> dict[str, Any]:
         """Return the output fields that an answer holds."""
         fields = dict(signature.output_fields)
-        if not self.reasoning and len(fields) > 1:
-            fields.pop("reasoning", None)
+        reasoning = fields.get("reasoning")
+        if not self.reasoning and len(fields) > 1 and reasoning is not None and reasoning.annotation in (str, dspy.Reasoning):
+            del fields["reasoning"]
         return fields
 
     def format_finetune_data(

@@ -32,7 +32,7 @@ class _Listening:
         if self._ended:
             self._answer, self._sent, self._ended, self._listener.stream_end = "", "", False, False
         self._ended = choices[0].finish_reason is not None
-        kind = self._listener._output_type
+        kind: Any = self._listener._output_type
         if isinstance(kind, type) and issubclass(kind, DspyType) and kind.is_streamable() and (piece := kind.parse_stream_chunk(chunk)):
             return self._response(piece)
         self._answer += choices[0].delta.content or ""

@@ -275,6 +275,14 @@ def messages_of(prompt_adapter: dspy.Adapter, signature: Any, demos: Sequence[An
     return [dict(message) if isinstance(message, Mapping) else message.model_dump() for message in messages]
 
 
+def answered(prompt_adapter: dspy.Adapter, signature: Any) -> Any:
+    """Return `signature` with the outputs alone that an answer holds: a compact one may leave the reasoning out."""
+    held = prompt_adapter.answer_fields(signature) if isinstance(prompt_adapter, CompactAdapter) else signature.output_fields
+    for name in set(signature.output_fields) - set(held):
+        signature = signature.delete(name)
+    return signature
+
+
 def render_answer(prompt_adapter: dspy.Adapter, signature: Any, outputs: Mapping[str, Any]) -> str:
     """Return the assistant text that gives `outputs`, in the form the prompt asks for."""
     return str(prompt_adapter.format_assistant_message_content(signature, dict(outputs)))

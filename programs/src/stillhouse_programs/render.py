@@ -113,7 +113,8 @@ def _completion(
 ) -> prompts.Message:
     """The assistant message that the student is to write: text alone, or native tool calls and reasoning beside it."""
     if len(rendered.signature.output_fields) == len(predictor.signature.output_fields):
-        return {"role": "assistant", "content": _answer(prompt_adapter, rendered.signature, _typed_outputs(rendered.signature, outputs))}
+        written = prompts.answered(prompt_adapter, rendered.signature)
+        return {"role": "assistant", "content": _answer(prompt_adapter, written, _typed_outputs(written, outputs))}
     return _native_answer(prompt_adapter, predictor, rendered, outputs)
 
 
@@ -124,7 +125,7 @@ def _native_answer(
     moved = {name: info for name, info in predictor.signature.output_fields.items() if name not in rendered.signature.output_fields}
     values = {name: _typed(name, info.annotation, outputs[name]) for name, info in moved.items() if outputs.get(name) is not None}
     calls = next((value for value in values.values() if isinstance(value, dspy.ToolCalls)), None)
-    written = rendered.signature
+    written = prompts.answered(prompt_adapter, rendered.signature)
     for name in written.output_fields if calls is not None and calls.tool_calls else ():
         written = written if outputs.get(name) is not None else written.delete(name)
     texts = _typed_outputs(written, outputs)
@@ -137,7 +138,7 @@ def _native_answer(
         read = prompts.read_native(prompt_adapter, rendered, predictor, message)
     except prompts.Unparsable as error:
         raise _Rejected("not_round_trip", f"the prompt adapter cannot read the answer back: {error}") from None
-    _check_same({**dict.fromkeys(predictor.signature.output_fields), **texts, **values}, read)
+    _check_same({**dict.fromkeys(prompts.answered(prompt_adapter, predictor.signature).output_fields), **texts, **values}, read)
     return message
 
 

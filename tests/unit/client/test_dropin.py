@@ -48,6 +48,7 @@ class TestRequest:
         teacher = desk("openai/big")
         assert asked_under(teacher) == ("chat", None)
         assert asked_under(teacher, adapter=dspy.XMLAdapter()) == ("xml", "chat")
+        assert asked_under(teacher, adapter=stillhouse.CompactAdapter()) == ("compact", "chat")
         with dspy.context(adapter=dspy.JSONAdapter()):
             assert asked_under(teacher, adapter=dspy.XMLAdapter()) == ("xml", "json")
             assert asked_under(pin(teacher, dspy.ChatAdapter())) == ("json", "chat")

@@ -143,6 +143,11 @@ class TestRenderingAsTheTeacher:
         assert same_prompts(student, teacher_rendering_cast(0, spec(), STUDENT, STUDENT))
         assert not same_prompts(student, rendering_cast(spec(prompt_adapter={"type": "json"}), STUDENT))
 
+    def test_options_of_the_prompt_adapter_tell_prompts_apart(self) -> None:
+        chosen: list[dict[str, Any]] = [{}, {"reasoning": False}, {"instructions": False}, {"native_tools": True}]
+        casts = [rendering_cast(spec(prompt_adapter={"type": "compact", **options}), STUDENT) for options in chosen]
+        assert len({cast.prompts for cast in casts}) == len(chosen)
+
 
 class TestSeed:
     """What decides a rollout's samples."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stillhouse_programs import prompts
 from stillhouse_programs.compact import CompactAdapter
 from stillhouse_programs.grammar import NoGrammar, derive_grammar
+from stillhouse_programs.render import Row, render_row
 from tests.unit.programs.samples import SAMPLES, Item, Reply, Route
 from tests.unit.programs.test_grammar import accepts, compiled, walk
 
@@ -98,6 +99,16 @@ class TestReasoning:
         assert prompts.render_answer(adapter, self.SIGNATURE, {"reasoning": "Money.", "category": "billing"}) == "billing"
         assert prompts.parse(adapter, self.SIGNATURE, "billing") == {"reasoning": "", "category": "billing"}
         assert accepts(derive_grammar(self.SIGNATURE, adapter), "billing")
+
+    def test_rows_go_without_it(self) -> None:
+        call = {"inputs": {"message": "Hi"}, "outputs": {"reasoning": "Money.", "category": "billing"}, "overrides": []}
+        row = render_row(dspy.ChainOfThought(Route), "predict", call, CompactAdapter(reasoning=False))
+        assert isinstance(row, Row), row
+        assert row.completion == [{"role": "assistant", "content": "billing"}]
+
+    def test_it_is_read_as_the_type_that_it_has(self) -> None:
+        signature = dspy.ChainOfThought(Route, rationale_field_type=dspy.Reasoning).predict.signature
+        assert type(prompts.parse(CompactAdapter(reasoning=False), signature, "billing")["reasoning"]) is dspy.Reasoning
 
 
 class TestReading:

@@ -46,7 +46,7 @@ class AsyncEngine(Engine):
     async def complete(self, request: Any) -> Response:  # type: ignore[override]
         return Engine.complete(self, request)
 
-    async def stream(self, request: Any) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
         for event in Engine.stream(self, request):
             yield event
 
@@ -69,7 +69,7 @@ def joined(pieces: list[StreamResponse], name: str) -> str:
 
 
 def cut(text: str, rnd: random.Random) -> list[str]:
-    pieces = []
+    pieces: list[str] = []
     while text:
         at = rnd.randint(1, 6)
         pieces, text = [*pieces, text[:at]], text[at:]

@@ -74,7 +74,7 @@ def readable(adapter: dspy.Adapter, signature: Any, outputs: dict[str, Any], ans
         return False
 
 
-@pytest.mark.parametrize("kind", ["baml", "chat", "json", "xml"])
+@pytest.mark.parametrize("kind", ["baml", "chat", "compact", "json", "xml"])
 @pytest.mark.parametrize("annotation", COMMON, ids=str)
 class TestCommonTypes:
     def test_lets_through_what_a_program_answers(self, annotation: Any, kind: str) -> None:
@@ -99,7 +99,7 @@ class TestCommonTypes:
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data(), annotation=st.sampled_from(COMMON), kind=st.sampled_from(["chat", "xml"]))
+@given(data=st.data(), annotation=st.sampled_from(COMMON), kind=st.sampled_from(["chat", "compact", "xml"]))
 def test_every_answer_under_a_regex_parses(data: st.DataObject, annotation: Any, kind: str) -> None:
     adapter, signature = prompts.make_prompt_adapter(kind), signature_of(str, annotation)
     grammar = derive_grammar(signature, adapter, most_text=30)
@@ -150,7 +150,7 @@ class TestForms:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("kind", ["baml", "chat", "json", "xml"])
+    @pytest.mark.parametrize("kind", ["baml", "chat", "compact", "json", "xml"])
     def test_a_union_with_text(self, kind: str) -> None:
         with pytest.raises(NoGrammar, match="field out_0: dspy cannot read every text"):
             derive_grammar(signature_of(int | str), prompts.make_prompt_adapter(kind))

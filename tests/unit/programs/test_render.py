@@ -34,7 +34,7 @@ def row_with(annotation: Any, value: Any, kind: str = "chat") -> Row | Rejection
 
 
 class TestRow:
-    @pytest.mark.parametrize("kind", ["baml", "chat", "json", "xml"])
+    @pytest.mark.parametrize("kind", ["baml", "chat", "compact", "json", "xml"])
     def test_the_prompt_is_what_the_student_sends(self, kind: str) -> None:
         student, adapter = Support(), prompts.make_prompt_adapter(kind)
         row = row_of(render_row(student, "reply", call_of(), adapter))
@@ -68,7 +68,7 @@ class TestRow:
         assert one.digest == row_of(render_row(Support(), "reply", call_of({**OUTPUTS, "answer": "a"}), CHAT)).digest != two.digest
         assert one.digest.startswith("v1:")
 
-    @pytest.mark.parametrize("kind", ["baml", "chat", "json", "xml"])
+    @pytest.mark.parametrize("kind", ["baml", "chat", "compact", "json", "xml"])
     def test_typed_values_come_back_typed(self, kind: str) -> None:
         order = {"items": [{"name": "pen & <ink>", "qty": 2}], "note": None, "tags": ["a"], "kind": "return"}
         for annotation, value in ((Order, order), (list[Item], order["items"]), (Literal["a", "b"], "b"), (bool, True), (set[str], ["x"])):

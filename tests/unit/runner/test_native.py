@@ -176,3 +176,46 @@ class TestRejected:
         rejected = render_row(made.program, "ask", call, made.prompt_adapter)
         assert isinstance(rejected, Rejection)
         assert rejected.reason == reason
+
+
+COMPACT = {"type": "compact", "native_tools": True}
+
+
+class TestCompact:
+    """Tools, reasoning and conversations under the compact prompt adapter."""
+
+    def test_native_tool_calls_have_no_text_beside_them(self) -> None:
+        relay = Messages({"tool_calls": [says("weather", "x81", city="Rome")]})
+        made = ready(Agent(), relay, COMPACT, ("tools",))
+        row = row_of(made, rollout(made, q="Rome?")["calls"][0])
+        assert [message["content"] for message in relay.bodies[0]["messages"]] == [Asks.instructions, "Rome?"]
+        assert (row.prompt, row.tools) == (relay.bodies[0]["messages"], relay.bodies[0]["tools"])
+        assert row.completion == [{"role": "assistant", "content": "", "tool_calls": [says("weather", "call_0", city="Rome")]}]
+
+    def test_a_student_without_tools_gets_them_as_text(self) -> None:
+        relay = Messages({"content": '{"tool_calls": [{"name": "weather", "args": {"city": "Rome"}}]}'})
+        made = ready(Agent(), relay, "compact")
+        trace = rollout(made, q="Rome?")
+        assert trace["outputs"] == {"names": ["weather"]}
+        row = row_of(made, trace["calls"][0])
+        assert row.prompt == relay.bodies[0]["messages"]
+        assert row.completion[0]["content"] == relay.messages[0]["content"]
+
+    def test_a_turn_in_the_middle_of_an_agents_history(self) -> None:
+        first = {"tool_calls": [says("weather", "x81", city="Rome")], "content": "look"}
+        relay = Messages(first, {"tool_calls": [says("submit", "x82", answer="sunny")], "content": "done"})
+        made = ready(dspy.ReActV2("q -> answer", tools=[weather]), relay, COMPACT, ("tools",))
+        trace = rollout(made, q="Rome?")
+        row = row_of(made, trace["calls"][1])
+        assert [(message["role"], message["content"]) for message in row.prompt[1:]] == [
+            ("user", "Rome?"), ("assistant", "look"), ("tool", "sunny in Rome")
+        ]  # fmt: skip
+        assert [message["content"] or "" for message in relay.bodies[1]["messages"]] == [message["content"] for message in row.prompt]
+        assert row.completion == [{"role": "assistant", "content": "done", "tool_calls": [says("submit", "call_1", answer="sunny")]}]
+
+    def test_native_reasoning_is_not_in_the_text(self) -> None:
+        relay = Messages({"content": "4", "reasoning_content": "2 and 2"})
+        made = ready(dspy.Predict(Thinks), relay, "compact", ("reasoning",))
+        trace = rollout(made, q="2+2?")
+        assert trace["outputs"]["answer"] == "4"
+        assert row_of(made, trace["calls"][0]).completion == [{"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}]
