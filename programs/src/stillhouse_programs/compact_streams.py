@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import dspy
-from dspy.adapters.types import Type as DspyType
 from dspy.streaming import StreamResponse
 
 from stillhouse_programs.compact_text import text_so_far
@@ -33,7 +32,8 @@ class _Listening:
             self._answer, self._sent, self._ended, self._listener.stream_end = "", "", False, False
         self._ended = choices[0].finish_reason is not None
         kind: Any = self._listener._output_type
-        if isinstance(kind, type) and issubclass(kind, DspyType) and kind.is_streamable() and (piece := kind.parse_stream_chunk(chunk)):
+        beside_text = getattr(kind, "is_streamable", None)  # of dspy's own types, such as native reasoning
+        if beside_text is not None and beside_text() and (piece := kind.parse_stream_chunk(chunk)):
             return self._response(piece)
         self._answer += choices[0].delta.content or ""
         return self._next()

@@ -42,18 +42,24 @@ class Engine:
         return self
 
 
-class AsyncEngine(Engine):
-    async def complete(self, request: Any) -> Response:  # type: ignore[override]
-        return Engine.complete(self, request)
+class AsyncEngine:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def complete(self, request: Any) -> Response:
+        return self.engine.complete(request)
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
-        for event in Engine.stream(self, request):
+        for event in self.engine.stream(request):
             yield event
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AsyncEngine":
+        return self
 
 
 def predictor(signature: Any, pieces: list[str]) -> Any:
     asked = dspy.Predict(signature)
-    asked.lm = dspy.LM("test/none", engine=Engine(pieces), async_engine=AsyncEngine(pieces), cache=False, num_retries=0)
+    asked.lm = dspy.LM("test/none", engine=Engine(pieces), async_engine=AsyncEngine(Engine(pieces)), cache=False, num_retries=0)
     return asked
 
 
