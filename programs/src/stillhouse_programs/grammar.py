@@ -73,51 +73,63 @@ def derive_grammar(signature: Any, prompt_adapter: Any, most_text: int = MOST_TE
 
 def _chat(fields: Sequence["_Field"], most_text: int) -> Grammar:
     style = _Style(text_without_header(most_text), written=str, forbidden=LINE_BREAKS)
-    frames = [f"[[ ## {field.name} ## ]]\n" for field in fields]
-    try:
-        body = "".join(f"{escape(frame)}{field.regex(style)}\n\n" for frame, field in zip(frames, fields, strict=True))
-        regex = f"{body}{escape('[[ ## completed ## ]]')}\n?"
-        if len(regex) <= _LONGEST_REGEX:
-            return {"regex": regex}
-    except NotRegular:
-        pass  # a part that only a JSON schema says
-    parts = [f"{json.dumps(frame)} field_{at} {json.dumps(chr(10) * 2)}" for at, frame in enumerate(frames)]
-    return {"grammar": _lark(f'{" ".join(parts)} "[[ ## completed ## ]]" "\\n"?', fields, style)}
-
-
-def _lark(start: str, fields: Sequence["_Field"], style: "_Style") -> str:
-    """One rule a field: a regular expression, or a JSON schema where that does not do."""
-    rules = [f"start: {start}"]
-    for at, field in enumerate(fields):
-        try:
-            rules.append(f"field_{at}: /{field.regex(style).replace('/', chr(92) + '/')}/")
-        except NotRegular:
-            rules.append(f"field_{at}: %json {json.dumps(value_schema(field.annotation, MOST_JSON_TEXT))}")
-    return "\n".join(rules) + "\n"
+    begins = [f"[[ ## {field.name} ## ]]\n" for field in fields]
+    ends = [*(f"\n\n{begin}" for begin in begins[1:]), "\n\n[[ ## completed ## ]]"]
+    return _framed(begins[0], [_Part(field, end) for field, end in zip(fields, ends, strict=True)], style, optional_end="\n")
 
 
 # ------------------------------------------------------------------ compact
 
 
 def _compact(infos: Mapping[str, Any], most_text: int) -> Grammar:
-    """One bare value, or a line for each field. The last line break is the end of an answer, not of its last line."""
+    """One bare value, or a line for each field."""
     several = len(infos) > 1
     style = _Style(lines_without_label(infos if several else (), most_text), written=str)
     fields = [_Field(name, info.annotation, functools.partial(_compact_choice, info, infos)) for name, info in infos.items()]
-    frames = [f"{between}{field.name}: " for between, field in zip(("", *"\n" * len(fields)), fields, strict=False)] if several else [""]
-    try:
-        regex = "".join(f"{escape(frame)}{field.regex(style)}" for frame, field in zip(frames, fields, strict=True))
-        if len(regex) <= _LONGEST_REGEX:
-            return {"regex": regex}
-    except NotRegular:
-        pass  # a part that only a JSON schema says
-    parts = [f"{json.dumps(frame)} field_{at}" if frame else f"field_{at}" for at, frame in enumerate(frames)]
-    return {"grammar": _lark(" ".join(parts), fields, style)}
+    begins = [f"{field.name}: " if several else "" for field in fields]
+    ends = [*(f"\n{begin}" for begin in begins[1:]), ""]
+    return _framed(begins[0], [_Part(field, end) for field, end in zip(fields, ends, strict=True)], style)
 
 
 def _compact_choice(info: Any, infos: Mapping[str, Any], value: Any) -> str | None:
     text = write_value(value, info, infos)
     return text if reads_back(text, value, info, infos) else None
+
+
+# ------------------------------------------------------------------ fields between fixed texts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A field, and the fixed text that ends it."""
+
+    field: "_Field"
+    end: str
+
+
+def _framed(begin: str, parts: Sequence[_Part], style: "_Style", optional_end: str = "") -> Grammar:
+    """A regular expression where it says all of the answer, else a grammar with a rule for each field. `optional_end` is one character."""
+    last = f"{optional_end}?" if optional_end else ""
+    try:
+        regex = escape(begin) + "".join(f"{part.field.regex(style)}{escape(part.end)}" for part in parts) + last
+        if len(regex) <= _LONGEST_REGEX:
+            return {"regex": regex}
+    except NotRegular:
+        pass  # a part that only a JSON schema says
+    names = [f"field_{at}" for at in range(len(parts))]
+    start = [*([json.dumps(begin)] if begin else []), *names, *([f"{json.dumps(optional_end)}?"] if optional_end else [])]
+    rules = [f"{name}: {_rule(part, style)}" for name, part in zip(names, parts, strict=True)]
+    return {"grammar": "\n".join([f"start: {' '.join(start)}", *rules]) + "\n"}
+
+
+def _rule(part: _Part, style: "_Style") -> str:
+    """A field's end is in the lexeme of its value: a lexeme is as long as it can be, and text would go on into the next field."""
+    try:
+        pattern = part.field.regex(style) + escape(part.end).replace("\n", "\\n")
+        return f"/{pattern.replace('/', chr(92) + '/')}/"
+    except NotRegular:
+        schema = json.dumps(value_schema(part.field.annotation, MOST_JSON_TEXT))
+        return f"%json {schema}{f' {json.dumps(part.end)}' if part.end else ''}"
 
 
 # ------------------------------------------------------------------ XML

@@ -1,37 +1,19 @@
 """The compact prompt adapter: what it writes, and that what it writes is read back."""
 
-import datetime
-import enum
-import random
-from typing import Any, Literal, cast
+from typing import Any
 
 import dspy
 import pydantic
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
 from stillhouse_programs import prompts
 from stillhouse_programs.compact import CompactAdapter
-from stillhouse_programs.grammar import NoGrammar, derive_grammar
+from stillhouse_programs.grammar import derive_grammar
 from stillhouse_programs.render import Row, render_row
-from tests.unit.programs.samples import SAMPLES, Item, Reply, Route
-from tests.unit.programs.test_grammar import accepts, compiled, walk
-
-
-class Colour(enum.Enum):
-    RED = "red"
-    LINES = "two\nlines"
-
-
-class Level(enum.Enum):
-    LOW = 1
-    HIGH = 2
-
-
-def signature_of(inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
-    fields = {name: (kind, dspy.InputField()) for name, kind in inputs.items()}
-    return dspy.Signature(fields | {name: (kind, dspy.OutputField()) for name, kind in outputs.items()}, "Do it.")
+from tests.unit.programs.compact_calls import TEXTS, signature_of
+from tests.unit.programs.samples import SAMPLES, Reply, Route
+from tests.unit.programs.test_grammar import accepts
 
 
 def answer_of(signature: Any, outputs: dict[str, Any]) -> str:
@@ -133,70 +115,8 @@ class TestReading:
         assert prompts.parse(CompactAdapter(), signature, "answer: Yes.") == {"answer": "Yes.", "note": None}
 
 
-VALUES: dict[Any, st.SearchStrategy[Any]] = {
-    str: st.text(alphabet=st.sampled_from('abc:"\n \\[]{}é\r\x85\u2028') | st.characters(exclude_categories=["Cs"]), max_size=20)
-    | st.sampled_from(["out_0: x", "a\nout_1: b", '"a"', "null", "None", "12", "true"]),
-    int: st.integers(-(10**12), 10**12),
-    float: st.floats(allow_nan=False, allow_infinity=False),
-    bool: st.booleans(),
-    Colour: st.sampled_from(Colour),
-    Level: st.sampled_from(Level),
-    Literal["yes", "no", "out_0: x", 3]: st.sampled_from(["yes", "no", "out_0: x", 3]),
-    datetime.date: st.dates(datetime.date(1000, 1, 1), datetime.date(2999, 12, 31)),
-    Item: st.builds(Item, name=st.text(max_size=10), qty=st.integers(1, 99)),
-}
-VALUES |= {kind | None: values | st.none() for kind, values in VALUES.items() if kind is not Item}
-a_list, a_dict = cast(Any, list), cast(Any, dict)  # of types that are known at run time only
-VALUES |= {a_list[kind]: st.lists(VALUES[kind], max_size=3) for kind in (str, int, bool, Colour, Item)}
-VALUES |= {a_dict[str, kind]: st.dictionaries(st.text(max_size=5), VALUES[kind], max_size=3) for kind in (str, int, Item)}
-VALUES |= {int | str: st.integers() | VALUES[str]}
-
-
-@st.composite
-def calls(draw: st.DrawFn) -> tuple[Any, dict[str, Any]]:
-    """A signature with one to four outputs, and values for them."""
-    kinds = draw(st.lists(st.sampled_from(list(VALUES)), min_size=1, max_size=4))
-    outputs = {f"out_{at}": kind for at, kind in enumerate(kinds)}
-    return signature_of({"q": str}, outputs), {name: draw(VALUES[kind]) for name, kind in outputs.items()}
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(call=calls())
-def test_every_value_is_read_back_as_it_was(call: tuple[Any, dict[str, Any]]) -> None:
-    signature, outputs = call
-    read = prompts.parse(CompactAdapter(), signature, answer_of(signature, outputs))
-    assert read == outputs
-    assert [type(value) for value in read.values()] == [type(value) for value in outputs.values()]
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(call=calls())
-def test_a_grammar_lets_through_what_is_written(call: tuple[Any, dict[str, Any]]) -> None:
-    signature, outputs = call
-    try:
-        grammar = derive_grammar(signature, prompts.make_prompt_adapter("compact"))
-    except NoGrammar:
-        return
-    answer = answer_of(signature, outputs)
-    assert accepts(grammar, answer), answer
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(call=calls(), seed=st.integers(0, 2**32))
-def test_whatever_a_grammar_lets_through_is_read(call: tuple[Any, dict[str, Any]], seed: int) -> None:
-    signature, _ = call
-    adapter = prompts.make_prompt_adapter("compact")
-    try:
-        matcher = compiled(derive_grammar(signature, adapter, most_text=20))
-    except NoGrammar:
-        return
-    answer = walk(matcher, random.Random(seed))
-    if answer:
-        assert set(prompts.parse(adapter, signature, answer)) == set(signature.output_fields)
-
-
-@settings(max_examples=200, deadline=None)
-@given(first=VALUES[str], second=VALUES[str], other_first=VALUES[str], other_second=VALUES[str])
+@settings(max_examples=200)
+@given(first=TEXTS, second=TEXTS, other_first=TEXTS, other_second=TEXTS)
 def test_different_inputs_have_different_prompts(first: str, second: str, other_first: str, other_second: str) -> None:
     signature = signature_of({"out_0": str, "out_1": str}, {"a": str})
     one, two = {"out_0": first, "out_1": second}, {"out_0": other_first, "out_1": other_second}

@@ -1,100 +1,18 @@
-"""Streaming of compact answers through dspy's own listeners: what is streamed of a field is what is parsed of it."""
+"""Streaming of compact answers through dspy's own listeners; what is streamed of a field is in test_compact_differential.py."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Message, Response, StreamDeltaEvent, StreamEndEvent, StreamStartEvent, TextDelta, TextPart, Usage
-from dspy.streaming import StreamListener, StreamResponse, streamify
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from dspy.streaming import StreamListener, streamify
 
 from stillhouse_programs import prompts
 from stillhouse_programs.compact import CompactAdapter
-from stillhouse_programs.compact_text import read_value
 from stillhouse_programs.pinning import pin
+from tests.unit.programs.compact_calls import signature_of
+from tests.unit.programs.compact_stream import heard, joined, predictor
 from tests.unit.programs.samples import Reply
-from tests.unit.programs.test_compact import answer_of, calls, signature_of
-
-USAGE = Usage(input_tokens=1, output_tokens=1)
-
-
-class Engine:
-    """An LM that gives one answer in pieces."""
-
-    def __init__(self, pieces: list[str]) -> None:
-        self.pieces = pieces
-
-    def complete(self, request: Any) -> Response:
-        text = TextPart("".join(self.pieces))
-        return Response(id="1", model="test", message=Message.assistant([text]), finish_reason="stop", usage=USAGE)
-
-    def stream(self, request: Any) -> Iterator[Any]:
-        yield StreamStartEvent(id="1", model="test")
-        for piece in self.pieces:
-            yield StreamDeltaEvent(delta=TextDelta(text=piece, part_index=0))
-        yield StreamEndEvent(finish_reason="stop", usage=USAGE)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
-        return self
-
-
-class AsyncEngine:
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    async def complete(self, request: Any) -> Response:
-        return self.engine.complete(request)
-
-    async def stream(self, request: Any) -> AsyncIterator[Any]:
-        for event in self.engine.stream(request):
-            yield event
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "AsyncEngine":
-        return self
-
-
-def predictor(signature: Any, pieces: list[str]) -> Any:
-    asked = dspy.Predict(signature)
-    asked.lm = dspy.LM("test/none", engine=Engine(pieces), async_engine=AsyncEngine(Engine(pieces)), cache=False, num_retries=0)
-    return asked
-
-
-async def heard(program: Any, listeners: list[Any], inputs: dict[str, Any], is_async: bool = True) -> tuple[list[StreamResponse], Any]:
-    """The pieces, and the prediction."""
-    stream = streamify(program, stream_listeners=listeners, is_async_program=is_async)
-    *pieces, last = [part async for part in stream(**inputs)]
-    return [piece for piece in pieces if isinstance(piece, StreamResponse)], last
-
-
-def joined(pieces: list[StreamResponse], name: str) -> str:
-    return "".join(piece.chunk for piece in pieces if piece.signature_field_name == name)
-
-
-def cut(text: str, rnd: random.Random) -> list[str]:
-    pieces: list[str] = []
-    while text:
-        at = rnd.randint(1, 6)
-        pieces, text = [*pieces, text[:at]], text[at:]
-    return pieces
-
-
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(call=calls(), seed=st.integers(0, 2**32))
-def test_every_field_is_streamed_as_it_is_parsed(call: tuple[Any, dict[str, Any]], seed: int) -> None:
-    signature, outputs = call
-    asked = predictor(signature, cut(answer_of(signature, outputs), random.Random(seed)))
-    listeners = [StreamListener(signature_field_name=name) for name in outputs]
-    pieces, prediction = asyncio.run(heard(pin(asked, CompactAdapter()), listeners, {"q": "x"}))
-    assert dict(prediction.items()) == outputs
-    for name, value in outputs.items():
-        annotation = signature.output_fields[name].annotation
-        text = joined(pieces, name)
-        assert (text if annotation is str else read_value(text, annotation)) == value
-
 
 ANSWER = ["ans", "wer: Hello", ".\nconf", "used? ", "\ncon", "fidence", ": 0.5"]
 

@@ -137,6 +137,14 @@ class TestForms:
         refused = '[[ ## out_0 ## ]]\n{"amount": -1, "code": "EUR"}\n\n[[ ## completed ## ]]\n'
         assert not accepts(grammar, refused)
 
+    @pytest.mark.parametrize("kind", ["chat", "compact"])
+    def test_text_before_an_object_with_bounds_ends_where_the_next_field_begins(self, kind: str) -> None:
+        adapter, signature = prompts.make_prompt_adapter(kind), signature_of(str, int, Price, str)
+        outputs = {"out_0": "Hello\n\nthere", "out_1": 3, "out_2": Price(amount=3.5, code="EUR"), "out_3": "so\nlong"}
+        grammar = derive_grammar(signature, adapter)
+        assert list(grammar) == ["grammar"]
+        assert accepts(grammar, prompts.render_answer(adapter, signature, outputs))
+
     def test_an_enum_of_numbers_is_written_by_name(self) -> None:
         adapter, signature = prompts.make_prompt_adapter("chat"), signature_of(Level)
         grammar = derive_grammar(signature, adapter)
