@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 import orjson
 
 from engines.lmhost.engine import Engine
-from engines.lmhost.guidance import Grammar
 from engines.lmhost.prefix_tree import Tokens
 from engines.lmhost.prompts import Prompts
 from engines.lmhost.rows import Piece, Request, Row
@@ -24,6 +23,7 @@ from engines.lmhost.schemas import AnswerRequest
 from engines.lmhost.schemas import usage as usage_of
 from engines.lmhost.tools import CallReader
 from engines.lmhost.tracing import Generation
+from engines.lmhost.walks import Grammar
 
 Body = TypeVar("Body", bound=AnswerRequest)
 Constraint = tuple[str, Any, str]

@@ -144,7 +144,7 @@ class StretchAttention:
 
     def __init__(self, kv: Tensor, start: int, stop: int, groups: int) -> None:
         self._kv, self._start, self._stop = kv, start, stop
-        self._mask = causal_mask(torch.arange(start, stop, device=kv.device)[None], stop, groups, kv.dtype)
+        self._mask = additive_mask(causal(torch.arange(start, stop, device=kv.device)[None], stop), groups, kv.dtype)
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         self._kv[layer, 0, self._start : self._stop] = k
@@ -161,8 +161,12 @@ class StretchAttention:
         return out, lse.reshape(kv_heads, n, groups).transpose(0, 1).reshape(n, heads)
 
 
-def causal_mask(places: Tensor, length: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask ``[rows, 1, width * groups, length]``: a query at own place p sees own places 0..p."""
-    sees = torch.arange(length, device=places.device) <= places[:, :, None]
-    mask = torch.zeros(sees.shape, dtype=dtype, device=places.device).masked_fill_(~sees, float("-inf"))
+def causal(places: Tensor, length: int) -> Tensor:
+    """``[rows, width, length]`` (bool): a query at own place p sees own places 0..p."""
+    return torch.arange(length, device=places.device) <= places[:, :, None]
+
+
+def additive_mask(sees: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """``sees [rows, width, length]`` as an additive mask ``[rows, 1, width * groups, length]``."""
+    mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, float("-inf"))
     return mask.repeat_interleave(groups, dim=1)[:, None]

@@ -6,10 +6,10 @@ from collections import defaultdict
 
 from torch import Tensor
 
-from engines.lmhost.guidance import Allowed
 from engines.lmhost.model import Llama
 from engines.lmhost.rows import Row
 from engines.lmhost.sampling import Draw, choose
+from engines.lmhost.walks import Allowed
 
 # A row, and how many drafted tokens lie between its last token and the one to choose.
 Place = tuple[Row, int]

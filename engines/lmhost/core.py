@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from engines.lmhost.ahead import Ahead
 from engines.lmhost.chooser import Chooser
 from engines.lmhost.drafts import Drafts
 from engines.lmhost.errors import HostError
@@ -30,6 +30,8 @@ from engines.lmhost.prefix_tree import PrefixTree
 from engines.lmhost.rows import AnswerText, Piece, Request, Row
 
 logger = logging.getLogger(__name__)
+# Of the alternatives that a grammar leaves open, computed with a prompt: about what one more pass takes on a processor.
+AHEAD_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -167,19 +169,22 @@ class Core:
         fresh = _first_of_each(fresh, rows) if self._use_cache else fresh
         waiting = self._prepare(fresh)
         batch = [row for row in rows if row.slot is not None]
-        room = self._limits.pass_tokens - len(batch)
+        ahead = {id(row): self._ahead(row) for row in batch}
+        room = self._limits.pass_tokens - sum(1 + len(each.tokens) for each in ahead.values())
         for row in fresh:
-            if id(row) not in waiting and self._fits(row, room, batch):
+            more = self._ahead(row)
+            if id(row) not in waiting and self._fits(row, len(more.tokens), room, batch):
                 self._credit(row, place(row, self._tree, self._pool))
                 batch.append(row)
-                room -= row.length - row.computed
+                ahead[id(row)] = more
+                room -= row.length - row.computed + len(more.tokens)
         if batch:
-            self._forward(batch)
+            self._forward(batch, ahead)
 
-    def _fits(self, row: Row, room: int, batch: list[Row]) -> bool:
+    def _fits(self, row: Row, ahead: int, room: int, batch: list[Row]) -> bool:
         if not batch:
             return True
-        needed = self._tree.missing(row.adapter_uid, row.tokens()[:-1]) + 1
+        needed = self._tree.missing(row.adapter_uid, row.tokens()[:-1]) + 1 + ahead
         held = sum(other.own for other in batch)
         return needed <= room and held + row.length <= self._limits.slot_tokens
 
@@ -191,29 +196,38 @@ class Core:
             self._job = None
         return waiting
 
-    def _forward(self, rows: list[Row]) -> None:
+    def _forward(self, rows: list[Row], ahead: dict[int, Ahead]) -> None:
         rows.sort(key=lambda row: row.group)
-        drafts = [self._drafts.guess(row) if self._use_drafts else [] for row in rows]
-        new = [np.append(row.tokens(row.computed), np.array(draft, np.int32)) for row, draft in zip(rows, drafts, strict=True)]
-        self._pool.reserve(max(row.own + len(tokens) for row, tokens in zip(rows, new, strict=True)))
-        sizes = [len(draft) for draft in drafts]
-        hidden = self._model.forward(rows_batch(self._model, self._pool, rows, new, sizes))
+        more = [ahead[id(row)] for row in rows]
+        new = [row.tokens(row.computed) for row in rows]
+        counts = [len(tokens) + len(each.tokens) for tokens, each in zip(new, more, strict=True)]
+        self._pool.reserve(max(row.own + count for row, count in zip(rows, counts, strict=True)))
+        hidden = self._model.forward(rows_batch(self._model, self._pool, rows, new, more))
         self.stats.passes += 1
-        self.stats.pass_tokens += sum(map(len, new))
+        self.stats.pass_tokens += sum(counts)
         for row in rows:
             row.own += row.length - row.computed
             self._keep(row)
-        self._accept(rows, drafts, hidden)
+        self._accept(rows, more, list(torch.split(hidden, [1 + len(each.wanted) for each in more])))
 
-    def _accept(self, rows: list[Row], drafts: list[list[int]], hidden: Tensor) -> None:
-        """Choose a token at every wanted place; go along a row's draft as long as it was right."""
-        tokens = self._chooser.choose(
-            [(row, ahead) for row, draft in zip(rows, drafts, strict=True) for ahead in range(1 + len(draft))], hidden
-        )
-        place = 0
-        for row, draft in zip(rows, drafts, strict=True):
-            self._accept_row(row, draft, tokens[place:], hidden[place:])
-            place += 1 + len(draft)
+    def _ahead(self, row: Row) -> Ahead:
+        """What to compute of a row together with what must be computed anyway."""
+        if row.walk is None:
+            return Ahead.chain(self._drafts.guess(row)) if self._use_drafts else Ahead()
+        return row.walk.ahead(AHEAD_TOKENS, row.request.max_tokens - len(row.out) - 1) if self._use_cache else Ahead()
+
+    def _accept(self, rows: list[Row], ahead: list[Ahead], hidden: list[Tensor]) -> None:
+        """Choose a token at every place of a row's guess, and go along it as long as it was right; or after its last token, and remember
+        what belongs to the ways that a grammar leaves open."""
+        guesses = [list(each.tokens) if row.walk is None else [] for row, each in zip(rows, ahead, strict=True)]
+        places = [(row, place) for row, guess in zip(rows, guesses, strict=True) for place in range(1 + len(guess))]
+        states = [each[: 1 + len(guess)] for each, guess in zip(hidden, guesses, strict=True)]
+        tokens = iter(self._chooser.choose(places, torch.cat(states)))
+        for row, guess, each, known in zip(rows, guesses, ahead, hidden, strict=True):
+            if row.walk is not None and self._use_cache:
+                for place, state in zip(each.wanted, known[1:], strict=True):
+                    self._memo.put(row, state, each.path(place))
+            self._accept_row(row, guess, [next(tokens) for _ in range(1 + len(guess))], known)
 
     def _accept_row(self, row: Row, draft: list[int], tokens: list[int], hidden: Tensor) -> None:
         for ahead in range(1 + len(draft)):

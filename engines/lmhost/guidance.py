@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from copy import copy
-from dataclasses import dataclass
 from typing import Any
 
 import llguidance
 import numpy as np
 import torch
-from torch import Tensor
 
+from engines.lmhost.ahead import Ahead
+from engines.lmhost.alternatives import alternatives
+from engines.lmhost.closed import ClosedGrammar
 from engines.lmhost.errors import bad_request
 from engines.lmhost.grammar_trial import GrammarTrial
+from engines.lmhost.walks import Allowed, Grammar
 
 # Up to this many allowed tokens, logits are made for these tokens only.
 FEW = 512
@@ -24,15 +26,7 @@ _LONGEST_PROBLEM = 500
 _WHITESPACE: Any = {"whitespace_flexible": False}
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """The tokens that a grammar allows next: their ``ids`` where they are few, else ``forbidden [vocab]`` (bool)."""
-
-    ids: Tensor | None
-    forbidden: Tensor | None
-
-
-class Grammar:
+class OpenGrammar:
     """A compiled grammar. What it allows and forces after a beginning is remembered, since many rows take the same path."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab: int) -> None:
@@ -69,27 +63,23 @@ class Grammar:
 class GrammarWalk:
     """One row's way through a grammar."""
 
-    def __init__(self, grammar: Grammar, matcher: llguidance.LLMatcher) -> None:
+    def __init__(self, grammar: OpenGrammar, matcher: llguidance.LLMatcher) -> None:
         self._grammar, self._matcher = grammar, matcher
         self._path: tuple[int, ...] = ()
 
     @property
     def done(self) -> bool:
-        """Nothing can follow."""
         return self._matcher.is_stopped()
 
     @property
     def error(self) -> str:
-        """Why the walk cannot go on, or an empty string."""
         return self._matcher.get_error()
 
     def accept(self, token: int) -> None:
-        """Step over one chosen token."""
         self._matcher.consume_token(token)
         self._path += (token,)
 
     def forced(self) -> list[int]:
-        """Tokens that must follow, tokenised as the tokenizer would; they count as accepted."""
         tokens = list(self._matcher.compute_ff_tokens())
         if tokens:
             self._matcher.consume_tokens(tokens)
@@ -97,18 +87,24 @@ class GrammarWalk:
         return tokens
 
     def allowed(self) -> Allowed:
-        """The tokens that may follow, the end of the answer among them where the grammar accepts."""
         return self._grammar.allowed(self._matcher, self._path)
+
+    def ahead(self, most: int, depth: int) -> Ahead:
+        """Nothing: too many tokens may follow to compute them all."""
+        return Ahead()
 
 
 class Guidance:
     """Compiles the ``structured_outputs`` and ``response_format`` of requests. One thread at a time."""
 
     def __init__(self, tokenizer: Any, vocab: int, end_tokens: list[int]) -> None:
-        self._vocab = vocab
-        described: dict[str, Any] = {"tokenizer": _serialized(tokenizer), "n_vocab": vocab, "eos_token": end_tokens}
+        self._vocab, self._ends = vocab, end_tokens
+        self._speller = _plain(tokenizer)
+        described: dict[str, Any] = {"tokenizer": self._speller.to_str(), "n_vocab": vocab, "eos_token": end_tokens}
         self._tokenizer = llguidance.LLTokenizer(**described)
         self._trial = GrammarTrial(described)
+        # Part of an answer that reads as a special token, as the end of a turn, is text all the same.
+        self._speller.encode_special_tokens = True
         self._known: OrderedDict[str, Grammar | str] = OrderedDict()
 
     def compile(self, kind: str, value: Any, param: str) -> Grammar:
@@ -137,15 +133,18 @@ class Guidance:
             return str(error)[:_LONGEST_PROBLEM]
         if problem := self._trial.problem(source):
             return problem.strip()[:_LONGEST_PROBLEM]
-        return Grammar(llguidance.LLMatcher(self._tokenizer, source, log_level=0), self._vocab)
+        texts = alternatives(source)
+        if texts is not None:
+            return ClosedGrammar([self._speller.encode(text, add_special_tokens=False).ids for text in texts], self._ends)
+        return OpenGrammar(llguidance.LLMatcher(self._tokenizer, source, log_level=0), self._vocab)
 
 
-def _serialized(tokenizer: Any) -> str:
-    """The tokenizer as JSON, as ``llguidance.hf`` takes it."""
+def _plain(tokenizer: Any) -> Any:
+    """A copy of the tokenizer's inner one that neither pads nor cuts, as ``llguidance.hf`` takes it."""
     backend = copy(tokenizer.backend_tokenizer)
     backend.no_padding()
     backend.no_truncation()
-    return str(backend.to_str())
+    return backend
 
 
 def _source(kind: str, value: Any) -> str:

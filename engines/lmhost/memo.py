@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -25,9 +26,9 @@ class HiddenMemo:
         self._states[digest] = found
         return found[1]
 
-    def put(self, row: Row, hidden: Tensor) -> None:
-        """Remember ``hidden [hidden_size]``."""
-        self._states[row.digest()] = (row.adapter_uid, hidden)
+    def put(self, row: Row, hidden: Tensor, beyond: Sequence[int] = ()) -> None:
+        """Remember ``hidden [hidden_size]`` after the row's tokens and those ``beyond`` them."""
+        self._states[row.digest(beyond)] = (row.adapter_uid, hidden)
         if len(self._states) > self.entries:
             del self._states[next(iter(self._states))]
 

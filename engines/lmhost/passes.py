@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.lmhost.attention import Bucket, CascadeAttention, Own, Shared, SlotAttention, StretchAttention, causal_mask
+from engines.lmhost.ahead import Ahead
+from engines.lmhost.attention import Bucket, CascadeAttention, Own, Shared, SlotAttention, StretchAttention, additive_mask, causal
 from engines.lmhost.kv import SlotPool
 from engines.lmhost.lora import LoraAdapter, LoraSlice
 from engines.lmhost.model import Batch, Llama
@@ -19,22 +20,28 @@ from engines.lmhost.rows import Row
 NARROW = 16
 
 
-def rows_batch(model: Llama, pool: SlotPool, rows: list[Row], new: list[Tokens], drafted: list[int]) -> Batch:
-    """The batch that computes ``new[i]`` tokens of ``rows[i]``, hidden states wanted for the last ``1 + drafted[i]`` of them.
+def rows_batch(model: Llama, pool: SlotPool, rows: list[Row], new: list[Tokens], ahead: list[Ahead]) -> Batch:
+    """The batch that computes ``new[i]`` and then ``ahead[i]`` of ``rows[i]``, hidden states wanted for the last of the former and where
+    the latter wants them.
 
     Rows must be sorted by ``Row.group`` and own slots with room.
     """
-    counts = np.array([len(tokens) for tokens in new])
+    tokens = [np.append(known, np.array(more.tokens, np.int32)) for known, more in zip(new, ahead, strict=True)]
+    counts = np.array([len(each) for each in tokens])
     ends = counts.cumsum()
-    inside = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
-    own = np.repeat([row.own for row in rows], counts) + inside
-    positions = np.repeat([row.computed for row in rows], counts) + inside
+    own = np.repeat([row.own for row in rows], counts) + np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    positions = np.concatenate(
+        [
+            row.computed + np.append(np.arange(len(known)), len(known) + more.depths)
+            for row, known, more in zip(rows, new, ahead, strict=True)
+        ]
+    )
     slots = np.array([row.slot for row in rows])
     flat = np.repeat(slots, counts) * pool.capacity + own
-    buckets = [_bucket(model, pool, rows, counts, ends, own, picked) for picked in _by_width(counts)]
+    buckets = [_bucket(model, pool, rows, counts, ends, own, picked, ahead) for picked in _by_width(counts)]
     attention = SlotAttention(pool, _tensor(flat, model), buckets)
-    wanted = np.concatenate([np.arange(end - 1 - guessed, end) for end, guessed in zip(ends, drafted, strict=True)])
-    return _batch(model, np.concatenate(new), positions, wanted, _lora(rows, ends), attention, _stretches(rows, ends))
+    wanted = np.concatenate([end - len(more.tokens) + np.array([-1, *more.wanted]) for end, more in zip(ends, ahead, strict=True)])
+    return _batch(model, np.concatenate(tokens), positions, wanted, _lora(rows, ends), attention, _stretches(rows, ends))
 
 
 def stretch_batch(model: Llama, adapter: LoraAdapter | None, before: list[Hit], kv: Tensor, tokens: Tokens, start: int) -> Batch:
@@ -64,7 +71,14 @@ def _by_width(counts: np.ndarray) -> list[np.ndarray]:
 
 
 def _bucket(
-    model: Llama, pool: SlotPool, rows: list[Row], counts: np.ndarray, ends: np.ndarray, own: np.ndarray, picked: np.ndarray
+    model: Llama,
+    pool: SlotPool,
+    rows: list[Row],
+    counts: np.ndarray,
+    ends: np.ndarray,
+    own: np.ndarray,
+    picked: np.ndarray,
+    ahead: list[Ahead],
 ) -> Bucket:
     """The grid of some rows: grid rows are slots where the grid is narrow, else the picked rows with their keys gathered."""
     width, length = int(counts[picked].max()), max(rows[i].own + int(counts[i]) for i in picked)
@@ -77,7 +91,13 @@ def _bucket(
     cells = np.repeat(grid_rows, counts[picked]) * width + inside
     places = np.zeros(height * width, dtype=np.int64)
     places[cells] = own[tokens]
-    mask = causal_mask(_tensor(places, model).view(height, width), length, model.shape.groups, model.dtype)
+    sees = causal(_tensor(places, model).view(height, width), length)
+    for grid_row, i in zip(grid_rows, picked, strict=True):
+        if more := len(ahead[i].tokens):
+            first = int(counts[i]) - more
+            start = rows[i].own + first
+            sees[grid_row, first : first + more, start : start + more] = torch.from_numpy(ahead[i].sees).to(model.device)
+    mask = additive_mask(sees, model.shape.groups, model.dtype)
     gathered = None if in_order else _tensor(slots, model)
     return Bucket(_tensor(tokens, model), _tensor(cells, model), gathered, height, width, length, mask)
 

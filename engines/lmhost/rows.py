@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from engines.lmhost.errors import HostError
-from engines.lmhost.guidance import Grammar, GrammarWalk
 from engines.lmhost.lora import LoraAdapter
 from engines.lmhost.prefix_tree import Hit, Tokens
 from engines.lmhost.sampling import Draw, Sampling, uniform
+from engines.lmhost.walks import Grammar, Walk
 
 Finish = Literal["stop", "length"]
 _arrivals = itertools.count(1)
@@ -58,7 +58,7 @@ class Row:
     """A request in the engine. ``computed`` tokens have keys and values: the ``hits`` it shares, then ``own`` tokens in its slot."""
 
     request: Request
-    walk: GrammarWalk | None = None
+    walk: Walk | None = None
     out: list[int] = field(default_factory=list)
     slot: int | None = None
     shared: list[Hit] = field(default_factory=list)
@@ -107,15 +107,21 @@ class Row:
         sampling = self.request.sampling
         return Draw(sampling, uniform(sampling.seed, self.request.sample, len(self.out) + ahead) if sampling.temperature > 0 else 0.0)
 
-    def digest(self) -> bytes:
-        """Identifies LoRA adapter and all tokens so far; extended token by token, so that any two ways to a sequence agree."""
+    def digest(self, beyond: Sequence[int] = ()) -> bytes:
+        """Identifies LoRA adapter and all tokens so far, and those ``beyond`` them; extended token by token, so that any two ways to a
+        sequence agree."""
         if self._digested < 0:
             head = self.adapter_uid.to_bytes(8, "big") + self.request.prompt.tobytes()
             self._digest, self._digested = hashlib.blake2b(head, digest_size=16).digest(), 0
-        for token in self.out[self._digested :]:
-            self._digest = hashlib.blake2b(self._digest + token.to_bytes(4, "big"), digest_size=16).digest()
+        self._digest = _extended(self._digest, self.out[self._digested :])
         self._digested = len(self.out)
-        return self._digest
+        return _extended(self._digest, beyond)
+
+
+def _extended(digest: bytes, tokens: Sequence[int]) -> bytes:
+    for token in tokens:
+        digest = hashlib.blake2b(digest + token.to_bytes(4, "big"), digest_size=16).digest()
+    return digest
 
 
 class AnswerText:
@@ -143,7 +149,7 @@ class AnswerText:
         if row.finish is None and len(row.out) >= row.request.max_tokens:
             row.finish = "length"
 
-    def _follow(self, row: Row, walk: GrammarWalk) -> None:
+    def _follow(self, row: Row, walk: Walk) -> None:
         """Take what the grammar forces now; an answer that fills the grammar ends."""
         if self._jump and not walk.done:
             row.out.extend(walk.forced())
