@@ -18,7 +18,7 @@ from engines.lmhost.engine import Engine
 from engines.lmhost.prefix_tree import Tokens
 from engines.lmhost.prompts import Prompts
 from engines.lmhost.rows import Piece, Request, Row
-from engines.lmhost.sampling import Sampling
+from engines.lmhost.sampling import Chosen, Sampling
 from engines.lmhost.schemas import AnswerRequest
 from engines.lmhost.schemas import usage as usage_of
 from engines.lmhost.tools import CallReader
@@ -79,6 +79,10 @@ class Answering(ABC, Generic[Body]):
         """Choices that a stream begins with."""
         return []
 
+    def logprobs(self, piece: Piece) -> dict[str, Any] | None:
+        """OpenAI's logprobs of a choice, for requests that ask for them."""
+        return {"content": [self._token_logprob(each) for each in piece.chosen], "refusal": None} if piece.chosen else None
+
     def cancel(self, running: Running) -> None:
         """The caller has gone."""
         running.generation.fail("cancelled")
@@ -119,6 +123,10 @@ class Answering(ABC, Generic[Body]):
         finally:
             self.cancel(running)
 
+    def _token_logprob(self, chosen: Chosen) -> dict[str, Any]:
+        top = [{**self._engine.guidance.written(token), "logprob": logprob} for token, logprob in chosen.top]
+        return {**self._engine.guidance.written(chosen.token), "logprob": chosen.logprob, "top_logprobs": top}
+
     async def _submit(
         self, body: Body, prompts: Sequence[Tokens], most: int | None, constraint: Constraint | None, background: bool
     ) -> Running:
@@ -131,7 +139,19 @@ class Answering(ABC, Generic[Body]):
         pieces, listener = _listener()
         sampling, each = _sampling(body), body.n or 1
         requests = [
-            Request(prompt, adapter, sampling, room, listener, number * each + sample, body.stops(), grammar, bool(body.stream), background)
+            Request(
+                prompt,
+                adapter,
+                sampling,
+                room,
+                listener,
+                number * each + sample,
+                body.stops(),
+                grammar,
+                bool(body.stream),
+                body.likeliest(),
+                background,
+            )
             for number, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
             for sample in range(each)
         ]

@@ -53,10 +53,26 @@ class Chat(Answering[ChatRequest]):
         return [{"index": sample, "delta": said, "logprobs": None, "finish_reason": None} for sample in range(len(running.rows))]
 
     def whole(self, running: Running, piece: Piece) -> dict[str, Any]:
-        return _choice(running, piece, "message")
+        return self._choice(running, piece, "message")
 
     def part(self, running: Running, piece: Piece) -> dict[str, Any]:
-        return _choice(running, piece, "delta")
+        return self._choice(running, piece, "delta")
+
+    def _choice(self, running: Running, piece: Piece, kind: Literal["message", "delta"]) -> dict[str, Any]:
+        """A whole answer, or what is new of it, with its tool calls beside the text."""
+        reader, finish = running.readers[piece.sample], str(piece.finish or "") or None
+        before, text, calls = 0, piece.text, list[dict[str, Any]]()
+        if reader is not None:
+            before = reader.count
+            text, calls = reader.take(piece.text, last=piece.finish is not None)
+            finish = "tool_calls" if finish == "stop" and reader.count else finish
+        if kind == "message":
+            said: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text}
+        else:
+            said = {"content": text} if text else {}
+            calls = [{"index": at, **call} for at, call in enumerate(calls, before)]
+        said = {**said, **({"tool_calls": calls} if calls else {})}
+        return {"index": piece.sample, kind: said, "logprobs": self.logprobs(piece), "finish_reason": finish}
 
 
 def _messages(body: ChatRequest) -> list[dict[str, Any]]:
@@ -64,19 +80,3 @@ def _messages(body: ChatRequest) -> list[dict[str, Any]]:
         return [message.rendered() for message in body.messages]
     except ValueError as error:
         raise bad_request(f"messages: {error}", "messages") from None
-
-
-def _choice(running: Running, piece: Piece, kind: Literal["message", "delta"]) -> dict[str, Any]:
-    """A whole answer, or what is new of it, with its tool calls beside the text."""
-    reader, finish = running.readers[piece.sample], str(piece.finish or "") or None
-    before, text, calls = 0, piece.text, list[dict[str, Any]]()
-    if reader is not None:
-        before = reader.count
-        text, calls = reader.take(piece.text, last=piece.finish is not None)
-        finish = "tool_calls" if finish == "stop" and reader.count else finish
-    if kind == "message":
-        said: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text}
-    else:
-        said = {"content": text} if text else {}
-        calls = [{"index": at, **call} for at, call in enumerate(calls, before)]
-    return {"index": piece.sample, kind: {**said, **({"tool_calls": calls} if calls else {})}, "logprobs": None, "finish_reason": finish}

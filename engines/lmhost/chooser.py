@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engines.lmhost.model import Llama
 from engines.lmhost.rows import Row
-from engines.lmhost.sampling import Draw, choose
+from engines.lmhost.sampling import Chosen, choose, forced, weighed
 from engines.lmhost.walks import Allowed
 
 # A row, and how many drafted tokens lie between its last token and the one to choose.
@@ -21,34 +21,44 @@ class Chooser:
     def __init__(self, model: Llama) -> None:
         self._model = model
 
-    def choose(self, places: list[Place], hidden: Tensor) -> list[int]:
-        """One token id for each place; ``hidden [len(places), hidden_size]``."""
+    def choose(self, places: list[Place], hidden: Tensor) -> list[Chosen]:
+        """One token for each place; ``hidden [len(places), hidden_size]``."""
         allowed = [row.walk.allowed() if row.walk else None for row, _ in places]
-        tokens = [0] * len(places)
+        chosen = [Chosen(0)] * len(places)
         for members in _alike(allowed):
             first = allowed[members[0]]
-            picked = [places[i][0].draw(places[i][1]) for i in members]
+            picked = [places[i] for i in members]
             if first is not None and first.ids is not None:
                 found = self._among(picked, hidden[members], first.ids)
             else:
                 found = self._any(picked, hidden[members], [allowed[i] for i in members])
             for i, token in zip(members, found, strict=True):
-                tokens[i] = token
-        return tokens
+                chosen[i] = token
+        return chosen
 
-    def _among(self, draws: list[Draw], hidden: Tensor, ids: Tensor) -> list[int]:
+    def _among(self, places: list[Place], hidden: Tensor, ids: Tensor) -> list[Chosen]:
         names = ids.tolist()
         if len(names) == 1:
-            return names * len(draws)
+            return [forced(names[0], row.request.logprobs) for row, _ in places]
         logits = self._model.logits_of(hidden, ids.to(hidden.device))
-        return [names[column] for column in choose(logits, draws)]
+        return _chosen(places, logits, names)
 
-    def _any(self, draws: list[Draw], hidden: Tensor, allowed: list[Allowed | None]) -> list[int]:
+    def _any(self, places: list[Place], hidden: Tensor, allowed: list[Allowed | None]) -> list[Chosen]:
         logits = self._model.logits(hidden)
         for row, rule in enumerate(allowed):
             if rule is not None and rule.forbidden is not None:
                 logits[row].masked_fill_(rule.forbidden.to(logits.device), float("-inf"))
-        return choose(logits, draws)
+        return _chosen(places, logits, None)
+
+
+def _chosen(places: list[Place], logits: Tensor, ids: list[int] | None) -> list[Chosen]:
+    """A token for each place, with its log-probability where the row's request asks for it; ``ids`` are the names of the columns."""
+    columns = choose(logits, [row.draw(ahead) for row, ahead in places])
+    tokens = columns if ids is None else [ids[column] for column in columns]
+    wanted = [row.request.logprobs for row, _ in places]
+    return [
+        Chosen(token) if most is None else weighed(token, each, ids, most) for token, each, most in zip(tokens, logits, wanted, strict=True)
+    ]
 
 
 def _alike(allowed: list[Allowed | None]) -> list[list[int]]:

@@ -28,6 +28,7 @@ from engines.lmhost.passes import rows_batch
 from engines.lmhost.placement import PrefixJob, next_job, place
 from engines.lmhost.prefix_tree import PrefixTree
 from engines.lmhost.rows import AnswerText, Piece, Request, Row
+from engines.lmhost.sampling import Chosen
 
 logger = logging.getLogger(__name__)
 # Of the alternatives that a grammar leaves open, computed with a prompt: about what one more pass takes on a processor.
@@ -229,12 +230,12 @@ class Core:
                     self._memo.put(row, state, each.path(place))
             self._accept_row(row, guess, [next(tokens) for _ in range(1 + len(guess))], known)
 
-    def _accept_row(self, row: Row, draft: list[int], tokens: list[int], hidden: Tensor) -> None:
+    def _accept_row(self, row: Row, draft: list[int], tokens: list[Chosen], hidden: Tensor) -> None:
         for ahead in range(1 + len(draft)):
             if self._use_cache:
                 self._memo.put(row, hidden[ahead])
             self._take(row, tokens[ahead])
-            if row.finish or row.cancelled or ahead == len(draft) or draft[ahead] != tokens[ahead]:
+            if row.finish or row.cancelled or ahead == len(draft) or draft[ahead] != tokens[ahead].token:
                 return
             # The guessed token's keys and values are already there.
             row.own += 1
@@ -260,7 +261,7 @@ class Core:
         for row, token in zip(rows, self._chooser.choose([(row, 0) for row in rows], hidden), strict=True):
             self._take(row, token)
 
-    def _take(self, row: Row, token: int) -> None:
+    def _take(self, row: Row, token: Chosen) -> None:
         self._guarded(row, partial(self._answers.take, row, token))
 
     def _guarded(self, row: Row, action: Callable[[], None]) -> None:
@@ -275,12 +276,14 @@ class Core:
     def _tell(self, row: Row) -> None:
         request = row.request
         if row.finish:
-            text = self._answers.news(row) if request.stream else self._answers.text(row)
+            text, chosen = self._answers.news(row)
             self.stats.completion_tokens += len(row.out)
             self._drafts.learn(row)
-            request.listener(Piece(request.sample, text, row.finish, None, len(row.out), row.cached or 0))
-        elif request.stream and (news := self._answers.news(row)):
-            request.listener(Piece(request.sample, news))
+            request.listener(Piece(request.sample, text, row.finish, None, len(row.out), row.cached or 0, chosen))
+        elif request.stream:
+            text, chosen = self._answers.news(row)
+            if text or chosen:
+                request.listener(Piece(request.sample, text, chosen=chosen))
 
     def _fail(self, rows: list[Row], error: HostError) -> None:
         for row in rows:

@@ -121,6 +121,13 @@ class Guidance:
             raise bad_request(f"Not a valid {kind}: {known}", param, "invalid_grammar")
         return known
 
+    def written(self, token: int) -> dict[str, Any]:
+        """How OpenAI's log-probabilities name a token: as text and as bytes, which special tokens have none of."""
+        if self._tokenizer.is_special_token(token):
+            return {"token": self._speller.id_to_token(token), "bytes": None}
+        raw = self._tokenizer.decode_bytes([token])
+        return {"token": raw.decode(errors="replace"), "bytes": list(raw)}
+
     def close(self) -> None:
         """End the process in which grammars are tried."""
         self._trial.close()

@@ -14,7 +14,7 @@ import numpy as np
 from engines.lmhost.errors import HostError
 from engines.lmhost.lora import LoraAdapter
 from engines.lmhost.prefix_tree import Hit, Tokens
-from engines.lmhost.sampling import Draw, Sampling, uniform
+from engines.lmhost.sampling import Chosen, Draw, Sampling, forced, uniform
 from engines.lmhost.walks import Grammar, Walk
 
 Finish = Literal["stop", "length"]
@@ -31,6 +31,8 @@ class Piece:
     error: HostError | None = None
     completion_tokens: int = 0
     cached_tokens: int = 0
+    chosen: tuple[Chosen, ...] = ()
+    """The tokens of the text, where the request asks for log-probabilities."""
 
 
 Listener = Callable[[Piece], None]
@@ -49,6 +51,8 @@ class Request:
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
     stream: bool = False
+    logprobs: int | None = None
+    """How many of the likeliest tokens to tell beside each; None asks for no log-probabilities."""
     background: bool = False
     """Nobody waits for it at once: it lets a trainer on the same processor go first."""
 
@@ -68,7 +72,9 @@ class Row:
     kept: bool = False
     finish: Finish | None = None
     cancelled: bool = False
+    chosen: list[Chosen] = field(default_factory=list)
     text_sent: int = 0
+    chosen_sent: int = 0
     arrival: int = field(default_factory=lambda: next(_arrivals))
     since: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
@@ -101,6 +107,13 @@ class Row:
         if start >= len(prompt):
             return np.array(self.out[start - len(prompt) :], dtype=np.int32)
         return np.concatenate((prompt[start:], np.array(self.out, dtype=np.int32)))
+
+    def append(self, chosen: Sequence[Chosen]) -> None:
+        """Go on with these tokens, as far as the request lets an answer go."""
+        chosen = chosen[: max(self.request.max_tokens - len(self.out), 0)]
+        self.out.extend(each.token for each in chosen)
+        if self.request.logprobs is not None:
+            self.chosen.extend(chosen)
 
     def draw(self, ahead: int = 0) -> Draw:
         """What decides the next token, or the one ``ahead`` places after it."""
@@ -136,13 +149,13 @@ class AnswerText:
             row.walk = row.request.grammar.walk()
             self._follow(row, row.walk)
 
-    def take(self, row: Row, token: int) -> None:
+    def take(self, row: Row, chosen: Chosen) -> None:
         """Append a chosen token and what it forces; sets ``row.finish`` where the answer ends."""
-        row.out.append(token)
-        if token in self.ends:
+        row.append([chosen])
+        if chosen.token in self.ends:
             row.finish = "stop"
         elif row.walk is not None:
-            row.walk.accept(token)
+            row.walk.accept(chosen.token)
             self._follow(row, row.walk)
         if row.finish is None and row.request.stop and self._stop_at(row) is not None:
             row.finish = "stop"
@@ -151,12 +164,12 @@ class AnswerText:
 
     def _follow(self, row: Row, walk: Walk) -> None:
         """Take what the grammar forces now; an answer that fills the grammar ends."""
-        if self._jump and not walk.done:
-            row.out.extend(walk.forced())
+        tokens = walk.forced() if self._jump and not walk.done else []
+        cut = len(row.out) + len(tokens) > row.request.max_tokens
+        row.append([forced(token, row.request.logprobs) for token in tokens])
         if walk.error:
             raise HostError(500, "grammar_failed", f"The grammar stopped: {walk.error.strip()}")
-        if len(row.out) > row.request.max_tokens:
-            del row.out[row.request.max_tokens :]
+        if cut:
             row.finish = "length"
         elif walk.done:
             row.finish = "stop"
@@ -167,14 +180,25 @@ class AnswerText:
         cut = _first(text, row.request.stop)
         return text if cut is None else text[:cut]
 
-    def news(self, row: Row) -> str:
-        """Text that has not been sent. While the row runs, the beginning of a stop string and a broken character are held back."""
+    def news(self, row: Row) -> tuple[str, tuple[Chosen, ...]]:
+        """Text that has not been sent, and its tokens. While the row runs, the beginning of a stop string and a broken character are held
+        back."""
         text = self.text(row)
         if row.finish is None:
             text = text[: len(text) - _held_back(text, row.request.stop)]
         news = text[row.text_sent :]
         row.text_sent = max(row.text_sent, len(text))
-        return news
+        first, row.chosen_sent = row.chosen_sent, self._covered(row)
+        return news, tuple(row.chosen[first : row.chosen_sent])
+
+    def _covered(self, row: Row) -> int:
+        """How many tokens the text that has been sent takes whole; at the end those without text too, as the one that ends an answer."""
+        if not row.chosen or (row.finish and len(self._decode(row.out)) == row.text_sent):
+            return len(row.chosen)
+        count = row.chosen_sent
+        while count < len(row.chosen) and len(self._decode(row.out[: count + 1])) <= row.text_sent:
+            count += 1
+        return count
 
     def _stop_at(self, row: Row) -> int | None:
         return _first(self._decode(row.out), row.request.stop)

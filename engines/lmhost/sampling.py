@@ -26,6 +26,32 @@ class Draw:
     uniform: float
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A token of an answer. ``logprob`` is the model's for it among the tokens that were allowed, before temperature and ``top_p``;
+    ``top`` are the likeliest of these with theirs. Both are empty where the request does not ask for them."""
+
+    token: int
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def forced(token: int, most: int | None) -> Chosen:
+    """The only token that was allowed, which is told beside itself where the ``most`` likeliest are."""
+    return Chosen(token, 0.0, ((token, 0.0),) if most else ())
+
+
+def weighed(token: int, logits: Tensor, ids: list[int] | None, most: int) -> Chosen:
+    """A token with the log-probabilities of itself and the ``most`` likeliest among ``ids``, which ``logits [n]`` belong to; None are all
+    tokens."""
+    logprobs = logits.log_softmax(-1)
+    values, columns = logprobs.topk(min(most, logits.shape[0]))
+    names = columns.tolist() if ids is None else [ids[column] for column in columns.tolist()]
+    column = token if ids is None else ids.index(token)
+    top = tuple((name, value) for name, value in zip(names, values.tolist(), strict=True) if value > float("-inf"))
+    return Chosen(token, float(logprobs[column]), top)
+
+
 def uniform(seed: int, sample: int, position: int) -> float:
     """The number in [0, 1) for one position of one sample of a request."""
     digest = hashlib.blake2b(f"{seed}:{sample}:{position}".encode(), digest_size=8).digest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -10,7 +10,7 @@ from engines.chat_template import for_template
 from engines.lmhost.errors import HostError, bad_request
 
 MAX_SAMPLES = 64
-ABSENT = frozenset({"logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
+MAX_TOP_LOGPROBS = 20
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -182,9 +182,8 @@ class AnswerRequest(BaseModel):
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     response_format: ResponseFormat | None = None
-    # The parameters of ABSENT: values that ask for nothing are taken from clients that always send them.
-    logprobs: Literal[False] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    # The parameters that are absent: values that ask for nothing are taken from clients that always send them.
+    absent: ClassVar[frozenset[str]] = frozenset({"presence_penalty", "frequency_penalty", "logit_bias"})
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
@@ -202,6 +201,10 @@ class AnswerRequest(BaseModel):
             raise ValueError("structured_outputs and response_format exclude each other")
         return self
 
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens to tell beside each of an answer; None asks for no log-probabilities."""
+        return None
+
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -217,6 +220,8 @@ class AnswerRequest(BaseModel):
 class CompletionRequest(AnswerRequest):
     """A text completion request: one prompt or several, each a text or its tokens."""
 
+    absent = AnswerRequest.absent | {"logprobs"}
+    logprobs: Literal[False] | None = None
     prompt: str | Annotated[list[str] | list[int] | list[list[int]], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -240,6 +245,17 @@ class ChatRequest(AnswerRequest):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: Annotated[list[Tool], Field(min_length=1)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _logprobs_wanted(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs")
+        return self
+
+    def likeliest(self) -> int | None:
+        return self.top_logprobs or 0 if self.logprobs else None
 
     @model_validator(mode="after")
     def _known_tool(self) -> Self:
@@ -278,11 +294,11 @@ class UnloadLora(BaseModel):
     lora_name: Text
 
 
-def invalid(error: ValidationError) -> HostError:
-    """pydantic's first complaint as an OpenAI-shaped 400."""
+def invalid(error: ValidationError, absent: frozenset[str] = frozenset()) -> HostError:
+    """pydantic's first complaint as an OpenAI-shaped 400; ``absent`` are parameters of OpenAI's that the route does not have."""
     first = error.errors(include_url=False, include_context=False)[0]
     param = ".".join(str(part) for part in first["loc"] if not _is_variant(part)) or None
-    if first["type"] == "extra_forbidden" or first["loc"][:1] in {(name,) for name in ABSENT}:
+    if first["type"] == "extra_forbidden" or str(first["loc"][:1] and first["loc"][0]) in absent:
         return bad_request(f"This host has no {param}.", param, "unsupported_parameter")
     return bad_request(f"{param or 'body'}: {first['msg']}", param)
 

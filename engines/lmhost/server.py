@@ -80,7 +80,7 @@ async def _read(request: Request, kind: type[Body]) -> Body:
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, getattr(kind, "absent", frozenset())) from error
 
 
 class Routes:

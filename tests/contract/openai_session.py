@@ -61,6 +61,8 @@ def answers(client: openai.OpenAI, model: str) -> dict[str, Any]:
     several = client.chat.completions.create(model=model, messages=ASKED, temperature=1, max_tokens=8, n=3, stop="help")
     shape: Any = {"type": "json_schema", "json_schema": {"name": "team", "schema": {"enum": ["billing"]}}}
     shaped = client.chat.completions.create(model=model, messages=ASKED, max_tokens=16, response_format=shape)
+    shape["json_schema"]["schema"] = {"enum": ["billing", "claims"]}
+    scored = client.chat.completions.create(model=model, messages=ASKED, max_tokens=16, response_format=shape, logprobs=True)
     return {
         "said": said,
         "responded": responded,
@@ -68,9 +70,8 @@ def answers(client: openai.OpenAI, model: str) -> dict[str, Any]:
         "embedded": not_there(client, model),
         "several": [choice.message.content for choice in several.choices],
         "shaped": shaped.choices[0].message.content,
-        "refused": [
-            refused(client, model, **option) for option in ({"logprobs": True}, {"presence_penalty": 0.5}, {"logit_bias": {"1": 1}})
-        ],
+        "logprobs": [[token.logprob for token in choice.logprobs.content or []] for choice in scored.choices if choice.logprobs],
+        "refused": [refused(client, model, **option) for option in ({"presence_penalty": 0.5}, {"logit_bias": {"1": 1}})],
     }
 
 

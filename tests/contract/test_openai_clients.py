@@ -61,7 +61,9 @@ class TestWholePath:
         assert len(found["several"]) == 3
         assert all("help" not in text for text in found["several"])
         assert found["shaped"] == '"billing"'
-        assert found["refused"] == ["logprobs", "presence_penalty", "logit_bias"]
+        (logprobs,) = found["logprobs"]
+        assert min(logprobs) < 0 == max(logprobs)
+        assert found["refused"] == ["presence_penalty", "logit_bias"]
 
 
 class TestErrors:

@@ -1,4 +1,5 @@
 import json
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -111,6 +112,32 @@ class TestChat:
         assert answer["choices"][0]["finish_reason"] == "stop"
 
 
+class TestLogProbabilities:
+    def test_are_those_of_the_answers_tokens(self, client: httpx.Client, engine: Engine) -> None:
+        (choice,) = complete(client, body(engine, temperature=1, seed=3, logprobs=True, top_logprobs=4))["choices"]
+        tokens = choice["logprobs"]["content"]
+        assert len(tokens) == 8
+        assert bytes(byte for token in tokens for byte in token["bytes"]).decode(errors="replace") == choice["message"]["content"]
+        for token in tokens:
+            logprobs = [other["logprob"] for other in token["top_logprobs"]]
+            assert len(logprobs) == 4
+            assert logprobs == sorted(logprobs, reverse=True)
+            assert token["logprob"] <= logprobs[0] < 0
+
+    def test_of_a_constrained_answer_are_among_what_was_allowed(self, client: httpx.Client, engine: Engine) -> None:
+        request = body(engine, structured_outputs={"choice": ["red", "redder"]}, logprobs=True, top_logprobs=20, temperature=1, n=8)
+        for choice in complete(client, request)["choices"]:
+            content = choice["logprobs"]["content"]
+            sums = [sum(math.exp(other["logprob"]) for other in token["top_logprobs"]) for token in content]
+            assert sums == pytest.approx([1.0] * len(content))
+            assert [token["bytes"] for token in content if token["token"] == "<|im_end|>"] == [None] * (
+                choice["message"]["content"] == "red"
+            )
+
+    def test_are_absent_unless_asked_for(self, client: httpx.Client, engine: Engine) -> None:
+        assert complete(client, body(engine))["choices"][0]["logprobs"] is None
+
+
 class TestStream:
     def events(self, client: httpx.Client, request: dict[str, Any]) -> list[dict[str, Any]]:
         with client.stream("POST", "/v1/chat/completions", json=request) as reply:
@@ -119,15 +146,17 @@ class TestStream:
         return [json.loads(line) for line in lines]
 
     @pytest.mark.parametrize(
-        "options", [{}, {"stop": ["a", "e"]}, {"temperature": 1.5, "seed": 2}, {"structured_outputs": {"regex": "(ab|cd){9}"}}]
+        "options", [{}, {"stop": ["a", "e"]}, {"temperature": 1.5, "seed": 2}, {"structured_outputs": {"regex": "(ab|cd){3}"}}]
     )
     def test_pieces_make_the_whole_answer(self, client: httpx.Client, engine: Engine, options: dict[str, Any]) -> None:
-        request = body(engine, max_tokens=40, **options)
+        request = body(engine, max_tokens=40, logprobs=True, **options)
         whole = complete(client, request)
         events = self.events(client, {**request, "stream": True, "stream_options": {"include_usage": True}})
         usage = events.pop()["usage"]
         choices = [event["choices"][0] for event in events]
         assert "".join(choice["delta"].get("content", "") for choice in choices) == whole["choices"][0]["message"]["content"]
+        tokens = [token for choice in choices for token in (choice["logprobs"] or {"content": []})["content"]]
+        assert tokens == (whole["choices"][0]["logprobs"] or {"content": []})["content"]
         assert choices[-1]["finish_reason"] == whole["choices"][0]["finish_reason"]
         assert usage["completion_tokens"] == whole["usage"]["completion_tokens"]
 
@@ -207,7 +236,8 @@ class TestRefusals:
             ({"messages": []}, "messages"),
             ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
             ({"tools": []}, "tools"),
-            ({"logprobs": True}, "logprobs"),
+            ({"logprobs": 2}, "logprobs"),
+            ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
             ({"structured_outputs": {"regex": "(a"}}, "structured_outputs"),
             ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
             ({"structured_outputs": {"json": {"type": "nope"}}}, "structured_outputs"),
@@ -226,8 +256,6 @@ class TestRefusals:
         [
             ({"presence_penalty": 0.1}, "This host has no presence_penalty."),
             ({"frequency_penalty": -1}, "This host has no frequency_penalty."),
-            ({"logprobs": True}, "This host has no logprobs."),
-            ({"top_logprobs": 3}, "This host has no top_logprobs."),
             ({"logit_bias": {"1": 1}}, "This host has no logit_bias."),
         ],
     )
@@ -238,6 +266,10 @@ class TestRefusals:
     def test_values_that_ask_for_nothing_are_taken(self, client: httpx.Client, engine: Engine) -> None:
         nothing = {"presence_penalty": 0, "frequency_penalty": 0.0, "logprobs": False, "top_logprobs": 0, "logit_bias": {}}
         assert complete(client, body(engine, max_tokens=1, **nothing))["choices"]
+
+    def test_likeliest_tokens_need_log_probabilities(self, client: httpx.Client, engine: Engine) -> None:
+        reply = client.post("/v1/chat/completions", json=body(engine, top_logprobs=3))
+        assert (reply.status_code, error_of(reply)["message"]) == (400, "body: Value error, top_logprobs needs logprobs")
 
     def test_not_json(self, client: httpx.Client) -> None:
         assert client.post("/v1/chat/completions", content=b"{").status_code == 400
