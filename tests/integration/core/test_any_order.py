@@ -379,4 +379,4 @@ class TestAnyOrder:
 
     @pytest.mark.slow
     def test_promises_hold_for_long(self, world: World) -> None:
-        run(world, examples=60, length=50)
+        run(world, examples=40, length=50)

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,12 @@ def settings(provider: ScriptedLM, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def documented(settings: Mapping[str, str], tiny_model: Path) -> Iterator[Stack]:
     more = {"STILLHOUSE_MODELS": str(tiny_model.parent), "OMP_NUM_THREADS": "1"}
-    with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryDirectory(prefix="stillhouse-docs-") as home:
-        for name, value in {**settings, **more}.items():
-            monkeypatch.setenv(name, value)
-        with Stack(Path(home), fast=True, base_model=f"local/{tiny_model.name}") as running:
-            yield running
+    with tempfile.TemporaryDirectory(prefix="stillhouse-docs-") as home, ExitStack() as stacks:
+        with pytest.MonkeyPatch.context() as monkeypatch:  # not for tests elsewhere that run while it goes on
+            for name, value in {**settings, **more}.items():
+                monkeypatch.setenv(name, value)
+            running = stacks.enter_context(Stack(Path(home), fast=True, base_model=f"local/{tiny_model.name}"))
+        yield running
 
 
 @pytest.fixture
