@@ -40,6 +40,7 @@ NativeFeature = Literal["tools", "reasoning"]
 TUNED_PREFIX = "sh-"  # what the ids of fine-tuned models begin with
 Render = Literal["student", "teacher"]
 Rows = Literal["own", "all"]
+Prompt = Literal["compact", "full", "auto"]
 Role = Literal["baseline", "baseline_constrained", "teacher", "compiled"]
 ALIAS_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}@[a-z0-9][a-z0-9._-]{0,62}$"
 """`program_name@alias`."""
@@ -110,6 +111,8 @@ class LmSpec(GenerationOptions):
     trainer: str = ""
     train_options: TrainOptions | None = None
     prompt_adapter: PromptAdapter | None = None
+    prompt: Prompt | None = Field(default=None, exclude_if=lambda given: given is None)
+    """Which prompts the model is tuned on; the job's where it is None. The submit check puts `compact` or `full` in place of `auto`."""
     constrain: bool = False
     native: tuple[NativeFeature, ...] = ()
     """What goes beside the text of a message: tools and tool calls, or reasoning. The connection must support it."""
@@ -243,6 +246,7 @@ class CompileSpec(SpecPart):
     multitask: bool = True
     demos: Literal["keep", "drop", "auto"] = "auto"
     prompt_adapter: PromptAdapter | None = None
+    prompt: Prompt | None = Field(default=None, exclude_if=lambda given: given is None)
     train_options: TrainOptions = TrainOptions()
     num_threads: Annotated[int, Field(ge=1, le=1000)] = 8
     render: Render = "student"
@@ -345,7 +349,8 @@ def lms_digest(lm_of_predictor: Mapping[str, LmSpec]) -> str:
 def lm_key(lm: LmSpec) -> str:
     """Of all that is trained: everything but the name and the generation options. Equal keys are one fine-tune job."""
     start = [lm.starts_from] if lm.starts_from else []
-    return digest([lm.connection_id, lm.base_model, lm.trainer, lm.train_options, lm.prompt_adapter, *_native(lm), *start])
+    prompt = ["compact"] if lm.prompt == "compact" else []
+    return digest([lm.connection_id, lm.base_model, lm.trainer, lm.train_options, lm.prompt_adapter, *_native(lm), *start, *prompt])
 
 
 def inputs_digest(inputs: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from app.schemas.lms import LmIn, LmName, TeacherIn
 from app.schemas.metrics import BuiltInOrStored, MetricDocument
 from app.schemas.programs import ProgramDocument, PromptAdapterIn, StoredProgram
 from app.schemas.rules import any_given, declared, ruled
-from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Render, Rollouts, SmokeTest, TrainOptions
+from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Prompt, Render, Rollouts, SmokeTest, TrainOptions
 from distill.spec import Rows as RowsOfKey
 
 Rows = list[dict[str, Any]]
@@ -43,6 +43,10 @@ class JobCreate(Body):
     multitask: bool | None = None
     demos: Literal["keep", "drop", "auto"] | None = None
     prompt_adapter: PromptAdapterIn | None = None
+    prompt: Prompt | None = Field(
+        default=None,
+        description="Which prompts the student is tuned on: `full` (those of its prompt adapter, the default), `compact`, or `auto`",
+    )
     train_options: TrainOptions | None = None
     num_threads: Positive | None = None
     priority: Priority = Field(default=0, description="Of the project's jobs, the highest comes first; equal ones by age")
@@ -71,6 +75,7 @@ class RefilterIn(Body):
 
     filter: Filter | None = None
     prompt_adapter: PromptAdapterIn | None = Field(default=None, description="Of the student; the traces were made with the teacher's")
+    prompt: Prompt | None = None
     demos: Literal["keep", "drop", "auto"] | None = None
     lms: dict[LmName, LmIn] | None = Field(default=None, description="The student's LMs")
     train_options: TrainOptions | None = None
@@ -252,6 +257,7 @@ class JobRead(Reply):
     multitask: bool
     demos: str
     prompt_adapter: dict[str, Any] | None
+    prompt: str = Field(description="compact, full or auto, as asked for; `lms` say which was chosen")
     train_options: dict[str, Any]
     num_threads: int
     priority: int

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.schemas.common import Body
 from app.schemas.programs import ProgramDocument, PromptAdapterIn, StoredProgram
-from distill.spec import NativeFeature, TrainOptions
+from distill.spec import NativeFeature, Prompt, TrainOptions
 
 LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 
@@ -22,6 +22,7 @@ class LmIn(Body):
     trainer: str | None = None
     train_options: TrainOptions | None = None
     prompt_adapter: PromptAdapterIn | None = None
+    prompt: Prompt | None = Field(default=None, description="Of the student: which prompts it is tuned on; the job's if absent")
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)

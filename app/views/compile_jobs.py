@@ -127,6 +127,7 @@ def _asked(spec: CompileSpec) -> dict[str, Any]:
         "holdout": plain.get("holdout"),
         "metric": plain["metric"],
         "prompt_adapter": plain.get("prompt_adapter"),
+        "prompt": spec.prompt or "full",
         "smoke_test": plain.get("smoke_test"),
         "suffix": spec.suffix,
         **{

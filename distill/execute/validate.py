@@ -16,6 +16,7 @@ from distill.execute.leaks import leaks
 from distill.execute.ports import Ports
 from distill.execute.tokens import Scale
 from distill.execute.work import Work
+from distill.jobs import prompt_checks
 from distill.jobs.models import Job
 from distill.pipeline.demos import is_tried
 from distill.pipeline.holdout import Split, without_held_inputs
@@ -65,7 +66,7 @@ def run(work: Work, ports: Ports) -> None:
     found = find_out(ports.store, job, asked, reply)
     with unit_of_work() as s:
         leaked = leaks(s, ports.store, job, found.inputs, found.sides, found.plan.holdout_from)
-    told = [*found.told, *leaked, *_prompt_warnings(job)]
+    told = [*found.told, *leaked, *_prompt_warnings(job), *_why_full(job)]
 
     def keep(s: Session) -> None:
         blobs.register(s, ports.store, found.plan.split)
@@ -166,6 +167,14 @@ def _prompt_warnings(job: JobContext) -> list[dict[str, str]]:
         "`student` trains on the student's own."
     )
     return [{"code": "prompts_differ", "message": text}]
+
+
+def _why_full(job: JobContext) -> list[dict[str, str]]:
+    """Why `prompt: "auto"` has not chosen compact prompts."""
+    reason = prompt_checks.why_full(job.spec) if job.spec.prompt == "auto" else None
+    if reason is None:
+        return []
+    return [{"code": "full_prompts", "message": f"prompt: `auto` chose full prompts, since {reason}."}]
 
 
 def _request(student: Cast, others: list[Cast]) -> dict[str, Any]:

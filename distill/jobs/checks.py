@@ -14,7 +14,7 @@ from distill.catalog.fields import check_summary
 from distill.catalog.models import Dataset, Program
 from distill.db import Session
 from distill.errors import Detail, Invalid, Unsupported
-from distill.jobs import budget_checks, bundle_use
+from distill.jobs import budget_checks, bundle_use, prompt_checks
 from distill.jobs.incumbents import incumbent
 from distill.jobs.lm_checks import LmResolver
 from distill.jobs.name_diff import NamePair, pair_names, two_columns
@@ -166,10 +166,11 @@ def _with_lms(s: Session, project_id: str, spec: CompileSpec, program: ProgramSp
     resolver = LmResolver(s, project_id, spec)
     roles = lm_roles(program)
     lms = {role: resolver.student(role) for role in _known_roles(roles, spec.lms, "lms")}
+    spec = prompt_checks.with_prompts(spec.model_copy(update={"lms": lms}))
     if spec.teacher == "labels":
-        return spec.model_copy(update={"lms": lms})
+        return spec
     teachers = tuple(_teacher(s, project_id, resolver, spec, program, number) for number in range(len(spec.teachers)))
-    return spec.model_copy(update={"lms": lms, "teacher": teachers})
+    return spec.model_copy(update={"teacher": teachers})
 
 
 def _teacher(s: Session, project_id: str, resolver: LmResolver, spec: CompileSpec, student: ProgramSpec, number: int) -> TeacherSpec:

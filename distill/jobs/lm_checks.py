@@ -40,6 +40,7 @@ class LmResolver:
                 "base_model": _base_model(connection, lm, param),
                 "train_options": options,
                 "prompt_adapter": lm.prompt_adapter or self._spec.prompt_adapter,
+                "prompt": lm.prompt or self._spec.prompt,
             }
         )
 

@@ -15,7 +15,7 @@ from distill.jobs.models import Job, JobStep
 from distill.jobs.status import Step, StepStatus
 from distill.spec import Budget, CompileSpec, LmSpec, read_spec
 
-_PER_LM = ("train_options", "prompt_adapter")
+_PER_LM = ("train_options", "prompt_adapter", "prompt")
 """Stand in the job or in an entry of `lms{}`."""
 
 

@@ -16,6 +16,8 @@ DEMOS_KEPT, DEMOS_DROPPED = "demos:keep", "demos:drop"
 UNTRAINED_TOKENS = 2048
 """The bound of an untrained model's answers where the user sets none. The same in every job, since jobs share its traces."""
 _LEAST_MARGIN, _MOST_MARGIN = 64, 512
+_TOOLS_BESIDE_TEXT = frozenset({"json", "baml"})
+"""The prompt adapters that send tools beside the text unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -121,21 +123,25 @@ def teacher_cast(number: int, spec: CompileSpec, program: ProgramSpec) -> Cast:
 
 
 def baseline_cast(spec: CompileSpec, student: ProgramSpec, *, constrained: bool) -> Cast:
-    """The student before training; `constrained` tells whether its answers are held to a grammar."""
+    """The student before training; `constrained` tells whether its answers are held to a grammar.
+
+    Compact prompts do not tell an untrained model what to write, so it is asked with the full ones; a model that was tuned before is not.
+    """
     lms = _with(_by_predictor(student, spec.lms), constrain=constrained)
-    return _cast("baseline_constrained" if constrained else "baseline", spec, student, lms)
+    cast = _cast("baseline_constrained" if constrained else "baseline", spec, student, lms)
+    return _as_tuned(cast, spec) if all(lm.starts_from for lm in spec.lms.values()) else cast
 
 
 def compiled_cast(spec: CompileSpec, student: ProgramSpec, models: Mapping[str, str]) -> Cast:
     """The student after training. `models` maps each predictor's name to the id of its fine-tuned model."""
     lms = _by_predictor(student, spec.lms)
     tuned = {name: lm.model_copy(update={"model": models[name]}) for name, lm in lms.items()}
-    return _cast("compiled", spec, compiled_program(spec, student), tuned)
+    return _as_tuned(_cast("compiled", spec, compiled_program(spec, student), tuned), spec)
 
 
 def rendering_cast(spec: CompileSpec, student: ProgramSpec) -> Cast:
     """The student as training rows are rendered for it: the compiled program on its untrained LMs."""
-    return _cast("compiled", spec, compiled_program(spec, student), _by_predictor(student, spec.lms))
+    return _as_tuned(_cast("compiled", spec, compiled_program(spec, student), _by_predictor(student, spec.lms)), spec)
 
 
 def demos_cast(role: str, spec: CompileSpec, student: ProgramSpec) -> Cast:
@@ -183,7 +189,22 @@ def _complete(demos: list[dict[str, Any]], fields: list[str]) -> list[dict[str, 
 
 def prompt_adapters(lms: Mapping[str, LmSpec]) -> list[str]:
     """The different prompt adapters that LMs ask for, by name; a program has one."""
-    return sorted({prompt_adapter_name(lm.prompt_adapter) for lm in lms.values() if lm.prompt_adapter})
+    named = [(lm.prompt, lm.prompt_adapter) for lm in lms.values() if lm.prompt_adapter]
+    return sorted({prompt_adapter_name(compact(own) if prompt == "compact" else own) for prompt, own in named})
+
+
+def compact(own: PromptAdapterSpec) -> PromptAdapterSpec:
+    """The compact prompt adapter in place of a program's own: where tools go stays the same."""
+    if own.type == "compact":
+        return own
+    tools = own.type in _TOOLS_BESIDE_TEXT if own.native_tools is None else own.native_tools
+    return PromptAdapterSpec(type="compact", native_tools=tools or None)
+
+
+def _as_tuned(cast: Cast, spec: CompileSpec) -> Cast:
+    """The student with the prompts that its models are tuned on."""
+    is_compact = any(lm.prompt == "compact" for lm in spec.lms.values())
+    return replace(cast, prompt_adapter=compact(cast.prompt_adapter)) if is_compact else cast
 
 
 def prompt_adapter_name(prompt_adapter: PromptAdapterSpec) -> str:

@@ -13,8 +13,8 @@ from dspy.teleprompt import Teleprompter
 import stillhouse
 from tests.integration.api.conftest import serving
 from tests.integration.execute.client_player import TOML, token
-from tests.integration.execute.house import House, PretendTrainer, at_work, configured, rows
-from tests.support.scripted_lm import ScriptedLM
+from tests.integration.execute.house import House, PretendTrainer, at_work, configured, guesses, rows
+from tests.support.scripted_lm import Answer, Ask, ScriptedLM
 
 
 class Classify(dspy.Signature):
@@ -145,6 +145,23 @@ class TestCompile:
         again.compile(program("openai/tiny"), examples(12), teacher=program("teacher/big"), valset=examples(3))
         assert again.job.id == of_its_traces.id, "what is made of its traces is found by the same call"
         assert again.job.status == "succeeded"
+
+    def test_compact_prompts(self, house: House, client: stillhouse.Stillhouse) -> None:
+        def answers(ask: Ask) -> Answer:
+            said = str(ask.messages[-1]["content"]).split()[-1]
+            if not ask.model.startswith("sh-"):
+                return guesses(ask)
+            return said if ask.messages[0]["content"].startswith("Route") else f"Team {said} will help."
+
+        house.student.answer = answers
+        optimizer = stillhouse.BootstrapFinetune(metric="exact_match", prompt="compact", client=client)
+        tuned = optimizer.compile(program("openai/tiny"), examples(12), teacher=program("teacher/big"), valset=examples(3))
+        assert tuned(message="Message 1 about technical").answer == "Team technical will help."
+        assert house.student.calls[-1].body["messages"] == [
+            {"role": "system", "content": "Answer the customer."},
+            {"role": "user", "content": "message: Message 1 about technical\ncategory: technical"},
+        ]
+        assert "compiled" in optimizer.report()
 
     def test_inside_better_together(self, house: House, client: stillhouse.Stillhouse) -> None:
         student = program("openai/tiny", house.student.url)

@@ -53,6 +53,10 @@ class TestRequest:
             assert asked_under(teacher, adapter=dspy.XMLAdapter()) == ("xml", "json")
             assert asked_under(pin(teacher, dspy.ChatAdapter())) == ("json", "chat")
 
+    def test_prompt_is_the_jobs(self, server: Server, client: stillhouse.Stillhouse) -> None:
+        assert "prompt" not in asked_for(server, client)
+        assert asked_for(server, client, prompt="compact")["prompt"] == "compact"
+
     def test_an_empty_valset_holds_nothing_out(self, server: Server, client: stillhouse.Stillhouse) -> None:
         """dspy.BetterTogether splits off a tenth of the examples, which is nothing below ten."""
         bodies = []

@@ -271,6 +271,7 @@ def refilter(
     top_k: Annotated[int | None, typer.Option(help="At most so many traces of one example.")] = None,
     max_rows: Annotated[int | None, typer.Option(help="At most so many rows a fine-tune job.")] = None,
     prompt_adapter: Annotated[str | None, typer.Option(help="The student's: chat, json, …")] = None,
+    prompt: Annotated[str | None, typer.Option(help="compact, full or auto.")] = None,
     demos: Annotated[str | None, typer.Option(help="keep, drop or auto.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="More changes (YAML, JSON): lms, train_options, …", exists=True)] = None,
     wait: Wait = False,
@@ -280,7 +281,8 @@ def refilter(
     """Make another job from a job's traces: no teacher is called, and nothing is trained that was trained before."""
     check_waiting(wait, timeout)
     bars = {key: value for key, value in {"min_score": min_score, "top_k": top_k, "max_rows": max_rows}.items() if value is not None}
-    named = {key: value for key, value in {"prompt_adapter": prompt_adapter, "demos": demos}.items() if value is not None}
+    chosen = {"prompt_adapter": prompt_adapter, "prompt": prompt, "demos": demos}
+    named = {key: value for key, value in chosen.items() if value is not None}
     with connected() as client:
         given = JobFile(file) if file else None
         body: dict[str, Any] = {**(given.body if given else {}), **named}

@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 
@@ -36,6 +36,7 @@ from stillhouse_programs.pinning import pin_like, pinned_prompt_adapter, unpin
 from stillhouse_programs.prompts import describe_prompt_adapter
 
 Json = dict[str, Any]
+Prompt = Literal["compact", "full", "auto"]
 CALL = "stillhouse_call"
 """The word in a job's metadata under which the same call finds it again."""
 
@@ -58,8 +59,9 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
     its object runs on the server. A program that is a straight line of calls runs on the server with a built-in metric; any other is run
     here, with its tools and branches. `lms` and `teacher_lms` name connections of the server (`{"predictor or model": "connection/model"}`)
     where the names of the LMs do not. LM calls go through the server's gateway: keys of the program's own LMs are neither read nor sent.
-    `inplace=True` changes the student itself, as upstream does. With `ship_code=True` what would be run here is sent, with the modules of
-    your own that it imports, and runs in the server's sandbox; a list names files and modules that are sent beside them.
+    `inplace=True` changes the student itself, as upstream does. `prompt="compact"` tunes the student on prompts that hold only instructions
+    and values; `"auto"` lets the server choose. With `ship_code=True` what would be run here is sent, with the modules of your own that it
+    imports, and runs in the server's sandbox; a list names files and modules that are sent beside them.
     """
 
     def __init__(
@@ -76,11 +78,12 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
         teacher_lms: Names | None = None,
         inplace: bool = False,
         ship_code: bool | More = False,
+        prompt: Prompt | None = None,
     ) -> None:
         super().__init__(metric, multitask, train_kwargs, adapter, exclude_demos, num_threads)
         self.client, self.inplace = client, inplace
         self.lms, self.teacher_lms = lms or {}, teacher_lms or {}
-        self.ship_code = ship_code
+        self.ship_code, self.prompt = ship_code, prompt
         self.job: CompileJob | None = None
         self._taught: tuple[Sequence[Any], int] = ((), 1)
 
@@ -183,6 +186,8 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
             check_types(student)
         if not self._trains_by_lm:
             body["train_options"] = train_options(self._given_train_kwargs)
+        if self.prompt is not None:
+            body["prompt"] = self.prompt
         if valset is not None:  # dspy.BetterTogether gives an empty one
             body.update({"valset": held_out} if held_out else {"holdout": {"n": 0}})
         if self.num_threads is not None:

@@ -27,6 +27,7 @@ class JobCreateParams(TypedDict, total=False):
     multitask: bool
     demos: str
     prompt_adapter: str | Mapping[str, Any]
+    prompt: Literal["compact", "full", "auto"]
     train_options: Mapping[str, Any]
     num_threads: int
     priority: int
@@ -54,6 +55,7 @@ class RefilterParams(TypedDict, total=False):
 
     filter: Mapping[str, Any]
     prompt_adapter: str | Mapping[str, Any]
+    prompt: Literal["compact", "full", "auto"]
     demos: str
     lms: Mapping[str, Mapping[str, Any]]
     train_options: Mapping[str, Any]
