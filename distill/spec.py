@@ -349,8 +349,7 @@ def lms_digest(lm_of_predictor: Mapping[str, LmSpec]) -> str:
 def lm_key(lm: LmSpec) -> str:
     """Of all that is trained: everything but the name and the generation options. Equal keys are one fine-tune job."""
     start = [lm.starts_from] if lm.starts_from else []
-    prompt = ["compact"] if lm.prompt == "compact" else []
-    return digest([lm.connection_id, lm.base_model, lm.trainer, lm.train_options, lm.prompt_adapter, *_native(lm), *start, *prompt])
+    return digest([lm.connection_id, lm.base_model, lm.trainer, lm.train_options, lm.prompt_adapter, *_native(lm), *start])
 
 
 def inputs_digest(inputs: Mapping[str, Any]) -> str:
@@ -393,13 +392,3 @@ def training_digest(
 def label_trace_digest(program: str, example: str) -> str:
     """Of the trace that a row's labels make of a program; both are digests. No LM and no prompt has a part in it."""
     return digest(["labels", program, example])
-
-
-def system_prompt_digest(text: str) -> str:
-    """Of a chat's system message: what tells a rendered prompt from any other."""
-    return digest(["system", text])
-
-
-def row_digest(prompt: Sequence[Mapping[str, Any]], completion: Sequence[Mapping[str, Any]]) -> str:
-    """Of one training record: its messages, and nothing about where it came from."""
-    return digest({"prompt": prompt, "completion": completion})

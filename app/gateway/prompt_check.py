@@ -11,7 +11,7 @@ from app.errors import ApiError
 from distill.catalog import artifacts
 from distill.catalog.targets import Resolved
 from distill.db import unit_of_work
-from distill.spec import system_prompt_digest
+from distill.messages import system_prompt_digest
 
 HEADER = "stillhouse-prompt-check"
 PromptCheck = Annotated[Literal["off"] | None, Header(alias=HEADER, description="`off`: take any prompt for a compiled program's model")]

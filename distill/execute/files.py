@@ -17,10 +17,10 @@ from distill.execute.work import Troubled, Work
 from distill.jobs import repository
 from distill.jobs.models import FineTuneJob
 from distill.lines import cut_lines
+from distill.messages import row_digest
 from distill.pipeline.chat_rows import BadLine, Record, records
 from distill.pipeline.refusals import Reason, Refused, base_model_unusable
 from distill.settings import get_settings
-from distill.spec import row_digest
 from distill.storage import BlobStore, BlobWriter
 from distill.trainers.base import CannotCount, CounterDied, TokenCounts, Trainer
 

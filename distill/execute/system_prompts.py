@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from distill.spec import system_prompt_digest
+from distill.messages import system_prompt_digest
 from distill.storage import BlobStore
 
 

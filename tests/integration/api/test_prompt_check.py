@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from distill.catalog.models import Model
 from distill.db import unit_of_work
-from distill.spec import system_prompt_digest
+from distill.messages import system_prompt_digest
 from tests.integration.api.finished import MODEL, Finished, finish, load
 from tests.support.scripted_lm import ScriptedLM
 

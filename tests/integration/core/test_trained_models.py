@@ -16,7 +16,7 @@ from distill.execute.ports import Ports
 from distill.execute.work import Work
 from distill.jobs import repository
 from distill.jobs.models import FineTuneJob
-from distill.spec import system_prompt_digest
+from distill.messages import system_prompt_digest
 from tests.integration.core.every_status import open_train
 from tests.integration.core.world import World, execute, taken
 from tests.integration.execute.house import PretendTrainer

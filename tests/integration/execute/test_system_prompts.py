@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.execute import system_prompts
-from distill.spec import system_prompt_digest
+from distill.messages import system_prompt_digest
 from distill.storage import FolderStore
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from distill import spec as specs
 from distill.errors import Invalid
+from distill.messages import row_digest
 from distill.spec import CompileSpec, LmSpec, compact, digest, read_spec
 from distill.spec_faults import json_path
 from stillhouse_programs.spec import parse_metric, parse_prompt_adapter, parse_spec
@@ -175,6 +176,6 @@ def golden_values() -> dict[str, str]:
         "metric": specs.metric_digest(parse_metric("exact_match")),
         "example": specs.example_digest({"q": "zwölf", "a": "y"}),
         "trace": specs.trace_digest("v1:p", "v1:l", "v1:i", 0, chat, "v1:h"),
-        "row": specs.row_digest([{"role": "user", "content": "q"}], [{"role": "assistant", "content": "a"}]),
+        "row": row_digest([{"role": "user", "content": "q"}], [{"role": "assistant", "content": "a"}]),
         "job": read_spec(MINIMAL).digest(),
     }
