@@ -47,9 +47,16 @@ class Host:
     def load(self, name: str, folder: Path) -> None:
         LmHostClient(f"http://{LOOPBACK}:{self.port}/v1", KEY).load(name, folder)
 
-    def ask(self, model: str, prompts: Sequence[list[Json]], in_flight: int, structured: Mapping[str, Any] | None = None) -> Answers:
-        """Greedy answers to all prompts. Raises RuntimeError for an error reply."""
-        extra = {"structured_outputs": structured} if structured else {}
+    def ask(
+        self,
+        model: str,
+        prompts: Sequence[list[Json]],
+        in_flight: int,
+        structured: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Answers:
+        """Answers to all prompts, greedy unless `options` say otherwise; the first of several samples. RuntimeError for an error reply."""
+        extra = {**({"structured_outputs": structured} if structured else {}), **(options or {})}
         bodies = [self._body(model, prompt) | extra for prompt in prompts]
         shares = [range(place, len(bodies), in_flight) for place in range(min(in_flight, len(bodies)))]
         before, began = cpu_seconds(self.pid), time.monotonic()

@@ -1,4 +1,7 @@
-"""LM host requests a second against transformers' generate, which answers one prompt after another: base and LoRA, free and constrained."""
+"""LM host requests a second against transformers' generate, which answers one prompt after another: base and LoRA, free and constrained.
+
+And eight samples of a constrained answer against one.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from examples.trec.data import CATEGORIES
 AREA = "lm_host"
 OTHER = "generate"
 IN_FLIGHT = (1, 16, 32)
+SAMPLES = 8
 LORA = "bench-lora"
 
 Prompts = list[list[dict[str, Any]]]
@@ -66,7 +70,7 @@ KINDS = [Kind(model, constrained) for model in ("base", "lora") for constrained 
 
 def measure(session: Session) -> list[Figure]:
     rounds = session.size(1, 3)
-    session.expect(1 + rounds * len(KINDS) * (1 + len(IN_FLIGHT)))
+    session.expect(1 + rounds * (len(KINDS) * (1 + len(IN_FLIGHT)) + 2))
     session.tick("loading the models")
     adapter = session.folder(ADAPTER)
     trained = (adapter / "adapter_config.json").is_file()
@@ -78,12 +82,12 @@ def measure(session: Session) -> list[Figure]:
         made = []
         for kind in KINDS:
             made += _compare(session, kind, host, stock, asked, rounds, "trained" if trained else "random")
-        return made
+        return [*made, _several(session, host, asked, rounds)]
 
 
 def _asked(session: Session) -> Asked:
     few, many = _counts(session)
-    count = len(KINDS) * (1 + session.size(1, 3) * (few + (len(IN_FLIGHT) - 1) * many))
+    count = len(KINDS) * (1 + session.size(1, 3) * (few + (len(IN_FLIGHT) - 1) * many)) + session.size(1, 3) * 2 * few
     _, held_out = trec(session.home / "downloads", 0, count, session.seed)
     environment = session.environment(DSPY_CACHEDIR=str(session.folder("dspy-cache")))
     with Side("render_rows", environment, session.folder(AREA) / "rows.log") as side:
@@ -121,6 +125,23 @@ def _compare(session: Session, kind: Kind, host: Host, stock: Side, asked: Asked
     sides: list[Callable[[], Round]] = [other, *(partial(ours, width) for width in IN_FLIGHT)]
     theirs, *mine = interleave(rounds, sides)
     return [_figure(kind, width, found, theirs, adapter) for width, found in zip(IN_FLIGHT, mine, strict=True)]
+
+
+def _several(session: Session, host: Host, asked: Asked, rounds: int) -> Figure:
+    """SAMPLES constrained answers to each prompt of the base model, and one; both drawn at temperature 1, one prompt after another."""
+    few, _ = _counts(session)
+
+    def side(samples: int) -> Round:
+        session.tick(f"{samples} samples of a prompt")
+        prompts = asked.take(few)
+        found = host.ask(host.base_model, prompts, 1, asked.grammar, {"n": samples, "temperature": 1, "seed": session.seed})
+        return Round(few / found.seconds, found.cpu_seconds / few, found.texts)
+
+    ours, other = interleave(rounds, [partial(side, SAMPLES), partial(side, 1)])
+    wall = measured("prompts/s", "higher", [each.rate for each in ours], [each.rate for each in other])
+    cpu = measured("CPU s/prompt", "lower", [each.cpu for each in ours], [each.cpu for each in other])
+    name = f"base, constrained, {SAMPLES} samples of a prompt"
+    return figure(AREA, name, wall, n=few, cpu=cpu, other_name="1 sample", details={"dtype": "float32"})
 
 
 def _figure(kind: Kind, in_flight: int, ours: Sequence[Round], other: Sequence[Round], adapter: str) -> Figure:
