@@ -40,9 +40,9 @@ def rollout_fact(
     )
 
 
-def _tokens(usage: Mapping[str, Any]) -> dict[str, int]:
-    """A rollout's calls and tokens; by model, and what they cost, is in the trace."""
-    return {name: usage[name] for name in ("calls", *TOKENS) if name in usage}
+def _tokens(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """A rollout's calls, tokens and price; by model they are in the trace."""
+    return {name: usage[name] for name in ("calls", *TOKENS, "usd") if usage.get(name) is not None}
 
 
 def undecided_fact(job_id: str, role: str, example: int, n: int, code: str, message: str) -> NewFact:

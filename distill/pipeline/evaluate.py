@@ -28,7 +28,7 @@ class Outcome:
     score: float | None
     status: str
     seconds: float = 0.0
-    usage: Mapping[str, int] = field(default_factory=dict)
+    usage: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def outcome(example: int, trace: Mapping[str, Any], score: Mapping[str, Any] | None) -> Outcome:
@@ -56,6 +56,7 @@ def role_report(outcomes: Sequence[Outcome], undecided: int = 0) -> dict[str, An
         "failures": sum(o.status == "failed" for o in outcomes),
         "latency_seconds": _latency(outcomes),
         "usage": _usage(outcomes),
+        "per_call": _per_call(outcomes),
     }
 
 
@@ -136,5 +137,18 @@ def _usage(outcomes: Iterable[Outcome]) -> dict[str, int]:
     total: dict[str, int] = {}
     for item in outcomes:
         for name, count in item.usage.items():
-            total[name] = total.get(name, 0) + int(count)
+            if name != "usd":
+                total[name] = total.get(name, 0) + int(count or 0)
     return total
+
+
+def _per_call(outcomes: Sequence[Outcome]) -> dict[str, float | None] | None:
+    """Mean tokens and price of a call; None without calls. No price where that of some call is unknown."""
+    total = _usage(outcomes)
+    calls = total.get("calls", 0)
+    if not calls:
+        return None
+    tokens = {name: round(total.get(name, 0) / calls, 1) for name in ("prompt_tokens", "completion_tokens")}
+    prices = [o.usage.get("usd") for o in outcomes if o.usage.get("calls")]
+    known = [price for price in prices if price is not None]
+    return {**tokens, "usd": float(f"{sum(known) / calls:.4g}") if len(known) == len(prices) else None}

@@ -125,6 +125,15 @@ def _scores(evaluation: Mapping[str, Any] | None) -> Iterable[str]:
     if evaluation.get("delta"):
         yield ""
         yield _delta_line(evaluation["delta"], references)
+    calls = [f"{role} {_call(found)}" for role in ROLES if (found := (evaluation.get(role) or {}).get("per_call"))]
+    if calls:
+        yield ""
+        yield f"Tokens and price of a call: {'; '.join(calls)}."
+
+
+def _call(found: Mapping[str, Any]) -> str:
+    price = "price unknown" if found.get("usd") is None else f"${1000 * found['usd']:.4f} for 1,000"
+    return f"{found['prompt_tokens']:g} in, {found['completion_tokens']:g} out, {price}"
 
 
 def _score_line(role: str, report: Mapping[str, Any]) -> str:

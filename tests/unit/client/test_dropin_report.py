@@ -18,7 +18,7 @@ CHILDREN = [
     {"id": "ftjob-1", "status": "succeeded", "lm": "student", "predictor": "classify", "rows": 512, "fine_tuned_model": "sh-classify"},
     {"id": "ftjob-2", "status": "running", "lm": "student", "predictor": "reply", "rows": 498},
 ]
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
     "baseline": {"score": 0.41, "low": 0.354, "high": 0.467, "n": 298, "undecided": 2, "parse_failures": 22},
     "teacher": {"score": None},
     "compiled": {"score": 0.843, "low": 0.797, "high": 0.882},
@@ -83,6 +83,13 @@ class TestReport:
             "compiled against baseline: +0.433 (+0.380 to +0.486), better",
             "cost $0.12",
         ]
+
+    def test_tokens_and_price_of_a_call(self) -> None:
+        before = {"prompt_tokens": 258.1, "completion_tokens": 12.0, "usd": 0.00025}
+        after = {"prompt_tokens": 57.3, "completion_tokens": 1.0, "usd": None}
+        roles = {"baseline": {**EVALUATION["baseline"], "per_call": before}, "compiled": {**EVALUATION["compiled"], "per_call": after}}
+        lines = told(job("succeeded", evaluation={**EVALUATION, **roles}), {"data": []}, curves()).split("\n")
+        assert lines[-1] == "a call: baseline 258.1 tokens in, 12 out, $0.2500 for 1,000; compiled 57.3 tokens in, 1 out, price unknown"
 
     def test_answers_that_ask_no_model_stand_below_and_a_verdict_names_those_not_beaten(self) -> None:
         body = job("succeeded", evaluation={**EVALUATION, "references": REFERENCES})

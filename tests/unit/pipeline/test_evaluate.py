@@ -36,6 +36,21 @@ class TestEvaluation:
         assert report["baseline"]["usage"] == {"calls": 6}
         assert report["baseline"]["latency_seconds"] == {"mean": 0.375, "median": 0.5, "p95": 0.5}
 
+    def test_a_call_has_tokens_and_where_all_prices_are_known_a_price(self) -> None:
+        one, two = ({"calls": 2, "prompt_tokens": tokens, "completion_tokens": 3, "usd": 0.01} for tokens in (100, 151))
+        unpriced = {"calls": 1, "prompt_tokens": 9, "completion_tokens": 1}
+        by_role = {
+            "baseline": [Outcome(0, 1.0, "ok", 0.5, one), Outcome(1, 1.0, "ok", 0.5, two)],
+            "compiled": [Outcome(0, 1.0, "ok", 0.5, one), Outcome(1, 1.0, "ok", 0.5, unpriced)],
+            "teacher": [Outcome(0, 1.0, "ok")],
+        }
+        report = evaluation(by_role, "exact_match")
+        assert report is not None
+        assert report["baseline"]["usage"] == {"calls": 4, "prompt_tokens": 251, "completion_tokens": 6}
+        assert report["baseline"]["per_call"] == {"prompt_tokens": 62.8, "completion_tokens": 1.5, "usd": 0.005}
+        assert report["compiled"]["per_call"] == {"prompt_tokens": 36.3, "completion_tokens": 1.3, "usd": None}
+        assert report["teacher"]["per_call"] is None
+
     def test_nothing_held_out_is_no_evaluation(self) -> None:
         assert evaluation({"baseline": [], "compiled": []}, "exact_match") is None
 

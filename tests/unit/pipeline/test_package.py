@@ -68,5 +68,17 @@ class TestReadme:
         assert "| TF-IDF | 0.820 | 0.770 to 0.860 | 300 | – | – |" in text
         assert "**better**, +0.433 (+0.370 to +0.490). It is not better than TF-IDF." in text
 
+    def test_says_what_a_call_takes(self) -> None:
+        assert FACTS.evaluation is not None
+        before, after = (
+            {"prompt_tokens": 258.1, "completion_tokens": 12.0, "usd": None},
+            {"prompt_tokens": 57.3, "completion_tokens": 1.0, "usd": 2e-06},
+        )
+        roles = {role: {**FACTS.evaluation[role], "per_call": found} for role, found in (("baseline", before), ("compiled", after))}
+        text = readme(replace(FACTS, evaluation={**FACTS.evaluation, **roles})).decode()
+        said = "Tokens and price of a call: baseline 258.1 in, 12 out, price unknown; compiled 57.3 in, 1 out, $0.0020 for 1,000."
+        assert said in text
+        assert "Tokens and price" not in readme(FACTS).decode()
+
     def test_without_a_holdout_it_says_that_no_verdict_is_possible(self) -> None:
         assert "Nothing was held out" in readme(replace(FACTS, evaluation=None)).decode()

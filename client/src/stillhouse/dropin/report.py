@@ -65,11 +65,20 @@ def _last_lines(job: CompileJob) -> Iterator[str]:
         yield f"compiled against {delta['against']}: {span}, {delta['verdict']}{not_beaten(delta, evaluation.get('references'))}"
     elif delta:
         yield f"compiled against {delta['against']}: {delta['verdict']}"
+    calls = [f"{role} {_of_a_call(found)}" for role in ROLES if (found := (evaluation.get(role) or {}).get("per_call"))]
+    if calls:
+        yield f"a call: {'; '.join(calls)}"
     if job.cost is not None:
         unknown = f"unknown ({', '.join(job.cost.unknown)})" if job.cost.unknown else "unknown"
         yield f"cost {unknown if job.cost.total_usd is None else f'${job.cost.total_usd:.2f}'}"
     if job.error is not None:
         yield f"{job.error.code}: {job.error.message}"
+
+
+def _of_a_call(found: Mapping[str, Any]) -> str:
+    """Its tokens and its price."""
+    price = "price unknown" if found.get("usd") is None else f"${1000 * found['usd']:.4f} for 1,000"
+    return f"{found['prompt_tokens']:g} tokens in, {found['completion_tokens']:g} out, {price}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -255,7 +255,8 @@ class Rejection(Object):
 class RoleScore(Object):
     """How one role did on the held-out examples; `low` and `high` are the ends of the 95 % interval.
 
-    `undecided` examples could not be run; they are not in `n`.
+    `undecided` examples could not be run; they are not in `n`. `per_call` has the mean `prompt_tokens`, `completion_tokens` and `usd` of
+    a call.
     """
 
     role: str
@@ -268,6 +269,7 @@ class RoleScore(Object):
     failures: int = 0
     latency_seconds: dict[str, float | None] = Field(default_factory=dict)
     usage: dict[str, int] = Field(default_factory=dict)
+    per_call: dict[str, float | None] | None = None
 
 
 class Evaluation(Object):
