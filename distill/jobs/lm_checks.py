@@ -50,13 +50,17 @@ class LmResolver:
         Where none is given and the server has no default teacher, the student's own LM teaches.
         """
         given = teacher.lms.get(role) or (next(iter(teacher.lms.values())) if len(teacher.lms) == 1 else LmSpec())
+        if given.prompt is not None:
+            message = f"{param}.prompt: only the student is tuned; `prompt_adapter` says how a teacher is asked"
+            raise Invalid(message, code="prompt_of_a_teacher", param=f"{param}.prompt")
         own = given == LmSpec() and connections.default(self._s, "teacher", self._project_id) is None
         lm, _ = self._resolve(self._asked_only(role), "student", param) if own else self._resolve(given, "teacher", param)
         return lm.model_copy(update={"prompt_adapter": lm.prompt_adapter or self._spec.prompt_adapter})
 
     def _asked_only(self, role: str) -> LmSpec:
         """The student's LM without what it is trained with."""
-        return self._spec.lms.get(role, LmSpec()).model_copy(update={"base_model": "", "trainer": "", "train_options": None})
+        trained = {"base_model": "", "trainer": "", "train_options": None, "prompt": None}
+        return self._spec.lms.get(role, LmSpec()).model_copy(update=trained)
 
     def _resolve(self, lm: LmSpec, side: Side, param: str) -> tuple[LmSpec, Connection]:
         own = fine_tuned.own_id(self._s, self._project_id, lm.model)

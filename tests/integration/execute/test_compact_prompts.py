@@ -125,6 +125,13 @@ def test_rows_of_the_teachers_prompts_are_not_compact(house: House) -> None:
         house.submit(rows(6), render="teacher", **COMPACT)
 
 
+def test_a_teacher_has_no_prompt_to_be_tuned_on(house: House) -> None:
+    with pytest.raises(
+        Invalid, match=r"teacher\[0\]\.lms\.student\.prompt: only the student is tuned; `prompt_adapter` says how a teacher is asked"
+    ):
+        house.submit(rows(6), teacher=[{"lms": {"student": {"prompt": "compact"}}}])
+
+
 def test_lms_of_one_program_have_one_prompt(house: House) -> None:
     classify, reply = SUPPORT["predictors"]
     two = {**SUPPORT, "predictors": [{**classify, "lm": "small"}, reply]}

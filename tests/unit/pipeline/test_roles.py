@@ -81,6 +81,22 @@ class TestSlots:
         assert "conn-2" not in str(teacher_cast(0, spec(), STUDENT).runner_body())
 
 
+class TestCompactPrompts:
+    def of(self, **more: Any) -> CompileSpec:
+        return spec(prompt_adapter={"type": "json"}, lms={name: {**lm, "prompt": "compact", **more} for name, lm in LMS.items()})
+
+    def test_rows_and_the_compiled_program_have_them_and_tools_stay_beside_the_text(self) -> None:
+        casts = [rendering_cast(self.of(), STUDENT), compiled_cast(self.of(), STUDENT, {"first": "sh-1", "second": "sh-2"})]
+        assert [cast.prompt_adapter.model_dump(mode="json") for cast in casts] == [{"type": "compact", "native_tools": True}] * 2
+
+    def test_the_baseline_has_them_only_where_its_models_were_tuned_before(self) -> None:
+        kinds = [baseline_cast(made, STUDENT, constrained=False).prompt_adapter.type for made in (self.of(), self.of(model="sh-1"))]
+        assert kinds == ["json", "compact"]
+
+    def test_the_teacher_has_its_own(self) -> None:
+        assert teacher_cast(0, self.of(), STUDENT).prompt_adapter.type == "json"
+
+
 class TestTraceDigest:
     def test_names_of_lms_are_no_part_of_it(self) -> None:
         renamed = STUDENT.model_copy(update={"predictors": [p.model_copy(update={"lm": "small"}) for p in STUDENT.predictors]})
