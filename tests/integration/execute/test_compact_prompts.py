@@ -20,9 +20,18 @@ from tests.support.scripted_lm import Answer, Ask
 
 COMPACT: dict[str, Any] = {"lms": {"student": {"prompt": "compact"}}}
 LOAD = """
-import sys
+import asyncio, sys
+import dspy
 from stillhouse_programs.artifact import load_artifact
-print(load_artifact(sys.argv[1], sys.argv[2])(message=sys.argv[3]).answer)
+
+program = load_artifact(sys.argv[1], sys.argv[2])
+print(program(message=sys.argv[3]).answer)
+
+async def streamed():
+    stream = dspy.streamify(program, stream_listeners=[dspy.streaming.StreamListener("answer")])
+    return [part.chunk async for part in stream(message=sys.argv[3]) if isinstance(part, dspy.streaming.StreamResponse)]
+
+print("".join(asyncio.run(streamed())))
 """
 
 
@@ -96,7 +105,8 @@ def test_rows_evaluation_and_a_fresh_process_have_the_same_prompts(house: House,
     count, folder = len(house.student.calls), unpacked(house, job, tmp_path / "artifact")
     asked = [sys.executable, "-c", LOAD, str(folder), house.student.url.removesuffix("/v1"), rows(12)[7]["message"]]
     said = subprocess.run(asked, capture_output=True, text=True, check=True, env={**os.environ, "STILLHOUSE_API_KEY": "k"})
-    assert said.stdout == "Team technical will help.\n"
+    assert said.stdout == "Team technical will help.\n" * 2
+    assert [call.body.get("stream", False) for call in house.student.calls[count:]] == [False, False, False, True]
     assert all(call.body["messages"] in prompts for call in house.student.calls[count:])
 
 
