@@ -167,6 +167,7 @@ class CallIn(Body):
     reasoning: str | None = None
     tool_calls: list[Any] | None = None
     discarded: bool = False
+    logprob: Annotated[float, Field(le=0)] | None = Field(default=None, description="Of the whole answer, where the LM host gave it")
 
 
 class UsageIn(LmUsageIn):

@@ -42,6 +42,8 @@ def told_trace(trace: TraceIn) -> Told:
         for name in _ONLY_WHEN_THERE:
             if not call[name]:
                 del call[name]
+        if call["logprob"] is None:
+            del call["logprob"]
     return Told(_place(trace), body)
 
 

@@ -62,6 +62,7 @@ class TraceCall(_Part):
     reasoning: str | None = None
     tool_calls: list[Any] | None = None
     discarded: bool = False
+    logprob: float | None = None
 
 
 class TraceError(_Part):

@@ -222,8 +222,10 @@ def _score(value: float | None, *, passed: bool = False, status: str = "ok", fee
 
 
 def rebuild_prediction(prepared: Prepared, trace: Json) -> dspy.Prediction:
-    """The program's prediction, with the declared types of its fields."""
-    return dspy.Prediction({name: typed(value, prepared.output_types.get(name)) for name, value in (trace["outputs"] or {}).items()})
+    """The program's prediction, with the declared types of its fields and the log-probability of all its calls' answers together."""
+    outputs = {name: typed(value, prepared.output_types.get(name)) for name, value in (trace["outputs"] or {}).items()}
+    known = [call.get("logprob") for call in trace["calls"] if call["outputs"] is not None and not call.get("discarded")]
+    return _with_logprob(dspy.Prediction(outputs), sum(known) if known and None not in known else None)
 
 
 def rebuild_calls(prepared: Prepared, trace: Json) -> list[tuple[dspy.Predict, Json, dspy.Prediction]]:
@@ -235,8 +237,15 @@ def rebuild_calls(prepared: Prepared, trace: Json) -> list[tuple[dspy.Predict, J
             continue
         types = fields_of(predictor.signature).outputs
         outputs = {name: typed(value, types.get(name)) for name, value in call["outputs"].items()}
-        calls.append((predictor, call["inputs"], dspy.Prediction(outputs)))
+        calls.append((predictor, call["inputs"], _with_logprob(dspy.Prediction(outputs), call.get("logprob"))))
     return calls
+
+
+def _with_logprob(prediction: dspy.Prediction, logprob: float | None) -> dspy.Prediction:
+    """An attribute beside the fields, so that a metric that compares or counts fields sees those alone."""
+    if "logprob" not in prediction:
+        object.__setattr__(prediction, "logprob", logprob)
+    return prediction
 
 
 def typed(value: Any, annotation: Any) -> Any:

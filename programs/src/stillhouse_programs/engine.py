@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ from dspy.clients.call_result import CallResult
 from dspy.dsp.utils.settings import settings
 
 from stillhouse_programs import protocol
+from stillhouse_programs.grammar import is_closed
 from stillhouse_programs.protocol import InfrastructureError
 from stillhouse_programs.recorder import CURRENT_CALL, SETTING, Answer, Recorder, SignatureType, Usage
 from stillhouse_programs.relay_http import Caller, RelayUnreachable, Reply
@@ -33,13 +35,16 @@ _BAD_REQUEST = 400
 
 
 class PreparedCall(NamedTuple):
-    """One call as it goes out. A host refuses a prompt and a bound that exceed its context together: a call whose bound is the default one
-    is asked again as `unbounded` then."""
+    """One call as it goes out, and `bare` without what neither the program nor its LM asks for: a default bound, log-probabilities.
+
+    A host refuses a prompt and a bound that exceed its context together, and one may have no log-probabilities: a refused call is sent
+    again bare.
+    """
 
     recorder: Recorder
     caller: Caller
     body: bytes
-    unbounded: bytes | None = None
+    bare: bytes | None = None
 
 
 class SyncPost(Protocol):
@@ -75,6 +80,7 @@ class RelayEngine:
     ) -> None:
         self.slot = slot
         self._answer_tokens = answer_tokens
+        self._wants_logprobs = True
         self.supports_function_calling = "tools" in native
         self.supports_reasoning = "reasoning" in native
         self._client = client
@@ -89,8 +95,8 @@ class RelayEngine:
         call = self.prepare(body.pop("messages"), body)
         try:
             reply = self._client.post(call.caller, call.body)
-            if call.unbounded is not None and reply.status == _BAD_REQUEST:
-                reply = self._client.post(call.caller, call.unbounded)
+            if (bare := self.again(call, reply)) is not None:
+                reply = self._client.post(call.caller, bare)
         except RelayUnreachable as fault:
             raise call.recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
         return self.read_response(call.recorder, reply)
@@ -110,12 +116,22 @@ class RelayEngine:
         seed = call.seed if call is not None else recorder.next_seed(None)
         if seed is not None:
             body.setdefault("seed", seed)
+        added: dict[str, Any] = {}
         if call is not None and self._derive_grammar is not None:
             body["structured_outputs"] = self._derive_grammar(call.signature)
+            if self._wants_logprobs and "logprobs" not in body and is_closed(call.signature):
+                added["logprobs"] = True
+        if self._answer_tokens is not None and body.keys().isdisjoint(_BOUNDS):
+            added["max_tokens"] = self._answer_tokens
         data, caller = protocol.encode(body), recorder.caller(call, seed)
-        if self._answer_tokens is None or not body.keys().isdisjoint(_BOUNDS):
-            return PreparedCall(recorder, caller, data)
-        return PreparedCall(recorder, caller, protocol.encode({**body, "max_tokens": self._answer_tokens}), data)
+        return PreparedCall(recorder, caller, protocol.encode({**body, **added}), data) if added else PreparedCall(recorder, caller, data)
+
+    def again(self, call: PreparedCall, reply: Reply) -> bytes | None:
+        """What to send once more after a refusal, if anything. A host that has no log-probabilities is not asked for them any more."""
+        if reply.status != _BAD_REQUEST or call.bare is None:
+            return None
+        self._wants_logprobs = self._wants_logprobs and _refused_field(reply) != "logprobs"
+        return call.bare
 
     def read_reply(self, recorder: Recorder, reply: Reply) -> dict[str, Any]:
         """The body of a 200. Its usage and text go to the calling predictor's record."""
@@ -159,8 +175,8 @@ class AsyncRelayEngine:
         call = self.engine.prepare(messages, options)
         try:
             reply = await self._client.post(call.caller, call.body)
-            if call.unbounded is not None and reply.status == _BAD_REQUEST:
-                reply = await self._client.post(call.caller, call.unbounded)
+            if (bare := self.engine.again(call, reply)) is not None:
+                reply = await self._client.post(call.caller, bare)
         except RelayUnreachable as fault:
             raise call.recorder.fail(InfrastructureError("relay_lost", str(fault))) from fault
         return call.recorder, reply
@@ -246,7 +262,26 @@ def _answer(choice: dict[str, Any]) -> Answer:
         choice.get("finish_reason") == "length",
         reasoning if isinstance(reasoning, str) else None,
         tool_calls if isinstance(tool_calls, list) else None,
+        _logprob(choice.get("logprobs")),
     )
+
+
+def _logprob(logprobs: Any) -> float | None:
+    """Of the whole answer, from OpenAI's list of its tokens; None where there is none, or where it holds nonsense."""
+    try:
+        tokens = [float(token["logprob"]) for token in logprobs["content"]]
+    except (TypeError, KeyError, ValueError):
+        return None
+    total = sum(tokens)
+    return min(0.0, round(total, 6)) if tokens and math.isfinite(total) else None
+
+
+def _refused_field(reply: Reply) -> str | None:
+    try:
+        param = protocol.decode(reply.body)["error"]["param"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return param if isinstance(param, str) else None
 
 
 def _refusal(recorder: Recorder, reply: Reply) -> BaseException:

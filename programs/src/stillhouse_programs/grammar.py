@@ -68,6 +68,16 @@ def derive_grammar(signature: Any, prompt_adapter: Any, most_text: int = MOST_TE
     return _xml(fields, most_text) if kind == "xml" else _chat(fields, most_text)
 
 
+def is_closed(signature: Any) -> bool:
+    """Whether every output is one of a few values: a `Literal`, an enum, a truth value, or none."""
+    fields = [_Field(name, info.annotation) for name, info in signature.output_fields.items()]
+    return all(_has_few_values(part) for field in fields for part in field.parts)
+
+
+def _has_few_values(part: Any) -> bool:
+    return part in (bool, type(None)) or typing.get_origin(part) is Literal or isinstance(part, enum.EnumMeta)
+
+
 # ------------------------------------------------------------------ chat
 
 

@@ -59,12 +59,16 @@ class Usage:
 
 
 class Answer(NamedTuple):
-    """What an LM host sent back. `reasoning` is the text that reasoning models give beside their answer, `tool_calls` OpenAI's list."""
+    """What an LM host sent back. `reasoning` is the text that reasoning models give beside their answer, `tool_calls` OpenAI's list.
+
+    `logprob` is the answer's log-probability, where the host gives those of its tokens.
+    """
 
     text: str
     truncated: bool = False
     reasoning: str | None = None
     tool_calls: list[Any] | None = None
+    logprob: float | None = None
 
 
 @dataclass
@@ -106,6 +110,7 @@ class Call:
             "usage": self.usage.tokens(),
             "seconds": round(self.seconds, 4),
             **{name: value for name, value in extra.items() if value},
+            **({"logprob": first.logprob} if first.logprob is not None else {}),
         }
 
 

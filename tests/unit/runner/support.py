@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -13,6 +14,7 @@ import orjson
 from distill.rollouts.events import read_event
 from stillhouse_programs.collect import Prepared, prepare_program, run_rollout
 from stillhouse_programs.engine import RelayLM, make_lm
+from stillhouse_programs.grammar import derive_grammar
 from stillhouse_programs.prompts import make_prompt_adapter
 from stillhouse_programs.protocol import encode
 from stillhouse_programs.relay_http import AsyncRelayClient, Caller, Reply, SyncRelayClient
@@ -43,7 +45,7 @@ class ScriptedRelay:
             return Reply(self.refuse.status, self.code, orjson.dumps(error))
         return Reply(200, None, orjson.dumps(complete(self.answer, len(self.bodies) - 1, body)))
 
-    def lm(self, native: Collection[str] = (), answer_tokens: int | None = None, **options: Any) -> RelayLM:
+    def lm(self, native: Collection[str] = (), answer_tokens: int | None = None, constrain: bool = False, **options: Any) -> RelayLM:
         relay = self
 
         class Sync:
@@ -56,14 +58,20 @@ class ScriptedRelay:
                 return relay.reply(caller, data)
 
         clients = (cast("SyncRelayClient", Sync()), cast("AsyncRelayClient", Async()))
-        return make_lm("student", options, clients, None, native, answer_tokens)
+        grammars = functools.partial(derive_grammar, prompt_adapter=make_prompt_adapter("chat")) if constrain else None
+        return make_lm("student", options, clients, grammars, native, answer_tokens)
 
 
 def prepared(
-    program: dspy.Module, relay: ScriptedRelay, prompt_adapter: str = "chat", answer_tokens: int | None = None, **types: Any
+    program: dspy.Module,
+    relay: ScriptedRelay,
+    prompt_adapter: str = "chat",
+    answer_tokens: int | None = None,
+    constrain: bool = False,
+    **types: Any,
 ) -> Prepared:
     inherit_rollouts()
-    program.set_lm(relay.lm(answer_tokens=answer_tokens))
+    program.set_lm(relay.lm(answer_tokens=answer_tokens, constrain=constrain))
     return prepare_program(program, make_prompt_adapter(prompt_adapter), types)
 
 

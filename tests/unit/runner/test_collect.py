@@ -12,7 +12,7 @@ import pytest
 from stillhouse_programs.collect import score_trace, within
 from stillhouse_programs.protocol import InfrastructureError
 from stillhouse_programs.relay_http import Caller, Reply
-from tests.support.scripted_lm import Fail
+from tests.support.scripted_lm import Answerer, Fail
 from tests.unit.runner.support import Json, ScriptedRelay, Steps, called, prepared, rollout
 
 
@@ -186,6 +186,75 @@ class TestHowItEnds:
         with pytest.raises(InfrastructureError) as trouble:
             rollout(prepared(Steps(body), ScriptedRelay()), limit=0.05, q="x")
         assert trouble.value.code == "time_limit"
+
+
+class Certain(ScriptedRelay):
+    """A host that gives log-probabilities, and says of each answer what `logprobs` say; or has none."""
+
+    def __init__(self, answer: Answerer, logprobs: Any = None, refuses: bool = False) -> None:
+        super().__init__(answer)
+        self.logprobs, self.refuses = logprobs, refuses
+
+    def reply(self, caller: Caller, data: bytes) -> Reply:
+        reply = super().reply(caller, data)
+        if "logprobs" not in self.bodies[-1]:
+            return reply
+        if self.refuses:
+            return Reply(400, None, orjson.dumps({"error": {"message": "This host has no logprobs.", "code": None, "param": "logprobs"}}))
+        body = orjson.loads(reply.body)
+        body["choices"][0]["logprobs"] = self.logprobs
+        return Reply(200, None, orjson.dumps(body))
+
+
+SURE = {"content": [{"token": "y", "logprob": -0.25}, {"token": "es", "logprob": -0.5}]}
+Closed = dspy.Signature("q -> a").with_updated_fields("a", type_=Literal["yes", "no"])
+
+
+class TestLogProbabilities:
+    """Of closed answers: one of a few values, to which the LM host holds the LM."""
+
+    def test_are_kept_in_the_trace_and_told_to_the_metric(self) -> None:
+        ready = prepared(dspy.Predict(Closed), Certain(lambda ask: {"a": "yes"}, SURE), constrain=True)
+        trace = rollout(ready, q="x")
+        assert trace["calls"][0]["logprob"] == -0.75
+
+        def metric(example: dspy.Example, prediction: dspy.Prediction, calls: Any = None) -> float:
+            assert prediction.keys() == ["a"]
+            return float(-(prediction.logprob + calls[0][2].logprob))
+
+        assert asyncio.run(score_trace(ready, trace, {}, metric, 1.0))["value"] == 1.5
+
+    def test_of_several_calls_add_up(self) -> None:
+        async def body(self: Any, q: str) -> Any:
+            await self.one.acall(q=q)
+            return await self.two.acall(q=q)
+
+        ready = prepared(
+            Steps(body, one=dspy.Predict(Closed), two=dspy.Predict(Closed)), Certain(lambda ask: {"a": "no"}, SURE), constrain=True
+        )
+        trace = rollout(ready, q="x")
+        found = asyncio.run(score_trace(ready, trace, {}, lambda example, prediction, calls: -prediction.logprob / 2, 0.5))
+        assert found["value"] == 0.75
+
+    @pytest.mark.parametrize("nonsense", [None, [], {"content": None}, {"content": []}, {"content": [{"logprob": "x"}]}, {"content": [7]}])
+    def test_that_are_none_cost_no_answer(self, nonsense: Any) -> None:
+        ready = prepared(dspy.Predict(Closed), Certain(lambda ask: {"a": "yes"}, nonsense), constrain=True)
+        trace = rollout(ready, q="x")
+        assert (trace["outputs"], "logprob" in trace["calls"][0]) == ({"a": "yes"}, False)
+        found = asyncio.run(score_trace(ready, trace, {}, lambda example, prediction, calls: prediction.logprob is None, 1.0))
+        assert found["value"] == 1.0
+
+    def test_a_host_without_them_is_asked_once(self) -> None:
+        relay = Certain(lambda ask: {"a": "yes"}, refuses=True)
+        ready = prepared(dspy.Predict(Closed), relay, constrain=True)
+        assert [rollout(ready, q="x")["outputs"] for _ in range(2)] == [{"a": "yes"}] * 2
+        assert ["logprobs" in body for body in relay.bodies] == [True, False, False]
+
+    @pytest.mark.parametrize(("signature", "constrain"), [("q -> a", True), (Closed, False)])
+    def test_are_not_asked_for_otherwise(self, signature: Any, constrain: bool) -> None:
+        relay = Certain(lambda ask: {"a": "yes"}, SURE)
+        rollout(prepared(dspy.Predict(signature), relay, constrain=constrain), q="x")
+        assert "logprobs" not in relay.bodies[0]
 
 
 class TestTimeLimit:
