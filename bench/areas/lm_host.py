@@ -149,8 +149,11 @@ def _figure(kind: Kind, in_flight: int, ours: Sequence[Round], other: Sequence[R
     cpu = measured("CPU s/request", "lower", [each.cpu for each in ours], [each.cpu for each in other])
     details: dict[str, Detail] = {"n_other": len(other[0].texts), "dtype": "float32"}
     if in_flight == 1:
+        # The grammar leaves a line end at the end open; the host leaves it out, and the texts that `generate` may say have it.
         details["same_answers"] = sum(
-            a == b for mine, its in zip(ours, other, strict=True) for a, b in zip(mine.texts, its.texts, strict=True)
+            a.removesuffix("\n") == b.removesuffix("\n")
+            for mine, its in zip(ours, other, strict=True)
+            for a, b in zip(mine.texts, its.texts, strict=True)
         )
     if kind.model == "lora":
         details["lora_adapter"] = adapter

@@ -32,7 +32,8 @@ def alternatives(source: str) -> list[str] | None:
             if len(found) + len(forks) > 2 * MOST:
                 return None
         live = forks
-    texts = [text for text in sorted(found) if not (text.endswith(b"\n") and text[:-1] in set(found))]
+    known = set(found)
+    texts = [text for text in sorted(found) if not (text.endswith(b"\n") and text[:-1] in known)]
     try:
         return [text.decode() for text in texts] if 0 < len(texts) <= MOST else None
     except UnicodeDecodeError:
