@@ -31,7 +31,7 @@ _NOT_SENT = frozenset({"rollout_id", "cache", "n", "num_generations", "prompt_ca
 _KEPT_GRAMMARS = 1000
 _CONTEXT_LENGTH = "context_length_exceeded"
 _BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
-_BAD_REQUEST = 400
+_REFUSALS = (400, 422)
 
 
 class PreparedCall(NamedTuple):
@@ -128,9 +128,9 @@ class RelayEngine:
 
     def again(self, call: PreparedCall, reply: Reply) -> bytes | None:
         """What to send once more after a refusal, if anything. A host that has no log-probabilities is not asked for them any more."""
-        if reply.status != _BAD_REQUEST or call.bare is None:
+        if reply.status not in _REFUSALS or call.bare is None:
             return None
-        self._wants_logprobs = self._wants_logprobs and _refused_field(reply) != "logprobs"
+        self._wants_logprobs = self._wants_logprobs and not _refuses_logprobs(reply)
         return call.bare
 
     def read_reply(self, recorder: Recorder, reply: Reply) -> dict[str, Any]:
@@ -276,12 +276,13 @@ def _logprob(logprobs: Any) -> float | None:
     return min(0.0, round(total, 6)) if tokens and math.isfinite(total) else None
 
 
-def _refused_field(reply: Reply) -> str | None:
+def _refuses_logprobs(reply: Reply) -> bool:
+    """Hosts name what they refuse in the error's field or in its message."""
     try:
-        param = protocol.decode(reply.body)["error"]["param"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return param if isinstance(param, str) else None
+        error = protocol.decode(reply.body)["error"]
+        return "logprobs" in f"{error.get('param')} {error.get('message')}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _refusal(recorder: Recorder, reply: Reply) -> BaseException:

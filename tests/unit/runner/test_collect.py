@@ -191,7 +191,7 @@ class TestHowItEnds:
 class Certain(ScriptedRelay):
     """A host that gives log-probabilities, and says of each answer what `logprobs` say; or has none."""
 
-    def __init__(self, answer: Answerer, logprobs: Any = None, refuses: bool = False) -> None:
+    def __init__(self, answer: Answerer, logprobs: Any = None, refuses: int | None = None) -> None:
         super().__init__(answer)
         self.logprobs, self.refuses = logprobs, refuses
 
@@ -200,7 +200,7 @@ class Certain(ScriptedRelay):
         if "logprobs" not in self.bodies[-1]:
             return reply
         if self.refuses:
-            return Reply(400, None, orjson.dumps({"error": {"message": "This host has no logprobs.", "code": None, "param": "logprobs"}}))
+            return Reply(self.refuses, None, orjson.dumps({"error": {"message": "unexpected keyword: logprobs", "code": None}}))
         body = orjson.loads(reply.body)
         body["choices"][0]["logprobs"] = self.logprobs
         return Reply(200, None, orjson.dumps(body))
@@ -244,8 +244,9 @@ class TestLogProbabilities:
         found = asyncio.run(score_trace(ready, trace, {}, lambda example, prediction, calls: prediction.logprob is None, 1.0))
         assert found["value"] == 1.0
 
-    def test_a_host_without_them_is_asked_once(self) -> None:
-        relay = Certain(lambda ask: {"a": "yes"}, refuses=True)
+    @pytest.mark.parametrize("status", [400, 422])
+    def test_a_host_without_them_is_asked_once(self, status: int) -> None:
+        relay = Certain(lambda ask: {"a": "yes"}, refuses=status)
         ready = prepared(dspy.Predict(Closed), relay, constrain=True)
         assert [rollout(ready, q="x")["outputs"] for _ in range(2)] == [{"a": "yes"}] * 2
         assert ["logprobs" in body for body in relay.bodies] == [True, False, False]
