@@ -91,9 +91,7 @@ def parse_prompt_adapter(obj: Any) -> PromptAdapterSpec:
     try:
         return PromptAdapterSpec.model_validate(raw)
     except ValidationError as error:
-        fault = from_validation(error, raw)
-        param = f"prompt_adapter.{fault.param}" if fault.param else "prompt_adapter"
-        raise SpecError(f"prompt_adapter.{fault.message}", param) from None
+        raise from_validation(error, raw, "prompt_adapter") from None
 
 
 def expand(spec: ProgramSpec) -> ProgramSpec:

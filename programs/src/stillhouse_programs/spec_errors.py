@@ -40,8 +40,8 @@ def json_path(parts: Iterable[str | int]) -> str:
     return text
 
 
-def from_validation(error: ValidationError, raw: Any) -> SpecError:
-    """Turn the first of pydantic's errors into one of ours, in plain words and with the path of the JSON as it was sent."""
+def from_validation(error: ValidationError, raw: Any, *within: str) -> SpecError:
+    """Turn the first of pydantic's errors into one of ours, in plain words and with the path of the JSON as it was sent, below `within`."""
     first = error.errors(include_url=False)[0]
     parts = _without_tags(list(first["loc"]), raw)
     kind, context = first["type"], first.get("ctx", {})
@@ -50,7 +50,8 @@ def from_validation(error: ValidationError, raw: Any) -> SpecError:
     if kind == "missing" and len(parts) == 3 and parts[0] == "predictors" and parts[2] == "lm":
         return SpecError(f"predictor {_name_at(raw, parts)} has no LM", json_path(parts))
     message = _words(kind, context, first["msg"])
-    return SpecError(f"{json_path(parts) or 'the spec'}: {message}", json_path(parts))
+    path = json_path([*within, *parts])
+    return SpecError(f"{path or 'the spec'}: {message}", path)
 
 
 def _words(kind: str, context: dict[str, Any], message: str) -> str:

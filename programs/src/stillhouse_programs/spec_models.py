@@ -179,6 +179,13 @@ class StepSpec(SpecModel):
 class PromptAdapterSpec(SpecModel):
     """The prompt adapter that formats prompts and parses answers."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"required": ["type"], "properties": {"type": {"const": "compact"}}},
+            "else": {"properties": {"instructions": {"type": "null"}, "reasoning": {"type": "null"}}},
+        }
+    )
+
     type: PromptAdapterType = "chat"
     native_tools: bool | None = Field(
         None, description="Whether tools go beside the text to LMs that take them; dspy's own choice for the type if left out."

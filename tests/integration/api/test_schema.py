@@ -46,6 +46,7 @@ PROGRAMS, JOBS = r"POST /v1/(programs|compile_jobs|compile_jobs/estimate)", r"PO
 EXPLAINED: Mapping[tuple[str, str, str], str] = {
     (PROGRAMS, "invalid_program", r"^(predictor |field `|step |demo: |there is no |`)"): "names in a program refer to each other",
     (PROGRAMS, "reference_failed", r"^desk\.scores:right raised TypeError"): "what code is shows when it is imported; this is a metric",
+    (PROGRAMS, "source_changed", r"^desk\.scores:right: the source of "): "what the source of code is shows when it is imported",
     (JOBS, "unknown_lm", r"no predictor uses an LM"): "the program says which LMs there are",
     (JOBS, "invalid_rows", r"Row \d+, `message`: required input is missing"): "the program says which inputs a row has",
     (JOBS, "invalid_value", r"`min_pass` is more than `n`"): "JSON Schema compares no two numbers",

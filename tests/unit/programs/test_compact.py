@@ -11,6 +11,7 @@ from stillhouse_programs import prompts
 from stillhouse_programs.compact import CompactAdapter
 from stillhouse_programs.grammar import derive_grammar
 from stillhouse_programs.render import Row, render_row
+from stillhouse_programs.spec import SpecError, parse_prompt_adapter
 from tests.unit.programs.compact_calls import TEXTS, signature_of
 from tests.unit.programs.samples import SAMPLES, Reply, Route
 from tests.unit.programs.test_grammar import accepts
@@ -91,6 +92,11 @@ class TestReasoning:
     def test_it_is_read_as_the_type_that_it_has(self) -> None:
         signature = dspy.ChainOfThought(Route, rationale_field_type=dspy.Reasoning).predict.signature
         assert type(prompts.parse(CompactAdapter(reasoning=False), signature, "billing")["reasoning"]) is dspy.Reasoning
+
+    def test_is_no_option_of_another_adapter(self) -> None:
+        with pytest.raises(SpecError, match=r"^prompt_adapter: reasoning is an option of the type compact, not of chat$") as caught:
+            parse_prompt_adapter({"reasoning": False})
+        assert caught.value.param == "prompt_adapter"
 
 
 class TestReading:
