@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 
 from app.errors import OPENAI_SHAPED, ApiError
 from app.schemas.rules import METADATA
-from distill.spec import did_you_mean
+from distill.spec_part import did_you_mean
 
 _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 

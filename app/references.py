@@ -16,7 +16,7 @@ from app.services import Services
 from distill.catalog import metrics, programs
 from distill.db import unit_of_work
 from distill.errors import Invalid, NotFound
-from distill.spec import did_you_mean
+from distill.spec_part import did_you_mean
 from stillhouse_programs.spec import ClientMetric, MetricSpec, ProgramReference, ProgramSpec, ReferenceMetric, SpecError, check_allowed
 
 _KNOWN = tuple(ReferenceParts.model_fields)

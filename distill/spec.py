@@ -6,9 +6,8 @@ order (order is part of a prompt, so JSON with sorted keys would call two prompt
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from distill.spec_faults import first_fault
+from distill.spec_part import Positive, PositiveFloat, SpecPart
+from distill.spec_training import TrainOptions
 from stillhouse_programs.spec import (
     ExactMatch,
     MetricSpec,
@@ -27,9 +28,6 @@ from stillhouse_programs.spec import (
     parse_prompt_adapter,
 )
 
-Auto = Literal["auto"]
-Positive = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=2)]  # as far as OpenAI's API and the LM host go
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
@@ -45,49 +43,6 @@ Role = Literal["baseline", "baseline_constrained", "teacher", "compiled"]
 ALIAS_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}@[a-z0-9][a-z0-9._-]{0,62}$"
 """`program_name@alias`."""
 AliasName = Annotated[str, Field(pattern=ALIAS_NAME)]
-
-
-class SpecPart(BaseModel):
-    """Base of a spec's parts: frozen; an unknown word is refused with the nearest one we know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown(cls, data: Any) -> Any:
-        for key in data if isinstance(data, Mapping) else ():
-            if key not in cls.model_fields:
-                raise PydanticCustomError(
-                    "unknown_key", "unknown option `{key}`{hint}", {"key": str(key), "hint": did_you_mean(key, cls.model_fields)}
-                )
-        return data
-
-
-def did_you_mean(word: object, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """`; did you mean "…"?` for the nearest known word, or an empty string."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f'; did you mean "{close[0]}"?' if close else ""
-
-
-class EarlyStopping(SpecPart):
-    patience: Positive = 2
-    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-
-
-class TrainOptions(SpecPart):
-    """How a LoRA adapter is trained. `"auto"` is decided by the trainer from the rows and the base model."""
-
-    n_epochs: Positive | Auto = "auto"
-    batch_size: Positive | Auto = "auto"
-    learning_rate: PositiveFloat | Auto = "auto"
-    learning_rate_multiplier: PositiveFloat | Auto = "auto"
-    lora_r: Positive | Auto = "auto"
-    lora_alpha: PositiveFloat | Auto = "auto"
-    max_seq_length: Positive | Auto = "auto"
-    early_stopping: EarlyStopping | None = None
-
-
-TRAIN_OPTION_NAMES = tuple(TrainOptions.model_fields)
 
 
 class GenerationOptions(SpecPart):

@@ -75,9 +75,9 @@ def _answer(line: str) -> CountReply:
 def count(request: CountRequest, ruler: Ruler) -> CountReply:
     """Every row by itself: one that cannot be trained on says why, and the others are counted. Raises RendererError."""
     # After torch is out of sight: this imports transformers' tokenizers.
-    from engines.trainer.options import resolve_options
+    from engines.trainer.options import longest_row
 
-    longest = resolve_options(TrainOptions(max_seq_length=request.max_seq_length), 1, ruler.context_length).max_seq_length
+    longest = longest_row(TrainOptions(max_seq_length=request.max_seq_length), ruler.context_length)
     return CountReply(longest=longest, rows=_count_rows([_parsed(raw) for raw in request.rows], ruler.tokenizer))
 
 

@@ -20,7 +20,7 @@ from app.views.convert import page_of
 from app.views.files import file_read
 from distill.catalog import files
 from distill.jobs import quotas
-from distill.spec import did_you_mean
+from distill.spec_part import did_you_mean
 
 PURPOSE = "fine-tune"
 

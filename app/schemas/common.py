@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_core import PydanticCustomError
 
 from app.schemas.rules import METADATA, declared
-from distill.spec import did_you_mean
+from distill.spec_part import did_you_mean
 
 T = TypeVar("T")
 

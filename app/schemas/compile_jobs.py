@@ -13,8 +13,10 @@ from app.schemas.lms import LmIn, LmName, TeacherIn
 from app.schemas.metrics import BuiltInOrStored, MetricDocument
 from app.schemas.programs import ProgramDocument, PromptAdapterIn, StoredProgram
 from app.schemas.rules import any_given, declared, ruled
-from distill.spec import Budget, Evaluate, Filter, Holdout, Positive, Prompt, Render, Rollouts, SmokeTest, TrainOptions
+from distill.spec import Budget, Evaluate, Filter, Holdout, Prompt, Render, Rollouts, SmokeTest
 from distill.spec import Rows as RowsOfKey
+from distill.spec_part import Positive
+from distill.spec_training import TrainOptions
 
 Rows = list[dict[str, Any]]
 Priority = Annotated[int, Field(ge=-100, le=100)]
@@ -347,6 +349,9 @@ class CurvePoint(Reply):
     epoch: float | None = None
     loss: float | None = None
     validation_loss: float | None = None
+    validation_exact_match: float | None = Field(
+        default=None, description="Share of validation rows whose every answer token is the likeliest after the right ones before it"
+    )
     at: float | None = None
 
 

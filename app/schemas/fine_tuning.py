@@ -27,6 +27,7 @@ class ChildFineTuneJob(Reply):
     progress: dict[str, Any] | None = Field(description="While it trains: step, total_steps, percent, seconds_remaining")
     fine_tuned_model: str | None
     reused_from: str | None = Field(description="The fine-tune job that trained the model, where an equal training was found")
+    train_options: dict[str, Any] | None = Field(description="Those that it was trained with, none of them `auto`; null until it is")
     error: FineTuneError | None
 
 

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from app import examples
 from app.schemas.common import Body, Metadata
 from app.schemas.rules import NULL, declared, needs, ruled
-from distill.spec import TrainOptions
+from distill.spec_training import TrainOptions
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from app.schemas.common import Body
 from app.schemas.programs import ProgramDocument, PromptAdapterIn, StoredProgram
-from distill.spec import NativeFeature, Prompt, TrainOptions
+from distill.spec import NativeFeature, Prompt
+from distill.spec_training import TrainOptions
 
 LmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 

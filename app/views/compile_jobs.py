@@ -211,6 +211,7 @@ def child(one: FineTuneJob, active: Active) -> ChildFineTuneJob:
         progress=one.progress if one.status == "running" else None,
         fine_tuned_model=one.model_id,
         reused_from=one.reused_from,
+        train_options=(one.result or {}).get("options"),
         error=fine_tune_error(one.error),
     )
 

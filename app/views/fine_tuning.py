@@ -21,7 +21,8 @@ _MOST_LOG_BYTES = 2**20
 def fine_tune_read(row: FineTuneJob, active: Active, job: Job | None = None) -> FineTuneJobRead:
     """OpenAI's object; `active` covers its job. `job` is the fine-tuning job itself; a compile job's child has none, and
     `metadata.compile_job_id` names its parent, whose controls are the only ones."""
-    options = {name: value for name, value in row.options.items() if value is not None}
+    options = {**row.options, **((row.result or {}).get("options") or {})}
+    options = {name: value for name, value in options.items() if value is not None}
     spec = fine_tuning.spec_of(job) if job else None
     return FineTuneJobRead(
         id=row.id,

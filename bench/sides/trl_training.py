@@ -18,7 +18,8 @@ from peft import LoraConfig
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from engines.base_models import resolve
-from engines.schemas.trainer import ResolvedOptions, TrainerJob
+from engines.schemas import ResolvedOptions, TrainerJob
+from engines.trainer.facts import facts_of
 from engines.trainer.options import resolve_options
 
 # An extra that is not there when types are checked.
@@ -41,9 +42,10 @@ def train(folder: Path, threads: int) -> None:
     """Train on `rows.jsonl`, and leave curve.jsonl, `out/` and result.json."""
     torch.set_num_threads(threads)
     job = TrainerJob.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / job.rows).read_text(encoding="utf-8").splitlines()]
+    lines = (folder / job.rows).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     base = resolve(job.base_model)
-    options = resolve_options(job.options, len(rows), 8192)
+    options = resolve_options(job.options, facts_of(lines), 8192)
     trainer = trl.SFTTrainer(
         model=base.load_model(torch.float32),
         args=_arguments(folder, options, job.seed),

@@ -15,7 +15,8 @@ from distill.catalog.promotion import Gate, check_better
 from distill.db import Listing, Page, Session, paginate
 from distill.errors import Conflict, Invalid, NotFound
 from distill.ids import new_id
-from distill.spec import ALIAS_NAME, did_you_mean
+from distill.spec import ALIAS_NAME
+from distill.spec_part import did_you_mean
 
 _PATTERN = re.compile(ALIAS_NAME)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.catalog.models import Dataset
 from distill.errors import Detail, Invalid
-from distill.spec import did_you_mean
+from distill.spec_part import did_you_mean
 from stillhouse_programs.spec import (
     Column,
     Label,

@@ -18,7 +18,7 @@ from distill.catalog.projects import OPERATORS
 from distill.db import Listing, Page, Session, now, paginate
 from distill.errors import Conflict, Invalid, NotFound, Unauthenticated
 from distill.ids import new_id, short_token
-from distill.spec import did_you_mean
+from distill.spec_part import did_you_mean
 
 Status = Literal["active", "expired", "revoked"]
 SCOPES = ("jobs:read", "jobs:write", "aliases:write", "models:use", "admin", "metrics:read", "operator")

@@ -23,7 +23,7 @@ from distill.egress import check_url
 from distill.errors import Conflict, Invalid, NotFound
 from distill.ids import new_id
 from distill.settings import get_settings
-from distill.spec import did_you_mean
+from distill.spec_part import did_you_mean
 
 EVENTS = (
     "compile_job.running",

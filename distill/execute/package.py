@@ -148,7 +148,8 @@ def _tuned(job: JobContext, trained: Trained, name: str, lm: str) -> TunedPredic
     model = trained.models[str(key.model_id)]
     folder = f"lora/{model.id}" if model.files else None
     tokens = job.answer_tokens.get(name)
-    return TunedPredictor(name, lm, model.id, model.base_model, model.base_model_digest, key.rows or 0, folder, tokens)
+    options = (key.result or {}).get("options")
+    return TunedPredictor(name, lm, model.id, model.base_model, model.base_model_digest, key.rows or 0, folder, tokens, options)
 
 
 def _lm(lm: LmSpec) -> dict[str, Any]:

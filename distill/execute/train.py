@@ -53,12 +53,13 @@ def run(work: Work, ports: Ports) -> None:
         device = connections.by_id(s, key.connection_id).device
         train_folder.sweep(s, ports.work_root / "train")
     base = ports.trainers[key.trainer].base_digest(key.base_model)
-    if _reuse(work, order, key, base):
+    training = _identity(ports, order, key, base)
+    if _reuse(work, order, key, training):
         return
     if device is not None:
         _wait_for_device(work, ports, key, device)
         crash_point("train.leased_device")
-        if _reuse(work, order, key, base):  # whoever had the device may have trained the same
+        if _reuse(work, order, key, training):  # whoever had the device may have trained the same
             return
     # Importing torch and loading the weights takes a trainer from seconds to minutes, in which it tells nothing.
     work.progress(message="Loading the base model", fine_tuning_job=key.id)
@@ -77,11 +78,20 @@ def run(work: Work, ports: Ports) -> None:
 # ------------------------------------------------------------------ reuse
 
 
-def _reuse(work: Work, order: Order, key: FineTuneJob, base_digest: str | None) -> bool:
+def _identity(ports: Ports, order: Order, key: FineTuneJob, base_digest: str | None) -> str | None:
+    """The digest of the training to come, with the options that the trainer would choose; None where it is not known, or not looked for."""
+    if base_digest is None or not order.reuses or key.training_file is None:
+        return None
+    start = None if order.start is None else order.start.config(ports.store)
+    with ports.store.open(key.training_file) as rows:
+        options = ports.trainers[key.trainer].resolve(key.base_model, train_folder.options_of(key), rows, start)
+    return None if options is None else train_folder.training_digest(key, order.seed, base_digest, options, order.start)
+
+
+def _reuse(work: Work, order: Order, key: FineTuneJob, training: str | None) -> bool:
     """Publish the model of an equal training, if the project has one; False when this key is to be trained."""
-    if base_digest is None or not order.reuses:
+    if training is None:
         return False
-    training = train_folder.training_digest(key, order.seed, base_digest, order.start)
     with unit_of_work() as s:
         model = trained.find(s, order.project_id, key.connection_id, training)
     if model is None:
@@ -100,7 +110,14 @@ def _take_over(s: Session, order: Order, key: FineTuneJob, model_id: str, traini
     model = fine_tuned.hold(s, order.project_id, model_id)
     fine_tuned.want(s, model.id, model.connection_id)
     source = repository.training_of(s, model)
-    values = {"model_id": model.id, "training_digest": training, "reused_from": source.id, "curve": source.curve, "log": source.log}
+    values = {
+        "model_id": model.id,
+        "training_digest": training,
+        "reused_from": source.id,
+        "curve": source.curve,
+        "log": source.log,
+        "result": {"options": (source.result or {}).get("options")},
+    }
     s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(**values))
     text = f"{key_name(key)} is not trained again: {source.id} was trained on the same rows with the same options"
     events.append(s, order.job_id, "log", text, {"fine_tuning_job": key.id, "reused_from": source.id, "model": model.id})
@@ -177,6 +194,13 @@ def _with_system_prompts(store: BlobStore, order: Order, key: FineTuneJob) -> Or
 # ------------------------------------------------------------------ model
 
 
+def _trained(order: Order, key: FineTuneJob, base_digest: str | None, options: Mapping[str, Any] | None) -> str | None:
+    """The digest by which later jobs find this training, by the trainer's own word for its options."""
+    if base_digest is None or options is None or not order.reuses:
+        return None
+    return train_folder.training_digest(key, order.seed, base_digest, options, order.start)
+
+
 def record(s: Session, store: BlobStore, order: Order, key: FineTuneJob, product: Product, base: str | None = None) -> None:
     """The model's row, its files, and that it is wanted on the connection its LM belongs to. `base` is the digest of what it started from.
 
@@ -206,7 +230,7 @@ def record(s: Session, store: BlobStore, order: Order, key: FineTuneJob, product
         "curve": product.curve,
         "log": product.log,
         "log_tail": None,
-        "training_digest": train_folder.training_digest(key, order.seed, used, order.start) if used and order.reuses else None,
+        "training_digest": _trained(order, key, used, product.result.get("options")),
     }
     s.execute(update(FineTuneJob).where(FineTuneJob.id == key.id).values(**values))
     text = f"{key_name(key)} is trained: model {order.model_id}"

@@ -27,13 +27,19 @@ class Start:
 
     files: Mapping[str, Mapping[str, Any]]
 
+    def config(self, store: BlobStore) -> dict[str, Any]:
+        """How its LoRA adapter is made. Raises StorageError."""
+        found: dict[str, Any] = json.loads(store.read(self.files["adapter_config.json"]["digest"]))
+        return found
+
     @property
     def digest(self) -> str:
         return spec.digest({name: self.files[name]["digest"] for name in sorted(self.files)})
 
 
-def training_digest(key: FineTuneJob, seed: int, base_digest: str, start: Start | None = None) -> str:
-    """Of what the trainer is given for a key, and the weights it starts from. Raises RuntimeError without rows."""
+def training_digest(key: FineTuneJob, seed: int, base_digest: str, options: Mapping[str, Any], start: Start | None = None) -> str:
+    """Of what the trainer is given for a key, the options that it runs with, and the weights it starts from. Raises RuntimeError without
+    rows."""
     if key.training_file is None:
         raise RuntimeError(f"fine-tune job {key.id} has no training file")
     return spec.training_digest(
@@ -41,7 +47,7 @@ def training_digest(key: FineTuneJob, seed: int, base_digest: str, start: Start 
         base=base_digest if start is None else f"{base_digest}+{start.digest}",
         rows=key.training_file,
         validation_rows=key.validation_file,
-        options=_options(key),
+        options=options,
         seed=seed,
         schema_version=SCHEMA_VERSION,
     )
@@ -67,7 +73,7 @@ def describe(folder: Path, key: FineTuneJob, seed: int, resume_from: Path | None
         "base_model": key.base_model,
         "rows": "rows.jsonl",
         "validation_rows": "validation.jsonl" if key.validation_file else None,
-        "options": _options(key),
+        "options": options_of(key),
         "seed": seed,
         "resume_from": str(resume_from.relative_to(folder)) if resume_from else None,
         "max_seconds": None,
@@ -77,7 +83,8 @@ def describe(folder: Path, key: FineTuneJob, seed: int, resume_from: Path | None
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
 
 
-def _options(key: FineTuneJob) -> dict[str, Any]:
+def options_of(key: FineTuneJob) -> dict[str, Any]:
+    """What is asked of the trainer."""
     options = dict(key.options)
     if key.validation_file is None:
         options["early_stopping"] = None  # nothing would watch the training

@@ -19,7 +19,8 @@ from distill.jobs.incumbents import incumbent
 from distill.jobs.lm_checks import LmResolver
 from distill.jobs.name_diff import NamePair, pair_names, two_columns
 from distill.settings import get_settings
-from distill.spec import CompileSpec, TeacherSpec, did_you_mean
+from distill.spec import CompileSpec, TeacherSpec
+from distill.spec_part import did_you_mean
 from stillhouse_programs.spec import (
     ClientMetric,
     ProgramSpec,

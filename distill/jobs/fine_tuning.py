@@ -20,11 +20,13 @@ from distill.db import Session, on_commit
 from distill.errors import Invalid, NotFound
 from distill.ids import new_id
 from distill.jobs import events, quotas
-from distill.jobs.lm_checks import check_base_model, check_trainer
+from distill.jobs.lm_checks import check_base_model, check_train_options, check_trainer
 from distill.jobs.models import FineTuneJob, Job
 from distill.jobs.status import JobKind, JobStatus, Step
 from distill.jobs.steps import NewItem, open_step
-from distill.spec import SpecPart, TrainOptions, compact, did_you_mean, digest
+from distill.spec import compact, digest
+from distill.spec_part import SpecPart, did_you_mean
+from distill.spec_training import TrainOptions
 from distill.storage import BlobStore
 from distill.tracing import Submitted
 
@@ -69,6 +71,7 @@ def submit(s: Session, store: BlobStore, project_id: str, caller: Caller | None,
     trainer = connection.trainer or ""
     check_trainer(connection, trainer, "model")
     check_base_model(connection, base_model, "model")
+    check_train_options(trainer, spec.train_options, "hyperparameters")
     spec = spec.model_copy(update={"connection_id": connection.id, "base_model": base_model, "trainer": trainer})
     quotas.check_new_job(s, project_id)
     sent = _files(s, project_id, spec)  # now nobody erases one of them before this job is seen

@@ -9,7 +9,8 @@ from distill.catalog.models import Artifact
 from distill.db import Session
 from distill.errors import Invalid, NotFound
 from distill.jobs import repository
-from distill.spec import CompileSpec, did_you_mean
+from distill.spec import CompileSpec
+from distill.spec_part import did_you_mean
 from stillhouse_programs.spec import ProgramSpec, SpecError, check_metric, input_names
 
 PARAM = "evaluate.incumbent"

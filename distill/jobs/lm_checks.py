@@ -10,9 +10,17 @@ from distill.catalog.models import Connection
 from distill.db import Session
 from distill.errors import Invalid, NotFound, Unsupported
 from distill.jobs import repository
-from distill.spec import CompileSpec, LmSpec, TeacherSpec, TrainOptions, did_you_mean
+from distill.spec import CompileSpec, LmSpec, TeacherSpec
+from distill.spec_part import did_you_mean
+from distill.spec_training import TrainOptions
 
-TRAINERS = frozenset({"local"})
+TRAINERS: Mapping[str, Mapping[str, str]] = {
+    "local": {
+        "use_dora": "no LM host that serves its models takes DoRA weights",
+        "full_finetuning": "it trains LoRA adapters, and LM hosts share a base model among many of them",
+    }
+}
+"""Train options that a trainer lacks, and why."""
 Side = Literal["student", "teacher"]
 
 
@@ -33,6 +41,7 @@ class LmResolver:
         if "baseline_constrained" in self._spec.evaluate.roles:
             _check_constrain(connection, "evaluate.roles")
         options = lm.train_options or self._spec.train_options
+        check_train_options(trainer, options, f"{param}.train_options" if lm.train_options else "train_options")
         self._check_lora(lm, options, param)
         return lm.model_copy(
             update={
@@ -98,11 +107,11 @@ class LmResolver:
             return
         model = fine_tuned.get(self._s, self._project_id, lm.starts_from)
         used = _options_of(repository.training_of(self._s, model).result)
-        for name in ("lora_r", "lora_alpha"):
+        for name in ("lora_r", "lora_alpha", "use_rslora"):
             asked, has = getattr(options, name), used.get(name)
             if isinstance(has, int | float) and asked not in ("auto", has):
                 where = f"{param}.train_options.{name}" if lm.train_options else f"train_options.{name}"
-                raise Invalid(f"{where}: {model.id} has {has:g}, which its training keeps", code="lora_differs", param=where)
+                raise Invalid(f"{where}: {model.id} has {_plain(has)}, which its training keeps", code="lora_differs", param=where)
 
     def _connection(self, lm: LmSpec, side: Side, param: str) -> Connection:
         if not lm.connection:
@@ -119,6 +128,10 @@ class LmResolver:
             )
             raise NotFound(message, code="connection_not_found", param=f"{param}.connection")
         return found
+
+
+def _plain(value: float) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def _options_of(result: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -162,6 +175,14 @@ def check_base_model(connection: Connection, name: str, param: str) -> None:
     if name.startswith("/") and name not in (connection.models or ()):
         message = f"{param}: a folder can be trained on where the operator lists it in `models` of {connection.name}; name a model"
         raise Invalid(message, code="unknown_base_model", param=param)
+
+
+def check_train_options(trainer: str, options: TrainOptions, param: str) -> None:
+    """Options that a trainer lacks are refused by name. Raises Invalid."""
+    for name, why in TRAINERS[trainer].items():
+        if name in options.given:
+            message = f"{param}.{name}: trainer `{trainer}` has none: {why}"
+            raise Invalid(message, code="train_option_unsupported", param=f"{param}.{name}")
 
 
 def check_trainer(connection: Connection, trainer: str, param: str) -> None:

@@ -26,7 +26,7 @@ class File:
 @dataclass(frozen=True)
 class TunedPredictor:
     """What one predictor runs on. `lora` is the folder of its weights in the artifact, `answer_tokens` the bound of its answers where its
-    LM has no `max_tokens`."""
+    LM has no `max_tokens`. `train_options` are those that it was trained with, where its trainer has told them."""
 
     name: str
     lm_role: str
@@ -36,9 +36,10 @@ class TunedPredictor:
     rows: int
     lora: str | None
     answer_tokens: int | None = None
+    train_options: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        names = ("lm_role", "model", "base_model", "base_model_digest", "rows", "lora", "answer_tokens")
+        names = ("lm_role", "model", "base_model", "base_model_digest", "rows", "lora", "answer_tokens", "train_options")
         return {name: getattr(self, name) for name in names}
 
 
@@ -155,7 +156,14 @@ def _delta_line(delta: Mapping[str, Any], references: Mapping[str, Any]) -> str:
 
 
 def _predictor_table(predictors: Iterable[TunedPredictor]) -> Iterable[str]:
-    yield "| predictor | model | base model | training rows |"
-    yield "| --- | --- | --- | --- |"
+    yield "| predictor | model | base model | training rows | trained with |"
+    yield "| --- | --- | --- | --- | --- |"
     for predictor in predictors:
-        yield f"| `{predictor.name}` | `{predictor.model}` | {predictor.base_model} | {predictor.rows} |"
+        options = _options(predictor.train_options or {})
+        yield f"| `{predictor.name}` | `{predictor.model}` | {predictor.base_model} | {predictor.rows} | {options or '–'} |"
+
+
+def _options(told: Mapping[str, Any]) -> str:
+    """Those that most depends on."""
+    named = ((name, told.get(name)) for name in ("n_epochs", "batch_size", "learning_rate", "lora_r"))
+    return ", ".join(f"`{name}` {value:g}" for name, value in named if isinstance(value, int | float))

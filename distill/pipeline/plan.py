@@ -10,7 +10,8 @@ from distill.pipeline.demos import Trial
 from distill.pipeline.holdout import FEW, HoldoutRule, Split, split
 from distill.pipeline.keys import SHARED, Key, Predictor, fine_tune_keys
 from distill.pipeline.roles import INCUMBENT, Cast
-from distill.spec import CompileSpec, LmSpec, TrainOptions, digest, inputs_digest, lm_key
+from distill.spec import CompileSpec, LmSpec, digest, inputs_digest, lm_key
+from distill.spec_training import TrainOptions
 from stillhouse_programs.spec import ProgramSpec, input_names
 
 Source = Literal["valset", "trainset"]

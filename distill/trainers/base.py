@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 OutcomeKind = Literal["succeeded", "bad_input", "drained", "out_of_memory", "stalled", "deadline", "killed", "crashed"]
 """`stalled`, `deadline`: ended because it told nothing for too long, or took too long. `killed`: by a signal. `crashed`: anything else."""
@@ -142,6 +142,15 @@ class Trainer(Protocol):
 
     def room(self, base_model: str, longest_tokens: int) -> Room | None:
         """The memory for a training whose longest row has `longest_tokens`, measured now; None where it cannot be told. Blocks."""
+        ...
+
+    def resolve(
+        self, base_model: str, options: Mapping[str, Any], rows: BinaryIO, start: Mapping[str, Any] | None = None
+    ) -> Mapping[str, Any] | None:
+        """The options that a training on `rows` would run with, as its result tells them; None where that cannot be told. Blocks.
+
+        `start` is the configuration of the LoRA adapter that it begins with.
+        """
         ...
 
     def start(self, request: TrainRequest, callbacks: TrainCallbacks) -> Training:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 from distill import processes
 from distill.processes import End, Tree
@@ -58,17 +60,34 @@ class LocalTrainer:
         except (ValueError, TypeError, KeyError, IndexError):
             return None  # a plugin has printed something else
 
-    def _asked(self, module: str, *arguments: str) -> str | None:
+    def resolve(
+        self, base_model: str, options: Mapping[str, Any], rows: BinaryIO, start: Mapping[str, Any] | None = None
+    ) -> Mapping[str, Any] | None:
+        """Resolved in a process of its own, by the trainer's own code. Blocks."""
+        request = {"base_model": base_model, "options": dict(options), "start": None if start is None else dict(start)}
+        with tempfile.TemporaryFile() as told:
+            told.write(json.dumps(request).encode() + b"\n")
+            shutil.copyfileobj(rows, told)
+            told.seek(0)
+            answer = self._asked("engines.resolver", stdin=told)
+        try:
+            found: dict[str, Any] | None = None if answer is None else json.loads(answer.splitlines()[-1])
+        except (ValueError, IndexError):
+            return None  # a plugin has printed something else
+        return found
+
+    def _asked(self, module: str, *arguments: str, stdin: IO[bytes] | None = None) -> str | None:
         """What a module of the engines prints about a base model; None if it fails."""
         try:
             done = subprocess.run(
                 [self._python, "-m", module, *arguments],
+                stdin=stdin or subprocess.DEVNULL,
                 capture_output=True,
                 timeout=DIGEST_SECONDS,
                 env=child_environment(os.environ) | self._extra,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            logger.warning("%s does not answer about %s: %s", module, arguments[0], error)
+            logger.warning("%s does not answer%s: %s", module, "".join(f" {each}" for each in arguments[:1]), error)
             return None
         return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 

@@ -1,17 +1,15 @@
 """The files and bodies by which the rest of the system talks to the engines."""
 
-from engines.schemas.counter import CountReply, CountRequest, RowCount
+from engines.schemas.counter import CountReply, CountRequest, ResolveRequest, RowCount
+from engines.schemas.options import EarlyStopping, ResolvedOptions, TrainOptions
 from engines.schemas.trainer import (
     ChatMessage,
     CurveLine,
-    EarlyStopping,
     Progress,
-    ResolvedOptions,
     TrainerError,
     TrainerJob,
     TrainerResult,
     TrainingRow,
-    TrainOptions,
 )
 
 __all__ = [
@@ -21,6 +19,7 @@ __all__ = [
     "CurveLine",
     "EarlyStopping",
     "Progress",
+    "ResolveRequest",
     "ResolvedOptions",
     "RowCount",
     "TrainOptions",

@@ -1,4 +1,4 @@
-"""What the token counter reads and answers, one JSON object a line. Pure pydantic: no torch."""
+"""What the token counter and the resolver read and answer, one JSON object a line. Pure pydantic: no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from engines.schemas.trainer import Auto, Contract, PositiveInt, TrainerError
+from engines.schemas.options import Auto, Contract, PositiveInt, TrainOptions
+from engines.schemas.trainer import TrainerError
 
 
 class CountRequest(Contract):
@@ -31,3 +32,12 @@ class CountReply(Contract):
     longest: int = 0
     rows: list[RowCount] = Field(default_factory=list)
     error: TrainerError | None = None
+
+
+class ResolveRequest(Contract):
+    """Which options a training of ``base_model`` on rows that follow would run with. ``start`` is the configuration of the LoRA adapter
+    that it begins with, where it begins with one."""
+
+    base_model: str
+    options: TrainOptions = TrainOptions()
+    start: dict[str, Any] | None = None

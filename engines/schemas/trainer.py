@@ -12,48 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Auto = Literal["auto"]
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from engines.schemas.options import Auto, Contract, PositiveFloat, ResolvedOptions, TrainOptions
+
 Dtype = Literal["float32", "bfloat16"]
-
-
-class Contract(BaseModel):
-    """Base of all contracts: unknown keys are refused, so that a misspelt option never passes silently."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EarlyStopping(Contract):
-    """Stop after ``patience`` evaluations in a row that do not lower the validation loss by more than ``min_delta``."""
-
-    patience: PositiveInt = 2
-    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-
-
-class TrainOptions(Contract):
-    """What a user may set. "auto" takes the trainer's own value; lengths are in tokens of the base model."""
-
-    n_epochs: PositiveInt | Auto = "auto"
-    batch_size: PositiveInt | Auto = "auto"
-    learning_rate: PositiveFloat | Auto = "auto"
-    learning_rate_multiplier: PositiveFloat | Auto = "auto"
-    lora_r: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
-    lora_alpha: PositiveInt | Auto = "auto"
-    max_seq_length: Annotated[int, Field(ge=8)] | Auto = "auto"
-    early_stopping: EarlyStopping | None = None
-
-
-class ResolvedOptions(Contract):
-    """The options a training ran with: no "auto" left; ``learning_rate`` has the multiplier in it."""
-
-    n_epochs: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    lora_r: PositiveInt
-    lora_alpha: PositiveInt
-    max_seq_length: PositiveInt
-    early_stopping: EarlyStopping | None = None
 
 
 class TrainerJob(Contract):
@@ -102,12 +63,16 @@ class TrainingRow(BaseModel):
 
 
 class CurveLine(Contract):
-    """One training step: mean loss per completion token, tokens/s counted over whole rows, ``at`` in Unix seconds."""
+    """One training step: mean loss per completion token, tokens/s counted over whole rows, ``at`` in Unix seconds.
+
+    ``validation_exact_match`` is the share of validation rows whose every answer token is the likeliest after the right ones before it.
+    """
 
     step: int
     epoch: float
     loss: float
     validation_loss: float | None = None
+    validation_exact_match: float | None = None
     learning_rate: float
     tokens_per_second: float
     at: float
@@ -140,6 +105,7 @@ class TrainerResult(Contract):
     best_step: int
     final_loss: float
     validation_loss: float | None
+    validation_exact_match: float | None = None
     base_model: str
     base_model_digest: str
     shared_prefix_tokens: int

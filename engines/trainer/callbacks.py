@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainerCallback
 
-from engines.schemas import CurveLine, EarlyStopping, Progress
+from engines.schemas import CurveLine, Progress, ResolvedOptions
 from engines.sharing import Sign
 from engines.trainer.checkpoint import Snapshot
 from engines.trainer.files import write_json
@@ -59,7 +59,7 @@ class Reporter(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         if self._pending is not None:
-            self._pending["validation_loss"] = metrics["eval_loss"]
+            self._pending |= {"validation_loss": metrics["eval_loss"], "validation_exact_match": metrics["eval_exact_match"]}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.flush()
@@ -93,21 +93,34 @@ class Reporter(TrainerCallback):
 
 
 class Validation(TrainerCallback):
-    """Keeps the weights with the lowest validation loss and stops when it no longer falls."""
+    """Keeps the best weights by what is watched of the validation rows, and stops when that no longer gets better.
 
-    def __init__(self, snapshot: Snapshot, early_stopping: EarlyStopping | None) -> None:
+    Of weights with the same share of exact matches those with the lower loss are better.
+    """
+
+    def __init__(self, snapshot: Snapshot, options: ResolvedOptions) -> None:
         self._snapshot = snapshot
-        self._early_stopping = early_stopping
+        self._early_stopping = options.early_stopping
+        self._by_loss = options.best_by == "loss"
         self.stopped = False
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], model: Any = None, **kwargs: Any) -> None:
-        loss, counters = metrics["eval_loss"], self._snapshot.counters
-        min_delta = self._early_stopping.min_delta if self._early_stopping else 0.0
-        counters.stale = 0 if counters.best_loss is None or loss < counters.best_loss - min_delta else counters.stale + 1
-        if counters.best_loss is None or loss < counters.best_loss:
-            self._snapshot.keep_best(model, state.global_step, loss)
+        loss, exact, counters = metrics["eval_loss"], metrics["eval_exact_match"], self._snapshot.counters
+        least = self._early_stopping.min_delta if self._early_stopping else 0.0
+        counters.stale = 0 if self._is_better(loss, exact, least) else counters.stale + 1
+        if self._is_better(loss, exact):
+            self._snapshot.keep_best(model, state.global_step, loss, exact)
         if self._early_stopping and counters.stale >= self._early_stopping.patience:
             self.stopped = control.should_training_stop = True
+
+    def _is_better(self, loss: float, exact: float, by: float = 0.0) -> bool:
+        """Whether this beats the best so far by more than ``by``."""
+        best_loss, best_exact = self._snapshot.counters.best_loss, self._snapshot.counters.best_exact_match
+        if best_loss is None:
+            return True
+        if self._by_loss or best_exact is None:
+            return loss < best_loss - by
+        return exact > best_exact + by or (exact == best_exact and loss < best_loss)
 
 
 class Threads(TrainerCallback):

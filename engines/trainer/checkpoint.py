@@ -50,6 +50,7 @@ class Counters(BaseModel):
     seconds: float = 0.0
     best_step: int = 0
     best_loss: float | None = None
+    best_exact_match: float | None = None
     stale: int = 0
 
 
@@ -92,9 +93,9 @@ class Snapshot:
         self.counters.tokens += batch.n_tokens
         self.counters.shared_tokens += batch.n_shared
 
-    def keep_best(self, model: Any, step: int, loss: float) -> None:
+    def keep_best(self, model: Any, step: int, loss: float, exact_match: float) -> None:
         """Remember the weights of ``step`` as the best so far."""
-        self.counters.best_step, self.counters.best_loss = step, loss
+        self.counters.best_step, self.counters.best_loss, self.counters.best_exact_match = step, loss, exact_match
         self.best_weights = {name: weight.detach().to("cpu", copy=True) for name, weight in _trained(model)}
 
     def restore_best(self, model: Any) -> None:

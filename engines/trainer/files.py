@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel
 
 WEIGHTS = "adapter_model.safetensors"
@@ -43,6 +42,7 @@ def folder_in_place(target: Path) -> Iterator[Path]:
 
 def save_lora(model: Any, folder: Path, base_model: str, base_model_digest: str) -> None:
     """Write the LoRA adapter in PEFT's format, float32, tied to its base model by id and digest and by no path."""
+    import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 

@@ -85,8 +85,12 @@ def _lora_layers(model: Any) -> Iterator[Any]:
     from peft.tuners.lora import Linear
 
     for module in model.modules():
-        if isinstance(module, Linear) and list(module.lora_A) == ["default"] and not module.lora_variant:
+        if isinstance(module, Linear) and list(module.lora_A) == ["default"] and not module.lora_variant and not _drops_out(module):
             yield module
+
+
+def _drops_out(module: Any) -> bool:
+    return any(isinstance(layer, torch.nn.Dropout) for layer in module.lora_dropout.values())
 
 
 def _norms(model: Any) -> Iterator[Any]:

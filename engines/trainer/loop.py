@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,33 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from engines.schemas import ResolvedOptions
+from engines.schemas.options import Scheduler
 from engines.trainer.callbacks import Reporter
 from engines.trainer.checkpoint import Snapshot, remove_old_checkpoints, write_manifest
 from engines.trainer.errors import BadInput
 from engines.trainer.files import folder_in_place, load_lora
 from engines.trainer.grouping import PrefixBatchSampler
+from engines.trainer.model import Targets
 from engines.trainer.packing import Batch, Collator, Pass
 from engines.trainer.rows import EncodedRow
 from engines.trainer.state import load_optimizer, load_random, save_state
 
 
+def schedule(kind: Scheduler, warmup: int, steps: int) -> Callable[[int], float]:
+    """What share of the learning rate a step has, counted from 0: it rises over ``warmup`` steps, and falls to 0 at the end or stays."""
+    rise, fall = max(warmup, 1), max(steps - warmup, 1)
+
+    def share(step: int) -> float:
+        left = min(max(steps - step, 0) / fall, 1.0)
+        after = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[kind]
+        return min((step + 1) / rise, after)
+
+    return share
+
+
 class SharedPrefixTrainer(Trainer):
-    """Trains on Batches. ``loss_of(model, pass)`` is a summed loss; a step divides by the batch's number of targets."""
+    """Trains on Batches. The loss of ``targets_of(model, pass)`` is summed; a step divides it by the batch's number of targets."""
 
     def __init__(
         self,
@@ -34,7 +50,8 @@ class SharedPrefixTrainer(Trainer):
         *,
         collator: Collator,
         sampler: PrefixBatchSampler,
-        loss_of: Callable[[Any, Pass], torch.Tensor],
+        targets_of: Callable[[Any, Pass], Targets],
+        options: ResolvedOptions,
         snapshot: Snapshot,
         reporter: Reporter,
         callbacks: list[Any],
@@ -51,7 +68,8 @@ class SharedPrefixTrainer(Trainer):
         )
         self._reporter = reporter
         self._sampler = sampler
-        self._loss_of = loss_of
+        self._targets_of = targets_of
+        self._options = options
         self._snapshot = snapshot
         self._collate = collator
         self._validation = validation
@@ -65,14 +83,9 @@ class SharedPrefixTrainer(Trainer):
         return prepared
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Linear warm-up, then linear decay to 0. Unlike Trainer's own, the first step already has a learning rate."""
-        warmup: int = max(self.args.get_warmup_steps(num_training_steps), 1)
-        decay = max(num_training_steps - warmup, 1)
-
-        def share(step: int) -> float:
-            return min(float(step + 1) / warmup, float(max(num_training_steps - step, 0)) / decay)
-
+        """Linear warm-up, then the schedule. Unlike in Trainer's own, the first step already has a learning rate."""
         if self.lr_scheduler is None:
+            share = schedule(self._options.scheduler, self.args.get_warmup_steps(num_training_steps), num_training_steps)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -83,7 +96,7 @@ class SharedPrefixTrainer(Trainer):
         batch: Batch = inputs["batch"].to(self.args.device)
         total = torch.zeros((), device=self.args.device)
         for one in batch.passes:
-            loss = self._loss_of(model, one) / batch.n_targets
+            loss = self._targets_of(model, one).loss(self._options.label_smoothing) / batch.n_targets
             self.accelerator.backward(loss)
             total += loss.detach()
         if not torch.isfinite(total):
@@ -92,17 +105,20 @@ class SharedPrefixTrainer(Trainer):
         return total
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Mean loss per target over the validation rows, as ``eval_loss``."""
+        """Over the validation rows: ``eval_loss``, the mean loss per target, and ``eval_exact_match``, the share of rows all right."""
         self.model.eval()
-        summed, targets = 0.0, 0
+        summed, targets, exact = 0.0, 0, 0
         size = max(self.args.per_device_eval_batch_size, 1)
         with torch.no_grad():
             for start in range(0, len(self._validation), size):
                 batch = self._collate(self._validation[start : start + size]).to(self.args.device)
-                summed += sum(self._loss_of(self.model, one).item() for one in batch.passes)
+                for one in batch.passes:
+                    found = self._targets_of(self.model, one)
+                    summed += found.loss().item()
+                    exact += found.exact_matches()
                 targets += batch.n_targets
                 self._reporter.touch()
-        metrics = {f"{metric_key_prefix}_loss": summed / targets}
+        metrics = {f"{metric_key_prefix}_loss": summed / targets, f"{metric_key_prefix}_exact_match": exact / len(self._validation)}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

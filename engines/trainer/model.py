@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from engines.schemas import ResolvedOptions
 from engines.schemas.trainer import Dtype
 from engines.trainer import fused
 from engines.trainer.attention import NAME as SHARED_PREFIX
+from engines.trainer.errors import BadInput
 from engines.trainer.packing import Collator, Pass
 from engines.trainer.rows import EncodedRow
 
@@ -34,11 +36,30 @@ def with_lora(base: BaseModel, options: ResolvedOptions, dtype: Dtype) -> Any:
     if dtype == "bfloat16":
         hold_in_bfloat16(model)
     config = LoraConfig(
-        r=options.lora_r, lora_alpha=options.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=options.lora_r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=_target_modules(model, options),
+        use_rslora=options.use_rslora,
+        task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that the latter has renamed
         return get_peft_model(model, config)
+
+
+def _target_modules(model: Any, options: ResolvedOptions) -> str | list[str]:
+    """For PEFT. Raises BadInput for a name that no linear layer has; the one that makes logits has its weights from the embedding."""
+    if isinstance(options.target_modules, str):
+        return options.target_modules
+    head = model.get_output_embeddings()
+    linear = {
+        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    if unknown := [name for name in options.target_modules if name not in linear]:
+        message = f"The base model has no linear layer {unknown[0]!r} (there are: {', '.join(sorted(linear))})."
+        raise BadInput("target_modules_unknown", message, "options.target_modules")
+    return list(options.target_modules)
 
 
 def hold_in_bfloat16(model: Any) -> None:
@@ -49,26 +70,44 @@ def hold_in_bfloat16(model: Any) -> None:
     model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: output.float())
 
 
-def pass_loss(model: Any, one: Pass, dtype: Dtype) -> torch.Tensor:
-    """Summed cross-entropy over the targets of one pass; logits are made at the needed places only."""
+@dataclass(frozen=True)
+class Targets:
+    """Logits (N, vocabulary) of the targets (N) of some rows, row by row; ``counts`` says how many each has."""
+
+    logits: torch.Tensor
+    ids: torch.Tensor
+    counts: tuple[int, ...]
+
+    def loss(self, smoothing: float = 0.0) -> torch.Tensor:
+        """Summed cross-entropy; ``smoothing`` is the share of a target's probability that all tokens have in common."""
+        return cross_entropy(self.logits.float(), self.ids, reduction="sum", label_smoothing=smoothing)
+
+    def exact_matches(self) -> int:
+        """Rows whose every target is the likeliest token after the right ones before it."""
+        right = torch.split(self.logits.argmax(-1) == self.ids, list(self.counts))
+        return sum(bool(row.all()) for row in right)
+
+
+def pass_targets(model: Any, one: Pass, dtype: Dtype) -> Targets:
+    """Of one pass; logits are made at the needed places only."""
     with torch.autocast(one.input_ids.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
         output = model(
             input_ids=one.input_ids, position_ids=one.position_ids, layout=one.layout, logits_to_keep=one.places, use_cache=False
         )
-    return cross_entropy(output.logits[0].float(), one.targets, reduction="sum")
+    return Targets(output.logits[0], one.targets, tuple(row.n_targets for row in one.rows))
 
 
-def plain_loss(model: Any, rows: Sequence[EncodedRow], dtype: Dtype, device: torch.device) -> torch.Tensor:
-    """The same sum computed as usual: rows padded to one length, logits at every place. For comparison."""
+def plain_targets(model: Any, rows: Sequence[EncodedRow], dtype: Dtype, device: torch.device) -> Targets:
+    """The same computed as usual: rows padded to one length, logits at every place. For comparison."""
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=device)
-    labels = torch.full_like(ids, -100)
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
     for number, row in enumerate(rows):
-        labels[number, row.prompt_length : len(row.ids)] = ids[number, row.prompt_length : len(row.ids)]
+        wanted[number, row.prompt_length : len(row.ids)] = True
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    return Targets(logits[:, :-1][wanted[:, 1:]], ids[wanted], tuple(row.n_targets for row in rows))
 
 
 def make_fast(model: Any, rows: Sequence[tuple[int, EncodedRow]], dtype: Dtype, device: torch.device) -> bool:
@@ -77,13 +116,14 @@ def make_fast(model: Any, rows: Sequence[tuple[int, EncodedRow]], dtype: Dtype, 
     A model whose attention is not plain (a sliding window, soft caps) fails the proof and is trained with padded rows.
     """
     original = model.config._attn_implementation
+    model.eval()  # dropout would make any two passes differ
     with torch.no_grad():
-        expected = plain_loss(model, [row for _, row in rows], dtype, device).item()
+        expected = plain_targets(model, [row for _, row in rows], dtype, device).loss().item()
         try:
             model.get_base_model().set_attn_implementation(SHARED_PREFIX)
             fused.install(model, getattr(torch, dtype))
             batch = Collator(1 << 30)(rows).to(device)
-            got = sum(pass_loss(model, one, dtype).item() for one in batch.passes)
+            got = sum(pass_targets(model, one, dtype).loss().item() for one in batch.passes)
         except (TypeError, ValueError, RuntimeError) as error:
             logger.warning("shared prefixes are not possible with this model: %s", error)
             got = float("nan")

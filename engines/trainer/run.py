@@ -21,12 +21,13 @@ from engines.schemas.trainer import Dtype
 from engines.trainer.callbacks import Limits, Reporter, Threads, Validation
 from engines.trainer.checkpoint import Identity, Snapshot, identity_of, read_meta
 from engines.trainer.errors import BadInput
+from engines.trainer.facts import facts_of
 from engines.trainer.files import WEIGHTS, folder_in_place, load_lora, save_lora, write_json
 from engines.trainer.grouping import PrefixBatchSampler, prefix_groups
 from engines.trainer.loop import SharedPrefixTrainer
 from engines.trainer.memory import peak_memory_bytes, tokens_that_fit
-from engines.trainer.model import make_fast, pass_loss, plain_loss, with_lora
-from engines.trainer.options import resolve_options
+from engines.trainer.model import Targets, make_fast, pass_targets, plain_targets, with_lora
+from engines.trainer.options import longest_row, resolve_options
 from engines.trainer.packing import Collator, Pass
 from engines.trainer.precision import choose_dtype
 from engines.trainer.rows import EncodedRow, encode_file
@@ -34,7 +35,6 @@ from engines.trainer.start import options_of_start
 
 logger = logging.getLogger(__name__)
 
-WARMUP_SHARE = 0.05
 Rows = list[tuple[int, EncodedRow]]
 
 
@@ -100,12 +100,13 @@ def make_plan(folder: Path) -> Plan:
         raise BadInput("base_model_unusable", str(error), "base_model") from error
     start = None if job.start_from is None else folder / job.start_from
     given = job.options if start is None else options_of_start(start, base, job.options)
-    longest = resolve_options(given, 1, context).max_seq_length
+    longest = longest_row(given, context)
     rows = encode_file(folder / job.rows, tokenizer, longest, "rows")
     if not rows:
         raise BadInput("rows_empty", "There is no row to train on.", "rows")
     held_out = encode_file(folder / job.validation_rows, tokenizer, longest, "validation_rows") if job.validation_rows else []
-    options = resolve_options(given, len(rows), context)
+    with (folder / job.rows).open(encoding="utf-8") as lines:
+        options = resolve_options(given, facts_of(lines), context)
     if options.early_stopping and not held_out:
         raise BadInput("validation_rows_missing", "Early stopping needs validation rows.", "options.early_stopping")
     files = [folder / job.rows] + ([folder / job.validation_rows] if job.validation_rows else [])
@@ -157,15 +158,15 @@ def device() -> torch.device:
 def _trainer(plan: Plan, model: Any, snapshot: Snapshot, stop: threading.Event) -> tuple[SharedPrefixTrainer, Limits, Validation]:
     reporter = Reporter(plan.folder, snapshot)
     limits = Limits(stop, plan.job.max_seconds, plan.job.checkpoint_seconds, validates=bool(plan.validation))
-    validation = Validation(snapshot, plan.options.early_stopping)
+    validation = Validation(snapshot, plan.options)
     arguments = _arguments(plan)
     model.to(arguments.device)
     share = make_fast(model, plan.rows[:2], snapshot.dtype, arguments.device)
 
-    def loss_of(wrapped: Any, one: Pass) -> torch.Tensor:
+    def targets_of(wrapped: Any, one: Pass) -> Targets:
         if share:
-            return pass_loss(wrapped, one, snapshot.dtype)
-        return plain_loss(wrapped, one.rows, snapshot.dtype, arguments.device)
+            return pass_targets(wrapped, one, snapshot.dtype)
+        return plain_targets(wrapped, one.rows, snapshot.dtype, arguments.device)
 
     collator = Collator(tokens_that_fit(model.config, arguments.device), share=share)
     trainer = SharedPrefixTrainer(
@@ -175,7 +176,8 @@ def _trainer(plan: Plan, model: Any, snapshot: Snapshot, stop: threading.Event) 
         plan.validation,
         collator=collator,
         sampler=plan.sampler,
-        loss_of=loss_of,
+        targets_of=targets_of,
+        options=plan.options,
         snapshot=snapshot,
         reporter=reporter,
         callbacks=[validation, limits, *([Threads()] if arguments.device.type == "cpu" else [])],
@@ -191,12 +193,11 @@ def _arguments(plan: Plan) -> TrainingArguments:
         per_device_eval_batch_size=plan.options.batch_size,
         num_train_epochs=plan.options.n_epochs,
         learning_rate=plan.options.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=max(1, math.ceil(WARMUP_SHARE * plan.total_steps)),
+        warmup_steps=_warmup_steps(plan),
         optim="adamw_torch",
         adam_beta2=0.99,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
+        weight_decay=plan.options.weight_decay,
+        max_grad_norm=plan.options.max_grad_norm,
         logging_steps=1,
         eval_strategy="steps" if plan.validation else "no",
         eval_steps=len(plan.sampler),
@@ -209,6 +210,11 @@ def _arguments(plan: Plan) -> TrainingArguments:
     # Two or more GPUs would make Trainer copy the model to each and split a batch that cannot be split.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def _warmup_steps(plan: Plan) -> int:
+    given = plan.options.warmup_steps
+    return math.ceil(plan.options.warmup_ratio * plan.total_steps) if given is None else min(given, plan.total_steps)
 
 
 def _result(
@@ -229,6 +235,7 @@ def _result(
         best_step=counters.best_step or steps,
         final_loss=trainer.final_loss,
         validation_loss=counters.best_loss,
+        validation_exact_match=counters.best_exact_match,
         base_model=plan.base.id,
         base_model_digest=plan.base.digest,
         shared_prefix_tokens=counters.shared_tokens,

@@ -12,7 +12,7 @@ from distill.catalog import connections
 from distill.db import unit_of_work
 from distill.jobs import claims, events, pausing
 from distill.jobs.claims import WorkerInfo
-from distill.jobs.models import Checkpoint
+from distill.jobs.models import Checkpoint, FineTuneJob
 from distill.jobs.status import JobKind
 from distill.settings import get_settings
 from tests.integration.api.conftest import Tokens
@@ -94,6 +94,9 @@ class TestCreate:
             ({"suffix": "no spaces"}, "suffix"),
             ({"seed": -1}, "seed"),
             ({"hyperparameters": {"n_epoch": 1}}, "hyperparameters.n_epoch"),
+            ({"hyperparameters": {"use_dora": True}}, "hyperparameters.use_dora"),
+            ({"hyperparameters": {"full_finetuning": True}}, "hyperparameters.full_finetuning"),
+            ({"hyperparameters": {"scheduler": "polynomial"}}, "hyperparameters.scheduler"),
             ({"n_epochs": 1}, "n_epochs"),
             ({"training_file": "file-nobody"}, "training_file"),
             ({"validation_file": "file-nobody"}, "validation_file"),
@@ -175,6 +178,19 @@ class TestStatus:
         assert [(each.object, each.fine_tuning_job_id) for each in found] == [("fine_tuning.job.checkpoint", job_id)] * 2
         assert {each.fine_tuned_model_checkpoint for each in found} == {""}
         assert len({each.id for each in found}) == 2
+
+    def test_a_trained_one_shows_the_options_that_were_chosen(self, api: TestClient, file: str) -> None:
+        """Those of the trainer in place of `auto`; before that what was asked."""
+        job_id = ask(api, file, hyperparameters={"lora_r": 4}).json()["id"]
+        assert api.get(f"{JOBS}/{job_id}").json()["hyperparameters"]["n_epochs"] == "auto"
+        with unit_of_work() as s:
+            row = s.get_one(FineTuneJob, job_id)
+            row.result = {"options": {"n_epochs": 12, "lora_r": 4, "scheduler": "linear", "warmup_steps": None}}
+        shown = api.get(f"{JOBS}/{job_id}").json()
+        found = shown["hyperparameters"]
+        assert (found["n_epochs"], found["lora_r"], found["scheduler"]) == (12, 4, "linear")
+        assert "warmup_steps" not in found
+        assert shown["method"]["supervised"]["hyperparameters"] == found
 
     def test_it_is_no_compile_job(self, api: TestClient, file: str) -> None:
         job_id = ask(api, file).json()["id"]

@@ -137,14 +137,17 @@ class PretendTrainer:
     unusable: str | None = None
     """Why the base model cannot be used."""
     base: str = "sha256:pretend"
-    free: int = 1
-    """Bytes on its device, of which it needs one."""
+    epochs: int = 2  # which it chooses
+    free: int = 1  # byte on its device, of which it needs one
 
     def base_digest(self, base_model: str) -> str | None:
         return self.base
 
     def room(self, base_model: str, longest_tokens: int) -> Room | None:
         return Room(1, self.free)
+
+    def resolve(self, base_model: str, options: Mapping[str, Any], rows: Any, start: Any = None) -> dict[str, Any]:
+        return {**options, "n_epochs": self.epochs if options["n_epochs"] == "auto" else options["n_epochs"]}
 
     def count(self, base_model: str, max_seq_length: MaxLength, rows: Sequence[Mapping[str, Any]]) -> TokenCounts:
         """A token a word."""
@@ -167,7 +170,7 @@ class PretendTrainer:
         (out / "adapter_model.safetensors").write_text("\n".join(json.loads(line)["digest"] for line in lines))
         (out / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": job["base_model"]}))
         callbacks.on_curve({"step": 1, "epoch": 1.0, "loss": 0.5, "learning_rate": 0.1, "tokens_per_second": 9.0, "at": 0.0})
-        result = {"steps": 1, "base_model_digest": self.base, "options": job["options"]}
+        result = {"steps": 1, "base_model_digest": self.base, "options": self.resolve(job["base_model"], job["options"], None)}
         return PretendTraining(TrainOutcome("succeeded", 0, result=result))
 
 

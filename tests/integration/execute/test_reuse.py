@@ -68,6 +68,17 @@ class TestReuse:
         house.compile(rows(6))
         assert trainings(house) == 2
 
+    def test_options_count_as_the_trainer_chooses_them(self, house: House) -> None:
+        """A release with other defaults does not take an old model for a new one; who asks for what was chosen does."""
+        house.compile(rows(6))
+        assert isinstance(house.trainer, PretendTrainer)
+        house.trainer.epochs = 3
+        house.compile(rows(6))
+        assert trainings(house) == 2
+        asked = house.compile(rows(6), train_options={"n_epochs": 3})
+        assert trainings(house) == 2
+        assert keys(asked)[0].result == {"options": {**keys(asked)[0].options, "n_epochs": 3}}
+
     def test_a_deleted_model_is_trained_again(self, house: House) -> None:
         first = house.compile(rows(6))
         with unit_of_work() as s:
@@ -97,5 +108,7 @@ class TestTrainingDigest:
     @pytest.mark.slow
     def test_it_is_kept_with_the_key_and_is_that_of_the_files_and_options(self, house: House) -> None:
         (key,) = keys(house.compile(rows(6)))
-        assert key.training_digest == training_digest(key, 0, "sha256:pretend")
-        assert key.training_digest != training_digest(key, 1, "sha256:pretend")
+        assert key.result is not None
+        options = key.result["options"]
+        assert key.training_digest == training_digest(key, 0, "sha256:pretend", options)
+        assert key.training_digest != training_digest(key, 1, "sha256:pretend", options)

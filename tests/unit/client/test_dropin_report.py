@@ -84,6 +84,12 @@ class TestReport:
             "cost $0.12",
         ]
 
+    def test_the_options_that_models_were_trained_with(self) -> None:
+        options = {"n_epochs": 3, "batch_size": 8, "learning_rate": 0.001, "lora_r": 16, "scheduler": "linear"}
+        body = job("succeeded", fine_tuning_jobs=[{**child, "train_options": options} for child in CHILDREN])
+        lines = told(body, {"data": []}, curves()).split("\n")
+        assert lines[-1] == "trained with n_epochs 3, batch_size 8, learning_rate 0.001, lora_r 16"
+
     def test_tokens_and_price_of_a_call(self) -> None:
         before = {"prompt_tokens": 258.1, "completion_tokens": 12.0, "usd": 0.00025}
         after = {"prompt_tokens": 57.3, "completion_tokens": 1.0, "usd": None}

@@ -12,6 +12,7 @@ from distill.errors import Invalid
 from distill.messages import row_digest
 from distill.spec import CompileSpec, LmSpec, compact, digest, read_spec
 from distill.spec_faults import json_path
+from distill.spec_training import TrainOptions
 from stillhouse_programs.spec import parse_metric, parse_prompt_adapter, parse_spec
 
 MINIMAL: dict[str, Any] = {"program_id": "prog-1", "trainset": "ds-1"}
@@ -64,7 +65,7 @@ class TestDigests:
             ({"model": "big"}, True, False),
             ({"base_model": "big"}, False, True),
             ({"trainer": "other"}, False, True),
-            ({"train_options": specs.TrainOptions(n_epochs=3)}, False, True),
+            ({"train_options": TrainOptions(n_epochs=3)}, False, True),
             ({"prompt_adapter": parse_prompt_adapter("json")}, False, True),
             ({"connection": "renamed"}, False, False),
         ],

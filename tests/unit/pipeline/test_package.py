@@ -3,6 +3,7 @@ from dataclasses import replace
 
 from distill.pipeline.package import Facts, File, TunedPredictor, manifest, pretty, readme
 
+OPTIONS = {"n_epochs": 3, "batch_size": 8, "learning_rate": 0.001, "lora_r": 16}
 FACTS = Facts(
     program_name="support-router",
     job_id="cjob-1",
@@ -11,7 +12,7 @@ FACTS = Facts(
     prompt_hash="v1:h",
     prompt_samples=[{"message": "hi"}],
     dspy_version="3.4.1",
-    predictors=(TunedPredictor("classify.predict", "student", "sh-a", "smol", "sha256:b", 512, "lora/sh-a"),),
+    predictors=(TunedPredictor("classify.predict", "student", "sh-a", "smol", "sha256:b", 512, "lora/sh-a", None, OPTIONS),),
     lms={"student": {"connection": "house"}},
     teacher={"lms": {"classify.predict": {"model": "openai/big", "options": {}}}},
     data={"trainset": "ds-1", "rows": 640},
@@ -51,6 +52,7 @@ class TestManifest:
                 "rows": 512,
                 "lora": "lora/sh-a",
                 "answer_tokens": None,
+                "train_options": OPTIONS,
             }
         }
 
@@ -61,6 +63,13 @@ class TestManifest:
 
 
 class TestReadme:
+    def test_says_what_each_predictor_was_trained_with(self) -> None:
+        told = "`n_epochs` 3, `batch_size` 8, `learning_rate` 0.001, `lora_r` 16"
+        assert f"| `classify.predict` | `sh-a` | smol | 512 | {told} |" in readme(FACTS).decode()
+        (predictor,) = FACTS.predictors
+        older = replace(FACTS, predictors=(replace(predictor, train_options=None),))
+        assert "| smol | 512 | – |" in readme(older).decode()
+
     def test_has_the_before_and_after_table(self) -> None:
         text = readme(FACTS).decode()
         assert "| baseline | 0.410 | 0.354 to 0.467 | 298 | 2 | 22 |" in text

@@ -23,7 +23,7 @@ from engines.sharing import Sign
 from engines.trainer.callbacks import Threads
 from engines.trainer.errors import BadInput
 from engines.trainer.memory import shortage
-from engines.trainer.model import plain_loss
+from engines.trainer.model import plain_targets
 from engines.trainer.rows import encode_file
 from engines.trainer.run import Drained, run
 from tests.unit.trainer.conftest import MakeJob, make_rows, read_lines
@@ -135,7 +135,7 @@ def validation_loss(folder: Path, tiny_model: Path) -> float:
     model = PeftModel.from_pretrained(base.load_model(), str(folder / "out"))
     rows = encode_file(folder / "validation.jsonl", base.load_tokenizer(), 512, "validation_rows")
     with torch.no_grad():
-        loss = plain_loss(model, rows, "float32", torch.device("cpu")).item()
+        loss = plain_targets(model, rows, "float32", torch.device("cpu")).loss().item()
     return loss / sum(row.n_targets for row in rows)
 
 

@@ -13,7 +13,7 @@ from engines.base_models import resolve
 from engines.schemas import ResolvedOptions, TrainingRow
 from engines.trainer.cascade import cascade_attention
 from engines.trainer.grouping import PrefixBatchSampler
-from engines.trainer.model import make_fast, make_plain, pass_loss, plain_loss, with_lora
+from engines.trainer.model import make_fast, make_plain, pass_targets, plain_targets, with_lora
 from engines.trainer.packing import Collator
 from engines.trainer.rows import EncodedRow
 from tests.support.encoded import encode
@@ -47,11 +47,11 @@ def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:
 def compare(model: Any, rows: list[EncodedRow], max_tokens: int = 1 << 20) -> tuple[float, int]:
     """Relative difference of the gradients, and how many tokens sharing left out."""
     make_plain(model)
-    plain = gradient(model, plain_loss(model, rows, "float32", CPU))
+    plain = gradient(model, plain_targets(model, rows, "float32", CPU).loss())
     pairs = PrefixBatchSampler(rows, len(rows), 0).paired()
     assert make_fast(model, pairs[:2], "float32", CPU)
     batch = Collator(max_tokens)(pairs)
-    shared = gradient(model, sum((pass_loss(model, one, "float32") for one in batch.passes), torch.zeros(())))
+    shared = gradient(model, sum((pass_targets(model, one, "float32").loss() for one in batch.passes), torch.zeros(())))
     return float((shared - plain).norm() / plain.norm()), batch.n_shared
 
 

@@ -20,11 +20,18 @@ NAMES: Mapping[str, str] = {
     "per_device_train_batch_size": "batch_size",
     "max_length": "max_seq_length",
     "r": "lora_r",
+    **{name: name for name in ("warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm")},
+    **{name: name for name in ("lora_dropout", "target_modules", "use_rslora", "use_dora")},
+    "lr_scheduler_type": "scheduler",
+    "label_smoothing_factor": "label_smoothing",
     # what people write beside them
     "num_epochs": "n_epochs",
     "epochs": "n_epochs",
     "lr": "learning_rate",
     "lora_rank": "lora_r",
+    "scheduler": "scheduler",
+    "label_smoothing": "label_smoothing",
+    "full_finetuning": "full_finetuning",
 }
 """What people write, and what it is here."""
 ACCUMULATED = "gradient_accumulation_steps"
@@ -54,7 +61,7 @@ def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name in NAMES and given[name] is not None and (other := found.setdefault(NAMES[name], name)) != name:
             raise ValueError(f"train_kwargs: {other!r} and {name!r} are one option; leave one of them out")
-    return _accumulated({option: given[name] for option, name in found.items()}, given.get(ACCUMULATED))
+    return _accumulated({option: _plain(given[name]) for option, name in found.items()}, given.get(ACCUMULATED))
 
 
 @contextmanager
@@ -100,6 +107,11 @@ def _accumulated(options: dict[str, Any], steps: Any) -> dict[str, Any]:
     if steps is not None:
         _warn_of([ACCUMULATED])
     return options
+
+
+def _plain(value: Any) -> Any:
+    """PEFT takes layers as a set, too."""
+    return sorted(value) if isinstance(value, (set, frozenset)) else value
 
 
 def _multiply(size: Any, steps: Any) -> bool:

@@ -68,11 +68,18 @@ def _last_lines(job: CompileJob) -> Iterator[str]:
     calls = [f"{role} {_of_a_call(found)}" for role in ROLES if (found := (evaluation.get(role) or {}).get("per_call"))]
     if calls:
         yield f"a call: {'; '.join(calls)}"
+    yield from dict.fromkeys(f"trained with {_spelled(child.train_options)}" for child in job.fine_tuning_jobs if child.train_options)
     if job.cost is not None:
         unknown = f"unknown ({', '.join(job.cost.unknown)})" if job.cost.unknown else "unknown"
         yield f"cost {unknown if job.cost.total_usd is None else f'${job.cost.total_usd:.2f}'}"
     if job.error is not None:
         yield f"{job.error.code}: {job.error.message}"
+
+
+def _spelled(options: Mapping[str, Any]) -> str:
+    """The options that most depends on."""
+    named = ((name, options.get(name)) for name in ("n_epochs", "batch_size", "learning_rate", "lora_r"))
+    return ", ".join(f"{name} {value:g}" for name, value in named if isinstance(value, (int, float)))
 
 
 def _of_a_call(found: Mapping[str, Any]) -> str:

@@ -94,6 +94,7 @@ class FineTuneJob(Object):
     progress: dict[str, Any] | None = None
     fine_tuned_model: str | None = None
     reused_from: str | None = None
+    train_options: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
 
     @property
