@@ -17,7 +17,7 @@ BATCH_SIZE = 16
 SMALL_BATCH_SIZE = 8
 """Below `MANY_ROWS` steps are scarcer than time."""
 MANY_ROWS = 1000
-FEWEST_STEPS = 150
+FEWEST_STEPS = 120
 """With fewer, a rare label is not learned at all."""
 MOST_EPOCHS = 12
 MOST_EPOCHS_OF_TEXTS = 4
