@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from distill.catalog import connections, fine_tuned
@@ -110,8 +110,10 @@ class LmResolver:
         for name in ("lora_r", "lora_alpha", "use_rslora"):
             asked, has = getattr(options, name), used.get(name)
             if isinstance(has, int | float) and asked not in ("auto", has):
-                where = f"{param}.train_options.{name}" if lm.train_options else f"train_options.{name}"
-                raise Invalid(f"{where}: {model.id} has {_plain(has)}, which its training keeps", code="lora_differs", param=where)
+                raise _lora_differs(lm, param, name, model.id, _plain(has))
+        if _lacks_layers(options.target_modules, used.get("target_modules")):
+            has = used["target_modules"]
+            raise _lora_differs(lm, param, "target_modules", model.id, has if isinstance(has, str) else ", ".join(has))
 
     def _connection(self, lm: LmSpec, side: Side, param: str) -> Connection:
         if not lm.connection:
@@ -128,6 +130,18 @@ class LmResolver:
             )
             raise NotFound(message, code="connection_not_found", param=f"{param}.connection")
         return found
+
+
+def _lora_differs(lm: LmSpec, param: str, name: str, model_id: str, has: str) -> Invalid:
+    where = f"{param}.train_options.{name}" if lm.train_options else f"train_options.{name}"
+    return Invalid(f"{where}: {model_id} has {has}, which its training keeps", code="lora_differs", param=where)
+
+
+def _lacks_layers(asked: str | Sequence[str], has: str | Sequence[str] | None) -> bool:
+    """Whether layers with LoRA weights are not among those asked for; which layers all are, the trainer alone knows."""
+    if isinstance(asked, str) or has is None:
+        return False
+    return isinstance(has, str) or not set(has) <= set(asked)
 
 
 def _plain(value: float) -> str:

@@ -57,16 +57,21 @@ class TestTrainingOn:
             house.submit(rows(9), lms={"student": {"model": first}})
 
     def test_what_cannot_be_trained_on_is_refused_before_anything_is_paid(self, house: House) -> None:
-        first = model_of(house.compile(rows(6), train_options={"lora_r": 8}).id)
+        first = model_of(house.compile(rows(6), train_options={"lora_r": 8, "target_modules": ["q_proj", "v_proj"]}).id)
         calls = len(house.teacher.calls)
         for lm, told in (
             ({"connection": "teacher"}, rf"lms.student.connection: {first} is served by house"),
             ({"base_model": "other"}, rf"lms.student.base_model: {first} was trained on tiny, and so is what starts from it"),
             ({"train_options": {"lora_r": 16}}, rf"lms.student.train_options.lora_r: {first} has 8, which its training keeps"),
+            (
+                {"train_options": {"target_modules": ["q_proj"]}},
+                rf"lms.student.train_options.target_modules: {first} has q_proj, v_proj, which its training keeps",
+            ),
         ):
             with pytest.raises(StillhouseError, match=told):
                 house.submit(rows(6), lms={"student": {"model": first, **lm}})
-        house.submit(rows(6), lms={"student": {"model": first, "train_options": {"lora_r": 8}}})
+        more = {"lora_r": 8, "target_modules": ["q_proj", "v_proj", "o_proj"]}
+        house.submit(rows(6), lms={"student": {"model": first, "train_options": more}})
         assert len(house.teacher.calls) == calls
 
     def test_dspys_name_of_a_tuned_model_means_the_project_s_own(self, house: House) -> None:

@@ -53,7 +53,7 @@ class TestReuse:
         assert trainings(house) == 3
         assert {key.predictor: key.reused_from for key in keys(again)} == {"classify": keys(first)[0].id, "reply": None}
 
-    @pytest.mark.parametrize("change", [{"seed": 7}, {"train_options": {"n_epochs": 2}}])
+    @pytest.mark.parametrize("change", [{"seed": 7}, {"train_options": {"n_epochs": 3}}])
     @pytest.mark.slow
     def test_another_seed_or_option_is_another_training(self, house: House, change: dict[str, Any]) -> None:
         house.compile(rows(6))
