@@ -91,8 +91,10 @@ def _demonstrate(console: Console, home: Path, port: int, size: Size, teacher: s
             artifact_id = _artifact_id(job)
             folder = client.artifacts.download(artifact_id, home / "artifacts" / artifact_id)
             report = reporting.build_report(job, ready - started, time.monotonic() - started, size.seed)
+            calls = _what_calls_changed(client, job, report["delta"]["against"])
         (home / "demo-report.json").write_text(json.dumps(report, indent=2) + "\n")
         _show(console, report, size, teacher)
+        console.print("\n".join(calls), markup=False)
         _ask_elsewhere(console, folder, server)
         _farewell(console, home, server)
 
@@ -151,8 +153,8 @@ def _compile(console: Console, client: Stillhouse, split: Split, size: Size, tea
         trainset=trainset.id,
         valset=valset.id,
         metric={"type": "exact_match", "fields": ["category"]},
+        prompt="compact",
         rollouts={"n": size.rollouts, "stop_on_pass": True},
-        train_options={"n_epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "lora_r": 16},
         evaluate={"roles": list(reporting.ROLES)},
         num_threads=IN_FLIGHT,
         seed=size.seed,
@@ -169,6 +171,12 @@ def _teacher_lm(teacher: str | None) -> dict[str, Any]:
         return {"connection": "house", "model": BASE_MODEL, "temperature": 1.0, "max_tokens": 32, "constrain": True}
     connection, _, model = teacher.partition("/")
     return {"connection": connection, "model": model, "temperature": 1.0, "max_tokens": 64}
+
+
+def _what_calls_changed(client: Stillhouse, job: CompileJob, against: str | None) -> list[str]:
+    """Return what all calls took, and a held-out question each that compiling fixed and broke."""
+    fixes, regressions = (client.compile_jobs.pairs(job.id, change=kind, against=against, limit=1).data for kind in ("fix", "regression"))
+    return [reporting.cost_line(client.compile_jobs.cost(job.id)), *reporting.change_lines(fixes, regressions)]
 
 
 def _artifact_id(job: CompileJob) -> str:

@@ -32,4 +32,5 @@ def teacher_spec(demos: list[Row]) -> dict[str, Any]:
     """The same program with demos in its prompt."""
     spec = student_spec()
     spec["predictors"][0]["demos"] = demos
+    spec["prompt_adapter"] = {"type": "compact"}
     return spec

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from stillhouse.types import CompileJob
+    from stillhouse.types import CompileJob, Cost, Pair
 
 ROLES = {
     "baseline": "student as it is",
@@ -55,9 +56,10 @@ def lm_calls(job: CompileJob) -> int:
 
 
 def results_table(report: dict[str, Any], teacher: str) -> Table:
-    """One line a role or reference: score with its 95 % interval, n, undecided examples, parse failures. `teacher` says who taught."""
+    """Return one line a role or reference: score with its 95 % interval, n, undecided examples, parse failures, and the mean tokens of
+    a call, prompt and answer. `teacher` says who taught."""
     table = Table(title="Held-out questions, each asked once")
-    for name in ("program", "correct", "95 % interval", "n", "undecided", "parse failures"):
+    for name in ("program", "correct", "95 % interval", "n", "undecided", "parse failures", "tokens a call"):
         table.add_column(name, justify="left" if name == "program" else "right")
     for role, label in ROLES.items():
         if role in report:
@@ -71,7 +73,9 @@ def results_table(report: dict[str, Any], teacher: str) -> Table:
 
 
 def _counts(row: dict[str, Any]) -> list[str]:
-    return [str(row.get(name, "–")) for name in ("n", "undecided", "parse_failures")]
+    counts = [str(row.get(name, "–")) for name in ("n", "undecided", "parse_failures")]
+    tokens = row.get("prompt_tokens")
+    return [*counts, "–" if tokens is None else f"{tokens:.0f} + {row['completion_tokens']:.0f}"]
 
 
 def seconds_table(report: dict[str, Any]) -> Table:
@@ -94,6 +98,28 @@ def delta_line(report: dict[str, Any]) -> str:
     return line + (f"\nThe compiled program is not better than {' or '.join(not_beaten)}." if not_beaten else "")
 
 
+def cost_line(cost: Cost) -> str:
+    """Return what all calls of the job took, with their price where models have one."""
+    price = "none, as the models run here" if cost.total_usd is None else f"{cost.total_usd:.4f} USD"
+    asked = f"{cost.prompt_tokens:,} prompt tokens ({cost.cached_tokens:,} from the cache)"
+    return f"All calls took {asked} and {cost.completion_tokens:,} tokens of answers. Price: {price}."
+
+
+def change_lines(fixes: Sequence[Pair], regressions: Sequence[Pair]) -> list[str]:
+    """Return a line each for one held-out question that compiling fixed and one that it broke."""
+    pairs = [("Fixed", fixes), ("Broken", regressions)]
+    return [f"{title}: {_change(found[0])}" if found else f"{title}: none." for title, found in pairs]
+
+
+def _change(pair: Pair) -> str:
+    before, after = (_category(side) for side in (pair.against, pair.compiled))
+    return f"{pair.data['question']} ({pair.data['category']}): {pair.against['role']} said {before}, compiled {after}."
+
+
+def _category(answer: Mapping[str, Any]) -> str:
+    return str((answer.get("outputs") or {}).get("category", "nothing that can be read"))
+
+
 def _reference(row: dict[str, Any]) -> dict[str, Any]:
     return {**{key: row[key] for key in ("score", "n", "low", "high")}, "verdict": row["delta"]["verdict"]}
 
@@ -102,6 +128,7 @@ def _role(row: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
     return {
         "n": evaluation.get("n"),
         **{key: row[key] for key in ("score", "n", "undecided", "low", "high", "parse_failures") if key in row},
+        **{key: tokens for key, tokens in (row.get("per_call") or {}).items() if key != "usd"},
     }
 
 

@@ -17,7 +17,7 @@ from examples.trec import report as reporting
 from examples.trec.data import CATEGORIES, MEMBER, balanced_demos, load_split
 from examples.trec.demo import ASK
 from examples.trec.program import student_spec, teacher_spec
-from stillhouse.types import CompileJob
+from stillhouse.types import CompileJob, Cost, Pair
 from stillhouse_programs.spec import check_row, parse_spec
 
 
@@ -109,7 +109,7 @@ def job(teacher_calls: int) -> CompileJob:
             "evaluation": {
                 "n": 30,
                 "baseline_constrained": score,
-                "compiled": {**score, "score": 0.75},
+                "compiled": {**score, "score": 0.75, "per_call": {"prompt_tokens": 41.6, "completion_tokens": 2.0, "usd": None}},
                 "delta": {"against": "baseline_constrained", "value": 0.25, "low": 0.1, "high": 0.4, "verdict": "better"},
                 "references": {"tfidf": {"score": 0.8, "low": 0.7, "high": 0.9, "n": 30, "delta": {"verdict": "inconclusive"}}},
             },
@@ -123,7 +123,8 @@ class TestReport:
         report = reporting.build_report(job(40), setup_seconds=3.04, total_seconds=400, seed=7)
         assert report["seconds"] == {"setup": 3.0, "bootstrap": 60.0, "train": 130.0, "evaluate": 40.0, "total": 400}
         assert (report["teacher_calls"], report["lm_calls"], report["seed"], report["artifact"]) == (40, 60, 7, "art-1")
-        assert report["compiled"] == {"n": 30, "score": 0.75, "low": 0.4, "high": 0.6, "parse_failures": 1}
+        tokens = {"prompt_tokens": 41.6, "completion_tokens": 2.0}
+        assert report["compiled"] == {"n": 30, "score": 0.75, "low": 0.4, "high": 0.6, "parse_failures": 1, **tokens}
         assert report["delta"] == {"against": "baseline_constrained", "value": 0.25, "low": 0.1, "high": 0.4}
 
     def test_a_second_run_makes_no_teacher_calls(self) -> None:
@@ -137,7 +138,23 @@ class TestReport:
         console.print(reporting.results_table(report, "the same model"))
         assert "teacher (the same model)" in console.export_text(clear=False)
         assert "TF-IDF, logistic regression" in console.export_text(clear=False)
+        assert "42 + 2" in console.export_text(clear=False)
         assert reporting.delta_line(report) == (
             "compiled minus student, answers constrained: +25.0% (95 % interval +10.0% to +40.0%)\n"
             "The compiled program is not better than TF-IDF, logistic regression."
         )
+
+    @pytest.mark.parametrize(("usd", "price"), [(None, "none, as the models run here"), (0.25, "0.2500 USD")])
+    def test_what_the_calls_took(self, usd: float | None, price: str) -> None:
+        cost = Cost(prompt_tokens=12_000, cached_tokens=9_000, completion_tokens=400, total_usd=usd)
+        tokens = "12,000 prompt tokens (9,000 from the cache) and 400 tokens of answers"
+        assert reporting.cost_line(cost) == f"All calls took {tokens}. Price: {price}."
+
+    def test_a_question_fixed_and_none_broken(self) -> None:
+        row = {"question": "Who is it?", "category": "person"}
+        unread = {"role": "baseline", "outputs": None}
+        pair = Pair(row=1, change="fix", data=row, compiled={"outputs": {"category": "person"}}, against=unread)
+        assert reporting.change_lines([pair], []) == [
+            "Fixed: Who is it? (person): baseline said nothing that can be read, compiled person.",
+            "Broken: none.",
+        ]
