@@ -41,6 +41,7 @@ FORMS = {
     r"^[A-Za-z0-9._~+/=:-]{1,4096}$": "1 to 4096 letters, digits and characters of ._~+/=:-",
     WEB_ADDRESS: "a web address, as https://api.example.com/v1",
     r"^[a-z0-9-]{1,18}$": "at most 18 small letters, digits and `-`",
+    r"^[A-Za-z0-9_]{1,100}$": "at most 100 letters, digits and `_`",
     r"^[a-z0-9_]+$": "small letters, digits and `_`",
     r"^[^\x00-\x1f\x7f]+$": "text in one line, without control characters",
     r"^[^\s?\[\]]+$": "the name of an LM without spaces, `?` and brackets; `*` is anything",
